@@ -1,0 +1,344 @@
+"""What the columns of a transaction file mean: frozen values, checked for contradictions when they are made.
+
+A schema is public. Every bank of a federation holds the same one, so whatever it fixes (vocabularies, hash
+widths, scaling constants, the label delay) costs no statistics of anyone's data. `sha256` names it in
+messages and manifests.
+
+Leaves to others: reading the TOML form (`schema_file`), drafting one from a csv (`draft`), reading data
+(`data`). The format is described in docs/data.md.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fl.errors import SchemaError
+
+TimeUnit = Literal["datetime", "seconds", "minutes", "hours", "days", "order"]
+TIME_UNITS: tuple[TimeUnit, ...] = ("datetime", "seconds", "minutes", "hours", "days", "order")
+MICROSECONDS: dict[str, int] = {  # length of one unit of a numeric time column
+    "seconds": 1_000_000,
+    "minutes": 60_000_000,
+    "hours": 3_600_000_000,
+    "days": 86_400_000_000,
+}
+DAY_US = MICROSECONDS["days"]
+
+Transform = Literal["identity", "log1p", "signed_log1p"]
+TRANSFORMS: tuple[Transform, ...] = ("identity", "log1p", "signed_log1p")
+
+EPOCH = dt.date(1970, 1, 1)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise SchemaError(message)
+
+
+@dataclass(frozen=True)
+class LabelColumn:
+    """The fraud label. It becomes known `delay_days` after the transaction, to every feature and to the
+    split.
+    """
+
+    column: str
+    delay_days: int = 0
+    positive: tuple[str, ...] = ("1", "1.0", "true", "True", "TRUE")
+    negative: tuple[str, ...] = ("0", "0.0", "false", "False", "FALSE")
+
+    def __post_init__(self) -> None:
+        _require(self.delay_days >= 0, f"[label] delay_days: expected >= 0, got {self.delay_days}")
+        both = sorted(set(self.positive) & set(self.negative))
+        _require(not both, f"[label] {both} stand in both positive and negative; a value can mean only one")
+
+
+@dataclass(frozen=True)
+class TimeColumn:
+    """When a transaction happened. `origin` is the date of 0 in a numeric column; without one there is no
+    calendar.
+    """
+
+    column: str
+    unit: TimeUnit = "datetime"
+    format: str | None = None  # strptime format; None: ISO 8601
+    origin: dt.date | None = None
+
+    def __post_init__(self) -> None:
+        _require(
+            self.unit in TIME_UNITS,
+            f"[time] unit: expected one of {', '.join(TIME_UNITS)}, got {self.unit!r}",
+        )
+        _require(
+            self.format is None or self.unit == "datetime",
+            f"[time] format belongs to unit = 'datetime', got unit = {self.unit!r}; remove it",
+        )
+        _require(
+            self.origin is None or self.unit in MICROSECONDS,
+            f"[time] origin dates the 0 of a numeric column, got unit = {self.unit!r}; remove it",
+        )
+
+    @property
+    def measures_days(self) -> bool:
+        """Whether differences are durations, so that windows in days mean something."""
+        return self.unit != "order"
+
+    @property
+    def has_calendar(self) -> bool:
+        """Whether weekday and hour of day are known."""
+        return self.unit == "datetime" or self.origin is not None
+
+
+@dataclass(frozen=True)
+class AmountColumn:
+    """The amount. Scaled as (log1p(amount) - log1p(typical)) / spread, with the sign kept."""
+
+    column: str
+    typical: float = 50.0  # in the column's currency; a public guess, not a statistic of the data
+    spread: float = 1.0  # natural-log units
+
+    def __post_init__(self) -> None:
+        _require(self.typical >= 0, f"[amount] typical: expected >= 0, got {self.typical}")
+        _require(self.spread > 0, f"[amount] spread: expected > 0, got {self.spread}")
+
+
+@dataclass(frozen=True)
+class PartyColumns:
+    """Who pays (`customer`) and where (`terminal`: a terminal, merchant or destination account)."""
+
+    customer: str | None = None
+    terminal: str | None = None
+    customer_per_day: float = 2.0  # transactions; public guesses that centre the window counts
+    terminal_per_day: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key, rate in (
+            ("customer_per_day", self.customer_per_day),
+            ("terminal_per_day", self.terminal_per_day),
+        ):
+            _require(rate > 0, f"[parties] {key}: expected > 0, got {rate}")
+
+
+@dataclass(frozen=True)
+class NumericColumn:
+    """A number used as it is, or through a log. Scaled as (transform(value) - center) / scale.
+
+    `missing` is the public value put where a cell is empty, together with a 0/1 column that says so; None
+    refuses it.
+    """
+
+    column: str
+    transform: Transform = "identity"
+    center: float = 0.0
+    scale: float = 1.0
+    missing: float | None = None
+
+    def __post_init__(self) -> None:
+        where = f"[[numeric]] {self.column!r}"
+        _require(
+            self.transform in TRANSFORMS,
+            f"{where} transform: expected one of {', '.join(TRANSFORMS)}, got {self.transform!r}",
+        )
+        _require(self.scale > 0, f"{where} scale: expected > 0, got {self.scale}")
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """A category: one column per word of a public `vocabulary`, or `hash_width` hashed columns. Exactly one
+    of the two.
+    """
+
+    column: str
+    vocabulary: tuple[str, ...] = ()
+    hash_width: int = 0
+
+    def __post_init__(self) -> None:
+        where = f"[[categorical]] {self.column!r}"
+        _require(
+            bool(self.vocabulary) != bool(self.hash_width),
+            f"{where}: expected one of vocabulary and hash_width, got {'both' if self.vocabulary else 'none'}",
+        )
+        _require(self.hash_width >= 0, f"{where} hash_width: expected >= 1, got {self.hash_width}")
+        _refuse_repeats(self.vocabulary, f"{where} vocabulary")
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """Free text as hashed character n-grams of length `ngrams[0]` to `ngrams[1]`; read but not a feature
+    unless `use`.
+    """
+
+    column: str
+    hash_width: int = 64
+    ngrams: tuple[int, int] = (3, 5)
+    use: bool = False
+
+    def __post_init__(self) -> None:
+        where = f"[[text]] {self.column!r}"
+        _require(self.hash_width >= 1, f"{where} hash_width: expected >= 1, got {self.hash_width}")
+        low, high = self.ngrams
+        _require(
+            1 <= low <= high, f"{where} ngrams: expected [low, high] with 1 <= low <= high, got {[low, high]}"
+        )
+
+
+@dataclass(frozen=True)
+class DropRule:
+    """Rows whose `column` holds one of `values` are left out before anything else is read."""
+
+    column: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Days:
+    """Days `first` to `last`, both included, counted from 1970-01-01 (from 0 where time has no date)."""
+
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        _require(self.first <= self.last, f"[split] a period ends before it begins: {self}")
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+    def later(self, days: int) -> Days:
+        return Days(self.first + days, self.last + days)
+
+
+@dataclass(frozen=True)
+class DatedSplit:
+    """Train on one period, test on one or more later ones."""
+
+    train: Days
+    test: tuple[Days, ...]
+
+    def __post_init__(self) -> None:
+        _require(bool(self.test), "[split] test: expected at least one [first, last] period, got none")
+
+
+@dataclass(frozen=True)
+class FractionSplit:
+    """Train on the first `train` of the rows in time order, test on the last `test` (by keyed hash without
+    time).
+    """
+
+    train: float = 0.7
+    test: float = 0.3
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < self.train < 1 and 0 < self.test < 1 and self.train + self.test <= 1 + 1e-9,
+            f"[split] expected train_fraction and test_fraction within (0, 1) and together <= 1, "
+            f"got {self.train} and {self.test}",
+        )
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The meaning of a transaction file. Raises `SchemaError` when two parts contradict each other."""
+
+    name: str
+    label: LabelColumn
+    time: TimeColumn | None = None
+    amount: AmountColumn | None = None
+    parties: PartyColumns = PartyColumns()
+    numeric: tuple[NumericColumn, ...] = ()
+    categorical: tuple[CategoricalColumn, ...] = ()
+    text: tuple[TextColumn, ...] = ()
+    never: tuple[str, ...] = ()  # columns that must not become features
+    drop: tuple[DropRule, ...] = ()
+    partition: str | None = None  # column that holds the bank
+    split: DatedSplit | FractionSplit = FractionSplit()
+    validation_share: float = 0.1  # of the customers (of the rows without customers)
+    windows_days: tuple[int, ...] = (1, 7, 30)
+    bound: float = 3.0  # every scaled feature is clipped to +-bound
+    delimiter: str = ","
+    source: str = field(default="", repr=False, compare=False)  # the TOML text it was read from
+
+    def __post_init__(self) -> None:
+        _refuse_repeats(self.roles(), "column with a role")
+        for column in sorted(set(self.roles()) & set(self.never)):
+            raise SchemaError(f"column {column!r} is in never and has a role too; remove it from one of them")
+        _require(
+            0 <= self.validation_share < 1,
+            f"[split] validation_share: expected 0 <= s < 1, got {self.validation_share}",
+        )
+        _require(
+            all(w >= 1 for w in self.windows_days) and len(set(self.windows_days)) == len(self.windows_days),
+            f"[features] windows_days: expected distinct whole days >= 1, got {list(self.windows_days)}",
+        )
+        _require(
+            math.isfinite(self.bound) and self.bound > 0, f"[features] bound: expected > 0, got {self.bound}"
+        )
+        self._check_split()
+
+    def _check_split(self) -> None:
+        if isinstance(self.split, FractionSplit):
+            return
+        _require(
+            self.time is not None and self.time.measures_days,
+            "[split] periods need a [time] column that measures days; "
+            "give train_fraction and test_fraction instead",
+        )
+        labels_known = self.split.train.last + self.label.delay_days + 1
+        for period in self.split.test:
+            _require(
+                period.first >= labels_known,
+                f"[split] test begins on {self.day_name(period.first)}, but labels of the last training day "
+                f"are known from {self.day_name(labels_known)} on (delay_days = {self.label.delay_days}); "
+                "begin there or later",
+            )
+
+    def roles(self) -> Iterator[str]:
+        """Every column that is read as label, time, amount, party or feature; repeated if the schema repeats
+        it.
+        """
+        yield self.label.column
+        for single in (self.time, self.amount):
+            if single is not None:
+                yield single.column
+        yield from (c for c in (self.parties.customer, self.parties.terminal) if c is not None)
+        for group in (self.numeric, self.categorical, self.text):
+            yield from (c.column for c in group)
+
+    def columns_read(self, *, labelled: bool = True) -> tuple[str, ...]:
+        """Columns a file must have, in a fixed order; the label only when `labelled`, the default partition
+        not at all.
+        """
+        wanted = dict.fromkeys([*self.roles(), *(rule.column for rule in self.drop)])
+        if not labelled:
+            wanted.pop(self.label.column)
+        return tuple(wanted)
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether rolling windows exist: they need a time that measures days."""
+        return self.time is not None and self.time.measures_days and bool(self.windows_days)
+
+    @property
+    def history_days(self) -> int:
+        """How far back a feature can look: the longest window and the label delay."""
+        return max(self.windows_days, default=0) + self.label.delay_days if self.has_windows else 0
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything the schema fixes; the TOML's comments and layout do not count."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()
+
+    def day_name(self, day: int) -> str:
+        """A day number as people write it: an ISO date where time has one, `day N` otherwise."""
+        if self.time is not None and self.time.has_calendar:
+            return (EPOCH + dt.timedelta(days=day)).isoformat()
+        return f"day {day}"
+
+
+def _refuse_repeats(names: Iterable[str], what: str) -> None:
+    repeated = sorted(name for name, times in Counter(names).items() if times > 1)
+    _require(not repeated, f"{what}: expected each once, got {repeated} more than once")
