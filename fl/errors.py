@@ -31,3 +31,39 @@ class SplitError(FederationError):
 
 class OrderError(DataError):
     """Streamed transactions arrive earlier than transactions already seen."""
+
+
+class ModelError(FederationError):
+    """A module and its vector do not fit each other, or a module cannot be federated as it is."""
+
+
+class TrainingError(FederationError):
+    """Local training cannot start or has diverged."""
+
+
+class DeviceError(FederationError):
+    """The device asked for is not there."""
+
+
+class BudgetError(FederationError):
+    """A privacy parameter is out of range or contradicts what a bank's ledger allows."""
+
+
+class BudgetExhausted(BudgetError):
+    """The next steps would spend more epsilon than the bank allows; nothing was trained."""
+
+
+class LedgerError(FederationError):
+    """A bank's privacy ledger is damaged or belongs to another bank."""
+
+
+class MetricError(FederationError):
+    """A figure cannot be computed from these labels and scores."""
+
+
+class RunFolderError(FederationError):
+    """A run folder cannot be created, read or continued."""
+
+
+class AggregationError(FederationError):
+    """Updates and the aggregation asked for do not fit each other."""

@@ -1,0 +1,179 @@
+"""The fraud model, and the one vector that stands for it on the wire.
+
+What it does: builds the network (inputs -> 64 -> 32 -> 1 logit, ReLU, dropout 0.3), turns the trainable
+state of *any* module into one float32 vector and back, and hashes a model so that a round can be bound to
+it.
+
+What it leaves to others: training (`fl.training`), clipping, quantising and encrypting the vector
+(`fl.secure`).
+
+The network has no BatchNorm: its running statistics are un-noised functions of the rows, and a per-row
+gradient does not exist through it (Opacus refuses it for the same reason).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fl.errors import ModelError
+
+HIDDEN = (64, 32)  # widths of the hidden layers
+DROPOUT = 0.3  # probability of a hidden unit being zeroed in training
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor's place in the vector: `vector[start:start + size]` is the tensor in C order."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    start: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order of a module's tensors in its vector, and what is left out of it.
+
+    First the parameters in `named_parameters()` order (a tied parameter once), then the persistent
+    floating-point buffers in `named_buffers()` order. `excluded` names the persistent integer and boolean
+    buffers (counters, index tables): averaging those has no meaning, so every party keeps its own.
+    """
+
+    slots: tuple[Slot, ...]
+    excluded: tuple[str, ...]
+
+    @property
+    def length(self) -> int:
+        return sum(slot.size for slot in self.slots)
+
+
+def build_model(
+    inputs: int, *, seed: int, hidden: tuple[int, ...] = HIDDEN, dropout: float = DROPOUT
+) -> nn.Sequential:
+    """The fraud model: float32[n, inputs] -> float32[n, 1] logits.
+
+    `seed` fixes the initial weights only; the process-wide generator of torch is left as it was.
+    """
+    if inputs < 1:
+        raise ModelError(
+            f"a model needs at least one input feature, got {inputs}: check the schema's columns"
+        )
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        width = inputs
+        for number, units in enumerate(hidden, start=1):
+            layers[f"hidden{number}"] = nn.Linear(width, units)
+            layers[f"relu{number}"] = nn.ReLU()
+            layers[f"dropout{number}"] = nn.Dropout(dropout)
+            width = units
+        layers["logit"] = nn.Linear(width, 1)
+    return nn.Sequential(layers)
+
+
+def layout(module: nn.Module) -> Layout:
+    """Where each tensor of `module` lies in its vector.
+
+    Raises `ModelError` for a complex tensor, which has no place in a vector of real numbers.
+    """
+    slots: list[Slot] = []
+    excluded: list[str] = []
+    start = 0
+    for name, tensor, is_parameter in _state(module):
+        if tensor.is_complex():
+            raise ModelError(
+                f"{name} is {tensor.dtype}: split it into real and imaginary parts before federating"
+            )
+        if not tensor.is_floating_point():
+            if is_parameter:
+                raise ModelError(
+                    f"parameter {name} is {tensor.dtype}: only floating-point parameters can be averaged"
+                )
+            excluded.append(name)
+            continue
+        slots.append(Slot(name, tuple(tensor.shape), tensor.dtype, start))
+        start += tensor.numel()
+    return Layout(tuple(slots), tuple(excluded))
+
+
+def flatten(module: nn.Module) -> NDArray[np.float32]:
+    """`module`'s parameters and floating-point buffers as float32[layout(module).length], in the order of
+    `layout`.
+
+    Exact for float32, float16 and bfloat16 tensors; float64 is rounded to float32.
+    """
+    slots = layout(module).slots
+    vector = np.empty(sum(slot.size for slot in slots), dtype=np.float32)
+    tensors = {name: tensor for name, tensor, _ in _state(module)}
+    for slot in slots:
+        values = tensors[slot.name].detach().to(device="cpu", dtype=torch.float32)
+        vector[slot.start : slot.start + slot.size] = values.reshape(-1).numpy()
+    return vector
+
+
+def unflatten(module: nn.Module, vector: NDArray[np.float32] | NDArray[np.float64]) -> None:
+    """Write `vector` (shape (layout(module).length,), finite) into `module`, restoring each tensor's shape,
+    dtype and device.
+
+    Raises `ModelError`, with the module unchanged, for another length or for a NaN or infinity.
+    """
+    slots = layout(module).slots
+    length = sum(slot.size for slot in slots)
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused below
+        values = np.asarray(vector).astype(np.float32)
+    if values.shape != (length,):
+        raise ModelError(
+            f"this model is a vector of shape ({length},), got {values.shape}: was it flattened from "
+            "another architecture "
+            "or another feature list?"
+        )
+    if not np.isfinite(values).all():
+        count = int(values.size - np.isfinite(values).sum())
+        raise ModelError(f"{count} of {length} values are NaN or infinite: a diverged model is never loaded")
+    tensors = {name: tensor for name, tensor, _ in _state(module)}
+    with torch.no_grad():
+        for slot in slots:
+            part = torch.from_numpy(values[slot.start : slot.start + slot.size])
+            tensors[slot.name].copy_(part.reshape(slot.shape))
+
+
+def model_hash(module: nn.Module) -> str:
+    """SHA-256 (64 hexadecimal digits) over every parameter and persistent buffer: name, dtype, shape,
+    little-endian bytes.
+
+    Excluded buffers count too: two banks with the same hash hold the same model, not merely the same
+    vector. Every variable field is preceded by its length, so no two models share an encoding.
+    """
+    digest = hashlib.sha256(b"fl model v1")
+    for name, tensor, _ in _state(module):
+        for text in (name, str(tensor.dtype)):
+            encoded = text.encode()
+            digest.update(struct.pack("<Q", len(encoded)) + encoded)
+        digest.update(struct.pack(f"<Q{tensor.dim()}Q", tensor.dim(), *tensor.shape))
+        # Viewed as bytes because numpy has no bfloat16.
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _state(module: nn.Module) -> list[tuple[str, torch.Tensor, bool]]:
+    """(name, tensor, is_parameter): parameters, then persistent buffers (a non-persistent buffer is
+    derived, not learned).
+    """
+    persistent = module.state_dict().keys()
+    state: list[tuple[str, torch.Tensor, bool]] = [(name, p, True) for name, p in module.named_parameters()]
+    state += [(name, b, False) for name, b in module.named_buffers() if name in persistent]
+    return state

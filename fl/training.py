@@ -1,0 +1,251 @@
+"""One bank's local training: from the round's global model to the bank's own, on its own rows.
+
+What it does: seeded mini-batch training (`train_seeded`), DP-SGD (`train_private`), prediction, and the
+choice of device.
+
+What it leaves to others: how much noise is needed and whether the bank may still afford it (`fl.privacy`),
+what a round is (`fl.rounds`), averaging (`fl.secure`).
+
+Sources: DP-SGD, Abadi et al., CCS 2016, Algorithm 1, with per-row gradients and clipping by Opacus;
+FedProx, Li et al., MLSys 2020, equation 2 (the squared distance); class imbalance by a weighted loss, never
+by resampling, which would change the sampling rate that the accountant was told.
+
+Four things that a privacy proof needs, and where they stand here:
+
+- Batches are Poisson samples at a public rate and are drawn by the operating system's generator.
+- The divisor of a noisy gradient is a public constant, not a function of how many rows the bank holds
+  (arXiv 2605.15648).
+- An empty batch still takes its noisy step.
+- Dropout masks are seeded from the operating system. Masks are handed out by position in the batch, so that
+  under a *known* seed removing one row would change the masks of the rows behind it, and with them more
+  than one clipped gradient. Masks that are independent and unknown are exchangeable, and the usual
+  sensitivity argument holds for every fixed assignment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus.grad_sample import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from fl.errors import DeviceError, TrainingError
+from fl.federation import Rows
+from fl.randomness import Entropy, normals, poisson_sample
+
+PHYSICAL_BATCH = 1024  # rows whose per-row gradients are in memory at once; changes nothing else
+PREDICTION_BATCH = 65_536  # rows
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """What every bank does alike in a round. All of it is public."""
+
+    optimiser: Literal["sgd", "adam"] = "adam"
+    learning_rate: float = 3e-3
+    momentum: float = 0.0  # of sgd
+    pos_weight: float = 4.0  # weight of a fraud's loss: a public constant, never a count of frauds
+    proximal: float = 0.0  # FedProx mu: adds mu/2 * |w - w_global|^2 to the loss
+    epochs: int = 1  # passes over the bank's rows per round (without DP)
+    batch_size: int = 128  # rows (without DP)
+
+
+@dataclass(frozen=True)
+class PrivateSteps:
+    """The noisy steps of one round, as the accountant is told of them. All of it is public."""
+
+    sample_rate: float  # probability of a row being in a batch
+    noise_multiplier: float  # noise standard deviation / max_grad_norm
+    steps: int  # optimiser steps per round
+    max_grad_norm: float  # L2 bound of one row's gradient
+    expected_batch: float  # rows: the public divisor of a summed gradient
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device called `name` ("cpu" or "cuda"). Raises `DeviceError` when this machine has none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("device cuda was asked for and torch sees no CUDA device here: use --device cpu")
+    if name not in ("cpu", "cuda"):
+        raise DeviceError(f"device must be cpu or cuda, got {name!r}")
+    return torch.device(name)
+
+
+def derive_seed(seed: int, *labels: str | int) -> int:
+    """A seed in [0, 2^63) for one purpose, such as ("batches", bank, round): a round's randomness needs no
+    earlier round.
+
+    That is what lets a killed run continue to the same result.
+    """
+    text = "\x1f".join([str(seed), *map(str, labels)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def train_seeded(
+    module: nn.Module, rows: Rows, local: LocalTraining, *, seed: int, device: torch.device
+) -> None:
+    """Train `module` in place for `local.epochs` passes over `rows`; the same seed and thread count give
+    the same weights.
+
+    Raises `TrainingError` when there are no rows or the weights stop being finite.
+    """
+    if len(rows) == 0:
+        raise TrainingError("there are no training rows: check the partition and the training period")
+    anchor = _anchor(module, local)
+    optimiser = _optimiser(module, local)
+    x, y = _tensors(rows, device)
+    module.train()
+    with torch.random.fork_rng(devices=_cuda_index(device)):
+        torch.manual_seed(seed)
+        for _ in range(local.epochs):
+            order = torch.randperm(len(y)).to(device)
+            for batch in torch.split(order, local.batch_size):
+                optimiser.zero_grad()
+                _loss(module, x[batch], y[batch], local.pos_weight, "mean").backward()  # type: ignore[no-untyped-call]
+                _add_proximal_gradient(module, anchor, local.proximal)
+                optimiser.step()
+    _require_finite(module)
+
+
+def train_private(
+    module: nn.Module,
+    rows: Rows,
+    local: LocalTraining,
+    private: PrivateSteps,
+    *,
+    device: torch.device,
+    entropy: Entropy = os.urandom,
+) -> None:
+    """Train `module` in place with `private.steps` steps of DP-SGD over `rows`.
+
+    The caller has recorded the spend before calling (`fl.privacy.Ledger.spend`). `entropy` is a parameter
+    for tests only: anything but `os.urandom` voids the guarantee. Nothing about the rows is returned or
+    logged, the loss included.
+
+    Raises `TrainingError` when the weights stop being finite.
+    """
+    anchor = _anchor(module, local)
+    x, y = _tensors(rows, device)
+    module.train()
+    per_row = GradSampleModule(module, loss_reduction="sum")
+    optimiser = SystemNoiseOptimizer(_optimiser(module, local), private, entropy)
+    try:
+        with torch.random.fork_rng(devices=_cuda_index(device)):
+            torch.manual_seed(int.from_bytes(entropy(8), "little") >> 1)  # dropout: see the module docstring
+            for _ in range(private.steps):
+                batch = torch.from_numpy(poisson_sample(len(rows), private.sample_rate, entropy=entropy)).to(
+                    device
+                )
+                _sum_clipped_gradients(per_row, optimiser, x[batch], y[batch], local.pos_weight)
+                optimiser.pre_step()
+                # The proximal term touches no row, so it is added after the noise and is neither clipped
+                # nor divided.
+                _add_proximal_gradient(module, anchor, local.proximal)
+                optimiser.original_optimizer.step()
+                optimiser.zero_grad()
+    finally:
+        per_row.to_standard_module()
+    _require_finite(module)
+
+
+class SystemNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
+    """Opacus' DPOptimizer (clip per row, sum, add noise, divide) with noise from the operating system's
+    generator.
+    """
+
+    def __init__(
+        self, optimiser: torch.optim.Optimizer, private: PrivateSteps, entropy: Entropy = os.urandom
+    ) -> None:
+        super().__init__(
+            optimiser,
+            noise_multiplier=private.noise_multiplier,
+            max_grad_norm=private.max_grad_norm,
+            expected_batch_size=private.expected_batch,
+            loss_reduction="mean",
+        )
+        self._entropy = entropy
+
+    def add_noise(self) -> None:
+        """Gradient = sum of clipped row gradients + N(0, (noise_multiplier * max_grad_norm)^2), added in
+        float64.
+        """
+        std = self.noise_multiplier * self.max_grad_norm
+        for p in self.params:
+            noise = torch.from_numpy(std * normals(p.numel(), entropy=self._entropy)).to(p.device)
+            noisy = p.summed_grad.double() + noise.view_as(p)
+            p.grad = noisy.to(p.dtype)
+            p.summed_grad._processed = True  # Opacus refuses to use a summed gradient twice
+
+
+def predict(module: nn.Module, x: NDArray[np.float32], *, device: torch.device) -> NDArray[np.float64]:
+    """Fraud probability of each row of `x` (float32[n, inputs]): float64[n] in [0, 1]."""
+    module.eval()
+    parts = [np.empty(0)]
+    with torch.no_grad():
+        for start in range(0, len(x), PREDICTION_BATCH):
+            part = torch.from_numpy(np.ascontiguousarray(x[start : start + PREDICTION_BATCH])).to(device)
+            # Sigmoid in float64: in float32 all logits above 17 would tie at 1.
+            parts.append(torch.sigmoid(module(part).reshape(-1).double()).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _sum_clipped_gradients(
+    per_row: nn.Module, optimiser: SystemNoiseOptimizer, x: torch.Tensor, y: torch.Tensor, pos_weight: float
+) -> None:
+    """Clip and sum the gradients of a Poisson batch, `PHYSICAL_BATCH` rows at a time; the last chunk is
+    left for the step.
+    """
+    chunks = range(0, max(len(y), 1), PHYSICAL_BATCH)  # an empty batch is one empty chunk
+    for start in chunks:
+        part = slice(start, start + PHYSICAL_BATCH)
+        _loss(per_row, x[part], y[part], pos_weight, "sum").backward()  # type: ignore[no-untyped-call]
+        if start != chunks[-1]:
+            optimiser.signal_skip_step(True)
+            optimiser.pre_step()
+            optimiser.zero_grad()
+    optimiser.signal_skip_step(False)
+
+
+def _loss(
+    module: nn.Module, x: torch.Tensor, y: torch.Tensor, pos_weight: float, reduction: str
+) -> torch.Tensor:
+    weight = torch.tensor(pos_weight, device=y.device)
+    return binary_cross_entropy_with_logits(module(x).reshape(-1), y, pos_weight=weight, reduction=reduction)
+
+
+def _optimiser(module: nn.Module, local: LocalTraining) -> torch.optim.Optimizer:
+    if local.optimiser == "adam":
+        return torch.optim.Adam(module.parameters(), lr=local.learning_rate)
+    return torch.optim.SGD(module.parameters(), lr=local.learning_rate, momentum=local.momentum)
+
+
+def _anchor(module: nn.Module, local: LocalTraining) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in module.parameters()] if local.proximal else []
+
+
+def _add_proximal_gradient(module: nn.Module, anchor: list[torch.Tensor], proximal: float) -> None:
+    """d/dw of proximal/2 * |w - anchor|^2."""
+    for p, start in zip(module.parameters(), anchor, strict=False):  # no anchor: no term
+        if p.grad is not None:
+            p.grad.add_(p.detach() - start, alpha=proximal)
+
+
+def _tensors(rows: Rows, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(rows.x).to(device), torch.from_numpy(rows.y).to(device)
+
+
+def _cuda_index(device: torch.device) -> list[Any]:
+    return [torch.cuda.current_device()] if device.type == "cuda" else []
+
+
+def _require_finite(module: nn.Module) -> None:
+    for name, p in module.named_parameters():
+        if not bool(torch.isfinite(p).all()):
+            raise TrainingError(f"training diverged: {name} is no longer finite; lower --learning-rate")
