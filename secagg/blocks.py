@@ -1,0 +1,51 @@
+"""Packed ciphertext blocks: the one canonical byte form of residues, 30 bits each, and its checks.
+
+A payload is the concatenation of all blocks; a block is uint32[2, primes, N] in SEAL's transformed order, packed as a
+little-endian bit stream of 30 bits per residue. Every residue is below its prime, so a ciphertext has exactly one
+payload, and a hash of the payload is a hash of the ciphertext. Untrusted payloads are checked here and are never seen
+by native deserialisers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from secagg import kernels
+from secagg.errors import ResidueOutOfRange, TransparentCiphertext
+from secagg.kernels_numpy import U8, U32
+from secagg.parameters import ParameterSet
+from secagg.ring import ring_of
+
+Payload = bytes | bytearray | memoryview
+
+
+def empty_block(params: ParameterSet) -> U32:
+    """Room for one block: uint32[2, primes, N]."""
+    return np.empty((2, len(params.primes), params.degree), dtype=np.uint32)
+
+
+def write_block(block: U32, index: int, params: ParameterSet, payload: U8) -> None:
+    """Pack `block` into its place in a writable uint8 payload."""
+    size = params.ciphertext_bytes
+    kernels.pack30(block, payload[index * size : (index + 1) * size])
+
+
+def read_block(payload: Payload, index: int, params: ParameterSet, out: U32) -> None:
+    """Unpack and check block `index` into `out`.
+
+    Raises `ResidueOutOfRange` or `TransparentCiphertext` (c1 zero modulo any prime).
+    """
+    size = params.ciphertext_bytes
+    packed = np.frombuffer(payload, dtype=np.uint8, count=size, offset=index * size)
+    kernels.unpack30(packed, out)
+    if not ring_of(params).in_range(out):
+        raise ResidueOutOfRange(f"block {index} holds a residue that is not below its prime: refuse this sender")
+    if not out[1].any(axis=-1).all():
+        raise TransparentCiphertext(f"block {index} has c1 = 0 and would decrypt without a key: refuse this sender")
+
+
+def payload_hash(payload: Payload) -> bytes:
+    """SHA-256 of the canonical payload, 32 bytes."""
+    return hashlib.sha256(payload).digest()

@@ -1,0 +1,283 @@
+"""CKKS keys, encryption and decryption, inside SEAL: the only module that imports tenseal.
+
+Residues go in and residues come out; no SEAL object leaves this module, and no byte from another party reaches SEAL's
+deserialisers: the files that SEAL loads here are built here from residues that were checked before (layout below).
+Keys are generated and used inside SEAL. CKKS: Cheon, Kim, Kim, Song, ASIACRYPT 2017; RNS variant: CHKKS, SAC 2018.
+
+# Strategy: SEAL's Python binding loads and saves by path only, and always compresses what it saves. Paths are
+# /proc/self/fd of an anonymous memory file where the system has them, a private temporary file elsewhere. Files that
+# SEAL shall load are written uncompressed. Files that SEAL saved are decompressed with the zstd inside the tenseal
+# library itself; where its symbols are hidden, the residues are read one by one through the binding, slower but equal.
+# Encrypting m is encrypting zero in SEAL and adding the transformed m to c0, which is how SEAL does it as well.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import tenseal.sealapi as seal
+
+from secagg.errors import KeySelfTestFailed, WrongKey
+from secagg.kernels_numpy import U32, U64
+from secagg.parameters import ParameterSet
+from secagg.plan import ERROR_MAX, key_norm_limits
+from secagg.ring import ring_of
+
+# Serialised SEAL object (SEAL 4.x, native/src/seal/serialization.h, ciphertext.cpp, plaintext.cpp, dynarray.h).
+_HEADER = struct.Struct("<HBBBBHQ")  # magic, header size, major, minor, compression, reserved, total size
+_MAGIC, _HEADER_SIZE, _UNCOMPRESSED, _ZSTD = 0xA15E, 16, 0, 2
+_CIPHERTEXT = struct.Struct("<32sBQQQdQ")  # parms_id, is_ntt, size, N, primes, scale, correction factor
+_COUNT = struct.Struct("<Q")
+_CIPHERTEXT_RESIDUES = _CIPHERTEXT.size + _HEADER.size + _COUNT.size  # 97
+_PLAINTEXT_RESIDUES = 72
+
+_KEY_ATTEMPTS = 8
+
+
+@dataclass(frozen=True, repr=False)
+class PublicKey:
+    """A public key as residues modulo the data primes and the special prime, the last: uint64[2, primes + 1, N]."""
+
+    params: ParameterSet
+    residues: U64
+
+    def check(self) -> None:
+        """Raise `WrongKey` unless the shape is right, every residue is below its prime and neither half is zero."""
+        primes = (*self.params.primes, self.params.special_prime)
+        shape = (2, len(primes), self.params.degree)
+        if self.residues.shape != shape or self.residues.dtype != np.uint64:
+            raise WrongKey(
+                f"public key: expected uint64{list(shape)}, got {self.residues.dtype}{list(self.residues.shape)}"
+            )
+        if not np.all(self.residues < np.array(primes, dtype=np.uint64)[:, None]):
+            raise WrongKey("public key: a residue is not below its prime; refuse this offer")
+        if not self.residues.any(axis=-1).all():
+            raise WrongKey("public key: a polynomial is zero; refuse this offer")
+
+
+class SecretKey:
+    """Decrypts blocks. Holds SEAL's decryptor; shows nothing, pickles to nothing."""
+
+    def __init__(self, context: _Context, decryptor: Any) -> None:
+        self._context = context
+        self._decryptor = decryptor
+
+    def __repr__(self) -> str:
+        return "SecretKey(OMITTED)"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError("a secret key is never pickled")
+
+    def decrypt(self, block: U32) -> U32:
+        """c0 + c1*s of one checked block uint32[2, primes, N]; returns uint32[primes, N], coefficients."""
+        plain = self.decrypt_transformed(block)
+        ring_of(self._context.params).from_ntt(plain)
+        return plain
+
+    def decrypt_transformed(self, block: U32) -> U32:
+        """As `decrypt`, still in SEAL's transformed order."""
+        context = self._context
+        ciphertext = context.load_ciphertext(block)
+        plaintext = seal.Plaintext()
+        self._decryptor.decrypt(ciphertext, plaintext)
+        count = len(context.params.primes) * context.params.degree
+        residues = _saved_residues(plaintext, _PLAINTEXT_RESIDUES, count)
+        return residues.astype(np.uint32).reshape(len(context.params.primes), context.params.degree)
+
+
+class Encryptor:
+    """Encrypts transformed plaintexts under a checked public key, in SEAL."""
+
+    def __init__(self, public_key: PublicKey) -> None:
+        public_key.check()
+        self._context = _context_of(public_key.params)
+        self._encryptor = seal.Encryptor(self._context.context, self._context.load_public_key(public_key.residues))
+        self._ciphertext = seal.Ciphertext()
+
+    def encrypt_into(self, plaintext: U32, block: U32) -> None:
+        """Write a fresh encryption of `plaintext` into `block`.
+
+        plaintext: uint32[primes, N], transformed (`Ring.to_ntt`); block: uint32[2, primes, N], overwritten.
+        """
+        params = self._context.params
+        self._encryptor.encrypt_zero(self._ciphertext)
+        residues = _saved_residues(self._ciphertext, _CIPHERTEXT_RESIDUES, block.size)
+        block[...] = residues.reshape(2, len(params.primes), params.degree)
+        ring_of(params).add(block[0], plaintext)
+
+
+def generate_keys(params: ParameterSet) -> tuple[PublicKey, SecretKey]:
+    """A fresh key pair from SEAL, self-tested.
+
+    The test opens the public key with the secret one: its error must be the same small polynomial modulo every data
+    prime, the secret ternary, and both norms within the limits that the plan's noise bound assumes. Keys that exceed
+    the norms (probability < 2**-41) are thrown away and made anew. Raises `KeySelfTestFailed` when SEAL cannot
+    produce such keys.
+    """
+    context = _context_of(params)
+    for _ in range(_KEY_ATTEMPTS):
+        generator = seal.KeyGenerator(context.context)
+        raw = seal.PublicKey()
+        generator.create_public_key(raw)
+        count = 2 * (len(params.primes) + 1) * params.degree
+        residues = _saved_residues(raw, _CIPHERTEXT_RESIDUES, count)
+        public = PublicKey(params, residues.reshape(2, len(params.primes) + 1, params.degree))
+        public.check()
+        secret = SecretKey(context, seal.Decryptor(context.context, generator.secret_key()))
+        if _keys_are_sound(public, secret):
+            return public, secret
+    raise KeySelfTestFailed(f"SEAL made {_KEY_ATTEMPTS} keys whose noise is out of bounds: do not use this build")
+
+
+def _keys_are_sound(public: PublicKey, secret: SecretKey) -> bool:
+    params = public.params
+    error_limit, secret_limit = key_norm_limits(params.degree)
+    data_level = public.residues[:, :-1, :].astype(np.uint32)
+    error = _centred(secret.decrypt(data_level), params)
+    unit = np.zeros_like(data_level)
+    unit[1] = 1  # c1 = 1 in transformed order: decrypts to the secret itself
+    ternary = _centred(secret.decrypt(unit), params)
+    return (
+        error is not None
+        and ternary is not None
+        and int(np.abs(error).max()) <= ERROR_MAX
+        and int(np.abs(ternary).max()) <= 1
+        and float(np.dot(error, error)) <= error_limit
+        and float(np.dot(ternary, ternary)) <= secret_limit
+    )
+
+
+def _centred(residues: U32, params: ParameterSet) -> Any:
+    """int64[N] of a small polynomial, or None when the primes disagree about it."""
+    primes = np.array(params.primes, dtype=np.int64)[:, None]
+    signed = residues.astype(np.int64)
+    signed -= primes * (signed > primes // 2)
+    return signed[0] if bool((signed == signed[0]).all()) else None
+
+
+class _Context:
+    """SEAL's context of a parameter set and the byte prefixes of what it loads."""
+
+    def __init__(self, params: ParameterSet) -> None:
+        self.params = params
+        parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
+        parameters.set_poly_modulus_degree(params.degree)
+        parameters.set_coeff_modulus([seal.Modulus(prime) for prime in (*params.primes, params.special_prime)])
+        self.context = seal.SEALContext(parameters, True, seal.SEC_LEVEL_TYPE.TC128)
+        if not self.context.parameters_set():
+            raise KeySelfTestFailed(f"SEAL refuses {params.name}: {self.context.parameters_error_message()}")
+        self._data_id = _parms_id(self.context.first_parms_id())
+        self._key_id = _parms_id(self.context.key_parms_id())
+
+    def load_ciphertext(self, block: U32) -> Any:
+        ciphertext = seal.Ciphertext()
+        self._load(ciphertext, self._data_id, block.astype("<u8"))
+        return ciphertext
+
+    def load_public_key(self, residues: U64) -> Any:
+        public_key = seal.PublicKey()
+        self._load(public_key, self._key_id, residues.astype("<u8"))
+        return public_key
+
+    def _load(self, target: Any, parms_id: bytes, residues: U64) -> None:
+        data = residues.tobytes()
+        inner = _HEADER.pack(
+            _MAGIC, _HEADER_SIZE, *_version(), _UNCOMPRESSED, 0, _HEADER.size + _COUNT.size + len(data)
+        )
+        body = (
+            _CIPHERTEXT.pack(parms_id, 1, residues.shape[0], residues.shape[2], residues.shape[1], 1.0, 1)
+            + inner
+            + _COUNT.pack(residues.size)
+        )
+        total = _HEADER.size + len(body) + len(data)
+        outer = _HEADER.pack(_MAGIC, _HEADER_SIZE, *_version(), _UNCOMPRESSED, 0, total)
+        with _private_file() as (descriptor, path):
+            os.writev(descriptor, [outer, body, data])
+            target.load(self.context, path)
+
+
+@lru_cache(maxsize=32)
+def _context_of(params: ParameterSet) -> _Context:
+    return _Context(params)
+
+
+def _parms_id(words: list[int]) -> bytes:
+    return struct.pack("<4Q", *words)
+
+
+@lru_cache(maxsize=1)
+def _version() -> tuple[int, int]:
+    """Major and minor version that this SEAL writes into its headers."""
+    header = _HEADER.unpack_from(_save(seal.Plaintext()))
+    return int(header[2]), int(header[3])
+
+
+@contextmanager
+def _private_file() -> Iterator[tuple[int, str]]:
+    """A file that only this process can open: (descriptor, path)."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("secagg")
+        try:
+            yield descriptor, f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+        return
+    descriptor, path = tempfile.mkstemp(prefix="secagg")
+    try:
+        yield descriptor, path
+    finally:
+        os.close(descriptor)
+        os.unlink(path)
+
+
+def _save(source: Any) -> bytes:
+    with _private_file() as (descriptor, path):
+        source.save(path)
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+def _saved_residues(source: Any, offset: int, count: int) -> U64:
+    """uint64[count]: the residues of a SEAL object that was made in this process."""
+    decompress = _zstd()
+    if decompress is None:
+        data = source.data() if isinstance(source, seal.PublicKey) else source
+        return np.fromiter(map(data.dyn_array().at, range(count)), dtype=np.uint64, count=count)
+    saved = _save(source)
+    compression, total = _HEADER.unpack_from(saved)[4], _HEADER.unpack_from(saved)[6]
+    body = saved[_HEADER.size : total]
+    if compression == _ZSTD:
+        body = decompress(body, offset + 8 * count)
+    return np.frombuffer(body, dtype="<u8", offset=offset, count=count)
+
+
+@lru_cache(maxsize=1)
+def _zstd() -> Callable[[bytes, int], bytes] | None:
+    """The zstd decompressor that the tenseal library carries, or None where its symbols are hidden."""
+    import _sealapi_cpp
+
+    library = ctypes.CDLL(_sealapi_cpp.__file__)
+    try:
+        native = library.ZSTD_decompress
+    except AttributeError:
+        return None
+    native.restype = ctypes.c_size_t
+    native.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
+
+    def decompress(data: bytes, size: int) -> bytes:
+        # SEAL writes a stream without a content size; ours to know. One byte of slack shows a longer one.
+        out = ctypes.create_string_buffer(size + 1)
+        written = native(out, size + 1, data, len(data))
+        if written != size:
+            raise KeySelfTestFailed(f"SEAL's saved object has {written} bytes where {size} were expected")
+        return out.raw[:size]
+
+    return decompress

@@ -1,0 +1,133 @@
+"""Every error that ``secagg`` raises on purpose.
+
+Two branches, after h11: a ``LocalError`` says that the caller misused this process's own role; a ``PeerError`` says
+that bytes or a message from another party broke the protocol.  A failed call leaves the role's state unchanged.
+Messages say what was expected, what was got and what to do; they never contain keys, seeds or plaintext.
+"""
+
+from __future__ import annotations
+
+
+class SecAggError(Exception):
+    """Base of every error of this package."""
+
+
+class LocalError(SecAggError):
+    """The calling side misused the interface."""
+
+
+class PeerError(SecAggError):
+    """Another party's message or its bytes broke the protocol."""
+
+
+# --- local ----------------------------------------------------------------------------------------------------------
+
+
+class PlanError(LocalError):
+    """No round can be planned for these inputs; the message names the input to change."""
+
+
+class UpdateError(LocalError):
+    """An update cannot be encoded."""
+
+
+class UpdateLengthMismatch(UpdateError):
+    """The update's length is not the plan's."""
+
+
+class UpdateNotFinite(UpdateError):
+    """The update holds NaN or infinity."""
+
+
+class UpdateTypeUnsupported(UpdateError):
+    """The update is not a one-dimensional float32 or float64 array."""
+
+
+class WeightOutOfRange(LocalError):
+    """A weight is not an integer in 1..plan.max_weight."""
+
+
+class EngineUnavailable(LocalError):
+    """The named encryption engine does not exist or cannot run here."""
+
+
+class WrongState(LocalError):
+    """The role is not in a state that allows this call."""
+
+
+class KeySelfTestFailed(LocalError):
+    """SEAL returned keys whose error or secret is outside what the plan's noise bound assumes."""
+
+
+# --- bytes ----------------------------------------------------------------------------------------------------------
+
+
+class MalformedMessage(PeerError):
+    """The bytes are not a message of this protocol."""
+
+
+class TruncatedMessage(MalformedMessage):
+    """Fewer bytes than the message declares."""
+
+
+class OversizedMessage(MalformedMessage):
+    """More bytes than the message declares, or than any message of this plan may have."""
+
+
+class UnsupportedVersion(MalformedMessage):
+    """Another wire version."""
+
+
+class DigestMismatch(MalformedMessage):
+    """The SHA-256 digest at the end does not match: the bytes changed in transit."""
+
+
+class ResidueOutOfRange(PeerError):
+    """A residue is not smaller than its prime."""
+
+
+class TransparentCiphertext(PeerError):
+    """A ciphertext whose second polynomial is zero: it would decrypt without any key."""
+
+
+# --- protocol -------------------------------------------------------------------------------------------------------
+
+
+class WrongRound(PeerError):
+    """The message belongs to another round, step or session."""
+
+
+class WrongPlan(PeerError):
+    """The message was made for another plan, engine or masking setting."""
+
+
+class WrongModel(PeerError):
+    """The message names another model than this party's own."""
+
+
+class WrongKey(PeerError):
+    """The message was made for another public key, or the public key is malformed."""
+
+
+class DuplicateClient(PeerError):
+    """This client's message was already taken."""
+
+
+class UnknownClient(PeerError):
+    """The sender is not a member of this roster."""
+
+
+class QuorumNotMet(PeerError):
+    """Fewer participants than the quorum."""
+
+
+class RosterMismatch(PeerError):
+    """The message names another roster than the one this party accepted."""
+
+
+class RoundAlreadyReleased(PeerError):
+    """This round, or this step, was already consumed: there is one decryption for each."""
+
+
+class SumRefused(PeerError):
+    """The key holder refuses to release this sum. On purpose, outside there is no more than this word."""

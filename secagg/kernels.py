@@ -1,0 +1,42 @@
+"""Chooses the inner loops once, at import: numba's where it is installed, numpy's elsewhere.
+
+``SECAGG_KERNELS=numpy`` or ``numba`` in the environment forces one of them; asking for numba where it cannot be
+imported is an error, not a fallback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+
+from secagg.errors import EngineUnavailable
+
+
+def _choose() -> tuple[str, ModuleType]:
+    asked = os.environ.get("SECAGG_KERNELS", "")
+    if asked not in ("", "numpy", "numba"):
+        raise EngineUnavailable(f"SECAGG_KERNELS: expected numpy or numba, got {asked!r}")
+    if asked != "numpy":
+        try:
+            return "numba", importlib.import_module("secagg.kernels_numba")
+        except ImportError as error:
+            if asked == "numba":
+                raise EngineUnavailable(
+                    "SECAGG_KERNELS=numba, but numba cannot be imported: install secagg[fast]"
+                ) from error
+    return "numpy", importlib.import_module("secagg.kernels_numpy")
+
+
+NAME, _module = _choose()
+
+forward_ntt = _module.forward_ntt
+inverse_ntt = _module.inverse_ntt
+quantise = _module.quantise
+pack_lanes = _module.pack_lanes
+unpack_lanes = _module.unpack_lanes
+add_modular = _module.add_modular
+subtract_modular = _module.subtract_modular
+in_range = _module.in_range
+pack30 = _module.pack30
+unpack30 = _module.unpack30

@@ -1,0 +1,162 @@
+"""The inner loops in plain numpy: always available, and the definition that `kernels_numba.py` must match bit for bit.
+
+Arrays of residues are uint32[primes, N]; every residue is smaller than its prime, and every prime is below 2**30.
+Sources: the transform is Longa and Naehrig, ePrint 2016/504, algorithms 1 and 2; the reconstruction is Garner's
+mixed-radix conversion (Knuth, TAOCP vol. 2, section 4.3.2).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+U8 = NDArray[np.uint8]
+U32 = NDArray[np.uint32]
+U64 = NDArray[np.uint64]
+I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
+
+_GROUP_BYTES = 15  # four 30-bit residues
+_MASK30 = np.uint64(2**30 - 1)
+
+
+def forward_ntt(residues: U32, roots: U32, quotients: U32, primes: U32) -> None:
+    """Negacyclic transform in place, natural order in, bit-reversed order out (Cooley-Tukey)."""
+    degree = residues.shape[1]
+    for i, prime in enumerate(primes.astype(np.uint64)):
+        a = residues[i].astype(np.uint64)
+        groups, half = 1, degree // 2
+        while groups < degree:
+            view = a.reshape(groups, 2, half)
+            twiddle = roots[i, groups : 2 * groups].astype(np.uint64)[:, None]
+            u = view[:, 0, :].copy()
+            v = view[:, 1, :] * twiddle % prime
+            view[:, 0, :] = (u + v) % prime
+            view[:, 1, :] = (u + prime - v) % prime
+            groups, half = 2 * groups, half // 2
+        residues[i] = a
+
+
+def inverse_ntt(residues: U32, roots: U32, quotients: U32, primes: U32, scale: U32) -> None:
+    """Inverse of `forward_ntt` in place (Gentleman-Sande); `scale` is 1/N modulo each prime."""
+    degree = residues.shape[1]
+    for i, prime in enumerate(primes.astype(np.uint64)):
+        a = residues[i].astype(np.uint64)
+        groups, half = degree // 2, 1
+        while groups >= 1:
+            view = a.reshape(groups, 2, half)
+            twiddle = roots[i, groups : 2 * groups].astype(np.uint64)[:, None]
+            u = view[:, 0, :].copy()
+            v = view[:, 1, :].copy()
+            view[:, 0, :] = (u + v) % prime
+            view[:, 1, :] = (u + prime - v) * twiddle % prime
+            groups, half = groups // 2, 2 * half
+        residues[i] = a * np.uint64(scale[i]) % prime
+
+
+def quantise(update: NDArray[np.floating], inverse_step: float, max_value: int, weight: int, out: I64) -> int:
+    """`out[i] = weight * rint(clip(update[i] * inverse_step))`; returns how many values were clipped."""
+    scaled = update.astype(np.float64) * inverse_step
+    limit = float(max_value)
+    clipped = int(np.count_nonzero(np.abs(scaled) > limit))
+    np.clip(scaled, -limit, limit, out=scaled)
+    np.rint(scaled, out=scaled)
+    np.multiply(scaled.astype(np.int64), weight, out=out)
+    return clipped
+
+
+def pack_lanes(values: I64, factors: U32, primes: U32, out: U32) -> None:
+    """`out[i, c] = sum_j values[j, c] * factors[i, j] mod primes[i]` for values int64[lanes, N]."""
+    for i, prime in enumerate(primes.astype(np.int64)):
+        total = np.zeros(values.shape[1], dtype=np.uint64)
+        for lane in range(values.shape[0]):
+            residue = np.mod(values[lane], prime).astype(np.uint64)
+            total += residue * np.uint64(factors[i, lane])
+            total %= np.uint64(prime)
+        out[i] = total
+
+
+def unpack_lanes(residues: U32, primes: U32, inverses: U32, offsets: U32, divisors: I64, digits: I64) -> U8:
+    """Digits of the mixed-radix number V + offset for every coefficient, V given by its residues.
+
+    divisors: the bases, lowest first (noise span, then one radix per lane); digits: int64[len(divisors), N], written.
+    offsets: the offset modulo each prime. inverses[j, i]: 1 / primes[j] modulo primes[i].
+    Returns uint8[N]: 1 where something is left above the highest digit.
+    """
+    count, degree = residues.shape
+    garner = np.empty((count, degree), dtype=np.uint64)
+    for i in range(count):
+        prime = np.uint64(primes[i])
+        t = (residues[i].astype(np.uint64) + np.uint64(offsets[i])) % prime
+        for j in range(i):
+            t = (t + prime - garner[j] % prime) * np.uint64(inverses[j, i]) % prime
+        garner[i] = t
+    for position, divisor in enumerate(divisors):
+        digits[position] = _divide(garner, primes, int(divisor))
+    left: U8 = np.any(garner != 0, axis=0).astype(np.uint8)
+    return left
+
+
+def _divide(garner: U64, primes: U32, divisor: int) -> I64:
+    """Divide the mixed-radix numbers in place by `divisor` (< 2**48); returns the remainders.
+
+    One digit's dividend is below divisor * prime, up to 2**78. The float64 estimate of its quotient (< 2**30) is off
+    by at most one, and the remainder computed modulo 2**64 from it is exact after one correction either way.
+    """
+    remainder = np.zeros(garner.shape[1], dtype=np.int64)
+    for i in range(garner.shape[0] - 1, -1, -1):
+        prime = int(primes[i])
+        digit = garner[i].astype(np.int64)
+        estimate = ((remainder.astype(np.float64) * prime + digit) / divisor).astype(np.int64)
+        with np.errstate(over="ignore"):
+            rest = remainder * prime + digit - estimate * divisor
+        low, high = rest < 0, rest >= divisor
+        estimate += high.astype(np.int64) - low.astype(np.int64)
+        rest += divisor * (low.astype(np.int64) - high.astype(np.int64))
+        garner[i] = estimate.astype(np.uint64)
+        remainder = rest
+    return remainder
+
+
+def add_modular(total: U32, term: U32, primes: U32) -> None:
+    """`total += term` modulo primes[i] along the second-last axis, in place. Both uint32[..., primes, N]."""
+    column = primes[:, None]
+    np.add(total, term, out=total)  # below 2**31: no overflow
+    np.subtract(total, column, out=total, where=total >= column)
+
+
+def subtract_modular(total: U32, term: U32, primes: U32) -> None:
+    """`total -= term` modulo primes[i] along the second-last axis, in place."""
+    column = primes[:, None]
+    borrow = total < term
+    np.subtract(total, term, out=total)  # wraps modulo 2**32 where it borrows
+    np.add(total, column, out=total, where=borrow)
+
+
+def in_range(residues: U32, primes: U32) -> bool:
+    """Whether every residue of uint32[..., primes, N] is below its prime."""
+    return bool(np.all(residues < primes[:, None]))
+
+
+def pack30(residues: U32, out: U8) -> None:
+    """Little-endian bit stream of 30 bits a residue: uint32[4n] into uint8[15n]."""
+    r = residues.reshape(-1, 4).astype(np.uint64)
+    low = r[:, 0] | (r[:, 1] << np.uint64(30)) | (r[:, 2] << np.uint64(60))
+    high = (r[:, 2] >> np.uint64(4)) | (r[:, 3] << np.uint64(26))
+    grouped = out.reshape(-1, _GROUP_BYTES)
+    grouped[:, :8] = low.astype("<u8").view(np.uint8).reshape(-1, 8)
+    grouped[:, 8:] = high.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :7]
+
+
+def unpack30(packed: U8, out: U32) -> None:
+    """Inverse of `pack30`: uint8[15n] into uint32[4n]; every result is below 2**30."""
+    grouped = packed.reshape(-1, _GROUP_BYTES)
+    words = np.zeros((grouped.shape[0], 16), dtype=np.uint8)
+    words[:, :_GROUP_BYTES] = grouped
+    pair = words.view("<u8")
+    low, high = pair[:, 0], pair[:, 1]
+    r = out.reshape(-1, 4)
+    r[:, 0] = low & _MASK30
+    r[:, 1] = (low >> np.uint64(30)) & _MASK30
+    r[:, 2] = ((low >> np.uint64(60)) | (high << np.uint64(4))) & _MASK30
+    r[:, 3] = (high >> np.uint64(26)) & _MASK30

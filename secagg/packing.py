@@ -1,0 +1,182 @@
+"""Turns an update into exact integers in lanes of ring coefficients, and exact integer sums back into an average.
+
+Encoding is not encryption (as in python-paillier): nothing here is secret-dependent beyond the caller's own update,
+and the law is  decode(sum of encode(u_i, w_i)) = (sum of w_i * quantise(u_i), sum of w_i),  exactly, for any updates
+and weights that the plan admits.  Value i stands in block i // (lanes * N), lane (i // N) % lanes, coefficient i % N;
+the value after the update's last one is the client's weight; what follows is zero and must be zero in the sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg import kernels
+from secagg.errors import (
+    SumRefused,
+    UpdateLengthMismatch,
+    UpdateNotFinite,
+    UpdateTypeUnsupported,
+    WeightOutOfRange,
+)
+from secagg.kernels_numpy import F64, I64, U32
+from secagg.plan import RoundPlan
+from secagg.ring import ring_of
+
+_SCAN = 1 << 20  # values looked at in one go
+
+
+def check_update(update: NDArray[np.floating], plan: RoundPlan) -> None:
+    """Refuse what cannot be encoded: float32 or float64, shape (plan.length,), no NaN, no infinity.
+
+    Raises `UpdateTypeUnsupported`, `UpdateLengthMismatch` or `UpdateNotFinite`.
+    """
+    if not isinstance(update, np.ndarray) or update.dtype not in (np.float32, np.float64) or update.ndim != 1:
+        got = f"{update.dtype} {update.shape}" if isinstance(update, np.ndarray) else type(update).__name__
+        raise UpdateTypeUnsupported(f"update: expected a float32 or float64 array of shape ({plan.length},), got {got}")
+    if update.shape[0] != plan.length:
+        raise UpdateLengthMismatch(
+            f"update: expected {plan.length} values, got {update.shape[0]}; plan the round for this length"
+        )
+    for start in range(0, plan.length, _SCAN):
+        finite = np.isfinite(update[start : start + _SCAN])
+        if not finite.all():
+            position = start + int(np.argmin(finite))
+            raise UpdateNotFinite(f"update: value {position} is NaN or infinite; drop this update or repair training")
+
+
+def check_weight(weight: int, plan: RoundPlan) -> None:
+    """Refuse weights other than integers in 1..plan.max_weight with `WeightOutOfRange`."""
+    if isinstance(weight, bool) or not isinstance(weight, (int, np.integer)) or not 1 <= weight <= plan.max_weight:
+        raise WeightOutOfRange(f"weight: expected an integer in 1..{plan.max_weight}, got {weight!r}")
+
+
+class Encoder:
+    """Encodes one client's update block by block; `clipped` counts the values outside [-clip, clip] so far."""
+
+    def __init__(self, update: NDArray[np.floating], weight: int, plan: RoundPlan) -> None:
+        check_update(update, plan)
+        check_weight(weight, plan)
+        self._update = update
+        self._weight = int(weight)
+        self._plan = plan
+        self._factors = lane_factors(plan)
+        self._lanes = np.empty((plan.lanes, plan.params.degree), dtype=np.int64)
+        self.clipped = 0
+
+    def blocks(self) -> Iterator[U32]:
+        """Per block uint32[primes, N]: the plaintext's coefficients modulo each prime. The array is reused."""
+        ring = ring_of(self._plan.params)
+        residues = np.empty((len(self._plan.params.primes), self._plan.params.degree), dtype=np.uint32)
+        for block in range(self._plan.blocks):
+            self._fill(block)
+            kernels.pack_lanes(self._lanes, self._factors, ring.primes, residues)
+            yield residues
+
+    def _fill(self, block: int) -> None:
+        plan, flat = self._plan, self._lanes.reshape(-1)
+        start = block * plan.values_per_block
+        stop = min(start + plan.values_per_block, plan.length)
+        count = max(stop - start, 0)
+        if count:
+            self.clipped += int(
+                kernels.quantise(self._update[start:stop], 1.0 / plan.step, plan.max_value, self._weight, flat[:count])
+            )
+        flat[count:] = 0
+        weight_position = plan.length - start
+        if 0 <= weight_position < plan.values_per_block:
+            flat[weight_position] = self._weight
+
+
+@dataclass(frozen=True, repr=False)
+class IntegerSums:
+    """The exact sums of a round. sums: int64[length], of w * quantised update; total_weight: sum of w."""
+
+    sums: I64
+    total_weight: int
+
+
+class Decoder:
+    """Collects decrypted blocks into exact sums and checks every digit of every coefficient.
+
+    The checks are those of the key holder (design: release): the noise of each coefficient within the bound for
+    `clients` contributions, headroom and unused lanes zero, every lane within +-(sum of weights * max_value), the sum
+    of weights in clients..clients * max_weight.  They are all carried out before `sums()` gives one verdict.
+    """
+
+    def __init__(self, plan: RoundPlan, clients: int) -> None:
+        self._plan = plan
+        self._clients = clients
+        self._ring = ring_of(plan.params)
+        self._divisors = np.array([plan.span] + [plan.radix] * plan.lanes, dtype=np.int64)
+        offset = (plan.span * plan.radix**plan.lanes - 1) // 2
+        self._offsets = np.array([offset % p for p in plan.params.primes], dtype=np.uint32)
+        self._digits = np.empty((plan.lanes + 1, plan.params.degree), dtype=np.int64)
+        self._sums = np.empty(plan.length, dtype=np.int64)
+        self._total_weight = 0
+        self._sound = True
+        self.largest_noise = 0
+
+    def add(self, block: int, residues: U32) -> None:
+        """Take block number `block`: uint32[primes, N], coefficients modulo each prime."""
+        plan, digits = self._plan, self._digits
+        left = kernels.unpack_lanes(
+            residues, self._ring.primes, self._ring.garner_inverses, self._offsets, self._divisors, digits
+        )
+        noise = int(np.max(np.abs(digits[0] - plan.noise_bound)))
+        self.largest_noise = max(self.largest_noise, noise)
+        self._sound &= noise <= plan.noise_limit(self._clients) and not left.any()
+        values = digits[1:].reshape(-1)
+        values -= plan.max_lane
+        start = block * plan.values_per_block
+        count = max(min(plan.length - start, plan.values_per_block), 0)
+        self._sums[start : start + count] = values[:count]
+        weight_position = plan.length - start
+        if 0 <= weight_position < plan.values_per_block:
+            self._total_weight = int(values[weight_position])
+            count += 1
+        self._sound &= not values[count:].any()
+
+    def sums(self) -> IntegerSums:
+        """The verdict over all blocks. Raises `SumRefused`, which on purpose does not say which check failed."""
+        plan = self._plan
+        limit = self._total_weight * plan.max_value
+        sound = self._sound
+        sound &= self._clients <= self._total_weight <= self._clients * plan.max_weight
+        sound &= bool(self._sums.max() <= limit) and bool(self._sums.min() >= -limit)
+        if not sound:
+            raise SumRefused("refused")
+        return IntegerSums(self._sums, self._total_weight)
+
+
+def lane_factors(plan: RoundPlan) -> U32:
+    """uint32[primes, lanes]: the place value span * radix**lane modulo each prime."""
+    return np.array(
+        [[plan.span * pow(plan.radix, lane, p) % p for lane in range(plan.lanes)] for p in plan.params.primes],
+        dtype=np.uint32,
+    )
+
+
+def average(sums: IntegerSums, plan: RoundPlan) -> F64:
+    """float64[length]: the weighted mean of the quantised updates, in the unit of the update."""
+    result = sums.sums.astype(np.float64)
+    result *= plan.step / sums.total_weight
+    return result
+
+
+def error_bound(plan: RoundPlan) -> float:
+    """Bound of |average - exact weighted mean of the clipped updates| for any weights.
+
+    Each quantised value is within half a step of its clipped value, weights multiply both alike, and the division by
+    the sum of weights takes them away again: the bound of the unweighted mean holds for every weighting.
+    """
+    return plan.max_error
+
+
+def quantisation_loss_bits(plan: RoundPlan) -> float:
+    """How many bits below the clip the error bound lies; for display."""
+    return math.log2(plan.clip / plan.max_error)

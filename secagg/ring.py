@@ -1,0 +1,113 @@
+"""Public ring arithmetic of one parameter set: Z[X]/(X^N + 1) modulo each 30-bit prime.
+
+Holds the tables (roots of unity in SEAL's order, Garner inverses) and wraps the kernels that use them; no secret is
+touched here. The root of each prime is the smallest primitive 2N-th one, and root powers stand in bit-reversed order:
+with both, a transformed polynomial equals what SEAL's encoder holds, residue by residue (tested against SEAL).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from secagg import kernels
+from secagg.kernels_numpy import U32
+from secagg.parameters import ParameterSet
+
+
+def minimal_root(prime: int, degree: int) -> int:
+    """The smallest primitive 2*degree-th root of unity modulo `prime`."""
+    order = 2 * degree
+    generator = next(
+        root
+        for candidate in range(2, prime)
+        if pow(root := pow(candidate, (prime - 1) // order, prime), degree, prime) == prime - 1
+    )
+    square = generator * generator % prime
+    smallest = current = generator
+    for _ in range(degree - 1):  # the primitive roots are the odd powers
+        current = current * square % prime
+        smallest = min(smallest, current)
+    return smallest
+
+
+def bit_reversed(degree: int) -> list[int]:
+    """Bit reversal of 0..degree-1."""
+    bits = degree.bit_length() - 1
+    order = [0]
+    for bit in range(bits):
+        order += [index | (1 << (bits - 1 - bit)) for index in order]
+    return order
+
+
+@dataclass(frozen=True, repr=False)
+class Ring:
+    """Tables of one parameter set; get it with `ring_of`. Arrays of residues are uint32[..., primes, N]."""
+
+    params: ParameterSet
+    primes: U32 = field(init=False)
+    roots: U32 = field(init=False)  # [primes, N], psi**bitrev(i)
+    root_quotients: U32 = field(init=False)  # floor(root * 2**32 / prime)
+    inverse_roots: U32 = field(init=False)
+    inverse_root_quotients: U32 = field(init=False)
+    inverse_degree: U32 = field(init=False)
+    garner_inverses: U32 = field(init=False)  # [j, i] = 1 / primes[j] modulo primes[i]
+
+    def __post_init__(self) -> None:
+        primes, degree = self.params.primes, self.params.degree
+        forward = [_root_powers(prime, degree, minimal_root(prime, degree)) for prime in primes]
+        inverse = [_root_powers(p, degree, pow(minimal_root(p, degree), -1, p)) for p in primes]
+        tables = {
+            "primes": np.array(primes, dtype=np.uint32),
+            "roots": np.array(forward, dtype=np.uint32),
+            "root_quotients": _shoup(forward, primes),
+            "inverse_roots": np.array(inverse, dtype=np.uint32),
+            "inverse_root_quotients": _shoup(inverse, primes),
+            "inverse_degree": np.array([pow(degree, -1, p) for p in primes], dtype=np.uint32),
+            "garner_inverses": np.array(
+                [[pow(q, -1, p) if p != q else 0 for p in primes] for q in primes], dtype=np.uint32
+            ),
+        }
+        for name, table in tables.items():
+            table.setflags(write=False)
+            object.__setattr__(self, name, table)
+
+    def to_ntt(self, residues: U32) -> None:
+        """Transform uint32[primes, N] from coefficients to SEAL's transformed order, in place."""
+        kernels.forward_ntt(residues, self.roots, self.root_quotients, self.primes)
+
+    def from_ntt(self, residues: U32) -> None:
+        """Inverse of `to_ntt`, in place."""
+        kernels.inverse_ntt(residues, self.inverse_roots, self.inverse_root_quotients, self.primes, self.inverse_degree)
+
+    def add(self, total: U32, term: U32) -> None:
+        """`total += term` modulo the primes, in place."""
+        kernels.add_modular(total, term, self.primes)
+
+    def subtract(self, total: U32, term: U32) -> None:
+        """`total -= term` modulo the primes, in place."""
+        kernels.subtract_modular(total, term, self.primes)
+
+    def in_range(self, residues: U32) -> bool:
+        """Whether every residue is below its prime."""
+        return bool(kernels.in_range(residues, self.primes))
+
+
+@lru_cache(maxsize=32)
+def ring_of(params: ParameterSet) -> Ring:
+    """The ring of a parameter set; the tables are computed once per process."""
+    return Ring(params)
+
+
+def _root_powers(prime: int, degree: int, root: int) -> list[int]:
+    powers = [1] * degree
+    for i in range(1, degree):
+        powers[i] = powers[i - 1] * root % prime
+    return [powers[i] for i in bit_reversed(degree)]
+
+
+def _shoup(table: list[list[int]], primes: tuple[int, ...]) -> U32:
+    wide = np.array(table, dtype=np.uint64) << np.uint64(32)
+    return (wide // np.array(primes, dtype=np.uint64)[:, None]).astype(np.uint32)
