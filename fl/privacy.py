@@ -28,6 +28,7 @@ import json
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -36,6 +37,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from opacus.accountants import PRVAccountant, RDPAccountant
 
 from fl.errors import BudgetError, BudgetExhausted, LedgerError
@@ -43,9 +45,10 @@ from fl.errors import BudgetError, BudgetExhausted, LedgerError
 UNIT = "training row, features fixed"
 ACCOUNTANT = "PRV"
 LEDGER_FORMAT = "fl privacy ledger 1"
-HOPELESS_EPSILON = (
-    1000.0  # above it the PRV grid would not fit in memory, and the figure would say nothing anyway
-)
+SMALLEST_NOISE = 0.5  # noise multipliers below are not worth searching
+LARGEST_NOISE = 10_000.0
+HOPELESS_EPSILON = 1000.0  # the PRV grid of a larger one would not fit in memory, nor would the figure help
+RENYI_ORDERS = [*RDPAccountant.DEFAULT_ALPHAS, 80, 128, 256, 512, 1024]  # the large ones serve small epsilons
 
 Accountant = Literal["prv", "rdp"]
 
@@ -87,22 +90,23 @@ def epsilon(history: Iterable[Mechanism], delta: float, accountant: Accountant =
 def calibrate(
     spent: Sequence[Mechanism], *, sample_rate: float, steps: int, epsilon_limit: float, delta: float
 ) -> float:
-    """The smallest noise multiplier (to 3 decimals, rounded up) for which `spent` and `steps` further steps
-    stay in the limit.
+    """The smallest noise multiplier (>= 0.5, to 3 decimals, rounded up) for which `spent` and `steps`
+    further steps stay in the limit.
 
     Raises `BudgetExhausted` when no noise is enough because `spent` has used the budget up.
     """
+
+    if not epsilon_limit > 0:
+        raise BudgetError(f"epsilon must be positive, got {epsilon_limit}")
 
     def fits(thousandths: int) -> bool:
         planned = Mechanism(sample_rate, thousandths / 1000, steps)
         return epsilon([*spent, planned], delta) <= epsilon_limit
 
-    if not epsilon_limit > 0:
-        raise BudgetError(f"epsilon must be positive, got {epsilon_limit}")
-    low, high = 0, 500
+    low, high = 0, round(1000 * SMALLEST_NOISE)
     while not fits(high):
         low, high = high, 2 * high
-        if high > 10_000_000:
+        if high > 1000 * LARGEST_NOISE:
             already = epsilon(spent, delta)
             raise BudgetExhausted(
                 f"no noise lets {steps} more steps fit: {already:.3f} of epsilon {epsilon_limit} is spent "
@@ -269,13 +273,14 @@ def replace_durably(path: Path, content: bytes) -> None:
 def _composed(history: tuple[tuple[float, float, int], ...], delta: float, accountant: Accountant) -> float:
     if not history:
         return 0.0
-    renyi = RDPAccountant()
-    renyi.history = list(history)
-    bound = float(renyi.get_epsilon(delta))
-    if accountant == "rdp":
-        return bound
-    if not bound <= HOPELESS_EPSILON:
-        return math.inf
-    prv = PRVAccountant()
-    prv.history = list(history)
-    return float(prv.get_epsilon(delta))
+    renyi, prv = RDPAccountant(), PRVAccountant()
+    renyi.history = prv.history = list(history)
+    # Opacus warns at the ends of the orders and takes log(0) at sampling rate 1, where -inf is the right
+    # value.
+    with warnings.catch_warnings(), np.errstate(divide="ignore"):
+        warnings.filterwarnings("ignore", message="Optimal order is the")
+        if accountant == "rdp":
+            return float(renyi.get_epsilon(delta, alphas=RENYI_ORDERS))
+        # Integer orders are a closed form, hence quick; at small orders they bound even a huge epsilon.
+        hopeless = renyi.get_epsilon(delta, alphas=[2, 4, 8, 16, 32]) > HOPELESS_EPSILON
+        return math.inf if hopeless else float(prv.get_epsilon(delta))

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -137,7 +138,9 @@ def train_private(
     per_row = GradSampleModule(module, loss_reduction="sum")
     optimiser = SystemNoiseOptimizer(_optimiser(module, local), private, entropy)
     try:
-        with torch.random.fork_rng(devices=_cuda_index(device)):
+        with torch.random.fork_rng(devices=_cuda_index(device)), warnings.catch_warnings():
+            # Opacus hooks the first layer, whose input needs no gradient; its per-row gradients are right.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
             torch.manual_seed(int.from_bytes(entropy(8), "little") >> 1)  # dropout: see the module docstring
             for _ in range(private.steps):
                 batch = torch.from_numpy(poisson_sample(len(rows), private.sample_rate, entropy=entropy)).to(
