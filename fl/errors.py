@@ -67,3 +67,7 @@ class RunFolderError(FederationError):
 
 class AggregationError(FederationError):
     """Updates and the aggregation asked for do not fit each other."""
+
+
+class ScalingError(FederationError):
+    """Features cannot be made or scaled: a schema without any, sums that no rows can have, another width."""

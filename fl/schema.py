@@ -161,7 +161,7 @@ class CategoricalColumn:
         where = f"[[categorical]] {self.column!r}"
         _require(
             bool(self.vocabulary) != bool(self.hash_width),
-            f"{where}: expected one of vocabulary and hash_width, got {'both' if self.vocabulary else 'none'}",
+            f"{where}: expected vocabulary or hash_width, got {'both' if self.vocabulary else 'none'}",
         )
         _require(self.hash_width >= 0, f"{where} hash_width: expected >= 1, got {self.hash_width}")
         _refuse_repeats(self.vocabulary, f"{where} vocabulary")
@@ -309,10 +309,10 @@ class Schema:
             yield from (c.column for c in group)
 
     def columns_read(self, *, labelled: bool = True) -> tuple[str, ...]:
-        """Columns a file must have, in a fixed order; the label only when `labelled`, the default partition
-        not at all.
-        """
+        """Columns a file must have, in a fixed order: the label only when `labelled`, text only when in use."""
         wanted = dict.fromkeys([*self.roles(), *(rule.column for rule in self.drop)])
+        for column in (text.column for text in self.text if not text.use):
+            wanted.pop(column)
         if not labelled:
             wanted.pop(self.label.column)
         return tuple(wanted)

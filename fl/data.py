@@ -1,0 +1,442 @@
+"""Read transactions from csv, csv.gz or parquet into typed columns in time order, or say which cell is
+wrong.
+
+A csv is read as text first and converted column by column: the fast conversion is Arrow's, and only when it
+fails is the column searched for the first cell that does not convert, so that the message can name file,
+column and row. Rows are counted as an editor counts them (the header is row 1; a quoted line break counts as
+part of its row).
+
+Leaves to others: what columns mean (`schema`), which bank a row belongs to (`partition`), features
+(`features`).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from fl.errors import DataError
+from fl.schema import DAY_US, EPOCH, MICROSECONDS, LabelColumn, Schema, TimeColumn
+
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")  # how files write an absent number
+BLOCK_BYTES = 4 << 20  # of csv text per streamed chunk
+
+
+@dataclass(frozen=True)
+class Party:
+    """Who a row belongs to: `code`: int64[n], positions in `ids`: object[k], the identifiers as text."""
+
+    code: NDArray[np.int64] = field(repr=False)
+    ids: NDArray[np.object_] = field(repr=False)
+
+    def take(self, rows: NDArray[Any]) -> Party:
+        return Party(self.code[rows], self.ids)
+
+
+@dataclass(frozen=True)
+class Transactions:
+    """`n` transactions, sorted by time (rows of equal time in file order). The repr shows sizes, never rows.
+
+    `index`: int64[n], 0-based position in the source, header not counted. `time`: int64[n], microseconds
+    since 1970-01-01 (since 0 without a date), or the order itself. `label`: uint8[n], 1 is fraud. `amount`
+    and `numeric`: float64[n], finite (NaN only in numeric columns whose schema names a `missing` value).
+    `customer`, `terminal`, `bank`, `categorical`: codes. `text`: object[n]. None where the schema names no
+    such column.
+    """
+
+    schema: Schema
+    source: str
+    index: NDArray[np.int64] = field(repr=False)
+    time: NDArray[np.int64] | None = field(repr=False)
+    label: NDArray[np.uint8] | None = field(repr=False)
+    amount: NDArray[np.float64] | None = field(repr=False)
+    customer: Party | None = field(repr=False)
+    terminal: Party | None = field(repr=False)
+    bank: Party | None = field(repr=False)
+    numeric: Mapping[str, NDArray[np.float64]] = field(repr=False)
+    categorical: Mapping[str, Party] = field(repr=False)
+    text: Mapping[str, NDArray[np.object_]] = field(repr=False)
+    first_row: int = 2  # row number of index 0 in messages: 2 below a header, 1 in a parquet file
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        return f"Transactions(schema={self.schema.name!r}, source={self.source!r}, rows={len(self)})"
+
+    @property
+    def day(self) -> NDArray[np.int32]:
+        """int32[n], days since 1970-01-01 (since 0 without a date; all 0 where time measures no days)."""
+        if self.time is None or self.schema.time is None or not self.schema.time.measures_days:
+            return np.zeros(len(self), np.int32)
+        return (self.time // DAY_US).astype(np.int32)
+
+    def row_name(self, position: int) -> str:
+        return f"{self.source}: row {int(self.index[position]) + self.first_row}"
+
+    def take(self, rows: NDArray[Any]) -> Transactions:
+        """The rows at these ascending positions (or where this mask is true)."""
+        return replace(
+            self,
+            index=self.index[rows],
+            time=None if self.time is None else self.time[rows],
+            label=None if self.label is None else self.label[rows],
+            amount=None if self.amount is None else self.amount[rows],
+            customer=None if self.customer is None else self.customer.take(rows),
+            terminal=None if self.terminal is None else self.terminal.take(rows),
+            bank=None if self.bank is None else self.bank.take(rows),
+            numeric={name: values[rows] for name, values in self.numeric.items()},
+            categorical={name: values.take(rows) for name, values in self.categorical.items()},
+            text={name: values[rows] for name, values in self.text.items()},
+        )
+
+
+def read_header(path: str | Path, delimiter: str = ",") -> list[str]:
+    """The column names of a csv, csv.gz or parquet file. Raises `DataError` for a missing, empty or
+    unreadable file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        if _is_parquet(path):
+            names = list(pa.parquet.read_schema(path).names)
+        else:
+            opener = gzip.open if path.suffix == ".gz" else open
+            with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
+                names = next(csv.reader(lines, delimiter=delimiter), [])
+    except (pa.ArrowInvalid, OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot read its header: {error}") from error
+    if not names:
+        raise DataError(f"{path}: expected a header and rows, got an empty file")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DataError(
+            f"{path}: row 1: expected each column once, got {repeated} more than once; rename them"
+        )
+    return names
+
+
+def load_transactions(
+    path: str | Path, schema: Schema, *, labelled: bool = True, bank_column: str | None = None
+) -> Transactions:
+    """All transactions of a file, in time order.
+
+    With `labelled` the label column must be there and hold both classes; without, it is not read.
+    `bank_column` is read as `bank`. Raises `DataError` naming file, column and row.
+    """
+    path = Path(path)
+    columns = _columns_of(path, schema, labelled, bank_column)
+    try:
+        if _is_parquet(path):
+            table = pa.parquet.read_table(path, columns=columns, partitioning=None)
+        else:
+            table = pa.csv.read_csv(path, **_csv_options(schema, columns))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: {error}") from error
+    cells = _Cells(str(path), table, np.arange(len(table), dtype=np.int64), 1 if _is_parquet(path) else 2)
+    return _whole(cells, schema, labelled, bank_column)
+
+
+def transactions_from_frame(
+    frame: pd.DataFrame, schema: Schema, source: str, *, labelled: bool = True, bank_column: str | None = None
+) -> Transactions:
+    """The same from a pandas frame that is already in memory; `source` names it in messages."""
+    wanted = _wanted(schema, labelled, bank_column)
+    _refuse_absent(wanted, list(frame.columns), source, schema)
+    table = pa.Table.from_pandas(frame[wanted], preserve_index=False)
+    return _whole(
+        _Cells(source, table, np.arange(len(table), dtype=np.int64), 1), schema, labelled, bank_column
+    )
+
+
+def stream_transactions(
+    path: str | Path,
+    schema: Schema,
+    *,
+    labelled: bool = False,
+    bank_column: str | None = None,
+    rows: int = 50_000,
+) -> Iterator[Transactions]:
+    """The transactions of a file in chunks of at most `rows`, each sorted as `load_transactions` sorts a
+    file.
+
+    Memory holds one chunk. Raises `DataError` as `load_transactions` does, except that a file without fraud
+    is fine.
+    """
+    path = Path(path)
+    columns = _columns_of(path, schema, labelled, bank_column)
+    seen = 0
+    try:
+        for batch in _batches(path, schema, columns, rows):
+            table = pa.Table.from_batches([batch])
+            for start in range(0, len(table), rows):
+                part = table.slice(start, rows)
+                index = np.arange(seen, seen + len(part), dtype=np.int64)
+                seen += len(part)
+                cells = _Cells(str(path), part, index, 1 if _is_parquet(path) else 2).without_blanks(schema)
+                yield _build(cells, schema, labelled, bank_column)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _batches(path: Path, schema: Schema, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    if _is_parquet(path):
+        with closing(pa.parquet.ParquetFile(path)) as file:
+            yield from file.iter_batches(batch_size=rows, columns=columns)
+    else:
+        with pa.csv.open_csv(path, **_csv_options(schema, columns)) as reader:
+            yield from reader
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix in (".parquet", ".pq")
+
+
+def _wanted(schema: Schema, labelled: bool, bank_column: str | None) -> list[str]:
+    return list(
+        dict.fromkeys([*schema.columns_read(labelled=labelled), *([bank_column] if bank_column else [])])
+    )
+
+
+def _columns_of(path: Path, schema: Schema, labelled: bool, bank_column: str | None) -> list[str]:
+    wanted = _wanted(schema, labelled, bank_column)
+    _refuse_absent(wanted, read_header(path, schema.delimiter), str(path), schema)
+    return wanted
+
+
+def _refuse_absent(wanted: list[str], header: list[str], source: str, schema: Schema) -> None:
+    absent = [column for column in wanted if column not in header]
+    if absent:
+        raise DataError(
+            f"{source}: schema {schema.name!r} expects columns {absent}, got {header}; correct the header or "
+            "the schema (check it with: python -m demos schema --check SCHEMA.toml FILE)"
+        )
+
+
+def _csv_options(schema: Schema, columns: list[str]) -> dict[str, Any]:
+    """One thread and kept empty lines: only then are Arrow's row numbers the file's."""
+    return {
+        "read_options": pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+        "parse_options": pa.csv.ParseOptions(
+            delimiter=schema.delimiter,
+            ignore_empty_lines=False,
+            newlines_in_values=bool(schema.text),
+        ),
+        "convert_options": pa.csv.ConvertOptions(
+            include_columns=columns,
+            column_types=dict.fromkeys(columns, pa.string()),
+            strings_can_be_null=False,
+        ),
+    }
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Columns of a source as Arrow holds them, with the source position of each row, for conversion and its
+    errors.
+    """
+
+    source: str
+    table: pa.Table
+    index: NDArray[np.int64]
+    first_row: int
+
+    def where(self, keep: NDArray[np.bool_]) -> _Cells:
+        return (
+            self
+            if keep.all()
+            else replace(self, table=self.table.filter(pa.array(keep)), index=self.index[keep])
+        )
+
+    def without_blanks(self, schema: Schema) -> _Cells:
+        """Without empty lines and without the rows that the schema drops."""
+        keep = np.ones(len(self.index), bool)
+        if (
+            len(self.table.column_names) > 1
+        ):  # an empty line of a one-column file is a missing value, not a blank line
+            blank = np.ones(len(self.index), bool)
+            for name in self.table.column_names:
+                if not blank.any():
+                    break
+                blank &= _mask(pc.equal(self.as_text(name), ""))
+            keep &= ~blank
+        for rule in schema.drop:
+            keep &= ~_mask(pc.is_in(self.as_text(rule.column), value_set=pa.array(rule.values, pa.string())))
+        return self.where(keep)
+
+    def as_text(self, column: str) -> pa.ChunkedArray:
+        """The column as strings, nothing as the empty string; whole floats (ids read through pandas) as
+        whole numbers.
+        """
+        values = self.table[column]
+        if pa.types.is_floating(values.type) and not pc.any(pc.not_equal(pc.floor(values), values)).as_py():
+            values = pc.cast(values, pa.int64())
+        return pc.fill_null(pc.cast(values, pa.string()), "")
+
+    def refuse(self, column: str, bad: NDArray[np.bool_], expected: str, advice: str = "") -> None:
+        """Raise `DataError` for the first `bad` cell, if there is one."""
+        if not bad.any():
+            return
+        at = int(np.argmax(bad))
+        cell = self.table[column][at].as_py()
+        got = "an empty cell" if cell is None or cell == "" else repr(cell)
+        more = f" ({int(bad.sum())} such cells)" if bad.sum() > 1 else ""
+        raise DataError(
+            f"{self.source}: row {int(self.index[at]) + self.first_row}, column {column!r}: "
+            f"expected {expected}, got {got}{more}; correct the file{advice}, "
+            "or drop such rows in the schema's [drop] table"
+        )
+
+    def numbers(self, column: str, missing: bool = False) -> NDArray[np.float64]:
+        """The column as float64[n], finite; with `missing`, empty cells become NaN."""
+        values = self.table[column]
+        absent = np.zeros(len(values), bool)
+        if missing:
+            absent = _mask(pc.is_in(self.as_text(column), value_set=pa.array(MISSING)))
+            values = pc.if_else(pa.array(absent), pa.scalar(None, values.type), values)
+        try:
+            numbers = _array(pc.cast(values, pa.float64()))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            numbers = pd.to_numeric(self.as_text(column).to_pandas(), errors="coerce").to_numpy(np.float64)
+        self.refuse(column, ~np.isfinite(numbers) & ~absent, "a finite number")
+        return numbers
+
+    def labels(self, label: LabelColumn) -> NDArray[np.uint8]:
+        party = self.ids(label.column)
+        meaning = np.array(
+            [1 if v in label.positive else 0 if v in label.negative else 2 for v in party.ids], np.uint8
+        )
+        labels = meaning[party.code]
+        self.refuse(
+            label.column,
+            labels == 2,
+            f"one of {', '.join(label.positive)} (fraud) or {', '.join(label.negative)} (no fraud)",
+            ", name its words in the schema's [label] positive and negative",
+        )
+        return labels
+
+    def ids(self, column: str, *, refuse_empty: bool = False) -> Party:
+        """The column as codes into its distinct values, in order of appearance."""
+        coded = pc.dictionary_encode(self.as_text(column)).unify_dictionaries()
+        if coded.num_chunks == 0:
+            return Party(np.empty(0, np.int64), np.empty(0, object))
+        code = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks]).astype(np.int64)
+        ids = np.array(coded.chunk(0).dictionary.to_pylist(), object)
+        if refuse_empty:
+            self.refuse(column, (ids == "")[code], "an identifier")
+        return Party(code, ids)
+
+    def times(self, time: TimeColumn) -> NDArray[np.int64]:
+        """The column as int64[n] microseconds since 1970-01-01 or 0, or the order itself."""
+        if time.unit == "datetime":
+            return self._datetimes(time)
+        values = self.numbers(time.column)
+        if time.unit == "order":
+            self.refuse(
+                time.column, (values != np.floor(values)) | (np.abs(values) > 2**53), "a whole number"
+            )
+            return values.astype(np.int64)
+        unit = MICROSECONDS[time.unit]
+        self.refuse(time.column, np.abs(values) > 2**60 / unit, f"{time.unit} within +-{2**60 // unit}")
+        origin = 0 if time.origin is None else (time.origin - EPOCH).days * DAY_US
+        return np.rint(values * unit).astype(np.int64) + origin
+
+    def _datetimes(self, time: TimeColumn) -> NDArray[np.int64]:
+        """Instants; a UTC offset is honoured when every cell has one."""
+        values = self.table[time.column]
+        if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
+            return self._typed_datetimes(time, values)
+        if time.format is not None:
+            parsed = pc.strptime(values, format=time.format, unit="us", error_is_null=True)
+            self.refuse(time.column, _mask(pc.is_null(parsed)), f"a date as {time.format!r} writes it")
+            return _array(pc.cast(parsed, pa.int64()))
+        for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
+            try:
+                return _array(pc.cast(pc.cast(values, kind), pa.int64()))
+            except pa.ArrowInvalid:
+                continue
+        bad = (
+            pd.to_datetime(values.to_pandas(), format="ISO8601", errors="coerce", utc=True).isna().to_numpy()
+        )
+        self.refuse(time.column, bad, "an ISO 8601 date and time, as in 2018-04-01 13:05:00")
+        naive = _mask(pc.invert(pc.match_substring_regex(values, r"(Z|[+-]\d\d:?\d\d)$")))
+        self.refuse(
+            time.column,
+            naive if naive.any() else ~naive,
+            "ISO 8601 times all with, or all without, a UTC offset",
+        )
+        raise AssertionError("unreachable: one of the two refusals above applies")
+
+    def _typed_datetimes(self, time: TimeColumn, values: pa.ChunkedArray) -> NDArray[np.int64]:
+        if not pa.types.is_temporal(values.type):
+            raise DataError(
+                f'{self.source}: column {time.column!r}: the schema expects dates (unit = "datetime"), got '
+                f"{values.type}; set [time] unit to what the numbers count"
+            )
+        self.refuse(time.column, _mask(pc.is_null(values)), "a date and time")
+        tz = getattr(values.type, "tz", None)
+        return _array(pc.cast(pc.cast(values, pa.timestamp("us", tz=tz), safe=False), pa.int64()))
+
+
+def _array(values: pa.ChunkedArray) -> NDArray[Any]:
+    """A numpy copy; nothing becomes NaN in a column of floats."""
+    array: NDArray[Any] = values.to_numpy()
+    return array
+
+
+def _mask(values: pa.ChunkedArray) -> NDArray[np.bool_]:
+    return _array(pc.fill_null(values, False)).astype(bool)
+
+
+def _whole(cells: _Cells, schema: Schema, labelled: bool, bank_column: str | None) -> Transactions:
+    cells = cells.without_blanks(schema)
+    if len(cells.index) == 0:
+        raise DataError(
+            f"{cells.source}: expected rows below the header, got none (after the schema's [drop] rules)"
+        )
+    table = _build(cells, schema, labelled, bank_column)
+    if labelled and table.label is not None:
+        frauds = int(table.label.sum())
+        if frauds in (0, len(table)):
+            raise DataError(
+                f"{cells.source}: column {schema.label.column!r}: expected frauds and others, got "
+                f"{'no fraud' if frauds == 0 else 'only frauds'} in {len(table)} rows; "
+                "nothing can be learned from it"
+            )
+    return table
+
+
+def _build(cells: _Cells, schema: Schema, labelled: bool, bank_column: str | None) -> Transactions:
+    customer, terminal = schema.parties.customer, schema.parties.terminal
+    table = Transactions(
+        schema=schema,
+        source=cells.source,
+        index=cells.index,
+        time=None if schema.time is None else cells.times(schema.time),
+        label=cells.labels(schema.label) if labelled else None,
+        amount=None if schema.amount is None else cells.numbers(schema.amount.column),
+        customer=None if customer is None else cells.ids(customer, refuse_empty=True),
+        terminal=None if terminal is None else cells.ids(terminal, refuse_empty=True),
+        bank=None if bank_column is None else cells.ids(bank_column, refuse_empty=True),
+        numeric={c.column: cells.numbers(c.column, c.missing is not None) for c in schema.numeric},
+        categorical={c.column: cells.ids(c.column) for c in schema.categorical},
+        text={c.column: _array(cells.as_text(c.column)) for c in schema.text if c.use},
+        first_row=cells.first_row,
+    )
+    if table.time is None or bool((np.diff(table.time) >= 0).all()):
+        return table
+    return table.take(np.argsort(table.time, kind="stable"))

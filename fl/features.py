@@ -1,0 +1,332 @@
+"""What a model sees of a transaction: the handbook's columns, categories, hashed text, scaled by public
+constants.
+
+Every bank computes features from its own rows only. A feature of a transaction at time t uses the rows of
+its customer and terminal up to t, and labels only once they are known: a label of time s enters from s +
+delay on, and never at s itself. The columns and windows are those of chapter 3 of the Fraud Detection
+Handbook (Le Borgne et al., 2022); a customer's windows are (t - w, t] and hold the transaction itself, a
+terminal's are (t - delay - w, t - delay].
+
+Scaling needs no statistics: each column goes through a public transform, centre and scale of the schema and
+is clipped to +-`schema.bound`. Where banks agree to share first and second moments, `scaling_sums` and
+`Scaling.from_sums` do that from sums alone, so that an encrypted sum can carry them; those sums are exact
+and lie outside any epsilon.
+
+Leaves to others: reading rows (`data`), which rows are trained on (`split`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.feature_extraction import FeatureHasher
+from sklearn.feature_extraction.text import HashingVectorizer
+
+from fl.data import Transactions
+from fl.errors import DataError, ScalingError
+from fl.schema import (
+    DAY_US,
+    MICROSECONDS,
+    CategoricalColumn,
+    NumericColumn,
+    Schema,
+    TextColumn,
+    Transform,
+)
+from fl.windows import GroupWindows, Positions
+
+NIGHT_ENDS_HOUR = 6  # a transaction before 7:00 is made at night (handbook, chapter 3)
+MONDAY_OF_EPOCH = 3  # 1970-01-01 was a Thursday
+LOG_TRANSFORMS: tuple[Transform, ...] = ("log1p", "signed_log1p")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input of the model: scaled value = clip((transform(raw) - center) / scale, +-bound)."""
+
+    name: str
+    transform: Transform = "identity"
+    center: float = 0.0
+    scale: float = 1.0
+
+
+class Block(Protocol):
+    """Features that are computed together."""
+
+    @property
+    def features(self) -> tuple[Feature, ...]: ...
+
+    def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
+        """float64[len(rows), len(features)], unscaled, of the rows at these positions, given the whole
+        `table`.
+        """
+
+
+def blocks(schema: Schema) -> tuple[Block, ...]:
+    """The feature blocks that the schema's columns allow, in a fixed order. Raises `ScalingError` when there
+    are none.
+    """
+    found: list[Block] = []
+    if schema.time is not None and schema.time.has_calendar:
+        found.append(Calendar())
+    if schema.amount is not None:
+        found.append(Amount(schema))
+    if schema.has_windows and schema.parties.customer is not None:
+        found.append(CustomerWindows(schema))
+    if schema.has_windows and schema.parties.terminal is not None:
+        found.append(TerminalWindows(schema))
+    found.extend(Number(column) for column in schema.numeric)
+    found.extend(Category(column) for column in schema.categorical)
+    found.extend(Text(column) for column in schema.text if column.use)
+    if not found:
+        raise ScalingError(
+            f"schema {schema.name!r} names no feature: give it an amount, numeric or categorical column"
+        )
+    return tuple(found)
+
+
+def features(schema: Schema) -> tuple[Feature, ...]:
+    """Every input of a model on this schema, in column order."""
+    return tuple(feature for block in blocks(schema) for feature in block.features)
+
+
+def raw_features(table: Transactions, rows: Positions | None = None) -> NDArray[np.float64]:
+    """float64[m, d]: unscaled features of the rows at positions `rows` (all by default), from the whole
+    `table`.
+    """
+    wanted = np.arange(len(table), dtype=np.int64) if rows is None else rows
+    return np.concatenate([block.raw(table, wanted) for block in blocks(table.schema)], axis=1)
+
+
+def scaled_features(table: Transactions, rows: Positions | None = None) -> NDArray[np.float32]:
+    """float32[m, d]: features of the rows at positions `rows`, scaled by the schema's public constants."""
+    return scale_publicly(raw_features(table, rows), table.schema)
+
+
+def scale_publicly(raw: NDArray[np.float64], schema: Schema) -> NDArray[np.float32]:
+    """float32[m, d] within +-`schema.bound`, from unscaled features of that schema."""
+    scaled = np.empty(raw.shape, np.float32)
+    for column, feature in enumerate(features(schema)):
+        values = raw[:, column]
+        if feature.transform in LOG_TRANSFORMS:
+            values = np.sign(values) * np.log1p(np.abs(values))
+        scaled[:, column] = np.clip((values - feature.center) / feature.scale, -schema.bound, schema.bound)
+    return scaled
+
+
+class Calendar:
+    """Weekend and night, 0 or 1."""
+
+    features = (Feature("weekend"), Feature("night"))
+
+    def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
+        assert table.time is not None
+        time = table.time[rows]
+        weekday = (time // DAY_US + MONDAY_OF_EPOCH) % 7
+        hour = time % DAY_US // MICROSECONDS["hours"]
+        return np.stack([weekday >= 5, hour <= NIGHT_ENDS_HOUR], axis=1).astype(np.float64)
+
+
+def _amount_feature(schema: Schema, name: str) -> Feature:
+    assert schema.amount is not None
+    return Feature(name, "signed_log1p", float(np.log1p(schema.amount.typical)), schema.amount.spread)
+
+
+def _count_feature(name: str, typical: float) -> Feature:
+    return Feature(name, "log1p", float(np.log1p(typical)))
+
+
+class Amount:
+    """The amount of the transaction itself."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.features = (_amount_feature(schema, "amount"),)
+
+    def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
+        assert table.amount is not None
+        return table.amount[rows, None]
+
+
+class CustomerWindows:
+    """Per window: the customer's number of transactions and, where amounts exist, their mean; the row itself
+    included.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self._windows = schema.windows_days
+        named: list[Feature] = []
+        for days in self._windows:
+            named.append(_count_feature(f"customer_count_{days}d", schema.parties.customer_per_day * days))
+            if schema.amount is not None:
+                named.append(_amount_feature(schema, f"customer_mean_amount_{days}d"))
+        self.features = tuple(named)
+
+    def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
+        assert table.customer is not None and table.time is not None
+        windows = GroupWindows.of(table.customer.code, table.time, rows)
+        running = None if table.amount is None else windows.running(table.amount)
+        end = windows.after()
+        columns = []
+        for days in self._windows:
+            start = windows.later_than(days * DAY_US)
+            count = (end - start).astype(np.float64)
+            columns.append(count)
+            if running is not None:
+                columns.append(windows.total(running, start, end) / count)
+        return windows.in_asked_order(columns)
+
+
+class TerminalWindows:
+    """Per window: the terminal's number of transactions whose label is known by now, and the share of frauds
+    in them.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self._windows = schema.windows_days
+        self._delay = schema.label.delay_days
+        named: list[Feature] = []
+        for days in self._windows:
+            named.append(_count_feature(f"terminal_count_{days}d", schema.parties.terminal_per_day * days))
+            named.append(Feature(f"terminal_risk_{days}d"))
+        self.features = tuple(named)
+
+    def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
+        assert table.terminal is not None and table.time is not None
+        windows = GroupWindows.of(table.terminal.code, table.time, rows)
+        fraud = np.zeros(len(table), bool) if table.label is None else table.label == 1
+        # Without a delay the window would end with the row and hand the model its own label: end before it.
+        end = windows.later_than(self._delay * DAY_US, or_at=self._delay == 0)
+        columns = []
+        for days in self._windows:
+            start = windows.later_than((self._delay + days) * DAY_US)
+            count = end - start
+            columns.append(count.astype(np.float64))
+            columns.append(windows.count(fraud, start, end) / np.maximum(count, 1))
+        return windows.in_asked_order(columns)
+
+
+class Number:
+    """A numeric column as it is; with a public value for empty cells, also a column that says the cell was
+    empty.
+    """
+
+    def __init__(self, column: NumericColumn) -> None:
+        self._column = column
+        value = Feature(column.column, column.transform, column.center, column.scale)
+        self.features = (value,) if column.missing is None else (value, Feature(f"{column.column}_missing"))
+
+    def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
+        values = table.numeric[self._column.column][rows]
+        absent = np.isnan(values)
+        if self._column.missing is not None:
+            values = np.where(absent, self._column.missing, values)
+        if self._column.transform == "log1p" and (values < 0).any():
+            at = int(rows[int(np.argmax(values < 0))])
+            raise DataError(
+                f"{table.row_name(at)}, column {self._column.column!r}: log1p expects a number >= 0, "
+                f'got {values[values < 0][0]:g}; set transform = "signed_log1p" in the schema'
+            )
+        return values[:, None] if self._column.missing is None else np.stack([values, absent], axis=1)
+
+
+class Category:
+    """A category: one 0/1 column per word of the vocabulary (others all 0), or signed hashed columns."""
+
+    def __init__(self, column: CategoricalColumn) -> None:
+        self._column = column
+        labels = column.vocabulary or tuple(f"hash{i}" for i in range(column.hash_width))
+        self.features = tuple(Feature(f"{column.column}={label}") for label in labels)
+
+    def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
+        party = table.categorical[self._column.column]
+        used, code = np.unique(party.code[rows], return_inverse=True)
+        return self._of_words([str(word) for word in party.ids[used]])[code]
+
+    def _of_words(self, words: list[str]) -> NDArray[np.float64]:
+        """float64[len(words), d]: each distinct word once."""
+        if self._column.vocabulary:
+            return np.array(
+                [[word == known for known in self._column.vocabulary] for word in words], np.float64
+            )
+        hasher = FeatureHasher(n_features=self._column.hash_width, input_type="string")
+        hashed: NDArray[np.float64] = hasher.transform([[word] for word in words]).toarray()
+        return hashed
+
+
+class Text:
+    """Free text as hashed character n-grams within words, of Euclidean length 1."""
+
+    def __init__(self, column: TextColumn) -> None:
+        self._column = column
+        self.features = tuple(Feature(f"{column.column}~{i}") for i in range(column.hash_width))
+        self._vectorizer = HashingVectorizer(
+            analyzer="char_wb", ngram_range=column.ngrams, n_features=column.hash_width, norm="l2"
+        )
+
+    def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
+        hashed: NDArray[np.float64] = self._vectorizer.transform(
+            table.text[self._column.column][rows]
+        ).toarray()
+        return hashed
+
+
+@dataclass(frozen=True)
+class ScalingSums:
+    """What one bank adds to shared moments: `count`, and `total` and `squares`: float64[d]. Plaintext: never
+    log it.
+    """
+
+    count: int
+    total: NDArray[np.float64] = field(repr=False)
+    squares: NDArray[np.float64] = field(repr=False)
+
+
+def scaling_sums(x: NDArray[np.float32], bound: float) -> ScalingSums:
+    """Sums over the rows of `x` (float32[n, d], publicly scaled), each value clipped to +-`bound`.
+
+    One row moves `count` by 1, each total by at most `bound` and each square by at most `bound`**2.
+    """
+    clipped = np.clip(x.astype(np.float64), -bound, bound)
+    return ScalingSums(len(x), clipped.sum(axis=0), np.square(clipped).sum(axis=0))
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Standardisation by moments that banks shared as sums: clip((clip(x) - mean) / deviation, +-bound)."""
+
+    mean: NDArray[np.float64] = field(repr=False)
+    deviation: NDArray[np.float64] = field(repr=False)
+    bound: float
+
+    @staticmethod
+    def from_sums(
+        count: float,
+        total: NDArray[np.float64],
+        squares: NDArray[np.float64],
+        bound: float,
+        floor: float = 0.05,
+    ) -> Scaling:
+        """From sums over all banks. `floor` is the least deviation: it keeps a nearly constant column from
+        exploding, and absorbs a variance that the rounding of encrypted sums left below zero. Raises
+        `ScalingError` for impossible sums.
+        """
+        if not (
+            np.isfinite(count) and count >= 1 and np.isfinite(total).all() and np.isfinite(squares).all()
+        ):
+            raise ScalingError(f"expected finite sums over at least one row, got a count of {count}")
+        if total.shape != squares.shape or (np.abs(total) > count * bound * (1 + 1e-6) + 1e-6).any():
+            raise ScalingError(
+                f"expected {total.shape} totals within count * bound = {count * bound}, got others"
+            )
+        mean = total / count
+        return Scaling(mean, np.sqrt(np.maximum(squares / count - mean**2, floor**2)), bound)
+
+    def apply(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32[n, d] within +-bound. Raises `ScalingError` for another number of columns."""
+        if x.shape[1:] != self.mean.shape:
+            raise ScalingError(f"expected {self.mean.shape[0]} columns, got an array of shape {x.shape}")
+        standard = (np.clip(x, -self.bound, self.bound) - self.mean) / self.deviation
+        return np.clip(standard, -self.bound, self.bound).astype(np.float32)
