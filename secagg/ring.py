@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from secagg import kernels
-from secagg.kernels_numpy import U32
+from secagg.kernels_numpy import U32, U64
 from secagg.parameters import ParameterSet
 
 
@@ -25,12 +25,9 @@ def minimal_root(prime: int, degree: int) -> int:
         for candidate in range(2, prime)
         if pow(root := pow(candidate, (prime - 1) // order, prime), degree, prime) == prime - 1
     )
-    square = generator * generator % prime
-    smallest = current = generator
-    for _ in range(degree - 1):  # the primitive roots are the odd powers
-        current = current * square % prime
-        smallest = min(smallest, current)
-    return smallest
+    even_powers = _powers(generator * generator % prime, degree, prime)
+    odd_powers = even_powers * np.uint64(generator) % np.uint64(prime)  # all the primitive roots there are
+    return int(odd_powers.min())
 
 
 def bit_reversed(degree: int) -> list[int]:
@@ -57,13 +54,15 @@ class Ring:
 
     def __post_init__(self) -> None:
         primes, degree = self.params.primes, self.params.degree
-        forward = [_root_powers(prime, degree, minimal_root(prime, degree)) for prime in primes]
-        inverse = [_root_powers(p, degree, pow(minimal_root(p, degree), -1, p)) for p in primes]
+        order = bit_reversed(degree)
+        minimal = [minimal_root(prime, degree) for prime in primes]
+        forward = np.stack([_powers(r, degree, p)[order] for r, p in zip(minimal, primes, strict=True)])
+        inverse = np.stack([_powers(pow(r, -1, p), degree, p)[order] for r, p in zip(minimal, primes, strict=True)])
         tables = {
             "primes": np.array(primes, dtype=np.uint32),
-            "roots": np.array(forward, dtype=np.uint32),
+            "roots": forward.astype(np.uint32),
             "root_quotients": _shoup(forward, primes),
-            "inverse_roots": np.array(inverse, dtype=np.uint32),
+            "inverse_roots": inverse.astype(np.uint32),
             "inverse_root_quotients": _shoup(inverse, primes),
             "inverse_degree": np.array([pow(degree, -1, p) for p in primes], dtype=np.uint32),
             "garner_inverses": np.array(
@@ -101,13 +100,15 @@ def ring_of(params: ParameterSet) -> Ring:
     return Ring(params)
 
 
-def _root_powers(prime: int, degree: int, root: int) -> list[int]:
-    powers = [1] * degree
-    for i in range(1, degree):
-        powers[i] = powers[i - 1] * root % prime
-    return [powers[i] for i in bit_reversed(degree)]
+def _powers(base: int, count: int, prime: int) -> U64:
+    """uint64[count]: base**0 ... base**(count - 1) modulo a prime below 2**32; count is a power of two."""
+    powers = np.ones(count, dtype=np.uint64)
+    done = 1
+    while done < count:  # doubling: the second half is the first half times base**done
+        powers[done : 2 * done] = powers[:done] * np.uint64(pow(base, done, prime)) % np.uint64(prime)
+        done *= 2
+    return powers
 
 
-def _shoup(table: list[list[int]], primes: tuple[int, ...]) -> U32:
-    wide = np.array(table, dtype=np.uint64) << np.uint64(32)
-    return (wide // np.array(primes, dtype=np.uint64)[:, None]).astype(np.uint32)
+def _shoup(table: U64, primes: tuple[int, ...]) -> U32:
+    return ((table << np.uint64(32)) // np.array(primes, dtype=np.uint64)[:, None]).astype(np.uint32)
