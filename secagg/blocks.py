@@ -13,7 +13,7 @@ import hashlib
 import numpy as np
 
 from secagg import kernels
-from secagg.errors import ResidueOutOfRange, TransparentCiphertext
+from secagg.errors import ResidueOutOfRange, TransparentCiphertext, TruncatedMessage
 from secagg.kernels_numpy import U8, U32
 from secagg.parameters import ParameterSet
 from secagg.ring import ring_of
@@ -35,9 +35,11 @@ def write_block(block: U32, index: int, params: ParameterSet, payload: U8) -> No
 def read_block(payload: Payload, index: int, params: ParameterSet, out: U32) -> None:
     """Unpack and check block `index` into `out`.
 
-    Raises `ResidueOutOfRange` or `TransparentCiphertext` (c1 zero modulo any prime).
+    Raises `TruncatedMessage`, `ResidueOutOfRange` or `TransparentCiphertext` (c1 zero modulo any prime).
     """
     size = params.ciphertext_bytes
+    if len(payload) < (index + 1) * size:
+        raise TruncatedMessage(f"block {index}: expected {(index + 1) * size} bytes up to its end, got {len(payload)}")
     packed = np.frombuffer(payload, dtype=np.uint8, count=size, offset=index * size)
     kernels.unpack30(packed, out)
     if not ring_of(params).in_range(out):

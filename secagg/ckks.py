@@ -8,6 +8,7 @@ Keys are generated and used inside SEAL. CKKS: Cheon, Kim, Kim, Song, ASIACRYPT 
 # /proc/self/fd of an anonymous memory file where the system has them, a private temporary file elsewhere. Files that
 # SEAL shall load are written uncompressed. Files that SEAL saved are decompressed with the zstd inside the tenseal
 # library itself; where its symbols are hidden, the residues are read one by one through the binding, slower but equal.
+# A plaintext is secret, and without memory files it is always read that way: it never touches a disk.
 # Encrypting m is encrypting zero in SEAL and adding the transformed m to c0, which is how SEAL does it as well.
 """
 
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import tenseal.sealapi as seal
 
-from secagg.errors import KeySelfTestFailed, WrongKey
+from secagg.errors import EngineUnavailable, KeySelfTestFailed, WrongKey
 from secagg.kernels_numpy import U32, U64
 from secagg.parameters import ParameterSet
 from secagg.plan import ERROR_MAX, key_norm_limits
@@ -43,7 +44,7 @@ _PLAINTEXT_RESIDUES = 72
 _KEY_ATTEMPTS = 8
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class PublicKey:
     """A public key as residues modulo the data primes and the special prime, the last: uint64[2, primes + 1, N]."""
 
@@ -62,6 +63,14 @@ class PublicKey:
             raise WrongKey("public key: a residue is not below its prime; refuse this offer")
         if not self.residues.any(axis=-1).all():
             raise WrongKey("public key: a polynomial is zero; refuse this offer")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PublicKey):
+            return NotImplemented
+        return self.params == other.params and np.array_equal(self.residues, other.residues)
+
+    def __hash__(self) -> int:
+        return hash((self.params, self.residues.tobytes()))
 
 
 class SecretKey:
@@ -89,8 +98,7 @@ class SecretKey:
         ciphertext = context.load_ciphertext(block)
         plaintext = seal.Plaintext()
         self._decryptor.decrypt(ciphertext, plaintext)
-        count = len(context.params.primes) * context.params.degree
-        residues = _saved_residues(plaintext, _PLAINTEXT_RESIDUES, count)
+        residues = _plaintext_residues(plaintext, len(context.params.primes) * context.params.degree)
         return residues.astype(np.uint32).reshape(len(context.params.primes), context.params.degree)
 
 
@@ -120,7 +128,7 @@ def generate_keys(params: ParameterSet) -> tuple[PublicKey, SecretKey]:
 
     The test opens the public key with the secret one: its error must be the same small polynomial modulo every data
     prime, the secret ternary, and both norms within the limits that the plan's noise bound assumes. Keys that exceed
-    the norms (probability < 2**-41) are thrown away and made anew. Raises `KeySelfTestFailed` when SEAL cannot
+    the norms (probability <= 2**-41) are thrown away and made anew. Raises `KeySelfTestFailed` when SEAL cannot
     produce such keys.
     """
     context = _context_of(params)
@@ -174,7 +182,7 @@ class _Context:
         parameters.set_coeff_modulus([seal.Modulus(prime) for prime in (*params.primes, params.special_prime)])
         self.context = seal.SEALContext(parameters, True, seal.SEC_LEVEL_TYPE.TC128)
         if not self.context.parameters_set():
-            raise KeySelfTestFailed(f"SEAL refuses {params.name}: {self.context.parameters_error_message()}")
+            raise EngineUnavailable(f"SEAL refuses {params.name}: {self.context.parameters_error_message()}")
         self._data_id = _parms_id(self.context.first_parms_id())
         self._key_id = _parms_id(self.context.key_parms_id())
 
@@ -221,10 +229,14 @@ def _version() -> tuple[int, int]:
     return int(header[2]), int(header[3])
 
 
+def _has_memory_files() -> bool:
+    return hasattr(os, "memfd_create")
+
+
 @contextmanager
 def _private_file() -> Iterator[tuple[int, str]]:
     """A file that only this process can open: (descriptor, path)."""
-    if hasattr(os, "memfd_create"):
+    if _has_memory_files():
         descriptor = os.memfd_create("secagg")
         try:
             yield descriptor, f"/proc/self/fd/{descriptor}"
@@ -245,12 +257,22 @@ def _save(source: Any) -> bytes:
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 
+def _plaintext_residues(plaintext: Any, count: int) -> U64:
+    """uint64[count]: the residues of a decrypted plaintext (the key self-test reads the secret key as one)."""
+    if _has_memory_files():
+        return _saved_residues(plaintext, _PLAINTEXT_RESIDUES, count)
+    return _elements(plaintext, count)
+
+
+def _elements(source: Any, count: int) -> U64:
+    return np.fromiter(map(source.dyn_array().at, range(count)), dtype=np.uint64, count=count)
+
+
 def _saved_residues(source: Any, offset: int, count: int) -> U64:
     """uint64[count]: the residues of a SEAL object that was made in this process."""
     decompress = _zstd()
     if decompress is None:
-        data = source.data() if isinstance(source, seal.PublicKey) else source
-        return np.fromiter(map(data.dyn_array().at, range(count)), dtype=np.uint64, count=count)
+        return _elements(source.data() if isinstance(source, seal.PublicKey) else source, count)
     saved = _save(source)
     compression, total = _HEADER.unpack_from(saved)[4], _HEADER.unpack_from(saved)[6]
     body = saved[_HEADER.size : total]
@@ -277,7 +299,7 @@ def _zstd() -> Callable[[bytes, int], bytes] | None:
         out = ctypes.create_string_buffer(size + 1)
         written = native(out, size + 1, data, len(data))
         if written != size:
-            raise KeySelfTestFailed(f"SEAL's saved object has {written} bytes where {size} were expected")
+            raise EngineUnavailable(f"SEAL's saved object has {written} bytes where {size} were expected")
         return out.raw[:size]
 
     return decompress

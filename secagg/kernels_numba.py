@@ -1,6 +1,6 @@
 """The inner loops compiled by numba (extra `fast`): the same functions as `kernels_numpy.py`, bit for bit.
 
-Compiled once and cached on disk, without the interpreter lock. Modular products by constants use Shoup's
+Compiled once and cached on disk where a folder is writable, without the interpreter lock. Modular products by constants use Shoup's
 precomputed quotients (Harvey, "Faster arithmetic for number-theoretic transforms", 2014, section 2) in 32 bits.
 """
 
@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 
 from secagg.kernels_numpy import I64, U8, U32
 
-_jit = numba.njit(cache=True, nogil=True, boundscheck=False)
+
+
+def _cache_is_writable() -> bool:
+    """Whether numba finds a folder for compiled code; a read-only installation without a home has none."""
+    try:
+        numba.njit(cache=True)(_cache_is_writable)  # decorates only, compiles nothing
+    except RuntimeError:
+        return False
+    return True
+
+
+_jit = numba.njit(cache=_cache_is_writable(), nogil=True, boundscheck=False)
 
 
 @_jit
@@ -91,24 +102,23 @@ def inverse_ntt(residues: U32, roots: U32, quotients: U32, primes: U32, scale: U
 
 
 @_jit
-def _quantise(update: Any, inverse_step: Any, max_value: Any, weight: Any, out: Any) -> int:
+def _quantise(update: Any, clip: Any, inverse_step: Any, weight: Any, out: Any) -> int:
     clipped = 0
-    limit = np.float64(max_value)
     for i in range(update.shape[0]):
-        scaled = np.float64(update[i]) * inverse_step
-        if scaled > limit:
-            scaled = limit
+        value = np.float64(update[i])
+        if value > clip:
+            value = clip
             clipped += 1
-        elif scaled < -limit:
-            scaled = -limit
+        elif value < -clip:
+            value = -clip
             clipped += 1
-        out[i] = np.int64(np.rint(scaled)) * weight
+        out[i] = np.int64(np.rint(value * inverse_step)) * weight
     return clipped
 
 
-def quantise(update: NDArray[np.floating], inverse_step: float, max_value: int, weight: int, out: I64) -> int:
+def quantise(update: NDArray[np.floating], clip: float, inverse_step: float, weight: int, out: I64) -> int:
     """See `kernels_numpy.quantise`."""
-    return int(_quantise(update, inverse_step, max_value, weight, out))
+    return int(_quantise(update, clip, inverse_step, weight, out))
 
 
 @_jit
@@ -284,3 +294,27 @@ def _unpack30(packed: Any, out: Any) -> None:
 def unpack30(packed: U8, out: U32) -> None:
     """See `kernels_numpy.unpack30`."""
     _unpack30(packed, out.reshape(-1))
+
+
+@_jit
+def _fold_words(row: Any, filled: Any, words: Any, prime: Any, negative: Any) -> int:
+    degree = row.shape[0]
+    position = filled
+    for i in range(words.shape[0]):
+        word = np.uint32(words[i] & np.uint32(2**30 - 1))
+        if word < prime:
+            if position == degree:
+                break
+            if negative:
+                d = np.uint32(row[position] - word)
+                row[position] = min(d, np.uint32(d + prime))
+            else:
+                s = np.uint32(row[position] + word)
+                row[position] = min(s, np.uint32(s - prime))
+            position += 1
+    return position
+
+
+def fold_words(row: U32, filled: int, words: U32, prime: int, negative: bool) -> int:
+    """See `kernels_numpy.fold_words`."""
+    return int(_fold_words(row, filled, words, np.uint32(prime), negative))

@@ -54,12 +54,16 @@ def inverse_ntt(residues: U32, roots: U32, quotients: U32, primes: U32, scale: U
         residues[i] = a * np.uint64(scale[i]) % prime
 
 
-def quantise(update: NDArray[np.floating], inverse_step: float, max_value: int, weight: int, out: I64) -> int:
-    """`out[i] = weight * rint(clip(update[i] * inverse_step))`; returns how many values were clipped."""
-    scaled = update.astype(np.float64) * inverse_step
-    limit = float(max_value)
-    clipped = int(np.count_nonzero(np.abs(scaled) > limit))
-    np.clip(scaled, -limit, limit, out=scaled)
+def quantise(update: NDArray[np.floating], clip: float, inverse_step: float, weight: int, out: I64) -> int:
+    """`out[i] = weight * rint(clamp(update[i]) * inverse_step)`; returns how many values lay outside [-clip, clip].
+
+    Clamping comes first: clip * inverse_step may round to just above the largest quantised value, and a value that
+    equals the clip is not a clipped one.
+    """
+    scaled = update.astype(np.float64)
+    clipped = int(np.count_nonzero(np.abs(scaled) > clip))
+    np.clip(scaled, -clip, clip, out=scaled)
+    scaled *= inverse_step
     np.rint(scaled, out=scaled)
     np.multiply(scaled.astype(np.int64), weight, out=out)
     return clipped
@@ -160,3 +164,20 @@ def unpack30(packed: U8, out: U32) -> None:
     r[:, 1] = (low >> np.uint64(30)) & _MASK30
     r[:, 2] = ((low >> np.uint64(60)) | (high << np.uint64(4))) & _MASK30
     r[:, 3] = (high >> np.uint64(26)) & _MASK30
+
+
+def fold_words(row: U32, filled: int, words: U32, prime: int, negative: bool) -> int:
+    """Add (or subtract) the accepted ones of `words` to `row[filled:]` modulo `prime`; returns the new `filled`.
+
+    A word is masked to 30 bits and accepted when it is below `prime`: rejection sampling of uniform residues. Words
+    left over once the row is full are ignored.
+    """
+    masked = words & np.uint32(2**30 - 1)
+    accepted = masked[masked < prime][: row.shape[0] - filled]
+    target = row[filled : filled + accepted.shape[0]]
+    column = np.array([prime], dtype=np.uint32)
+    if negative:
+        subtract_modular(target[None, :], accepted[None, :], column)
+    else:
+        add_modular(target[None, :], accepted[None, :], column)
+    return filled + accepted.shape[0]

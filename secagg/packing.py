@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from secagg import kernels
 from secagg.errors import (
+    PlanError,
     SumRefused,
     UpdateLengthMismatch,
     UpdateNotFinite,
     UpdateTypeUnsupported,
     WeightOutOfRange,
+    WrongState,
 )
 from secagg.kernels_numpy import F64, I64, U32
 from secagg.plan import RoundPlan
@@ -70,6 +72,7 @@ class Encoder:
 
     def blocks(self) -> Iterator[U32]:
         """Per block uint32[primes, N]: the plaintext's coefficients modulo each prime. The array is reused."""
+        self.clipped = 0
         ring = ring_of(self._plan.params)
         residues = np.empty((len(self._plan.params.primes), self._plan.params.degree), dtype=np.uint32)
         for block in range(self._plan.blocks):
@@ -83,16 +86,15 @@ class Encoder:
         stop = min(start + plan.values_per_block, plan.length)
         count = max(stop - start, 0)
         if count:
-            self.clipped += int(
-                kernels.quantise(self._update[start:stop], 1.0 / plan.step, plan.max_value, self._weight, flat[:count])
-            )
+            values = self._update[start:stop]
+            self.clipped += int(kernels.quantise(values, plan.clip, 1.0 / plan.step, self._weight, flat[:count]))
         flat[count:] = 0
         weight_position = plan.length - start
         if 0 <= weight_position < plan.values_per_block:
             flat[weight_position] = self._weight
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class IntegerSums:
     """The exact sums of a round. sums: int64[length], of w * quantised update; total_weight: sum of w."""
 
@@ -106,9 +108,13 @@ class Decoder:
     The checks are those of the key holder (design: release): the noise of each coefficient within the bound for
     `clients` contributions, headroom and unused lanes zero, every lane within +-(sum of weights * max_value), the sum
     of weights in clients..clients * max_weight.  They are all carried out before `sums()` gives one verdict.
+
+    clients: how many contributions the sum holds, 1..plan.max_clients; `PlanError` otherwise.
     """
 
     def __init__(self, plan: RoundPlan, clients: int) -> None:
+        if not 1 <= clients <= plan.max_clients:
+            raise PlanError(f"clients: expected 1..{plan.max_clients}, got {clients}; plan for more max_clients")
         self._plan = plan
         self._clients = clients
         self._ring = ring_of(plan.params)
@@ -119,11 +125,18 @@ class Decoder:
         self._sums = np.empty(plan.length, dtype=np.int64)
         self._total_weight = 0
         self._sound = True
+        self._next = 0
         self.largest_noise = 0
 
     def add(self, block: int, residues: U32) -> None:
-        """Take block number `block`: uint32[primes, N], coefficients modulo each prime."""
+        """Take block number `block`: uint32[primes, N], coefficients modulo each prime.
+
+        Blocks come in order, each once; raises `WrongState` otherwise.
+        """
         plan, digits = self._plan, self._digits
+        if block != self._next or block == plan.blocks:
+            raise WrongState(f"block: expected number {self._next} of {plan.blocks}, counted from 0, got {block}")
+        self._next += 1
         left = kernels.unpack_lanes(
             residues, self._ring.primes, self._ring.garner_inverses, self._offsets, self._divisors, digits
         )
@@ -142,8 +155,13 @@ class Decoder:
         self._sound &= not values[count:].any()
 
     def sums(self) -> IntegerSums:
-        """The verdict over all blocks. Raises `SumRefused`, which on purpose does not say which check failed."""
+        """The verdict over all blocks.
+
+        Raises `SumRefused`, which on purpose does not say which check failed, or `WrongState` while blocks are missing.
+        """
         plan = self._plan
+        if self._next != plan.blocks:
+            raise WrongState(f"expected {plan.blocks} blocks before the verdict, got {self._next}")
         limit = self._total_weight * plan.max_value
         sound = self._sound
         sound &= self._clients <= self._total_weight <= self._clients * plan.max_weight

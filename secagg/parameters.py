@@ -79,7 +79,7 @@ class ParameterSet:
 
     @property
     def log2_key_modulus(self) -> float:
-        """log2 of Q times the special prime: what the security guideline limits."""
+        """Bits of the data primes and the special prime together, each rounded up: what the guideline limits."""
         return float(sum(prime.bit_length() for prime in (*self.primes, self.special_prime)))
 
     @property

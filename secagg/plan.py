@@ -262,7 +262,7 @@ def _fit(
 
 
 def key_norm_limits(degree: int) -> tuple[float, float]:
-    """(|e|**2, |s|**2): limits that generated keys must keep; SEAL's keys exceed them with probability < 2**-41.
+    """(|e|**2, |s|**2): limits that generated keys must keep; SEAL's keys exceed them with probability <= 2**-41.
 
     The first is Bernstein's bound for the squares of N centred binomial coefficients (variance 215.25, range 441),
     the second Hoeffding's for N ternary ones. `ckks.py` checks both when it generates keys, so the noise bound

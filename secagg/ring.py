@@ -39,7 +39,7 @@ def bit_reversed(degree: int) -> list[int]:
     return order
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Ring:
     """Tables of one parameter set; get it with `ring_of`. Arrays of residues are uint32[..., primes, N]."""
 
