@@ -1,7 +1,8 @@
 """The inner loops compiled by numba (extra `fast`): the same functions as `kernels_numpy.py`, bit for bit.
 
-Compiled once and cached on disk where a folder is writable, without the interpreter lock. Modular products by constants use Shoup's
-precomputed quotients (Harvey, "Faster arithmetic for number-theoretic transforms", 2014, section 2) in 32 bits.
+Compiled once, cached on disk where a folder is writable, run without the interpreter lock. Modular products by
+constants use Shoup's precomputed quotients (Harvey, "Faster arithmetic for number-theoretic transforms", 2014,
+section 2) in 32 bits.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg.kernels_numpy import I64, U8, U32
-
 
 
 def _cache_is_writable() -> bool:
@@ -297,7 +297,7 @@ def unpack30(packed: U8, out: U32) -> None:
 
 
 @_jit
-def _fold_words(row: Any, filled: Any, words: Any, prime: Any, negative: Any) -> int:
+def _fold_words(row: Any, filled: Any, words: Any, prime: Any, negative: Any) -> Any:
     degree = row.shape[0]
     position = filled
     for i in range(words.shape[0]):

@@ -180,4 +180,4 @@ def fold_words(row: U32, filled: int, words: U32, prime: int, negative: bool) ->
         subtract_modular(target[None, :], accepted[None, :], column)
     else:
         add_modular(target[None, :], accepted[None, :], column)
-    return filled + accepted.shape[0]
+    return filled + int(accepted.shape[0])

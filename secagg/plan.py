@@ -4,7 +4,7 @@
 the least time, among those for which no honest round can overflow and every decrypted coefficient is right but for
 probability 2**-40 a round.  docs/parameters.md derives the bounds; in short, for one coefficient of a block
 
-    V = e + span * (m_0 + m_1 * radix + ... + m_(L-1) * radix**(L-1)),   |m_j| <= (radix - 1) / 2,  |e| <= (span - 1) / 2
+    V = e + span * (m_0 + m_1 * radix + ... + m_(L-1) * radix**(L-1)),  |m_j| <= (radix - 1) / 2,  |e| <= (span - 1) / 2
 
 is a balanced mixed-radix number, and V is unique modulo Q whenever span * radix**L <= Q.  Here m_j is the sum of
 all clients' weighted, quantised values of lane j and e the sum of their encryption noises.
