@@ -1,1 +1,44 @@
-"""Exact encrypted aggregation of many parties' vectors. See README.md and docs/ for the protocol and its limits."""
+"""Exact encrypted aggregation: the average of many parties' vectors, and nothing else about them.
+
+    plan = secagg.plan_round(length=1_000_000, max_clients=64, clip=1.0, value_bits=16)
+    result = secagg.run_round(updates, plan=plan)       # the whole protocol in this process
+    secagg.Client, secagg.Aggregator, secagg.KeyHolder  # the same roles for separate processes
+
+Numpy, TenSEAL and cryptography; no torch, no sockets. docs/threat-model.md says what is promised and what is not.
+"""
+
+from secagg import errors
+from secagg.aggregator import Aggregator
+from secagg.client import Average, Client
+from secagg.enrolment import Enrolment
+from secagg.identity import Identity, Member
+from secagg.journal import Journal
+from secagg.keyholder import KeyHolder
+from secagg.ledger import Ledger
+from secagg.plan import RoundPlan, plan_round
+from secagg.protocol import RoundResult, run_round
+from secagg.stages import Stage, StageClock
+from secagg.wire import decode, encode
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Aggregator",
+    "Average",
+    "Client",
+    "Enrolment",
+    "Identity",
+    "Journal",
+    "KeyHolder",
+    "Ledger",
+    "Member",
+    "RoundPlan",
+    "RoundResult",
+    "Stage",
+    "StageClock",
+    "decode",
+    "encode",
+    "errors",
+    "plan_round",
+    "run_round",
+]

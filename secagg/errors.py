@@ -59,6 +59,30 @@ class KeySelfTestFailed(LocalError):
     """SEAL returned keys whose error or secret is outside what the plan's noise bound assumes."""
 
 
+class IdentityError(LocalError):
+    """An identity or its file cannot be used."""
+
+
+class EnrolmentError(LocalError):
+    """An enrolment list is inconsistent."""
+
+
+class StepNotIncreasing(LocalError):
+    """Steps of a session increase strictly; this one does not."""
+
+
+class UpdateReused(LocalError):
+    """This update already entered a roster; in another one, the two sums could be differenced."""
+
+
+class LedgerError(LocalError):
+    """A ledger or journal is damaged, locked by another process, or of another owner."""
+
+
+class LedgerLocked(LedgerError):
+    """Another process has the ledger open."""
+
+
 # --- bytes ----------------------------------------------------------------------------------------------------------
 
 
@@ -80,6 +104,14 @@ class UnsupportedVersion(MalformedMessage):
 
 class DigestMismatch(MalformedMessage):
     """The SHA-256 digest at the end does not match: the bytes changed in transit."""
+
+
+class BadSignature(PeerError):
+    """A signature does not verify."""
+
+
+class BadSeal(PeerError):
+    """A sealed seed does not open, or a key agreement gave zero."""
 
 
 class ResidueOutOfRange(PeerError):

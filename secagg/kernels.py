@@ -40,3 +40,4 @@ subtract_modular = _module.subtract_modular
 in_range = _module.in_range
 pack30 = _module.pack30
 unpack30 = _module.unpack30
+fold_words = _module.fold_words

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from secagg import kernels
 from secagg.errors import (
+    MalformedMessage,
     PlanError,
     SumRefused,
     UpdateLengthMismatch,
@@ -169,6 +170,16 @@ class Decoder:
         if not sound:
             raise SumRefused("refused")
         return IntegerSums(self._sums, self._total_weight)
+
+
+def check_sums(sums: IntegerSums, plan: RoundPlan, contributors: int) -> None:
+    """Raise `MalformedMessage` unless released sums are ones that `contributors` clients can have."""
+    weight = sums.total_weight
+    limit = weight * plan.max_value
+    if sums.sums.shape != (plan.length,) or not contributors <= weight <= contributors * plan.max_weight:
+        raise MalformedMessage("released sums: the shape or the sum of weights is not one that this round can have")
+    if int(sums.sums.max()) > limit or int(sums.sums.min()) < -limit:
+        raise MalformedMessage("released sums: a value is larger than its weights allow")
 
 
 def lane_factors(plan: RoundPlan) -> U32:

@@ -1,0 +1,190 @@
+"""The aggregator: checks contributions and adds their residues. It holds no secret and needs no crypto library for it.
+
+    IDLE --open--> COLLECTING --close--> IDLE        abort leads back to IDLE
+
+Addition modulo 30-bit primes, in place, into one accumulator: a thousand clients cost no more memory than two. A
+contribution is hashed and its signature verified before any residue is read; a residue out of range found halfway is
+taken out again exactly, so a refused contribution leaves the sum as it was.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import numpy as np
+
+from secagg.blocks import empty_block, payload_hash, read_block, write_block
+from secagg.enrolment import Enrolment
+from secagg.errors import (
+    DigestMismatch,
+    DuplicateClient,
+    MalformedMessage,
+    PeerError,
+    QuorumNotMet,
+    RosterMismatch,
+    UnknownClient,
+)
+from secagg.identity import Identity
+from secagg.kernels_numpy import U8, U32
+from secagg.messages import Abort, Contribution, EncryptedSum, Offer, Roster, SignedHash
+from secagg.plan import RoundPlan
+from secagg.ring import ring_of
+from secagg.stages import StageClock
+from secagg.states import Machine
+from secagg.transcript import message_hash, parts_hash, signed_bytes
+from secagg.verification import check_offer, check_roster, check_same_round, check_signature
+
+
+class AggregatorState(Enum):
+    IDLE = "idle"
+    COLLECTING = "collecting"
+
+
+_TABLE = {
+    (AggregatorState.IDLE, "open"): AggregatorState.COLLECTING,
+    (AggregatorState.COLLECTING, "receive"): AggregatorState.COLLECTING,
+    (AggregatorState.COLLECTING, "close"): AggregatorState.IDLE,
+    (AggregatorState.COLLECTING, "abort"): AggregatorState.IDLE,
+}
+
+
+class Aggregator:
+    """The role of the party that adds.
+
+    identity: the enrolled aggregator's. masking: what it expects of offers; the sums work the same way.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        enrolment: Enrolment,
+        plan: RoundPlan,
+        *,
+        masking: bool = True,
+        clock: StageClock | None = None,
+    ) -> None:
+        if identity.member != enrolment.aggregator:
+            raise UnknownClient(f"{identity.member.organisation} is not the enrolled aggregator")
+        self._identity = identity
+        self._enrolment = enrolment
+        self._plan = plan
+        self._masking = masking
+        self._clock = clock or StageClock()
+        self._machine = Machine(_TABLE, AggregatorState.IDLE)
+        self._ring = ring_of(plan.params)
+        self._offer: Offer | None = None
+        self._roster: Roster | None = None
+        self._roster_hash = b""
+        self._received: dict[bytes, SignedHash] = {}
+        self._total: U32 = np.zeros((0, 2, len(plan.params.primes), plan.params.degree), dtype=np.uint32)
+        self._scratch = empty_block(plan.params)
+
+    @property
+    def state(self) -> AggregatorState:
+        return self._machine.state
+
+    def open(self, offer: Offer, roster: Roster) -> None:
+        """Start collecting for a closed roster. Raises `PeerError` leaves."""
+        following = self._machine.require("open")
+        check_offer(offer, self._enrolment, self._plan, self._masking, quorum=1)
+        check_roster(roster, offer, self._enrolment, self._plan, quorum=1)
+        self._offer, self._roster = offer, roster
+        self._roster_hash = message_hash(roster)
+        self._received = {}
+        shape = (self._plan.blocks, 2, len(self._plan.params.primes), self._plan.params.degree)
+        self._total = np.zeros(shape, dtype=np.uint32)
+        self._machine.enter(following)
+
+    def receive(self, contribution: Contribution) -> None:
+        """Check a contribution and add it. Raises `PeerError` leaves; then the sum is as it was."""
+        following = self._machine.require("receive")
+        with self._clock.stage("check"):
+            self._check(contribution)
+        added = 0
+        try:
+            for index in range(self._plan.blocks):
+                with self._clock.stage("check"):
+                    read_block(contribution.payload, index, self._plan.params, self._scratch)
+                with self._clock.stage("sum") as stage:
+                    self._ring.add(self._total[index], self._scratch)
+                    stage.bytes += self._scratch.nbytes
+                added += 1
+        except PeerError:
+            for index in range(added):
+                read_block(contribution.payload, index, self._plan.params, self._scratch)
+                self._ring.subtract(self._total[index], self._scratch)
+            raise
+        self._received[contribution.header.sender] = SignedHash(contribution.payload_hash, contribution.signature)
+        self._machine.enter(following)
+
+    def missing(self) -> tuple[str, ...]:
+        """Organisations of the roster that have not contributed yet."""
+        roster = self._current_roster()
+        absent = [entry.sender for entry in roster.entries if entry.sender not in self._received]
+        return tuple(self._enrolment.client(key).organisation for key in absent)
+
+    def close(self) -> EncryptedSum:
+        """The sum over the whole roster. Raises `QuorumNotMet` while a member is missing."""
+        following = self._machine.require("close")
+        roster = self._current_roster()
+        if missing := self.missing():
+            raise QuorumNotMet(
+                f"{len(missing)} of {len(roster.entries)} members have not contributed ({', '.join(missing[:5])}): "
+                "wait for them, or abort and open a new round"
+            )
+        parts = tuple(self._received[entry.sender] for entry in roster.entries)
+        with self._clock.stage("serialize") as stage:
+            payload = bytearray(self._plan.residue_bytes)
+            packed: U8 = np.frombuffer(payload, dtype=np.uint8)
+            for index in range(self._plan.blocks):
+                write_block(self._total[index], index, self._plan.params, packed)
+            stage.bytes += len(payload)
+            header = roster.header.reply(self._identity.key, previous=parts_hash(parts), roster=self._roster_hash)
+            unsigned = EncryptedSum(header, parts, payload_hash(payload), payload, b"")
+            signature = self._identity.sign(signed_bytes(unsigned))
+        self._forget(following)
+        return EncryptedSum(header, parts, unsigned.payload_hash, payload, signature)
+
+    def abort(self, abort: Abort | None = None) -> None:
+        """Drop the round: on the key holder's signed abort, or on the aggregator's own decision (None)."""
+        following = self._machine.require("abort")
+        if abort is not None:
+            check_same_round(abort.header, self._current_roster().header)
+            check_signature(abort, self._enrolment.key_holder.key)
+        self._forget(following)
+
+    def __repr__(self) -> str:
+        return f"Aggregator({self._identity.member.organisation!r}, {self.state.value}, {len(self._received)} received)"
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _current_roster(self) -> Roster:
+        if self._roster is None:
+            self._machine.require("receive")  # raises WrongState with advice
+        assert self._roster is not None
+        return self._roster
+
+    def _forget(self, following: AggregatorState) -> None:
+        self._offer = self._roster = None
+        self._received = {}
+        self._total = self._total[:0]
+        self._machine.enter(following)
+
+    def _check(self, contribution: Contribution) -> None:
+        """Everything but the residues: round, roster, sender, signature, hash."""
+        roster = self._current_roster()
+        header = contribution.header
+        check_same_round(header, roster.header)
+        if header.roster != self._roster_hash or header.previous != self._roster_hash:
+            raise RosterMismatch("the contribution is for another roster")
+        if all(entry.sender != header.sender for entry in roster.entries):
+            raise UnknownClient(f"{header.sender.hex()[:16]} is not on this round's roster")
+        if header.sender in self._received:
+            raise DuplicateClient(f"{self._enrolment.client(header.sender).organisation} contributed already")
+        if len(contribution.payload) != self._plan.residue_bytes:
+            raise MalformedMessage(
+                f"payload: expected {self._plan.residue_bytes} bytes, got {len(contribution.payload)}"
+            )
+        check_signature(contribution, header.sender)
+        if payload_hash(contribution.payload) != contribution.payload_hash:
+            raise DigestMismatch("the payload is not the one that its sender signed")

@@ -1,0 +1,278 @@
+"""A bank: joins a round, seals its update under two locks, reads the release.
+
+    IDLE --join--> JOINED --contribute--> CONTRIBUTED --accept--> IDLE        abort leads back to IDLE from anywhere
+
+The update is quantised, weighted and packed (`packing.py`), encrypted under the offer's CKKS key (`engines.py`), and
+masked pairwise over the closed roster (`masks.py`); it leaves as bytes signed by this client. What the client accepts
+from others is checked against its own enrolment list, plan, quorum and journal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg import masks, packing
+from secagg.blocks import empty_block, payload_hash, write_block
+from secagg.engines import encryptor, resolve_engine
+from secagg.enrolment import Enrolment
+from secagg.errors import RosterMismatch, UnknownClient, WrongModel
+from secagg.identity import Identity
+from secagg.journal import Journal, update_hash
+from secagg.kernels_numpy import F64, U8
+from secagg.messages import Abort, Contribution, Join, Offer, Release, Roster
+from secagg.plan import RoundPlan
+from secagg.ring import ring_of
+from secagg.stages import StageClock
+from secagg.states import Machine
+from secagg.transcript import message_hash, signed_bytes
+from secagg.verification import check_offer, check_roster, check_same_round, check_signature
+
+
+class ClientState(Enum):
+    IDLE = "idle"
+    JOINED = "joined"
+    CONTRIBUTED = "contributed"
+
+
+_TABLE = {
+    (ClientState.IDLE, "join"): ClientState.JOINED,
+    (ClientState.JOINED, "contribute"): ClientState.CONTRIBUTED,
+    (ClientState.CONTRIBUTED, "accept"): ClientState.IDLE,
+    (ClientState.JOINED, "abort"): ClientState.IDLE,
+    (ClientState.CONTRIBUTED, "abort"): ClientState.IDLE,
+}
+
+
+class MaskingDisabledWarning(UserWarning):
+    """Masks are off: the aggregator is trusted to add, and the key holder's key opens every single update."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """What a client gets out of a round. values: float64[length], the weighted mean of the clipped updates."""
+
+    values: F64 = field(repr=False)
+    error_bound: float
+    total_weight: int
+    contributors: int
+
+
+@dataclass
+class _Round:
+    """One round's secrets, in memory only."""
+
+    offer: Offer
+    join: Join
+    agreement: masks.AgreementKey = field(repr=False)
+    seed: bytes = field(repr=False)
+    roster_hash: bytes = b""
+
+
+class Client:
+    """The role of a bank.
+
+    identity: an enrolled client's. plan, quorum: this client's own; offers that differ are refused. masking=False
+    trusts the aggregator (warned about). journal: where uses of updates are remembered; in memory when None.
+    engine: "auto" or an engine's name (`engines.py`). threads: for mask expansion; all cores when None.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        enrolment: Enrolment,
+        plan: RoundPlan,
+        quorum: int = 3,
+        *,
+        masking: bool = True,
+        journal: Journal | None = None,
+        engine: str = "auto",
+        threads: int | None = None,
+        clock: StageClock | None = None,
+    ) -> None:
+        if identity.member not in enrolment.clients:
+            raise UnknownClient(f"{identity.member.organisation} is not an enrolled client: enrol it offline first")
+        if not masking:
+            warn_masking_disabled()
+        self._identity = identity
+        self._enrolment = enrolment
+        self._plan = plan
+        self._quorum = quorum
+        self._masking = masking
+        self._journal = journal or Journal.in_memory(identity)
+        self._engine = resolve_engine(engine)
+        self._threads = threads
+        self._clock = clock or StageClock()
+        self._machine = Machine(_TABLE, ClientState.IDLE)
+        self._round: _Round | None = None
+        self.clipped = 0
+        """How many values of the last update lay outside [-clip, clip]. Stays at the client."""
+
+    @property
+    def state(self) -> ClientState:
+        return self._machine.state
+
+    def join(self, offer: Offer, model: bytes) -> Join:
+        """Answer an offer. model: the hash of the model that the update will refer to, 32 bytes.
+
+        Raises `PeerError` leaves for an offer that is not the enrolled key holder's for this session, plan, quorum and
+        model, and `StepNotIncreasing` for a step that was joined before.
+        """
+        following = self._machine.require("join")
+        with self._clock.stage("check"):
+            check_offer(offer, self._enrolment, self._plan, self._masking, self._quorum)
+        # Different models to different clients would let their sums be told apart (Pasquini et al., 2111.07380).
+        if offer.header.model != model:
+            raise WrongModel(f"model: expected {model.hex()[:16]}, the offer is for {offer.header.model.hex()[:16]}")
+        self._journal.check_step(offer.header.step)
+        with self._clock.stage("mask"):
+            agreement, seed = masks.AgreementKey(), masks.new_seed()
+            offer_hash = message_hash(offer)
+            sealed = masks.seal_seed(seed, agreement, offer.agreement_key, offer_hash, self._identity.key)
+        header = offer.header.reply(self._identity.key, previous=offer_hash)
+        unsigned = Join(header, agreement.public, sealed, b"")
+        join = Join(header, agreement.public, sealed, self._identity.sign(signed_bytes(unsigned)))
+        self._journal.joined(header.step, header.model, header.round_id, offer_hash)
+        self._round = _Round(offer, join, agreement, seed)
+        self._machine.enter(following)
+        return join
+
+    def contribute(
+        self, roster: Roster, update: NDArray[np.floating], weight: int = 1, *, allow_reuse: bool = False
+    ) -> Contribution:
+        """Seal an update for exactly this roster.
+
+        update: float32 or float64, shape (plan.length,). weight: integer in 1..plan.max_weight. allow_reuse: accept an
+        update that entered another roster before (differencing becomes possible; warned about).
+        Raises `UpdateError`, `WeightOutOfRange`, `UpdateReused`, or `PeerError` leaves for the roster.
+        """
+        following = self._machine.require("contribute")
+        state = self._current()
+        encoder = packing.Encoder(update, weight, self._plan)
+        roster_hash = self._check_roster(roster, state)
+        header = state.offer.header.reply(self._identity.key, previous=roster_hash, roster=roster_hash)
+        with self._clock.stage("mask"):
+            terms = self._mask_terms(roster, roster_hash, state) if self._masking else []
+        members = hashlib.sha256(b"".join(entry.sender for entry in roster.entries)).digest()
+        self._journal.contributing(
+            header.step, header.model, header.round_id, roster_hash, members, update_hash(update), weight, allow_reuse
+        )
+        payload = self._seal(encoder, terms, state)
+        with self._clock.stage("serialize"):
+            unsigned = Contribution(header, payload_hash(payload), payload, b"")
+            signature = self._identity.sign(signed_bytes(unsigned))
+        self._journal.sealed(header.step, header.model, header.round_id, unsigned.payload_hash)
+        state.roster_hash = roster_hash
+        self.clipped = encoder.clipped
+        self._machine.enter(following)
+        return Contribution(header, unsigned.payload_hash, payload, signature)
+
+    def accept(self, release: Release) -> Average:
+        """Check a release and turn it into the average. Raises `PeerError` leaves."""
+        following = self._machine.require("accept")
+        state = self._current()
+        check_same_round(release.header, state.offer.header)
+        if release.header.roster != state.roster_hash:
+            raise RosterMismatch("the release is for another roster than the one this client contributed to")
+        check_signature(release, self._enrolment.key_holder.key)
+        sums = packing.IntegerSums(release.sums, release.total_weight)
+        packing.check_sums(sums, self._plan, release.contributors)
+        header = release.header
+        self._journal.finished(header.step, header.model, header.round_id, message_hash(release))
+        self._forget(following)
+        return Average(
+            packing.average(sums, self._plan),
+            packing.error_bound(self._plan),
+            release.total_weight,
+            release.contributors,
+        )
+
+    def abort(self, abort: Abort | None = None) -> None:
+        """Leave the round: on the key holder's signed abort, or on this client's own decision (None).
+
+        Only the key holder's abort is remembered as one: after it, the same update may enter a roster of the same
+        members again.
+        """
+        following = self._machine.require("abort")
+        state = self._current()
+        if abort is not None:
+            check_same_round(abort.header, state.offer.header)
+            check_signature(abort, self._enrolment.key_holder.key)
+            header = abort.header
+            self._journal.aborted(header.step, header.model, header.round_id)
+        self._forget(following)
+
+    def __repr__(self) -> str:
+        return f"Client({self._identity.member.organisation!r}, {self.state.value})"
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _current(self) -> _Round:
+        assert self._round is not None  # the state machine allows no call that gets here without one
+        return self._round
+
+    def _forget(self, following: ClientState) -> None:
+        self._round = None
+        self._machine.enter(following)
+
+    def _check_roster(self, roster: Roster, state: _Round) -> bytes:
+        with self._clock.stage("check"):
+            check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum)
+        own = next((entry for entry in roster.entries if entry.sender == self._identity.key), None)
+        if own is None or own.agreement_key != state.join.agreement_key or own.signature != state.join.signature:
+            raise RosterMismatch("the roster does not hold this client's own join: refuse the key holder")
+        return message_hash(roster)
+
+    def _mask_terms(self, roster: Roster, roster_hash: bytes, state: _Round) -> list[masks.MaskTerm]:
+        own = self._identity.key
+        offer_hash = roster.header.previous
+        entries = {entry.sender: entry for entry in roster.entries}
+        terms = [masks.MaskTerm(state.seed, negative=False)]
+        for peer in masks.peers_of(own, list(entries), roster_hash):
+            shared = state.agreement.shared_with(entries[peer].agreement_key)
+            key = masks.pair_key(shared, offer_hash, roster_hash, own, peer)
+            terms.append(masks.MaskTerm(key, negative=own > peer))
+        return terms
+
+    def _seal(self, encoder: packing.Encoder, terms: list[masks.MaskTerm], state: _Round) -> bytearray:
+        """Pack, encrypt and mask block by block, straight into the payload's bytes."""
+        plan, clock, ring = self._plan, self._clock, ring_of(self._plan.params)
+        payload = bytearray(plan.residue_bytes)
+        packed: U8 = np.frombuffer(payload, dtype=np.uint8)
+        block = empty_block(plan.params)
+        stream = masks.MaskStream(terms, plan.params, self._threads)
+        try:
+            with clock.stage("encrypt"):
+                engine = encryptor(self._engine, state.offer.public_key)
+            blocks = encoder.blocks()
+            for index in range(plan.blocks):
+                with clock.stage("pack") as stage:
+                    plaintext = next(blocks)
+                    ring.to_ntt(plaintext)
+                    stage.bytes += plaintext.nbytes
+                with clock.stage("encrypt") as stage:
+                    engine.encrypt_into(plaintext, block)
+                    stage.bytes += block.nbytes
+                if terms:
+                    with clock.stage("mask") as stage:
+                        stream.apply(index, block[0])
+                        stage.bytes += len(terms) * block[0].nbytes
+                with clock.stage("serialize"):
+                    write_block(block, index, plan.params, packed)
+        finally:
+            stream.close()
+        return payload
+
+
+def warn_masking_disabled() -> None:
+    """Every role says so when it is made without masks."""
+    warnings.warn(
+        "masking is off: the aggregator must be honest, and whoever holds the decryption key can open every update",
+        MaskingDisabledWarning,
+        stacklevel=3,
+    )

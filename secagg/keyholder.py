@@ -1,0 +1,316 @@
+"""The key holder: opens a round, closes its roster, decrypts one sum, once, and releases it only if well formed.
+
+    IDLE --open--> OFFERED --close_roster--> CLOSED --release--> IDLE        abort leads back to IDLE
+
+It never trusts the aggregator: what it decrypts must be the sum over exactly the closed roster, because any other sum
+still carries pairwise masks and is uniform (`masks.py`), and uniform coefficients fail the checks of `packing.Decoder`
+in every block. The step is consumed durably before the key is used (`ledger.py`); the CKKS key and all seeds live in
+memory for one round. A refused sum says nothing to the outside but that.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from enum import Enum
+
+from secagg import masks, packing, wire
+from secagg.blocks import empty_block, payload_hash, read_block
+from secagg.ckks import SecretKey, generate_keys
+from secagg.client import warn_masking_disabled
+from secagg.engines import BUDGETED_ENGINE
+from secagg.enrolment import Enrolment
+from secagg.errors import (
+    DigestMismatch,
+    DuplicateClient,
+    LocalError,
+    MalformedMessage,
+    PlanError,
+    QuorumNotMet,
+    RosterMismatch,
+    SumRefused,
+    UnknownClient,
+)
+from secagg.identity import Identity, verify
+from secagg.ledger import Ledger
+from secagg.messages import (
+    NO_ROSTER,
+    Abort,
+    AbortReason,
+    Contribution,
+    EncryptedSum,
+    Header,
+    Join,
+    Offer,
+    Release,
+    Roster,
+    RosterEntry,
+)
+from secagg.plan import RoundPlan
+from secagg.stages import StageClock
+from secagg.states import Machine
+from secagg.transcript import message_hash, parts_hash, public_key_hash, signed_bytes
+from secagg.verification import check_same_round, check_signature
+
+ROUND_ID_BYTES = 16
+
+
+class KeyHolderState(Enum):
+    IDLE = "idle"
+    OFFERED = "offered"
+    CLOSED = "closed"
+
+
+_TABLE = {
+    (KeyHolderState.IDLE, "open"): KeyHolderState.OFFERED,
+    (KeyHolderState.OFFERED, "receive_join"): KeyHolderState.OFFERED,
+    (KeyHolderState.OFFERED, "close_roster"): KeyHolderState.CLOSED,
+    (KeyHolderState.CLOSED, "release"): KeyHolderState.IDLE,
+    (KeyHolderState.OFFERED, "abort"): KeyHolderState.IDLE,
+    (KeyHolderState.CLOSED, "abort"): KeyHolderState.IDLE,
+}
+
+
+@dataclass
+class _Round:
+    """One round's secrets, in memory only."""
+
+    offer: Offer
+    offer_hash: bytes
+    secret_key: SecretKey = field(repr=False)
+    agreement: masks.AgreementKey = field(repr=False)
+    joins: dict[bytes, Join] = field(default_factory=dict)
+    seeds: dict[bytes, bytes] = field(default_factory=dict, repr=False)
+    roster: Roster | None = None
+
+
+class KeyHolder:
+    """The role of the party that decrypts.
+
+    identity: the enrolled key holder's. quorum: smallest roster it will close. ledger: its memory across restarts; in
+    memory when None. masking=False trusts the aggregator (warned about). threads: for mask expansion.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        enrolment: Enrolment,
+        plan: RoundPlan,
+        quorum: int = 3,
+        *,
+        masking: bool = True,
+        ledger: Ledger | None = None,
+        threads: int | None = None,
+        clock: StageClock | None = None,
+    ) -> None:
+        if identity.member != enrolment.key_holder:
+            raise UnknownClient(f"{identity.member.organisation} is not the enrolled key holder")
+        if not 2 <= quorum <= plan.max_clients:
+            raise PlanError(f"quorum: expected 2..{plan.max_clients} (the plan's max_clients), got {quorum}")
+        if not masking:
+            warn_masking_disabled()
+        self._identity = identity
+        self._enrolment = enrolment
+        self._plan = plan
+        self._quorum = quorum
+        self._masking = masking
+        self._ledger = ledger or Ledger.in_memory(identity)
+        self._threads = threads
+        self._clock = clock or StageClock()
+        self._machine = Machine(_TABLE, KeyHolderState.IDLE)
+        self._round: _Round | None = None
+
+    @property
+    def state(self) -> KeyHolderState:
+        return self._machine.state
+
+    def open(self, step: int, model: bytes) -> Offer:
+        """Open a round: fresh keys, fresh round id. step: above every earlier one of this ledger, [0, 2**63).
+
+        Raises `StepNotIncreasing` or `RoundAlreadyReleased` (then `stored_release` has the bytes).
+        """
+        following = self._machine.require("open")
+        if not 0 <= step < 2**63 or len(model) != 32:
+            raise LocalError(
+                f"expected a step in [0, 2**63) and a model hash of 32 bytes, got {step} and {len(model)} bytes"
+            )
+        self._ledger.check_step(step, model)
+        with self._clock.stage("keygen") as stage:
+            public_key, secret_key = generate_keys(self._plan.params)
+            stage.bytes += public_key.residues.nbytes
+        agreement = masks.AgreementKey()
+        header = Header(
+            session=self._enrolment.session,
+            round_id=os.urandom(ROUND_ID_BYTES),
+            step=step,
+            sender=self._identity.key,
+            plan=self._plan.fingerprint,
+            engine=BUDGETED_ENGINE,
+            masked=self._masking,
+            key=public_key_hash(public_key),
+            model=model,
+            roster=NO_ROSTER,
+            previous=self._ledger.head,
+        )
+        unsigned = Offer(header, self._quorum, agreement.public, public_key, b"")
+        signature = self._identity.sign(signed_bytes(unsigned))
+        offer = Offer(header, self._quorum, agreement.public, public_key, signature)
+        offer_hash = message_hash(offer)
+        self._ledger.opened(step, model, header.round_id, offer_hash)
+        self._round = _Round(offer, offer_hash, secret_key, agreement)
+        self._machine.enter(following)
+        return offer
+
+    def receive_join(self, join: Join) -> None:
+        """Take a client's join. Raises `PeerError` leaves: wrong round, unknown or duplicate client, bad seal."""
+        following = self._machine.require("receive_join")
+        state = self._current()
+        header = join.header
+        check_same_round(header, state.offer.header)
+        if header.previous != state.offer_hash or header.roster != NO_ROSTER:
+            raise RosterMismatch("the join does not answer this offer")
+        self._enrolment.client(header.sender)
+        if header.sender in state.joins:
+            raise DuplicateClient(f"{self._enrolment.client(header.sender).organisation} joined already")
+        if len(state.joins) >= self._plan.max_clients:
+            raise QuorumNotMet(f"the plan holds at most {self._plan.max_clients} clients; plan for more")
+        check_signature(join, header.sender)
+        with self._clock.stage("mask"):
+            seed = masks.open_seed(
+                join.sealed_seed, state.agreement, join.agreement_key, state.offer_hash, header.sender
+            )
+        state.joins[header.sender] = join
+        state.seeds[header.sender] = seed
+        self._machine.enter(following)
+
+    def close_roster(self) -> Roster:
+        """Fix who takes part. Raises `QuorumNotMet`; then joins may still come."""
+        following = self._machine.require("close_roster")
+        state = self._current()
+        if len(state.joins) < self._quorum:
+            raise QuorumNotMet(f"{len(state.joins)} clients joined, the quorum is {self._quorum}: wait, or abort")
+        entries = tuple(
+            RosterEntry(sender, join.agreement_key, join.sealed_seed, join.signature)
+            for sender, join in sorted(state.joins.items())
+        )
+        header = state.offer.header.reply(self._identity.key, previous=state.offer_hash)
+        roster = Roster(header, entries, self._identity.sign(signed_bytes(Roster(header, entries, b""))))
+        body = message_hash(roster) + b"".join(entry.sender for entry in entries)
+        self._ledger.roster_closed(header.step, header.model, header.round_id, body)
+        state.roster = roster
+        self._machine.enter(following)
+        return roster
+
+    def release(self, encrypted_sum: EncryptedSum) -> Release:
+        """Verify, consume the step, decrypt, check, release.
+
+        Raises `PeerError` leaves for a message that is not a signed sum of this roster (nothing is consumed), and
+        `SumRefused` when the decrypted sum is not well formed: then the step is burnt.
+        """
+        following = self._machine.require("release")
+        state = self._current()
+        roster = self._closed_roster()
+        with self._clock.stage("verify"):
+            self._verify(encrypted_sum, roster)
+        header = state.offer.header
+        self._ledger.consumed(header.step, header.model, header.round_id, message_hash(encrypted_sum))
+        try:
+            sums = self._open(encrypted_sum, state)
+        except SumRefused:
+            self._ledger.refused(header.step, header.model, header.round_id)
+            self._forget(following)
+            raise SumRefused("refused") from None
+        release_header = header.reply(
+            self._identity.key, previous=message_hash(encrypted_sum), roster=message_hash(roster)
+        )
+        unsigned = Release(release_header, len(roster.entries), sums.total_weight, sums.sums, b"")
+        signature = self._identity.sign(signed_bytes(unsigned))
+        release = Release(release_header, len(roster.entries), sums.total_weight, sums.sums, signature)
+        # Stored before it is sent: after a crash the same bytes go out again.
+        self._ledger.released(header.step, header.model, header.round_id, wire.encode(release, self._plan))
+        self._forget(following)
+        return release
+
+    def stored_release(self, step: int) -> Release | None:
+        """The release of an earlier step, as it was sent, or None."""
+        data = self._ledger.stored_release(step)
+        if data is None:
+            return None
+        message = wire.decode(data, self._plan)
+        assert isinstance(message, Release)
+        return message
+
+    def abort(self, reason: AbortReason = AbortReason.ABANDONED) -> Abort:
+        """End the round without a release; its key and seeds are gone."""
+        following = self._machine.require("abort")
+        header = self._current().offer.header.reply(self._identity.key, previous=self._current().offer_hash)
+        abort = Abort(header, reason, self._identity.sign(signed_bytes(Abort(header, reason, b""))))
+        self._ledger.aborted(header.step, header.model, header.round_id, bytes([reason]))
+        self._forget(following)
+        return abort
+
+    def __repr__(self) -> str:
+        return f"KeyHolder({self._identity.member.organisation!r}, {self.state.value})"
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _current(self) -> _Round:
+        assert self._round is not None  # the state machine allows no call that gets here without one
+        return self._round
+
+    def _closed_roster(self) -> Roster:
+        roster = self._current().roster
+        assert roster is not None
+        return roster
+
+    def _forget(self, following: KeyHolderState) -> None:
+        self._round = None
+        self._machine.enter(following)
+
+    def _verify(self, encrypted_sum: EncryptedSum, roster: Roster) -> None:
+        """The aggregator's signature, every member's signature under its own hash, and all residues."""
+        roster_hash = message_hash(roster)
+        header = encrypted_sum.header
+        check_same_round(header, roster.header)
+        if header.roster != roster_hash:
+            raise RosterMismatch("the sum is for another roster")
+        if len(encrypted_sum.parts) != len(roster.entries) or header.previous != parts_hash(encrypted_sum.parts):
+            raise RosterMismatch(
+                f"the sum names {len(encrypted_sum.parts)} contributions, the roster has {len(roster.entries)}"
+            )
+        check_signature(encrypted_sum, self._enrolment.aggregator.key)
+        for entry, part in zip(roster.entries, encrypted_sum.parts, strict=True):
+            contribution_header = roster.header.reply(entry.sender, previous=roster_hash, roster=roster_hash)
+            signed = signed_bytes(Contribution(contribution_header, part.payload_hash, b"", b""))
+            verify(entry.sender, part.signature, signed)
+        if len(encrypted_sum.payload) != self._plan.residue_bytes:
+            raise MalformedMessage(
+                f"payload: expected {self._plan.residue_bytes} bytes, got {len(encrypted_sum.payload)}"
+            )
+        if payload_hash(encrypted_sum.payload) != encrypted_sum.payload_hash:
+            raise DigestMismatch("the payload is not the one that the aggregator signed")
+        block = empty_block(self._plan.params)
+        for index in range(self._plan.blocks):
+            read_block(encrypted_sum.payload, index, self._plan.params, block)
+
+    def _open(self, encrypted_sum: EncryptedSum, state: _Round) -> packing.IntegerSums:
+        """Take the seed masks off, decrypt, check every coefficient. Raises `SumRefused`."""
+        plan, clock = self._plan, self._clock
+        decoder = packing.Decoder(plan, len(state.joins))
+        terms = [masks.MaskTerm(seed, negative=False) for seed in state.seeds.values()] if self._masking else []
+        stream = masks.MaskStream(terms, plan.params, self._threads)
+        block = empty_block(plan.params)
+        try:
+            for index in range(plan.blocks):
+                with clock.stage("verify"):
+                    read_block(encrypted_sum.payload, index, plan.params, block)
+                    stream.apply(index, block[0], inverse=True)
+                with clock.stage("decrypt") as stage:
+                    plaintext = state.secret_key.decrypt(block)
+                    stage.bytes += plaintext.nbytes
+                with clock.stage("unpack") as stage:
+                    decoder.add(index, plaintext)
+                    stage.bytes += plaintext.nbytes
+        finally:
+            stream.close()
+        return decoder.sums()

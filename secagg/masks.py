@@ -1,0 +1,191 @@
+"""Pairwise masks of a closed roster: after them, only the sum over the whole roster is anything but random.
+
+Member i adds to its c0, in every block and modulo every prime,  PRG(t_i) + sum over its peers j of +-PRG(k_ij):  the
+pair terms cancel in the sum over the roster and in no other, and the key holder, who alone knows the seeds t_i,
+subtracts the seed terms.  c1 stays as it is: the message appears nowhere else.
+
+Sources: Bonawitz et al., CCS 2017, section 4 (pairwise masks); Bell et al., CCS 2020, section 3 (sparse graphs);
+X25519 RFC 7748, HKDF RFC 5869, AES-GCM NIST SP 800-38D, AES-CTR NIST SP 800-38A.  docs/threat-model.md says what
+follows from it and what does not; tests/vectors/masks.json pins every derivation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+
+from secagg import kernels
+from secagg.errors import BadSeal
+from secagg.kernels_numpy import U32
+from secagg.parameters import ParameterSet
+
+SEED_BYTES = 32
+COMPLETE_GRAPH_UP_TO = 128  # members; beyond it, each has `neighbours_needed` peers
+COLLUDING_FRACTION = 1 / 3  # of a roster beyond the complete graph; the sparse graph's promise holds up to here
+GRAPH_FAILURE_LOG2 = -120  # probability that the honest members' graph falls apart
+
+_ZEROS = memoryview(bytes(1 << 16))
+_SINGLE_USE_NONCE = bytes(12)  # the sealing key comes from an ephemeral key and seals exactly one message
+
+
+class AgreementKey:
+    """An ephemeral X25519 key pair. Lives in memory for one round; shows nothing, pickles to nothing."""
+
+    def __init__(self) -> None:
+        self._private_key = X25519PrivateKey.generate()
+        self.public = self._private_key.public_key().public_bytes_raw()
+
+    def shared_with(self, public: bytes) -> bytes:
+        """The X25519 secret with another party. Raises `BadSeal` when it is zero (RFC 7748, section 6.1)."""
+        try:
+            return self._private_key.exchange(X25519PublicKey.from_public_bytes(public))
+        except ValueError as error:
+            raise BadSeal("key agreement with this public key gives zero: refuse its sender") from error
+
+    def __repr__(self) -> str:
+        return "AgreementKey(OMITTED)"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError("an agreement key is never pickled")
+
+
+# --- the sealed seed ------------------------------------------------------------------------------------------------
+
+
+def new_seed() -> bytes:
+    """A seed t_i, 32 bytes from the operating system."""
+    return os.urandom(SEED_BYTES)
+
+
+def seal_seed(seed: bytes, own: AgreementKey, recipient: bytes, offer: bytes, sender: bytes) -> bytes:
+    """Seal a seed to the offer's agreement key: AES-256-GCM, 48 bytes."""
+    key = _sealing_key(own.shared_with(recipient), offer)
+    return AESGCM(key).encrypt(_SINGLE_USE_NONCE, seed, offer + sender + own.public)
+
+
+def open_seed(sealed: bytes, own: AgreementKey, sender_agreement: bytes, offer: bytes, sender: bytes) -> bytes:
+    """Open a sealed seed at the key holder. Raises `BadSeal`."""
+    key = _sealing_key(own.shared_with(sender_agreement), offer)
+    try:
+        return AESGCM(key).decrypt(_SINGLE_USE_NONCE, sealed, offer + sender + sender_agreement)
+    except InvalidTag as error:
+        raise BadSeal(f"the sealed seed of {sender.hex()[:16]} does not open: refuse this join") from error
+
+
+def _sealing_key(shared: bytes, offer: bytes) -> bytes:
+    return HKDF(SHA256(), 32, salt=offer, info=b"secagg v1 sealed seed").derive(shared)
+
+
+# --- who masks with whom --------------------------------------------------------------------------------------------
+
+
+def neighbours_needed(members: int, colluding_fraction: float = COLLUDING_FRACTION) -> int:
+    """Peers of each member: all up to 128 members, beyond that the even k with failure probability <= 2**-120.
+
+    Members stand on a circle in an order that the roster hash decides, and each is joined to the k/2 nearest on
+    either side (Bell et al. 2020, section 3, on a random permutation). The honest ones fall apart only if two runs
+    of k/2 neighbours all collude; there are fewer than n**2 / 2 pairs of runs, and each happens with probability at
+    most fraction**k.  The bound holds for a roster hash that nobody chose: a last joiner can try several, so the
+    promise "all but two may collude" is made for the complete graph only (docs/threat-model.md).
+    """
+    if members <= COMPLETE_GRAPH_UP_TO:
+        return members - 1
+    needed = (2 * math.log2(members) - 1 - GRAPH_FAILURE_LOG2) / -math.log2(colluding_fraction)
+    return min(members - 1, 2 * math.ceil(needed / 2))
+
+
+def peers_of(member: bytes, roster: Sequence[bytes], roster_hash: bytes) -> tuple[bytes, ...]:
+    """The members with which `member` shares a mask; symmetric. roster: all senders, in any order."""
+    degree = neighbours_needed(len(roster))
+    if degree == len(roster) - 1:
+        return tuple(sorted(key for key in roster if key != member))
+    circle = sorted(roster, key=lambda key: hashlib.sha256(b"secagg v1 circle" + roster_hash + key).digest())
+    place = circle.index(member)
+    offsets = [offset for distance in range(1, degree // 2 + 1) for offset in (distance, -distance)]
+    return tuple(sorted(circle[(place + offset) % len(circle)] for offset in offsets))
+
+
+def pair_key(shared: bytes, offer: bytes, roster: bytes, one: bytes, other: bytes) -> bytes:
+    """k_ij, 32 bytes, the same on both sides: HKDF over the agreement, bound to offer, roster and pair."""
+    low, high = sorted((one, other))
+    return HKDF(SHA256(), 32, salt=offer + roster, info=b"secagg v1 pair" + low + high).derive(shared)
+
+
+# --- the pseudo-random residues -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MaskTerm:
+    """One PRG and its sign."""
+
+    key: bytes = field(repr=False)
+    negative: bool
+
+
+class MaskStream:
+    """All mask terms of one party, expanded block by block.
+
+    PRG(k) in block b modulo prime p: AES-256-CTR from counter 0 under HKDF-Expand(k, label | b | p), read as
+    little-endian uint32, masked to 30 bits, rejected when not below p.
+    """
+
+    def __init__(self, terms: Sequence[MaskTerm], params: ParameterSet, threads: int | None = None) -> None:
+        self._terms = tuple(terms)
+        self._params = params
+        self._threads = min(len(params.primes), threads or _usable_cores())
+        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 and self._terms else None
+
+    def apply(self, block: int, c0: U32, inverse: bool = False) -> None:
+        """Add all terms of block number `block` to `c0`, uint32[primes, N], in place; subtract with `inverse`."""
+        if self._pool is None:
+            for i in range(len(self._params.primes)):
+                self._apply_prime(block, i, c0[i], inverse)
+            return
+        jobs = [self._pool.submit(self._apply_prime, block, i, c0[i], inverse) for i in range(len(self._params.primes))]
+        for job in jobs:
+            job.result()
+
+    def close(self) -> None:
+        """Stop the worker threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def __repr__(self) -> str:
+        return f"MaskStream({len(self._terms)} terms, OMITTED)"
+
+    def _apply_prime(self, block: int, index: int, row: U32, inverse: bool) -> None:
+        prime = self._params.primes[index]
+        label = b"secagg v1 prg" + struct.pack("<QI", block, prime)
+        for term in self._terms:
+            key = HKDFExpand(SHA256(), 32, info=label).derive(term.key)
+            add_residues(row, key, prime, term.negative != inverse)
+
+
+def add_residues(row: U32, key: bytes, prime: int, negative: bool) -> None:
+    """Add (or subtract) the residue stream of an AES-256 key to `row`, uint32[N], modulo `prime`, in place."""
+    stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    filled = 0
+    while filled < row.shape[0]:
+        missing = row.shape[0] - filled
+        # Primes are above 0.995 * 2**30: one word in 200 is rejected. Whole 16-byte blocks, a little more than needed.
+        size = min(len(_ZEROS), (4 * missing + missing // 32 + 79) & ~15)
+        words = np.frombuffer(stream.update(_ZEROS[:size]), dtype="<u4")
+        filled = kernels.fold_words(row, filled, words.astype(np.uint32, copy=False), prime, negative)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,139 @@
+"""The messages that cross a role boundary: frozen, without logic, in the order of a round.
+
+    offer         key holder -> clients, aggregator    here is a round: key, plan, model, step
+    join          client -> key holder                 I take part: ephemeral key, sealed seed
+    roster        key holder -> clients, aggregator    exactly these take part, with their own signed joins
+    contribution  client -> aggregator                 my update, encrypted and masked
+    sum           aggregator -> key holder             the sum of all of them, with every signed hash
+    release       key holder -> clients                the exact integer sums
+    abort         key holder -> clients, aggregator    this round ends without a release
+
+`transcript.py` says which bytes a signature covers, `wire.py` turns messages into bytes and back. Payloads are packed
+residues (`blocks.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+
+from secagg.blocks import Payload
+from secagg.ckks import PublicKey
+from secagg.kernels_numpy import I64
+
+NO_ROSTER = bytes(32)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What every signature covers besides its own body; all fields of fixed width.
+
+    session, round_id: 16 bytes.  step: [0, 2**63).  sender: Ed25519 public key, 32 bytes.  plan: plan fingerprint, 32.
+    engine: code of the noisiest engine allowed.  masked: whether pairwise masks are on.  key: SHA-256 of the public
+    key, 32.  model: hash of the model that updates refer to, 32.  roster: roster hash, zero before there is one, 32.
+    previous: hash of the message that this one answers, 32.
+    """
+
+    session: bytes
+    round_id: bytes
+    step: int
+    sender: bytes
+    plan: bytes
+    engine: int
+    masked: bool
+    key: bytes
+    model: bytes
+    roster: bytes
+    previous: bytes
+
+    def reply(self, sender: bytes, previous: bytes, roster: bytes | None = None) -> Header:
+        """The header of an answer in the same round."""
+        return replace(self, sender=sender, previous=previous, roster=self.roster if roster is None else roster)
+
+
+@dataclass(frozen=True)
+class Offer:
+    header: Header
+    quorum: int
+    agreement_key: bytes  # X25519 public key for the sealed seeds, 32 bytes
+    public_key: PublicKey = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Join:
+    header: Header
+    agreement_key: bytes  # the client's ephemeral X25519 public key, 32 bytes
+    sealed_seed: bytes = field(repr=False)  # AES-256-GCM, 32 + 16 bytes
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class RosterEntry:
+    """A join without what all joins of a round have in common."""
+
+    sender: bytes
+    agreement_key: bytes
+    sealed_seed: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Roster:
+    header: Header
+    entries: tuple[RosterEntry, ...]  # strictly ascending by sender
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    header: Header
+    payload_hash: bytes
+    payload: Payload = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SignedHash:
+    """What stays of a contribution in the sum."""
+
+    payload_hash: bytes
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class EncryptedSum:
+    header: Header
+    parts: tuple[SignedHash, ...]  # in roster order
+    payload_hash: bytes
+    payload: Payload = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Release:
+    """contributors: number of clients in the sum. sums: int64[length], exact sums of w * quantised update."""
+
+    header: Header
+    contributors: int
+    total_weight: int
+    sums: I64 = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+class AbortReason(IntEnum):
+    """Why a round ended without a release; outside there is no more detail than this."""
+
+    REFUSED = 1  # the sum failed a check
+    QUORUM = 2  # too few joined
+    ABANDONED = 3  # a party vanished, or the key holder restarted
+
+
+@dataclass(frozen=True)
+class Abort:
+    header: Header
+    reason: AbortReason
+    signature: bytes = field(repr=False)
+
+
+Message = Offer | Join | Roster | Contribution | EncryptedSum | Release | Abort

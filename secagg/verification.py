@@ -1,0 +1,99 @@
+"""Checks of other parties' messages that more than one role makes: who sent it, and does it belong to this round.
+
+Order matters and is the same everywhere: first the cheap comparison with the round (wrong session, round, plan, model),
+then the sender against one's own enrolment list, then the signature; only then is anything in the message used.  What
+a role does with a verified message is its own business.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from secagg.enrolment import Enrolment
+from secagg.errors import (
+    DuplicateClient,
+    MalformedMessage,
+    QuorumNotMet,
+    RosterMismatch,
+    UnknownClient,
+    WrongKey,
+    WrongModel,
+    WrongPlan,
+    WrongRound,
+)
+from secagg.identity import verify
+from secagg.messages import NO_ROSTER, Header, Message, Offer, Roster
+from secagg.plan import RoundPlan
+from secagg.transcript import entry_join, message_hash, public_key_hash, signed_bytes
+
+
+def check_same_round(header: Header, expected: Header) -> None:
+    """Raise unless all fields that a round's messages share are equal; sender, roster and previous are not compared."""
+    for what, error, got, want in (
+        ("session", WrongRound, header.session, expected.session),
+        ("round", WrongRound, header.round_id, expected.round_id),
+        ("step", WrongRound, header.step, expected.step),
+        ("plan", WrongPlan, header.plan, expected.plan),
+        ("engine", WrongPlan, header.engine, expected.engine),
+        ("masking", WrongPlan, header.masked, expected.masked),
+        ("public key", WrongKey, header.key, expected.key),
+        ("model", WrongModel, header.model, expected.model),
+    ):
+        if got != want:
+            raise error(f"{what}: expected {_show(want)}, got {_show(got)}: the message belongs elsewhere")
+
+
+def check_signature(message: Message, sender: bytes) -> None:
+    """Raise `UnknownClient` unless `sender` is the sender, and `BadSignature` unless it signed."""
+    if message.header.sender != sender:
+        raise UnknownClient(f"sender: expected {_show(sender)}, got {_show(message.header.sender)}")
+    verify(sender, message.signature, signed_bytes(message))
+
+
+def check_offer(offer: Offer, enrolment: Enrolment, plan: RoundPlan, masked: bool, quorum: int) -> None:
+    """An offer of the enrolled key holder for this session and plan, with a well-formed key and enough of a quorum."""
+    header = offer.header
+    if header.session != enrolment.session:
+        raise WrongRound(f"session: expected {_show(enrolment.session)}, got {_show(header.session)}")
+    if header.plan != plan.fingerprint:
+        raise WrongPlan(f"plan: expected {_show(plan.fingerprint)}, got {_show(header.plan)}")
+    if header.masked != masked:
+        raise WrongPlan(f"masking: this party expects it {_on(masked)}, the offer says {_on(header.masked)}")
+    if header.roster != NO_ROSTER:
+        raise MalformedMessage("an offer cannot name a roster")
+    if not quorum <= offer.quorum <= plan.max_clients:
+        raise QuorumNotMet(f"quorum: this party asks for at least {quorum}, the offer for {offer.quorum}")
+    if offer.public_key.params != plan.params:
+        raise WrongKey("the offer's key is for other parameters than the plan's")
+    offer.public_key.check()
+    if public_key_hash(offer.public_key) != header.key:
+        raise WrongKey("the offer's key is not the one that its header names")
+    check_signature(offer, enrolment.key_holder.key)
+
+
+def check_roster(roster: Roster, offer: Offer, enrolment: Enrolment, plan: RoundPlan, quorum: int) -> None:
+    """A roster of this offer: enough members, all enrolled here and distinct, each with its own signed join."""
+    check_same_round(roster.header, offer.header)
+    if roster.header.previous != message_hash(offer) or roster.header.roster != NO_ROSTER:
+        raise RosterMismatch("the roster does not answer this offer")
+    senders = [entry.sender for entry in roster.entries]
+    if any(a == b for a, b in pairwise(senders)):
+        raise DuplicateClient("the roster names a client twice")
+    if senders != sorted(senders):
+        raise MalformedMessage("roster entries are not in ascending order")
+    needed = max(quorum, offer.quorum)
+    if not needed <= len(senders) <= plan.max_clients:
+        raise QuorumNotMet(f"roster: expected {needed}..{plan.max_clients} members, got {len(senders)}")
+    check_signature(roster, enrolment.key_holder.key)
+    for entry in roster.entries:
+        enrolment.client(entry.sender)  # organisations are distinct within the enrolment list
+        join = entry_join(entry, roster)
+        check_signature(join, entry.sender)
+
+
+def _show(value: object) -> str:
+    return value.hex()[:16] if isinstance(value, bytes) else str(value)
+
+
+def _on(masked: bool) -> str:
+    return "on" if masked else "off"

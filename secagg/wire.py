@@ -1,0 +1,303 @@
+"""Messages as bytes and back. Every byte from outside passes through `decode` before anything else sees it.
+
+    frame = "SAGG" | version u16 | kind u16 | body length u64 | body | digest
+    body  = header (234 bytes: session, round id, step, sender, plan, ...) | fields of fixed width | payload
+    digest = SHA-256(frame up to the payload | SHA-256(payload))          the payload is hashed once, not twice
+
+Little-endian throughout, no padding, no trailing bytes; the plan fixes the length of every message, so a peer cannot
+make a receiver allocate more than the round needs. Decoding raises `PeerError` leaves and nothing else. Whether
+residues are below their primes is checked where payloads are read (`blocks.py`), signatures by the roles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+
+from secagg import kernels
+from secagg.blocks import Payload, payload_hash
+from secagg.ckks import PublicKey
+from secagg.enrolment import SESSION_BYTES
+from secagg.errors import (
+    DigestMismatch,
+    MalformedMessage,
+    OversizedMessage,
+    TruncatedMessage,
+    UnsupportedVersion,
+    WrongPlan,
+)
+from secagg.identity import KEY_BYTES, SIGNATURE_BYTES
+from secagg.kernels_numpy import I64
+from secagg.messages import (
+    Abort,
+    AbortReason,
+    Contribution,
+    EncryptedSum,
+    Header,
+    Join,
+    Message,
+    Offer,
+    Release,
+    Roster,
+    RosterEntry,
+    SignedHash,
+)
+from secagg.plan import RoundPlan
+from secagg.transcript import HEADER, VERSION, entry_bytes, header_bytes, public_key_hash
+
+_FRAME = struct.Struct("<4sHHQ")
+_MAGIC = b"SAGG"
+_DIGEST_BYTES = 32
+_SEAL_BYTES = 48  # sealed seed: 32 bytes and the tag
+_ENTRY_BYTES = KEY_BYTES + 32 + _SEAL_BYTES + SIGNATURE_BYTES
+_SPECIAL_BYTES = 6  # a residue of the special prime, below 2**48
+_KINDS: dict[type, int] = {Offer: 1, Join: 2, Roster: 3, Contribution: 4, EncryptedSum: 5, Release: 6, Abort: 7}
+
+assert SESSION_BYTES == 16  # HEADER spells it out
+
+
+def encode(message: Message, plan: RoundPlan) -> bytes:
+    """The bytes of a message of a round under `plan`."""
+    fields, payload = _fields(message, plan)
+    body_length = HEADER.size + len(fields) + len(payload)
+    frame = _FRAME.pack(_MAGIC, VERSION, _KINDS[type(message)], body_length)
+    head = frame + header_bytes(message.header) + fields
+    digest = hashlib.sha256(head + payload_hash(payload)).digest()
+    return b"".join((head, payload, digest))
+
+
+def decode(data: Payload, plan: RoundPlan) -> Message:
+    """The message in `data`, or a `PeerError` that says what is wrong with the bytes.
+
+    Payloads are views into `data`: keep it unchanged. Raises `TruncatedMessage`, `OversizedMessage`,
+    `UnsupportedVersion`, `DigestMismatch`, `WrongPlan`, `MalformedMessage` or `WrongKey`.
+    """
+    view = memoryview(data).cast("B")
+    kind, body = _unframe(view, plan)
+    header = _header(bytes(body[: HEADER.size]), plan)
+    return _READERS[kind](header, body[HEADER.size :], plan)
+
+
+def message_bytes(kind: type, plan: RoundPlan, members: int = 0) -> int:
+    """Length of a message of this kind on the wire; `members`: size of the roster, for rosters and sums."""
+    fixed, payload = _sizes(kind, plan, members)
+    return _FRAME.size + HEADER.size + fixed + payload + _DIGEST_BYTES
+
+
+def release_width(plan: RoundPlan) -> int:
+    """Bytes of one released sum."""
+    return -(-(2 * plan.max_lane).bit_length() // 8)
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def _fields(message: Message, plan: RoundPlan) -> tuple[bytes, Payload]:
+    """Fields of fixed width, and the payload."""
+    match message:
+        case Offer():
+            head = struct.pack("<I", message.quorum) + message.agreement_key + message.signature
+            return head, _public_key_payload(message.public_key)
+        case Join():
+            return message.agreement_key + message.sealed_seed + message.signature, b""
+        case Roster():
+            count = struct.pack("<I", len(message.entries))
+            return count + message.signature + b"".join(map(entry_bytes, message.entries)), b""
+        case Contribution():
+            return message.payload_hash + message.signature, message.payload
+        case EncryptedSum():
+            parts = b"".join(part.payload_hash + part.signature for part in message.parts)
+            count = struct.pack("<I", len(message.parts))
+            return count + message.payload_hash + message.signature + parts, message.payload
+        case Release():
+            head = struct.pack("<IQ", message.contributors, message.total_weight) + message.signature
+            return head, _sums_payload(message.sums, plan)
+        case Abort():
+            return struct.pack("<I", int(message.reason)) + message.signature, b""
+
+
+def _public_key_payload(key: PublicKey) -> bytes:
+    data = np.ascontiguousarray(key.residues[:, :-1, :], dtype=np.uint32)
+    packed = np.empty(data.size * 30 // 8, dtype=np.uint8)
+    kernels.pack30(data, packed)
+    special = np.ascontiguousarray(key.residues[:, -1, :], dtype="<u8")
+    return packed.tobytes() + special.view(np.uint8).reshape(-1, 8)[:, :_SPECIAL_BYTES].tobytes()
+
+
+def _sums_payload(sums: I64, plan: RoundPlan) -> bytes:
+    shifted = np.ascontiguousarray(sums + plan.max_lane, dtype="<u8")
+    return shifted.view(np.uint8).reshape(-1, 8)[:, : release_width(plan)].tobytes()
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def _unframe(view: memoryview, plan: RoundPlan) -> tuple[int, memoryview]:
+    smallest = _FRAME.size + HEADER.size + _DIGEST_BYTES
+    if len(view) < smallest:
+        raise TruncatedMessage(f"expected at least {smallest} bytes, got {len(view)}")
+    magic, version, kind, length = _FRAME.unpack_from(view)
+    if magic != _MAGIC:
+        raise MalformedMessage(f"expected a message that starts with {_MAGIC!r}, got {magic!r}")
+    if version != VERSION:
+        raise UnsupportedVersion(f"expected version {VERSION}, got {version}: update one of the parties")
+    if kind not in _READERS:
+        raise MalformedMessage(f"unknown kind of message {kind}")
+    have = len(view) - _FRAME.size - _DIGEST_BYTES
+    if length != have:
+        error = TruncatedMessage if have < length else OversizedMessage
+        raise error(f"the message declares {length} bytes of body, but {have} came")
+    body = view[_FRAME.size : _FRAME.size + have]
+    members = _declared_members(kind, body, plan)
+    cls = next(cls for cls, number in _KINDS.items() if number == kind)
+    fixed, payload = _sizes(cls, plan, members)
+    expected = HEADER.size + fixed + payload
+    if have != expected:
+        error = TruncatedMessage if have < expected else OversizedMessage
+        raise error(f"a {cls.__name__} of this plan has {expected} bytes of body, got {have}")
+    split = len(view) - _DIGEST_BYTES - payload
+    digest = hashlib.sha256(bytes(view[:split]) + payload_hash(view[split:-_DIGEST_BYTES])).digest()
+    if digest != bytes(view[-_DIGEST_BYTES:]):
+        raise DigestMismatch("the digest does not match: the bytes changed on the way; ask for the same bytes again")
+    return kind, body
+
+
+def _declared_members(kind: int, body: memoryview, plan: RoundPlan) -> int:
+    if kind not in (_KINDS[Roster], _KINDS[EncryptedSum]):
+        return 0
+    if len(body) < HEADER.size + 4:
+        raise TruncatedMessage("the message ends inside its member count")
+    (members,) = struct.unpack_from("<I", body, HEADER.size)
+    if not 1 <= members <= plan.max_clients:
+        raise MalformedMessage(f"expected 1..{plan.max_clients} members, got {members}")
+    return int(members)
+
+
+def _sizes(kind: type, plan: RoundPlan, members: int) -> tuple[int, int]:
+    """(bytes of fixed fields after the header, bytes of payload)."""
+    degree = plan.params.degree
+    key_bytes = plan.params.ciphertext_bytes + 2 * degree * _SPECIAL_BYTES
+    sizes: dict[type, tuple[int, int]] = {
+        Offer: (4 + 32 + SIGNATURE_BYTES, key_bytes),
+        Join: (32 + _SEAL_BYTES + SIGNATURE_BYTES, 0),
+        Roster: (4 + SIGNATURE_BYTES + members * _ENTRY_BYTES, 0),
+        Contribution: (32 + SIGNATURE_BYTES, plan.residue_bytes),
+        EncryptedSum: (4 + 32 + SIGNATURE_BYTES + members * (32 + SIGNATURE_BYTES), plan.residue_bytes),
+        Release: (4 + 8 + SIGNATURE_BYTES, plan.length * release_width(plan)),
+        Abort: (4 + SIGNATURE_BYTES, 0),
+    }
+    return sizes[kind]
+
+
+def _header(data: bytes, plan: RoundPlan) -> Header:
+    session, round_id, step, sender, fingerprint, engine, masked, key, model, roster, previous = HEADER.unpack(data)
+    if fingerprint != plan.fingerprint:
+        raise WrongPlan(
+            f"expected plan {plan.fingerprint.hex()[:16]}, got {fingerprint.hex()[:16]}: agree on plan_round's inputs"
+        )
+    if masked > 1 or step >= 2**63:
+        raise MalformedMessage("a field of the header is out of its range")
+    return Header(session, round_id, step, sender, fingerprint, engine, bool(masked), key, model, roster, previous)
+
+
+def _cut(data: memoryview, *sizes: int) -> list[bytes]:
+    """The leading fields of `data`, as bytes."""
+    fields, start = [], 0
+    for size in sizes:
+        fields.append(bytes(data[start : start + size]))
+        start += size
+    return fields
+
+
+def _read_offer(header: Header, body: memoryview, plan: RoundPlan) -> Offer:
+    quorum, agreement_key, signature = _cut(body, 4, 32, SIGNATURE_BYTES)
+    key = _read_public_key(body[4 + 32 + SIGNATURE_BYTES :], plan)
+    if public_key_hash(key) != header.key:
+        raise MalformedMessage("the offer's key is not the one that its header names")
+    return Offer(header, int.from_bytes(quorum, "little"), agreement_key, key, signature)
+
+
+def _read_public_key(payload: memoryview, plan: RoundPlan) -> PublicKey:
+    params = plan.params
+    residues = np.zeros((2, len(params.primes) + 1, params.degree), dtype="<u8")
+    data = np.empty((2, len(params.primes), params.degree), dtype=np.uint32)
+    kernels.unpack30(np.frombuffer(payload, dtype=np.uint8, count=params.ciphertext_bytes), data)
+    residues[:, :-1, :] = data
+    special = np.frombuffer(payload, dtype=np.uint8, offset=params.ciphertext_bytes).reshape(-1, _SPECIAL_BYTES)
+    wide = np.zeros((special.shape[0], 8), dtype=np.uint8)
+    wide[:, :_SPECIAL_BYTES] = special
+    residues[:, -1, :] = wide.view("<u8").reshape(2, params.degree)
+    key = PublicKey(params, residues.astype(np.uint64, copy=False))
+    key.check()
+    return key
+
+
+def _read_join(header: Header, body: memoryview, plan: RoundPlan) -> Join:
+    agreement_key, sealed_seed, signature = _cut(body, 32, _SEAL_BYTES, SIGNATURE_BYTES)
+    return Join(header, agreement_key, sealed_seed, signature)
+
+
+def _read_roster(header: Header, body: memoryview, plan: RoundPlan) -> Roster:
+    _, signature = _cut(body, 4, SIGNATURE_BYTES)
+    rest = body[4 + SIGNATURE_BYTES :]
+    entries = tuple(
+        RosterEntry(*_cut(rest[start : start + _ENTRY_BYTES], KEY_BYTES, 32, _SEAL_BYTES, SIGNATURE_BYTES))
+        for start in range(0, len(rest), _ENTRY_BYTES)
+    )
+    if any(a.sender >= b.sender for a, b in pairwise(entries)):
+        raise MalformedMessage("roster entries are not strictly ascending by sender")
+    return Roster(header, entries, signature)
+
+
+def _read_contribution(header: Header, body: memoryview, plan: RoundPlan) -> Contribution:
+    digest, signature = _cut(body, 32, SIGNATURE_BYTES)
+    return Contribution(header, digest, body[32 + SIGNATURE_BYTES :], signature)
+
+
+def _read_sum(header: Header, body: memoryview, plan: RoundPlan) -> EncryptedSum:
+    count, digest, signature = _cut(body, 4, 32, SIGNATURE_BYTES)
+    members = int.from_bytes(count, "little")
+    start, size = 4 + 32 + SIGNATURE_BYTES, 32 + SIGNATURE_BYTES
+    parts = tuple(
+        SignedHash(*_cut(body[start + i * size : start + (i + 1) * size], 32, SIGNATURE_BYTES)) for i in range(members)
+    )
+    return EncryptedSum(header, parts, digest, body[start + members * size :], signature)
+
+
+def _read_release(header: Header, body: memoryview, plan: RoundPlan) -> Release:
+    contributors, total_weight = struct.unpack_from("<IQ", body)
+    signature = bytes(body[12 : 12 + SIGNATURE_BYTES])
+    width = release_width(plan)
+    packed = np.frombuffer(body, dtype=np.uint8, offset=12 + SIGNATURE_BYTES).reshape(-1, width)
+    wide = np.zeros((packed.shape[0], 8), dtype=np.uint8)
+    wide[:, :width] = packed
+    shifted = wide.view("<u8").reshape(-1)
+    if int(shifted.max()) > 2 * plan.max_lane:
+        raise MalformedMessage("a released sum is larger than the plan allows")
+    if not 1 <= contributors <= plan.max_clients or total_weight > contributors * plan.max_weight:
+        raise MalformedMessage("the release names more contributors or weight than the plan allows")
+    return Release(header, contributors, total_weight, shifted.astype(np.int64) - plan.max_lane, signature)
+
+
+def _read_abort(header: Header, body: memoryview, plan: RoundPlan) -> Abort:
+    reason, signature = _cut(body, 4, SIGNATURE_BYTES)
+    try:
+        named = AbortReason(int.from_bytes(reason, "little"))
+    except ValueError as error:
+        raise MalformedMessage("unknown reason of an abort") from error
+    return Abort(header, named, signature)
+
+
+_READERS: dict[int, Callable[[Header, memoryview, RoundPlan], Message]] = {
+    1: _read_offer,
+    2: _read_join,
+    3: _read_roster,
+    4: _read_contribution,
+    5: _read_sum,
+    6: _read_release,
+    7: _read_abort,
+}
