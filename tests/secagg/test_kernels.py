@@ -1,0 +1,288 @@
+"""The two implementations of the inner loops agree bit for bit, and the choice between them is never silent."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from types import ModuleType
+
+import exact_reference as exact
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secagg import kernels
+from secagg import kernels_numpy as plain
+from secagg.parameters import ALLOWED, ParameterSet
+from secagg.ring import ring_of
+
+BLOCK_VECTORS = json.loads((exact.VECTORS / "blocks.json").read_text(encoding="utf-8"))
+SMALL, MIDDLE, LARGE = ALLOWED[1], ALLOWED[6], ALLOWED[-1]
+
+both = pytest.mark.parametrize("name", ["numpy", "numba"])
+some_sets = pytest.mark.parametrize("params", [SMALL, MIDDLE, LARGE], ids=lambda params: params.name)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def module(name: str) -> ModuleType:
+    if name == "numba":
+        pytest.importorskip("numba", reason="numba is not installed (extra `fast`): only numpy's kernels exist here")
+    return importlib.import_module(f"secagg.kernels_{name}")
+
+
+def residues(rng: np.random.Generator, params: ParameterSet, *leading: int) -> np.ndarray:
+    """Random residues with the edges 0, 1, prime - 1 in every row."""
+    rows = [rng.integers(0, p, (*leading, params.degree), dtype=np.uint32) for p in params.primes]
+    for prime, row in zip(params.primes, rows, strict=True):
+        edges = rng.integers(0, params.degree, 30)
+        row[..., edges] = np.resize(np.array([0, 1, prime - 1], dtype=np.uint32), 30)
+    return np.stack(rows, axis=-2)
+
+
+# --- agreement ------------------------------------------------------------------------------------------------------
+
+
+def test_both_modules_offer_the_same_functions() -> None:
+    compiled = module("numba")
+    for name in (
+        "forward_ntt", "inverse_ntt", "quantise", "pack_lanes", "unpack_lanes",
+        "add_modular", "subtract_modular", "in_range", "pack30", "unpack30", "fold_words",
+    ):  # fmt: skip
+        assert callable(getattr(plain, name))
+        assert callable(getattr(compiled, name))
+        assert getattr(kernels, name) in (getattr(plain, name), getattr(compiled, name))
+
+
+@some_sets
+@pytest.mark.parametrize("fill", ["random", "zero", "top"])
+def test_both_transforms_agree(params: ParameterSet, fill: str) -> None:
+    compiled, ring = module("numba"), ring_of(params)
+    a = residues(np.random.default_rng(1), params)
+    if fill != "random":
+        a[:] = 0 if fill == "zero" else ring.primes[:, None] - np.uint32(1)
+    b = a.copy()
+    plain.forward_ntt(a, ring.roots, ring.root_quotients, ring.primes)
+    compiled.forward_ntt(b, ring.roots, ring.root_quotients, ring.primes)
+    np.testing.assert_array_equal(a, b)
+    for kernel, target in ((plain, a), (compiled, b)):
+        kernel.inverse_ntt(target, ring.inverse_roots, ring.inverse_root_quotients, ring.primes, ring.inverse_degree)
+    np.testing.assert_array_equal(a, b)
+
+
+@given(seeds, st.sampled_from([SMALL, MIDDLE, LARGE]))
+@settings(max_examples=12, deadline=None)
+def test_both_modular_sums_agree(seed: int, params: ParameterSet) -> None:
+    compiled, ring = module("numba"), ring_of(params)
+    rng = np.random.default_rng(seed)
+    a, b = residues(rng, params, 2), residues(rng, params, 2)
+    for name in ("add_modular", "subtract_modular"):
+        one, other = a.copy(), a.copy()
+        getattr(plain, name)(one, b, ring.primes)
+        getattr(compiled, name)(other, b, ring.primes)
+        np.testing.assert_array_equal(one, other)
+        assert plain.in_range(one, ring.primes)
+        assert compiled.in_range(one, ring.primes)
+
+
+@some_sets
+def test_both_range_checks_find_one_bad_residue_anywhere(params: ParameterSet) -> None:
+    compiled, ring = module("numba"), ring_of(params)
+    rng = np.random.default_rng(5)
+    good = residues(rng, params, 2)
+    for _ in range(20):
+        prime, value = int(rng.integers(len(params.primes))), rng.choice([0, 1, 2**30 - params.primes[-1], 2**31])
+        bad = good.copy()
+        bad[rng.integers(2), prime, rng.integers(params.degree)] = params.primes[prime] + value
+        for kernel in (plain, compiled):
+            assert kernel.in_range(good, ring.primes) is True
+            assert kernel.in_range(bad, ring.primes) is False
+
+
+@given(
+    seeds, st.sampled_from([np.float32, np.float64]), st.integers(2, 32), st.integers(1, 2**14), st.floats(1e-30, 1e30)
+)
+@settings(max_examples=60, deadline=None)
+def test_both_quantisations_agree(seed: int, dtype: type, value_bits: int, weight: int, clip: float) -> None:
+    compiled = module("numba")
+    rng = np.random.default_rng(seed)
+    step = clip / (2 ** (value_bits - 1) - 1)
+    ties = (np.arange(-20, 20) + 0.5) * step
+    edges = [0.0, -0.0, clip, -clip, np.nextafter(clip, np.inf), -np.nextafter(clip, np.inf), 5e-324, -1e-310, 1e300]
+    with np.errstate(over="ignore"):
+        update = np.concatenate([rng.normal(0, clip, 200), ties, edges, [-np.finfo(dtype).max]]).astype(dtype)
+    update = update[np.isfinite(update)]
+    one, other = np.empty(update.shape, np.int64), np.empty(update.shape, np.int64)
+    counts = [kernel.quantise(update, clip, 1 / step, weight, out) for kernel, out in ((plain, one), (compiled, other))]
+    assert counts == [int((np.abs(update.astype(np.float64)) > clip).sum())] * 2
+    np.testing.assert_array_equal(one, other)
+    assert one.tolist() == [weight * exact.quantised(float(value), clip, value_bits) for value in update]
+
+
+@given(seeds, st.sampled_from([SMALL, MIDDLE, LARGE]), st.integers(1, 24))
+@settings(max_examples=15, deadline=None)
+def test_both_lane_packings_agree_with_exact_integers(seed: int, params: ParameterSet, lanes: int) -> None:
+    compiled, ring = module("numba"), ring_of(params)
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-(2**46), 2**46, (lanes, params.degree))
+    values[0, :64] = rng.integers(-(2**16), 2**16, 64) * int(rng.choice(params.primes))  # the quotient is an integer
+    values[-1, 64:66] = -(2**46), 2**46 - 1
+    factors = np.stack([rng.integers(0, p, lanes, dtype=np.uint32) for p in params.primes])
+    factors[:, 0] = ring.primes - np.uint32(1)
+    one, other = (np.empty((len(params.primes), params.degree), np.uint32) for _ in range(2))
+    plain.pack_lanes(values, factors, ring.primes, one)
+    compiled.pack_lanes(values, factors, ring.primes, other)
+    np.testing.assert_array_equal(one, other)
+    for column in (0, 1, 63, 64, 65, params.degree - 1):
+        for i, prime in enumerate(params.primes):
+            total = sum(int(values[lane, column]) * int(factors[i, lane]) for lane in range(lanes))
+            assert one[i, column] == total % prime
+
+
+@given(seeds, st.sampled_from([SMALL, MIDDLE, LARGE]), st.lists(st.integers(2, 2**47), min_size=1, max_size=12))
+@settings(max_examples=15, deadline=None)
+def test_both_lane_unpackings_agree(seed: int, params: ParameterSet, divisors: list[int]) -> None:
+    compiled, ring = module("numba"), ring_of(params)
+    rng = np.random.default_rng(seed)
+    mixed = residues(rng, params)
+    mixed[:, :100] = rng.integers(0, 1000, 100, dtype=np.uint32)  # small numbers: their upper digits are zero
+    mixed[:, 100:110] = ring.primes[:, None] - np.uint32(1)  # -1
+    offsets = np.array([int(rng.integers(0, p)) for p in params.primes], dtype=np.uint32)
+    bases = np.array(divisors, dtype=np.int64)
+    one, other = (np.empty((len(divisors), params.degree), np.int64) for _ in range(2))
+    left_one = plain.unpack_lanes(mixed, ring.primes, ring.garner_inverses, offsets, bases, one)
+    left_other = compiled.unpack_lanes(mixed, ring.primes, ring.garner_inverses, offsets, bases, other)
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(left_one, left_other)
+
+
+@given(seeds, st.integers(1, 500))
+@settings(max_examples=20, deadline=None)
+def test_both_bit_packings_agree(seed: int, groups: int) -> None:
+    compiled = module("numba")
+    values = np.random.default_rng(seed).integers(0, 2**30, 4 * groups, dtype=np.uint32)
+    values[:3] = 0, 2**30 - 1, 2**29
+    one, other = np.empty(15 * groups, np.uint8), np.empty(15 * groups, np.uint8)
+    plain.pack30(values, one)
+    compiled.pack30(values, other)
+    np.testing.assert_array_equal(one, other)
+    back_one, back_other = np.empty_like(values), np.empty_like(values)
+    plain.unpack30(one, back_one)
+    compiled.unpack30(one, back_other)
+    np.testing.assert_array_equal(back_one, values)
+    np.testing.assert_array_equal(back_other, values)
+
+
+@given(seeds, st.integers(0, 60), st.integers(0, 200), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_both_rejection_samplings_agree(seed: int, filled: int, count: int, negative: bool) -> None:
+    compiled, prime = module("numba"), ALLOWED[-1].primes[0]
+    rng = np.random.default_rng(seed)
+    row = rng.integers(0, prime, 60, dtype=np.uint32)
+    words = rng.integers(0, 2**32, count, dtype=np.uint32)
+    words[::7] |= np.uint32(2**30 - 1)  # rejected, whatever the two top bits
+    one, other = row.copy(), row.copy()
+    assert plain.fold_words(one, filled, words, prime, negative) == compiled.fold_words(
+        other, filled, words, prime, negative
+    )
+    np.testing.assert_array_equal(one, other)
+    assert (one < prime).all()
+    np.testing.assert_array_equal(one[:filled], row[:filled])
+
+
+@both
+def test_rejection_sampling_adds_the_accepted_words_in_order(name: str) -> None:
+    kernel, prime = module(name), ALLOWED[0].primes[0]
+    row = np.array([5, prime - 1, 0, 7], dtype=np.uint32)
+    words = np.array([2, 2**30 - 1, prime, 1 | 3 << 30, 9, 9, 9], dtype=np.uint32)
+    assert kernel.fold_words(row, 1, words, prime, False) == 4
+    assert row.tolist() == [5, 1, 1, 16]
+    assert kernel.fold_words(row, 1, words[:1], prime, True) == 2
+    assert row.tolist() == [5, prime - 1, 1, 16]
+
+
+@both
+@pytest.mark.parametrize("case", BLOCK_VECTORS["cases"], ids=lambda case: str(case["residues"]))
+def test_bit_packing_equals_the_vectors(name: str, case: dict[str, object]) -> None:
+    kernel = module(name)
+    values = np.array(case["residues"], dtype=np.uint32)
+    packed = np.empty(15 * values.shape[0] // 4, dtype=np.uint8)
+    kernel.pack30(values, packed)
+    assert packed.tobytes().hex() == case["packed"]
+    back = np.empty_like(values)
+    kernel.unpack30(packed, back)
+    np.testing.assert_array_equal(back, values)
+
+
+@both
+def test_a_value_equal_to_the_clip_is_not_counted_as_clipped(name: str) -> None:
+    """For 2.5 / 2047 the product clip * (1 / step) rounds above 2047: counting after scaling would be wrong."""
+    kernel, clip, largest = module(name), 2.5, 2047
+    inverse = 1 / (clip / largest)
+    assert clip * inverse > largest
+    update = np.array([clip, -clip, np.nextafter(clip, 3), -3.0, np.nextafter(clip, 0)])
+    out = np.empty(5, np.int64)
+    assert kernel.quantise(update, clip, inverse, 1, out) == 2
+    assert out.tolist() == [largest, -largest, largest, -largest, largest]
+
+
+@both
+def test_quantisation_reads_strided_arrays(name: str) -> None:
+    kernel = module(name)
+    wide = np.linspace(-1, 1, 60, dtype=np.float32)
+    one, other = np.empty(20, np.int64), np.empty(20, np.int64)
+    kernel.quantise(wide[::3], 1.0, 127.0, 2, one)
+    kernel.quantise(np.ascontiguousarray(wide[::3]), 1.0, 127.0, 2, other)
+    np.testing.assert_array_equal(one, other)
+
+
+# --- choice ---------------------------------------------------------------------------------------------------------
+
+
+def imported_kernels(environment: dict[str, str], before: str = "") -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name != "SECAGG_KERNELS"}
+    program = f"{before}\nfrom secagg import kernels\nprint(kernels.NAME)"
+    return subprocess.run(
+        [sys.executable, "-c", program], env=clean | environment, capture_output=True, text=True, check=False
+    )
+
+
+@both
+def test_the_environment_forces_the_kernels(name: str) -> None:
+    module(name)
+    assert imported_kernels({"SECAGG_KERNELS": name}).stdout.strip() == name
+
+
+def test_numba_is_chosen_where_it_is_installed() -> None:
+    module("numba")
+    assert imported_kernels({}).stdout.strip() == "numba"
+
+
+def test_an_unknown_choice_is_refused_by_name() -> None:
+    done = imported_kernels({"SECAGG_KERNELS": "fortran"})
+    assert done.returncode != 0
+    assert "EngineUnavailable: SECAGG_KERNELS: expected numpy or numba, got 'fortran'" in done.stderr
+
+
+WITHOUT_NUMBA = "import sys; sys.modules['numba'] = None"
+
+
+def test_without_numba_the_numpy_kernels_are_used() -> None:
+    assert imported_kernels({}, WITHOUT_NUMBA).stdout.strip() == "numpy"
+
+
+def test_asking_for_numba_without_it_is_an_error_and_no_fallback() -> None:
+    done = imported_kernels({"SECAGG_KERNELS": "numba"}, WITHOUT_NUMBA)
+    assert done.returncode != 0
+    assert "EngineUnavailable" in done.stderr
+    assert "install secagg[fast]" in done.stderr
+
+
+def test_numba_works_where_no_cache_folder_is_writable() -> None:
+    module("numba")
+    unwritable = {"NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator", "SECAGG_KERNELS": "numba"}
+    done = imported_kernels(unwritable)
+    assert done.stdout.strip() == "numba", done.stderr
