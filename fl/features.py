@@ -190,7 +190,8 @@ class TerminalWindows:
         named: list[Feature] = []
         for days in self._windows:
             named.append(_count_feature(f"terminal_count_{days}d", schema.parties.terminal_per_day * days))
-            named.append(Feature(f"terminal_risk_{days}d"))
+            # A share lies in [0, 1]; stretched over [0, bound] it weighs as much as the other columns.
+            named.append(Feature(f"terminal_risk_{days}d", scale=1.0 / schema.bound))
         self.features = tuple(named)
 
     def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ class GroupWindows:
     """Windows that end at some rows ("asked") of a time-ordered table whose rows are sorted by group.
 
     All methods speak of sorted positions, and of the asked rows in that order: ascending binary searches
-    stay in cache, which makes them five times faster. `in_asked_order` undoes it at the end.
+    stay in cache. `in_asked_order` undoes it at the end.
 
     Times enter as ranks among the distinct times: group * ranks + rank fits 64 bits for every table that
     fits memory, where group * microseconds does not.

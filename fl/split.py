@@ -1,0 +1,174 @@
+"""Which rows are trained on, validated on and tested on: in time order, with the delay after which a fraud
+is known.
+
+The protocol is the Fraud Detection Handbook's (chapters 3 and 5): train on some days, wait out the label
+delay, test on later days, and leave out of the test the cards that are known to be compromised. On a test
+day d those are the customers with a fraud in the training period or after it up to day d - delay - 1, whose
+label has become known: an issuer has blocked them.
+
+Validation holds whole customers, chosen by keyed hash, over the training days: a threshold chosen there has
+not seen their rows in training. Without customers it holds single rows.
+
+Leaves to others: features (they may use rows outside all periods), banks (each splits its own rows).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl.data import Transactions
+from fl.errors import SplitError
+from fl.partition import keyed_hash
+from fl.schema import DAY_US, Days, FractionSplit, Schema
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Positions, ascending, in the table that was split; `test` holds one entry per window."""
+
+    train: Positions = field(repr=False)
+    validation: Positions = field(repr=False)
+    test: tuple[Positions, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Period:
+    """Times from `start` (included) to `end` (excluded), in the unit of `Transactions.time`."""
+
+    start: int
+    end: int
+
+    def holds(self, time: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return (time >= self.start) & (time < self.end)
+
+
+@dataclass(frozen=True)
+class Periods:
+    """The public calendar of an experiment: the same for every bank. `train` is None where data have no
+    time.
+    """
+
+    train: Period | None
+    test: tuple[Period, ...]
+    windows: int  # test windows, also where there is no time
+    described: dict[str, object]  # as people write them, for the manifest
+
+
+def periods_for(schema: Schema, table: Transactions, windows: int | None = None) -> Periods:
+    """The schema's periods, with `windows` consecutive test windows, checked against the days the data
+    cover.
+
+    `windows` None: as many as the schema lists. More: its last one is repeated, later each time. A schema
+    with fractions has its test part cut into `windows` parts of equally many rows, one by default. Raises
+    `SplitError` when a window lies outside the data or the label delay leaves none.
+    """
+    if windows is not None and windows < 1:
+        raise SplitError(f"expected at least one test window, got {windows}")
+    if isinstance(schema.split, FractionSplit):
+        return _fraction_periods(schema, schema.split, table, windows or 1)
+    tests = list(schema.split.test[:windows])
+    while windows is not None and len(tests) < windows:
+        tests.append(tests[-1].later(len(tests[-1])))
+    for name, days in [("training", schema.split.train), *(("test", test) for test in tests)]:
+        _check_covered(schema, table, name, days)
+    described = {
+        "train": [schema.day_name(schema.split.train.first), schema.day_name(schema.split.train.last)],
+        "test": [[schema.day_name(test.first), schema.day_name(test.last)] for test in tests],
+    }
+    return Periods(
+        _period(schema.split.train), tuple(_period(test) for test in tests), len(tests), dict(described)
+    )
+
+
+def split(table: Transactions, periods: Periods, seed: int, validation_share: float | None = None) -> Split:
+    """Split one bank's table (or a pooled one). `validation_share` overrides the schema's."""
+    share = table.schema.validation_share if validation_share is None else validation_share
+    if periods.train is None:
+        return _split_without_time(table, seed, periods.windows, share)
+    assert table.time is not None
+    trained = periods.train.holds(table.time)
+    validated = trained & _validates(table, share, seed)
+    blocked_on = _blocked_from_day(table, trained, periods.train)
+    allowed = table.day < blocked_on
+    tests = tuple(np.flatnonzero(test.holds(table.time) & allowed) for test in periods.test)
+    return Split(np.flatnonzero(trained & ~validated), np.flatnonzero(validated), tests)
+
+
+def _period(days: Days) -> Period:
+    return Period(days.first * DAY_US, (days.last + 1) * DAY_US)
+
+
+def _check_covered(schema: Schema, table: Transactions, name: str, days: Days) -> None:
+    first, last = int(table.day[0]), int(table.day[-1])
+    if days.first < first or days.last > last:
+        raise SplitError(
+            f"{table.source}: expected rows on all {name} days, {schema.day_name(days.first)} to "
+            f"{schema.day_name(days.last)}, got {schema.day_name(first)} to {schema.day_name(last)}; "
+            "change [split] in the schema or ask for fewer test windows"
+        )
+
+
+def _fraction_periods(schema: Schema, fractions: FractionSplit, table: Transactions, windows: int) -> Periods:
+    described: dict[str, object] = {"train_fraction": fractions.train, "test_fraction": fractions.test}
+    if table.time is None:
+        return Periods(None, (), windows, described)
+    n = len(table)
+    train_end = int(table.time[min(round(n * fractions.train), n - 1)])
+    delay = schema.label.delay_days * DAY_US if schema.has_windows else 0
+    begin = max(int(table.time[min(round(n * (1 - fractions.test)), n - 1)]), train_end + delay)
+    tested = np.flatnonzero(table.time >= begin)
+    if train_end == table.time[0] or len(tested) < windows:
+        raise SplitError(
+            f"{table.source}: expected rows for training and {windows} test window(s) after a label delay of "
+            f"{schema.label.delay_days} days, got none; the data cover too little time: "
+            "change [split] or delay_days"
+        )
+    edges = [int(table.time[tested[len(tested) * i // windows]]) for i in range(windows)]
+    test = tuple(Period(start, end) for start, end in pairwise([*edges, int(table.time[-1]) + 1]))
+    return Periods(Period(int(table.time[0]), train_end), test, windows, described)
+
+
+def _validates(table: Transactions, share: float, seed: int) -> NDArray[np.bool_]:
+    """bool[n]: rows of validation customers (single rows without customers)."""
+    return _chosen(table, share, "valid", seed)
+
+
+def _chosen(table: Transactions, share: float, purpose: str, seed: int) -> NDArray[np.bool_]:
+    """bool[n]: rows of about `share` of the customers, by keyed hash."""
+    limit = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+    if table.customer is None:
+        return keyed_hash(table.index.astype(str).astype(object), purpose, seed) < limit
+    return (keyed_hash(table.customer.ids, purpose, seed) < limit)[table.customer.code]
+
+
+def _blocked_from_day(table: Transactions, trained: NDArray[np.bool_], train: Period) -> NDArray[np.int64]:
+    """int64[n]: the first day on which each row's customer is known as compromised; far future for the
+    others.
+
+    A fraud of the training period counts as known on every test day, as in the handbook.
+    """
+    always, never = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+    if table.customer is None or table.label is None or table.time is None:
+        return np.full(len(table), never)
+    known_on = np.where(trained, always, table.day + np.int64(table.schema.label.delay_days + 1))
+    counts = (table.label == 1) & (table.time >= train.start)
+    first = np.full(len(table.customer.ids), never)
+    np.minimum.at(first, table.customer.code[counts], known_on[counts])
+    return first[table.customer.code]
+
+
+def _split_without_time(table: Transactions, seed: int, windows: int, share: float) -> Split:
+    """By keyed hash of the customer (of the row without customers): there is no before and after."""
+    assert isinstance(table.schema.split, FractionSplit)
+    fractions = table.schema.split
+    trained = _chosen(table, fractions.train, "period", seed)
+    tested = np.flatnonzero(~_chosen(table, max(fractions.train, 1 - fractions.test), "period", seed))
+    validated = trained & _validates(table, share, seed)
+    tests = tuple(np.sort(part) for part in np.array_split(tested, windows))
+    return Split(np.flatnonzero(trained & ~validated), np.flatnonzero(validated), tests)
