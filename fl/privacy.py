@@ -22,15 +22,12 @@ can therefore count steps that were never taken and cannot forget one that was.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
-import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -40,6 +37,7 @@ from typing import Any, Literal
 import numpy as np
 from opacus.accountants import PRVAccountant, RDPAccountant
 
+from fl.durable import locked, replace_durably
 from fl.errors import BudgetError, BudgetExhausted, LedgerError
 
 UNIT = "training row, features fixed"
@@ -147,7 +145,7 @@ class Ledger:
         self.bank = bank
         self.delta = delta
         self.epsilon_limit = epsilon_limit
-        with self._locked():
+        with locked(self.path.with_suffix(".lock")):
             if not path.exists():
                 self._write(epsilon_limit, [])
             lifetime_limit, lifetime_delta, _ = self._read()
@@ -169,7 +167,7 @@ class Ledger:
 
     def spends(self) -> list[Spend]:
         """Every line of the ledger, oldest first. Raises `LedgerError` when the file is damaged."""
-        with self._locked():
+        with locked(self.path.with_suffix(".lock")):
             return self._read()[2]
 
     def spent(self, accountant: Accountant = "prv") -> float:
@@ -182,7 +180,7 @@ class Ledger:
         Raises `BudgetExhausted`, with the ledger unchanged, when the total would exceed the limit this
         ledger was opened with.
         """
-        with self._locked():
+        with locked(self.path.with_suffix(".lock")):
             lifetime_limit, _, spends = self._read()
             total = epsilon([*(s.mechanism for s in spends), mechanism], self.delta)
             if total > self.epsilon_limit:
@@ -235,14 +233,6 @@ class Ledger:
         }
         replace_durably(self.path, (json.dumps(content, indent=1) + "\n").encode())
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold this ledger alone. The lock is a file of its own, since the ledger itself is replaced."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_suffix(".lock"), "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
 
 def ledger_path(folder: Path, bank: str) -> Path:
     """Where `bank`'s ledger lies in `folder`: readable, and different for every name, whatever characters
@@ -250,23 +240,6 @@ def ledger_path(folder: Path, bank: str) -> Path:
     """
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", bank)[:40]
     return folder / f"{readable}-{hashlib.sha256(bank.encode()).hexdigest()[:8]}.json"
-
-
-def replace_durably(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` so that after a crash, at any moment, it holds the old bytes or the new
-    ones, complete.
-    """
-    temporary = path.with_name(path.name + ".new")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @lru_cache(maxsize=4096)

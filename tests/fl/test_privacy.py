@@ -16,8 +16,9 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from fl import privacy
+from fl.durable import replace_durably
 from fl.errors import BudgetError, BudgetExhausted, LedgerError
-from fl.privacy import UNIT, Ledger, Mechanism, calibrate, epsilon, ledger_path, replace_durably
+from fl.privacy import UNIT, Ledger, Mechanism, calibrate, epsilon, ledger_path
 
 DELTA = 1e-5
 

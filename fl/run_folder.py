@@ -1,0 +1,309 @@
+"""The folder a run leaves: what was asked, with what it was done, how it went, and the model.
+
+    config.toml            what was asked; `--resume` reads it
+    manifest.json          versions, seeds, data and its SHA-256, git revision; no rows
+    metrics.jsonl          one line per finished round
+    checkpoint.safetensors the global model after the last finished round
+    baselines.json         figures of the baselines that are finished
+    budget/                the banks' privacy ledgers, unless they live elsewhere
+    model.safetensors      the final model, its features, threshold and schema
+    result.json            what `train --json` prints
+
+Every file but metrics.jsonl is replaced whole. A round's line is appended before its checkpoint; a line
+beyond the checkpoint belongs to a round that was interrupted and is dropped on resuming. The lock keeps two
+processes from continuing one run.
+
+What it leaves to others: what a round is (`fl.rounds`), what a ledger holds (`fl.privacy`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fl.durable import append_durably, locked, replace_durably
+from fl.errors import RunFolderError
+from fl.training import LocalTraining
+
+PACKAGES = (
+    "secagg",
+    "numpy",
+    "torch",
+    "opacus",
+    "scikit-learn",
+    "pandas",
+    "pyarrow",
+    "safetensors",
+    "tenseal",
+    "cryptography",
+)
+NO_REVISION = "unknown: not a git checkout"
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which transactions, which banks, which days."""
+
+    source: str  # a file, or "simulated"
+    schema: str | None = None
+    partition: str | None = None
+    clients: int | None = None
+    test_weeks: int | None = None  # consecutive test windows; None: the schema's own
+
+
+@dataclass(frozen=True)
+class PrivacySettings:
+    """The budget of every bank and the noisy steps it is spent on. All of it is public."""
+
+    epsilon: float  # for everything ever recorded in a bank's ledger
+    delta: float
+    sample_rate: float  # probability of a row being in a batch
+    steps: int  # noisy steps per round
+    max_grad_norm: float  # L2 bound of one row's gradient
+    expected_batch: float  # rows: the public divisor
+    budget_dir: str | None = None  # folder of the banks' ledgers; None: in the run folder
+
+
+@dataclass(frozen=True)
+class AggregationSettings:
+    """How updates become one."""
+
+    mode: Literal["encrypted", "plain"] = "encrypted"
+    clip: float = 1.0  # of every coordinate of an update
+    value_bits: int = 20  # of a quantised coordinate, sign included
+    engine: str = "auto"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The network, and the public guess of the fraud share that its first output stands for."""
+
+    dropout: float
+    prior: float
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run's result, and nothing that is secret."""
+
+    seed: int
+    rounds: int
+    device: str
+    threads: int  # of torch; part of the result's reproducibility
+    with_baselines: bool
+    data: DataSettings
+    model: ModelSettings
+    training: LocalTraining
+    aggregation: AggregationSettings
+    privacy: PrivacySettings | None  # None: --no-dp
+    baseline_model: ModelSettings
+    baseline_training: LocalTraining  # of the baselines that need no privacy
+
+
+def config_to_toml(config: RunConfig) -> str:
+    """`config` as TOML; a None is left out."""
+    scalars, tables = [], []
+    for name, value in asdict(config).items():
+        if isinstance(value, dict):
+            lines = [f"{key} = {_toml(item)}" for key, item in value.items() if item is not None]
+            tables.append("\n".join([f"[{name}]", *lines]))
+        elif value is not None:
+            scalars.append(f"{name} = {_toml(value)}")
+    return "\n\n".join(["\n".join(scalars), *tables]) + "\n"
+
+
+def config_from_toml(text: str) -> RunConfig:
+    """The inverse of `config_to_toml`. Raises `RunFolderError` naming an absent or unknown key."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as fault:
+        raise RunFolderError(f"config.toml is not TOML: {fault}") from fault
+    tables = {
+        "data": DataSettings,
+        "model": ModelSettings,
+        "training": LocalTraining,
+        "aggregation": AggregationSettings,
+        "privacy": PrivacySettings,
+        "baseline_model": ModelSettings,
+        "baseline_training": LocalTraining,
+    }
+    values: dict[str, Any] = {"privacy": None}
+    for name, value in raw.items():
+        values[name] = _build(tables[name], value, f"[{name}]") if name in tables else value
+    return _build(RunConfig, values, "config.toml")
+
+
+class RunFolder:
+    """One run's folder. Make it with `create` or `open`."""
+
+    def __init__(self, path: Path, config: RunConfig, run_id: str) -> None:
+        self.path = path
+        self.config = config
+        self.run_id = run_id  # names this run in the banks' ledgers
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig, *, run_id: str, description: dict[str, Any]) -> RunFolder:
+        """Make the folder and write config.toml and manifest.json. Raises `RunFolderError` when it holds
+        anything already.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunFolderError(
+                f"{path} is there already: continue it with --resume {path}, or choose another --run-dir"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        replace_durably(path / "config.toml", config_to_toml(config).encode())
+        manifest = {
+            "run_id": run_id,
+            "parameters": asdict(config),
+            "seeds": {
+                "data and model": config.seed,
+                "keys, encryption, privacy noise": "operating system, never seeded",
+            },
+            "versions": versions(),
+            "platform": {"python": platform.python_version(), "machine": platform.platform()},
+            "git_revision": git_revision(),
+            "source_sha256": source_digest(config.data.source),
+            "data": description,
+        }
+        replace_durably(path / "manifest.json", _json(manifest))
+        return cls(path, config, run_id)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of an earlier run. Raises `RunFolderError` when it is none, or when its data has
+        changed since.
+        """
+        try:
+            config = config_from_toml((path / "config.toml").read_text(encoding="utf-8"))
+            manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+            run_id, digest = str(manifest["run_id"]), manifest["source_sha256"]
+        except (OSError, ValueError, KeyError) as fault:
+            raise RunFolderError(
+                f"{path} is no folder of a run that got under way ({type(fault).__name__}: {fault})"
+            ) from fault
+        if source_digest(config.data.source) != digest:
+            raise RunFolderError(
+                f"{config.data.source} has changed since this run began: the rounds would not fit together"
+            )
+        return cls(path, config, run_id)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold this folder; raises `RunFolderError` while another process continues the run."""
+        try:
+            with locked(self.path / "lock", wait=False):
+                yield
+        except BlockingIOError as fault:
+            raise RunFolderError(f"another process is working on {self.path}") from fault
+
+    def budget_folder(self) -> Path:
+        privacy = self.config.privacy
+        return Path(privacy.budget_dir) if privacy and privacy.budget_dir else self.path / "budget"
+
+    def finish_round(self, number: int, record: dict[str, Any], vector: NDArray[np.float32]) -> None:
+        """Make round `number` lasting: its metrics line, then the checkpoint float32[length] that says it
+        is finished.
+        """
+        append_durably(self.path / "metrics.jsonl", json.dumps({"round": number, **record}).encode())
+        replace_durably(
+            self.path / "checkpoint.safetensors", save({"vector": vector}, {"round": str(number)})
+        )
+
+    def last_round(self) -> tuple[int, NDArray[np.float32] | None, list[dict[str, Any]]]:
+        """(finished rounds, global model after them, their metrics lines); (0, None, []) before the first.
+
+        Lines of an interrupted round are dropped from metrics.jsonl.
+        """
+        checkpoint = self.path / "checkpoint.safetensors"
+        number, vector = 0, None
+        if checkpoint.exists():
+            try:
+                with safe_open(checkpoint, framework="numpy") as file:
+                    vector = file.get_tensor("vector")
+                    number = int(file.metadata()["round"])
+            except (SafetensorError, KeyError, ValueError) as fault:
+                raise RunFolderError(f"{checkpoint} is damaged ({fault}): start the run anew") from fault
+        metrics = self.path / "metrics.jsonl"
+        lines = metrics.read_bytes().split(b"\n") if metrics.exists() else []
+        records = [json.loads(line) for line in lines[:number]]
+        if [record.get("round") for record in records] != list(range(1, number + 1)):
+            raise RunFolderError(
+                f"{metrics}: expected rounds 1 to {number}, as in the checkpoint; start the run anew"
+            )
+        replace_durably(metrics, b"".join(line + b"\n" for line in lines[:number]))
+        return number, vector, records
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The content of a JSON file of this folder; empty when it is not there yet."""
+        path = self.path / name
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return content
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        replace_durably(self.path / name, _json(content))
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what decides a run's figures."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def git_revision() -> str:
+    """The commit of this source tree, with "+changes" when files differ from it."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here)]
+    try:
+        commit = subprocess.run(
+            [*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout
+        status = [*command, "status", "--porcelain", "--untracked-files=no"]
+        changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return NO_REVISION
+    return commit.strip() + ("+changes" if changed.strip() else "")
+
+
+def source_digest(source: str) -> str | None:
+    """SHA-256 of the data file; None for generated data, which its seed decides."""
+    if source == "simulated":
+        return None
+    with open(source, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+T = TypeVar("T")
+
+
+def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - known):
+        raise RunFolderError(f"{where} has unknown keys {unknown}: was it written by another version?")
+    try:
+        return kind(**values)
+    except TypeError as fault:
+        raise RunFolderError(f"{where}: {fault}") from fault
+
+
+def _toml(value: str | float | bool) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # JSON strings are TOML basic strings; repr of a float is valid TOML and exact.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
