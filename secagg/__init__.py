@@ -7,20 +7,61 @@
 Numpy, TenSEAL and cryptography; no torch, no sockets. docs/threat-model.md says what is promised and what is not.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from secagg import errors
-from secagg.aggregator import Aggregator
-from secagg.client import Average, Client
-from secagg.enrolment import Enrolment
-from secagg.identity import Identity, Member
-from secagg.journal import Journal
-from secagg.keyholder import KeyHolder
-from secagg.ledger import Ledger
-from secagg.plan import RoundPlan, plan_round
-from secagg.protocol import RoundResult, run_round
-from secagg.stages import Stage, StageClock
-from secagg.wire import decode, encode
+
+if TYPE_CHECKING:
+    from secagg.aggregator import Aggregator
+    from secagg.client import Average, Client
+    from secagg.enrolment import Enrolment
+    from secagg.identity import Identity, Member
+    from secagg.journal import Journal
+    from secagg.keyholder import KeyHolder
+    from secagg.ledger import Ledger
+    from secagg.plan import RoundPlan, plan_round
+    from secagg.protocol import RoundResult, run_round
+    from secagg.stages import Stage, StageClock
+    from secagg.wire import decode, encode
 
 __version__ = "0.1.0"
+
+# Resolved on first use, so that an aggregator's process never loads tenseal.
+_HOMES = {
+    "Aggregator": "aggregator",
+    "Average": "client",
+    "Client": "client",
+    "Enrolment": "enrolment",
+    "Identity": "identity",
+    "Journal": "journal",
+    "KeyHolder": "keyholder",
+    "Ledger": "ledger",
+    "Member": "identity",
+    "RoundPlan": "plan",
+    "RoundResult": "protocol",
+    "Stage": "stages",
+    "StageClock": "stages",
+    "decode": "wire",
+    "encode": "wire",
+    "plan_round": "plan",
+    "run_round": "protocol",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'secagg' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"secagg.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 __all__ = [
     "Aggregator",

@@ -20,17 +20,17 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import tenseal.sealapi as seal
 
-from secagg.errors import EngineUnavailable, KeySelfTestFailed, WrongKey
+from secagg.errors import EngineUnavailable, KeySelfTestFailed
 from secagg.kernels_numpy import U32, U64
 from secagg.parameters import ParameterSet
 from secagg.plan import ERROR_MAX, key_norm_limits
+from secagg.publickey import PublicKey
 from secagg.ring import ring_of
 
 # Serialised SEAL object (SEAL 4.x, native/src/seal/serialization.h, ciphertext.cpp, plaintext.cpp, dynarray.h).
@@ -42,35 +42,6 @@ _CIPHERTEXT_RESIDUES = _CIPHERTEXT.size + _HEADER.size + _COUNT.size  # 97
 _PLAINTEXT_RESIDUES = 72
 
 _KEY_ATTEMPTS = 8
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class PublicKey:
-    """A public key as residues modulo the data primes and the special prime, the last: uint64[2, primes + 1, N]."""
-
-    params: ParameterSet
-    residues: U64
-
-    def check(self) -> None:
-        """Raise `WrongKey` unless the shape is right, every residue is below its prime and neither half is zero."""
-        primes = (*self.params.primes, self.params.special_prime)
-        shape = (2, len(primes), self.params.degree)
-        if self.residues.shape != shape or self.residues.dtype != np.uint64:
-            raise WrongKey(
-                f"public key: expected uint64{list(shape)}, got {self.residues.dtype}{list(self.residues.shape)}"
-            )
-        if not np.all(self.residues < np.array(primes, dtype=np.uint64)[:, None]):
-            raise WrongKey("public key: a residue is not below its prime; refuse this offer")
-        if not self.residues.any(axis=-1).all():
-            raise WrongKey("public key: a polynomial is zero; refuse this offer")
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, PublicKey):
-            return NotImplemented
-        return self.params == other.params and np.array_equal(self.residues, other.residues)
-
-    def __hash__(self) -> int:
-        return hash((self.params, self.residues.tobytes()))
 
 
 class SecretKey:
@@ -180,7 +151,7 @@ class _Context:
         parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
         parameters.set_poly_modulus_degree(params.degree)
         parameters.set_coeff_modulus([seal.Modulus(prime) for prime in (*params.primes, params.special_prime)])
-        self.context = seal.SEALContext(parameters, True, seal.SEC_LEVEL_TYPE.TC128)
+        self.context = seal.SEALContext(parameters, False, seal.SEC_LEVEL_TYPE.TC128)
         if not self.context.parameters_set():
             raise EngineUnavailable(f"SEAL refuses {params.name}: {self.context.parameters_error_message()}")
         self._data_id = _parms_id(self.context.first_parms_id())

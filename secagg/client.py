@@ -156,7 +156,7 @@ class Client:
         encoder = packing.Encoder(update, weight, self._plan)
         roster_hash = self._check_roster(roster, state)
         header = state.offer.header.reply(self._identity.key, previous=roster_hash, roster=roster_hash)
-        with self._clock.stage("mask"):
+        with self._clock.stage("mask", "key agreement"):
             terms = self._mask_terms(roster, roster_hash, state) if self._masking else []
         members = hashlib.sha256(b"".join(entry.sender for entry in roster.entries)).digest()
         self._journal.contributing(
@@ -259,7 +259,7 @@ class Client:
                     engine.encrypt_into(plaintext, block)
                     stage.bytes += block.nbytes
                 if terms:
-                    with clock.stage("mask") as stage:
+                    with clock.stage("mask", "mask expansion") as stage:
                         stream.apply(index, block[0])
                         stage.bytes += len(terms) * block[0].nbytes
                 with clock.stage("serialize"):

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from secagg.ckks import Encryptor, PublicKey
+from secagg.ckks import Encryptor
 from secagg.errors import EngineUnavailable
 from secagg.kernels_numpy import U32
+from secagg.publickey import PublicKey
 
 
 class Engine(Protocol):

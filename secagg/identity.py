@@ -3,28 +3,49 @@
 An `Identity` holds a private key and signs; a `Member` is its public half with the organisation's name, and verifies.
 A member is known on the wire by its 32-byte public key alone. Confidentiality keys are not here: those are ephemeral
 and live for one round (`masks.py`, `ckks.py`).
+
+# Strategy: the file is JSON of this package, not PKCS 8. pyca writes PKCS 8 with PBKDF2 of 2,048 iterations, which a
+# graphics card tries by the hundred thousand a second; here a passphrase goes through scrypt (RFC 7914) with 128 MiB.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import os
+import stat
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from secagg.errors import BadSignature, IdentityError
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
+MAX_NAME = 200  # characters of an organisation's name
+
+_FORMAT = "secagg identity 1"
+# Fixed by the format and not read from the file, so that an edited file cannot ask for gigabytes. OWASP's first choice.
+_SCRYPT = {"n": 2**17, "r": 8, "p": 1}
+_SALT_BYTES, _NONCE_BYTES = 16, 12
 
 
 @dataclass(frozen=True)
 class Member:
-    """The public half of an identity. key: the Ed25519 public key, 32 bytes."""
+    """The public half of an identity. key: the Ed25519 public key, 32 bytes. Raises `IdentityError`.
+
+    organisation: 1..200 printable characters in Unicode's NFC form, without outer blanks: two names that look alike on
+    a screen because of control or combining characters are refused where they are made.
+    """
 
     organisation: str
     key: bytes
@@ -32,8 +53,11 @@ class Member:
     def __post_init__(self) -> None:
         if len(self.key) != KEY_BYTES:
             raise IdentityError(f"{self.organisation}: expected a public key of 32 bytes, got {len(self.key)}")
-        if not self.organisation or self.organisation != self.organisation.strip() or len(self.organisation) > 200:
-            raise IdentityError(f"organisation: expected 1..200 characters without outer blanks: {self.organisation!r}")
+        name = self.organisation
+        if not (0 < len(name) <= MAX_NAME and name == unicodedata.normalize("NFC", name).strip() and name.isprintable()):
+            raise IdentityError(
+                f"organisation: expected 1..{MAX_NAME} printable characters (NFC) without outer blanks, got {name!r}"
+            )
 
     def verify(self, signature: bytes, message: bytes) -> None:
         """Raise `BadSignature` unless `signature` is this member's over `message`."""
@@ -61,48 +85,60 @@ class Identity:
         """Ed25519 signature, 64 bytes."""
         return self._private_key.sign(message)
 
-    def save(self, path: str | Path, passphrase: bytes | None = None) -> None:
-        """Write the private key (PEM, PKCS 8), readable by this user only and never over an existing file.
+    def keyed_hash(self, purpose: bytes) -> hmac.HMAC:
+        """An HMAC-SHA256 that only this identity can compute: names private values without letting others guess them.
 
-        With `passphrase` the key is encrypted (PBES2: scrypt and AES-256-CBC). Raises `IdentityError`.
+        purpose: separates uses. The key is HKDF-SHA256 (RFC 5869) of the private key.
         """
-        protection: serialization.KeySerializationEncryption = (
-            serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+        secret = HKDF(SHA256(), 32, salt=None, info=b"secagg v1 keyed hash" + purpose).derive(
+            self._private_key.private_bytes_raw()
         )
-        pem = self._private_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError as error:
-            raise IdentityError(f"{path} exists: an identity is never overwritten; choose another file") from error
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
+        return hmac.new(secret, digestmod=hashlib.sha256)
+
+    def save(self, path: str | Path, passphrase: bytes | None = None) -> None:
+        """Write the private key, readable by this user only and never over an existing file.
+
+        With `passphrase` the key is sealed by AES-256-GCM under scrypt(passphrase). Raises `IdentityError`: the file
+        exists, cannot be written, or the passphrase is empty.
+        """
+        fields: dict[str, str] = {
+            "format": _FORMAT,
+            "organisation": self.member.organisation,
+            "public_key": self.key.hex(),
+        }
+        raw = self._private_key.private_bytes_raw()
+        if passphrase is None:
+            fields["private_key"] = raw.hex()
+        else:
+            salt, nonce = os.urandom(_SALT_BYTES), os.urandom(_NONCE_BYTES)
+            sealed = AESGCM(_passphrase_key(passphrase, salt)).encrypt(nonce, raw, _sealed_with(self.member))
+            fields |= {"salt": salt.hex(), "nonce": nonce.hex(), "sealed_private_key": sealed.hex()}
+        _write_private(Path(path), (json.dumps(fields, indent=2) + "\n").encode())
 
     @classmethod
-    def load(cls, path: str | Path, organisation: str, passphrase: bytes | None = None) -> Identity:
-        """Read a key that `save` wrote. Raises `IdentityError`: permissions, passphrase, or not such a key."""
+    def load(cls, path: str | Path, passphrase: bytes | None = None) -> Identity:
+        """Read an identity that `save` wrote.
+
+        Raises `IdentityError`: no such file, readable by others, not an identity, a passphrase that is missing, wrong
+        or not needed.
+        """
         path = Path(path)
+        fields = _read_private(path)
         try:
-            mode = path.stat().st_mode & 0o777
-            pem = path.read_bytes()
-        except OSError as error:
-            raise IdentityError(f"{path}: {error.strerror}; make an identity first") from error
-        if mode & 0o077:
-            raise IdentityError(f"{path}: readable by others (mode {mode:o}); expected 600: chmod 600 {path}")
-        try:
-            key = serialization.load_pem_private_key(pem, passphrase)
-        except (ValueError, TypeError) as error:
-            raise IdentityError(f"{path}: not a private key, or the passphrase does not open it") from error
-        if not isinstance(key, Ed25519PrivateKey):
-            raise IdentityError(f"{path}: expected an Ed25519 key, got {type(key).__name__}")
-        return cls(organisation, key)
+            member = Member(fields["organisation"], bytes.fromhex(fields["public_key"]))
+            raw = _private_bytes(path, fields, member, passphrase)
+            private_key = Ed25519PrivateKey.from_private_bytes(raw)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IdentityError(f"{path}: damaged ({type(error).__name__}); restore it from a backup") from None
+        if private_key.public_key().public_bytes_raw() != member.key:
+            raise IdentityError(f"{path}: the private key is not the one of its public key; restore it from a backup")
+        return cls(member.organisation, private_key)
 
     def __repr__(self) -> str:
         return f"Identity({self.member.organisation!r}, OMITTED)"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        raise TypeError("an identity is never pickled")
+        raise TypeError("an identity is never pickled or copied")
 
 
 def verify(key: bytes, signature: bytes, message: bytes) -> None:
@@ -111,3 +147,72 @@ def verify(key: bytes, signature: bytes, message: bytes) -> None:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
         raise BadSignature(f"signature of {key.hex()[:16]} does not verify: refuse this message") from error
+
+
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+def _private_bytes(path: Path, fields: dict[str, str], member: Member, passphrase: bytes | None) -> bytes:
+    if "private_key" in fields:
+        if passphrase is not None:
+            raise IdentityError(f"{path}: is not encrypted, but a passphrase was given; make it anew with a passphrase")
+        return bytes.fromhex(fields["private_key"])
+    sealed, salt, nonce = (bytes.fromhex(fields[name]) for name in ("sealed_private_key", "salt", "nonce"))
+    if passphrase is None:
+        raise IdentityError(f"{path}: is encrypted, and no passphrase was given")
+    try:
+        return AESGCM(_passphrase_key(passphrase, salt)).decrypt(nonce, sealed, _sealed_with(member))
+    except InvalidTag:
+        raise IdentityError(f"{path}: the passphrase does not open it, or the file was edited") from None
+
+
+def _passphrase_key(passphrase: bytes, salt: bytes) -> bytes:
+    if not passphrase:
+        raise IdentityError("passphrase: expected at least one byte, got none; leave it away for an unencrypted file")
+    return Scrypt(salt=salt, length=32, **_SCRYPT).derive(passphrase)
+
+
+def _sealed_with(member: Member) -> bytes:
+    """What a sealed key is bound to: neither the name nor the public key in the file can be exchanged."""
+    return _FORMAT.encode() + member.key + member.organisation.encode()
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise IdentityError(f"{path} exists: an identity is never overwritten; choose another file") from error
+    except OSError as error:
+        raise IdentityError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)  # half a key would only block the name
+        raise
+
+
+def _read_private(path: Path) -> dict[str, str]:
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read()
+    except OSError as error:
+        raise IdentityError(f"{path}: {error.strerror}; make an identity first") from error
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise IdentityError(f"{path}: readable by others (mode {mode:o}); expected 600: chmod 600 {path}")
+    fields = _parsed(data)
+    if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
+        raise IdentityError(f"{path}: not an identity of this version; expected format {_FORMAT!r}")
+    return fields
+
+
+def _parsed(data: bytes) -> object:
+    """The JSON value, or None. A parser's error would carry the document, which holds the key."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None

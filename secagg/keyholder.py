@@ -302,13 +302,13 @@ class KeyHolder:
         block = empty_block(plan.params)
         try:
             for index in range(plan.blocks):
-                with clock.stage("verify"):
-                    read_block(encrypted_sum.payload, index, plan.params, block)
+                read_block(encrypted_sum.payload, index, plan.params, block)
+                with clock.stage("verify", "seed masks"):
                     stream.apply(index, block[0], inverse=True)
                 with clock.stage("decrypt") as stage:
                     plaintext = state.secret_key.decrypt(block)
                     stage.bytes += plaintext.nbytes
-                with clock.stage("unpack") as stage:
+                with clock.stage("unpack", "checks of the sum") as stage:
                     decoder.add(index, plaintext)
                     stage.bytes += plaintext.nbytes
         finally:

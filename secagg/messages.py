@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from secagg.blocks import Payload
-from secagg.ckks import PublicKey
 from secagg.kernels_numpy import I64
+from secagg.publickey import PublicKey
 
 NO_ROSTER = bytes(32)
 

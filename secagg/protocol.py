@@ -38,6 +38,7 @@ class RoundResult:
     sums: int64[length], the exact sums of w * quantised update.  contributors: number of clients.
     clipped: per client, how many values lay outside [-clip, clip].  stages: seconds and bytes over all clients.
     wire_bytes: length on the wire by kind of message; one client's for joins and contributions.
+    parts: seconds of named parts of stages ("mask expansion", "seed masks", "checks of the sum", ...).
     """
 
     average: F64 = field(repr=False)
@@ -48,6 +49,7 @@ class RoundResult:
     clipped: tuple[int, ...]
     stages: Mapping[str, Stage] = field(repr=False)
     wire_bytes: Mapping[str, int] = field(repr=False)
+    parts: Mapping[str, Stage] = field(repr=False)
 
 
 def run_round(
@@ -114,6 +116,7 @@ def run_round(
         tuple(client.clipped for client in clients),
         dict(clock.stages),
         dict(sizes.bytes),
+        dict(clock.parts),
     )
 
 

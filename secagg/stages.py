@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 STAGES = ("keygen", "pack", "encrypt", "mask", "serialize", "check", "sum", "verify", "decrypt", "unpack")
-"""keygen, pack (clip, quantise, lanes, transform), encrypt, mask (key agreement and expansion), serialize (pack to 30
-bits, hash, frame), check (hash, signatures, residue ranges at the aggregator), sum, verify (signatures and hash at the
-key holder), decrypt (remove seed masks, decrypt), unpack (reconstruct, check every digit, divide)."""
+"""keygen; pack: clip, quantise, lanes, transform; encrypt; mask: key agreement and expansion; serialize: residues to
+30 bits, hash, frame; check: digests, signatures and residue ranges at the receivers; sum; verify: signatures, hash and
+residue ranges at the key holder, seed masks taken off; decrypt; unpack: reconstruct, check every digit, divide."""
 
 
 @dataclass
@@ -26,17 +26,26 @@ class StageClock:
 
     def __init__(self) -> None:
         self._stages = {name: Stage() for name in STAGES}
+        self._parts: dict[str, Stage] = {}
 
     @property
     def stages(self) -> Mapping[str, Stage]:
         return self._stages
 
+    @property
+    def parts(self) -> Mapping[str, Stage]:
+        """Named parts of stages, such as "seed masks" of verify. Their seconds count in the stage as well."""
+        return self._parts
+
     @contextmanager
-    def stage(self, name: str) -> Iterator[Stage]:
+    def stage(self, name: str, part: str | None = None) -> Iterator[Stage]:
         """Time a piece of work; add its bytes to the yielded stage."""
         stage = self._stages[name]
         start = time.perf_counter()
         try:
             yield stage
         finally:
-            stage.seconds += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            stage.seconds += seconds
+            if part is not None:
+                self._parts.setdefault(part, Stage()).seconds += seconds

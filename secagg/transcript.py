@@ -12,7 +12,6 @@ import struct
 
 import numpy as np
 
-from secagg.ckks import PublicKey
 from secagg.kernels_numpy import I64
 from secagg.messages import (
     Abort,
@@ -27,6 +26,7 @@ from secagg.messages import (
     RosterEntry,
     SignedHash,
 )
+from secagg.publickey import PublicKey
 
 VERSION = 1
 HEADER = struct.Struct("<16s16sQ32s32sBB32s32s32s32s")

@@ -20,7 +20,6 @@ import numpy as np
 
 from secagg import kernels
 from secagg.blocks import Payload, payload_hash
-from secagg.ckks import PublicKey
 from secagg.enrolment import SESSION_BYTES
 from secagg.errors import (
     DigestMismatch,
@@ -47,6 +46,7 @@ from secagg.messages import (
     SignedHash,
 )
 from secagg.plan import RoundPlan
+from secagg.publickey import PublicKey
 from secagg.transcript import HEADER, VERSION, entry_bytes, header_bytes, public_key_hash
 
 _FRAME = struct.Struct("<4sHHQ")
@@ -61,13 +61,18 @@ assert SESSION_BYTES == 16  # HEADER spells it out
 
 
 def encode(message: Message, plan: RoundPlan) -> bytes:
-    """The bytes of a message of a round under `plan`."""
+    """The bytes of a message of a round under `plan`. Large payloads are copied once; `encode_parts` copies nothing."""
+    return b"".join(encode_parts(message, plan))
+
+
+def encode_parts(message: Message, plan: RoundPlan) -> tuple[bytes, Payload, bytes]:
+    """The bytes of a message in three pieces to send one after the other: head, payload, digest."""
     fields, payload = _fields(message, plan)
     body_length = HEADER.size + len(fields) + len(payload)
     frame = _FRAME.pack(_MAGIC, VERSION, _KINDS[type(message)], body_length)
     head = frame + header_bytes(message.header) + fields
     digest = hashlib.sha256(head + payload_hash(payload)).digest()
-    return b"".join((head, payload, digest))
+    return head, payload, digest
 
 
 def decode(data: Payload, plan: RoundPlan) -> Message:

@@ -1,0 +1,32 @@
+# Two commands do all the set-up on a machine with Python >= 3.11 and make:
+#   make demo    the main job on embedded data, with its table
+#   make test    the test suite
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-long lint install clean
+
+install: .venv/installed
+
+.venv/installed: setup.cfg constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	touch $@
+
+demo: install
+	$(BIN)/python -m demos train --data simulated --epsilon 3 --rounds 10
+
+test: install
+	$(BIN)/python -m pytest
+
+test-long: install
+	$(BIN)/python -m pytest -m long
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

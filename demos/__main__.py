@@ -1,0 +1,70 @@
+"""The command line: `python -m demos` or `secagg-demo`. Each command lives in a module of its own, loaded when used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from demos.console import err
+
+_COMMANDS = {
+    "round": ("demos.round", "round_command", "one encrypted, masked round on random updates, checked exactly"),
+    "train": ("demos.train", "train", "federated fraud detection on transactions, with its baselines"),
+    "plan": ("demos.plan", "plan_command", "what a round would cost, and why"),
+    "schema": ("demos.schema", "schema", "draft or check the schema file of a csv"),
+    "score": ("demos.score", "score", "score new transactions with a trained model"),
+    "attack": ("demos.attack", "attack", "play known attacks against stock CKKS and against this project"),
+    "enrol": ("demos.enrol", "enrol", "make identities and the enrolment list, offline"),
+    "audit": ("demos.audit", "audit", "verify a key holder's ledger offline"),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command runs: `plan` does not wait for torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def cli() -> None:
+    """Encrypted federated aggregation, to be seen and tried.
+
+    \b
+    python -m demos round --clients 8 --length 100000
+    python -m demos train --data simulated --no-dp
+    python -m demos COMMAND --help
+    """
+
+
+def main() -> None:
+    """Run the command line; expected errors become one line of advice and exit code 1, wrong usage 2."""
+    from fl.errors import FederationError
+    from secagg.errors import SecAggError
+
+    try:
+        cli(prog_name="python -m demos")
+    except (SecAggError, FederationError) as error:
+        err.print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:
+        err.print(f"[bold red]cannot go on[/]: {error.strerror or error}: {error.filename or ''}", highlight=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

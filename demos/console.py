@@ -1,0 +1,69 @@
+"""What all demos share: where output goes, how progress shows, how errors read.
+
+Results go to stdout, everything else to stderr: with ``--json``, stdout carries one JSON object and nothing else.
+Progress is a bar on a terminal and plain lines elsewhere; rich honours NO_COLOR. Errors become one line of advice.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+out = Console()
+err = Console(stderr=True)
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """One JSON object on stdout."""
+    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields a function that takes how much is done."""
+    if err.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=err, transient=True) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+    start, last = time.monotonic(), [-10.0]
+
+    def line(done: int) -> None:
+        elapsed = time.monotonic() - start
+        if done == total or elapsed - last[0] >= 10.0:
+            last[0] = elapsed
+            err.print(f"{label}: {done} of {total}, {elapsed:.0f} s", highlight=False)
+
+    yield line
+
+
+def table(title: str, *columns: str, right: tuple[int, ...] = ()) -> Table:
+    """A table in the demos' one style; `right`: indexes of columns to align right."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="right" if index in right else "left")
+    return made
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def seconds(value: float) -> str:
+    """A duration for people."""
+    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"

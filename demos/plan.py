@@ -1,0 +1,30 @@
+"""`demos plan`: what a round would cost, and why."""
+
+from __future__ import annotations
+
+import click
+
+from demos.console import out, print_json
+
+
+@click.command("plan")
+@click.option("--length", default=1_000_000, help="Values per update.")
+@click.option("--clients", default=8, help="Most clients in a round.")
+@click.option("--value-bits", default=16, help="Bits of a quantised value, sign included.")
+@click.option("--clip", default=1.0, help="Values outside [-clip, clip] are clipped.")
+@click.option("--max-weight", default=1, help="Weights are integers in 1..max-weight.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+def plan_command(length: int, clients: int, value_bits: int, clip: float, max_weight: int, as_json: bool) -> None:
+    """Choose parameters for a round and say what they cost.
+
+    \b
+    python -m demos plan --length 1000000 --clients 64
+    python -m demos plan --length 1000000 --clients 64 --value-bits 8 --json
+    """
+    import secagg
+
+    plan = secagg.plan_round(length, clients, clip, value_bits, max_weight)
+    if as_json:
+        print_json(plan.as_dict())
+    else:
+        out.print(plan.describe(), highlight=False)
