@@ -8,7 +8,6 @@ the value after the update's last one is the client's weight; what follows is ze
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -204,8 +203,3 @@ def error_bound(plan: RoundPlan) -> float:
     the sum of weights takes them away again: the bound of the unweighted mean holds for every weighting.
     """
     return plan.max_error
-
-
-def quantisation_loss_bits(plan: RoundPlan) -> float:
-    """How many bits below the clip the error bound lies; for display."""
-    return math.log2(plan.clip / plan.max_error)

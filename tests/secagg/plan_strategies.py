@@ -1,0 +1,25 @@
+"""Hypothesis strategies over everything that the planner admits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from secagg.plan import MAX_CLIENTS, MAX_LENGTH, MAX_RADIX, MAX_VALUE_BITS, MAX_WEIGHT
+
+
+@st.composite
+def plan_inputs(draw: st.DrawFn, max_length: int = MAX_LENGTH) -> dict[str, Any]:
+    """Inputs that the planner admits; each is drawn within the room that the ones before it leave in a lane."""
+    value_bits = draw(st.integers(2, MAX_VALUE_BITS))
+    room = (MAX_RADIX - 1) // (2 * (2 ** (value_bits - 1) - 1))
+    max_clients = draw(st.integers(1, min(MAX_CLIENTS, room)))
+    max_weight = draw(st.integers(1, min(MAX_WEIGHT, room // max_clients)))
+    return {
+        "length": draw(st.one_of(st.integers(1, min(100_000, max_length)), st.integers(1, max_length))),
+        "max_clients": max_clients,
+        "clip": draw(st.floats(1e-30, 1e30)),
+        "value_bits": value_bits,
+        "max_weight": max_weight,
+    }
