@@ -131,12 +131,18 @@ def read_header(path: str | Path, delimiter: str = ",") -> list[str]:
 
 
 def load_transactions(
-    path: str | Path, schema: Schema, *, labelled: bool = True, bank_column: str | None = None
+    path: str | Path,
+    schema: Schema,
+    *,
+    labelled: bool = True,
+    bank_column: str | None = None,
+    needs_fraud: bool = True,
 ) -> Transactions:
     """All transactions of a file, in time order.
 
-    With `labelled` the label column must be there and hold both classes; without, it is not read.
-    `bank_column` is read as `bank`. Raises `DataError` naming file, column and row.
+    With `labelled` the label column must be there, and hold both classes unless `needs_fraud` is False (for
+    a file that only serves as history); without, it is not read. `bank_column` is read as `bank`. Raises
+    `DataError` naming file, column and row.
     """
     path = Path(path)
     columns = _columns_of(path, schema, labelled, bank_column)
@@ -148,7 +154,7 @@ def load_transactions(
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: {error}") from error
     cells = _Cells(str(path), table, np.arange(len(table), dtype=np.int64), 1 if _is_parquet(path) else 2)
-    return _whole(cells, schema, labelled, bank_column)
+    return _whole(cells, schema, labelled, bank_column, needs_fraud=needs_fraud)
 
 
 def transactions_from_frame(
@@ -158,9 +164,8 @@ def transactions_from_frame(
     wanted = _wanted(schema, labelled, bank_column)
     _refuse_absent(wanted, list(frame.columns), source, schema)
     table = pa.Table.from_pandas(frame[wanted], preserve_index=False)
-    return _whole(
-        _Cells(source, table, np.arange(len(table), dtype=np.int64), 1), schema, labelled, bank_column
-    )
+    cells = _Cells(source, table, np.arange(len(table), dtype=np.int64), 1)
+    return _whole(cells, schema, labelled, bank_column, needs_fraud=True)
 
 
 def stream_transactions(
@@ -402,14 +407,16 @@ def _mask(values: pa.ChunkedArray) -> NDArray[np.bool_]:
     return _array(pc.fill_null(values, False)).astype(bool)
 
 
-def _whole(cells: _Cells, schema: Schema, labelled: bool, bank_column: str | None) -> Transactions:
+def _whole(
+    cells: _Cells, schema: Schema, labelled: bool, bank_column: str | None, *, needs_fraud: bool
+) -> Transactions:
     cells = cells.without_blanks(schema)
     if len(cells.index) == 0:
         raise DataError(
             f"{cells.source}: expected rows below the header, got none (after the schema's [drop] rules)"
         )
     table = _build(cells, schema, labelled, bank_column)
-    if labelled and table.label is not None:
+    if needs_fraud and table.label is not None:
         frauds = int(table.label.sum())
         if frauds in (0, len(table)):
             raise DataError(

@@ -1,0 +1,191 @@
+"""Features of new transactions as they arrive, from a history that is carried along: what scoring a file
+needs.
+
+A bank's `FeatureStream` keeps the transactions that a later feature can still look back on (the longest
+window and the label delay) and computes each chunk's features from these and the chunk, by the same code
+that made the training table. The result is the same as for the whole table at once, up to the rounding of
+sums that begin elsewhere (1e-9 relative).
+
+Labels: those of the history and, if the new rows bring some, theirs are used once the label delay has
+passed, never earlier. New rows without labels count as no fraud when their delay has passed; give them as
+history, labelled, to do better.
+
+Leaves to others: reading (`data`), what a score is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl.data import Party, Transactions, load_transactions, stream_transactions
+from fl.errors import OrderError
+from fl.features import scaled_features
+from fl.partition import Partition
+from fl.schema import DAY_US, Schema
+
+
+@dataclass(frozen=True)
+class StreamedRows:
+    """Features of one chunk, in the chunk's order. `x`: float32[n, d]; `bank`: object[n]; `table`: the chunk
+    itself.
+    """
+
+    x: NDArray[np.float32] = field(repr=False)
+    bank: NDArray[np.object_] = field(repr=False)
+    table: Transactions
+
+
+def feature_stream(
+    schema: Schema,
+    partition: Partition,
+    history: Transactions | None,
+    new_rows: Iterable[Transactions],
+) -> Iterator[StreamedRows]:
+    """Features of `new_rows`, chunk by chunk, each row from the rows of its own bank up to its own time.
+
+    `history`: past transactions of all banks, labelled or not; None starts every bank with nothing. Memory
+    holds one chunk and `schema.history_days` days. Raises `OrderError` naming the row when transactions come
+    earlier than what was seen, and `PartitionError` for a row without a bank.
+    """
+    banks: dict[str, FeatureStream] = {}
+    if history is not None:
+        for name, rows in partition.assign(history):
+            banks[name] = FeatureStream(schema, history.take(rows))
+    latest = None if history is None or history.time is None or not len(history) else int(history.time[-1])
+    for chunk in new_rows:
+        latest = _refuse_disorder(chunk, latest)
+        x = np.empty((len(chunk), 0), np.float32)
+        bank = np.empty(len(chunk), object)
+        for name, rows in partition.assign(chunk):
+            part = banks.setdefault(name, FeatureStream(schema)).push(chunk.take(rows))
+            if x.shape[1] == 0:
+                x = np.empty((len(chunk), part.shape[1]), np.float32)
+            x[rows] = part
+            bank[rows] = name
+        yield StreamedRows(x, bank, chunk)
+
+
+def stream_file(
+    path: str | Path,
+    schema: Schema,
+    partition: Partition,
+    history: str | Path | None = None,
+    *,
+    labelled: bool = False,
+    rows: int = 50_000,
+) -> Iterator[StreamedRows]:
+    """`feature_stream` over a file in chunks of at most `rows`, with a labelled file of past transactions as
+    `history`.
+
+    With `labelled` the new rows carry labels too. Raises what `feature_stream` raises, and `DataError`.
+    """
+    past = None
+    if history is not None:
+        past = load_transactions(history, schema, bank_column=partition.column, needs_fraud=False)
+    chunks = stream_transactions(path, schema, labelled=labelled, bank_column=partition.column, rows=rows)
+    yield from feature_stream(schema, partition, past, chunks)
+
+
+class FeatureStream:
+    """One bank's rolling history. `push` returns the features of a chunk and remembers it."""
+
+    def __init__(self, schema: Schema, history: Transactions | None = None) -> None:
+        self._reach = schema.history_days * DAY_US
+        self._history: Transactions | None = None
+        if history is not None and schema.has_windows:
+            self._remember(history)
+
+    def push(self, chunk: Transactions) -> NDArray[np.float32]:
+        """float32[len(chunk), d], scaled. `chunk` is in time order and not earlier than anything pushed
+        before.
+        """
+        if not chunk.schema.has_windows:
+            return scaled_features(chunk)
+        known = 0 if self._history is None else len(self._history)
+        table = chunk if self._history is None else joined(self._history, chunk)
+        x = scaled_features(table, np.arange(known, len(table), dtype=np.int64))
+        self._remember(table)
+        return x
+
+    def _remember(self, table: Transactions) -> None:
+        """Keep what a feature of a row at or after the last time can reach: windows are open on the left."""
+        if len(table) == 0:
+            return
+        assert table.time is not None
+        kept = table.take(table.time > table.time[-1] - self._reach)
+        self._history = replace(
+            kept,
+            customer=None if kept.customer is None else _compacted(kept.customer),
+            terminal=None if kept.terminal is None else _compacted(kept.terminal),
+        )
+
+
+def joined(earlier: Transactions, later: Transactions) -> Transactions:
+    """Both tables as one; `later` begins no earlier than `earlier` ends. Missing labels become 0.
+
+    Columns that no window looks back on (numbers, categories, text) keep the shape but not the content of
+    `earlier`.
+    """
+    assert earlier.time is not None and later.time is not None
+    n = len(earlier)
+    return replace(
+        later,
+        index=np.concatenate([earlier.index, later.index]),
+        time=np.concatenate([earlier.time, later.time]),
+        label=np.concatenate([_labels(earlier), _labels(later)]),
+        amount=_both(earlier.amount, later.amount),
+        customer=_joined_parties(earlier.customer, later.customer),
+        terminal=_joined_parties(earlier.terminal, later.terminal),
+        bank=None,
+        numeric={name: np.concatenate([np.zeros(n), values]) for name, values in later.numeric.items()},
+        categorical={
+            name: Party(np.concatenate([np.zeros(n, np.int64), party.code]), party.ids)
+            for name, party in later.categorical.items()
+        },
+        text={name: np.concatenate([np.full(n, "", object), values]) for name, values in later.text.items()},
+    )
+
+
+def _refuse_disorder(chunk: Transactions, latest: int | None) -> int | None:
+    """The chunk's last time. A row that comes late would have belonged in features already handed out."""
+    if chunk.time is None or len(chunk) == 0 or not chunk.schema.has_windows:
+        return latest
+    # Sorting by time put a row before one that stands above it in the file: the file was not in order.
+    moved = np.diff(chunk.index) < 0
+    if moved.any() or (latest is not None and chunk.time[0] < latest):
+        at = int(np.argmax(moved)) if moved.any() else 0
+        raise OrderError(
+            f"{chunk.row_name(at)}: expected a transaction no earlier than the history and the rows above, "
+            "got an earlier one; sort the file by time, and end the history before it"
+        )
+    return int(chunk.time[-1])
+
+
+def _labels(table: Transactions) -> NDArray[np.uint8]:
+    return np.zeros(len(table), np.uint8) if table.label is None else table.label
+
+
+def _both(
+    earlier: NDArray[np.float64] | None, later: NDArray[np.float64] | None
+) -> NDArray[np.float64] | None:
+    return None if earlier is None or later is None else np.concatenate([earlier, later])
+
+
+def _joined_parties(earlier: Party | None, later: Party | None) -> Party | None:
+    """Codes of both in one list of identifiers."""
+    if earlier is None or later is None:
+        return None
+    code_of = {name: code for code, name in enumerate(earlier.ids)}
+    recoded = np.array([code_of.setdefault(name, len(code_of)) for name in later.ids], np.int64)
+    return Party(np.concatenate([earlier.code, recoded[later.code]]), np.array(list(code_of), object))
+
+
+def _compacted(party: Party) -> Party:
+    """Without the identifiers that no row has any more, so that a long stream does not remember everyone."""
+    used, code = np.unique(party.code, return_inverse=True)
+    return Party(code.astype(np.int64), party.ids[used])
