@@ -201,7 +201,7 @@ def _version() -> tuple[int, int]:
 
 
 def _has_memory_files() -> bool:
-    return hasattr(os, "memfd_create")
+    return hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
 
 @contextmanager

@@ -177,7 +177,7 @@ def assert_round_is_exact(plan: RoundPlan, groups: list[Group], noise: str, seed
 
 
 @given(rounds())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_the_integer_sum_is_exact_for_random_plans_and_extreme_updates(drawn: Any) -> None:
     assert_round_is_exact(*drawn)
 
@@ -341,7 +341,7 @@ PLAN = plan_round(6, 4, max_weight=10)
     ids=lambda update: f"{type(update).__name__}-{getattr(update, 'dtype', '')}-{getattr(update, 'shape', '')}",
 )
 def test_anything_but_a_vector_of_float32_or_float64_is_refused(update: Any) -> None:
-    with pytest.raises(UpdateTypeUnsupported, match=r"^update: expected a float32 or float64 array of shape \(6,\), got"):
+    with pytest.raises(UpdateTypeUnsupported, match=r"^update: expected a float32 or float64 array of shape \(6,\)"):
         check_update(update, PLAN)
 
 
