@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -150,7 +150,7 @@ def load_transactions(
         if _is_parquet(path):
             table = pa.parquet.read_table(path, columns=columns, partitioning=None)
         else:
-            table = pa.csv.read_csv(path, **_csv_options(schema, columns))
+            table = pa.csv.read_csv(path, **_csv_options(schema.delimiter, columns, bool(schema.text)))
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: {error}") from error
     cells = _Cells(str(path), table, np.arange(len(table), dtype=np.int64), 1 if _is_parquet(path) else 2)
@@ -186,7 +186,9 @@ def stream_transactions(
     columns = _columns_of(path, schema, labelled, bank_column)
     seen = 0
     try:
-        for batch in _batches(path, schema, columns, rows):
+        for batch in _batches(
+            path, _csv_options(schema.delimiter, columns, bool(schema.text)), columns, rows
+        ):
             table = pa.Table.from_batches([batch])
             for start in range(0, len(table), rows):
                 part = table.slice(start, rows)
@@ -198,12 +200,40 @@ def stream_transactions(
         raise DataError(f"{path}: {error}") from error
 
 
-def _batches(path: Path, schema: Schema, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+def read_sample(path: str | Path, columns: list[str], rows: int) -> dict[str, NDArray[np.object_]]:
+    """The first `rows` rows of these columns as text, nothing as the empty string. Raises `DataError`."""
+    path = Path(path)
+    try:
+        batches = _first_rows(_batches(path, _csv_options(",", columns, True), columns, rows), rows)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: {error}") from error
+    if sum(len(batch) for batch in batches) == 0:
+        raise DataError(f"{path}: expected rows below the header, got none")
+    head = pa.Table.from_batches(batches)
+    cells = _Cells(str(path), head, np.arange(len(head), dtype=np.int64), 1)
+    return {name: np.array(cells.as_text(name).to_pylist(), object) for name in columns}
+
+
+def _first_rows(batches: Generator[pa.RecordBatch, None, None], rows: int) -> list[pa.RecordBatch]:
+    """Enough whole batches, the last one cut."""
+    taken: list[pa.RecordBatch] = []
+    with closing(batches):
+        for batch in batches:
+            taken.append(batch.slice(0, rows))
+            rows -= len(taken[-1])
+            if rows <= 0:
+                break
+    return taken
+
+
+def _batches(
+    path: Path, csv_options: dict[str, Any], columns: list[str], rows: int
+) -> Generator[pa.RecordBatch, None, None]:
     if _is_parquet(path):
         with closing(pa.parquet.ParquetFile(path)) as file:
             yield from file.iter_batches(batch_size=rows, columns=columns)
     else:
-        with pa.csv.open_csv(path, **_csv_options(schema, columns)) as reader:
+        with pa.csv.open_csv(path, **csv_options) as reader:
             yield from reader
 
 
@@ -232,14 +262,14 @@ def _refuse_absent(wanted: list[str], header: list[str], source: str, schema: Sc
         )
 
 
-def _csv_options(schema: Schema, columns: list[str]) -> dict[str, Any]:
+def _csv_options(delimiter: str, columns: list[str], quoted_breaks: bool) -> dict[str, Any]:
     """One thread and kept empty lines: only then are Arrow's row numbers the file's."""
     return {
         "read_options": pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
         "parse_options": pa.csv.ParseOptions(
-            delimiter=schema.delimiter,
+            delimiter=delimiter,
             ignore_empty_lines=False,
-            newlines_in_values=bool(schema.text),
+            newlines_in_values=quoted_breaks,
         ),
         "convert_options": pa.csv.ConvertOptions(
             include_columns=columns,

@@ -1,0 +1,118 @@
+"""`demos schema`: draft a schema file from a csv, check one against a file, or write the embedded data as a
+csv.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from demos.console import err, out, print_json, table
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command("schema")
+@click.option(
+    "--init", "draft_from", type=_FILE, metavar="FILE.csv", help="Draft a schema for this file, on stdout."
+)
+@click.option("--label", help="With --init: the column that says what is fraud.")
+@click.option(
+    "--check", "checked", metavar="NAME|FILE.toml", help="Check a schema, and FILE against it if given."
+)
+@click.option(
+    "--simulate", "written", type=_FILE, metavar="FILE.csv", help="Write the embedded data to this file."
+)
+@click.option("--customers", default=3000, help="With --simulate.")
+@click.option("--fraud-share", default=0.01, help="With --simulate: from 0.001 to 0.2.")
+@click.option("--seed", default=0, help="With --simulate.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="With --check: one JSON object on stdout, nothing else there."
+)
+@click.argument("file", required=False, type=_FILE)
+def schema(
+    draft_from: Path | None,
+    label: str | None,
+    checked: str | None,
+    written: Path | None,
+    customers: int,
+    fraud_share: float,
+    seed: int,
+    as_json: bool,
+    file: Path | None,
+) -> None:
+    """Say what the columns of a transaction file mean.
+
+    \b
+    python -m demos schema --simulate some.csv
+    python -m demos schema --init some.csv > some.toml
+    python -m demos schema --check some.toml some.csv
+    python -m demos train --data some.csv --schema some.toml --no-dp
+    """
+    asked = [option for option in (draft_from, checked, written) if option is not None]
+    if len(asked) != 1:
+        raise click.UsageError("give exactly one of --init, --check and --simulate")
+    if file is not None and checked is None:
+        raise click.UsageError(f"unexpected argument {file}: only --check takes a second file")
+    if draft_from is not None:
+        _draft(draft_from, label)
+    elif written is not None:
+        _simulate(written, customers, fraud_share, seed)
+    else:
+        assert checked is not None
+        _check(checked, file, as_json)
+
+
+def _draft(file: Path, label: str | None) -> None:
+    from fl.draft import draft_schema
+
+    click.echo(draft_schema(file, label), nl=False)
+    err.print(
+        "Read every line of this draft: a wrong guess may hand the label to the model.", highlight=False
+    )
+
+
+def _simulate(file: Path, customers: int, fraud_share: float, seed: int) -> None:
+    from fl.simulate import Simulation, simulate
+
+    frame = simulate(Simulation(customers=customers, fraud_share=fraud_share, seed=seed))
+    frame.to_csv(file, index=False)
+    err.print(
+        f"{len(frame)} transactions, {int(frame.IS_FRAUD.sum())} frauds: {file}",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _check(name: str, file: Path | None, as_json: bool) -> None:
+    from fl.data import load_transactions
+    from fl.features import features
+    from fl.schema_file import load_schema
+    from fl.split import periods_for
+
+    schema = load_schema(name)
+    found: dict[str, Any] = {
+        "schema": schema.name,
+        "sha256": schema.sha256,
+        "columns": list(schema.columns_read()),
+        "never": list(schema.never),
+        "features": [feature.name for feature in features(schema)],
+    }
+    if file is not None:
+        rows = load_transactions(file, schema, bank_column=schema.partition)
+        assert rows.label is not None
+        found |= {"rows": len(rows), "frauds": int(rows.label.sum())}
+        found |= {
+            "first_day": schema.day_name(int(rows.day[0])),
+            "last_day": schema.day_name(int(rows.day[-1])),
+        }
+        found["periods"] = periods_for(schema, rows).described
+    if as_json:
+        print_json(found)
+        return
+    shown = table(f"Schema {schema.name}", "what", "value")
+    for key, value in found.items():
+        shown.add_row(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    out.print(shown, markup=False)
