@@ -17,10 +17,11 @@ import tenseal.sealapi as seal
 
 from secagg import ckks
 from secagg.blocks import empty_block
-from secagg.ckks import Encryptor, PublicKey, SecretKey, generate_keys
+from secagg.ckks import Encryptor, SecretKey, generate_keys
 from secagg.errors import EngineUnavailable, KeySelfTestFailed, WrongKey
 from secagg.parameters import ALLOWED, ParameterSet
 from secagg.plan import ERROR_MAX, plan_round
+from secagg.publickey import PublicKey
 from secagg.ring import ring_of
 
 SMALL = ALLOWED[0]
