@@ -19,7 +19,6 @@ from secagg.errors import (
     DigestMismatch,
     DuplicateClient,
     MalformedMessage,
-    PeerError,
     QuorumNotMet,
     RosterMismatch,
     UnknownClient,
@@ -88,11 +87,11 @@ class Aggregator:
         following = self._machine.require("open")
         check_offer(offer, self._enrolment, self._plan, self._masking, quorum=1)
         check_roster(roster, offer, self._enrolment, self._plan, quorum=1)
+        shape = (self._plan.blocks, 2, len(self._plan.params.primes), self._plan.params.degree)
+        self._total = np.zeros(shape, dtype=np.uint32)
         self._offer, self._roster = offer, roster
         self._roster_hash = message_hash(roster)
         self._received = {}
-        shape = (self._plan.blocks, 2, len(self._plan.params.primes), self._plan.params.degree)
-        self._total = np.zeros(shape, dtype=np.uint32)
         self._machine.enter(following)
 
     def receive(self, contribution: Contribution) -> None:
@@ -109,7 +108,7 @@ class Aggregator:
                     self._ring.add(self._total[index], self._scratch)
                     stage.bytes += self._scratch.nbytes
                 added += 1
-        except PeerError:
+        except BaseException:
             for index in range(added):
                 read_block(contribution.payload, index, self._plan.params, self._scratch)
                 self._ring.subtract(self._total[index], self._scratch)

@@ -1,6 +1,7 @@
 """A bank: joins a round, seals its update under two locks, reads the release.
 
     IDLE --join--> JOINED --contribute--> CONTRIBUTED --accept--> IDLE        abort leads back to IDLE from anywhere
+    IDLE --settle--> IDLE        the end of an earlier round, which only the journal remembers
 
 The update is quantised, weighted and packed (`packing.py`), encrypted under the offer's CKKS key (`engines.py`), and
 masked pairwise over the closed roster (`masks.py`); it leaves as bytes signed by this client. What the client accepts
@@ -9,7 +10,6 @@ from others is checked against its own enrolment list, plan, quorum and journal.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from dataclasses import dataclass, field
 from enum import Enum
@@ -21,13 +21,14 @@ from secagg import masks, packing
 from secagg.blocks import empty_block, payload_hash, write_block
 from secagg.engines import encryptor, resolve_engine
 from secagg.enrolment import Enrolment
-from secagg.errors import RosterMismatch, UnknownClient, WrongModel
+from secagg.errors import PlanError, RosterMismatch, UnknownClient, WrongModel, WrongPlan, WrongRound
 from secagg.identity import Identity
-from secagg.journal import Journal, update_hash
+from secagg.journal import Journal, JournalRound
 from secagg.kernels_numpy import F64, U8
 from secagg.messages import Abort, Contribution, Join, Offer, Release, Roster
 from secagg.plan import RoundPlan
 from secagg.ring import ring_of
+from secagg.secrecy import Secret
 from secagg.stages import StageClock
 from secagg.states import Machine
 from secagg.transcript import message_hash, signed_bytes
@@ -44,6 +45,7 @@ _TABLE = {
     (ClientState.IDLE, "join"): ClientState.JOINED,
     (ClientState.JOINED, "contribute"): ClientState.CONTRIBUTED,
     (ClientState.CONTRIBUTED, "accept"): ClientState.IDLE,
+    (ClientState.IDLE, "settle"): ClientState.IDLE,
     (ClientState.JOINED, "abort"): ClientState.IDLE,
     (ClientState.CONTRIBUTED, "abort"): ClientState.IDLE,
 }
@@ -64,7 +66,7 @@ class Average:
 
 
 @dataclass
-class _Round:
+class _Round(Secret):
     """One round's secrets, in memory only."""
 
     offer: Offer
@@ -72,9 +74,10 @@ class _Round:
     agreement: masks.AgreementKey = field(repr=False)
     seed: bytes = field(repr=False)
     roster_hash: bytes = b""
+    members: int = 0
 
 
-class Client:
+class Client(Secret):
     """The role of a bank.
 
     identity: an enrolled client's. plan, quorum: this client's own; offers that differ are refused. masking=False
@@ -97,6 +100,9 @@ class Client:
     ) -> None:
         if identity.member not in enrolment.clients:
             raise UnknownClient(f"{identity.member.organisation} is not an enrolled client: enrol it offline first")
+        if not 2 <= quorum <= plan.max_clients:
+            # A roster of one would release this client's own update.
+            raise PlanError(f"quorum: expected 2..{plan.max_clients} (the plan's max_clients), got {quorum}")
         if not masking:
             warn_masking_disabled()
         self._identity = identity
@@ -137,7 +143,8 @@ class Client:
         header = offer.header.reply(self._identity.key, previous=offer_hash)
         unsigned = Join(header, agreement.public, sealed, b"")
         join = Join(header, agreement.public, sealed, self._identity.sign(signed_bytes(unsigned)))
-        self._journal.joined(header.step, header.model, header.round_id, offer_hash)
+        anchor, key_holder = offer.header.previous, offer.header.sender
+        self._journal.joined(header.step, header.model, header.round_id, offer_hash, anchor, key_holder)
         self._round = _Round(offer, join, agreement, seed)
         self._machine.enter(following)
         return join
@@ -158,16 +165,16 @@ class Client:
         header = state.offer.header.reply(self._identity.key, previous=roster_hash, roster=roster_hash)
         with self._clock.stage("mask", "key agreement"):
             terms = self._mask_terms(roster, roster_hash, state) if self._masking else []
-        members = hashlib.sha256(b"".join(entry.sender for entry in roster.entries)).digest()
+        members = [entry.sender for entry in roster.entries]
         self._journal.contributing(
-            header.step, header.model, header.round_id, roster_hash, members, update_hash(update), weight, allow_reuse
+            header.step, header.model, header.round_id, roster_hash, members, update, weight, allow_reuse
         )
         payload = self._seal(encoder, terms, state)
         with self._clock.stage("serialize"):
             unsigned = Contribution(header, payload_hash(payload), payload, b"")
             signature = self._identity.sign(signed_bytes(unsigned))
         self._journal.sealed(header.step, header.model, header.round_id, unsigned.payload_hash)
-        state.roster_hash = roster_hash
+        state.roster_hash, state.members = roster_hash, len(roster.entries)
         self.clipped = encoder.clipped
         self._machine.enter(following)
         return Contribution(header, unsigned.payload_hash, payload, signature)
@@ -177,20 +184,9 @@ class Client:
         following = self._machine.require("accept")
         state = self._current()
         check_same_round(release.header, state.offer.header)
-        if release.header.roster != state.roster_hash:
-            raise RosterMismatch("the release is for another roster than the one this client contributed to")
-        check_signature(release, self._enrolment.key_holder.key)
-        sums = packing.IntegerSums(release.sums, release.total_weight)
-        packing.check_sums(sums, self._plan, release.contributors)
-        header = release.header
-        self._journal.finished(header.step, header.model, header.round_id, message_hash(release))
+        average = self._finish(release, state.roster_hash, state.members)
         self._forget(following)
-        return Average(
-            packing.average(sums, self._plan),
-            packing.error_bound(self._plan),
-            release.total_weight,
-            release.contributors,
-        )
+        return average
 
     def abort(self, abort: Abort | None = None) -> None:
         """Leave the round: on the key holder's signed abort, or on this client's own decision (None).
@@ -207,6 +203,44 @@ class Client:
             self._journal.aborted(header.step, header.model, header.round_id)
         self._forget(following)
 
+    def unfinished(self) -> tuple[int, ...]:
+        """Steps that were joined and never ended, after a crash or a local abort: abandoned unless `settle` ends them.
+
+        The round that this client is in right now is not among them.
+        """
+        current = self._round.offer.header.step if self._round is not None else None
+        return tuple(step for step in self._journal.unfinished() if step != current)
+
+    def settle(self, message: Release | Abort) -> Average | None:
+        """Take the late end of a round that this process no longer holds, from the journal's memory of it.
+
+        After a crash, or after leaving a round on its own, a client may still be sent the release of a contribution
+        that it had sealed (the average is returned) or the key holder's abort (None). Raises `WrongRound` for a round
+        that the journal does not hold open, and `PeerError` leaves as `accept` does.
+        """
+        following = self._machine.require("settle")
+        header = message.header
+        known = self._open_round(header.step)
+        for what, error, got, want in (
+            ("session", WrongRound, header.session, self._enrolment.session),
+            ("round", WrongRound, header.round_id, known.round_id),
+            ("model", WrongModel, header.model, known.model),
+            ("plan", WrongPlan, header.plan, self._plan.fingerprint),
+            ("masking", WrongPlan, header.masked, self._masking),
+        ):
+            if got != want:
+                raise error(f"{what}: this message does not end the round that the journal holds at step {header.step}")
+        average = None
+        if isinstance(message, Release):
+            if known.contribution is None:
+                raise WrongRound(f"step {header.step}: this client never sealed a contribution to it")
+            average = self._finish(message, known.roster or b"", known.members)
+        else:
+            check_signature(message, self._enrolment.key_holder.key)
+            self._journal.aborted(header.step, header.model, header.round_id)
+        self._machine.enter(following)
+        return average
+
     def __repr__(self) -> str:
         return f"Client({self._identity.member.organisation!r}, {self.state.value})"
 
@@ -215,6 +249,27 @@ class Client:
     def _current(self) -> _Round:
         assert self._round is not None  # the state machine allows no call that gets here without one
         return self._round
+
+    def _open_round(self, step: int) -> JournalRound:
+        known = self._journal.round_of(step)
+        if known is None or known.finished:
+            raise WrongRound(f"step {step}: the journal holds no round that could end now")
+        return known
+
+    def _finish(self, release: Release, roster_hash: bytes, members: int) -> Average:
+        """Check what does not depend on the state, write the end of the round down, divide."""
+        header = release.header
+        if header.roster != roster_hash:
+            raise RosterMismatch("the release is for another roster than the one this client contributed to")
+        if release.contributors != members:
+            raise RosterMismatch(f"contributors: the roster has {members}, the release names {release.contributors}")
+        check_signature(release, self._enrolment.key_holder.key)
+        sums = packing.IntegerSums(release.sums, release.total_weight)
+        packing.check_sums(sums, self._plan, release.contributors)
+        average = packing.average(sums, self._plan)
+        self._journal.finished(header.step, header.model, header.round_id, message_hash(release))
+        bound = packing.error_bound(self._plan)
+        return Average(average, bound, release.total_weight, release.contributors)
 
     def _forget(self, following: ClientState) -> None:
         self._round = None

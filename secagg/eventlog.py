@@ -3,16 +3,23 @@
 SQLite in WAL mode with synchronous=FULL: when `append` returns, the event is on disk. Each event's hash covers the
 hash before it, and the owner's Ed25519 signature covers the event's hash, so a log that was cut in the middle, edited
 or spliced does not verify. What it cannot show by itself is that its *end* was cut off, or the whole file rolled back:
-for that, heads are compared with those that others saw (`secagg.ledger.compare`).
+for that, heads are compared with those that others saw (`ledger.compare`, `ledger.compare_journal`).
 
-`ledger.py` and `journal.py` give the events their meaning.
+`ledger.py` and `journal.py` give the events their meaning. Sources: sqlite.org/wal.html and pragma.html (durability,
+exclusive locking); Schneier and Kelsey, "Secure audit logs", ACM TISSEC 1999 (hash chains).
+
+# Strategy: the lock is SQLite's own. locking_mode=EXCLUSIVE set before the first access keeps the file locked for as
+# long as the connection lives and the kernel drops the lock with the process, so kill -9 leaves no stale lock behind.
+# Never open the file by other means in the same process: closing any descriptor of it would drop that lock.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,16 +29,24 @@ from secagg.identity import Identity, verify
 
 IN_MEMORY = ":memory:"
 NO_HEAD = bytes(32)
+MAX_STEP = 2**63 - 1
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS owner (only INTEGER PRIMARY KEY CHECK (only = 1), purpose TEXT NOT NULL, key BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS events (
-    sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, step INTEGER NOT NULL, model BLOB NOT NULL,
-    round_id BLOB NOT NULL, body BLOB NOT NULL, hash BLOB NOT NULL, signature BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS events_by_step ON events (step, kind);
-CREATE TRIGGER IF NOT EXISTS events_are_final BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-CREATE TRIGGER IF NOT EXISTS events_stay BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-"""
+_APPLICATION_ID = 0x53414747  # "SAGG", in the header of the SQLite file
+_VERSION = 1
+_SCHEMA = (
+    "CREATE TABLE owner (only INTEGER PRIMARY KEY CHECK (only = 1), purpose TEXT NOT NULL, key BLOB NOT NULL)",
+    "CREATE TABLE events (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, step INTEGER NOT NULL,"
+    " model BLOB NOT NULL, round_id BLOB NOT NULL, body BLOB NOT NULL, hash BLOB NOT NULL, signature BLOB NOT NULL)",
+    # The database itself refuses a second consumption of a step, whatever the code around it does.
+    "CREATE UNIQUE INDEX one_of_a_kind ON events (step, kind)",
+    "CREATE TRIGGER events_are_final BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'append-only'); END",
+    "CREATE TRIGGER events_stay BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'append-only'); END",
+    f"PRAGMA application_id = {_APPLICATION_ID}",
+    f"PRAGMA user_version = {_VERSION}",
+)
+_COLUMNS = "sequence, kind, step, model, round_id, body, hash, signature"
+_TYPES = (int, str, int, bytes, bytes, bytes, bytes, bytes)
+_LOCK_PATIENCE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -49,27 +64,38 @@ class Event:
 
 
 class EventLog:
-    """One owner's log. purpose: what kind of log this file is, checked when it is opened again."""
+    """One owner's log. purpose: what kind of log this file is, checked when it is opened again.
+
+    A new file is readable by this user only. Opening verifies the whole log. Raises `LedgerError`: damaged, edited, of
+    another owner or purpose, or not a log at all; `LedgerLocked`: open in another process.
+    """
 
     def __init__(self, path: str | Path, owner: Identity, purpose: str) -> None:
         self._owner = owner
+        self._purpose = purpose
+        self._appending = threading.Lock()
         self.path = str(path)
         self._connection = _connect(self.path)
         try:
-            self._claim(purpose)
-            self._length, self._head = _verified_head(self._connection, purpose, owner.key)
+            with _translated(self.path):
+                self._claim(purpose)
+                self._length, self._head = _verified_head(self._connection, self.path, purpose, owner.key)
         except BaseException:
             self._connection.close()
             raise
 
     def _claim(self, purpose: str) -> None:
-        with _translated(self.path):
-            self._connection.executescript(_SCHEMA)
-            self._connection.execute("INSERT OR IGNORE INTO owner VALUES (1, ?, ?)", (purpose, self._owner.key))
-            found = self._connection.execute("SELECT purpose, key FROM owner").fetchone()
-        if found != (purpose, self._owner.key):
+        """Make a new file this owner's, in one transaction, or check that an old one is."""
+        if _is_empty(self._connection, self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA:
+                self._connection.execute(statement)
+            self._connection.execute("INSERT INTO owner VALUES (1, ?, ?)", (purpose, self._owner.key))
+            self._connection.execute("COMMIT")
+        found, key = _owner(self._connection, self.path)
+        if (found, key) != (purpose, self._owner.key):
             raise LedgerError(
-                f"{self.path} is a {found[0]} of {found[1].hex()[:16]}; expected a {purpose} of this identity"
+                f"{self.path} is a {found} of {key.hex()[:16]}; expected a {purpose} of {self._owner.key.hex()[:16]}"
             )
 
     @property
@@ -81,72 +107,113 @@ class EventLog:
         return self._length
 
     def append(self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes = b"") -> Event:
-        """Write an event durably; it is on disk when this returns."""
-        sequence = self._length + 1
-        digest = _event_hash(self._head, sequence, kind, step, model, round_id, body)
-        signature = self._owner.sign(digest)
-        with _translated(self.path):
-            self._connection.execute(
-                "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (sequence, kind, step, model, round_id, body, digest, signature),
-            )
-        self._length, self._head = sequence, digest
-        return Event(sequence, kind, step, model, round_id, body, digest, signature)
+        """Write an event durably; it is on disk when this returns.
+
+        Raises `LedgerError`: a second event of this kind in this step, or the disk. Then nothing was appended.
+        """
+        with self._appending:
+            sequence = self._length + 1
+            digest = _event_hash(self._purpose, self._head, sequence, kind, step, model, round_id, body)
+            event = Event(sequence, kind, step, model, round_id, body, digest, self._owner.sign(digest))
+            with _translated(self.path):
+                self._connection.execute(
+                    f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (sequence, kind, step, model, round_id, body, digest, event.signature),
+                )
+            self._length, self._head = sequence, digest
+        return event
 
     def events(self, step: int | None = None, kind: str | None = None) -> list[Event]:
         """Events in order, narrowed to a step or a kind."""
-        return _select(self._connection, step, kind)
+        clauses, values = [], []
+        for column, value in (("step", step), ("kind", kind)):
+            if value is not None:
+                clauses.append(f"{column} = ?")
+                values.append(value)
+        where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+        with _translated(self.path):
+            return list(_select(self._connection, self.path, f"{where} ORDER BY sequence", tuple(values)))
 
-    def last(self, kind: str | None = None) -> Event | None:
-        """The latest event (of a kind), or None."""
-        where, values = ("WHERE kind = ?", (kind,)) if kind else ("", ())
-        row = self._connection.execute(
-            f"SELECT * FROM events {where} ORDER BY sequence DESC LIMIT 1", values
-        ).fetchone()
-        return Event(*row) if row else None
+    def last(self, kind: str) -> Event | None:
+        """The latest event of a kind, or None."""
+        with _translated(self.path):
+            latest = "WHERE kind = ? ORDER BY sequence DESC LIMIT 1"
+            return next(_select(self._connection, self.path, latest, (kind,)), None)
 
     def close(self) -> None:
         """Release the lock."""
         self._connection.close()
 
 
+# --- offline --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An event as an audit keeps it. start: the first 128 bytes of the body, where every kind has its hashes."""
+
+    sequence: int
+    kind: str
+    step: int
+    model: bytes
+    round_id: bytes
+    start: bytes = field(repr=False)
+    body_length: int  # bytes
+    hash: bytes
+
+
+_START_BYTES = 128
+
+
 @dataclass(frozen=True)
 class Audit:
-    """What an offline reading of a log found: all chained and signed. heads: hash after each event, from the first."""
+    """What an offline reading of a log found: all of it chained and signed by `owner`, a public key of 32 bytes."""
 
     path: str
     purpose: str
     owner: bytes
-    events: tuple[Event, ...] = field(repr=False)
+    entries: tuple[Entry, ...] = field(repr=False)
 
     @property
     def head(self) -> bytes:
-        return self.events[-1].hash if self.events else NO_HEAD
+        """Hash of the last event, zero for an empty log: 32 bytes."""
+        return self.entries[-1].hash if self.entries else NO_HEAD
 
 
 def audit(path: str | Path) -> Audit:
-    """Verify a log offline, without its owner's private key and without writing to it. Raises `LedgerError`."""
+    """Verify a log offline, without its owner's private key and without writing to it.
+
+    The last events may still be in the file beside it that ends in `-wal`: copy both. Raises `LedgerError`: damaged,
+    edited, or not a log; `LedgerLocked`: still open in a process.
+    """
     if not Path(path).is_file():
         raise LedgerError(f"{path}: no such file")
     with _translated(str(path)):
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+        connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
         try:
-            row = connection.execute("SELECT purpose, key FROM owner").fetchone()
-            if row is None:
-                raise LedgerError(f"{path}: names no owner")
-            purpose, owner = row
-            _verified_head(connection, purpose, owner)
-            return Audit(str(path), purpose, owner, tuple(_select(connection, None, None)))
+            if _is_empty(connection, str(path)):
+                raise LedgerError(f"{path} is empty: no log was ever begun in it")
+            purpose, owner = _owner(connection, str(path))
+            entries = tuple(
+                Entry(e.sequence, e.kind, e.step, e.model, e.round_id, e.body[:_START_BYTES], len(e.body), e.hash)
+                for e in _verified(connection, str(path), purpose, owner)
+            )
+            return Audit(str(path), purpose, owner, entries)
         finally:
             connection.close()
 
 
+# --- SQLite ---------------------------------------------------------------------------------------------------------
+
+
 def _connect(path: str) -> sqlite3.Connection:
+    if path != IN_MEMORY:
+        _create_private(path)
     with _translated(path):
-        connection = sqlite3.connect(path, isolation_level=None, timeout=0.5, check_same_thread=False)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=_LOCK_PATIENCE_S, check_same_thread=False)
         try:
-            # EXCLUSIVE before the first access in WAL mode: a second process is refused for as long as this one lives.
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            _is_empty(connection, path)  # takes the lock, and refuses what is not a log before anything is changed
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
@@ -155,6 +222,31 @@ def _connect(path: str) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def _create_private(path: str) -> None:
+    """Create the file with mode 0600 if there is none; SQLite gives its companions the same mode."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return  # not opened: closing a second descriptor would drop another connection's lock
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be created: {error.strerror}") from error
+
+
+def _is_empty(connection: sqlite3.Connection, path: str) -> bool:
+    """Whether nothing was ever written. Raises `LedgerError` for a database that is not a log of this version."""
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not tables:
+        return True
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if (application, version) != (_APPLICATION_ID, _VERSION):
+        raise LedgerError(
+            f"{path}: expected a log of version {_VERSION}, got a database with application id {application:#x} and "
+            f"version {version}: choose another file"
+        )
+    return False
 
 
 class _translated:
@@ -170,47 +262,53 @@ class _translated:
         if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
             raise LedgerLocked(f"{self._path} is open in another process: stop that one first") from error
         if isinstance(error, sqlite3.Error):
-            raise LedgerError(f"{self._path}: {error}") from error
+            raise LedgerError(f"{self._path}: {error}: keep the file and investigate") from error
 
 
-def _select(connection: sqlite3.Connection, step: int | None, kind: str | None) -> list[Event]:
-    clauses, values = [], []
-    for column, value in (("step", step), ("kind", kind)):
-        if value is not None:
-            clauses.append(f"{column} = ?")
-            values.append(value)
-    where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-    rows = connection.execute(f"SELECT * FROM events {where} ORDER BY sequence", values)
-    return [Event(*row) for row in rows]
+def _owner(connection: sqlite3.Connection, path: str) -> tuple[str, bytes]:
+    row = connection.execute("SELECT purpose, key FROM owner").fetchone()
+    if row is None or not isinstance(row[0], str) or not isinstance(row[1], bytes):
+        raise LedgerError(f"{path}: names no owner: keep the file and investigate")
+    return row[0], row[1]
+
+
+def _select(connection: sqlite3.Connection, path: str, rest: str, values: tuple[object, ...] = ()) -> Iterator[Event]:
+    for row in connection.execute(f"SELECT {_COLUMNS} FROM events {rest}", values):
+        # SQLite keeps whatever type was written; an edited file is no reason for a TypeError.
+        if any(type(value) is not kind for value, kind in zip(row, _TYPES, strict=True)) or row[2] < 0:
+            raise LedgerError(f"{path}: an event has fields of the wrong type: keep the file and investigate")
+        yield Event(*row)
 
 
 def _event_hash(
-    previous: bytes, sequence: int, kind: str, step: int, model: bytes, round_id: bytes, body: bytes
+    purpose: str, previous: bytes, sequence: int, kind: str, step: int, model: bytes, round_id: bytes, body: bytes
 ) -> bytes:
     name = kind.encode()
-    digest = hashlib.sha256(b"secagg v1 event" + previous)
-    digest.update(struct.pack("<QQHHHQ", sequence, step, len(name), len(model), len(round_id), len(body)))
+    digest = hashlib.sha256(b"secagg v1 event of a " + purpose.encode() + b"\0" + previous)
+    digest.update(struct.pack("<QQQQQQ", sequence, step, len(name), len(model), len(round_id), len(body)))
     for part in (name, model, round_id, body):
         digest.update(part)
     return digest.digest()
 
 
-def _verified_head(connection: sqlite3.Connection, purpose: str, owner: bytes) -> tuple[int, bytes]:
+def _verified_head(connection: sqlite3.Connection, path: str, purpose: str, owner: bytes) -> tuple[int, bytes]:
     """(length, head) after checking the chain and every signature."""
     head, length = NO_HEAD, 0
-    for event in _iterate(connection):
-        length += 1
-        digest = _event_hash(head, event.sequence, event.kind, event.step, event.model, event.round_id, event.body)
-        if event.sequence != length or event.hash != digest:
-            raise LedgerError(f"the {purpose} is damaged or edited at event {length}: keep the file and investigate")
-        try:
-            verify(owner, event.signature, digest)
-        except BadSignature as error:
-            raise LedgerError(f"event {length} of the {purpose} is not signed by its owner") from error
-        head = digest
+    for event in _verified(connection, path, purpose, owner):
+        head, length = event.hash, event.sequence
     return length, head
 
 
-def _iterate(connection: sqlite3.Connection) -> Iterator[Event]:
-    for row in connection.execute("SELECT * FROM events ORDER BY sequence"):
-        yield Event(*row)
+def _verified(connection: sqlite3.Connection, path: str, purpose: str, owner: bytes) -> Iterator[Event]:
+    """All events, each checked against the chain and its signature before it is handed out."""
+    head = NO_HEAD
+    for number, event in enumerate(_select(connection, path, "ORDER BY sequence"), start=1):
+        digest = _event_hash(purpose, head, number, event.kind, event.step, event.model, event.round_id, event.body)
+        if event.sequence != number or event.hash != digest:
+            raise LedgerError(f"{path}: damaged or edited at event {number}: keep the file and investigate")
+        try:
+            verify(owner, event.signature, digest)
+        except BadSignature as error:
+            raise LedgerError(f"{path}: event {number} is not signed by the log's owner") from error
+        yield event
+        head = digest

@@ -18,7 +18,6 @@ import stat
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -28,6 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from secagg.errors import BadSignature, IdentityError
+from secagg.secrecy import Secret
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -54,7 +54,9 @@ class Member:
         if len(self.key) != KEY_BYTES:
             raise IdentityError(f"{self.organisation}: expected a public key of 32 bytes, got {len(self.key)}")
         name = self.organisation
-        if not (0 < len(name) <= MAX_NAME and name == unicodedata.normalize("NFC", name).strip() and name.isprintable()):
+        if not (
+            0 < len(name) <= MAX_NAME and name == unicodedata.normalize("NFC", name).strip() and name.isprintable()
+        ):
             raise IdentityError(
                 f"organisation: expected 1..{MAX_NAME} printable characters (NFC) without outer blanks, got {name!r}"
             )
@@ -64,7 +66,7 @@ class Member:
         verify(self.key, signature, message)
 
 
-class Identity:
+class Identity(Secret):
     """A private signing key of one organisation. Shows nothing, pickles to nothing."""
 
     def __init__(self, organisation: str, private_key: Ed25519PrivateKey) -> None:
@@ -116,11 +118,11 @@ class Identity:
         _write_private(Path(path), (json.dumps(fields, indent=2) + "\n").encode())
 
     @classmethod
-    def load(cls, path: str | Path, passphrase: bytes | None = None) -> Identity:
-        """Read an identity that `save` wrote.
+    def load(cls, path: str | Path, organisation: str | None = None, passphrase: bytes | None = None) -> Identity:
+        """Read an identity that `save` wrote. organisation: whose it must be; anybody's when None.
 
-        Raises `IdentityError`: no such file, readable by others, not an identity, a passphrase that is missing, wrong
-        or not needed.
+        Raises `IdentityError`: no such file, readable by others, not an identity, of another organisation, a
+        passphrase that is missing, wrong or not needed.
         """
         path = Path(path)
         fields = _read_private(path)
@@ -132,13 +134,12 @@ class Identity:
             raise IdentityError(f"{path}: damaged ({type(error).__name__}); restore it from a backup") from None
         if private_key.public_key().public_bytes_raw() != member.key:
             raise IdentityError(f"{path}: the private key is not the one of its public key; restore it from a backup")
+        if organisation is not None and organisation != member.organisation:
+            raise IdentityError(f"{path}: expected the identity of {organisation!r}, got {member.organisation!r}'s")
         return cls(member.organisation, private_key)
 
     def __repr__(self) -> str:
         return f"Identity({self.member.organisation!r}, OMITTED)"
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        raise TypeError("an identity is never pickled or copied")
 
 
 def verify(key: bytes, signature: bytes, message: bytes) -> None:

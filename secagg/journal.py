@@ -1,7 +1,12 @@
 """A client's own memory: one roster per offer, one use per update, and the hash of what it sent before it sends it.
 
-After a crash nothing is encrypted again under the same masks: ephemeral keys and seeds were in memory only, so a round
-that was joined and not finished is abandoned. The journal holds hashes, never values.
+Events of a step, in this order:  joined -> contributing -> sealed -> finished,  or  aborted  (by a signed abort) at any
+point before.  After a crash nothing is encrypted again under the same masks: ephemeral keys and seeds were in memory
+only, so a round that was joined and not finished is abandoned, unless its contribution had left already and the release
+still comes (`Client.settle`).
+
+The journal holds hashes, never values; an update's is keyed, because a vector of few bits could be guessed from a plain
+one, and a journal is shown to others to compare it with the key holder's ledger (`ledger.compare_journal`).
 """
 
 from __future__ import annotations
@@ -9,42 +14,93 @@ from __future__ import annotations
 import hashlib
 import struct
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.errors import RosterMismatch, StepNotIncreasing, UpdateReused
-from secagg.eventlog import IN_MEMORY, EventLog
+from secagg.errors import LedgerError, RosterMismatch, StepNotIncreasing, UpdateReused, WrongState
+from secagg.eventlog import IN_MEMORY, Audit, Entry, Event, EventLog, audit
 from secagg.identity import Identity
 
 PURPOSE = "client journal"
+
+_HASH = 32  # bytes
+_CIRCUMSTANCES = struct.Struct("<32sIQ")  # hash of the senders, their number, own weight
+_SCAN = 1 << 18  # values hashed in one go
+
+# Kind of event -> what may stand before it in the same step.
+_FOLLOWS: dict[str, tuple[str | None, ...]] = {
+    "joined": (None,),
+    "contributing": ("joined",),
+    "sealed": ("contributing",),
+    "finished": ("sealed",),
+    "aborted": ("joined", "contributing", "sealed"),
+}
 
 
 class UpdateReuseWarning(UserWarning):
     """An update enters a second roster at the caller's request."""
 
 
+@dataclass(frozen=True)
+class JournalRound:
+    """What a journal knows about one round. All hashes 32 bytes, None where the round did not get so far.
+
+    anchor: the ledger head that the offer named. roster: accepted; members: its size. contribution: sealed, and possibly
+    sent. release: accepted. aborted: by a signed abort of the key holder.
+    """
+
+    step: int
+    model: bytes
+    round_id: bytes
+    offer: bytes
+    anchor: bytes
+    key_holder: bytes
+    roster: bytes | None = None
+    members: int = 0
+    contribution: bytes | None = None
+    release: bytes | None = None
+    aborted: bool = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more can come of it."""
+        return self.aborted or self.release is not None
+
+
 class Journal:
-    """path: a file, or `Journal.in_memory` for a client that lives for one process."""
+    """path: a file, or `Journal.in_memory` for a client that lives for one process.
+
+    Raises `LedgerError` for a file that is damaged, edited or of another owner, `LedgerLocked` for one in use.
+    """
 
     def __init__(self, path: str | Path, owner: Identity) -> None:
         self._log = EventLog(path, owner, PURPOSE)
+        self._owner = owner
 
     @classmethod
     def in_memory(cls, owner: Identity) -> Journal:
         """A journal that forgets everything when the process ends."""
         return cls(IN_MEMORY, owner)
 
-    def joined(self, step: int, model: bytes, round_id: bytes, offer: bytes) -> None:
-        """Remember a join. Raises `StepNotIncreasing`: a client joins each step once, in rising order."""
-        self.check_step(step)
-        self._log.append("joined", step, model, round_id, offer)
+    @property
+    def head(self) -> bytes:
+        """Hash of the last event: 32 bytes."""
+        return self._log.head
 
     def check_step(self, step: int) -> None:
+        """Raise `StepNotIncreasing` unless `step` is above every step joined before."""
         last = self._log.last("joined")
         if last is not None and step <= last.step:
             raise StepNotIncreasing(f"step: expected more than {last.step}, the last one joined, got {step}")
+
+    def joined(self, step: int, model: bytes, round_id: bytes, offer: bytes, anchor: bytes, key_holder: bytes) -> None:
+        """Remember a join. offer: its hash. anchor: the ledger head it names. key_holder: public key. 32 bytes each."""
+        self.check_step(step)
+        self._append("joined", step, model, round_id, offer + anchor + key_holder)
 
     def contributing(
         self,
@@ -52,27 +108,25 @@ class Journal:
         model: bytes,
         round_id: bytes,
         roster: bytes,
-        members: bytes,
-        update: bytes,
+        members: Sequence[bytes],
+        update: NDArray[np.floating],
         weight: int,
         allow_reuse: bool,
     ) -> None:
         """Bind this offer to one roster and this update to its members; durable before anything is encrypted.
 
-        roster, members, update: hashes of 32 bytes. Raises `RosterMismatch` for a second roster of the same offer and
-        `UpdateReused` for an update that entered another roster. The exception is one whose round was aborted, with
-        identical members and weight: then both sums, even if both came out, are the same sum.
+        roster: its hash, 32 bytes. members: all senders, in roster order. update: float32 or float64; only its keyed
+        hash is kept. Raises `RosterMismatch` for a second roster of the same offer and `UpdateReused` for an update
+        that entered another roster. The exception is one whose round was aborted, with identical members and weight: then both sums, even
+        if both came out, are the same sum.
         """
-        for event in self._log.events(step, "contributing"):
-            if event.round_id == round_id:
-                raise RosterMismatch(
-                    f"step {step}: this offer already had a roster; nothing is encrypted under a second"
-                )
-        circumstances = members + struct.pack("<Q", weight)
+        if self._log.events(step, "contributing"):
+            raise RosterMismatch(f"step {step}: this offer already had a roster; nothing is encrypted under a second")
+        name = self._name(update)
+        senders = hashlib.sha256(b"".join(members)).digest()
+        circumstances = _CIRCUMSTANCES.pack(senders, len(members), weight)
         for event in self._log.events(kind="contributing"):
-            if event.body[32:64] == update and not (
-                event.body[64:] == circumstances and self._log.events(event.step, "aborted")
-            ):
+            if event.body[_HASH : 2 * _HASH] == name and not self._harmless(event, circumstances):
                 if not allow_reuse:
                     raise UpdateReused(
                         f"this update entered step {event.step} with other members, or a round that was not aborted; "
@@ -83,20 +137,29 @@ class Journal:
                     UpdateReuseWarning,
                     stacklevel=3,
                 )
-        self._log.append("contributing", step, model, round_id, roster + update + circumstances)
+        self._append("contributing", step, model, round_id, roster + name + circumstances)
 
     def sealed(self, step: int, model: bytes, round_id: bytes, contribution: bytes) -> None:
         """Remember the hash of the contribution that will be sent; only identical bytes are ever sent again."""
-        self._log.append("sealed", step, model, round_id, contribution)
+        self._append("sealed", step, model, round_id, contribution)
 
     def finished(self, step: int, model: bytes, round_id: bytes, release: bytes) -> None:
-        self._log.append("finished", step, model, round_id, release)
+        """release: the accepted release's hash, 32 bytes."""
+        self._append("finished", step, model, round_id, release)
 
     def aborted(self, step: int, model: bytes, round_id: bytes) -> None:
-        self._log.append("aborted", step, model, round_id)
+        """The key holder's signed abort came."""
+        self._append("aborted", step, model, round_id, b"")
+
+    def round_of(self, step: int) -> JournalRound | None:
+        """What became of a step; None when it was never joined."""
+        known: JournalRound | None = None
+        for event in self._log.events(step):
+            known = _advanced(known, event.kind, event.step, event.model, event.round_id, event.body)
+        return known
 
     def unfinished(self) -> tuple[int, ...]:
-        """Steps that were joined and neither finished nor aborted: after a restart, abandoned."""
+        """Steps that were joined and neither finished nor aborted, in order."""
         joined = {event.step for event in self._log.events(kind="joined")}
         done = {event.step for kind in ("finished", "aborted") for event in self._log.events(kind=kind)}
         return tuple(sorted(joined - done))
@@ -105,9 +168,86 @@ class Journal:
         """Release the lock on the file."""
         self._log.close()
 
+    def _harmless(self, earlier: Event, circumstances: bytes) -> bool:
+        return earlier.body[2 * _HASH :] == circumstances and bool(self._log.events(earlier.step, "aborted"))
 
-def update_hash(update: NDArray[np.floating]) -> bytes:
-    """SHA-256 of an update's dtype and values."""
-    digest = hashlib.sha256(update.dtype.str.encode())
-    digest.update(np.ascontiguousarray(update).data.cast("B"))
-    return digest.digest()
+    def _name(self, update: NDArray[np.floating]) -> bytes:
+        """Keyed hash of the values, the same in float32 and float64."""
+        digest = self._owner.keyed_hash(b"update")
+        for start in range(0, update.shape[0], _SCAN):
+            digest.update(np.ascontiguousarray(update[start : start + _SCAN], dtype="<f8").data.cast("B"))
+        return digest.digest()
+
+    def _append(self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes) -> None:
+        """Write an event if the table allows it. Raises `WrongState`."""
+        events = self._log.events(step)
+        before = events[-1].kind if events else None
+        if before not in _FOLLOWS[kind] or (events and events[0].round_id != round_id):
+            raise WrongState(f"step {step}: {kind} after {before or 'nothing'} is not a legal order in this round")
+        self._log.append(kind, step, model, round_id, body)
+
+
+# --- offline --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JournalReport:
+    """rounds: in the order of their steps. head: hash of the last event."""
+
+    path: str
+    owner: bytes
+    events: int
+    head: bytes
+    rounds: tuple[JournalRound, ...]
+
+
+def audit_journal(path: str | Path) -> JournalReport:
+    """Verify a journal file offline: chain, signatures, and the order of each step. Raises `LedgerError`."""
+    found = audit(path)
+    if found.purpose != PURPOSE:
+        raise LedgerError(f"{path} is a {found.purpose}, expected a {PURPOSE}")
+    rounds = tuple(journal_rounds(found).values())
+    return JournalReport(found.path, found.owner, len(found.entries), found.head, rounds)
+
+
+def journal_rounds(found: Audit) -> dict[int, JournalRound]:
+    """The rounds of an audited journal by step. Raises `LedgerError` where the order of events breaks the rules."""
+    rounds: dict[int, JournalRound] = {}
+    last: dict[int, Entry] = {}
+    for entry in found.entries:
+        before = last.get(entry.step)
+        legal = (before.kind if before else None) in _FOLLOWS.get(entry.kind, ())
+        if (
+            not legal
+            or (before and before.round_id != entry.round_id)
+            or (not before and entry.step <= max(last, default=-1))
+        ):
+            raise LedgerError(
+                f"{found.path}: event {entry.sequence} ({entry.kind}, step {entry.step}) breaks the rules of a journal"
+            )
+        last[entry.step] = entry
+        rounds[entry.step] = _advanced(
+            rounds.get(entry.step), entry.kind, entry.step, entry.model, entry.round_id, entry.start
+        )
+    return rounds
+
+
+def _advanced(
+    known: JournalRound | None, kind: str, step: int, model: bytes, round_id: bytes, body: bytes
+) -> JournalRound:
+    """The round after one more event."""
+    if known is None:
+        offer, anchor, key_holder = body[:_HASH], body[_HASH : 2 * _HASH], body[2 * _HASH : 3 * _HASH]
+        return JournalRound(step, model, round_id, offer, anchor, key_holder)
+    match kind:
+        case "contributing":
+            if len(body) != 2 * _HASH + _CIRCUMSTANCES.size:
+                raise LedgerError(f"step {step}: expected {2 * _HASH + _CIRCUMSTANCES.size} bytes about a contribution")
+            _, members, _ = _CIRCUMSTANCES.unpack_from(body, 2 * _HASH)
+            return replace(known, roster=body[:_HASH], members=members)
+        case "sealed":
+            return replace(known, contribution=body[:_HASH])
+        case "finished":
+            return replace(known, release=body[:_HASH])
+        case _:
+            return replace(known, aborted=True)

@@ -11,7 +11,7 @@ memory for one round. A refused sum says nothing to the outside but that.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from secagg import masks, packing, wire
@@ -32,7 +32,7 @@ from secagg.errors import (
     UnknownClient,
 )
 from secagg.identity import Identity, verify
-from secagg.ledger import Ledger
+from secagg.ledger import Ledger, Outcome
 from secagg.messages import (
     NO_ROSTER,
     Abort,
@@ -47,9 +47,10 @@ from secagg.messages import (
     RosterEntry,
 )
 from secagg.plan import RoundPlan
+from secagg.secrecy import Secret
 from secagg.stages import StageClock
 from secagg.states import Machine
-from secagg.transcript import message_hash, parts_hash, public_key_hash, signed_bytes
+from secagg.transcript import header_bytes, message_hash, parse_header, parts_hash, public_key_hash, signed_bytes
 from secagg.verification import check_same_round, check_signature
 
 ROUND_ID_BYTES = 16
@@ -66,13 +67,14 @@ _TABLE = {
     (KeyHolderState.OFFERED, "receive_join"): KeyHolderState.OFFERED,
     (KeyHolderState.OFFERED, "close_roster"): KeyHolderState.CLOSED,
     (KeyHolderState.CLOSED, "release"): KeyHolderState.IDLE,
+    (KeyHolderState.IDLE, "report_abandoned"): KeyHolderState.IDLE,
     (KeyHolderState.OFFERED, "abort"): KeyHolderState.IDLE,
     (KeyHolderState.CLOSED, "abort"): KeyHolderState.IDLE,
 }
 
 
 @dataclass
-class _Round:
+class _Round(Secret):
     """One round's secrets, in memory only."""
 
     offer: Offer
@@ -84,7 +86,7 @@ class _Round:
     roster: Roster | None = None
 
 
-class KeyHolder:
+class KeyHolder(Secret):
     """The role of the party that decrypts.
 
     identity: the enrolled key holder's. quorum: smallest roster it will close. ledger: its memory across restarts; in
@@ -134,7 +136,7 @@ class KeyHolder:
             raise LocalError(
                 f"expected a step in [0, 2**63) and a model hash of 32 bytes, got {step} and {len(model)} bytes"
             )
-        self._ledger.check_step(step, model)
+        self._ledger.check_step(step)
         with self._clock.stage("keygen") as stage:
             public_key, secret_key = generate_keys(self._plan.params)
             stage.bytes += public_key.residues.nbytes
@@ -156,7 +158,7 @@ class KeyHolder:
         signature = self._identity.sign(signed_bytes(unsigned))
         offer = Offer(header, self._quorum, agreement.public, public_key, signature)
         offer_hash = message_hash(offer)
-        self._ledger.opened(step, model, header.round_id, offer_hash)
+        self._ledger.opened(step, model, header.round_id, offer_hash, header_bytes(header))
         self._round = _Round(offer, offer_hash, secret_key, agreement)
         self._machine.enter(following)
         return offer
@@ -195,8 +197,8 @@ class KeyHolder:
         )
         header = state.offer.header.reply(self._identity.key, previous=state.offer_hash)
         roster = Roster(header, entries, self._identity.sign(signed_bytes(Roster(header, entries, b""))))
-        body = message_hash(roster) + b"".join(entry.sender for entry in entries)
-        self._ledger.roster_closed(header.step, header.model, header.round_id, body)
+        senders = b"".join(entry.sender for entry in entries)
+        self._ledger.roster_closed(header.step, header.model, header.round_id, message_hash(roster), senders)
         state.roster = roster
         self._machine.enter(following)
         return roster
@@ -214,21 +216,19 @@ class KeyHolder:
             self._verify(encrypted_sum, roster)
         header = state.offer.header
         self._ledger.consumed(header.step, header.model, header.round_id, message_hash(encrypted_sum))
+        # The step is burnt from here on. Whatever goes wrong, key and seeds are dropped with the round.
+        self._forget(following)
         try:
             sums = self._open(encrypted_sum, state)
+            release = self._signed_release(encrypted_sum, roster, sums)
+            data = wire.encode(release, self._plan)
+            # Stored before it is sent: after a crash the same bytes go out again.
+            self._ledger.released(header.step, header.model, header.round_id, message_hash(release), data)
         except SumRefused:
             self._ledger.refused(header.step, header.model, header.round_id)
-            self._forget(following)
             raise SumRefused("refused") from None
-        release_header = header.reply(
-            self._identity.key, previous=message_hash(encrypted_sum), roster=message_hash(roster)
-        )
-        unsigned = Release(release_header, len(roster.entries), sums.total_weight, sums.sums, b"")
-        signature = self._identity.sign(signed_bytes(unsigned))
-        release = Release(release_header, len(roster.entries), sums.total_weight, sums.sums, signature)
-        # Stored before it is sent: after a crash the same bytes go out again.
-        self._ledger.released(header.step, header.model, header.round_id, wire.encode(release, self._plan))
-        self._forget(following)
+        finally:
+            self._ledger.let_go()
         return release
 
     def stored_release(self, step: int) -> Release | None:
@@ -244,10 +244,33 @@ class KeyHolder:
         """End the round without a release; its key and seeds are gone."""
         following = self._machine.require("abort")
         header = self._current().offer.header.reply(self._identity.key, previous=self._current().offer_hash)
-        abort = Abort(header, reason, self._identity.sign(signed_bytes(Abort(header, reason, b""))))
-        self._ledger.aborted(header.step, header.model, header.round_id, bytes([reason]))
+        abort = self._signed_abort(header, reason)
+        self._ledger.aborted(header.step, header.model, header.round_id, reason)
         self._forget(following)
         return abort
+
+    def outcome(self, step: int) -> Outcome | None:
+        """What became of a step of this ledger; None when it was never opened."""
+        return self._ledger.outcome(step)
+
+    def abandoned_steps(self) -> tuple[int, ...]:
+        """Steps that an earlier process opened and never finished: their keys are gone, nothing will be released."""
+        return tuple(each.step for each in self._ledger.abandoned())
+
+    def report_abandoned(self) -> tuple[Abort, ...]:
+        """After a restart: a signed abort for each abandoned round, for its clients; each is reported once.
+
+        Rounds of other plans than this key holder's are reported as well; encode their aborts under their own plan.
+        """
+        following = self._machine.require("report_abandoned")
+        aborts = []
+        for each in self._ledger.abandoned():
+            header = parse_header(each.header).reply(self._identity.key, previous=each.offer)
+            abort = self._signed_abort(header, AbortReason.ABANDONED)
+            self._ledger.aborted(each.step, each.model, each.round_id, abort.reason)
+            aborts.append(abort)
+        self._machine.enter(following)
+        return tuple(aborts)
 
     def __repr__(self) -> str:
         return f"KeyHolder({self._identity.member.organisation!r}, {self.state.value})"
@@ -257,6 +280,16 @@ class KeyHolder:
     def _current(self) -> _Round:
         assert self._round is not None  # the state machine allows no call that gets here without one
         return self._round
+
+    def _signed_abort(self, header: Header, reason: AbortReason) -> Abort:
+        return Abort(header, reason, self._identity.sign(signed_bytes(Abort(header, reason, b""))))
+
+    def _signed_release(self, encrypted_sum: EncryptedSum, roster: Roster, sums: packing.IntegerSums) -> Release:
+        header = roster.header.reply(
+            self._identity.key, previous=message_hash(encrypted_sum), roster=message_hash(roster)
+        )
+        unsigned = Release(header, len(roster.entries), sums.total_weight, sums.sums, b"")
+        return replace(unsigned, signature=self._identity.sign(signed_bytes(unsigned)))
 
     def _closed_roster(self) -> Roster:
         roster = self._current().roster

@@ -1,8 +1,11 @@
 """The key holder's memory across restarts: one decryption per step, whatever happens.
 
 Events of a step, in this order:  opened -> roster -> consumed -> released | refused,  or  aborted  at any point before
-a release.  `consumed` is durable before the secret key is used on the sum, and the key lives in memory only: after a
+a verdict.  `consumed` is durable before the secret key is used on the sum, and the key lives in memory only: after a
 crash there is nothing left that could decrypt a second time, and what was released is sent again byte for byte.
+
+The same table of legal orders guards the running key holder and the offline audit.  The file may serve several
+sessions of one key holder; then steps increase over all of them.  It grows by every release it stores.
 """
 
 from __future__ import annotations
@@ -11,11 +14,25 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from secagg.errors import LedgerError, RoundAlreadyReleased, StepNotIncreasing
-from secagg.eventlog import IN_MEMORY, Audit, Event, EventLog, audit
+from secagg.errors import LedgerError, RoundAlreadyReleased, StepNotIncreasing, WrongState
+from secagg.eventlog import IN_MEMORY, NO_HEAD, Audit, Entry, EventLog, audit
 from secagg.identity import Identity
+from secagg.journal import PURPOSE as JOURNAL_PURPOSE
+from secagg.journal import JournalRound, journal_rounds
 
 PURPOSE = "key holder ledger"
+
+_HASH = 32  # bytes
+
+# Kind of event -> what may stand before it in the same step.
+_FOLLOWS: dict[str, tuple[str | None, ...]] = {
+    "opened": (None,),
+    "roster": ("opened",),
+    "consumed": ("roster",),
+    "released": ("consumed",),
+    "refused": ("consumed",),
+    "aborted": ("opened", "roster", "consumed"),
+}
 
 
 class Outcome(Enum):
@@ -25,11 +42,28 @@ class Outcome(Enum):
     RELEASED = "released"
     REFUSED = "refused"
     ABORTED = "aborted"
-    ABANDONED = "abandoned"  # the process ended between opening and a verdict
+    ABANDONED = "abandoned"  # the process that opened it ended, or failed, before a verdict
+
+
+_VERDICTS = {"released": Outcome.RELEASED, "refused": Outcome.REFUSED, "aborted": Outcome.ABORTED}
+
+
+@dataclass(frozen=True)
+class AbandonedRound:
+    """A round that an earlier process opened and never finished. header: of its offer, as `transcript` encodes it."""
+
+    step: int
+    model: bytes
+    round_id: bytes
+    offer: bytes  # hash of the offer, 32 bytes
+    header: bytes
 
 
 class Ledger:
-    """Opened by the key holder. path: a file, or `Ledger.in_memory` for a key holder that lives for one process."""
+    """Opened by the key holder. path: a file, or `Ledger.in_memory` for a key holder that lives for one process.
+
+    Raises `LedgerError` for a file that is damaged, edited or of another owner, `LedgerLocked` for one in use.
+    """
 
     def __init__(self, path: str | Path, owner: Identity) -> None:
         self._log = EventLog(path, owner, PURPOSE)
@@ -45,75 +79,83 @@ class Ledger:
         """Hash of the last event; anchored in the next offer, so that clients notice a ledger that was rolled back."""
         return self._log.head
 
-    def check_step(self, step: int, model: bytes) -> None:
-        """Raise unless `step` may be opened: above every step before, and never consumed."""
+    def check_step(self, step: int) -> None:
+        """Raise unless `step` may be opened: above every step before."""
         last = self._log.last("opened")
         if last is not None and step <= last.step:
             if self.outcome(step) is Outcome.RELEASED:
                 raise RoundAlreadyReleased(f"step {step} was released: send the stored release again")
             raise StepNotIncreasing(f"step: expected more than {last.step}, the last one opened, got {step}")
 
-    def opened(self, step: int, model: bytes, round_id: bytes, offer: bytes) -> None:
-        """offer: hash of the offer."""
-        self.check_step(step, model)
-        self._log.append("opened", step, model, round_id, offer)
+    def opened(self, step: int, model: bytes, round_id: bytes, offer: bytes, header: bytes) -> None:
+        """offer: its hash, 32 bytes. header: the encoded header of the offer, to report an abandoned round."""
+        self.check_step(step)
+        self._append("opened", step, model, round_id, offer + header)
         self._live = round_id
 
-    def roster_closed(self, step: int, model: bytes, round_id: bytes, roster: bytes) -> None:
-        """roster: its hash, 32 bytes, and the senders."""
-        self._log.append("roster", step, model, round_id, roster)
+    def roster_closed(self, step: int, model: bytes, round_id: bytes, roster: bytes, senders: bytes) -> None:
+        """roster: its hash, 32 bytes. senders: their public keys, 32 bytes each."""
+        self._append("roster", step, model, round_id, roster + senders)
 
     def consumed(self, step: int, model: bytes, round_id: bytes, encrypted_sum: bytes) -> None:
         """Take the step's only decryption. encrypted_sum: hash of the sum. Raises `RoundAlreadyReleased`."""
         if self._log.events(step, "consumed"):
             raise RoundAlreadyReleased(f"step {step} was consumed before: there is one decryption per step")
-        self._log.append("consumed", step, model, round_id, encrypted_sum)
+        self._append("consumed", step, model, round_id, encrypted_sum)
 
-    def released(self, step: int, model: bytes, round_id: bytes, release: bytes) -> None:
-        """release: its bytes on the wire, to be sent again after a crash."""
-        self._log.append("released", step, model, round_id, release)
-        self._live = None
+    def released(self, step: int, model: bytes, round_id: bytes, release: bytes, data: bytes) -> None:
+        """release: its hash, 32 bytes. data: its bytes on the wire, to be sent again after a crash."""
+        self._append("released", step, model, round_id, release + data)
 
     def refused(self, step: int, model: bytes, round_id: bytes) -> None:
         """The sum failed a check; which one is not recorded."""
-        self._log.append("refused", step, model, round_id)
-        self._live = None
+        self._append("refused", step, model, round_id)
 
-    def aborted(self, step: int, model: bytes, round_id: bytes, reason: bytes) -> None:
-        self._log.append("aborted", step, model, round_id, reason)
+    def aborted(self, step: int, model: bytes, round_id: bytes, reason: int) -> None:
+        """The round ended without a verdict, or a restarted key holder reports that it did."""
+        self._append("aborted", step, model, round_id, bytes([reason]))
+
+    def let_go(self) -> None:
+        """This process can no longer finish the round it opened: without a verdict, it is abandoned from now on."""
         self._live = None
 
     def stored_release(self, step: int) -> bytes | None:
         """The wire bytes of the release of `step`, or None."""
         found = self._log.events(step, "released")
-        return found[0].body if found else None
+        return found[0].body[_HASH:] if found else None
 
     def outcome(self, step: int) -> Outcome | None:
         """What became of `step`; None when it was never opened."""
-        return _outcome(self._log.events(step), self._live)
+        events = self._log.events(step)
+        if not events:
+            return None
+        unfinished = Outcome.OPEN if events[0].round_id == self._live else Outcome.ABANDONED
+        return _VERDICTS.get(events[-1].kind, unfinished)
 
-    def abandoned_steps(self) -> tuple[int, ...]:
-        """Steps that an earlier process opened and never finished."""
-        steps = sorted({event.step for event in self._log.events(kind="opened")})
-        return tuple(step for step in steps if self.outcome(step) is Outcome.ABANDONED)
+    def abandoned(self) -> tuple[AbandonedRound, ...]:
+        """Rounds that an earlier process opened and never finished, in the order of their steps."""
+        return tuple(
+            AbandonedRound(event.step, event.model, event.round_id, event.body[:_HASH], event.body[_HASH:])
+            for event in self._log.events(kind="opened")
+            if self.outcome(event.step) is Outcome.ABANDONED
+        )
 
     def close(self) -> None:
         """Release the lock on the file."""
         self._log.close()
 
-
-def _outcome(events: list[Event], live: bytes | None) -> Outcome | None:
-    if not events:
-        return None
-    kinds = {event.kind for event in events}
-    for kind, outcome in (
-        ("released", Outcome.RELEASED),
-        ("refused", Outcome.REFUSED),
-        ("aborted", Outcome.ABORTED),
-    ):
-        if kind in kinds:
-            return outcome
-    return Outcome.OPEN if events[0].round_id == live else Outcome.ABANDONED
+    def _append(self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes = b"") -> None:
+        """Write an event if the table allows it. Raises `WrongState`."""
+        events = self._log.events(step)
+        before = events[-1].kind if events else None
+        if before not in _FOLLOWS[kind]:
+            raise WrongState(f"step {step}: {kind} after {before or 'nothing'} is not a legal order")
+        if events and (events[0].round_id, events[0].model) != (round_id, model):
+            raise WrongState(f"step {step}: opened for another round or model")
+        # Key and seeds died with the process that opened the round; all that is left to do with it is to report it.
+        if events and kind != "aborted" and round_id != self._live:
+            raise WrongState(f"step {step}: abandoned by an earlier process; report it and open the next step")
+        self._log.append(kind, step, model, round_id, body)
 
 
 # --- offline --------------------------------------------------------------------------------------------------------
@@ -121,62 +163,117 @@ def _outcome(events: list[Event], live: bytes | None) -> Outcome | None:
 
 @dataclass(frozen=True)
 class LedgerReport:
-    """steps: (step, model, outcome) in order. head: hash of the last event."""
+    """steps: (step, model, outcome) in order. head: hash of the last event. decryptions: steps consumed."""
 
     path: str
     owner: bytes
     events: int
     head: bytes
     steps: tuple[tuple[int, bytes, Outcome], ...]
+    decryptions: int
+
+
+class Relation(Enum):
+    """How one copy of a ledger relates to another."""
+
+    EQUAL = "equal"
+    EXTENDS = "extends"  # it continues the other
+    BEHIND = "behind"  # the other continues it
 
 
 def audit_ledger(path: str | Path) -> LedgerReport:
     """Verify a ledger file offline: chain, signatures, and the rules of the steps. Raises `LedgerError`."""
+    found = _audited(path)
+    steps = tuple(
+        (step, entries[0].model, _VERDICTS.get(entries[-1].kind, Outcome.ABANDONED))
+        for step, entries in _steps(found).items()
+    )
+    decryptions = sum(entry.kind == "consumed" for entry in found.entries)
+    return LedgerReport(found.path, found.owner, len(found.entries), found.head, steps, decryptions)
+
+
+def compare(one: str | Path, other: str | Path) -> Relation:
+    """How two copies of one key holder's ledger relate.
+
+    Raises `LedgerError` when they have different owners or contradict each other: then one was forked, or rolled back
+    and continued.
+    """
+    a, b = _audited(one), _audited(other)
+    if a.owner != b.owner:
+        raise LedgerError(f"{one} and {other} belong to different key holders")
+    for first, second in zip(a.entries, b.entries, strict=False):
+        if first.hash != second.hash:
+            raise LedgerError(
+                f"{one} and {other} differ from event {first.sequence} on: one was forked, or rolled back and continued"
+            )
+    if len(a.entries) == len(b.entries):
+        return Relation.EQUAL
+    return Relation.EXTENDS if len(a.entries) > len(b.entries) else Relation.BEHIND
+
+
+def compare_journal(ledger: str | Path, journal: str | Path) -> int:
+    """Check a ledger against what a client saw; returns the number of rounds compared.
+
+    For each round of this key holder in the journal: the offer that the client answered stands in the ledger, right
+    after the event whose hash the offer anchored; the roster is the one the client accepted; the release it accepted
+    is the stored one; and no round it was told is aborted was released. Copy the ledger after the journal.
+    Raises `LedgerError` with the first contradiction.
+    """
+    found, seen = _audited(ledger), audit(journal)
+    if seen.purpose != JOURNAL_PURPOSE:
+        raise LedgerError(f"{journal} is a {seen.purpose}, expected a {JOURNAL_PURPOSE}")
+    steps, heads = _steps(found), [NO_HEAD, *(entry.hash for entry in found.entries)]
+    rounds = [each for each in journal_rounds(seen).values() if each.key_holder == found.owner]
+    for each in rounds:
+        contradiction = _contradiction(each, steps.get(each.step, []), heads)
+        if contradiction is not None:
+            raise LedgerError(f"{ledger} contradicts {journal} at step {each.step}: {contradiction}")
+    return len(rounds)
+
+
+def _contradiction(seen: JournalRound, entries: list[Entry], heads: list[bytes]) -> str | None:
+    """What the ledger's entries of one step deny that the client saw."""
+    held = {entry.kind: entry for entry in entries}
+    opened = held.get("opened")
+    if opened is None:
+        return "the client joined it, and the ledger has no such step: rolled back, or a copy older than the journal"
+    if opened.start[:_HASH] != seen.offer:
+        return "the client answered another offer: the ledger was forked, or rolled back and continued"
+    if heads[opened.sequence - 1] != seen.anchor:
+        return "the offer anchored another head: events before it were exchanged"
+    for kind, own, what in (("roster", seen.roster, "roster"), ("released", seen.release, "release")):
+        entry = held.get(kind)
+        if own is not None and (entry is None or entry.start[:_HASH] != own):
+            return f"the client accepted a {what} that the ledger does not hold"
+    if seen.aborted and "released" in held:
+        return "the client was told that it was aborted, and the ledger released it"
+    return None
+
+
+def _audited(path: str | Path) -> Audit:
     found = audit(path)
     if found.purpose != PURPOSE:
         raise LedgerError(f"{path} is a {found.purpose}, expected a {PURPOSE}")
-    return LedgerReport(found.path, found.owner, len(found.events), found.head, _checked_steps(found))
+    return found
 
 
-_ORDER = {"opened": 0, "roster": 1, "consumed": 2, "released": 3, "refused": 3, "aborted": 3}
-
-
-def _checked_steps(found: Audit) -> tuple[tuple[int, bytes, Outcome], ...]:
-    """Steps increase, and no step has an event twice, out of order, or a verdict without a consumption."""
-    by_step: dict[int, list[Event]] = {}
-    for event in found.events:
-        if event.kind not in _ORDER:
-            raise LedgerError(f"{found.path}: event {event.sequence} is of an unknown kind {event.kind!r}")
-        if event.kind == "opened" and by_step and event.step <= max(by_step):
-            raise LedgerError(f"{found.path}: step {event.step} opened after step {max(by_step)}")
-        by_step.setdefault(event.step, []).append(event)
-    report = []
-    for step, events in by_step.items():
-        ranks = [_ORDER[event.kind] for event in events]
-        kinds = {event.kind for event in events}
-        if ranks != sorted(set(ranks)) or ranks[0] != 0:
-            raise LedgerError(f"{found.path}: the events of step {step} are out of order or doubled")
-        if kinds & {"released", "refused"} and not kinds >= {"roster", "consumed"}:
-            raise LedgerError(f"{found.path}: step {step} has a verdict without a consumption")
-        outcome = _outcome(events, None)
-        assert outcome is not None
-        report.append((step, events[0].model, outcome))
-    return tuple(report)
-
-
-def compare(one: str | Path, other: str | Path) -> str:
-    """How two copies of one owner's ledger relate: "equal", "extends" (the first continues the second), or "behind".
-
-    Raises `LedgerError` when they have different owners or contradict each other: then one was forked or rolled back
-    and continued.
-    """
-    a, b = audit(one), audit(other)
-    if a.owner != b.owner:
-        raise LedgerError(f"{one} and {other} belong to different key holders")
-    shared = min(len(a.events), len(b.events))
-    if shared and a.events[shared - 1].hash != b.events[shared - 1].hash:
-        first = next(i for i in range(shared) if a.events[i].hash != b.events[i].hash)
-        raise LedgerError(f"{one} and {other} differ from event {first + 1} on: one of them was forked or rolled back")
-    if len(a.events) == len(b.events):
-        return "equal"
-    return "extends" if len(a.events) > len(b.events) else "behind"
+def _steps(found: Audit) -> dict[int, list[Entry]]:
+    """Entries by step, in order. Raises `LedgerError` unless steps increase and each follows the table of orders."""
+    steps: dict[int, list[Entry]] = {}
+    latest = -1
+    for entry in found.entries:
+        where = f"{found.path}: event {entry.sequence} ({entry.kind}, step {entry.step})"
+        before = steps[entry.step][-1].kind if entry.step in steps else None
+        if before not in _FOLLOWS.get(entry.kind, ()):
+            raise LedgerError(f"{where} after {before or 'nothing'} breaks the rules of a ledger")
+        if entry.kind == "opened":
+            if entry.step <= latest:
+                raise LedgerError(f"{where}: opened after step {latest}")
+            latest = entry.step
+            steps[entry.step] = []
+        elif entry.kind != "aborted" and entry.step != latest:
+            raise LedgerError(f"{where}: belongs to a step before the last one opened")
+        elif entry.round_id != steps[entry.step][0].round_id or entry.model != steps[entry.step][0].model:
+            raise LedgerError(f"{where}: names another round or model than its step was opened for")
+        steps[entry.step].append(entry)
+    return steps

@@ -18,7 +18,6 @@ import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -32,6 +31,7 @@ from secagg import kernels
 from secagg.errors import BadSeal
 from secagg.kernels_numpy import U32
 from secagg.parameters import ParameterSet
+from secagg.secrecy import Secret
 
 SEED_BYTES = 32
 COMPLETE_GRAPH_UP_TO = 128  # members; beyond it, each has `neighbours_needed` peers
@@ -42,7 +42,7 @@ _ZEROS = memoryview(bytes(1 << 16))
 _SINGLE_USE_NONCE = bytes(12)  # the sealing key comes from an ephemeral key and seals exactly one message
 
 
-class AgreementKey:
+class AgreementKey(Secret):
     """An ephemeral X25519 key pair. Lives in memory for one round; shows nothing, pickles to nothing."""
 
     def __init__(self) -> None:
@@ -58,9 +58,6 @@ class AgreementKey:
 
     def __repr__(self) -> str:
         return "AgreementKey(OMITTED)"
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        raise TypeError("an agreement key is never pickled")
 
 
 # --- the sealed seed ------------------------------------------------------------------------------------------------
@@ -129,14 +126,14 @@ def pair_key(shared: bytes, offer: bytes, roster: bytes, one: bytes, other: byte
 
 
 @dataclass(frozen=True)
-class MaskTerm:
+class MaskTerm(Secret):
     """One PRG and its sign."""
 
     key: bytes = field(repr=False)
     negative: bool
 
 
-class MaskStream:
+class MaskStream(Secret):
     """All mask terms of one party, expanded block by block.
 
     PRG(k) in block b modulo prime p: AES-256-CTR from counter 0 under HKDF-Expand(k, label | b | p), read as

@@ -12,6 +12,7 @@ import struct
 
 import numpy as np
 
+from secagg.errors import MalformedMessage
 from secagg.kernels_numpy import I64
 from secagg.messages import (
     Abort,
@@ -56,6 +57,16 @@ def header_bytes(header: Header) -> bytes:
         header.roster,
         header.previous,
     )
+
+
+def parse_header(data: bytes) -> Header:
+    """The inverse of `header_bytes`. Raises `MalformedMessage`."""
+    if len(data) != HEADER.size:
+        raise MalformedMessage(f"header: expected {HEADER.size} bytes, got {len(data)}")
+    session, round_id, step, sender, plan, engine, masked, key, model, roster, previous = HEADER.unpack(data)
+    if masked > 1 or step >= 2**63:
+        raise MalformedMessage("a field of the header is out of its range")
+    return Header(session, round_id, step, sender, plan, engine, bool(masked), key, model, roster, previous)
 
 
 def signed_bytes(message: Message) -> bytes:

@@ -47,7 +47,7 @@ from secagg.messages import (
 )
 from secagg.plan import RoundPlan
 from secagg.publickey import PublicKey
-from secagg.transcript import HEADER, VERSION, entry_bytes, header_bytes, public_key_hash
+from secagg.transcript import HEADER, VERSION, entry_bytes, header_bytes, parse_header, public_key_hash
 
 _FRAME = struct.Struct("<4sHHQ")
 _MAGIC = b"SAGG"
@@ -199,14 +199,12 @@ def _sizes(kind: type, plan: RoundPlan, members: int) -> tuple[int, int]:
 
 
 def _header(data: bytes, plan: RoundPlan) -> Header:
-    session, round_id, step, sender, fingerprint, engine, masked, key, model, roster, previous = HEADER.unpack(data)
-    if fingerprint != plan.fingerprint:
+    header = parse_header(data)
+    if header.plan != plan.fingerprint:
         raise WrongPlan(
-            f"expected plan {plan.fingerprint.hex()[:16]}, got {fingerprint.hex()[:16]}: agree on plan_round's inputs"
+            f"expected plan {plan.fingerprint.hex()[:16]}, got {header.plan.hex()[:16]}: agree on plan_round's inputs"
         )
-    if masked > 1 or step >= 2**63:
-        raise MalformedMessage("a field of the header is out of its range")
-    return Header(session, round_id, step, sender, fingerprint, engine, bool(masked), key, model, roster, previous)
+    return header
 
 
 def _cut(data: memoryview, *sizes: int) -> list[bytes]:
