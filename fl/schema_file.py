@@ -11,7 +11,6 @@ import datetime as dt
 import difflib
 import tomllib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def load_schema(name_or_path: str | Path) -> Schema:
     key.
     """
     if str(name_or_path) in SHIPPED:
-        shipped = resources.files("fl") / "schemas" / f"{name_or_path}.toml"
+        shipped = Path(__file__).parent / "schemas" / f"{name_or_path}.toml"
         return parse_schema(shipped.read_text(encoding="utf-8"), f"{name_or_path}.toml")
     path = Path(name_or_path)
     if not path.is_file():
