@@ -49,7 +49,7 @@ class UpdateReuseWarning(UserWarning):
 class JournalRound:
     """What a journal knows about one round. All hashes 32 bytes, None where the round did not get so far.
 
-    anchor: the ledger head that the offer named. roster: accepted; members: its size. contribution: sealed, and possibly
+    anchor: the ledger head that the offer named. roster: accepted; members: its size. contribution: sealed, perhaps
     sent. release: accepted. aborted: by a signed abort of the key holder.
     """
 
@@ -117,8 +117,8 @@ class Journal:
 
         roster: its hash, 32 bytes. members: all senders, in roster order. update: float32 or float64; only its keyed
         hash is kept. Raises `RosterMismatch` for a second roster of the same offer and `UpdateReused` for an update
-        that entered another roster. The exception is one whose round was aborted, with identical members and weight: then both sums, even
-        if both came out, are the same sum.
+        that entered another roster. The exception is one whose round was aborted, with identical members and weight:
+        then both sums, even if both came out, are the same sum.
         """
         if self._log.events(step, "contributing"):
             raise RosterMismatch(f"step {step}: this offer already had a roster; nothing is encrypted under a second")
