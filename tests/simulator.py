@@ -1,0 +1,180 @@
+"""In-memory peers: a whole federation in one process, and a network between its roles that an attacker owns.
+
+The roles are the real ones; only the transport is simulated. Everything travels as bytes, so whatever the network does
+to a message (drop, repeat, reorder, replay, corrupt) is done to what a socket would have carried.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import secagg
+from secagg import wire
+from secagg.messages import Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
+
+MODEL = hashlib.sha256(b"the model that all parties train").digest()
+
+
+class Federation:
+    """Enrolled parties that outlive their roles: a role made twice is a party that restarted.
+
+    folder: where ledger and journals are kept; None keeps them in memory, and then every role is made once only.
+    """
+
+    def __init__(
+        self,
+        clients: int = 3,
+        length: int = 40,
+        *,
+        quorum: int = 2,
+        max_clients: int | None = None,
+        max_weight: int = 1,
+        masking: bool = True,
+        folder: Path | None = None,
+    ) -> None:
+        self.plan = secagg.plan_round(length=length, max_clients=max_clients or clients, max_weight=max_weight)
+        self.quorum, self.masking, self.folder = quorum, masking, folder
+        self.authority = secagg.Identity.generate("key holder")
+        self.server = secagg.Identity.generate("aggregator")
+        self.banks = [secagg.Identity.generate(f"bank {i}") for i in range(clients)]
+        members = tuple(bank.member for bank in self.banks)
+        self.enrolment = secagg.Enrolment.of(self.authority.member, self.server.member, members)
+
+    @property
+    def ledger_file(self) -> Path:
+        assert self.folder is not None
+        return self.folder / "ledger.db"
+
+    def journal_file(self, index: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"journal-{index}.db"
+
+    def key_holder(self) -> secagg.KeyHolder:
+        ledger = secagg.Ledger(self.ledger_file, self.authority) if self.folder else None
+        return secagg.KeyHolder(
+            self.authority, self.enrolment, self.plan, self.quorum, masking=self.masking, ledger=ledger, threads=1
+        )
+
+    def aggregator(self) -> secagg.Aggregator:
+        return secagg.Aggregator(self.server, self.enrolment, self.plan, masking=self.masking)
+
+    def client(self, index: int) -> secagg.Client:
+        bank = self.banks[index]
+        journal = secagg.Journal(self.journal_file(index), bank) if self.folder else None
+        return secagg.Client(
+            bank, self.enrolment, self.plan, self.quorum, masking=self.masking, journal=journal, threads=1
+        )
+
+    def update(self, seed: int) -> NDArray[np.float64]:
+        """An update that no other seed gives."""
+        return np.random.default_rng(seed).uniform(-1.2, 1.2, self.plan.length)
+
+    def quantised(self, update: NDArray[np.float64]) -> NDArray[np.int64]:
+        """What the plan makes of an update, computed away from the package."""
+        scaled = np.clip(update * (1.0 / self.plan.step), -self.plan.max_value, self.plan.max_value)
+        return np.rint(scaled).astype(np.int64)
+
+
+class Peers:
+    """All roles of a federation, and rounds among them in which nothing goes wrong."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self.plan = federation.plan
+        self.key_holder = federation.key_holder()
+        self.aggregator = federation.aggregator()
+        self.clients = [federation.client(i) for i in range(len(federation.banks))]
+
+    def sent(self, message: Message) -> Message:
+        """The message after its way over the wire."""
+        return wire.decode(wire.encode(message, self.plan), self.plan)
+
+    def roster(self, step: int, members: Sequence[int] | None = None) -> tuple[Offer, Roster]:
+        """Offer, joins and the closed roster of a step."""
+        offer = self.sent(self.key_holder.open(step, MODEL))
+        assert isinstance(offer, Offer)
+        for index in range(len(self.clients)) if members is None else members:
+            self.key_holder.receive_join(self.sent(self.clients[index].join(offer, MODEL)))
+        roster = self.sent(self.key_holder.close_roster())
+        assert isinstance(roster, Roster)
+        return offer, roster
+
+    def contributions(
+        self, step: int, updates: Sequence[NDArray[np.float64]], weights: Sequence[int] | None = None
+    ) -> tuple[Offer, Roster, list[Contribution]]:
+        """Everything up to the contributions of all clients."""
+        offer, roster = self.roster(step)
+        made = [
+            self.sent(client.contribute(roster, update, weight))
+            for client, update, weight in zip(self.clients, updates, weights or [1] * len(updates), strict=True)
+        ]
+        assert all(isinstance(contribution, Contribution) for contribution in made)
+        return offer, roster, made
+
+    def encrypted_sum(self, step: int, updates: Sequence[NDArray[np.float64]]) -> EncryptedSum:
+        """The honest sum of a step, on its way to the key holder."""
+        offer, roster, made = self.contributions(step, updates)
+        self.aggregator.open(offer, roster)
+        for contribution in made:
+            self.aggregator.receive(contribution)
+        encrypted_sum = self.sent(self.aggregator.close())
+        assert isinstance(encrypted_sum, EncryptedSum)
+        return encrypted_sum
+
+    def round(self, step: int, updates: Sequence[NDArray[np.float64]]) -> Release:
+        """A whole round; every client accepts its release."""
+        release = self.sent(self.key_holder.release(self.encrypted_sum(step, updates)))
+        assert isinstance(release, Release)
+        for client in self.clients:
+            client.accept(release)
+        return release
+
+
+class Network:
+    """Every message ever sent, as bytes, in the hands of an attacker who chooses what arrives where and how often."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.plan = federation.plan
+        self.sent: list[bytes] = []
+
+    def send(self, message: Message) -> int:
+        """Put a message on the wire; returns its number."""
+        self.sent.append(wire.encode(message, self.plan))
+        return len(self.sent) - 1
+
+    def arrive(self, number: int) -> Message:
+        """Deliver a message, for the first time or again."""
+        return wire.decode(self.sent[number], self.plan)
+
+    def arrive_corrupted(self, number: int, position: int, bit: int, *, new_digest: bool) -> Message:
+        """Deliver a message with one bit flipped, and on request with the digest that then belongs to it."""
+        data = bytearray(self.sent[number])
+        data[position % len(data)] ^= 1 << (bit % 8)
+        return wire.decode(with_digest(bytes(data), self.plan) if new_digest else bytes(data), self.plan)
+
+    def of_kind(self, kind: type) -> list[int]:
+        """Numbers of all messages of a kind."""
+        return [number for number, data in enumerate(self.sent) if isinstance(wire.decode(data, self.plan), kind)]
+
+
+def with_digest(data: bytes, plan: secagg.RoundPlan) -> bytes:
+    """`data` with its last 32 bytes replaced by the digest of the rest, which an attacker can compute as well.
+
+    The payload's length follows from the kind of message (docs/protocol.md).
+    """
+    kinds = {number: kind for kind, number in wire._KINDS.items()}
+    kind = kinds.get(int.from_bytes(data[6:8], "little"), Join)
+    body = data[:-32]
+    split = len(body) - wire._sizes(kind, plan, 1)[1]
+    return body + hashlib.sha256(body[:split] + hashlib.sha256(body[split:]).digest()).digest()
+
+
+def shuffled(items: Sequence[int], seed: int) -> list[int]:
+    """A permutation that the seed decides."""
+    return random.Random(seed).sample(list(items), len(items))
