@@ -1,0 +1,117 @@
+"""`audit`: read a key holder's ledger offline, and hold it against what others saw.
+
+No logic of its own: `secagg.ledger` and `secagg.journal` verify and compare. It needs no private key and writes nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from demos.console import out, print_json, table
+from secagg.eventlog import audit as read_log
+from secagg.journal import PURPOSE as JOURNAL
+from secagg.journal import JournalReport, JournalRound, audit_journal
+from secagg.ledger import LedgerReport, audit_ledger, compare, compare_journal
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("ledger", type=_FILE)
+@click.option("--against", multiple=True, type=_FILE, help="Another copy of the ledger, or a client's journal; repeat.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def audit(ledger: Path, against: tuple[Path, ...], as_json: bool) -> None:
+    """Verify a LEDGER offline: hash chain, signatures, one decryption per step.
+
+    By itself a log cannot show that its end was cut off, or that all of it was rolled back and continued. With
+    --against it is held against other copies, and against journals of clients: every offer that a client answered must
+    stand in the ledger, after the events that the offer anchored. A client's journal can be audited by itself as well.
+
+    The process that uses the ledger must have ended. Copy the file that ends in -wal along with it, if there is one,
+    and copy the ledger after the journals.
+
+    \b
+    python -m demos audit ledger.db
+    python -m demos audit ledger.db --against journal-a.db --against journal-b.db --json
+    """
+    if not against and read_log(ledger).purpose == JOURNAL:
+        _show_journal(audit_journal(ledger), as_json)
+        return
+    report = audit_ledger(ledger)
+    compared = [_compared(ledger, other) for other in against]
+    if as_json:
+        print_json({**_ledger_json(report), "against": compared})
+        return
+    made = table(f"{report.path}: ledger of {report.owner.hex()[:16]}, intact", "step", "model", "outcome")
+    for step, model, outcome in report.steps:
+        made.add_row(str(step), model.hex()[:16], outcome.value)
+    out.print(made)
+    for each in compared:
+        out.print(f"{each['file']}: {each['verdict']}", highlight=False, markup=False)
+    out.print(
+        f"{report.events} events, {report.decryptions} decryptions; head {report.head.hex()}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _compared(ledger: Path, other: Path) -> dict[str, Any]:
+    """How another file relates to the ledger. Raises `LedgerError` when they contradict each other."""
+    if read_log(other).purpose == JOURNAL:
+        rounds = compare_journal(ledger, other)
+        return {"file": str(other), "kind": "journal", "rounds": rounds, "verdict": f"{rounds} rounds agree"}
+    relation = compare(ledger, other).value
+    return {"file": str(other), "kind": "ledger", "relation": relation, "verdict": f"the ledger {_phrase(relation)} it"}
+
+
+def _phrase(relation: str) -> str:
+    return {"equal": "equals", "extends": "extends", "behind": "is behind"}[relation]
+
+
+def _ledger_json(report: LedgerReport) -> dict[str, Any]:
+    return {
+        "file": report.path,
+        "kind": "ledger",
+        "intact": True,
+        "owner": report.owner.hex(),
+        "events": report.events,
+        "decryptions": report.decryptions,
+        "head": report.head.hex(),
+        "steps": [
+            {"step": step, "model": model.hex(), "outcome": outcome.value} for step, model, outcome in report.steps
+        ],
+    }
+
+
+def _show_journal(report: JournalReport, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "file": report.path,
+                "kind": "journal",
+                "intact": True,
+                "owner": report.owner.hex(),
+                "events": report.events,
+                "head": report.head.hex(),
+                "steps": [
+                    {"step": each.step, "model": each.model.hex(), "outcome": _outcome(each)} for each in report.rounds
+                ],
+            }
+        )
+        return
+    made = table(f"{report.path}: journal of {report.owner.hex()[:16]}, intact", "step", "model", "outcome")
+    for each in report.rounds:
+        made.add_row(str(each.step), each.model.hex()[:16], _outcome(each))
+    out.print(made)
+    out.print(f"{report.events} events; head {report.head.hex()}", highlight=False, soft_wrap=True)
+
+
+def _outcome(seen: JournalRound) -> str:
+    if seen.aborted:
+        return "aborted"
+    if seen.release is not None:
+        return "finished"
+    return "unfinished"

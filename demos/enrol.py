@@ -1,0 +1,154 @@
+"""`enrol`: identities and the enrolment list, made and compared offline before the first round.
+
+No logic of its own: `secagg.identity` and `secagg.enrolment` do everything. The private key never leaves its file; what
+is handed around are public entries and, in the end, the list, whose fingerprint the parties read to each other.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.text import Text
+
+from demos.console import err, out, print_json, table
+from secagg.enrolment import Enrolment, load_public_entry, public_entry, save_public_entry
+from secagg.errors import EnrolmentError
+from secagg.identity import Identity, Member
+
+PASSPHRASE = "SECAGG_PASSPHRASE"
+
+_FILE = click.Path(path_type=Path)
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+@click.group()
+def enrol() -> None:
+    """Make identities and the enrolment list, offline.
+
+    \b
+    python -m demos enrol key --organisation "Key Holder" --out keyholder.key
+    python -m demos enrol key --organisation Aggregator --out aggregator.key
+    python -m demos enrol key --organisation "Bank A" --out bank-a.key
+    python -m demos enrol key --organisation "Bank B" --out bank-b.key
+    python -m demos enrol key --organisation "Bank C" --out bank-c.key
+    python -m demos enrol list --key-holder keyholder.key.public --aggregator aggregator.key.public \\
+        --client bank-a.key.public --client bank-b.key.public --client bank-c.key.public --out enrolment.json
+    python -m demos enrol check enrolment.json
+
+    Each party makes its own key and hands over the `.public` file. Everyone then checks the list on their own machine
+    and reads the fingerprint to the others by telephone or in person: whoever holds another list finds out here.
+    """
+
+
+@enrol.command()
+@click.option("--organisation", required=True, help="The name under which this party is known to the others.")
+@click.option("--out", "file", required=True, type=_FILE, help="The identity file: private, mode 600.")
+@click.option("--public", type=_FILE, help="The public entry to hand over.  [default: OUT.public]")
+@_JSON
+def key(organisation: str, file: Path, public: Path | None, as_json: bool) -> None:
+    """Make an identity; prints its public entry.
+
+    With SECAGG_PASSPHRASE in the environment the private key is encrypted (scrypt, AES-256-GCM); every later use needs
+    the same passphrase there.
+
+    \b
+    python -m demos enrol key --organisation "Bank D" --out bank-d.key
+    """
+    public = public or file.with_name(file.name + ".public")
+    if public.exists():
+        raise EnrolmentError(f"{public} exists: hand that one over, or choose another with --public")
+    passphrase = _passphrase()
+    identity = Identity.generate(organisation)
+    identity.save(file, passphrase)
+    save_public_entry(identity, public)
+    entry: dict[str, Any] = public_entry(identity)
+    if as_json:
+        print_json({**entry, "identity": str(file), "public": str(public), "encrypted": passphrase is not None})
+        return
+    print_json(entry)
+    protection = "encrypted" if passphrase is not None else f"not encrypted: set {PASSPHRASE} to encrypt it"
+    err.print(
+        f"private key in {file} ({protection}); hand over {public}", highlight=False, soft_wrap=True, markup=False
+    )
+
+
+@enrol.command(name="list")
+@click.option("--key-holder", required=True, type=_FILE, help="Public entry of the party that decrypts.")
+@click.option("--aggregator", required=True, type=_FILE, help="Public entry of the party that adds.")
+@click.option("--client", "clients", required=True, multiple=True, type=_FILE, help="Public entry of a bank; repeat.")
+@click.option("--out", "file", required=True, type=_FILE, help="The enrolment list, for every party.")
+@_JSON
+def make_list(key_holder: Path, aggregator: Path, clients: tuple[Path, ...], file: Path, as_json: bool) -> None:
+    """Make the enrolment list from public entries; prints its fingerprint.
+
+    \b
+    python -m demos enrol list --key-holder keyholder.key.public --aggregator aggregator.key.public \\
+        --client bank-a.key.public --client bank-b.key.public --out two-banks.json
+    """
+    enrolment = Enrolment.of(
+        load_public_entry(key_holder), load_public_entry(aggregator), [load_public_entry(each) for each in clients]
+    )
+    enrolment.save(file)
+    _show(enrolment, file, as_json)
+
+
+@enrol.command()
+@click.argument("file", type=_FILE)
+@click.option("--fingerprint", help="What another party read out; compared with this list's. Blanks do not matter.")
+@_JSON
+def check(file: Path, fingerprint: str | None, as_json: bool) -> None:
+    """Verify an enrolment list; prints the fingerprint to read out, or compares it.
+
+    \b
+    python -m demos enrol check enrolment.json
+    """
+    enrolment = Enrolment.load(file)
+    if fingerprint is not None:
+        spoken = "".join(fingerprint.split()).lower()
+        if not hmac.compare_digest(spoken.encode(), enrolment.fingerprint.encode()):
+            raise EnrolmentError(
+                f"{file}: its fingerprint is {_groups(enrolment.fingerprint)}, not the one given: the parties hold "
+                "different lists; find out who made which before any round"
+            )
+    _show(enrolment, file, as_json, compared=fingerprint is not None)
+
+
+def _passphrase() -> bytes | None:
+    """What SECAGG_PASSPHRASE holds; set but empty is refused by `Identity.save`, not taken for "none"."""
+    value = os.environ.get(PASSPHRASE)
+    return None if value is None else os.fsencode(value)
+
+
+def _show(enrolment: Enrolment, file: Path, as_json: bool, compared: bool = False) -> None:
+    roles = [("key holder", enrolment.key_holder), ("aggregator", enrolment.aggregator)]
+    roles += [("client", client) for client in enrolment.clients]
+    if as_json:
+        print_json(
+            {
+                "file": str(file),
+                "session": enrolment.session.hex(),
+                "fingerprint": enrolment.fingerprint,
+                "compared": compared,
+                "members": [{"role": role, **_member(member)} for role, member in roles],
+            }
+        )
+        return
+    made = table(f"Enrolment list {file}", "role", "organisation", "key")
+    for role, member in roles:
+        made.add_row(role, Text(member.organisation), member.key.hex()[:16])  # a name is no markup
+    out.print(made)
+    verdict = "equal to the one given" if compared else "read it to the other parties"
+    out.print(f"fingerprint ({verdict}):\n{_groups(enrolment.fingerprint)}", highlight=False, markup=False)
+
+
+def _member(member: Member) -> dict[str, str]:
+    return {"organisation": member.organisation, "key": member.key.hex()}
+
+
+def _groups(fingerprint: str) -> str:
+    """In groups of four, for reading aloud."""
+    return " ".join(fingerprint[i : i + 4] for i in range(0, len(fingerprint), 4))
