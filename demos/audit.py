@@ -1,6 +1,7 @@
 """`audit`: read a key holder's ledger offline, and hold it against what others saw.
 
-No logic of its own: `secagg.ledger` and `secagg.journal` verify and compare. It needs no private key and writes nothing.
+No logic of its own: `secagg.ledger` and `secagg.journal` verify and compare. It needs no private key, and it changes
+nothing.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ _FILE = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("ledger", type=_FILE)
-@click.option("--against", multiple=True, type=_FILE, help="Another copy of the ledger, or a client's journal; repeat.")
+@click.option(
+    "--against", multiple=True, type=_FILE, help="An earlier copy of the ledger, or a client's journal; repeat."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def audit(ledger: Path, against: tuple[Path, ...], as_json: bool) -> None:
     """Verify a LEDGER offline: hash chain, signatures, one decryption per step.
 
     By itself a log cannot show that its end was cut off, or that all of it was rolled back and continued. With
-    --against it is held against other copies, and against journals of clients: every offer that a client answered must
+    --against it is held against earlier copies, and against journals of clients: every offer that a client answered must
     stand in the ledger, after the events that the offer anchored. A client's journal can be audited by itself as well.
 
     The process that uses the ledger must have ended. Copy the file that ends in -wal along with it, if there is one,
@@ -63,12 +66,9 @@ def _compared(ledger: Path, other: Path) -> dict[str, Any]:
     if read_log(other).purpose == JOURNAL:
         rounds = compare_journal(ledger, other)
         return {"file": str(other), "kind": "journal", "rounds": rounds, "verdict": f"{rounds} rounds agree"}
-    relation = compare(ledger, other).value
-    return {"file": str(other), "kind": "ledger", "relation": relation, "verdict": f"the ledger {_phrase(relation)} it"}
-
-
-def _phrase(relation: str) -> str:
-    return {"equal": "equals", "extends": "extends", "behind": "is behind"}[relation]
+    beyond = compare(ledger, other)
+    verdict = f"the ledger continues it by {beyond} events" if beyond else "equal"
+    return {"file": str(other), "kind": "ledger", "events_beyond": beyond, "verdict": verdict}
 
 
 def _ledger_json(report: LedgerReport) -> dict[str, Any]:

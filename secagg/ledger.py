@@ -173,14 +173,6 @@ class LedgerReport:
     decryptions: int
 
 
-class Relation(Enum):
-    """How one copy of a ledger relates to another."""
-
-    EQUAL = "equal"
-    EXTENDS = "extends"  # it continues the other
-    BEHIND = "behind"  # the other continues it
-
-
 def audit_ledger(path: str | Path) -> LedgerReport:
     """Verify a ledger file offline: chain, signatures, and the rules of the steps. Raises `LedgerError`."""
     found = _audited(path)
@@ -192,23 +184,27 @@ def audit_ledger(path: str | Path) -> LedgerReport:
     return LedgerReport(found.path, found.owner, len(found.entries), found.head, steps, decryptions)
 
 
-def compare(one: str | Path, other: str | Path) -> Relation:
-    """How two copies of one key holder's ledger relate.
+def compare(ledger: str | Path, copy: str | Path) -> int:
+    """Check that a ledger continues an earlier copy of itself; returns how many events it has beyond it.
 
-    Raises `LedgerError` when they have different owners or contradict each other: then one was forked, or rolled back
-    and continued.
+    Raises `LedgerError` when they have different owners, when they contradict each other (one was forked, or rolled
+    back and continued), or when the copy has events that the ledger lacks (it was rolled back).
     """
-    a, b = _audited(one), _audited(other)
+    a, b = _audited(ledger), _audited(copy)
     if a.owner != b.owner:
-        raise LedgerError(f"{one} and {other} belong to different key holders")
+        raise LedgerError(f"{ledger} and {copy} belong to different key holders")
     for first, second in zip(a.entries, b.entries, strict=False):
         if first.hash != second.hash:
             raise LedgerError(
-                f"{one} and {other} differ from event {first.sequence} on: one was forked, or rolled back and continued"
+                f"{ledger} and {copy} differ from event {first.sequence} on: one was forked, or rolled back and "
+                "continued"
             )
-    if len(a.entries) == len(b.entries):
-        return Relation.EQUAL
-    return Relation.EXTENDS if len(a.entries) > len(b.entries) else Relation.BEHIND
+    if len(a.entries) < len(b.entries):
+        raise LedgerError(
+            f"{ledger} ends after event {len(a.entries)}, {copy} after event {len(b.entries)}: it was rolled back, or is "
+            "the older copy"
+        )
+    return len(a.entries) - len(b.entries)
 
 
 def compare_journal(ledger: str | Path, journal: str | Path) -> int:
