@@ -1,0 +1,127 @@
+"""`demos attack`: known attacks on encrypted aggregation, really played, against what they work on and against this."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from demos.console import err, out, print_json, progress, table
+
+if TYPE_CHECKING:
+    from demos.attacks.verdict import Attack, Performance
+
+
+@click.command("attack")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--all", "everything", is_flag=True, help="Play all of them.")
+@click.option("--list", "listing", is_flag=True, help="Name them, play none.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+@click.pass_context
+def attack(ctx: click.Context, names: tuple[str, ...], everything: bool, listing: bool, as_json: bool) -> None:
+    """Play attacks on encrypted aggregation: against stock TenSEAL, or this project with the one defence removed, where
+    they must succeed, and against this project as shipped, where they must not.
+
+    \b
+    python -m demos attack --list
+    python -m demos attack malformed-ciphertext
+    python -m demos attack --all --json
+
+    Exit code 1 when an attack fails where it must succeed (then it shows nothing), or gets through here.
+    """
+    chosen = _chosen(names, everything, listing)
+    if listing:
+        _list(chosen, as_json)
+        return
+    from demos.attacks.verdict import perform
+
+    performances = []
+    with progress("attacks", len(chosen)) as advance:
+        for done, each in enumerate(chosen, start=1):
+            performances.append(perform(each))
+            advance(done)
+    if as_json:
+        print_json(report(performances))
+    else:
+        _show(performances)
+    for line in _alarms(performances):
+        err.print(line, style="bold red", highlight=False)
+    if _alarms(performances):
+        ctx.exit(1)
+
+
+def report(performances: list[Performance]) -> dict[str, Any]:
+    """What `--json` prints. error: the errors that were raised, or what came out where none was."""
+    return {
+        "attacks": [
+            {
+                "name": each.attack.name,
+                "stock": "succeeds" if each.control.succeeded else "fails",
+                "figure": f"{each.control.against}: {each.control.figure}",
+                "ours": each.shipped.outcome,
+                "error": _errors(each),
+            }
+            for each in performances
+        ],
+        "exposed_updates": sum(each.shipped.exposed_updates for each in performances),
+    }
+
+
+def _chosen(names: tuple[str, ...], everything: bool, listing: bool) -> list[Attack]:
+    from demos.attacks import ATTACKS
+
+    by_name = {each.name: each for each in ATTACKS}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise click.UsageError(f"no attack {', '.join(unknown)}: --list shows their names")
+    if names and everything:
+        raise click.UsageError("name attacks, or --all: not both")
+    if not (names or everything or listing):
+        raise click.UsageError("name an attack, or play --all: --list shows their names")
+    return [by_name[name] for name in names] if names else list(ATTACKS)
+
+
+def _list(attacks: list[Attack], as_json: bool) -> None:
+    if as_json:
+        print_json({"attacks": [{"name": each.name, "story": each.story} for each in attacks]})
+        return
+    shown = table("Attacks", "name", "what the attacker does")
+    for each in attacks:
+        shown.add_row(each.name, each.story)
+    out.print(shown)
+
+
+def _show(performances: list[Performance]) -> None:
+    shown = table("Attacks", "attack", "where it works", "figure", "here", "how it ends")
+    shown.columns[0].no_wrap = True
+    for each in performances:
+        control, shipped = each.control, each.shipped
+        here = {"refused": "green", "harmless": "green"}.get(shipped.outcome, "bold red")
+        works = control.against if control.succeeded else f"[bold red]fails against {control.against}[/]"
+        shown.add_row(
+            each.attack.name, works, control.figure, f"[{here}]{shipped.outcome}[/]", _ending(each), end_section=True
+        )
+    out.print(shown)
+    exposed = sum(each.shipped.exposed_updates for each in performances)
+    out.print(f"{len(performances)} attacks played; updates exposed here: {exposed}", highlight=False)
+
+
+def _errors(performance: Performance) -> str:
+    shipped = performance.shipped
+    return ", ".join(dict.fromkeys(shipped.errors)) or f"none raised: {shipped.note}"
+
+
+def _ending(performance: Performance) -> str:
+    shipped = performance.shipped
+    return "; ".join(filter(None, (", ".join(dict.fromkeys(shipped.errors)), shipped.note)))
+
+
+def _alarms(performances: list[Performance]) -> list[str]:
+    """What makes the run a failure: a control that proves nothing, or an attack that gets through."""
+    lines = []
+    for each in performances:
+        if not each.control.succeeded:
+            lines.append(f"{each.attack.name}: the control failed ({each.control.figure}), so this shows nothing")
+        if each.shipped.outcome not in ("refused", "harmless") or each.shipped.exposed_updates:
+            lines.append(f"{each.attack.name}: {each.shipped.outcome} here: {_ending(each) or 'no error was raised'}")
+    return lines

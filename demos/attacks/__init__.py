@@ -1,0 +1,40 @@
+"""Attacks on encrypted aggregation, as code that runs: one file each, in the order of docs/attacks.md.
+
+Each is played where the defence is missing (the control, which must succeed) and against this project as shipped.
+`python -m demos attack` plays them; `verdict.py` says how they are judged. Nothing here is part of the product.
+"""
+
+from __future__ import annotations
+
+from demos.attacks import (
+    amplification,
+    checked_sum,
+    differencing,
+    duplicate,
+    key_recovery,
+    made_up_sum,
+    malformed_ciphertext,
+    rosters,
+    single_victim,
+    substitution,
+    tokens_in_lanes,
+    trap_model,
+)
+from demos.attacks.verdict import Attack
+
+ATTACKS: tuple[Attack, ...] = (
+    key_recovery.ATTACK,
+    *single_victim.ATTACKS,
+    *differencing.ATTACKS,
+    amplification.ATTACK,
+    *duplicate.ATTACKS,
+    *substitution.ATTACKS,
+    *rosters.ATTACKS,
+    trap_model.ATTACK,
+    made_up_sum.ATTACK,
+    checked_sum.ATTACK,
+    malformed_ciphertext.ATTACK,
+    tokens_in_lanes.ATTACK,
+)
+
+__all__ = ["ATTACKS", "Attack"]

@@ -1,0 +1,59 @@
+"""Attack 4: a Sybil sends a thousand times the victim's ciphertext as its own contribution.
+
+The average of 21 clients is then the victim's update but for a thousandth, and every message in the round is genuine.
+
+What stops it here: a thousand times the victim's residues carries a thousand times the victim's masks, which nobody
+else's cancel. The aggregator cannot tell; the key holder's checks can.
+"""
+
+from __future__ import annotations
+
+from demos.attacks import stock
+from demos.attacks.federation import COLLUDER, VICTIM, Federation
+from demos.attacks.verdict import Attack, Control, Loot, Shipped, correlation, judge
+from secagg.aggregator import Aggregator
+
+CLIENTS = 21
+FACTOR = 1000
+WANTED_CORRELATION = 0.9999
+
+
+def control() -> Control:
+    """The Sybil's multiple is made by doubling, which keeps the scale: the result is a vector like any other."""
+    target = stock.StockAggregation()
+    updates = stock.updates(CLIENTS)
+    vectors = [target.encrypt(update) for update in updates]
+    vectors[-1] = _multiple(vectors[VICTIM], FACTOR)
+    average = target.release(stock.added(vectors), CLIENTS)
+    found = correlation(average, updates[VICTIM])
+    return Control(stock.NAME, found >= WANTED_CORRELATION, f"a {CLIENTS}-client mean correlates at {found:.5f}")
+
+
+def _multiple(vector: object, factor: int) -> object:
+    total, doubled = None, vector
+    while factor:
+        if factor & 1:
+            total = doubled if total is None else total + doubled  # type: ignore[operator]
+        doubled, factor = doubled + doubled, factor >> 1  # type: ignore[operator]
+    return total
+
+
+def shipped() -> Shipped:
+    """Through an honest aggregator: it takes the Sybil's contribution, signed and in range as it is."""
+
+    def amplified(factor: int) -> Loot:
+        cast = Federation()
+        collected = cast.collect()
+        victim = cast.residues(collected.contributions[VICTIM])
+        sybil = cast.signed_contribution(collected, cast.scaled(victim, factor), by=COLLUDER)
+        aggregator: Aggregator = cast.aggregator
+        aggregator.open(collected.offer, collected.roster)
+        for contribution in (*collected.contributions[:COLLUDER], sybil):
+            aggregator.receive(contribution)
+        release = cast.key_holder.release(aggregator.close())
+        return Loot(cast.estimate(release.sums), cast.victim)
+
+    return judge([lambda: amplified(FACTOR), lambda: amplified(1)])
+
+
+ATTACK = Attack("amplification", f"as a Sybil, contribute {FACTOR} times the victim's ciphertext", control, shipped)

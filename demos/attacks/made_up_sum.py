@@ -1,0 +1,54 @@
+"""Attack 7: the aggregator encrypts values of its own under the public key and calls them the average.
+
+It learns nothing about anybody, and decides what every bank's model becomes.
+
+What stops it here: a sum that does not contain every honest client's masks decodes to noise. (Adding chosen values to
+the honest sum stays possible, as for any client: docs/threat-model.md, and a test, say so.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from demos.attacks import federation, stock
+from demos.attacks.federation import U32, Collected, Federation, asking
+from demos.attacks.verdict import Attack, Control, Shipped, judge, largest_error
+
+CHOSEN = 0.5  # every value of the attacker's average
+
+
+def control() -> Control:
+    """The clients' own sum is dropped; nobody can see that."""
+    target = stock.StockAggregation()
+    invented = target.encrypt(np.full(stock.SLOTS, CHOSEN * federation.CLIENTS))
+    error = largest_error(target.release(invented, federation.CLIENTS), np.full(stock.SLOTS, CHOSEN))
+    return Control(stock.NAME, error <= stock.DECODING_ERROR, f"released, {error:.1e} from what the attacker chose")
+
+
+def shipped() -> Shipped:
+    """An encryption of well-formed values with the right sum of weights, and one transparent but for c1 = 1."""
+    return judge([asking(_encrypted), asking(_masked_by_hand), asking(_nearly_transparent)])
+
+
+def _chosen(cast: Federation) -> U32:
+    values = np.full(cast.plan.length, round(CHOSEN / cast.plan.step) * len(cast.clients), dtype=np.int64)
+    return cast.plaintext(values, weight=len(cast.clients))
+
+
+def _encrypted(cast: Federation, collected: Collected) -> U32:
+    return cast.added(_chosen(cast), cast.encryption_of_zero(collected.offer))
+
+
+def _masked_by_hand(cast: Federation, collected: Collected) -> U32:
+    """With the colluder's genuine contribution inside: the only masks whose keys the attacker has."""
+    own = cast.residues(collected.contributions[federation.COLLUDER])
+    return cast.added(own, _encrypted(cast, collected))
+
+
+def _nearly_transparent(cast: Federation, collected: Collected) -> U32:
+    residues = _chosen(cast)
+    residues[:, 1] = 1
+    return residues
+
+
+ATTACK = Attack("made-up-sum", "encrypt values of one's own and call them the average", control, shipped)

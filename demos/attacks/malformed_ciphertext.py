@@ -1,0 +1,135 @@
+"""Attack 9: one client's malformed ciphertext takes the decryption key out of a perfectly exact release.
+
+It adds the constant 2**k * span to every residue of its c1. The constant polynomial decrypts to itself times the key,
+so the lowest lane of the *exact integer* sum carries 2**k * s, one ternary coefficient above the honest sum. Residues
+are in range, the noise is normal, everything is signed. Every ciphertext that the attacker ever saw under this key is
+open from then on.
+
+What stops it here: nothing stops the leak, and nothing has to. Contributions are masked pairwise under the encryption;
+the key opens uniform residues, and the one sum that makes sense has been released already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from demos.attacks.federation import COLLUDER, I64, U32, VICTIM, Collected, Federation
+from demos.attacks.verdict import Attack, Control, Loot, Shipped, correlation, judge, largest_error
+from secagg.messages import EncryptedSum
+from secagg.ring import ring_of
+
+SHIFT = 15
+"""2**15 quantisation steps: above twice any honest sum here, and with it still within the lane's bound."""
+
+
+@dataclass(frozen=True, eq=False)
+class Leak:
+    """cast and collected: the round. key: int64[N], the ternary key that came out. matching: coefficients that are
+    right. others: int64[length], what remains of the sum once the key is taken out of it."""
+
+    cast: Federation
+    collected: Collected
+    key: I64
+    matching: int
+    others: I64
+
+
+def leak(masking: bool) -> Leak:
+    """A round in which the colluder's contribution is malformed and everybody else is honest."""
+    cast = Federation(masking=masking)
+    collected = cast.collect()
+    truth = _centred(cast, cast.stolen_key().decrypt(_unit(cast)))  # to keep score with
+    release = cast.key_holder.release(_summed(cast, collected))
+    degree = cast.plan.params.degree
+    lane = release.sums[:degree]  # the lowest lane of block 0 holds values 0..N-1
+    key = np.rint(lane / 2**SHIFT).astype(np.int64)
+    others = release.sums.copy()
+    others[:degree] -= key << SHIFT
+    return Leak(cast, collected, key, int((key == truth).sum()), others)
+
+
+def _summed(cast: Federation, collected: Collected) -> EncryptedSum:
+    """The honest aggregator takes the malformed contribution: there is nothing in it to refuse."""
+    residues = cast.residues(collected.contributions[COLLUDER])
+    primes = np.array(cast.plan.params.primes, dtype=np.uint64)[:, None]
+    constant = (cast.plan.span << SHIFT) % primes
+    residues[0, 1] = ((residues[0, 1] + constant) % primes).astype(np.uint32)
+    malformed = cast.signed_contribution(collected, residues)
+    cast.aggregator.open(collected.offer, collected.roster)
+    for contribution in (*collected.contributions[:COLLUDER], malformed):
+        cast.aggregator.receive(contribution)
+    return cast.aggregator.close()
+
+
+def control() -> Control:
+    """Masks removed: the leaked key opens the victim's contribution."""
+    found = leak(masking=False)
+    cast, degree = found.cast, found.cast.plan.params.degree
+    error = largest_error(cast.estimate(_open(found, VICTIM)), cast.victim)
+    return Control(
+        "this project without masks",
+        found.matching == degree and error <= cast.plan.max_error,
+        f"{found.matching} of {degree} key coefficients; the victim's update with max error {error:.1e} (half a step)",
+    )
+
+
+def shipped() -> Shipped:
+    """As shipped: the key leaks as well; every contribution is tried, and the sum of all of them."""
+    found = leak(masking=True)
+    cast, count = found.cast, len(found.cast.clients)
+    victims = [i for i in range(count) if i != COLLUDER]
+    opened = {i: cast.estimate(_open(found, i)) for i in victims}
+    worst = max(abs(correlation(opened[i], cast.updates[i])) for i in victims)
+
+    def trying(i: int) -> Callable[[], Loot]:
+        return lambda: Loot(opened[i], cast.updates[i], accepted=False)
+
+    honest = cast.estimate(found.others) - cast.updates[COLLUDER]
+    total = np.sum([cast.updates[i] for i in victims], axis=0)
+    intact = largest_error(honest, total) <= count * cast.plan.max_error
+    return judge(
+        [*(trying(i) for i in victims), lambda: Loot(honest, cast.victim, accepted=False)],
+        note=(
+            f"{found.matching} of {cast.plan.params.degree} key coefficients leak; contributions open to noise "
+            f"(largest correlation {worst:.2f}), the honest sum is {'intact' if intact else 'damaged'}"
+        ),
+    )
+
+
+def _open(found: Leak, client: int) -> I64:
+    """A contribution under the leaked key: c0 + c1 * s, read as lanes."""
+    cast, ring = found.cast, ring_of(found.cast.plan.params)
+    primes = np.array(cast.plan.params.primes, dtype=np.int64)[:, None]
+    key = np.mod(found.key, primes).astype(np.uint32)
+    ring.to_ntt(key)
+    plaintexts = []
+    for block in cast.residues(found.collected.contributions[client]):
+        plain = ((block[0] + block[1].astype(np.uint64) * key) % primes.astype(np.uint64)).astype(np.uint32)
+        ring.from_ntt(plain)
+        plaintexts.append(plain)
+    return cast.read(plaintexts)
+
+
+def _unit(cast: Federation) -> U32:
+    """A block with c0 = 0 and c1 = 1: it decrypts to the key itself."""
+    block = np.zeros((2, len(cast.plan.params.primes), cast.plan.params.degree), dtype=np.uint32)
+    block[1] = 1
+    return block
+
+
+def _centred(cast: Federation, residues: U32) -> I64:
+    prime = cast.plan.params.primes[0]
+    signed: I64 = residues[0].astype(np.int64)
+    signed[signed > prime // 2] -= prime
+    return signed
+
+
+ATTACK = Attack(
+    "malformed-ciphertext",
+    "leak the decryption key through an exact release and open every ciphertext seen",
+    control,
+    shipped,
+)
