@@ -82,6 +82,11 @@ class Encryptor:
         self._encryptor = seal.Encryptor(self._context.context, self._context.load_public_key(public_key.residues))
         self._ciphertext = seal.Ciphertext()
 
+    def encrypt_coefficients(self, plaintext: U32, block: U32) -> None:
+        """As `encrypt_into`, from coefficients: uint32[primes, N], transformed in place."""
+        ring_of(self._context.params).to_ntt(plaintext)
+        self.encrypt_into(plaintext, block)
+
     def encrypt_into(self, plaintext: U32, block: U32) -> None:
         """Write a fresh encryption of `plaintext` into `block`.
 

@@ -27,12 +27,12 @@ from secagg.journal import Journal, JournalRound
 from secagg.kernels_numpy import F64, U8
 from secagg.messages import Abort, Contribution, Join, Offer, Release, Roster
 from secagg.plan import RoundPlan
-from secagg.ring import ring_of
 from secagg.secrecy import Secret
 from secagg.stages import StageClock
 from secagg.states import Machine
 from secagg.transcript import message_hash, signed_bytes
 from secagg.verification import check_offer, check_roster, check_same_round, check_signature
+from secagg.workers import Workers
 
 
 class ClientState(Enum):
@@ -296,22 +296,21 @@ class Client(Secret):
 
     def _seal(self, encoder: packing.Encoder, terms: list[masks.MaskTerm], state: _Round) -> bytearray:
         """Pack, encrypt and mask block by block, straight into the payload's bytes."""
-        plan, clock, ring = self._plan, self._clock, ring_of(self._plan.params)
+        plan, clock = self._plan, self._clock
         payload = bytearray(plan.residue_bytes)
         packed: U8 = np.frombuffer(payload, dtype=np.uint8)
         block = empty_block(plan.params)
-        stream = masks.MaskStream(terms, plan.params, self._threads)
-        try:
+        with Workers(self._threads) as workers:
+            stream = masks.MaskStream(terms, plan.params, workers)
             with clock.stage("encrypt"):
-                engine = encryptor(self._engine, state.offer.public_key)
-            blocks = encoder.blocks()
+                engine = encryptor(self._engine, state.offer.public_key, workers)
+            blocks = encoder.blocks(workers)
             for index in range(plan.blocks):
                 with clock.stage("pack") as stage:
                     plaintext = next(blocks)
-                    ring.to_ntt(plaintext)
                     stage.bytes += plaintext.nbytes
                 with clock.stage("encrypt") as stage:
-                    engine.encrypt_into(plaintext, block)
+                    engine.encrypt_coefficients(plaintext, block)
                     stage.bytes += block.nbytes
                 if terms:
                     with clock.stage("mask", "mask expansion") as stage:
@@ -319,8 +318,6 @@ class Client(Secret):
                         stage.bytes += len(terms) * block[0].nbytes
                 with clock.stage("serialize"):
                     write_block(block, index, plan.params, packed)
-        finally:
-            stream.close()
         return payload
 
 

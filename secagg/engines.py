@@ -1,44 +1,60 @@
-"""The encryption engines: how a client turns a transformed plaintext into residues of a fresh ciphertext.
+"""The encryption engines: how a client turns packed coefficients into residues of a fresh ciphertext.
 
-Every engine has the interface of `Engine`, and every plan budgets for the noisiest of them, so each client of a round
-may choose its own. Decryption is SEAL's whichever engine encrypted.
+    seal    SEAL's own encryption, through tenseal: always there
+    fast    `ckks_fast.py`, compiled by numba: there with the extra `fast`
+
+Every plan budgets for the noisiest of them, so each client of a round may choose its own. Decryption is SEAL's
+whichever engine encrypted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Protocol
 
-from secagg.ckks import Encryptor
+from secagg import kernels
 from secagg.errors import EngineUnavailable
 from secagg.kernels_numpy import U32
 from secagg.publickey import PublicKey
+from secagg.workers import Workers
 
 
 class Engine(Protocol):
     """Encrypts under one public key."""
 
-    def encrypt_into(self, plaintext: U32, block: U32) -> None:
-        """plaintext: uint32[primes, N], transformed; block: uint32[2, primes, N], overwritten with a ciphertext."""
+    def encrypt_coefficients(self, plaintext: U32, block: U32) -> None:
+        """plaintext: uint32[primes, N], coefficients, overwritten; block: uint32[2, primes, N], a ciphertext after."""
 
 
-ENGINE_CODES = {"seal": 1}
-"""Engine -> its code on the wire. An offer names the noisiest engine that its plan budgets for."""
+ENGINES = ("seal", "fast")
 
-BUDGETED_ENGINE = 2  # plans budget for encryption at the data level, the noisiest way there is (docs/parameters.md)
+BUDGETED_ENGINE = 2
+"""What headers name: plans budget for encryption at the data level, the noisiest engine (docs/parameters.md)."""
 
-_ENGINES: dict[str, Callable[[PublicKey], Engine]] = {"seal": Encryptor}
+
+def available_engines() -> tuple[str, ...]:
+    """The engines that can run here."""
+    return ENGINES if find_spec("numba") is not None and kernels.NAME == "numba" else ("seal",)
 
 
 def resolve_engine(name: str) -> str:
     """The engine that `name` means here; "auto" is the fastest one available. Raises `EngineUnavailable`."""
+    available = available_engines()
     if name == "auto":
-        return "seal"
-    if name not in _ENGINES:
-        raise EngineUnavailable(f"engine: expected auto or one of {', '.join(_ENGINES)}, got {name!r}")
+        return available[-1]
+    if name not in ENGINES:
+        raise EngineUnavailable(f"engine: expected auto or one of {', '.join(ENGINES)}, got {name!r}")
+    if name not in available:
+        raise EngineUnavailable(f"engine {name!r} needs numba: pip install secagg[fast], or use engine='seal'")
     return name
 
 
-def encryptor(name: str, public_key: PublicKey) -> Engine:
+def encryptor(name: str, public_key: PublicKey, workers: Workers | None = None) -> Engine:
     """An encryptor of the named engine under a public key. Raises `EngineUnavailable` or `WrongKey`."""
-    return _ENGINES[resolve_engine(name)](public_key)
+    if resolve_engine(name) == "fast":
+        from secagg.ckks_fast import FastEncryptor
+
+        return FastEncryptor(public_key, workers)
+    from secagg.ckks import Encryptor
+
+    return Encryptor(public_key)

@@ -32,7 +32,7 @@ NAME, _module = _choose()
 
 forward_ntt = _module.forward_ntt
 inverse_ntt = _module.inverse_ntt
-quantise = _module.quantise
+quantise_onto = _module.quantise_onto
 pack_lanes = _module.pack_lanes
 unpack_lanes = _module.unpack_lanes
 add_modular = _module.add_modular

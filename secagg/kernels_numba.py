@@ -26,13 +26,36 @@ def _cache_is_writable() -> bool:
 
 
 _jit = numba.njit(cache=_cache_is_writable(), nogil=True, boundscheck=False)
+_inline = numba.njit(inline="always", nogil=True, boundscheck=False)
+
+_TILE = 256  # coefficients whose mixed-radix digits are held in the first-level cache at a time
+
+
+@_inline
+def _times(x: Any, w: Any, wq: Any, p: Any) -> Any:
+    """x * w modulo p for any 32-bit x; wq is floor(w * 2**32 / p) as uint64."""
+    q = np.uint32((wq * x) >> np.uint64(32))
+    r = np.uint32(w * x - q * p)
+    return min(r, np.uint32(r - p))
+
+
+@_inline
+def _plus(x: Any, y: Any, p: Any) -> Any:
+    s = np.uint32(x + y)
+    return min(s, np.uint32(s - p))
+
+
+@_inline
+def _minus(x: Any, y: Any, p: Any) -> Any:
+    d = np.uint32(x - y)
+    return min(d, np.uint32(d + p))
 
 
 @_jit
 def _forward(a: Any, roots: Any, quotients: Any, p: Any) -> None:
     degree = a.shape[0]
     groups, half = 1, degree >> 1
-    while groups < degree:
+    while half >= 8:
         for g in range(groups):
             w = roots[groups + g]
             wq = np.uint64(quotients[groups + g])
@@ -41,21 +64,62 @@ def _forward(a: Any, roots: Any, quotients: Any, p: Any) -> None:
             lower = a[start + half : start + 2 * half]
             for j in range(half):
                 u = upper[j]
-                x = lower[j]
-                q = np.uint32((wq * x) >> np.uint64(32))
-                v = np.uint32(w * x - q * p)
-                v = min(v, np.uint32(v - p))
-                s = np.uint32(u + v)
-                d = np.uint32(u - v)
-                upper[j] = min(s, np.uint32(s - p))
-                lower[j] = min(d, np.uint32(d + p))
+                v = _times(lower[j], w, wq, p)
+                upper[j] = _plus(u, v, p)
+                lower[j] = _minus(u, v, p)
         groups, half = groups << 1, half >> 1
+    # The last three stages, spelled out: loops this short are vectorised across groups only in this form.
+    eighth = degree >> 3
+    r4, q4 = roots[eighth : 2 * eighth], quotients[eighth : 2 * eighth]
+    for g in range(eighth):
+        w = r4[g]
+        wq = np.uint64(q4[g])
+        for j in range(4):
+            u = a[8 * g + j]
+            v = _times(a[8 * g + 4 + j], w, wq, p)
+            a[8 * g + j] = _plus(u, v, p)
+            a[8 * g + 4 + j] = _minus(u, v, p)
+    r2, q2 = roots[2 * eighth : 4 * eighth], quotients[2 * eighth : 4 * eighth]
+    for g in range(2 * eighth):
+        w = r2[g]
+        wq = np.uint64(q2[g])
+        u0, u1 = a[4 * g], a[4 * g + 1]
+        v0 = _times(a[4 * g + 2], w, wq, p)
+        v1 = _times(a[4 * g + 3], w, wq, p)
+        a[4 * g], a[4 * g + 2] = _plus(u0, v0, p), _minus(u0, v0, p)
+        a[4 * g + 1], a[4 * g + 3] = _plus(u1, v1, p), _minus(u1, v1, p)
+    r1, q1 = roots[4 * eighth :], quotients[4 * eighth :]
+    for g in range(4 * eighth):
+        u = a[2 * g]
+        v = _times(a[2 * g + 1], r1[g], np.uint64(q1[g]), p)
+        a[2 * g], a[2 * g + 1] = _plus(u, v, p), _minus(u, v, p)
 
 
 @_jit
 def _inverse(a: Any, roots: Any, quotients: Any, p: Any, scale: Any) -> None:
     degree = a.shape[0]
-    groups, half = degree >> 1, 1
+    eighth = degree >> 3
+    r1, q1 = roots[4 * eighth :], quotients[4 * eighth :]
+    for g in range(4 * eighth):
+        u, v = a[2 * g], a[2 * g + 1]
+        a[2 * g] = _plus(u, v, p)
+        a[2 * g + 1] = _times(np.uint32(u + p - v), r1[g], np.uint64(q1[g]), p)
+    r2, q2 = roots[2 * eighth : 4 * eighth], quotients[2 * eighth : 4 * eighth]
+    for g in range(2 * eighth):
+        w = r2[g]
+        wq = np.uint64(q2[g])
+        u0, u1, v0, v1 = a[4 * g], a[4 * g + 1], a[4 * g + 2], a[4 * g + 3]
+        a[4 * g], a[4 * g + 2] = _plus(u0, v0, p), _times(np.uint32(u0 + p - v0), w, wq, p)
+        a[4 * g + 1], a[4 * g + 3] = _plus(u1, v1, p), _times(np.uint32(u1 + p - v1), w, wq, p)
+    r4, q4 = roots[eighth : 2 * eighth], quotients[eighth : 2 * eighth]
+    for g in range(eighth):
+        w = r4[g]
+        wq = np.uint64(q4[g])
+        for j in range(4):
+            u, v = a[8 * g + j], a[8 * g + 4 + j]
+            a[8 * g + j] = _plus(u, v, p)
+            a[8 * g + 4 + j] = _times(np.uint32(u + p - v), w, wq, p)
+    groups, half = degree >> 4, 8
     while groups >= 1:
         for g in range(groups):
             w = roots[groups + g]
@@ -66,17 +130,13 @@ def _inverse(a: Any, roots: Any, quotients: Any, p: Any, scale: Any) -> None:
             for j in range(half):
                 u = upper[j]
                 v = lower[j]
-                s = np.uint32(u + v)
-                upper[j] = min(s, np.uint32(s - p))
-                x = np.uint32(u + p - v)
-                q = np.uint32((wq * x) >> np.uint64(32))
-                y = np.uint32(w * x - q * p)
-                lower[j] = min(y, np.uint32(y - p))
+                upper[j] = _plus(u, v, p)
+                lower[j] = _times(np.uint32(u + p - v), w, wq, p)
         groups, half = groups >> 1, half << 1
-    factor = np.uint64(scale)
-    modulus = np.uint64(p)
+    factor = np.uint32(scale)
+    quotient = (np.uint64(scale) << np.uint64(32)) // np.uint64(p)
     for j in range(degree):
-        a[j] = np.uint32(np.uint64(a[j]) * factor % modulus)
+        a[j] = _times(a[j], factor, quotient, p)
 
 
 @_jit
@@ -102,49 +162,39 @@ def inverse_ntt(residues: U32, roots: U32, quotients: U32, primes: U32, scale: U
 
 
 @_jit
-def _quantise(update: Any, clip: Any, inverse_step: Any, weight: Any, out: Any) -> int:
+def _quantise_onto(update: Any, clip: Any, inverse_step: Any, factor: Any, total: Any) -> int:
     clipped = 0
     for i in range(update.shape[0]):
         value = np.float64(update[i])
-        if value > clip:
-            value = clip
-            clipped += 1
-        elif value < -clip:
-            value = -clip
-            clipped += 1
-        out[i] = np.int64(np.rint(value * inverse_step)) * weight
+        clipped += int(abs(value) > clip)
+        total[i] += np.int64(np.rint(max(min(value, clip), -clip) * inverse_step)) * factor
     return clipped
 
 
-def quantise(update: NDArray[np.floating], clip: float, inverse_step: float, weight: int, out: I64) -> int:
-    """See `kernels_numpy.quantise`."""
-    return int(_quantise(update, clip, inverse_step, weight, out))
+def quantise_onto(update: NDArray[np.floating], clip: float, inverse_step: float, factor: int, total: I64) -> int:
+    """See `kernels_numpy.quantise_onto`."""
+    return int(_quantise_onto(update, clip, inverse_step, factor, total))
 
 
 @_jit
 def _pack_lanes(values: Any, factors: Any, primes: Any, out: Any) -> None:
-    lanes, degree = values.shape
+    rows, degree = values.shape
     for i in range(primes.shape[0]):
-        prime = np.int64(primes[i])
-        modulus = np.uint64(prime)
+        p = primes[i]
+        prime = np.int64(p)
         inverse = 1.0 / np.float64(prime)
-        row = out[i]
-        total = np.zeros(degree, dtype=np.uint64)
-        for lane in range(lanes):
-            factor = np.uint64(factors[i, lane])
-            line = values[lane]
+        target = out[i]
+        for row in range(rows):
+            w = np.uint32(factors[i, row])
+            wq = (np.uint64(w) << np.uint64(32)) // np.uint64(p)
+            line = values[row]
             for c in range(degree):
-                # Quotient by a float64 estimate: |value| < 2**48, so it is off by at most one.
+                # |value| < 2**62: the float64 estimate of the quotient is below 2**33 and off by at most one.
                 x = line[c]
                 r = x - np.int64(np.float64(x) * inverse) * prime
                 r += prime if r < 0 else 0
-                r -= prime if r >= prime else 0
-                total[c] += np.uint64(r) * factor
-            if lane % 8 == 7:  # eight products of 60 bits fit 64 beside a reduced sum
-                for c in range(degree):
-                    total[c] %= modulus
-        for c in range(degree):
-            row[c] = np.uint32(total[c] % modulus)
+                y = _times(np.uint32(r), w, wq, p)  # r may equal prime, or be just above: any 32-bit factor will do
+                target[c] = y if row == 0 else _plus(target[c], y, p)
 
 
 def pack_lanes(values: I64, factors: U32, primes: U32, out: U32) -> None:
@@ -157,43 +207,59 @@ def _unpack_lanes(
     residues: Any, primes: Any, inverses: Any, offsets: Any, divisors: Any, digits: Any, left: Any
 ) -> None:
     count, degree = residues.shape
-    garner = np.empty(count, dtype=np.int64)
-    for c in range(degree):
+    garner = np.empty((count, _TILE), dtype=np.uint32)
+    remainders = np.empty(_TILE, dtype=np.int64)
+    for start in range(0, degree, _TILE):
+        width = min(_TILE, degree - start)
         for i in range(count):
-            prime = np.uint64(primes[i])
-            t = (np.uint64(residues[i, c]) + np.uint64(offsets[i])) % prime
+            p = primes[i]
+            row = garner[i]
+            source = residues[i, start : start + width]
+            offset = offsets[i]
+            for c in range(width):
+                row[c] = _plus(source[c], offset, p)
             for j in range(i):
-                known = np.uint64(garner[j])
-                known = known - prime if known >= prime else known
-                t = (t + prime - known) * np.uint64(inverses[j, i]) % prime
-            garner[i] = np.int64(t)
+                w = inverses[j, i]
+                wq = (np.uint64(w) << np.uint64(32)) // np.uint64(p)
+                known = garner[j]
+                for c in range(width):
+                    # known may exceed p, by less than p: both primes have 30 bits.
+                    k = min(known[c], np.uint32(known[c] - p))
+                    row[c] = _times(np.uint32(row[c] + p - k), w, wq, p)
         top = count
         for position in range(divisors.shape[0]):
             divisor = divisors[position]
-            fraction = np.float64(divisor)
-            while top > 0 and garner[top - 1] == 0:
-                top -= 1
-            remainder = np.int64(0)
+            reciprocal = 1.0 / np.float64(divisor)
+            remainders[:] = 0
             for i in range(top - 1, -1, -1):
-                prime_signed = np.int64(primes[i])
-                estimate = np.int64(
-                    (np.float64(remainder) * np.float64(prime_signed) + np.float64(garner[i])) / fraction
-                )
-                rest = remainder * prime_signed + garner[i] - estimate * divisor
-                if rest < 0:
-                    rest += divisor
-                    estimate -= 1
-                elif rest >= divisor:
-                    rest -= divisor
-                    estimate += 1
-                garner[i] = estimate
-                remainder = rest
-            digits[position, c] = remainder
-        flag = np.uint8(0)
-        for i in range(top):
-            if garner[i] != 0:
-                flag = np.uint8(1)
-        left[c] = flag
+                prime = np.int64(primes[i])
+                fraction = np.float64(prime)
+                row = garner[i]
+                for c in range(width):
+                    digit = np.int64(row[c])
+                    remainder = remainders[c]
+                    estimate = np.int64((np.float64(remainder) * fraction + np.float64(digit)) * reciprocal)
+                    rest = remainder * prime + digit - estimate * divisor
+                    low = np.int64(rest < 0)
+                    high = np.int64(rest >= divisor)
+                    remainders[c] = rest + (low - high) * divisor
+                    row[c] = np.uint32(estimate - low + high)
+            target = digits[position, start : start + width]
+            for c in range(width):
+                target[c] = remainders[c]
+            while top > 0:
+                highest = np.uint32(0)
+                row = garner[top - 1]
+                for c in range(width):
+                    highest = max(highest, row[c])
+                if highest != 0:
+                    break
+                top -= 1
+        for c in range(width):
+            flag = np.uint32(0)
+            for i in range(top):
+                flag |= garner[i, c]
+            left[start + c] = np.uint8(flag != 0)
 
 
 def unpack_lanes(residues: U32, primes: U32, inverses: U32, offsets: U32, divisors: I64, digits: I64) -> U8:
@@ -298,21 +364,22 @@ def unpack30(packed: U8, out: U32) -> None:
 
 @_jit
 def _fold_words(row: Any, filled: Any, words: Any, prime: Any, negative: Any) -> Any:
-    degree = row.shape[0]
-    position = filled
+    # Without branches: every word is stored, and only an accepted one moves the place of the next.
+    room = row.shape[0] - filled
+    accepted = np.empty(words.shape[0] + 1, dtype=np.uint32)
+    found = 0
     for i in range(words.shape[0]):
         word = np.uint32(words[i] & np.uint32(2**30 - 1))
-        if word < prime:
-            if position == degree:
-                break
-            if negative:
-                d = np.uint32(row[position] - word)
-                row[position] = min(d, np.uint32(d + prime))
-            else:
-                s = np.uint32(row[position] + word)
-                row[position] = min(s, np.uint32(s - prime))
-            position += 1
-    return position
+        accepted[found] = word
+        found += int(word < prime)
+    found = min(found, room)
+    if negative:
+        for i in range(found):
+            row[filled + i] = _minus(row[filled + i], accepted[i], prime)
+    else:
+        for i in range(found):
+            row[filled + i] = _plus(row[filled + i], accepted[i], prime)
+    return filled + found
 
 
 def fold_words(row: U32, filled: int, words: U32, prime: int, negative: bool) -> int:

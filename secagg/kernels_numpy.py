@@ -54,23 +54,22 @@ def inverse_ntt(residues: U32, roots: U32, quotients: U32, primes: U32, scale: U
         residues[i] = a * np.uint64(scale[i]) % prime
 
 
-def quantise(update: NDArray[np.floating], clip: float, inverse_step: float, weight: int, out: I64) -> int:
-    """`out[i] = weight * rint(clamp(update[i]) * inverse_step)`; returns how many values lay outside [-clip, clip].
+def quantise_onto(update: NDArray[np.floating], clip: float, inverse_step: float, factor: int, total: I64) -> int:
+    """`total[i] += factor * rint(clamp(update[i]) * inverse_step)`; returns how many values lay outside [-clip, clip].
 
-    Clamping comes first: clip * inverse_step may round to just above the largest quantised value, and a value that
-    equals the clip is not a clipped one.
+    The count compares the values themselves, not their scaled ones, so that rounding at the edge cannot change it.
     """
-    scaled = update.astype(np.float64)
-    clipped = int(np.count_nonzero(np.abs(scaled) > clip))
-    np.clip(scaled, -clip, clip, out=scaled)
-    scaled *= inverse_step
-    np.rint(scaled, out=scaled)
-    np.multiply(scaled.astype(np.int64), weight, out=out)
+    values = update.astype(np.float64)
+    clipped = int(np.count_nonzero(np.abs(values) > clip))
+    np.clip(values, -clip, clip, out=values)
+    values *= inverse_step
+    np.rint(values, out=values)
+    total += values.astype(np.int64) * factor
     return clipped
 
 
 def pack_lanes(values: I64, factors: U32, primes: U32, out: U32) -> None:
-    """`out[i, c] = sum_j values[j, c] * factors[i, j] mod primes[i]` for values int64[lanes, N]."""
+    """`out[i, c] = sum_j values[j, c] * factors[i, j] mod primes[i]` for values int64[rows, N], |value| < 2**62."""
     for i, prime in enumerate(primes.astype(np.int64)):
         total = np.zeros(values.shape[1], dtype=np.uint64)
         for lane in range(values.shape[0]):

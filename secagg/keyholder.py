@@ -52,6 +52,7 @@ from secagg.stages import StageClock
 from secagg.states import Machine
 from secagg.transcript import header_bytes, message_hash, parse_header, parts_hash, public_key_hash, signed_bytes
 from secagg.verification import check_same_round, check_signature
+from secagg.workers import Workers
 
 ROUND_ID_BYTES = 16
 
@@ -331,9 +332,9 @@ class KeyHolder(Secret):
         plan, clock = self._plan, self._clock
         decoder = packing.Decoder(plan, len(state.joins))
         terms = [masks.MaskTerm(seed, negative=False) for seed in state.seeds.values()] if self._masking else []
-        stream = masks.MaskStream(terms, plan.params, self._threads)
         block = empty_block(plan.params)
-        try:
+        with Workers(self._threads) as workers:
+            stream = masks.MaskStream(terms, plan.params, workers)
             for index in range(plan.blocks):
                 read_block(encrypted_sum.payload, index, plan.params, block)
                 with clock.stage("verify", "seed masks"):
@@ -344,6 +345,4 @@ class KeyHolder(Secret):
                 with clock.stage("unpack", "checks of the sum") as stage:
                     decoder.add(index, plaintext)
                     stage.bytes += plaintext.nbytes
-        finally:
-            stream.close()
         return decoder.sums()

@@ -12,11 +12,11 @@ follows from it and what does not; tests/vectors/masks.json pins every derivatio
 from __future__ import annotations
 
 import hashlib
+import hmac
 import math
 import os
 import struct
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,13 +25,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from secagg import kernels
 from secagg.errors import BadSeal
 from secagg.kernels_numpy import U32
 from secagg.parameters import ParameterSet
 from secagg.secrecy import Secret
+from secagg.workers import Workers
 
 SEED_BYTES = 32
 COMPLETE_GRAPH_UP_TO = 128  # members; beyond it, each has `neighbours_needed` peers
@@ -140,26 +141,19 @@ class MaskStream(Secret):
     little-endian uint32, masked to 30 bits, rejected when not below p.
     """
 
-    def __init__(self, terms: Sequence[MaskTerm], params: ParameterSet, threads: int | None = None) -> None:
+    def __init__(self, terms: Sequence[MaskTerm], params: ParameterSet, workers: Workers | None = None) -> None:
         self._terms = tuple(terms)
         self._params = params
-        self._threads = min(len(params.primes), threads or _usable_cores())
-        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 and self._terms else None
+        self._workers = workers or Workers(1)
 
     def apply(self, block: int, c0: U32, inverse: bool = False) -> None:
         """Add all terms of block number `block` to `c0`, uint32[primes, N], in place; subtract with `inverse`."""
-        if self._pool is None:
-            for i in range(len(self._params.primes)):
-                self._apply_prime(block, i, c0[i], inverse)
-            return
-        jobs = [self._pool.submit(self._apply_prime, block, i, c0[i], inverse) for i in range(len(self._params.primes))]
-        for job in jobs:
-            job.result()
 
-    def close(self) -> None:
-        """Stop the worker threads."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        def some_primes(start: int, stop: int) -> None:
+            for i in range(start, stop):
+                self._apply_prime(block, i, c0[i], inverse)
+
+        self._workers.over(len(self._params.primes), some_primes)
 
     def __repr__(self) -> str:
         return f"MaskStream({len(self._terms)} terms, OMITTED)"
@@ -168,8 +162,13 @@ class MaskStream(Secret):
         prime = self._params.primes[index]
         label = b"secagg v1 prg" + struct.pack("<QI", block, prime)
         for term in self._terms:
-            key = HKDFExpand(SHA256(), 32, info=label).derive(term.key)
+            key = expand_key(term.key, label)
             add_residues(row, key, prime, term.negative != inverse)
+
+
+def expand_key(key: bytes, info: bytes) -> bytes:
+    """HKDF-Expand to 32 bytes, RFC 5869 section 2.3: one block of HMAC-SHA-256, T(1) = HMAC(key, info | 0x01)."""
+    return hmac.digest(key, info + b"\x01", "sha256")
 
 
 def add_residues(row: U32, key: bytes, prime: int, negative: bool) -> None:
@@ -182,7 +181,3 @@ def add_residues(row: U32, key: bytes, prime: int, negative: bool) -> None:
         size = min(len(_ZEROS), (4 * missing + missing // 32 + 79) & ~15)
         words = np.frombuffer(stream.update(_ZEROS[:size]), dtype="<u4")
         filled = kernels.fold_words(row, filled, words.astype(np.uint32, copy=False), prime, negative)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,8 +8,10 @@ the value after the update's last one is the client's weight; what follows is ze
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ from secagg.errors import (
 from secagg.kernels_numpy import F64, I64, U32
 from secagg.plan import RoundPlan
 from secagg.ring import ring_of
+from secagg.workers import Workers
 
 _SCAN = 1 << 20  # values looked at in one go
 
@@ -58,7 +61,11 @@ def check_weight(weight: int, plan: RoundPlan) -> None:
 
 
 class Encoder:
-    """Encodes one client's update block by block; `clipped` counts the values outside [-clip, clip] so far."""
+    """Encodes one client's update block by block; `clipped` counts the values outside [-clip, clip] so far.
+
+    Lanes that fit 62 bits together are joined in one int64 first, so that each row of `_rows` is reduced modulo every
+    prime once rather than once per lane.
+    """
 
     def __init__(self, update: NDArray[np.floating], weight: int, plan: RoundPlan) -> None:
         check_update(update, plan)
@@ -66,32 +73,48 @@ class Encoder:
         self._update = update
         self._weight = int(weight)
         self._plan = plan
-        self._factors = lane_factors(plan)
-        self._lanes = np.empty((plan.lanes, plan.params.degree), dtype=np.int64)
+        self._joined = lanes_per_row(plan)
+        self._factors = np.ascontiguousarray(lane_factors(plan)[:, :: self._joined])
+        self._rows = np.empty((self._factors.shape[1], plan.params.degree), dtype=np.int64)
+        self._counts: list[int] = []
         self.clipped = 0
 
-    def blocks(self) -> Iterator[U32]:
+    def blocks(self, workers: Workers | None = None) -> Iterator[U32]:
         """Per block uint32[primes, N]: the plaintext's coefficients modulo each prime. The array is reused."""
         self.clipped = 0
-        ring = ring_of(self._plan.params)
-        residues = np.empty((len(self._plan.params.primes), self._plan.params.degree), dtype=np.uint32)
+        workers = workers or Workers(1)
+        primes = ring_of(self._plan.params).primes
+        residues = np.empty((primes.shape[0], self._plan.params.degree), dtype=np.uint32)
         for block in range(self._plan.blocks):
-            self._fill(block)
-            kernels.pack_lanes(self._lanes, self._factors, ring.primes, residues)
+            self._counts = [0] * self._rows.shape[0]
+            workers.over(self._rows.shape[0], partial(self._fill, block))
+            self.clipped += sum(self._counts)
+            workers.over(
+                primes.shape[0],
+                lambda start, stop: kernels.pack_lanes(
+                    self._rows, self._factors[start:stop], primes[start:stop], residues[start:stop]
+                ),
+            )
             yield residues
 
-    def _fill(self, block: int) -> None:
-        plan, flat = self._plan, self._lanes.reshape(-1)
-        start = block * plan.values_per_block
-        stop = min(start + plan.values_per_block, plan.length)
-        count = max(stop - start, 0)
-        if count:
-            values = self._update[start:stop]
-            self.clipped += int(kernels.quantise(values, plan.clip, 1.0 / plan.step, self._weight, flat[:count]))
-        flat[count:] = 0
-        weight_position = plan.length - start
-        if 0 <= weight_position < plan.values_per_block:
-            flat[weight_position] = self._weight
+    def _fill(self, block: int, first_row: int, last_row: int) -> None:
+        """Quantise the lanes of some rows of a block, each times its place within the row."""
+        plan, degree = self._plan, self._plan.params.degree
+        inverse_step = 1.0 / plan.step
+        for row in range(first_row, last_row):
+            self._rows[row] = 0
+            lanes = range(row * self._joined, min((row + 1) * self._joined, plan.lanes))
+            for place, lane in enumerate(lanes):
+                factor = plan.radix**place
+                start = block * plan.values_per_block + lane * degree
+                values = self._update[start : max(min(start + degree, plan.length), start)]
+                self._counts[row] += int(
+                    kernels.quantise_onto(
+                        values, plan.clip, inverse_step, self._weight * factor, self._rows[row, : values.shape[0]]
+                    )
+                )
+                if start <= plan.length < start + degree:
+                    self._rows[row, plan.length - start] += self._weight * factor
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -179,6 +202,11 @@ def check_sums(sums: IntegerSums, plan: RoundPlan, contributors: int) -> None:
         raise MalformedMessage("released sums: the shape or the sum of weights is not one that this round can have")
     if int(sums.sums.max()) > limit or int(sums.sums.min()) < -limit:
         raise MalformedMessage("released sums: a value is larger than its weights allow")
+
+
+def lanes_per_row(plan: RoundPlan) -> int:
+    """How many neighbouring lanes of one client fit one int64 with a bit to spare."""
+    return max(1, min(plan.lanes, int(62 // math.log2(plan.radix))))
 
 
 def lane_factors(plan: RoundPlan) -> U32:

@@ -1,0 +1,109 @@
+"""The fast engine: CKKS public-key encryption in compiled loops, straight from packed integers to residues.
+
+Encryption is that of CKKS (Cheon, Kim, Kim, Song, ASIACRYPT 2017, section 3.2) at the data level, with SEAL's own
+distributions: u uniform ternary, e0 and e1 centred binomial over 2 * 21 bits,
+
+    c0 = b*u + e0 + m,    c1 = a*u + e1        modulo every data prime,
+
+under a public key (b, a) that SEAL generated and `ckks.generate_keys` tested: b + a*s is the same small e modulo every
+prime, so reduced to the data primes it is a valid public key there. Decryption and key generation stay in SEAL.
+Noise: u*e + e0 + e1*s, rms about 3.2 * sqrt(4N/3); plans budget for it (docs/parameters.md).
+
+Randomness: every block of every contribution draws a fresh AES-256 key from the operating system and expands it in
+counter mode, with counter ranges of their own for u, e0 and e1; nothing is kept between calls, so threads and forked
+children never share a stream. Ternary digits come from bytes by rejection (255 out, then modulo 3).
+Needs numba (extra `fast`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+from secagg import kernels_fast
+from secagg.kernels_numpy import U8, U32
+from secagg.publickey import PublicKey
+from secagg.ring import ring_of
+from secagg.workers import Workers
+
+I8 = NDArray[np.int8]
+
+_KEY_BYTES = 32
+_RANGES = {"u": 0, "e0": 1, "e1": 2}  # the counter's upper 64 bits: 2**64 AES blocks apart
+_TERNARY_SPARE = 512  # bytes drawn beyond N: 1 in 256 is rejected, so this suffices but for probability 2**-100
+
+
+class FastEncryptor:
+    """Encrypts packed coefficients under a checked public key. Safe to call from several threads."""
+
+    def __init__(self, public_key: PublicKey, workers: Workers | None = None) -> None:
+        public_key.check()
+        self._params = public_key.params
+        self._workers = workers or Workers(1)
+        self._ring = ring_of(public_key.params)
+        data = public_key.residues[:, : len(self._params.primes)]
+        self._key: U32 = np.ascontiguousarray(data, dtype=np.uint32)
+        primes = np.array(self._params.primes, dtype=np.uint64)[:, None]
+        self._key_quotients: U32 = ((data << np.uint64(32)) // primes).astype(np.uint32)
+
+    def encrypt_coefficients(self, plaintext: U32, block: U32) -> None:
+        """Write a fresh encryption of `plaintext` into `block`.
+
+        plaintext: uint32[primes, N], coefficients modulo each prime; overwritten.  block: uint32[2, primes, N].
+        """
+        key = os.urandom(_KEY_BYTES)
+        degree = self._params.degree
+        u = ternary(key, degree)
+        e0, e1 = binomial(key, "e0", degree), binomial(key, "e1", degree)
+        self.encrypt_with(u, e0, e1, plaintext, block)
+
+    def encrypt_with(self, u: I8, e0: I8, e1: I8, plaintext: U32, block: U32) -> None:
+        """The arithmetic alone, for given randomness: int8[N] each. For tests; a caller's randomness is not checked."""
+        ring = self._ring
+
+        def some_primes(start: int, stop: int) -> None:
+            kernels_fast.encrypt(
+                plaintext[start:stop],
+                u,
+                e0,
+                e1,
+                self._key[:, start:stop],
+                self._key_quotients[:, start:stop],
+                ring.roots[start:stop],
+                ring.root_quotients[start:stop],
+                ring.primes[start:stop],
+                block[0, start:stop],
+                block[1, start:stop],
+            )
+
+        self._workers.over(len(self._params.primes), some_primes)
+
+
+def ternary(key: bytes, degree: int) -> I8:
+    """int8[degree], uniform on {-1, 0, 1}, from the u range of an AES-256 key."""
+    out = np.empty(degree, dtype=np.int8)
+    stream = _stream(key, "u")
+    filled = 0
+    while filled < degree:
+        filled = kernels_fast.fill_ternary(_draw(stream, degree - filled + _TERNARY_SPARE), out, filled)
+    return out
+
+
+def binomial(key: bytes, which: str, degree: int) -> I8:
+    """int8[degree], centred binomial of variance 10.5 (21 bits minus 21 bits), from a range of an AES-256 key."""
+    out = np.empty(degree, dtype=np.int8)
+    kernels_fast.fill_binomial(_draw(_stream(key, which), 8 * degree).view("<u8"), out)
+    return out
+
+
+def _stream(key: bytes, which: str) -> Any:
+    counter = _RANGES[which].to_bytes(8, "big") + bytes(8)
+    return Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
+
+
+def _draw(stream: Any, count: int) -> U8:
+    return np.frombuffer(stream.update(bytes(count)), dtype=np.uint8)

@@ -1,0 +1,114 @@
+"""Compiled loops of the fast engine: samplers and the encryption of one block. numba only; see `ckks_fast.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secagg.kernels_numba import _forward, _inline, _jit, _plus, _times
+from secagg.kernels_numpy import U8, U32, U64
+
+I8 = NDArray[np.int8]
+
+
+@_jit
+def _fill_ternary(random: Any, out: Any, filled: Any) -> Any:
+    degree = out.shape[0]
+    position = filled
+    for i in range(random.shape[0]):
+        byte = random[i]
+        if byte != 255 and position < degree:
+            out[position] = np.int8(byte % np.uint8(3)) - np.int8(1)
+            position += 1
+    return position
+
+
+def fill_ternary(random: U8, out: I8, filled: int) -> int:
+    """Fill int8 `out` from `filled` on with uniform {-1, 0, 1}: bytes below 255 modulo 3. Returns the new `filled`."""
+    return int(_fill_ternary(random, out, filled))
+
+
+@_inline
+def _ones(x: Any) -> Any:
+    """Number of ones of a 32-bit word."""
+    x = np.uint32(x - ((x >> np.uint32(1)) & np.uint32(0x55555555)))
+    x = np.uint32((x & np.uint32(0x33333333)) + ((x >> np.uint32(2)) & np.uint32(0x33333333)))
+    x = np.uint32((x + (x >> np.uint32(4))) & np.uint32(0x0F0F0F0F))
+    return np.uint32(x * np.uint32(0x01010101)) >> np.uint32(24)
+
+
+@_jit
+def _fill_binomial(random: Any, out: Any) -> None:
+    mask = np.uint64(2**21 - 1)
+    for i in range(out.shape[0]):
+        word = random[i]
+        plus = _ones(np.uint32(word & mask))
+        minus = _ones(np.uint32((word >> np.uint64(21)) & mask))
+        out[i] = np.int8(np.int32(plus) - np.int32(minus))
+
+
+def fill_binomial(random: U64, out: I8) -> None:
+    """`out[i]` = ones among the lowest 21 bits of random[i] minus ones among the next 21: int8 in [-21, 21]."""
+    _fill_binomial(random, out)
+
+
+@_inline
+def _residue(small: Any, p: Any) -> Any:
+    """A small signed integer modulo p."""
+    value = np.uint32(np.int32(small))  # wraps modulo 2**32 when negative
+    return min(value, np.uint32(value + p))
+
+
+@_jit
+def _encrypt(
+    plaintext: Any,
+    u: Any,
+    e0: Any,
+    e1: Any,
+    key: Any,
+    key_quotients: Any,
+    roots: Any,
+    root_quotients: Any,
+    primes: Any,
+    c0: Any,
+    c1: Any,
+) -> None:
+    degree = u.shape[0]
+    product = np.empty(degree, dtype=np.uint32)
+    for i in range(primes.shape[0]):
+        p = primes[i]
+        message, first, second = plaintext[i], c0[i], c1[i]
+        for j in range(degree):
+            product[j] = _residue(u[j], p)
+            first[j] = _plus(message[j], _residue(e0[j], p), p)
+            second[j] = _residue(e1[j], p)
+        _forward(product, roots[i], root_quotients[i], p)
+        _forward(first, roots[i], root_quotients[i], p)
+        _forward(second, roots[i], root_quotients[i], p)
+        b, bq, a, aq = key[0, i], key_quotients[0, i], key[1, i], key_quotients[1, i]
+        for j in range(degree):
+            x = product[j]
+            first[j] = _plus(first[j], _times(x, b[j], np.uint64(bq[j]), p), p)
+            second[j] = _plus(second[j], _times(x, a[j], np.uint64(aq[j]), p), p)
+
+
+def encrypt(
+    plaintext: U32,
+    u: I8,
+    e0: I8,
+    e1: I8,
+    key: U32,
+    key_quotients: U32,
+    roots: U32,
+    root_quotients: U32,
+    primes: U32,
+    c0: U32,
+    c1: U32,
+) -> None:
+    """c0 = b*u + e0 + m and c1 = a*u + e1, transformed, for some primes.
+
+    plaintext, c0, c1, roots: uint32[primes, N]; key: uint32[2, primes, N], transformed, (b, a); u, e0, e1: int8[N].
+    """
+    _encrypt(plaintext, u, e0, e1, key, key_quotients, roots, root_quotients, primes, c0, c1)

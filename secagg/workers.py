@@ -1,0 +1,48 @@
+"""A few threads for the loops that release the interpreter lock. One `Workers` serves one contribution or one sum."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+
+
+class Workers:
+    """Splits ranges over threads. threads: all usable cores when None; 1 runs everything in the caller."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = max(1, threads or usable_cores())
+        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
+
+    def over(self, count: int, job: Callable[[int, int], None]) -> None:
+        """Call `job(start, stop)` on consecutive parts of range(count), one per thread; the first error is raised."""
+        parts = min(self.threads, count)
+        if self._pool is None or parts < 2:
+            job(0, count)
+            return
+        edges = [count * part // parts for part in range(parts + 1)]
+        others = [self._pool.submit(job, edges[part], edges[part + 1]) for part in range(1, parts)]
+        try:
+            job(edges[0], edges[1])
+        finally:
+            for other in others:
+                other.result()
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
