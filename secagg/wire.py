@@ -52,8 +52,7 @@ from secagg.transcript import HEADER, VERSION, entry_bytes, header_bytes, parse_
 _FRAME = struct.Struct("<4sHHQ")
 _MAGIC = b"SAGG"
 _DIGEST_BYTES = 32
-_SEAL_BYTES = 48  # sealed seed: 32 bytes and the tag
-_ENTRY_BYTES = KEY_BYTES + 32 + _SEAL_BYTES + SIGNATURE_BYTES
+_ENTRY_BYTES = KEY_BYTES + 32 + SEAL_BYTES + SIGNATURE_BYTES
 _SPECIAL_BYTES = 6  # a residue of the special prime, below 2**48
 _KINDS: dict[type, int] = {Offer: 1, Join: 2, Roster: 3, Contribution: 4, EncryptedSum: 5, Release: 6, Abort: 7}
 
@@ -71,8 +70,9 @@ def encode_parts(message: Message, plan: RoundPlan) -> tuple[bytes, Payload, byt
     body_length = HEADER.size + len(fields) + len(payload)
     frame = _FRAME.pack(_MAGIC, VERSION, _KINDS[type(message)], body_length)
     head = frame + header_bytes(message.header) + fields
-    digest = hashlib.sha256(head + payload_hash(payload)).digest()
-    return head, payload, digest
+    # Contributions and sums carry the hash of their payload already; it is not computed a second time.
+    known = message.payload_hash if isinstance(message, (Contribution, EncryptedSum)) else payload_hash(payload)
+    return head, payload, hashlib.sha256(head + known).digest()
 
 
 def decode(data: Payload, plan: RoundPlan) -> Message:
@@ -188,7 +188,7 @@ def _sizes(kind: type, plan: RoundPlan, members: int) -> tuple[int, int]:
     key_bytes = plan.params.ciphertext_bytes + 2 * degree * _SPECIAL_BYTES
     sizes: dict[type, tuple[int, int]] = {
         Offer: (4 + 32 + SIGNATURE_BYTES, key_bytes),
-        Join: (32 + _SEAL_BYTES + SIGNATURE_BYTES, 0),
+        Join: (32 + SEAL_BYTES + SIGNATURE_BYTES, 0),
         Roster: (4 + SIGNATURE_BYTES + members * _ENTRY_BYTES, 0),
         Contribution: (32 + SIGNATURE_BYTES, plan.residue_bytes),
         EncryptedSum: (4 + 32 + SIGNATURE_BYTES + members * (32 + SIGNATURE_BYTES), plan.residue_bytes),
@@ -240,7 +240,7 @@ def _read_public_key(payload: memoryview, plan: RoundPlan) -> PublicKey:
 
 
 def _read_join(header: Header, body: memoryview, plan: RoundPlan) -> Join:
-    agreement_key, sealed_seed, signature = _cut(body, 32, _SEAL_BYTES, SIGNATURE_BYTES)
+    agreement_key, sealed_seed, signature = _cut(body, 32, SEAL_BYTES, SIGNATURE_BYTES)
     return Join(header, agreement_key, sealed_seed, signature)
 
 
@@ -248,7 +248,7 @@ def _read_roster(header: Header, body: memoryview, plan: RoundPlan) -> Roster:
     _, signature = _cut(body, 4, SIGNATURE_BYTES)
     rest = body[4 + SIGNATURE_BYTES :]
     entries = tuple(
-        RosterEntry(*_cut(rest[start : start + _ENTRY_BYTES], KEY_BYTES, 32, _SEAL_BYTES, SIGNATURE_BYTES))
+        RosterEntry(*_cut(rest[start : start + _ENTRY_BYTES], KEY_BYTES, 32, SEAL_BYTES, SIGNATURE_BYTES))
         for start in range(0, len(rest), _ENTRY_BYTES)
     )
     if any(a.sender >= b.sender for a, b in pairwise(entries)):
