@@ -309,7 +309,7 @@ class Schema:
             yield from (c.column for c in group)
 
     def columns_read(self, *, labelled: bool = True) -> tuple[str, ...]:
-        """Columns a file must have, in a fixed order: the label only when `labelled`, text only when in use."""
+        """Columns a file must have, in a fixed order; the label only if `labelled`, text only if in use."""
         wanted = dict.fromkeys([*self.roles(), *(rule.column for rule in self.drop)])
         for column in (text.column for text in self.text if not text.use):
             wanted.pop(column)

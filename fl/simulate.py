@@ -38,7 +38,7 @@ Texts = NDArray[np.object_]
 
 @dataclass(frozen=True)
 class Simulation:
-    """What to simulate. The defaults make about 420,000 transactions that fit fl/schemas/simulated.toml."""
+    """What to simulate. The defaults make about 470,000 transactions that fit fl/schemas/simulated.toml."""
 
     customers: int = 3000
     terminals: int = 1500
