@@ -30,8 +30,8 @@ def audit(ledger: Path, against: tuple[Path, ...], as_json: bool) -> None:
     """Verify a LEDGER offline: hash chain, signatures, one decryption per step.
 
     By itself a log cannot show that its end was cut off, or that all of it was rolled back and continued. With
-    --against it is held against earlier copies, and against journals of clients: every offer that a client answered must
-    stand in the ledger, after the events that the offer anchored. A client's journal can be audited by itself as well.
+    --against it is held against earlier copies, and against journals of clients: every offer that a client answered
+    must stand in the ledger, after the events that the offer anchored. A client's journal can be audited by itself too.
 
     The process that uses the ledger must have ended. Copy the file that ends in -wal along with it, if there is one,
     and copy the ledger after the journals.

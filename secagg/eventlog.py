@@ -189,7 +189,8 @@ def audit(path: str | Path) -> Audit:
     if not Path(path).is_file():
         raise LedgerError(f"{path}: no such file")
     with _translated(str(path)):
-        connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        address = f"{Path(path).absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=_LOCK_PATIENCE_S)
         try:
             if _is_empty(connection, str(path)):
                 raise LedgerError(f"{path} is empty: no log was ever begun in it")

@@ -201,8 +201,8 @@ def compare(ledger: str | Path, copy: str | Path) -> int:
             )
     if len(a.entries) < len(b.entries):
         raise LedgerError(
-            f"{ledger} ends after event {len(a.entries)}, {copy} after event {len(b.entries)}: it was rolled back, or is "
-            "the older copy"
+            f"{ledger} ends after event {len(a.entries)}, {copy} after event {len(b.entries)}: it was rolled back, or "
+            "is the older copy"
         )
     return len(a.entries) - len(b.entries)
 

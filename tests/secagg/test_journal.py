@@ -1,0 +1,260 @@
+"""The journal: one roster per offer, one use per update, and what was not sent before a crash is never sent."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from simulator import MODEL, Federation, Peers
+
+from secagg.errors import LedgerError, RosterMismatch, StepNotIncreasing, UpdateReused, WrongRound, WrongState
+from secagg.identity import Identity
+from secagg.journal import Journal, UpdateReuseWarning, audit_journal
+from secagg.messages import AbortReason
+
+OWNER = Identity.generate("bank")
+UPDATE = np.linspace(-1, 1, 300_000)
+MEMBERS = [b"a" * 32, b"b" * 32]
+
+
+def round_id(step: int) -> bytes:
+    return step.to_bytes(16, "little")
+
+
+def joined(journal: Journal, step: int) -> None:
+    journal.joined(step, MODEL, round_id(step), b"o" * 32, b"h" * 32, b"k" * 32)
+
+
+def contributing(journal: Journal, step: int, update=UPDATE, members=MEMBERS, weight=1, allow_reuse=False) -> None:
+    joined(journal, step)
+    journal.contributing(step, MODEL, round_id(step), b"r" * 32, members, update, weight, allow_reuse)
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal.in_memory(OWNER)
+
+
+def test_steps_are_joined_once_and_in_rising_order(journal):
+    joined(journal, 3)
+    for step in (1, 3):
+        with pytest.raises(StepNotIncreasing):
+            joined(journal, step)
+    joined(journal, 4)
+
+
+def test_an_offer_has_one_roster(journal):
+    contributing(journal, 1)
+    with pytest.raises(RosterMismatch, match="already had a roster"):
+        journal.contributing(1, MODEL, round_id(1), b"s" * 32, MEMBERS, UPDATE * 2, 1, False)
+
+
+@pytest.mark.parametrize("same", [UPDATE, UPDATE.copy(), UPDATE[::-1][::-1]])
+def test_an_update_enters_one_roster_only(journal, same):
+    contributing(journal, 1)
+    with pytest.raises(UpdateReused, match="differencing"):
+        contributing(journal, 2, same)
+
+
+def test_an_update_is_recognised_in_another_float_type(journal):
+    update = UPDATE.astype(np.float32)
+    contributing(journal, 1, update)
+    with pytest.raises(UpdateReused):
+        contributing(journal, 2, update.astype(np.float64))
+
+
+def test_a_fresh_update_is_welcome(journal):
+    contributing(journal, 1)
+    changed = UPDATE.copy()
+    changed[-1] = 0.5
+    contributing(journal, 2, changed)
+
+
+def test_after_an_abort_an_update_may_meet_the_same_members_again_and_no_others(journal):
+    contributing(journal, 1)
+    journal.aborted(1, MODEL, round_id(1))
+    for step, others in ((2, {"members": MEMBERS[:1]}), (3, {"weight": 2}), (4, {"members": MEMBERS[::-1]})):
+        with pytest.raises(UpdateReused):
+            contributing(journal, step, **others)
+    contributing(journal, 5)
+
+
+def test_leaving_a_round_on_ones_own_does_not_free_the_update(journal):
+    contributing(journal, 1)  # no abort of the key holder was ever seen: the sum may still come out
+    with pytest.raises(UpdateReused):
+        contributing(journal, 2)
+
+
+def test_reuse_on_request_is_warned_about(journal):
+    contributing(journal, 1)
+    with pytest.warns(UpdateReuseWarning, match="differenced"):
+        contributing(journal, 2, allow_reuse=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        contributing(journal, 3, UPDATE * 2, allow_reuse=True)
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda j: j.sealed(1, MODEL, round_id(1), b"c" * 32),
+        lambda j: j.finished(1, MODEL, round_id(1), b"f" * 32),
+        lambda j: j.aborted(2, MODEL, round_id(2)),
+        lambda j: j.aborted(1, MODEL, round_id(2)),
+        lambda j: j.contributing(2, MODEL, round_id(2), b"r" * 32, MEMBERS, UPDATE, 1, False),
+    ],
+)
+def test_events_out_of_order_or_of_another_round_change_nothing(journal, move):
+    joined(journal, 1)
+    head = journal.head
+    with pytest.raises(WrongState):
+        move(journal)
+    assert journal.head == head
+
+
+def test_a_journal_remembers_over_a_restart_what_became_of_each_step(tmp_path):
+    journal = Journal(tmp_path / "j.db", OWNER)
+    contributing(journal, 1)
+    journal.sealed(1, MODEL, round_id(1), b"c" * 32)
+    journal.finished(1, MODEL, round_id(1), b"f" * 32)
+    contributing(journal, 2, UPDATE * 2)
+    journal.aborted(2, MODEL, round_id(2))
+    contributing(journal, 3, UPDATE * 3)
+    journal.close()
+    journal = Journal(tmp_path / "j.db", OWNER)
+    assert journal.unfinished() == (3,)
+    assert journal.round_of(4) is None
+    seen = [journal.round_of(step) for step in (1, 2, 3)]
+    journal.close()
+    assert tuple(seen) == audit_journal(tmp_path / "j.db").rounds
+    first, second, third = seen
+    assert first and second and third
+    assert (first.roster, first.members, first.contribution, first.release) == (b"r" * 32, 2, b"c" * 32, b"f" * 32)
+    assert (first.offer, first.anchor, first.key_holder) == (b"o" * 32, b"h" * 32, b"k" * 32)
+    assert [each.finished for each in (first, second, third)] == [True, True, False]
+
+
+def test_a_journal_shows_no_value_and_no_hash_that_could_be_guessed(tmp_path):
+    import hashlib
+
+    journal = Journal(tmp_path / "j.db", OWNER)
+    update = np.array([1.0])
+    contributing(journal, 1, update)
+    journal.close()
+    stored = (tmp_path / "j.db").read_bytes()
+    for guess in (
+        update.tobytes(),
+        hashlib.sha256(update.tobytes()).digest(),
+        hashlib.sha256(b"<f8" + update.tobytes()).digest(),
+    ):
+        assert guess not in stored
+
+
+def test_signed_events_that_break_the_rules_of_a_journal_do_not_pass_an_audit(tmp_path):
+    from secagg.eventlog import EventLog
+    from secagg.journal import PURPOSE
+
+    for number, events in enumerate(
+        (
+            [("sealed", 1, 1)],
+            [("joined", 1, 1), ("finished", 1, 1)],
+            [("joined", 2, 2), ("joined", 1, 1)],
+            [("joined", 1, 1), ("aborted", 1, 2)],
+            [("joined", 1, 1), ("contributing", 1, 1)],  # with a body that is too short
+            [("joined", 1, 1), ("lost", 1, 1)],
+        )
+    ):
+        log = EventLog(tmp_path / f"{number}.db", OWNER, PURPOSE)
+        for kind, step, name in events:
+            log.append(kind, step, MODEL, round_id(name), b"x" * 96)
+        log.close()
+        with pytest.raises(LedgerError):
+            audit_journal(tmp_path / f"{number}.db")
+
+
+# --- a client that lost its memory ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def federation(tmp_path) -> Federation:
+    return Federation(clients=2, folder=tmp_path)
+
+
+def restarted(federation: Federation, peers: Peers, index: int) -> None:
+    """The client as a new process finds it: only the journal is left."""
+    peers.clients[index]._journal.close()
+    peers.clients[index] = federation.client(index)
+
+
+def test_a_client_that_crashed_after_sealing_still_accepts_the_release(federation):
+    peers = Peers(federation)
+    updates = [federation.update(1), federation.update(2)]
+    encrypted_sum = peers.encrypted_sum(1, updates)
+    restarted(federation, peers, 0)
+    assert peers.clients[0].unfinished() == (1,)
+    release = peers.sent(peers.key_holder.release(encrypted_sum))
+    late = peers.clients[0].settle(release)
+    assert late is not None
+    assert (late.values == peers.clients[1].accept(release).values).all()
+    assert peers.clients[0].unfinished() == ()
+    with pytest.raises(WrongRound):
+        peers.clients[0].settle(release)
+
+
+def test_a_client_that_crashed_before_sealing_accepts_no_release_of_that_round(federation):
+    peers = Peers(federation)
+    release = peers.round(1, [federation.update(1), federation.update(2)])
+    _, _ = peers.roster(2)
+    restarted(federation, peers, 0)
+    with pytest.raises(WrongRound):
+        peers.clients[0].settle(release)  # of step 1, which is finished
+    assert peers.clients[0].unfinished() == (2,)
+
+
+def test_a_restarted_key_holder_reports_lost_rounds_once_and_clients_may_use_the_update_again(federation):
+    peers = Peers(federation)
+    updates = [federation.update(1), federation.update(2)]
+    peers.encrypted_sum(1, updates)
+    peers.key_holder._ledger.close()
+    peers.key_holder = federation.key_holder()
+    assert peers.key_holder.abandoned_steps() == (1,)
+    (abort,) = peers.key_holder.report_abandoned()
+    assert (abort.reason, peers.key_holder.report_abandoned()) == (AbortReason.ABANDONED, ())
+    restarted(federation, peers, 0)
+    assert peers.clients[0].settle(peers.sent(abort)) is None
+    peers.clients[1].abort(abort)
+    peers.aggregator = federation.aggregator()
+    release = peers.round(2, updates)  # the same members and weights: no UpdateReused
+    assert (release.sums == sum(map(federation.quantised, updates))).all()
+
+
+def test_a_forged_or_foreign_end_of_a_lost_round_changes_nothing(federation, tmp_path_factory):
+    from dataclasses import replace
+
+    from secagg.errors import BadSignature, PeerError, RosterMismatch, UnknownClient, WrongModel, WrongPlan
+
+    peers = Peers(federation)
+    encrypted_sum = peers.encrypted_sum(1, [federation.update(1), federation.update(2)])
+    restarted(federation, peers, 0)
+    release = peers.key_holder.release(encrypted_sum)
+    client = peers.clients[0]
+    head = client._journal.head
+    for error, forged in (
+        (WrongRound, replace(release, header=replace(release.header, session=bytes(16)))),
+        (WrongRound, replace(release, header=replace(release.header, round_id=bytes(16)))),
+        (WrongRound, replace(release, header=replace(release.header, step=2))),
+        (WrongModel, replace(release, header=replace(release.header, model=bytes(32)))),
+        (WrongPlan, replace(release, header=replace(release.header, plan=bytes(32)))),
+        (WrongPlan, replace(release, header=replace(release.header, masked=False))),
+        (RosterMismatch, replace(release, header=replace(release.header, roster=bytes(32)))),
+        (RosterMismatch, replace(release, contributors=1)),
+        (UnknownClient, replace(release, header=replace(release.header, sender=federation.server.key))),
+        (BadSignature, replace(release, sums=release.sums + 1)),
+        (BadSignature, replace(release, signature=bytes(64))),
+    ):
+        assert issubclass(error, PeerError)
+        with pytest.raises(error):
+            client.settle(forged)
+        assert client._journal.head == head
+    assert client.settle(release) is not None
