@@ -28,6 +28,9 @@ from fl.errors import ModelError
 
 HIDDEN = (64, 32)  # widths of the hidden layers
 DROPOUT = 0.3  # probability of a hidden unit being zeroed in training
+PRIOR = (
+    0.01  # share of frauds that the untrained model assumes: a public guess, no statistic of anyone's rows
+)
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,25 @@ class Layout:
 
 
 def build_model(
-    inputs: int, *, seed: int, hidden: tuple[int, ...] = HIDDEN, dropout: float = DROPOUT
+    inputs: int,
+    *,
+    seed: int,
+    hidden: tuple[int, ...] = HIDDEN,
+    dropout: float = DROPOUT,
+    prior: float = PRIOR,
 ) -> nn.Sequential:
     """The fraud model: float32[n, inputs] -> float32[n, 1] logits.
 
-    `seed` fixes the initial weights only; the process-wide generator of torch is left as it was.
+    `seed` fixes the initial weights only; the process-wide generator of torch is left as it was. The last
+    bias starts at the logit of `prior`: otherwise the first noisy steps go into learning that fraud is
+    rare.
     """
     if inputs < 1:
         raise ModelError(
             f"a model needs at least one input feature, got {inputs}: check the schema's columns"
         )
+    if not 0.0 < prior < 1.0:
+        raise ModelError(f"prior is a share of frauds between 0 and 1, got {prior}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -81,7 +93,9 @@ def build_model(
             layers[f"relu{number}"] = nn.ReLU()
             layers[f"dropout{number}"] = nn.Dropout(dropout)
             width = units
-        layers["logit"] = nn.Linear(width, 1)
+        output = nn.Linear(width, 1)
+        nn.init.constant_(output.bias, math.log(prior / (1 - prior)))
+        layers["logit"] = output
     return nn.Sequential(layers)
 
 

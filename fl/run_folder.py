@@ -37,6 +37,7 @@ from safetensors.numpy import save
 
 from fl.durable import append_durably, locked, replace_durably
 from fl.errors import RunFolderError
+from fl.model import DROPOUT, PRIOR
 from fl.training import LocalTraining
 
 PACKAGES = (
@@ -62,7 +63,9 @@ class DataSettings:
     schema: str | None = None
     partition: str | None = None
     clients: int | None = None
-    test_weeks: int | None = None  # consecutive test windows; None: the schema's own
+    test_windows: int | None = None  # consecutive; None: the schema's own
+    customers: int | None = None  # of the embedded generator
+    fraud_share: float | None = None  # of the embedded generator
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,22 @@ class ModelSettings:
 
     dropout: float
     prior: float
+
+
+@dataclass(frozen=True)
+class Style:
+    """A model and its training that suit each other; docs/adr/0010-dp-training.md has the figures they come
+    from.
+    """
+
+    model: ModelSettings
+    training: LocalTraining
+
+
+OPEN = Style(ModelSettings(DROPOUT, PRIOR), LocalTraining("sgd", learning_rate=0.1, momentum=0.9, epochs=2))
+# Without dropout, since the noise is regularisation enough; with large plain steps, since Adam normalises
+# the noise up.
+PRIVATE = Style(ModelSettings(0.0, PRIOR), LocalTraining("sgd", learning_rate=25.0, momentum=0.0))
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,13 @@ def test_the_seed_alone_decides_the_first_weights_and_torch_is_left_untouched() 
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_an_untrained_model_assumes_the_public_share_of_frauds() -> None:
+    module = build_model(3, seed=0, prior=0.002).eval()
+    assert torch.sigmoid(module.logit.bias).item() == pytest.approx(0.002)
+    with pytest.raises(ModelError, match="prior"):
+        build_model(3, seed=0, prior=0.0)
+
+
 def test_a_model_without_inputs_is_refused() -> None:
     with pytest.raises(ModelError, match="at least one input"):
         build_model(0, seed=0)

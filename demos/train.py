@@ -1,0 +1,313 @@
+"""`demos train`: federated fraud detection from data to figures, with what privacy and encryption cost
+beside it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from demos.console import out, print_json, progress, seconds, size, table
+
+if TYPE_CHECKING:
+    from fl.experiment import Experiment
+    from fl.run_folder import RunConfig
+
+MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
+
+
+@click.command("train")
+@click.option(
+    "--data", default="simulated", metavar="FILE|simulated", help="Transactions, or the embedded generator."
+)
+@click.option(
+    "--schema", metavar="NAME|FILE.toml", help="What the columns mean; recognised by the header if left out."
+)
+@click.option("--partition", metavar="COLUMN|FILE.csv:COLUMN", help="Which bank holds which row.")
+@click.option("--clients", type=int, help="So many banks; not beside --partition.")
+@click.option(
+    "--test-windows",
+    type=click.IntRange(1),
+    help="Consecutive test weeks, averaged; the schema's own if left out.",
+)
+@click.option("--customers", type=click.IntRange(10), help="Customers of the embedded generator.")
+@click.option("--fraud-share", type=float, help="Share of frauds of the embedded generator, 0.001 to 0.2.")
+@click.option("--rounds", default=10, type=click.IntRange(0), show_default=True)
+@click.option(
+    "--epsilon", default=3.0, show_default=True, help="Budget of every bank for the life of its data."
+)
+@click.option("--delta", default=1e-5, show_default=True)
+@click.option("--no-dp", is_flag=True, help="Train without differential privacy.")
+@click.option(
+    "--budget-dir", metavar="DIR", help="Where the banks' ledgers live; in the run folder if left out."
+)
+@click.option(
+    "--sample-rate", default=0.25, show_default=True, help="Probability of a row being in a noisy batch."
+)
+@click.option(
+    "--local-steps", default=10, type=click.IntRange(1), show_default=True, help="Noisy steps per round."
+)
+@click.option("--max-grad-norm", default=1.0, show_default=True, help="L2 bound of one row's gradient.")
+@click.option(
+    "--expected-batch", default=2048.0, show_default=True, help="Public divisor of a noisy gradient."
+)
+@click.option(
+    "--local-epochs",
+    default=2,
+    type=click.IntRange(1),
+    show_default=True,
+    help="Passes per round, with --no-dp.",
+)
+@click.option(
+    "--batch-size", default=128, type=click.IntRange(1), show_default=True, help="Rows, with --no-dp."
+)
+@click.option("--lr", type=float, help="Learning rate of sgd; 25 with privacy, 0.1 without.")
+@click.option(
+    "--pos-weight", type=float, help="Weight of a fraud in the loss, a public constant; 4 if left out."
+)
+@click.option("--proximal", default=0.0, show_default=True, help="FedProx mu.")
+@click.option(
+    "--aggregation", type=click.Choice(["encrypted", "plain"]), default="encrypted", show_default=True
+)
+@click.option("--engine", default="auto", show_default=True, help="Encryption engine.")
+@click.option("--clip", default=1.0, show_default=True, help="Of every coordinate of an update.")
+@click.option("--value-bits", default=20, show_default=True, help="Of a quantised coordinate, sign included.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    help="Of data, first model and batch order; never of keys or noise.",
+)
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option(
+    "--threads",
+    default=1,
+    type=click.IntRange(1),
+    show_default=True,
+    help="Of torch; one is fastest for small models.",
+)
+@click.option(
+    "--no-baselines", is_flag=True, help="Leave out the comparisons, which lie outside every budget."
+)
+@click.option("--run-dir", metavar="DIR", help="Folder of this run; a new one under runs/ if left out.")
+@click.option("--resume", metavar="RUN", help="Continue the run in this folder, with its own options.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+def train(resume: str | None, run_dir: str | None, as_json: bool, **options: Any) -> None:
+    """Train a fraud model at several banks that show each other nothing but an encrypted sum.
+
+    \b
+    python -m demos train
+    python -m demos train --no-dp --rounds 5 --json
+    python -m demos train --data FILE.csv.gz --partition PARTITION.csv:REGION8 --epsilon 3
+    python -m demos train --resume runs/NAME
+    """
+    if resume is not None:
+        _refuse_other_options(click.get_current_context())
+    from pathlib import Path  # and torch below: `--help` waits for neither
+
+    from fl.experiment import Experiment
+
+    if resume is not None:
+        experiment = Experiment.resume(Path(resume))
+    else:
+        experiment = Experiment.start(_config(options), Path(run_dir or _fresh_name()))
+    _play(experiment)
+    result = experiment.result()
+    if as_json:
+        print_json(result)
+    else:
+        _show(experiment, result)
+
+
+def _refuse_other_options(ctx: click.Context) -> None:
+    given = [
+        name
+        for name in ctx.params
+        if name not in MAY_ACCOMPANY_RESUME
+        and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(
+            f"--resume continues with the run's own options; leave out --{given[0].replace('_', '-')}"
+        )
+
+
+def _fresh_name() -> str:
+    import secrets
+    from datetime import UTC, datetime
+
+    return f"runs/{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _config(options: dict[str, Any]) -> RunConfig:
+    """The run that these options ask for; what was left out differs with and without privacy."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from fl.run_folder import OPEN, PRIVATE, AggregationSettings, DataSettings, PrivacySettings, RunConfig
+
+    private = not options["no_dp"]
+    asked = {
+        "learning_rate": options["lr"],
+        "pos_weight": options["pos_weight"],
+        "proximal": options["proximal"],
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    passes = {"epochs": options["local_epochs"], "batch_size": options["batch_size"]}
+    style = PRIVATE if private else OPEN
+    data = DataSettings(
+        source=_absolute(options["data"]) or "",
+        schema=_absolute(options["schema"]),
+        partition=_absolute_partition(options["partition"]),
+        clients=options["clients"],
+        test_windows=options["test_windows"],
+        customers=options["customers"],
+        fraud_share=options["fraud_share"],
+    )
+    privacy = PrivacySettings(
+        epsilon=options["epsilon"],
+        delta=options["delta"],
+        sample_rate=options["sample_rate"],
+        steps=options["local_steps"],
+        max_grad_norm=options["max_grad_norm"],
+        expected_batch=options["expected_batch"],
+        budget_dir=None if options["budget_dir"] is None else str(Path(options["budget_dir"]).resolve()),
+    )
+    return RunConfig(
+        seed=options["seed"],
+        rounds=options["rounds"],
+        device=options["device"],
+        threads=options["threads"],
+        with_baselines=not options["no_baselines"],
+        data=data,
+        model=style.model,
+        training=replace(style.training, **asked, **passes),
+        aggregation=AggregationSettings(
+            options["aggregation"], options["clip"], options["value_bits"], options["engine"]
+        ),
+        privacy=privacy if private else None,
+        baseline_model=OPEN.model,
+        baseline_training=replace(OPEN.training, **passes),
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    """A file's absolute path, so that --resume works from elsewhere; the name of a shipped thing stays as
+    it is.
+    """
+    from pathlib import Path
+
+    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
+
+
+def _absolute_partition(spec: str | None) -> str | None:
+    """FILE.csv:COLUMN with an absolute FILE; a bare COLUMN stays as it is."""
+    file, colon, column = (spec or "").rpartition(":")
+    return f"{_absolute(file)}:{column}" if colon else spec
+
+
+def _play(experiment: Experiment) -> None:
+    """All that is left of the run, with progress."""
+    banks, planned = len(experiment.federation.banks), experiment.config.rounds
+    if left := planned - experiment.finished:
+        done = 0
+        with progress(f"training, {planned} rounds at {banks} banks", left * banks) as advance:
+
+            def bank_done(_: str) -> None:
+                nonlocal done
+                done += 1
+                advance(done)
+
+            for _ in experiment.rounds(bank_done):
+                pass
+    else:
+        for _ in experiment.rounds():
+            pass
+    names = experiment.baseline_names()
+    with progress("baselines", len(names)) as advance:
+        for count, _ in enumerate(experiment.baselines(), start=1):
+            advance(count)
+
+
+def _show(experiment: Experiment, result: dict[str, Any]) -> None:
+    _show_figures(result)
+    _show_who_saw_what(result)
+    _show_costs(result)
+    _show_privacy(result)
+    out.print(f"run folder: {result['run_dir']}", highlight=False, soft_wrap=True)
+
+
+NAMES = {
+    "alone": "each bank alone",
+    "pooled": "all rows pooled",
+    "pooled_shared_features": "pooled, features too",
+    "plain": "federated, plain sums",
+    "plain_without_privacy": "the same without DP",
+}
+
+
+def _show_figures(result: dict[str, Any]) -> None:
+    epsilon = result["privacy"]["epsilon"]
+    title = f"Fraud found on test days, {result['banks']} banks, {result['rounds']} rounds"
+    columns = ("AP", "AUC", "prec.", "recall", "F1", "cards")
+    made = table(title, "model", *columns, right=tuple(range(1, 7)))
+    own = "federated, no DP" if epsilon is None else f"federated, epsilon {epsilon:.2f}"
+    rows = {own: result["metrics"], **{NAMES[name]: figures for name, figures in result["baselines"].items()}}
+    for name, figures in rows.items():
+        keys = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100")
+        made.add_row(name, *(f"{figures[key]:.3f}" for key in keys), style="bold" if name == own else None)
+    out.print(made)
+    out.print(
+        "AP: average precision. AUC: area under the ROC curve. prec., recall, F1: at the threshold of "
+        "best F1 on "
+        "validation customers. cards: card precision@100 per day. Alone and pooled: without DP.",
+        style="dim",
+    )
+
+
+def _show_who_saw_what(result: dict[str, Any]) -> None:
+    overhead, encrypted = result["overhead"], result["aggregation"] == "encrypted"
+    seen = table("Who saw what", "party", "traffic, all rounds", "sees of the banks' updates")
+    if encrypted:
+        sent, received = overhead["bytes_up"] / result["banks"], overhead["bytes_down"] / result["banks"]
+        each = f"sent {size(sent)}, received {size(received)}"
+        seen.add_row("each bank", each, "its own, and every round's average")
+        seen.add_row(
+            "aggregator",
+            f"received {size(overhead['bytes_up'])}",
+            "masked ciphertexts and their sum: nothing",
+        )
+        seen.add_row("key holder", "one sum per round", "every round's average, no single update")
+    else:
+        seen.add_row("everyone", "-", "[bold red]every single update[/]: --aggregation plain hides nothing")
+    seen.add_row("this program", "-", "everything: it plays all parties and holds all labels, to measure")
+    out.print(seen)
+
+
+def _show_costs(result: dict[str, Any]) -> None:
+    overhead = result["overhead"]
+    made = table("Seconds, all banks and rounds", "stage", "seconds", right=(1,))
+    for name, spent in overhead["seconds"].items():
+        made.add_row(name if name in ("training", "aggregation") else f"  {name}", seconds(spent))
+    out.print(made)
+    out.print(
+        f"aggregation is {100 * overhead['encryption_share']:.1f} % of the time; largest error of an average "
+        f"{overhead['max_abs_error']:.2g}, bound {overhead['error_bound']:.2g}; {overhead['clipped']} "
+        "coordinates clipped",
+        highlight=False,
+    )
+
+
+def _show_privacy(result: dict[str, Any]) -> None:
+    privacy = result["privacy"]
+    if privacy["epsilon"] is None:
+        out.print("[bold]no differential privacy[/]: the averages may give away single rows", highlight=False)
+        return
+    out.print(
+        f"epsilon {privacy['epsilon']:.3f} of {privacy['epsilon_limit']:g} at delta {privacy['delta']:g} "
+        f"({privacy['accountant']}; RDP {privacy['rdp_epsilon']:.3f}), spent over {privacy['steps']} steps, "
+        f"noise multiplier {privacy['noise_multiplier']:.3f}\n"
+        f"unit: one {privacy['unit']}. Not covered: {'; '.join(privacy['not_covered'])}.",
+        highlight=False,
+    )

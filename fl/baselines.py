@@ -1,0 +1,101 @@
+"""What federated training is compared with, on the same rows and the same test days.
+
+- `alone`: each bank trains on its own rows, and its model scores its own customers.
+- `pooled`: one model on all banks' rows in one place, with the features each bank computed from its own
+  rows.
+- `pooled_shared_features`: the same, with features computed over all banks' transactions: what sharing
+  features is worth.
+- `plain`: the federated schedule again, averaged in plain sight; under differential privacy with noise of
+  its own.
+- `plain_without_privacy`: the same in plain sight without differential privacy, when the run has it: what
+  privacy costs.
+
+`alone` and both `pooled` train without differential privacy: a bank's own model does not leave it, and pooled
+data has already left. They make as many passes over the rows as the federated run without privacy does.
+
+All of them are **evaluation only**. They read the same rows outside any budget, are in no ledger and in no
+epsilon, and would not be run where the promise of the epsilon is to be kept (`train --no-baselines`).
+
+What it leaves to others: training, rounds and measuring (`fl.training`, `fl.rounds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from fl.federation import BankData, Federation, pooled_local
+from fl.model import unflatten
+from fl.rounds import Evaluation, Schedule, evaluate, federated_rounds
+from fl.secure import plain_average
+from fl.training import derive_seed, train_seeded
+
+Baseline = Callable[[], Evaluation]
+
+
+def baselines(
+    federation: Federation,
+    shared_features: Callable[[], BankData],
+    federated: Schedule,
+    without_privacy: Schedule,
+    *,
+    clip: float,
+    device: torch.device,
+) -> dict[str, Baseline]:
+    """The baselines of a run by name, each a function that trains and measures it.
+
+    `shared_features`: makes the pooled table whose features look at all banks' rows. `federated`: the run's
+    own schedule. `without_privacy`: the schedule without differential privacy; equal to `federated` when
+    the run has none.
+    """
+    banks = federation.banks
+    found: dict[str, Baseline] = {
+        "alone": lambda: alone(banks, without_privacy, device),
+        "pooled": lambda: pooled(banks, pooled_local(federation), without_privacy, device),
+        "pooled_shared_features": lambda: _pooled_alone(shared_features(), without_privacy, device),
+        "plain": lambda: plain(banks, federated, clip, device),
+    }
+    if federated.private is not None:
+        found["plain_without_privacy"] = lambda: plain(banks, without_privacy, clip, device)
+    return found
+
+
+def alone(banks: Sequence[BankData], schedule: Schedule, device: torch.device) -> Evaluation:
+    """Each bank for itself: its own model from its own rows, measured on its own customers."""
+    models = [_train_centrally(bank, schedule, device) for bank in banks]
+    return evaluate(banks, models, device)
+
+
+def pooled(
+    banks: Sequence[BankData], everything: BankData, schedule: Schedule, device: torch.device
+) -> Evaluation:
+    """One model from all banks' rows, `everything`, measured at every bank."""
+    return evaluate(banks, [_train_centrally(everything, schedule, device)] * len(banks), device)
+
+
+def plain(banks: Sequence[BankData], schedule: Schedule, clip: float, device: torch.device) -> Evaluation:
+    """The federated schedule with averages taken in plain sight; in no ledger."""
+    model = schedule.first_model(banks[0].train.x.shape[1]).to(device)
+    rounds = federated_rounds(
+        banks, schedule, lambda updates, _: plain_average(updates, clip=clip), clip=clip, device=device
+    )
+    for _, vector in rounds:
+        unflatten(model, vector)
+    return evaluate(banks, [model] * len(banks), device)
+
+
+def _pooled_alone(everything: BankData, schedule: Schedule, device: torch.device) -> Evaluation:
+    return evaluate([everything], [_train_centrally(everything, schedule, device)], device)
+
+
+def _train_centrally(bank: BankData, schedule: Schedule, device: torch.device) -> nn.Module:
+    """As many passes as the rounds make together, without the interruptions."""
+    model = schedule.first_model(bank.train.x.shape[1]).to(device)
+    local = replace(schedule.local, epochs=schedule.rounds * schedule.local.epochs)
+    train_seeded(
+        model, bank.train, local, seed=derive_seed(schedule.seed, "batches", bank.name), device=device
+    )
+    return model

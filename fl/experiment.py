@@ -1,0 +1,334 @@
+"""One run from its configuration to its figures: data, budget, rounds, model, baselines, result.
+
+What it does: puts the parts together in the order that the promises need, and keeps a run folder so that a
+run killed at any moment continues.
+
+What it leaves to others: every part. Rounds are in `fl.rounds`, the ledger's rule in `fl.privacy`, files in
+`fl.run_folder`.
+
+On continuing: without differential privacy the result is that of an uninterrupted run, bit for bit. With
+it, a round that was paid for and did not finish stays paid for; the noise of the remaining rounds is then
+calibrated anew to what is left.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.numpy import save
+
+from fl.baselines import Baseline, baselines
+from fl.durable import replace_durably
+from fl.errors import AggregationError, RunFolderError
+from fl.federation import (
+    SIMULATED,
+    Federation,
+    PartitionedTable,
+    federation_of,
+    pooled_global,
+    read_partitioned,
+)
+from fl.model import layout, model_hash, unflatten
+from fl.privacy import ACCOUNTANT, UNIT, Ledger, Mechanism, calibrate, ledger_path
+from fl.rounds import (
+    Aggregation,
+    Progress,
+    RoundRecord,
+    Schedule,
+    evaluate,
+    federated_rounds,
+    require_measurable,
+)
+from fl.run_folder import DataSettings, RunConfig, RunFolder
+from fl.secure import QUORUM, encrypted_average, plain_average, plan_for
+from fl.simulate import Simulation
+from fl.training import PrivateSteps, pick_device
+
+MODEL_FORMAT = "fl fraud model 1"
+NOT_COVERED = (
+    "a row's influence on the features of other rows",
+    "the choice of which rows are training rows",
+    "validation and test figures, the threshold among them",
+    "the baselines",
+    "the number of rows of a bank, if it is published otherwise",
+    "a transaction, card or customer as a whole",
+)
+WITHOUT_PRIVACY: dict[str, Any] = {
+    "epsilon": None,
+    "delta": None,
+    "accountant": None,
+    "rdp_epsilon": None,
+    "unit": UNIT,
+    "noise_multiplier": None,
+    "per_bank": {},
+    "not_covered": ("everything: this run was trained without differential privacy",),
+}
+
+
+class Experiment:
+    """A run in progress. Use `start` or `resume`, exhaust `rounds()` and `baselines()`, then read
+    `result()`.
+    """
+
+    def __init__(self, folder: RunFolder, source: PartitionedTable, federation: Federation) -> None:
+        self.folder = folder
+        self.config = folder.config
+        self.federation = federation
+        self._source = source
+        self._device = pick_device(self.config.device)
+        torch.set_num_threads(self.config.threads)
+        self.finished, self._vector, self._records = folder.last_round()
+        self.ledgers = _open_ledgers(folder, federation)
+        self.schedule = _schedule(self.config, self._private_steps())
+
+    @classmethod
+    def start(cls, config: RunConfig, path: Path) -> Experiment:
+        """Read the data, refuse what cannot work before anything is spent, and make the run folder."""
+        pick_device(config.device)
+        source = _read(config.data, config.seed)
+        federation = federation_of(source)
+        banks = len(federation.banks)
+        if config.aggregation.mode == "encrypted" and banks < QUORUM:
+            raise AggregationError(
+                f"encrypted aggregation needs at least {QUORUM} banks, got {banks}: more --clients, or "
+                "--aggregation plain"
+            )
+        require_measurable(federation.banks)
+        run_id = f"{path.name}-{secrets.token_hex(4)}"
+        return cls(
+            RunFolder.create(path, config, run_id=run_id, description=federation.description),
+            source,
+            federation,
+        )
+
+    @classmethod
+    def resume(cls, path: Path) -> Experiment:
+        """Continue the run in `path` after its last finished round, or read the figures of a finished one."""
+        folder = RunFolder.open(path)
+        source = _read(folder.config.data, folder.config.seed)
+        federation = federation_of(source)
+        if json.loads(json.dumps(federation.description)) != folder.read_json("manifest.json")["data"]:
+            raise RunFolderError(
+                f"{path}: the data, schema or partition is no longer what manifest.json says: the rounds "
+                "would not fit together"
+            )
+        return cls(folder, source, federation)
+
+    def rounds(self, progress: Progress | None = None) -> Iterator[RoundRecord]:
+        """Play the rounds that are left; each is on disk when it is yielded. Then write the model and its
+        figures.
+        """
+        with self.folder.alone():
+            for record, vector in federated_rounds(
+                self.federation.banks,
+                self.schedule,
+                self._aggregation(),
+                clip=self.config.aggregation.clip,
+                device=self._device,
+                finished=self.finished,
+                start=self._vector,
+                pay=self._pay if self.ledgers else None,
+                progress=progress,
+            ):
+                line = {**record.as_json(), "privacy": self._spent()}
+                self.folder.finish_round(record.number, line, vector)
+                self.finished, self._vector = record.number, vector
+                self._records.append({"round": record.number, **line})
+                yield record
+            self._finish()
+
+    def baseline_names(self) -> tuple[str, ...]:
+        """Names of the baselines that `baselines` will yield."""
+        return tuple(self._planned_baselines()) if self.config.with_baselines else ()
+
+    def baselines(self) -> Iterator[str]:
+        """Train and measure the baselines that are not finished; yields each one's name when its figures
+        are on disk.
+        """
+        if not self.config.with_baselines:
+            return
+        with self.folder.alone():
+            done = self.folder.read_json("baselines.json")
+            for name, train in self._planned_baselines().items():
+                if name not in done:
+                    done[name] = train().as_json()
+                    self.folder.write_json("baselines.json", done)
+                yield name
+
+    def result(self) -> dict[str, Any]:
+        """Everything `train --json` prints, also written to result.json."""
+        result = {
+            "run_dir": str(self.folder.path),
+            "device": self.config.device,
+            "aggregation": self.config.aggregation.mode,
+            "banks": len(self.federation.banks),
+            "rounds": self.finished,
+            "parameters": layout(self.schedule.first_model(len(self.federation.feature_names))).length,
+            "metrics": self.folder.read_json("metrics.json"),
+            "privacy": self._privacy_report(),
+            "baselines": self.folder.read_json("baselines.json"),
+            "overhead": _overhead(self._records),
+        }
+        self.folder.write_json("result.json", result)
+        return result
+
+    def _aggregation(self) -> Aggregation:
+        settings = self.config.aggregation
+        if settings.mode == "plain":
+            return lambda updates, _: plain_average(updates, clip=settings.clip)
+        length = layout(self.schedule.first_model(len(self.federation.feature_names))).length
+        plan = plan_for(length, len(self.federation.banks), settings.clip, settings.value_bits)
+        return lambda updates, bound_to: encrypted_average(
+            updates, plan=plan, model_hash=bound_to, engine=settings.engine
+        )
+
+    def _planned_baselines(self) -> dict[str, Baseline]:
+        return baselines(
+            self.federation,
+            partial(pooled_global, self._source),
+            self.schedule,
+            _schedule(self.config, None, baseline=True) if self.schedule.private else self.schedule,
+            clip=self.config.aggregation.clip,
+            device=self._device,
+        )
+
+    def _private_steps(self) -> PrivateSteps | None:
+        """The noise of the rounds that are left, calibrated for the bank that has spent most; every bank
+        uses the same.
+        """
+        privacy = self.config.privacy
+        if privacy is None:
+            return None
+        noise = 1.0  # never used: nothing is left to train
+        if left := self.config.rounds - self.finished:
+            noise = max(
+                calibrate(
+                    ledger.history(),
+                    sample_rate=privacy.sample_rate,
+                    steps=left * privacy.steps,
+                    epsilon_limit=privacy.epsilon,
+                    delta=privacy.delta,
+                )
+                for ledger in self.ledgers.values()
+            )
+        return PrivateSteps(
+            privacy.sample_rate, noise, privacy.steps, privacy.max_grad_norm, privacy.expected_batch
+        )
+
+    def _pay(self, bank: str, number: int) -> None:
+        private = self.schedule.private
+        assert private is not None
+        mechanism = Mechanism(private.sample_rate, private.noise_multiplier, private.steps)
+        self.ledgers[bank].spend(mechanism, run=self.folder.run_id, round_number=number)
+
+    def _spent(self) -> dict[str, float] | None:
+        if not self.ledgers:
+            return None
+        assert self.schedule.private is not None
+        worst = max(ledger.spent() for ledger in self.ledgers.values())
+        return {"epsilon": worst, "noise_multiplier": self.schedule.private.noise_multiplier}
+
+    def _privacy_report(self) -> dict[str, Any]:
+        """What was spent in all runs these ledgers know of."""
+        privacy = self.config.privacy
+        if privacy is None:
+            return WITHOUT_PRIVACY
+        noises = [record["privacy"]["noise_multiplier"] for record in self._records]
+        return {
+            "epsilon": max(ledger.spent() for ledger in self.ledgers.values()),
+            "delta": privacy.delta,
+            "accountant": ACCOUNTANT,
+            "rdp_epsilon": max(ledger.spent("rdp") for ledger in self.ledgers.values()),
+            "unit": UNIT,
+            "epsilon_limit": privacy.epsilon,
+            "noise_multiplier": min(noises, default=None),
+            "sample_rate": privacy.sample_rate,
+            "steps": self.finished * privacy.steps,
+            "max_grad_norm": privacy.max_grad_norm,
+            "per_bank": {
+                name: {"epsilon": ledger.spent(), "rounds_recorded": len(ledger.spends())}
+                for name, ledger in self.ledgers.items()
+            },
+            "not_covered": NOT_COVERED,
+        }
+
+    def _finish(self) -> None:
+        """Measure the final model and write it with all that scoring needs."""
+        names = self.federation.feature_names
+        model = self.schedule.first_model(len(names)).to(self._device)
+        if self._vector is not None:
+            unflatten(model, self._vector)
+        figures = evaluate(self.federation.banks, [model] * len(self.federation.banks), self._device)
+        self.folder.write_json("metrics.json", figures.as_json())
+        tensors = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+        metadata = {
+            "format": MODEL_FORMAT,
+            "features": "\n".join(names),
+            "threshold": repr(figures.mean["threshold"]),
+            "schema": self.federation.schema.source,
+            "model_hash": model_hash(model),
+        }
+        replace_durably(self.folder.path / "model.safetensors", save(tensors, metadata))
+
+
+def _read(data: DataSettings, seed: int) -> PartitionedTable:
+    simulation = None
+    if data.source == SIMULATED:
+        banks = Simulation.banks if data.clients is None else data.clients
+        customers = Simulation.customers if data.customers is None else data.customers
+        share = Simulation.fraud_share if data.fraud_share is None else data.fraud_share
+        terminals = max(customers // 2, banks)
+        simulation = Simulation(
+            customers=customers, terminals=terminals, banks=banks, fraud_share=share, seed=seed
+        )
+    return read_partitioned(
+        data.source,
+        data.schema,
+        data.partition,
+        None if simulation else data.clients,  # the generator makes as many natural banks as are asked for
+        seed,
+        test_windows=data.test_windows,
+        simulation=simulation,
+    )
+
+
+def _open_ledgers(folder: RunFolder, federation: Federation) -> dict[str, Ledger]:
+    privacy = folder.config.privacy
+    if privacy is None:
+        return {}
+    where = folder.budget_folder()
+    return {
+        bank.name: Ledger(ledger_path(where, bank.name), bank.name, privacy.epsilon, privacy.delta)
+        for bank in federation.banks
+    }
+
+
+def _schedule(config: RunConfig, private: PrivateSteps | None, *, baseline: bool = False) -> Schedule:
+    model = config.baseline_model if baseline else config.model
+    local = config.baseline_training if baseline else config.training
+    return Schedule(config.rounds, local, private, model.dropout, model.prior, config.seed)
+
+
+def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What aggregation cost over all rounds and banks, beside training."""
+    train = sum(record["train_seconds"] for record in records)
+    aggregate = sum(record["aggregate_seconds"] for record in records)
+    stages: dict[str, float] = {}
+    for record in records:
+        for name, seconds in record["stage_seconds"].items():
+            stages[name] = stages.get(name, 0.0) + seconds
+    return {
+        "encryption_share": aggregate / (train + aggregate) if records else 0.0,
+        "bytes_up": sum(record["bytes_up"] for record in records),
+        "bytes_down": sum(record["bytes_down"] for record in records),
+        "seconds": {"training": train, "aggregation": aggregate, **stages},
+        "max_abs_error": max((record["max_abs_error"] for record in records), default=0.0),
+        "error_bound": max((record["error_bound"] for record in records), default=0.0),
+        "clipped": sum(sum(record["clipped"]) for record in records),
+    }
