@@ -183,17 +183,18 @@ def _pack_lanes(values: Any, factors: Any, primes: Any, out: Any) -> None:
         p = primes[i]
         prime = np.int64(p)
         inverse = 1.0 / np.float64(prime)
+        lift = 2 * prime
         target = out[i]
         for row in range(rows):
             w = np.uint32(factors[i, row])
             wq = (np.uint64(w) << np.uint64(32)) // np.uint64(p)
             line = values[row]
             for c in range(degree):
-                # |value| < 2**62: the float64 estimate of the quotient is below 2**33 and off by at most one.
+                # |value| < 2**62: the float64 quotient is below 2**33, its error below 2**-19. Cut towards zero, the
+                # remainder lies in (-p - 2**11, p + 2**11); lifted by 2p it is a 32-bit factor, which is all it takes.
                 x = line[c]
                 r = x - np.int64(np.float64(x) * inverse) * prime
-                r += prime if r < 0 else 0
-                y = _times(np.uint32(r), w, wq, p)  # r may equal prime, or be just above: any 32-bit factor will do
+                y = _times(np.uint32(r + lift), w, wq, p)
                 target[c] = y if row == 0 else _plus(target[c], y, p)
 
 
