@@ -258,7 +258,10 @@ class RunFolder:
                 raise RunFolderError(f"{checkpoint} is damaged ({fault}): start the run anew") from fault
         metrics = self.path / "metrics.jsonl"
         lines = metrics.read_bytes().split(b"\n") if metrics.exists() else []
-        records = [json.loads(line) for line in lines[:number]]
+        try:
+            records = [json.loads(line) for line in lines[:number]]
+        except json.JSONDecodeError:
+            records = []
         if [record.get("round") for record in records] != list(range(1, number + 1)):
             raise RunFolderError(
                 f"{metrics}: expected rounds 1 to {number}, as in the checkpoint; start the run anew"
@@ -320,8 +323,10 @@ def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
 def _toml(value: str | float | bool) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    # JSON strings are TOML basic strings; repr of a float is valid TOML and exact.
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    # A JSON string is a TOML basic string but for surrogate pairs and DEL; repr of a float is exact in both.
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
 
 
 def _json(content: dict[str, Any]) -> bytes:

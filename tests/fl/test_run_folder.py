@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fl.errors import RunFolderError
+from fl.run_folder import (
+    OPEN,
+    PRIVATE,
+    AggregationSettings,
+    DataSettings,
+    PrivacySettings,
+    RunConfig,
+    RunFolder,
+    config_from_toml,
+    config_to_toml,
+)
+
+VECTOR = np.array([1.5, -2.0], np.float32)
+
+
+def make_config(source: str = "simulated", *, private: bool = True, seed: int = 3) -> RunConfig:
+    privacy = PrivacySettings(3.0, 1e-5, 0.25, 10, 1.0, 2048.0)
+    return RunConfig(
+        seed=seed,
+        rounds=10,
+        device="cpu",
+        threads=1,
+        with_baselines=True,
+        data=DataSettings(source),
+        model=PRIVATE.model,
+        training=PRIVATE.training,
+        aggregation=AggregationSettings(),
+        privacy=privacy if private else None,
+        baseline_model=OPEN.model,
+        baseline_training=OPEN.training,
+    )
+
+
+def make_folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", make_config(), run_id="run-1", description={"banks": 3})
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_configuration_survives_toml(private: bool) -> None:
+    config = make_config(private=private)
+    assert config_from_toml(config_to_toml(config)) == config
+
+
+@given(
+    name=st.text(st.characters(exclude_categories=["Cs"])), rate=st.floats(1e-12, 1e12), flag=st.booleans()
+)
+def test_any_name_and_any_number_survive_toml(name: str, rate: float, flag: bool) -> None:
+    config = dataclasses.replace(
+        make_config(name),
+        training=dataclasses.replace(PRIVATE.training, learning_rate=rate),
+        with_baselines=flag,
+    )
+    assert config_from_toml(config_to_toml(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text + "\n[model]\n", "not TOML"),
+        (lambda text: "colour = 1\n" + text, "colour"),
+        (lambda text: text.replace("clip = 1.0", "clap = 1.0"), "clap"),
+        (lambda text: text.replace("rounds = 10", ""), "rounds"),
+    ],
+)
+def test_a_configuration_that_was_edited_badly_is_refused(damage: Callable[[str], str], message: str) -> None:
+    with pytest.raises(RunFolderError, match=message):
+        config_from_toml(damage(config_to_toml(make_config())))
+
+
+def test_the_manifest_says_with_what_the_run_was_made(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    manifest = json.loads((folder.path / "manifest.json").read_text())
+    assert {"torch", "opacus", "secagg", "numpy"} <= set(manifest["versions"])
+    assert manifest["parameters"]["privacy"]["epsilon"] == 3.0
+    assert manifest["data"] == {"banks": 3}
+    assert manifest["git_revision"]
+
+
+def test_a_folder_that_holds_anything_is_never_overwritten(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    with pytest.raises(RunFolderError, match="--resume"):
+        make_folder(tmp_path)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    with pytest.raises(RunFolderError, match="another --run-dir"):
+        RunFolder.create(tmp_path / "notes", make_config(), run_id="r", description={})
+
+
+def test_opening_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="no folder of a run"):
+        RunFolder.open(tmp_path)
+
+
+def test_data_that_changed_under_a_run_is_noticed(tmp_path: Path) -> None:
+    source = tmp_path / "data.csv"
+    source.write_text("a\n1\n")
+    path = tmp_path / "run"
+    RunFolder.create(path, make_config(str(source)), run_id="r", description={})
+    assert RunFolder.open(path).run_id == "r"
+    source.write_text("a\n2\n")
+    with pytest.raises(RunFolderError, match="has changed"):
+        RunFolder.open(path)
+
+
+def test_a_finished_round_is_found_again(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    assert folder.last_round() == (0, None, [])
+    folder.finish_round(1, {"figure": 0.1}, VECTOR)
+    folder.finish_round(2, {"figure": 0.2}, 2 * VECTOR)
+    number, vector, records = RunFolder.open(folder.path).last_round()
+    assert number == 2
+    assert vector is not None and vector.tolist() == [3.0, -4.0]
+    assert [record["figure"] for record in records] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize("torn", [b'{"round": 2, "figure"', b'{"round": 2, "figure": 0.2}\n'])
+def test_a_round_killed_between_its_line_and_its_checkpoint_is_played_again(
+    tmp_path: Path, torn: bytes
+) -> None:
+    folder = make_folder(tmp_path)
+    folder.finish_round(1, {"figure": 0.1}, VECTOR)
+    with open(folder.path / "metrics.jsonl", "ab") as file:
+        file.write(torn)
+    number, _, records = folder.last_round()
+    assert (number, len(records)) == (1, 1)
+    folder.finish_round(2, {"figure": 0.3}, VECTOR)
+    assert [record["figure"] for record in folder.last_round()[2]] == [0.1, 0.3]
+
+
+def test_metrics_that_lost_a_round_are_not_continued(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    folder.finish_round(1, {}, VECTOR)
+    folder.finish_round(2, {}, VECTOR)
+    lines = (folder.path / "metrics.jsonl").read_bytes().split(b"\n")
+    (folder.path / "metrics.jsonl").write_bytes(lines[1] + b"\n")
+    with pytest.raises(RunFolderError, match="expected rounds 1 to 2"):
+        folder.last_round()
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    folder.finish_round(1, {}, VECTOR)
+    checkpoint = folder.path / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-3])
+    with pytest.raises(RunFolderError, match="damaged"):
+        folder.last_round()
+
+
+def test_two_processes_cannot_continue_one_run(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    with folder.alone(), pytest.raises(RunFolderError, match="another process"), folder.alone():
+        pass
+    with folder.alone():
+        pass
