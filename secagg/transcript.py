@@ -13,6 +13,7 @@ import struct
 import numpy as np
 
 from secagg.errors import MalformedMessage
+from secagg.identity import KEY_BYTES, SIGNATURE_BYTES
 from secagg.kernels_numpy import I64
 from secagg.messages import (
     Abort,
@@ -30,6 +31,8 @@ from secagg.messages import (
 from secagg.publickey import PublicKey
 
 VERSION = 1
+HASH_BYTES = 32
+SEAL_BYTES = 48  # sealed seed: 32 bytes and the tag
 HEADER = struct.Struct("<16s16sQ32s32sBB32s32s32s32s")
 _TAGS: dict[type, bytes] = {
     Offer: b"secagg v1 offer",
@@ -43,19 +46,21 @@ _TAGS: dict[type, bytes] = {
 
 
 def header_bytes(header: Header) -> bytes:
-    """The header in 234 bytes."""
+    """The header in 234 bytes. Raises `MalformedMessage` for a field that does not fit its width."""
+    if not (0 <= header.step < 2**63 and 0 <= header.engine < 2**8):
+        raise MalformedMessage("a field of the header is out of its range")
     return HEADER.pack(
-        header.session,
-        header.round_id,
+        _wide(header.session, 16),
+        _wide(header.round_id, 16),
         header.step,
-        header.sender,
-        header.plan,
+        _wide(header.sender, KEY_BYTES),
+        _wide(header.plan, HASH_BYTES),
         header.engine,
         int(header.masked),
-        header.key,
-        header.model,
-        header.roster,
-        header.previous,
+        _wide(header.key, HASH_BYTES),
+        _wide(header.model, HASH_BYTES),
+        _wide(header.roster, HASH_BYTES),
+        _wide(header.previous, HASH_BYTES),
     )
 
 
@@ -83,15 +88,16 @@ def message_hash(message: Message) -> bytes:
 def _body(message: Message) -> bytes:
     match message:
         case Offer():
-            return struct.pack("<I", message.quorum) + message.agreement_key  # the key itself is in header.key
+            # The public key itself is in header.key.
+            return struct.pack("<I", message.quorum) + _wide(message.agreement_key, KEY_BYTES)
         case Join():
-            return message.agreement_key + message.sealed_seed
+            return _wide(message.agreement_key, KEY_BYTES) + _wide(message.sealed_seed, SEAL_BYTES)
         case Roster():
             return struct.pack("<I", len(message.entries)) + b"".join(map(entry_bytes, message.entries))
         case Contribution():
-            return message.payload_hash
+            return _wide(message.payload_hash, HASH_BYTES)
         case EncryptedSum():
-            return message.payload_hash + parts_hash(message.parts)
+            return _wide(message.payload_hash, HASH_BYTES) + parts_hash(message.parts)
         case Release():
             return struct.pack("<IQ", message.contributors, message.total_weight) + sums_hash(message.sums)
         case Abort():
@@ -100,7 +106,12 @@ def _body(message: Message) -> bytes:
 
 def entry_bytes(entry: RosterEntry) -> bytes:
     """A roster entry in 176 bytes."""
-    return entry.sender + entry.agreement_key + entry.sealed_seed + entry.signature
+    return (
+        _wide(entry.sender, KEY_BYTES)
+        + _wide(entry.agreement_key, KEY_BYTES)
+        + _wide(entry.sealed_seed, SEAL_BYTES)
+        + _wide(entry.signature, SIGNATURE_BYTES)
+    )
 
 
 def entry_join(entry: RosterEntry, roster: Roster) -> Join:
@@ -113,8 +124,15 @@ def parts_hash(parts: tuple[SignedHash, ...]) -> bytes:
     """SHA-256 over all signed hashes in roster order."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.payload_hash + part.signature)
+        digest.update(_wide(part.payload_hash, HASH_BYTES) + _wide(part.signature, SIGNATURE_BYTES))
     return digest.digest()
+
+
+def _wide(value: bytes, width: int) -> bytes:
+    """`value`, checked: struct would cut or pad it, and bytes could move from one field into the next."""
+    if len(value) != width:
+        raise MalformedMessage(f"expected a field of {width} bytes, got {len(value)}")
+    return value
 
 
 def sums_hash(sums: I64) -> bytes:

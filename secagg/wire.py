@@ -47,7 +47,7 @@ from secagg.messages import (
 )
 from secagg.plan import RoundPlan
 from secagg.publickey import PublicKey
-from secagg.transcript import HEADER, VERSION, entry_bytes, header_bytes, parse_header, public_key_hash
+from secagg.transcript import HEADER, SEAL_BYTES, VERSION, entry_bytes, header_bytes, parse_header, public_key_hash
 
 _FRAME = struct.Struct("<4sHHQ")
 _MAGIC = b"SAGG"
