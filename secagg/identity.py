@@ -33,6 +33,12 @@ KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 MAX_NAME = 200  # characters of an organisation's name
 
+# y of the points whose order divides 8 (order 8: the last two; libsodium, ge25519_has_small_order). Under such a public
+# key anybody can sign: S*B = R + h*A holds for chosen S and R = S*B whenever h*A is zero.
+_FIELD = 2**255 - 19
+_Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER = frozenset((0, 1, _FIELD - 1, _Y8, _FIELD - _Y8))
+
 _FORMAT = "secagg identity 1"
 # Fixed by the format and not read from the file, so that an edited file cannot ask for gigabytes. OWASP's first choice.
 _SCRYPT = {"n": 2**17, "r": 8, "p": 1}
@@ -60,6 +66,8 @@ class Member:
             raise IdentityError(
                 f"organisation: expected 1..{MAX_NAME} printable characters (NFC) without outer blanks, got {name!r}"
             )
+        if (int.from_bytes(self.key, "little") & (2**255 - 1)) % _FIELD in _SMALL_ORDER:
+            raise IdentityError(f"{self.organisation}: anybody can sign under this public key; make a real one")
 
     def verify(self, signature: bytes, message: bytes) -> None:
         """Raise `BadSignature` unless `signature` is this member's over `message`."""
