@@ -25,9 +25,11 @@ from secagg.errors import (
     DuplicateClient,
     LocalError,
     MalformedMessage,
+    PeerError,
     PlanError,
     QuorumNotMet,
     RosterMismatch,
+    RoundAlreadyReleased,
     SumRefused,
     UnknownClient,
 )
@@ -55,6 +57,7 @@ from secagg.verification import check_same_round, check_signature
 from secagg.workers import Workers
 
 ROUND_ID_BYTES = 16
+_CONSUMED = (Outcome.RELEASED, Outcome.REFUSED)
 
 
 class KeyHolderState(Enum):
@@ -207,9 +210,11 @@ class KeyHolder(Secret):
     def release(self, encrypted_sum: EncryptedSum) -> Release:
         """Verify, consume the step, decrypt, check, release.
 
-        Raises `PeerError` leaves for a message that is not a signed sum of this roster (nothing is consumed), and
-        `SumRefused` when the decrypted sum is not well formed: then the step is burnt.
+        Raises `PeerError` leaves for a message that is not a signed sum of this roster (nothing is consumed), among
+        them `RoundAlreadyReleased` for a step that has had its decryption, and `SumRefused` when the decrypted sum is
+        not well formed: then the step is burnt.
         """
+        self._refuse_second_sum(encrypted_sum.header.step)
         following = self._machine.require("release")
         state = self._current()
         roster = self._closed_roster()
@@ -225,7 +230,8 @@ class KeyHolder(Secret):
             data = wire.encode(release, self._plan)
             # Stored before it is sent: after a crash the same bytes go out again.
             self._ledger.released(header.step, header.model, header.round_id, message_hash(release), data)
-        except SumRefused:
+        except PeerError:
+            # Not only SumRefused: a payload that changes under the caller's hands must not tell which check it failed.
             self._ledger.refused(header.step, header.model, header.round_id)
             raise SumRefused("refused") from None
         finally:
@@ -281,6 +287,11 @@ class KeyHolder(Secret):
     def _current(self) -> _Round:
         assert self._round is not None  # the state machine allows no call that gets here without one
         return self._round
+
+    def _refuse_second_sum(self, step: int) -> None:
+        """A sum that comes again after the verdict is the sender's fault, not a misuse of this role."""
+        if self.state is not KeyHolderState.CLOSED and self._ledger.outcome(step) in _CONSUMED:
+            raise RoundAlreadyReleased(f"step {step} was consumed before: there is one decryption per step")
 
     def _signed_abort(self, header: Header, reason: AbortReason) -> Abort:
         return Abort(header, reason, self._identity.sign(signed_bytes(Abort(header, reason, b""))))
