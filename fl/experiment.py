@@ -34,7 +34,7 @@ from fl.federation import (
     pooled_global,
     read_partitioned,
 )
-from fl.model import layout, model_hash, unflatten
+from fl.model import MODEL_FORMAT, layout, model_hash, unflatten
 from fl.privacy import ACCOUNTANT, UNIT, Ledger, Mechanism, calibrate, ledger_path
 from fl.rounds import (
     Aggregation,
@@ -45,12 +45,11 @@ from fl.rounds import (
     federated_rounds,
     require_measurable,
 )
-from fl.run_folder import DataSettings, RunConfig, RunFolder
+from fl.run_folder import DataSettings, RunConfig, RunFolder, random_banks
 from fl.secure import QUORUM, encrypted_average, plain_average, plan_for
 from fl.simulate import Simulation
 from fl.training import PrivateSteps, pick_device
 
-MODEL_FORMAT = "fl fraud model 1"
 NOT_COVERED = (
     "a row's influence on the features of other rows",
     "the choice of which rows are training rows",
@@ -291,7 +290,7 @@ def _read(data: DataSettings, seed: int) -> PartitionedTable:
         data.source,
         data.schema,
         data.partition,
-        None if simulation else data.clients,  # the generator makes as many natural banks as are asked for
+        random_banks(data),
         seed,
         test_windows=data.test_windows,
         simulation=simulation,

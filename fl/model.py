@@ -26,6 +26,7 @@ from torch import nn
 
 from fl.errors import ModelError
 
+MODEL_FORMAT = "fl fraud model 1"  # of a model file
 HIDDEN = (64, 32)  # widths of the hidden layers
 DROPOUT = 0.3  # probability of a hidden unit being zeroed in training
 PRIOR = (

@@ -279,6 +279,13 @@ class RunFolder:
         replace_durably(self.path / name, _json(content))
 
 
+def random_banks(data: DataSettings) -> int | None:
+    """How many random banks a partition is to make; None for generated data, which comes with banks of its
+    own.
+    """
+    return None if data.source == "simulated" else data.clients
+
+
 def versions() -> dict[str, str]:
     """Installed versions of what decides a run's figures."""
     return {name: metadata.version(name) for name in PACKAGES}

@@ -1,0 +1,76 @@
+"""`demos score`: scores of new transactions from a finished run's model."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from demos.console import err, print_json
+
+
+@click.command("score")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--history",
+    type=click.Path(path_type=Path),
+    help="Labelled transactions from before FILE: csv or parquet.",
+)
+@click.option(
+    "--out", "target", type=click.Path(path_type=Path), help="Where the scores go; stdout if left out."
+)
+@click.option("--json", "as_json", is_flag=True, help="A summary as JSON on stdout; needs --out.")
+def score(run: Path, file: Path, history: Path | None, target: Path | None, as_json: bool) -> None:
+    """Score the transactions in FILE with the model in folder RUN, as a stream: memory does not grow with
+    FILE.
+
+    The output is a csv: index (0-based row of FILE), bank, score (probability of fraud), flagged (score at
+    or above the threshold chosen on the run's validation rows).
+
+    \b
+    python -m demos score runs/NAME new.csv --history past.csv --out scores.csv
+    python -m demos score runs/NAME new.csv | head
+    """
+    if as_json and target is None:
+        raise click.UsageError("--json prints a summary on stdout, so the scores need --out FILE.csv")
+    from fl.scoring import load_model, score_file
+
+    model = load_model(run)
+    rows = flagged = 0
+    with _sink(target) as sink:
+        writer = csv.writer(sink, lineterminator="\n")
+        writer.writerow(("index", "bank", "score", "flagged"))
+        for chunk in score_file(model, file, history):
+            columns = (
+                chunk.index.tolist(),
+                chunk.bank.tolist(),
+                chunk.score.tolist(),
+                chunk.flagged.tolist(),
+            )
+            writer.writerows(
+                (i, bank, f"{s:.6g}", int(flag)) for i, bank, s, flag in zip(*columns, strict=True)
+            )
+            sink.flush()
+            rows, flagged = rows + len(chunk.index), flagged + int(chunk.flagged.sum())
+            err.print(f"scored {rows:,} transactions, flagged {flagged:,}", highlight=False)
+    if as_json:
+        print_json({"rows": rows, "flagged": flagged, "threshold": model.threshold, "out": str(target)})
+
+
+@contextmanager
+def _sink(target: Path | None) -> Iterator[TextIO]:
+    """stdout, or a file that appears under its name only when it is complete."""
+    if target is None:
+        yield sys.stdout
+        return
+    partial = target.with_name(target.name + ".part")
+    with open(partial, "w", encoding="utf-8", newline="") as sink:
+        yield sink
+    os.replace(partial, target)

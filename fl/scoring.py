@@ -1,0 +1,104 @@
+"""Scores of new transactions from the model that a run left behind.
+
+What it does: loads `model.safetensors` with what scoring needs to know, and scores a file of any length in
+chunks, each bank's rows with features from that bank's own past.
+
+What it leaves to others: features as they arrive (`fl.stream`), reading files (`fl.data`), training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from fl.errors import RunFolderError
+from fl.features import features
+from fl.model import MODEL_FORMAT, build_model, model_hash
+from fl.partition import Partition, partition_for
+from fl.run_folder import RunConfig, config_from_toml, random_banks
+from fl.schema import Schema
+from fl.schema_file import parse_schema
+from fl.stream import stream_file
+from fl.training import predict
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A finished run's model; `threshold`: the score at which its validation rows had the best F1."""
+
+    module: nn.Module = field(repr=False)
+    schema: Schema
+    partition: Partition
+    threshold: float
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """One chunk: `index` int64[n], 0-based row of the file; `score` float64[n] in [0, 1]; `flagged`
+    bool[n]; `bank` object[n].
+    """
+
+    index: NDArray[np.int64] = field(repr=False)
+    score: NDArray[np.float64] = field(repr=False)
+    flagged: NDArray[np.bool_] = field(repr=False)
+    bank: NDArray[np.object_] = field(repr=False)
+
+
+def load_model(run: Path) -> TrainedModel:
+    """The model in run folder `run`. Raises `RunFolderError` when the run is not finished or its files do
+    not fit together.
+    """
+    config = _config_of(run)
+    path = run / "model.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError as fault:
+        raise RunFolderError(f"{run} has no model yet: finish it with train --resume {run}") from fault
+    except SafetensorError as fault:
+        raise RunFolderError(f"{path} is damaged: {fault}") from fault
+    if about.get("format") != MODEL_FORMAT:
+        raise RunFolderError(f"{path}: expected format {MODEL_FORMAT!r}, got {about.get('format')!r}")
+    schema = parse_schema(about["schema"], f"{path}, schema")
+    names = about["features"].split("\n")
+    if names != [feature.name for feature in features(schema)]:
+        raise RunFolderError(
+            f"{path}: its {len(names)} features are not those this version computes from its schema; "
+            "train it anew"
+        )
+    module = build_model(len(names), seed=0)
+    module.load_state_dict(tensors)
+    if model_hash(module) != about["model_hash"]:
+        raise RunFolderError(f"{path}: the weights are not those that were written (their hash differs)")
+    data = config.data
+    partition = partition_for(schema, data.partition, random_banks(data), config.seed)
+    return TrainedModel(module, schema, partition, float(about["threshold"]))
+
+
+def score_file(
+    model: TrainedModel, path: str | Path, history: str | Path | None = None
+) -> Iterator[ScoredRows]:
+    """Scores of the transactions in `path`, in its order, chunk by chunk; labels in it, if any, are ignored.
+
+    `history`: a labelled file of what happened before; without it every count begins at nothing. Raises
+    `DataError`, `PartitionError` and `OrderError` as `fl.stream.stream_file` does.
+    """
+    cpu = torch.device("cpu")
+    for chunk in stream_file(path, model.schema, model.partition, history):
+        score = predict(model.module, chunk.x, device=cpu)
+        yield ScoredRows(chunk.table.index, score, score >= model.threshold, chunk.bank)
+
+
+def _config_of(run: Path) -> RunConfig:
+    try:
+        return config_from_toml((run / "config.toml").read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise RunFolderError(f"{run} is no run folder: {fault.strerror} (config.toml)") from fault
