@@ -366,11 +366,10 @@ class _Cells:
 
     def ids(self, column: str, *, refuse_empty: bool = False) -> Party:
         """The column as codes into its distinct values, in order of appearance."""
-        coded = pc.dictionary_encode(self.as_text(column)).unify_dictionaries()
-        if coded.num_chunks == 0:
-            return Party(np.empty(0, np.int64), np.empty(0, object))
-        code = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks]).astype(np.int64)
-        ids = np.array(coded.chunk(0).dictionary.to_pylist(), object)
+        # In one chunk, or every dictionary repeats the ones before; with 64-bit offsets, for 2 GB of text.
+        coded = pc.cast(self.as_text(column), pa.large_string()).combine_chunks().dictionary_encode()
+        code = coded.indices.to_numpy().astype(np.int64)
+        ids: NDArray[np.object_] = coded.dictionary.to_numpy(zero_copy_only=False)
         if refuse_empty:
             self.refuse(column, (ids == "")[code], "an identifier")
         return Party(code, ids)

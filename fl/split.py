@@ -144,7 +144,8 @@ def _chosen(table: Transactions, share: float, purpose: str, seed: int) -> NDArr
     limit = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
     if table.customer is None:
         return keyed_hash(table.index.astype(str).astype(object), purpose, seed) < limit
-    return (keyed_hash(table.customer.ids, purpose, seed) < limit)[table.customer.code]
+    here, code = np.unique(table.customer.code, return_inverse=True)  # a bank's table lists everyone's ids
+    return (keyed_hash(table.customer.ids[here], purpose, seed) < limit)[code]
 
 
 def _blocked_from_day(table: Transactions, trained: NDArray[np.bool_], train: Period) -> NDArray[np.int64]:
