@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import secagg
 from secagg import wire
 from secagg.messages import Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
+from secagg.parameters import ParameterSet
 
 MODEL = hashlib.sha256(b"the model that all parties train").digest()
 
@@ -36,9 +37,12 @@ class Federation:
         max_clients: int | None = None,
         max_weight: int = 1,
         masking: bool = True,
+        params: ParameterSet | None = None,
         folder: Path | None = None,
     ) -> None:
-        self.plan = secagg.plan_round(length=length, max_clients=max_clients or clients, max_weight=max_weight)
+        self.plan = secagg.plan_round(
+            length=length, max_clients=max_clients or clients, max_weight=max_weight, params=params
+        )
         self.quorum, self.masking, self.folder = quorum, masking, folder
         self.authority = secagg.Identity.generate("key holder")
         self.server = secagg.Identity.generate("aggregator")

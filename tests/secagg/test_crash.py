@@ -132,6 +132,8 @@ def crashes(tmp_path_factory) -> Iterator[Crashes]:
     enrolment = secagg.Enrolment.of(members[0], members[1], tuple(members[2:]))
     enrolment.save(folder / "enrolment.json")
     address = str(folder / "socket")
+    plan = Setting("", str(folder), LENGTH, 3, 3, None).plan()
+    assert plan.blocks == 2
     environment = {**os.environ, "SECAGG_KERNELS": "numpy", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     nursery = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("crash_role.py")), address],
@@ -140,7 +142,7 @@ def crashes(tmp_path_factory) -> Iterator[Crashes]:
     )
     try:
         assert nursery.stdout is not None and nursery.stdout.readline() == b"ready\n"
-        yield Crashes(address, folder, identities, enrolment, secagg.plan_round(length=LENGTH, max_clients=3))
+        yield Crashes(address, folder, identities, enrolment, plan)
     finally:
         nursery.kill()
         nursery.wait()
