@@ -6,6 +6,7 @@ import importlib
 import sys
 
 import click
+from rich.markup import escape
 
 from demos.console import err
 
@@ -59,10 +60,11 @@ def main() -> None:
     try:
         cli(prog_name="python -m demos")
     except (SecAggError, FederationError) as error:
-        err.print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+        err.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except OSError as error:
-        err.print(f"[bold red]cannot go on[/]: {error.strerror or error}: {error.filename or ''}", highlight=False)
+        what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
+        err.print(f"[bold red]cannot go on[/]: {escape(what)}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
