@@ -6,7 +6,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from secagg.plan import MAX_CLIENTS, MAX_LENGTH, MAX_RADIX, MAX_VALUE_BITS, MAX_WEIGHT
+from secagg.errors import PlanError
+from secagg.parameters import ALLOWED, ParameterSet
+from secagg.plan import MAX_CLIENTS, MAX_LENGTH, MAX_RADIX, MAX_VALUE_BITS, MAX_WEIGHT, RoundPlan, plan_round
 
 
 @st.composite
@@ -23,3 +25,18 @@ def plan_inputs(draw: st.DrawFn, max_length: int = MAX_LENGTH) -> dict[str, Any]
         "value_bits": value_bits,
         "max_weight": max_weight,
     }
+
+
+@st.composite
+def plans(draw: st.DrawFn, max_length: int = MAX_LENGTH) -> RoundPlan:
+    """A plan in any parameter set that holds these inputs, not only in the one that is cheapest for the length."""
+    inputs = draw(plan_inputs(max_length))
+    return plan_round(**inputs, params=draw(st.sampled_from([p for p in ALLOWED if _holds(p, inputs)])))
+
+
+def _holds(params: ParameterSet, inputs: dict[str, Any]) -> bool:
+    try:
+        plan_round(**inputs, params=params)
+    except PlanError:
+        return False
+    return True

@@ -181,6 +181,30 @@ def test_both_lane_unpackings_agree(seed: int, params: ParameterSet, divisors: l
     np.testing.assert_array_equal(left_one, left_other)
 
 
+@both
+@some_sets
+def test_long_division_is_exact_at_and_next_to_every_multiple(name: str, params: ParameterSet) -> None:
+    """Where a float64 quotient is off by one: 30 divisors, a block of random multiples each, and their neighbours."""
+    kernel, ring = module(name), ring_of(params)
+    rng = np.random.default_rng(9)
+    primes = ring.primes.astype(np.uint64)[:, None]
+    for bits in rng.integers(10, 48, 30).tolist():
+        divisor = int(rng.integers(2 ** (bits - 1), 2**bits)) | 1
+        limbs = (params.modulus // divisor // 2).bit_length() // 30
+        multiplier = rng.integers(0, 2**30, (limbs, params.degree), dtype=np.uint64)
+        remainder = rng.choice(np.array([0, 1, divisor - 1]), params.degree).astype(np.uint64)
+        value = np.zeros((len(params.primes), params.degree), dtype=np.uint64)
+        for limb in multiplier[::-1]:
+            value = (value * np.uint64(2**30) + limb) % primes
+        value = (value * (np.uint64(divisor) % primes) + remainder % primes) % primes
+        digits = np.empty((1, params.degree), dtype=np.int64)
+        none = np.zeros(len(params.primes), dtype=np.uint32)
+        bases = np.array([divisor], dtype=np.int64)
+        left = kernel.unpack_lanes(value.astype(np.uint32), ring.primes, ring.garner_inverses, none, bases, digits)
+        np.testing.assert_array_equal(digits[0], remainder.astype(np.int64))
+        np.testing.assert_array_equal(left != 0, multiplier.any(axis=0))
+
+
 @given(seeds, st.integers(1, 500))
 @settings(max_examples=20, deadline=None)
 def test_both_bit_packings_agree(seed: int, groups: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_strategies import plan_inputs
+from plan_strategies import plan_inputs, plans
 
 from secagg.errors import PlanError
 from secagg.parameters import ALLOWED, ParameterSet
@@ -59,16 +59,16 @@ def assert_fewest_bytes(plan: RoundPlan) -> None:
 # --- laws over all inputs -------------------------------------------------------------------------------------------
 
 
-@given(plan_inputs())
+@given(plans())
 @settings(max_examples=150, deadline=None)
-def test_honest_sums_can_never_overflow(inputs: dict[str, Any]) -> None:
-    assert_no_honest_round_can_overflow(plan_round(**inputs))
+def test_honest_sums_can_never_overflow(plan: RoundPlan) -> None:
+    assert_no_honest_round_can_overflow(plan)
 
 
-@given(plan_inputs())
+@given(plans())
 @settings(max_examples=80, deadline=None)
-def test_a_wrong_coefficient_is_less_likely_than_two_to_the_minus_forty(inputs: dict[str, Any]) -> None:
-    assert_noise_stays_within_the_failure_target(plan_round(**inputs))
+def test_a_wrong_coefficient_is_less_likely_than_two_to_the_minus_forty(plan: RoundPlan) -> None:
+    assert_noise_stays_within_the_failure_target(plan)
 
 
 @given(plan_inputs())
@@ -96,10 +96,9 @@ def test_equal_inputs_give_equal_plans_and_fingerprints(inputs: dict[str, Any]) 
     assert len(one.fingerprint) == 32
 
 
-@given(plan_inputs(max_length=100_000), st.data())
+@given(plans(max_length=100_000), st.data())
 @settings(max_examples=50, deadline=None)
-def test_the_noise_limit_grows_with_the_roster_up_to_the_bound(inputs: dict[str, Any], data: st.DataObject) -> None:
-    plan = plan_round(**inputs)
+def test_the_noise_limit_grows_with_the_roster_up_to_the_bound(plan: RoundPlan, data: st.DataObject) -> None:
     few = data.draw(st.integers(1, plan.max_clients))
     many = data.draw(st.integers(few, plan.max_clients))
     assert 0 < plan.noise_limit(few) <= plan.noise_limit(many) <= plan.noise_limit(plan.max_clients) == plan.noise_bound
