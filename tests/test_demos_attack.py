@@ -1,0 +1,187 @@
+"""`python -m demos attack`: every attack is really played, its control succeeds, and nothing gets through here."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from demos import attacks
+from demos.attack import attack, report
+from demos.attacks import federation, malformed_ciphertext
+from demos.attacks.verdict import Attack, Control, Loot, Shipped, correlation, exposes, judge, perform
+from secagg.errors import BadSignature, SumRefused, UpdateReused
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = [each.name for each in attacks.ATTACKS]
+
+# Attacks that end without a refusal: a key gets out, or would on stock CKKS, and opens nothing.
+HARMLESS = {"key-recovery", "malformed-ciphertext"}
+
+
+@pytest.mark.parametrize("each", attacks.ATTACKS, ids=NAMES)
+def test_the_control_succeeds_and_here_the_attack_fails(each):
+    played = perform(each)
+    assert played.control.succeeded, played.control.figure
+    assert played.shipped.outcome == ("harmless" if each.name in HARMLESS else "refused")
+    assert played.shipped.exposed_updates == 0
+
+
+def test_the_command_prints_one_object_and_ends_0():
+    """The whole command in a process of its own, as a reader runs it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "demos", "attack", "--all", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert set(printed) == {"attacks", "exposed_updates"} and printed["exposed_updates"] == 0
+    assert [entry["name"] for entry in printed["attacks"]] == NAMES and len(NAMES) >= 9
+    for entry in printed["attacks"]:
+        assert set(entry) == {"name", "stock", "figure", "ours", "error"}
+        assert entry["stock"] == "succeeds" and entry["ours"] in ("refused", "harmless")
+        assert re.search(r"\d", entry["figure"]) and entry["error"]
+
+
+def test_what_the_command_calls_refused_names_the_errors_of_the_package():
+    played = perform(next(each for each in attacks.ATTACKS if each.name == "below-quorum"))
+    entry = report([played])["attacks"][0]
+    assert entry["error"] == "RosterMismatch, QuorumNotMet"
+
+
+# --- a command that can fail ----------------------------------------------------------------------------------------
+
+
+def played_by(monkeypatch, control: Control, shipped: Shipped):
+    staged = Attack("staged", "for this test", lambda: control, lambda: shipped)
+    monkeypatch.setattr(attacks, "ATTACKS", (staged,))
+    return CliRunner().invoke(attack, ["--all", "--json"])
+
+
+WORKS, FAILS = Control("stock", True, "1 of 1"), Control("stock", False, "0 of 1")
+REFUSED = Shipped("refused", ("SumRefused",), 0)
+
+
+def test_a_control_that_fails_fails_the_command(monkeypatch):
+    result = played_by(monkeypatch, FAILS, REFUSED)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["attacks"][0]["stock"] == "fails"
+    assert "shows nothing" in result.stderr
+
+
+@pytest.mark.parametrize("outcome", ["exposed", "accepted"])
+def test_an_attack_that_gets_through_fails_the_command(monkeypatch, outcome):
+    result = played_by(monkeypatch, WORKS, replace(REFUSED, outcome=outcome, exposed_updates=1))
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["exposed_updates"] == 1
+
+
+def test_an_attack_that_fails_as_it_should_ends_0(monkeypatch):
+    assert played_by(monkeypatch, WORKS, REFUSED).exit_code == 0
+
+
+def test_wrong_usage_ends_2():
+    for arguments in ([], ["no-such-attack"], ["made-up-sum", "--all"]):
+        assert CliRunner().invoke(attack, arguments).exit_code == 2
+
+
+def test_the_list_names_every_attack_and_plays_none(monkeypatch):
+    monkeypatch.setattr("demos.attacks.verdict.perform", None)
+    printed = json.loads(CliRunner().invoke(attack, ["--list", "--json"]).stdout)
+    assert [entry["name"] for entry in printed["attacks"]] == NAMES
+    table = CliRunner().invoke(attack, ["--list"])
+    assert table.exit_code == 0 and all(name in table.stdout for name in NAMES)
+
+
+def test_one_attack_by_name_is_shown_as_a_table():
+    result = CliRunner().invoke(attack, ["made-up-sum"])
+    assert result.exit_code == 0 and "made-up-sum" in result.stdout and "refused" in result.stdout
+
+
+# --- verdicts that can be wrong -------------------------------------------------------------------------------------
+
+
+def test_a_verdict_rests_on_what_the_attacker_holds():
+    victim = np.random.default_rng(0).normal(size=1_000)
+    noise = np.random.default_rng(1).normal(size=1_000)
+
+    def refused() -> Loot:
+        raise SumRefused("refused")
+
+    def reused() -> Loot:
+        raise UpdateReused("again")
+
+    hit, miss = Loot(-2 * victim + 0.1 * noise, victim), Loot(noise, victim)
+    computed = replace(miss, accepted=False)
+    assert judge([refused, reused]).errors == ("SumRefused", "UpdateReused")
+    assert judge([refused, lambda: hit]) == Shipped("exposed", ("SumRefused",), 1)
+    assert judge([refused, lambda: miss]).outcome == "accepted"
+    assert judge([refused, lambda: computed]).outcome == "refused"
+    assert judge([lambda: computed]).outcome == "harmless"
+    assert judge([lambda: replace(hit, accepted=False)] * 2).exposed_updates == 2
+
+
+def test_errors_that_are_not_the_packages_are_not_counted_as_refusals():
+    def broken() -> Loot:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        judge([broken])
+
+
+def test_an_honest_average_exposes_nobody_and_a_scaled_or_shifted_copy_does():
+    rng = np.random.default_rng(2)
+    updates = rng.normal(size=(federation.CLIENTS, 6_000))
+    assert not exposes(updates.mean(axis=0), updates[0])
+    assert exposes(updates[0] * 1e-3 + 7, updates[0])
+    assert correlation(np.ones(9), updates[0, :9]) == 0.0
+
+
+# --- the cast is the project as shipped -----------------------------------------------------------------------------
+
+
+def test_the_stories_cast_releases_an_honest_round_exactly():
+    """Otherwise everything would be refused, and every attack with it."""
+    cast = federation.Federation()
+    collected = cast.collect()
+    release = cast.key_holder.release(cast.signed_sum(collected, cast.honest_sum(collected)))
+    expected = sum(np.rint(update / cast.plan.step).astype(np.int64) for update in cast.updates)
+    assert np.array_equal(release.sums, expected)
+    for client in cast.clients:
+        assert client.accept(release).contributors == federation.CLIENTS
+
+
+def test_a_malicious_sum_of_the_genuine_kind_passes_every_check_of_its_message():
+    """A forgery that failed on its own signature would show nothing about the masks."""
+    cast = federation.Federation()
+    collected = cast.collect()
+    with pytest.raises(SumRefused):
+        cast.key_holder.release(cast.signed_sum(collected, cast.residues(collected.contributions[0])))
+    other = federation.Federation()
+    theirs = other.collect()
+    message = other.signed_sum(theirs, other.honest_sum(theirs))
+    with pytest.raises(BadSignature):
+        other.key_holder.release(replace(message, signature=bytes(64)))
+
+
+def test_the_leaked_key_opens_nothing_but_the_honest_sum():
+    """The key leaks whole, and every contribution of the round stays closed; the test that `harmless` stands on."""
+    found = malformed_ciphertext.leak(masking=True)
+    cast = found.cast
+    assert found.matching == cast.plan.params.degree
+    for client in range(federation.CLIENTS - 1):
+        opened = cast.estimate(malformed_ciphertext._open(found, client))
+        assert abs(correlation(opened, cast.updates[client])) < 0.1
+    others = np.sum([np.rint(u / cast.plan.step) for u in cast.updates], axis=0)
+    assert np.array_equal(found.others, others)
