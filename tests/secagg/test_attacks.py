@@ -401,6 +401,24 @@ def test_an_abort_that_the_aggregator_signs_frees_no_update(peers):
         peers.clients[0].contribute(peers.key_holder.close_roster(), update(peers))
 
 
+def test_a_retry_shows_a_lying_key_holder_how_far_those_moved_who_did_not_retry():
+    """A limit that is stated, not a promise (docs/attacks.md): the members are the same, the updates are not.
+
+    After an abort the others send the updates of the failed round again, as they may; one client has trained on. A key
+    holder that opened the first sum in secret subtracts, and holds the difference of that client's two updates.
+    """
+    peers = Peers(Federation(clients=3, length=50, quorum=3))
+    first, trained_on = [peers.federation.update(seed) for seed in range(3)], peers.federation.update(9)
+    before = peers.encrypted_sum(1, first)
+    opened_in_secret = peers.key_holder._open(before, peers.key_holder._current())
+    abort = peers.key_holder.abort(AbortReason.ABANDONED)
+    for client in peers.clients:
+        client.abort(abort)
+    release = peers.key_holder.release(peers.encrypted_sum(2, [first[0], trained_on, first[2]]))
+    moved = peers.federation.quantised(trained_on) - peers.federation.quantised(first[1])
+    assert np.array_equal(release.sums - opened_in_secret.sums, moved)
+
+
 def test_nobody_but_the_enrolled_parties_can_play_a_role():
     federation = Federation(clients=3, length=50)
     stranger = secagg.Identity.generate("key holder")  # the right name, another key
