@@ -334,7 +334,7 @@ def test_an_encryption_of_zero_added_to_the_honest_sum_changes_nothing():
 
 
 @pytest.mark.filterwarnings("ignore:masking is off")
-def test_without_masks_wrong_sums_of_most_kinds_are_released():
+def test_without_masks_wrong_sums_of_half_the_kinds_are_released():
     """The control that shows what the masks do: the same sums, the same checks of every digit, no masks."""
     rounds, rng = Rounds(masking=False), random.Random(4)
     released = set()
