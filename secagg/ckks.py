@@ -27,7 +27,7 @@ import numpy as np
 import tenseal.sealapi as seal
 
 from secagg.errors import EngineUnavailable, KeySelfTestFailed
-from secagg.kernels_numpy import U32, U64
+from secagg.kernels_numpy import U8, U32, U64
 from secagg.parameters import ParameterSet
 from secagg.plan import ERROR_MAX, key_norm_limits
 from secagg.publickey import PublicKey
@@ -252,13 +252,13 @@ def _saved_residues(source: Any, offset: int, count: int) -> U64:
     saved = _save(source)
     compression, total = _HEADER.unpack_from(saved)[4], _HEADER.unpack_from(saved)[6]
     body = saved[_HEADER.size : total]
-    if compression == _ZSTD:
-        body = decompress(body, offset + 8 * count)
-    return np.frombuffer(body, dtype="<u8", offset=offset, count=count)
+    size = offset + 8 * count
+    plain = decompress(body, size) if compression == _ZSTD else np.frombuffer(body, dtype=np.uint8, count=size)
+    return plain[offset:].view("<u8")
 
 
 @lru_cache(maxsize=1)
-def _zstd() -> Callable[[bytes, int], bytes] | None:
+def _zstd() -> Callable[[bytes, int], U8] | None:
     """The zstd decompressor that the tenseal library carries, or None where its symbols are hidden."""
     import _sealapi_cpp
 
@@ -270,12 +270,12 @@ def _zstd() -> Callable[[bytes, int], bytes] | None:
     native.restype = ctypes.c_size_t
     native.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
 
-    def decompress(data: bytes, size: int) -> bytes:
+    def decompress(data: bytes, size: int) -> U8:
         # SEAL writes a stream without a content size; ours to know. One byte of slack shows a longer one.
-        out = ctypes.create_string_buffer(size + 1)
-        written = native(out, size + 1, data, len(data))
+        out = np.empty(size + 1, dtype=np.uint8)
+        written = native(out.ctypes.data, out.size, data, len(data))
         if written != size:
             raise EngineUnavailable(f"SEAL's saved object has {written} bytes where {size} were expected")
-        return out.raw[:size]
+        return out[:size]
 
     return decompress
