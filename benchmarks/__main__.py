@@ -1,0 +1,192 @@
+"""The command line: `python -m benchmarks` or `secagg-bench`.
+
+Results go to files and tables to stdout, progress to stderr. Exit code 0: done; 1: the run failed, or `compare` found a
+regression; 2: wrong usage, which includes comparing what cannot be compared.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from benchmarks.errors import BenchmarkError, NothingInCommon, ResumeMismatch, SettingsError, UnlikeMachines
+
+err = Console(stderr=True)
+WRONG_USAGE = (SettingsError, ResumeMismatch, UnlikeMachines, NothingInCommon)
+
+
+def counts(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas; 1e6 is one."""
+    if not value:
+        return ()
+    try:
+        numbers = [float(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"expected whole numbers separated by commas, got {value!r}") from None
+    if any(not number.is_integer() or number < 1 for number in numbers):
+        raise click.BadParameter(f"expected whole numbers from 1 up, got {value!r}")
+    return tuple(int(number) for number in numbers)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def cli() -> None:
+    """What encrypted aggregation costs, beside plain averaging and beside what else there is.
+
+    \b
+    python -m benchmarks run --preset quick --json quick.json
+    python -m benchmarks report quick.json --html quick.html
+    python -m benchmarks compare before.json after.json
+    """
+
+
+@cli.command()
+@click.option("--preset", "preset_name", type=click.Choice(["quick", "full"]), default="quick", help="What to measure.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where torch cases run.")
+@click.option(
+    "--sizes", callback=counts, default="", metavar="N,N,...", help="Values per update: replaces the preset's points."
+)
+@click.option(
+    "--clients",
+    callback=counts,
+    default="",
+    metavar="N,N,...",
+    help="Contributions per sum: replaces the preset's points.",
+)
+@click.option(
+    "--value-bits",
+    callback=counts,
+    default="",
+    metavar="N,N,...",
+    help="Bits of a quantised value: replaces the points.",
+)
+@click.option("--case", "names", multiple=True, help="Only this case; repeat for more. `list` shows them.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads that a case may use; all usable cores if absent.")
+@click.option("--seed", default=0, help="Of vectors and of the order of cases; never of keys or encryption.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Results file; under runs/ if absent.")
+@click.option("--resume", is_flag=True, help="Go on with the interrupted run of the same results file.")
+def run(
+    preset_name: str,
+    device: str,
+    sizes: tuple[int, ...],
+    clients: tuple[int, ...],
+    value_bits: tuple[int, ...],
+    names: tuple[str, ...],
+    threads: int | None,
+    seed: int,
+    path: Path | None,
+    resume: bool,
+) -> None:
+    """Measure, and print the table.
+
+    \b
+    python -m benchmarks run --preset quick
+    python -m benchmarks run --sizes 1e5,1e6 --clients 8,64 --json sweep.json
+    """
+    from benchmarks.cases.registry import cases
+    from benchmarks.machine import describe_machine, usable_cores
+    from benchmarks.presets import chosen, preset
+    from benchmarks.runner import run as measure
+    from benchmarks.tables import show
+
+    if resume and path is None:
+        raise click.UsageError("--resume needs the --json FILE of the run to go on with")
+    threads = threads or usable_cores()
+    target = path or Path("runs/benchmarks") / time.strftime("%Y%m%d-%H%M%S.json")
+    asked = chosen(
+        preset(preset_name, device, threads),
+        device,
+        threads,
+        sizes=sizes,
+        clients=clients,
+        value_bits=value_bits,
+        names=names,
+    )
+    machine = describe_machine(device, threads)
+    err.print(f"{machine['processor']}, {machine['cores']} cores available, {threads} threads used", highlight=False)
+    start = time.monotonic()
+    try:
+        results = measure(
+            asked,
+            machine=machine,
+            command=shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+            path=target,
+            resume=resume,
+            seed=seed,
+            say=lambda line: err.print(f"{time.monotonic() - start:5.0f} s  {line}", highlight=False),
+            known=cases(device, threads),
+            threads=threads,
+        )
+    except KeyboardInterrupt:
+        err.print(f"interrupted; what is done is in {target}, go on with --json {target} --resume", highlight=False)
+        sys.exit(1)
+    show(results)
+    err.print(f"{time.monotonic() - start:.0f} s; results in {target}", highlight=False)
+    if any(m.status in ("wrong", "failed") for m in results.measurements):
+        sys.exit(1)
+
+
+@cli.command("list")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where torch cases run.")
+def list_cases(device: str) -> None:
+    """Name the cases."""
+    from benchmarks.cases.registry import cases
+
+    for name, entry in cases(device).items():
+        click.echo(f"{name:32} {entry.label}")
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--html", type=click.Path(path_type=Path), help="Write a report that needs no network.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write every figure as a row.")
+@click.option("--markdown", is_flag=True, help="Print the headline table as Markdown.")
+def report(files: tuple[Path, ...], html: Path | None, csv_path: Path | None, markdown: bool) -> None:
+    """Show results: a table on stdout, or files. Several FILES stand side by side and are never merged."""
+    from benchmarks.html import write_report
+    from benchmarks.results import load, write_csv
+    from benchmarks.tables import markdown_tables, show
+
+    results = [load(path) for path in files]
+    if csv_path is not None:
+        write_csv(results, csv_path)
+    if html is not None:
+        write_report(results, html)
+    if markdown:
+        click.echo("\n\n".join(markdown_tables(one) for one in results))
+    elif html is None and csv_path is None:
+        for one in results:
+            show(one)
+
+
+@cli.command()
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@click.option("--tolerance", type=click.FloatRange(min=0), default=0.05, help="Slow-down that is let pass.")
+def compare(old: Path, new: Path, tolerance: float) -> None:
+    """Did the code get slower or its messages larger? Exit 1 on a regression beyond the noise."""
+    from benchmarks.compare import compare as judge
+    from benchmarks.results import load
+    from benchmarks.tables import show_comparison
+
+    found = judge(load(old), load(new), tolerance)
+    show_comparison(found)
+    if any(comparison.regression for comparison in found):
+        sys.exit(1)
+
+
+def main() -> None:
+    """Run the command line; expected errors become one line of advice."""
+    try:
+        cli(prog_name="python -m benchmarks")
+    except BenchmarkError as error:
+        err.print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, WRONG_USAGE) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Sums of ciphertexts on a torch device, several contributions stacked per pass: which stacking is best, and how close
+to the device's own copy bandwidth it comes.
+
+Only the aggregator's addition is measured, on random residues of the shape that the plan gives; transfers to the
+device are a stage of their own, because an aggregator can overlap them. On "cpu" the same code runs on CPU tensors.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import secagg
+from benchmarks.cases import Outcome
+from benchmarks.errors import CaseNotRunnable, WrongResult
+from benchmarks.meter import Meter
+from benchmarks.workload import CLIP, Vectors
+
+COPIED = 256 << 20  # bytes of the tensor whose copy measures the device's bandwidth
+SOURCES = 8  # distinct contributions; more clients send them again
+
+
+class DeviceSum:
+    """Adds `stacked` contributions per pass on `device`."""
+
+    def __init__(self, device: str = "cpu", stacked: int = 1) -> None:
+        self._device_name, self._stacked = device, stacked
+
+    def prepare(self, vectors: Vectors) -> dict[str, Any]:
+        import torch
+
+        if self._device_name == "cuda" and not torch.cuda.is_available():
+            raise CaseNotRunnable("no CUDA device")
+        workload = vectors.workload
+        if workload.clients % self._stacked:
+            raise CaseNotRunnable(f"{workload.clients} clients do not divide into stacks of {self._stacked}")
+        self._torch, self._device = torch, torch.device(self._device_name)
+        self._vectors = vectors
+        self._plan = secagg.plan_round(workload.length, workload.clients, CLIP, workload.value_bits)
+        self._primes = np.array(self._plan.params.primes, dtype=np.uint32)
+        self._contributions = self._random_residues(min(SOURCES, workload.clients), workload.seed)
+        return {
+            "threads": torch.get_num_threads(),
+            "device": self._device_name,
+            "stacked": self._stacked,
+            "copy_bytes_per_second": self._copy_bandwidth(),
+            "residue_bytes": int(self._contributions[0].nbytes),
+            "plan": self._plan.as_dict(),
+        }
+
+    def repeat(self, meter: Meter) -> Outcome:
+        from fl.device_sum import DeviceAccumulator
+
+        params, clients = self._plan.params, self._vectors.workload.clients
+        total = DeviceAccumulator(self._plan.blocks, params.primes, params.degree, self._device)
+        stack = total.room(self._stacked)
+        for first in range(0, clients, self._stacked):
+            with meter.phase("server"):
+                with meter.stage("transfer") as stage:
+                    for place in range(self._stacked):
+                        total.to_device(self._contributions[(first + place) % len(self._contributions)], stack[place])
+                    self._wait()
+                    stage.bytes += stack.nbytes
+                with meter.stage("sum") as stage:
+                    total.add(stack)
+                    self._wait()
+                    stage.bytes += stack.nbytes
+        with meter.phase("finish"), meter.stage("transfer") as stage:
+            residues = total.residues()
+            stage.bytes += residues.nbytes
+        self._check(residues)
+        return Outcome(0.0, 0.0)
+
+    def _check(self, residues: NDArray[np.uint32]) -> None:
+        expected = np.zeros(residues.shape, dtype=np.uint64)
+        for i in range(self._vectors.workload.clients):
+            expected += self._contributions[i % len(self._contributions)]
+        expected %= self._primes.astype(np.uint64)[None, None, :, None]
+        if not np.array_equal(expected, residues):
+            raise WrongResult("the device's sum of residues is not the sum modulo the primes")
+
+    def _random_residues(self, count: int, seed: int) -> list[NDArray[np.uint32]]:
+        rng = np.random.default_rng(seed)
+        shape = (self._plan.blocks, 2, len(self._primes), self._plan.params.degree)
+        limits = self._primes[None, None, :, None]
+        return [rng.integers(0, limits, size=shape, dtype=np.uint32) for _ in range(count)]
+
+    def _copy_bandwidth(self) -> float:
+        """Bytes read and written per second by a copy on the device, best of five."""
+        torch = self._torch
+        source = torch.zeros(COPIED // 4, dtype=torch.int32, device=self._device)
+        target = torch.empty_like(source)
+        best = float("inf")
+        for _ in range(5):
+            self._wait()
+            start = time.perf_counter()
+            target.copy_(source)
+            self._wait()
+            best = min(best, time.perf_counter() - start)
+        return 2 * COPIED / best
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            self._torch.cuda.synchronize(self._device)

@@ -1,0 +1,156 @@
+"""All cases, by name: what each is, where it lives and how far it goes.
+
+The engines of `secagg` are asked for, not listed: a new engine is measured as soon as it exists. A case is imported
+only in the process that runs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.cases import Case
+from benchmarks.cases.stock_tenseal import SETTINGS
+from benchmarks.errors import SettingsError
+
+STACKS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case.
+
+    name, label: for machines and for people.  factory: "module:class".  options: its arguments.  family: "plain",
+    "secagg", "stock", "flower", "device" or "round".  ours: this project's code; the others are the controls of a
+    comparison.  slow: takes seconds per client, so that quick runs let two clients encrypt and repeat it less.
+    longest, most: largest length and number of clients that it is asked to do.
+    """
+
+    name: str
+    label: str
+    factory: str
+    options: dict[str, Any] = field(default_factory=dict)
+    family: str = "plain"
+    ours: bool = False
+    slow: bool = False
+    longest: int = 10**8
+    most: int = 65_536
+
+    @property
+    def process(self) -> str:
+        """Which worker process it runs in: one with its kin, which load the same libraries, and with nobody else."""
+        if self.family in ("device", "round", "stock"):
+            return self.family
+        return str(self.options["engine"]) if self.family == "secagg" else self.name
+
+    def make(self) -> Case:
+        """An instance, in this process."""
+        module, name = self.factory.split(":")
+        made: Case = getattr(importlib.import_module(f"benchmarks.cases.{module}"), name)(**self.options)
+        return made
+
+
+def cases(device: str = "cpu", threads: int | None = None) -> dict[str, Entry]:
+    """Every case by name, for runs on `device` ("cpu" or "cuda"). threads: for mask expansion; all cores when None."""
+    entries = [
+        Entry("plain-numpy", "plain FedAvg, numpy", "plain:NumpyAverage"),
+        Entry(f"plain-torch-{device}", f"plain FedAvg, torch on {device}", "plain:TorchAverage", {"device": device}),
+        *_own(threads),
+        *_stock(),
+        Entry(
+            "flower-secagg-plus",
+            "Flower SecAgg+ (masks, 32-bit seeds)",
+            "flower:SecAggPlusAverage",
+            family="flower",
+            longest=10**7,
+            most=128,
+        ),
+        *_device(device),
+        *_rounds(device, threads),
+    ]
+    return {entry.name: entry for entry in entries}
+
+
+def find(name: str, device: str, threads: int | None) -> Entry:
+    """The case called `name`; "module:class" names a case outside this package. Raises `SettingsError`."""
+    known = cases(device, threads)
+    if name in known:
+        return known[name]
+    raise SettingsError(f"case: expected one of {', '.join(known)}; got {name!r}")
+
+
+def engines() -> tuple[str, ...]:
+    """The encryption engines that run here, the default first."""
+    from secagg.engines import available_engines, resolve_engine
+
+    default = resolve_engine("auto")
+    return (default, *(name for name in available_engines() if name != default))
+
+
+def default_case() -> str:
+    """The case that stands for this project: the engine that "auto" means, with masks."""
+    return f"secagg-{engines()[0]}-masked"
+
+
+def _own(threads: int | None) -> list[Entry]:
+    return [
+        Entry(
+            f"secagg-{engine}-{'masked' if masking else 'unmasked'}",
+            f"this project, engine {engine}, {'masked' if masking else 'masks off'}",
+            "encrypted:EncryptedAverage",
+            {"engine": engine, "masking": masking, "threads": threads},
+            family="secagg",
+            ours=True,
+        )
+        for engine in engines()
+        for masking in (True, False)
+    ]
+
+
+def _stock() -> list[Entry]:
+    return [
+        Entry(
+            f"tenseal-{name}",
+            f"TenSEAL, {setting.label}",
+            "stock_tenseal:StockAverage",
+            {"setting": name},
+            family="stock",
+            slow=True,
+            longest=10**6,
+            most=64,
+        )
+        for name, setting in SETTINGS.items()
+    ]
+
+
+def _device(device: str) -> list[Entry]:
+    return [
+        Entry(
+            f"ciphertext-sum-{device}-x{stacked}",
+            f"ciphertext sum, torch on {device}, {stacked} contribution{'s' * (stacked > 1)} per pass",
+            "device_sum:DeviceSum",
+            {"device": device, "stacked": stacked},
+            family="device",
+            ours=True,
+            longest=10**7,
+        )
+        for stacked in STACKS
+    ]
+
+
+def _rounds(device: str, threads: int | None) -> list[Entry]:
+    entries = []
+    for model, label in (("mlp", "fraud MLP"), ("resnet18", "ResNet-18")):
+        for way, engine in (("plain", None), ("encrypted", "auto")):
+            entries.append(
+                Entry(
+                    f"round-{model}-{way}-{device}",
+                    f"whole round, {label} trained on {device}, {way}",
+                    "rounds:WholeRound",
+                    {"model": model, "engine": engine, "device": device, "threads": threads},
+                    family="round",
+                    ours=way == "encrypted",
+                )
+            )
+    return entries

@@ -1,0 +1,155 @@
+"""Whole federated rounds: real local training, then the average, plain or encrypted and masked.
+
+Two models. The fraud model of `fl.model`, one pass over ROWS rows per client as in a day-to-day round, and ResNet-18
+for STEPS steps of BATCH images, a fraction of what a client would train, so that the share that encryption takes is
+overstated rather than understated. The rows and images are random: the arithmetic of a step does not depend on them.
+
+Both ways to average take the same updates: the trained model minus the model before, clipped to [-CLIP, CLIP]. The
+fraud model trains on one torch thread: its layers are too small to share out, and more threads only make it slower,
+which would flatter encryption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import secagg
+from benchmarks.cases import Outcome
+from benchmarks.cases.encrypted import Setting, play_round
+from benchmarks.errors import CaseNotRunnable
+from benchmarks.machine import usable_cores
+from benchmarks.meter import Meter
+from benchmarks.workload import CLIP, F32, F64, Vectors
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+ROWS, FEATURES = 8_400, 15  # of one bank: an eighth of a week of card transactions
+STEPS, BATCH, PIXELS = 8, 32, 64
+LENGTHS = {"mlp": FEATURES * 64 + 64 + 64 * 32 + 32 + 32 + 1, "resnet18": 11_689_512}
+
+
+class WholeRound:
+    """One round of `model` ("mlp" or "resnet18") on `device`; engine None averages in plain sight."""
+
+    def __init__(self, model: str, engine: str | None = None, device: str = "cpu", threads: int | None = None) -> None:
+        self._name, self._engine, self._device_name, self._threads = model, engine, device, threads
+
+    def prepare(self, vectors: Vectors) -> dict[str, Any]:
+        import torch
+
+        from fl.model import flatten
+
+        if self._device_name == "cuda" and not torch.cuda.is_available():
+            raise CaseNotRunnable("no CUDA device")
+        self._device = torch.device(self._device_name)
+        self._clients = vectors.workload.clients
+        torch.manual_seed(vectors.workload.seed)
+        torch.set_num_threads(1 if self._name == "mlp" else self._threads or usable_cores())
+        self._train = _fraud_model(self._device) if self._name == "mlp" else _image_model(self._device)
+        self._start = flatten(self._train.model)
+        if len(self._start) != vectors.workload.length:
+            raise CaseNotRunnable(f"this model has {len(self._start)} values, not {vectors.workload.length}")
+        parameters: dict[str, Any] = {
+            "threads": torch.get_num_threads(),
+            "device": self._device_name,
+            "training": self._train.describe,
+            "engine": self._engine,
+        }
+        if self._engine is not None:
+            plan = secagg.plan_round(len(self._start), self._clients, CLIP, vectors.workload.value_bits)
+            from secagg.engines import resolve_engine
+
+            self._setting = Setting(plan, resolve_engine(self._engine), True, self._threads)
+            parameters |= {"engine": self._setting.engine, "masking": True, "plan": plan.as_dict()}
+        return parameters
+
+    def repeat(self, meter: Meter) -> Outcome:
+        updates = [self._local(client, meter) for client in range(self._clients)]
+        exact = _mean(updates)
+        if self._engine is None:
+            average, allowed = self._plain(updates, meter), float(self._clients) * 2.0**-24
+        else:
+            average = play_round(updates.__getitem__, self._clients, self._setting, meter).average
+            allowed = self._setting.plan.max_error
+        return Outcome(float(np.abs(average - exact).max()), allowed)
+
+    def _local(self, client: int, meter: Meter) -> F32:
+        from fl.model import flatten, unflatten
+
+        unflatten(self._train.model, self._start)
+        with meter.phase("train"):
+            self._train.run(client)
+            update: F32 = flatten(self._train.model) - self._start
+        return np.clip(update, -CLIP, CLIP, out=update)
+
+    def _plain(self, updates: list[F32], meter: Meter) -> F64:
+        total = np.zeros(len(self._start), dtype=np.float32)
+        for update in updates:
+            with meter.phase("client"), meter.stage("serialize"):
+                data = update.tobytes()
+            with meter.phase("server"), meter.stage("sum"):
+                total += np.frombuffer(data, dtype=np.float32)
+        meter.wire_bytes["contribution"] = 4 * len(self._start)
+        with meter.phase("open"), meter.stage("unpack"):
+            average: F64 = np.multiply(total, 1.0 / self._clients, dtype=np.float64)
+        return average
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A model, what training it means, and the function that trains it in place as client `i` does."""
+
+    model: nn.Module
+    describe: str
+    run: Callable[[int], None]
+
+
+def _fraud_model(device: torch.device) -> _Training:
+    from fl.federation import Rows
+    from fl.model import build_model
+    from fl.training import LocalTraining, train_seeded
+
+    model, local = build_model(FEATURES, seed=0).to(device), LocalTraining()
+    rng = np.random.default_rng(0)
+    rows = Rows(
+        x=rng.standard_normal((ROWS, FEATURES), dtype=np.float32),
+        y=(rng.random(ROWS) < 0.01).astype(np.float32),
+        day=np.zeros(ROWS, dtype=np.int32),
+        customer=np.arange(ROWS, dtype=np.int64),
+        index=np.arange(ROWS, dtype=np.int64),
+    )
+    describe = f"{local.epochs} pass over {ROWS} rows of {FEATURES} features, batches of {local.batch_size}"
+    return _Training(model, describe, lambda client: train_seeded(model, rows, local, seed=client, device=device))
+
+
+def _image_model(device: torch.device) -> _Training:
+    import torch
+
+    from benchmarks.cases.resnet import CLASSES, resnet18
+
+    model = resnet18().to(device)
+    images = torch.randn(STEPS, BATCH, 3, PIXELS, PIXELS, device=device)
+    labels = torch.randint(CLASSES, (STEPS, BATCH), device=device)
+
+    def train(client: int) -> None:
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.01 / (1 + client), momentum=0.9)
+        model.train()
+        for x, y in zip(images, labels, strict=True):
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+
+    return _Training(model, f"{STEPS} steps of {BATCH} images of {PIXELS} x {PIXELS}", train)
+
+
+def _mean(updates: Sequence[F32]) -> F64:
+    total = np.zeros(len(updates[0]), dtype=np.float64)
+    for update in updates:
+        total += update
+    return total / len(updates)

@@ -1,0 +1,35 @@
+"""Every error that the benchmark suite raises on purpose; messages say what was expected, got and to do."""
+
+from __future__ import annotations
+
+
+class BenchmarkError(Exception):
+    """Base of the suite's errors."""
+
+
+class SettingsError(BenchmarkError):
+    """A run was asked for that cannot be carried out as asked."""
+
+
+class CaseNotRunnable(BenchmarkError):
+    """A case cannot run here (a missing package, no device, a size above its limit). It is listed, never faked."""
+
+
+class WrongResult(BenchmarkError):
+    """A case computed something else than the mean of the updates. Its times are worth nothing and are dropped."""
+
+
+class UnreadableResults(BenchmarkError):
+    """A file is not a results file of this version."""
+
+
+class ResumeMismatch(BenchmarkError):
+    """What is to be resumed was started with other settings, other code or on another machine."""
+
+
+class UnlikeMachines(BenchmarkError):
+    """Two results come from machines that differ; their times are not comparable."""
+
+
+class NothingInCommon(BenchmarkError):
+    """Two results share no measurement."""

@@ -1,0 +1,136 @@
+"""What a run measures: points (length, clients, value bits), and the cases at each.
+
+`quick` decides in three minutes what encryption costs at one million values; `full` sweeps sizes, clients and bits and
+plays whole rounds. A sweep is nothing but points that differ in one coordinate, so a point is measured once even where
+two sweeps cross.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks.cases.registry import Entry, cases, default_case
+from benchmarks.cases.rounds import LENGTHS
+from benchmarks.errors import SettingsError
+from benchmarks.workload import Workload
+
+HEADLINE = Workload(1_000_000, 8, 16)
+QUICK_ENCRYPTING = 2  # clients that encrypt in a slow case of the quick preset
+
+
+@dataclass(frozen=True)
+class Point:
+    """A workload and the names of the cases that are interleaved on it."""
+
+    workload: Workload
+    cases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """cycles: how often every case of a point is visited, at most. visit_s: repeat a fast case for so long per visit.
+
+    case_s: a case whose repetitions would take longer than this at a point is visited less often, but at least three
+    times where a repetition takes less than half of it. limit_s: no new cycle starts after it; None for no limit.
+    """
+
+    name: str
+    points: tuple[Point, ...]
+    cycles: int
+    visit_s: float
+    case_s: float
+    limit_s: float | None
+
+
+def preset(name: str, device: str, threads: int | None) -> Preset:
+    """The preset called `name`. Raises `SettingsError`."""
+    known = cases(device, threads)
+    if name == "quick":
+        return Preset("quick", _merged(_quick(known, device)), 5, visit_s=0.25, case_s=24.0, limit_s=125.0)
+    if name == "full":
+        return Preset("full", _merged(_full(known, device)), 7, visit_s=0.5, case_s=150.0, limit_s=None)
+    raise SettingsError(f"preset: expected quick or full, got {name!r}")
+
+
+def chosen(
+    base: Preset,
+    device: str,
+    threads: int | None,
+    *,
+    sizes: Sequence[int] = (),
+    clients: Sequence[int] = (),
+    value_bits: Sequence[int] = (),
+    names: Sequence[str] = (),
+) -> Preset:
+    """`base`, with its points replaced by every combination of what is given, or with fewer cases."""
+    known = cases(device, threads)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SettingsError(f"case: expected some of {', '.join(known)}; got {', '.join(unknown)}")
+    points = base.points
+    if sizes or clients or value_bits:
+        asked = tuple(names) or tuple(name for name in _headline_names(known) if known[name].family != "device")
+        points = tuple(
+            Point(Workload(size, count, bits), asked)
+            for size in sizes or (HEADLINE.length,)
+            for count in clients or (HEADLINE.clients,)
+            for bits in value_bits or (HEADLINE.value_bits,)
+        )
+    elif names:
+        points = tuple(
+            Point(point.workload, kept)
+            for point in points
+            if (kept := tuple(name for name in point.cases if name in names))
+        )
+    return replace(base, points=_merged(points), limit_s=None if sizes or clients or value_bits else base.limit_s)
+
+
+def workload_of(entry: Entry, workload: Workload, name: str) -> Workload:
+    """The workload that a case gets: in quick runs two clients encrypt where a case is slow."""
+    return replace(workload, encrypting=QUICK_ENCRYPTING) if entry.slow and name == "quick" else workload
+
+
+def _headline_names(known: dict[str, Entry]) -> list[str]:
+    return [name for name, entry in known.items() if entry.family != "round"]
+
+
+def _quick(known: dict[str, Entry], device: str) -> Iterable[Point]:
+    own = default_case()
+    for length in (10_000, 100_000):
+        yield Point(replace(HEADLINE, length=length), ("plain-numpy", own))
+    for bits in (8, 12):
+        yield Point(replace(HEADLINE, value_bits=bits), (own,))
+    yield _round("mlp", device)
+    yield Point(HEADLINE, tuple(_headline_names(known)))  # last: it takes what is left of the three minutes
+
+
+def _full(known: dict[str, Entry], device: str) -> Iterable[Point]:
+    own = default_case()
+    yield Point(HEADLINE, tuple(_headline_names(known)))
+    yield _round("mlp", device)
+    yield _round("resnet18", device)
+    for length in (1_000, 10_000, 100_000, 10_000_000):
+        yield Point(replace(HEADLINE, length=length), ("plain-numpy", own, "flower-secagg-plus", "tenseal-best-public"))
+    for bits in (8, 12, 20, 24):
+        yield Point(replace(HEADLINE, value_bits=bits), (own,))
+    for bits in (8, 12, 16):
+        yield Point(replace(HEADLINE, clients=64, value_bits=bits), (own,))
+    for count in (2, 8, 32, 128, 1_000):
+        yield Point(Workload(10_000, count, 16), ("plain-numpy", own, "flower-secagg-plus"))
+    yield Point(replace(HEADLINE, length=100_000_000), ("plain-numpy", own))
+
+
+def _round(model: str, device: str) -> Point:
+    return Point(
+        Workload(LENGTHS[model], 8, 16), (f"round-{model}-plain-{device}", f"round-{model}-encrypted-{device}")
+    )
+
+
+def _merged(points: Iterable[Point]) -> tuple[Point, ...]:
+    """Points of the same workload become one."""
+    merged: dict[Workload, tuple[str, ...]] = {}
+    for point in points:
+        names = merged.get(point.workload, ())
+        merged[point.workload] = names + tuple(name for name in point.cases if name not in names)
+    return tuple(Point(workload, names) for workload, names in merged.items())
