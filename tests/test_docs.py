@@ -1,0 +1,123 @@
+"""What the documents claim about tests, widths and states is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import secagg
+from secagg import aggregator, client, keyholder, wire
+from secagg.messages import Abort, Contribution, EncryptedSum, Join, Offer, Release, Roster
+from secagg.transcript import HEADER
+
+ROOT = Path(__file__).resolve().parents[1]
+THREATS = (ROOT / "docs" / "threat-model.md").read_text()
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+
+
+def sections(text: str, marks: str) -> dict[str, str]:
+    """Headings of one level, and what stands under each."""
+    parts = re.split(rf"^{marks} (.+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Rows of cells of each table, without head and rule."""
+    found = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
+    return [[[cell.strip() for cell in row.strip("|").split("|")] for row in each.splitlines()[2:]] for each in found]
+
+
+# --- tests that are named --------------------------------------------------------------------------------------------
+
+
+def named_tests(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+
+
+def exists(file: str, name: str) -> bool:
+    path = ROOT / file
+    return path.is_file() and re.search(rf"^(async )?def {name}\(", path.read_text(), re.MULTILINE) is not None
+
+
+@pytest.mark.parametrize("document", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_every_test_that_a_document_names_exists(document):
+    text = (ROOT / "docs" / document).read_text()
+    assert [f"{file}::{name}" for file, name in named_tests(text) if not exists(file, name)] == []
+
+
+def test_a_test_that_does_not_exist_would_be_found():
+    assert exists("tests/test_docs.py", "test_a_test_that_does_not_exist_would_be_found")
+    assert not exists("tests/test_docs.py", "test_of_nothing")
+    assert not exists("tests/missing.py", "test_of_nothing")
+
+
+def test_every_promise_names_a_test():
+    promises = sections(sections(THREATS, "##")["Promises"], "###")
+    assert len(promises) == 8
+    for title, text in promises.items():
+        assert named_tests(text.split("Held by")[1]), title
+
+
+@pytest.mark.parametrize("document", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")))
+def test_links_between_documents_lead_somewhere(document):
+    path = ROOT / document
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()) if "://" not in link]
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+# --- widths ----------------------------------------------------------------------------------------------------------
+
+PLAN = secagg.plan_round(length=100, max_clients=8)
+MEMBERS = 5
+KINDS = {
+    "Offer": Offer,
+    "Join": Join,
+    "Roster": Roster,
+    "Contribution": Contribution,
+    "Sum": EncryptedSum,
+    "Release": Release,
+    "Abort": Abort,
+}
+PAYLOADS = {
+    "public key": PLAN.params.ciphertext_bytes + 6 * 2 * PLAN.params.degree,
+    "residues": PLAN.residue_bytes,
+    "sums": PLAN.length * -(-(2 * PLAN.max_lane).bit_length() // 8),
+}
+
+
+def width(cell: str) -> int:
+    if cell.endswith("each"):
+        return MEMBERS * int(cell.removesuffix("each"))
+    return int(cell) if cell.isdigit() else PAYLOADS[cell]
+
+
+def total(section: str) -> int:
+    (table,) = tables(sections(PROTOCOL, "##")[section])
+    return sum(width(row[1]) for row in table)
+
+
+def test_the_header_is_as_wide_as_the_protocol_says():
+    assert total("Header") == HEADER.size == 234
+
+
+@pytest.mark.parametrize("section", KINDS)
+def test_a_message_is_as_long_as_its_table_adds_up_to(section):
+    expected = total("Frame") + total("Header") + total(section)
+    assert wire.message_bytes(KINDS[section], PLAN, MEMBERS) == expected
+
+
+def test_the_states_are_those_of_the_code():
+    (rows,) = tables(sections(PROTOCOL, "##")["States"])
+    told = {(role, state, move, after) for role, states, move, after in rows for state in states.split(", ")}
+    found = {
+        (role, state.value, move, after.value)
+        for role, table in (
+            ("key holder", keyholder._TABLE),
+            ("client", client._TABLE),
+            ("aggregator", aggregator._TABLE),
+        )
+        for (state, move), after in table.items()
+    }
+    assert told == found
