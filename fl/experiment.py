@@ -7,8 +7,8 @@ What it leaves to others: every part. Rounds are in `fl.rounds`, the ledger's ru
 `fl.run_folder`.
 
 On continuing: without differential privacy the result is that of an uninterrupted run, bit for bit. With
-it, a round that was paid for and did not finish stays paid for; the noise of the remaining rounds is then
-calibrated anew to what is left.
+it, a round that was paid for and did not finish is lost: the noise was calibrated to so many rounds and no
+more, so the run ends that many rounds earlier (`rounds_lost`), within its budget.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from safetensors.numpy import save
 
 from fl.baselines import Baseline, baselines
 from fl.durable import replace_durably
-from fl.errors import AggregationError, RunFolderError
+from fl.errors import AggregationError, BudgetExhausted, RunFolderError
 from fl.federation import (
     SIMULATED,
     Federation,
@@ -45,7 +46,7 @@ from fl.rounds import (
     federated_rounds,
     require_measurable,
 )
-from fl.run_folder import DataSettings, RunConfig, RunFolder, random_banks
+from fl.run_folder import DataSettings, PrivacySettings, RunConfig, RunFolder, random_banks, refuse_used
 from fl.secure import QUORUM, encrypted_average, plain_average, plan_for
 from fl.simulate import Simulation
 from fl.training import PrivateSteps, pick_device
@@ -83,13 +84,25 @@ class Experiment:
         self._device = pick_device(self.config.device)
         torch.set_num_threads(self.config.threads)
         self.finished, self._vector, self._records = folder.last_round()
-        self.ledgers = _open_ledgers(folder, federation)
-        self.schedule = _schedule(self.config, self._private_steps())
+        self.ledgers: dict[str, Ledger] = {}
+        if privacy := self.config.privacy:
+            where = Path(privacy.budget_dir) if privacy.budget_dir else folder.path / "budget"
+            self.ledgers = _open_ledgers(where, privacy, federation)
+        self.rounds_lost = self._rounds_paid() - self.finished if self.ledgers else 0
+        self.schedule = _schedule(
+            self.config, self.config.rounds - self.rounds_lost, _private_steps(self.config.privacy)
+        )
+        if self.rounds_lost and self.schedule.rounds < 1:
+            raise BudgetExhausted(
+                f"{folder.path}: every round was paid for and interrupted; the budget is spent and there "
+                "is no model"
+            )
 
     @classmethod
     def start(cls, config: RunConfig, path: Path) -> Experiment:
         """Read the data, refuse what cannot work before anything is spent, and make the run folder."""
         pick_device(config.device)
+        refuse_used(path)
         source = _read(config.data, config.seed)
         federation = federation_of(source)
         banks = len(federation.banks)
@@ -100,6 +113,9 @@ class Experiment:
             )
         require_measurable(federation.banks)
         run_id = f"{path.name}-{secrets.token_hex(4)}"
+        if config.privacy is not None:
+            noise = _calibrated(config, config.privacy, federation)
+            config = replace(config, privacy=replace(config.privacy, noise_multiplier=noise))
         return cls(
             RunFolder.create(path, config, run_id=run_id, description=federation.description),
             source,
@@ -135,7 +151,7 @@ class Experiment:
                 pay=self._pay if self.ledgers else None,
                 progress=progress,
             ):
-                line = {**record.as_json(), "privacy": self._spent()}
+                line = {**record.as_json(), "epsilon": self._spent()}
                 self.folder.finish_round(record.number, line, vector)
                 self.finished, self._vector = record.number, vector
                 self._records.append({"round": record.number, **line})
@@ -168,6 +184,7 @@ class Experiment:
             "aggregation": self.config.aggregation.mode,
             "banks": len(self.federation.banks),
             "rounds": self.finished,
+            "rounds_lost": self.rounds_lost,
             "parameters": layout(self.schedule.first_model(len(self.federation.feature_names))).length,
             "metrics": self.folder.read_json("metrics.json"),
             "privacy": self._privacy_report(),
@@ -192,33 +209,15 @@ class Experiment:
             self.federation,
             partial(pooled_global, self._source),
             self.schedule,
-            _schedule(self.config, None, baseline=True) if self.schedule.private else self.schedule,
+            _open_schedule(self.config) if self.schedule.private else self.schedule,
             clip=self.config.aggregation.clip,
             device=self._device,
         )
 
-    def _private_steps(self) -> PrivateSteps | None:
-        """The noise of the rounds that are left, calibrated for the bank that has spent most; every bank
-        uses the same.
-        """
-        privacy = self.config.privacy
-        if privacy is None:
-            return None
-        noise = 1.0  # never used: nothing is left to train
-        if left := self.config.rounds - self.finished:
-            noise = max(
-                calibrate(
-                    ledger.history(),
-                    sample_rate=privacy.sample_rate,
-                    steps=left * privacy.steps,
-                    epsilon_limit=privacy.epsilon,
-                    delta=privacy.delta,
-                )
-                for ledger in self.ledgers.values()
-            )
-        return PrivateSteps(
-            privacy.sample_rate, noise, privacy.steps, privacy.max_grad_norm, privacy.expected_batch
-        )
+    def _rounds_paid(self) -> int:
+        """Rounds of this run that a bank has recorded, finished or not."""
+        runs = ([spend.run for spend in ledger.spends()] for ledger in self.ledgers.values())
+        return max(max(recorded.count(self.folder.run_id), self.finished) for recorded in runs)
 
     def _pay(self, bank: str, number: int) -> None:
         private = self.schedule.private
@@ -226,27 +225,22 @@ class Experiment:
         mechanism = Mechanism(private.sample_rate, private.noise_multiplier, private.steps)
         self.ledgers[bank].spend(mechanism, run=self.folder.run_id, round_number=number)
 
-    def _spent(self) -> dict[str, float] | None:
-        if not self.ledgers:
-            return None
-        assert self.schedule.private is not None
-        worst = max(ledger.spent() for ledger in self.ledgers.values())
-        return {"epsilon": worst, "noise_multiplier": self.schedule.private.noise_multiplier}
+    def _spent(self) -> float | None:
+        return max(ledger.spent() for ledger in self.ledgers.values()) if self.ledgers else None
 
     def _privacy_report(self) -> dict[str, Any]:
         """What was spent in all runs these ledgers know of."""
         privacy = self.config.privacy
         if privacy is None:
             return WITHOUT_PRIVACY
-        noises = [record["privacy"]["noise_multiplier"] for record in self._records]
         return {
-            "epsilon": max(ledger.spent() for ledger in self.ledgers.values()),
+            "epsilon": self._spent(),
             "delta": privacy.delta,
             "accountant": ACCOUNTANT,
             "rdp_epsilon": max(ledger.spent("rdp") for ledger in self.ledgers.values()),
             "unit": UNIT,
             "epsilon_limit": privacy.epsilon,
-            "noise_multiplier": min(noises, default=None),
+            "noise_multiplier": privacy.noise_multiplier,
             "sample_rate": privacy.sample_rate,
             "steps": self.finished * privacy.steps,
             "max_grad_norm": privacy.max_grad_norm,
@@ -266,14 +260,17 @@ class Experiment:
         figures = evaluate(self.federation.banks, [model] * len(self.federation.banks), self._device)
         self.folder.write_json("metrics.json", figures.as_json())
         tensors = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-        metadata = {
+        about = {
             "format": MODEL_FORMAT,
-            "features": "\n".join(names),
-            "threshold": repr(figures.mean["threshold"]),
+            "features": list(names),
+            "threshold": figures.mean["threshold"],
             "schema": self.federation.schema.source,
             "model_hash": model_hash(model),
         }
-        replace_durably(self.folder.path / "model.safetensors", save(tensors, metadata))
+        # One entry, because safetensors writes several in an arbitrary order and equal runs leave equal
+        # files.
+        content = save(tensors, {"about": json.dumps(about)})
+        replace_durably(self.folder.path / "model.safetensors", content)
 
 
 def _read(data: DataSettings, seed: int) -> PartitionedTable:
@@ -297,21 +294,58 @@ def _read(data: DataSettings, seed: int) -> PartitionedTable:
     )
 
 
-def _open_ledgers(folder: RunFolder, federation: Federation) -> dict[str, Ledger]:
-    privacy = folder.config.privacy
-    if privacy is None:
-        return {}
-    where = folder.budget_folder()
+def _open_ledgers(folder: Path, privacy: PrivacySettings, federation: Federation) -> dict[str, Ledger]:
     return {
-        bank.name: Ledger(ledger_path(where, bank.name), bank.name, privacy.epsilon, privacy.delta)
+        bank.name: Ledger(ledger_path(folder, bank.name), bank.name, privacy.epsilon, privacy.delta)
         for bank in federation.banks
     }
 
 
-def _schedule(config: RunConfig, private: PrivateSteps | None, *, baseline: bool = False) -> Schedule:
-    model = config.baseline_model if baseline else config.model
-    local = config.baseline_training if baseline else config.training
-    return Schedule(config.rounds, local, private, model.dropout, model.prior, config.seed)
+def _calibrated(config: RunConfig, privacy: PrivacySettings, federation: Federation) -> float:
+    """The noise for all rounds, enough for the bank that has spent most; every bank uses the same.
+
+    Ledgers in the run folder do not exist yet, so that nothing is spent.
+    """
+    histories: list[list[Mechanism]] = [[]]
+    if privacy.budget_dir is not None:
+        ledgers = _open_ledgers(Path(privacy.budget_dir), privacy, federation)
+        histories = [ledger.history() for ledger in ledgers.values()]
+    return max(
+        calibrate(
+            history,
+            sample_rate=privacy.sample_rate,
+            steps=max(config.rounds * privacy.steps, 1),
+            epsilon_limit=privacy.epsilon,
+            delta=privacy.delta,
+        )
+        for history in histories
+    )
+
+
+def _private_steps(privacy: PrivacySettings | None) -> PrivateSteps | None:
+    if privacy is None:
+        return None
+    if privacy.noise_multiplier is None:
+        raise RunFolderError(
+            "config.toml names no noise_multiplier: the run never got under way; start it anew"
+        )
+    return PrivateSteps(
+        privacy.sample_rate,
+        privacy.noise_multiplier,
+        privacy.steps,
+        privacy.max_grad_norm,
+        privacy.expected_batch,
+    )
+
+
+def _schedule(config: RunConfig, rounds: int, private: PrivateSteps | None) -> Schedule:
+    return Schedule(rounds, config.training, private, config.model.dropout, config.model.prior, config.seed)
+
+
+def _open_schedule(config: RunConfig) -> Schedule:
+    """The schedule of the baselines that train without privacy."""
+    model = config.baseline_model
+    return Schedule(config.rounds, config.baseline_training, None, model.dropout, model.prior, config.seed)
 
 
 def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ ACCOUNTANT = "PRV"
 LEDGER_FORMAT = "fl privacy ledger 1"
 SMALLEST_NOISE = 0.5  # noise multipliers below are not worth searching
 LARGEST_NOISE = 10_000.0
+MOSTLY_SPENT = 0.99  # of a budget: beyond it no further schedule is started
 HOPELESS_EPSILON = 1000.0  # the PRV grid of a larger one would not fit in memory, nor would the figure help
 RENYI_ORDERS = [*RDPAccountant.DEFAULT_ALPHAS, 80, 128, 256, 512, 1024]  # the large ones serve small epsilons
 
@@ -96,25 +97,48 @@ def calibrate(
 
     if not epsilon_limit > 0:
         raise BudgetError(f"epsilon must be positive, got {epsilon_limit}")
+    already = epsilon(spent, delta)
+    if already > MOSTLY_SPENT * epsilon_limit:
+        raise BudgetExhausted(
+            f"{already:.3f} of epsilon {epsilon_limit} is spent (delta {delta}): what is left would buy "
+            "noise and nothing else. "
+            "This data has been used up; train on rows that no ledger has seen."
+        )
 
-    def fits(thousandths: int) -> bool:
-        planned = Mechanism(sample_rate, thousandths / 1000, steps)
-        return epsilon([*spent, planned], delta) <= epsilon_limit
+    def total(thousandths: int) -> float:
+        return epsilon([*spent, Mechanism(sample_rate, thousandths / 1000, steps)], delta)
 
-    low, high = 0, round(1000 * SMALLEST_NOISE)
-    while not fits(high):
-        low, high = high, 2 * high
+    low, high = 0, round(1000 * SMALLEST_NOISE)  # thousandths; `low` is too little noise, `high` enough
+    above, below = math.inf, total(high)  # what they would spend
+    while below > epsilon_limit:
+        low, above = high, below
+        high *= 2
+        below = total(high)
         if high > 1000 * LARGEST_NOISE:
-            already = epsilon(spent, delta)
             raise BudgetExhausted(
-                f"no noise lets {steps} more steps fit: {already:.3f} of epsilon {epsilon_limit} is spent "
-                f"(delta {delta}). "
-                "This data has been used up; train on rows that no ledger has seen."
+                f"no noise up to {LARGEST_NOISE:g} lets {steps} steps fit into epsilon {epsilon_limit} at "
+                "delta "
+                f"{delta} beside the {already:.3f} spent: ask for fewer rounds or a larger epsilon"
             )
+    halve = False
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
+        guess = _between(low, high, above, below, epsilon_limit, halve)
+        if (spending := total(guess)) <= epsilon_limit:
+            high, below = guess, spending
+        else:
+            low, above = guess, spending
+        halve = not halve
     return high / 1000
+
+
+def _between(low: int, high: int, above: float, below: float, target: float, halve: bool) -> int:
+    """A point strictly between: where a power law through both ends meets the target, every other time the
+    middle.
+    """
+    if halve or math.isinf(above) or low == 0:
+        return (low + high) // 2
+    share = math.log(above / target) / math.log(above / below)
+    return min(max(round(low * (high / low) ** share), low + 1), high - 1)
 
 
 @dataclass(frozen=True)

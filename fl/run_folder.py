@@ -79,6 +79,7 @@ class PrivacySettings:
     max_grad_norm: float  # L2 bound of one row's gradient
     expected_batch: float  # rows: the public divisor
     budget_dir: str | None = None  # folder of the banks' ledgers; None: in the run folder
+    noise_multiplier: float | None = None  # calibrated to all rounds when the run starts, and kept
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,7 @@ class RunFolder:
         """Make the folder and write config.toml and manifest.json. Raises `RunFolderError` when it holds
         anything already.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunFolderError(
-                f"{path} is there already: continue it with --resume {path}, or choose another --run-dir"
-            )
+        refuse_used(path)
         path.mkdir(parents=True, exist_ok=True)
         replace_durably(path / "config.toml", config_to_toml(config).encode())
         manifest = {
@@ -229,10 +227,6 @@ class RunFolder:
         except BlockingIOError as fault:
             raise RunFolderError(f"another process is working on {self.path}") from fault
 
-    def budget_folder(self) -> Path:
-        privacy = self.config.privacy
-        return Path(privacy.budget_dir) if privacy and privacy.budget_dir else self.path / "budget"
-
     def finish_round(self, number: int, record: dict[str, Any], vector: NDArray[np.float32]) -> None:
         """Make round `number` lasting: its metrics line, then the checkpoint float32[length] that says it
         is finished.
@@ -277,6 +271,14 @@ class RunFolder:
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         replace_durably(self.path / name, _json(content))
+
+
+def refuse_used(path: Path) -> None:
+    """Raise `RunFolderError` when there is anything at `path` that a new run would overwrite."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunFolderError(
+            f"{path} is there already: continue it with --resume {path}, or choose another --run-dir"
+        )
 
 
 def random_banks(data: DataSettings) -> int | None:

@@ -8,6 +8,7 @@ What it leaves to others: features as they arrive (`fl.stream`), reading files (
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ def load_model(run: Path) -> TrainedModel:
     path = run / "model.safetensors"
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError as fault:
         raise RunFolderError(f"{run} has no model yet: finish it with train --resume {run}") from fault
@@ -68,7 +69,7 @@ def load_model(run: Path) -> TrainedModel:
     if about.get("format") != MODEL_FORMAT:
         raise RunFolderError(f"{path}: expected format {MODEL_FORMAT!r}, got {about.get('format')!r}")
     schema = parse_schema(about["schema"], f"{path}, schema")
-    names = about["features"].split("\n")
+    names = about["features"]
     if names != [feature.name for feature in features(schema)]:
         raise RunFolderError(
             f"{path}: its {len(names)} features are not those this version computes from its schema; "

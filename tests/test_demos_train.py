@@ -1,0 +1,325 @@
+"""`demos train` and `demos score` as a person uses them, on small embedded data."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+
+from demos.score import score
+from demos.train import train
+from fl.errors import AggregationError, BudgetError, FederationError, RunFolderError
+from fl.experiment import Experiment
+from fl.privacy import UNIT, epsilon
+from fl.scoring import load_model, score_file
+from fl.simulate import Simulation, simulate
+from fl.training import predict
+
+SMALL = ["--customers", "400", "--clients", "3", "--fraud-share", "0.03", "--seed", "5"]
+OPEN = [*SMALL, "--no-dp", "--local-epochs", "1", "--rounds", "4"]
+PRIVATE = [*SMALL, "--rounds", "3", "--local-steps", "2", "--no-baselines"]
+CUT = pd.Timestamp("2024-02-26")  # the first test day
+
+
+def run(*arguments: str | Path) -> dict[str, Any]:
+    """The JSON object that `train ARGUMENTS --json` prints, and nothing else."""
+    done = CliRunner().invoke(train, [*map(str, arguments), "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run without privacy, baselines and all."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    run(*OPEN, "--run-dir", folder)
+    return folder
+
+
+def figures_of(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if "seconds" not in k} for line in lines]
+
+
+def killed_after(folder: Path, rounds: int, arguments: list[str]) -> None:
+    """Start the run in a process of its own and kill it once `rounds` rounds are on disk."""
+    command = [sys.executable, "-m", "demos", "train", *arguments, "--run-dir", str(folder), "--json"]
+    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= rounds):
+        assert victim.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+
+
+# --- results
+# --------------------------------------------------------------------------------------------------------
+
+
+def test_the_json_has_what_the_contract_names(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    for name in ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100"):
+        assert 0.0 <= result["metrics"][name] <= 1.0
+    for name in ("alone", "pooled", "plain"):
+        assert 0.0 < result["baselines"][name]["average_precision"] <= 1.0
+    assert 0.0 < result["overhead"]["encryption_share"] < 1.0
+    assert result["overhead"]["bytes_up"] > 4 * 3 * 2 * result["parameters"]
+    assert result["overhead"]["max_abs_error"] <= result["overhead"]["error_bound"]
+    assert result["privacy"]["epsilon"] is None
+    assert (result["run_dir"], result["device"]) == (str(finished), "cpu")
+
+
+def test_encryption_leaves_the_figures_as_they_are_in_plain_sight(finished: Path) -> None:
+    result = json.loads((finished / "result.json").read_text())
+    difference = result["metrics"]["average_precision"] - result["baselines"]["plain"]["average_precision"]
+    assert abs(difference) <= 0.001
+
+
+def test_the_run_folder_holds_what_was_promised_and_no_rows(finished: Path) -> None:
+    expected = {"config.toml", "manifest.json", "metrics.jsonl", "model.safetensors", "result.json"}
+    assert expected <= {path.name for path in finished.iterdir()}
+    assert sum(path.stat().st_size for path in finished.rglob("*") if path.is_file()) < 200_000
+    text = "".join(p.read_text() for p in finished.iterdir() if p.suffix in (".json", ".jsonl", ".toml"))
+    data = simulate(Simulation(customers=400, terminals=200, banks=3, fraud_share=0.03, seed=5))
+    assert not any(name in text for name in (data.CUSTOMER[0], data.TERMINAL[0], data.DESCRIPTION[0]))
+
+
+def test_a_private_run_spends_its_budget_and_says_on_what(tmp_path: Path) -> None:
+    result = run(*PRIVATE, "--epsilon", "2", "--run-dir", tmp_path / "run")
+    privacy = result["privacy"]
+    assert 1.9 < privacy["epsilon"] <= 2.0 < privacy["rdp_epsilon"]
+    assert (privacy["delta"], privacy["accountant"], privacy["unit"]) == (1e-5, "PRV", UNIT)
+    assert [bank["rounds_recorded"] for bank in privacy["per_bank"].values()] == [3, 3, 3]
+    experiment = Experiment.resume(tmp_path / "run")
+    for ledger in experiment.ledgers.values():
+        assert epsilon(ledger.history(), 1e-5) == privacy["epsilon"]
+        assert sum(mechanism.steps for mechanism in ledger.history()) == 6
+
+
+def test_a_second_run_on_the_same_ledgers_is_refused_when_nothing_is_left(tmp_path: Path) -> None:
+    shared = ["--budget-dir", tmp_path / "budget"]
+    run(*PRIVATE, *shared, "--run-dir", tmp_path / "first")
+    ledgers = {path: path.read_bytes() for path in (tmp_path / "budget").glob("*.json")}
+    assert len(ledgers) == 3
+    with pytest.raises(BudgetError, match="used up"):
+        run(*PRIVATE, *shared, "--run-dir", tmp_path / "second")
+    assert all(path.read_bytes() == content for path, content in ledgers.items())
+
+
+def test_the_tables_are_for_people(finished: Path) -> None:
+    done = CliRunner().invoke(train, ["--resume", str(finished)], catch_exceptions=False)
+    assert done.exit_code == 0
+    for words in ("Who saw what", "each bank alone", "all rows pooled", "no differential privacy", "encrypt"):
+        assert words in done.stdout
+
+
+# --- interruption
+# ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_a_killed_run_continues_to_the_result_of_an_uninterrupted_one(
+    finished: Path, tmp_path: Path, rounds: int
+) -> None:
+    folder = tmp_path / "run"
+    killed_after(folder, rounds, [*OPEN, "--no-baselines"])
+    assert not (folder / "result.json").exists()
+    result = run("--resume", folder)
+    assert result["rounds"] == 4
+    assert (folder / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+    assert (folder / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
+    assert figures_of(folder) == figures_of(finished)
+
+
+@pytest.mark.long
+def test_a_killed_private_run_loses_the_round_under_way_and_stays_in_its_budget(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    killed_after(folder, 1, PRIVATE)
+    before = {path.name: json.loads(path.read_text())["spent"] for path in (folder / "budget").glob("*.json")}
+    result = run("--resume", folder)
+    assert result["rounds"] + result["rounds_lost"] == 3
+    assert result["rounds_lost"] <= 1
+    assert 2.9 < result["privacy"]["epsilon"] <= 3.0
+    for name, spent in before.items():
+        after = json.loads((folder / "budget" / name).read_text())["spent"]
+        assert after[: len(spent)] == spent
+        assert len(after) <= 3
+
+
+def test_a_round_paid_for_and_interrupted_is_counted_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moment that matters most: every bank has paid, no bank has finished."""
+    folder = tmp_path / "run"
+
+    def power_cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fl.rounds.train_private", power_cut)
+        CliRunner().invoke(train, [*PRIVATE, "--run-dir", str(folder)])
+    result = run("--resume", folder)
+    assert (result["rounds"], result["rounds_lost"]) == (2, 1)
+    assert {bank["rounds_recorded"] for bank in result["privacy"]["per_bank"].values()} == {3}
+    assert 2.9 < result["privacy"]["epsilon"] <= 3.0
+
+
+def test_a_run_that_lost_every_round_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+
+    def power_cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fl.rounds.train_private", power_cut)
+        CliRunner().invoke(train, [*PRIVATE, "--rounds", "1", "--run-dir", str(folder)])
+    with pytest.raises(BudgetError, match="every round was paid for"):
+        run("--resume", folder)
+
+
+def test_interrupted_baselines_are_finished_later(finished: Path) -> None:
+    path = finished / "baselines.json"
+    complete = path.read_bytes()
+    some = {name: figures for name, figures in json.loads(complete).items() if name != "plain"}
+    path.write_text(json.dumps(some))
+    run("--resume", finished)
+    assert json.loads(path.read_bytes()) == json.loads(complete)
+
+
+# --- refusals
+# -------------------------------------------------------------------------------------------------------
+
+
+def test_resuming_takes_the_runs_own_options_and_no_others(finished: Path) -> None:
+    done = CliRunner().invoke(train, ["--resume", str(finished), "--rounds", "20"])
+    assert done.exit_code == 2
+    assert "--rounds" in done.stderr
+
+
+def test_two_banks_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(AggregationError, match="at least 3 banks, got 2"):
+        run("--customers", "400", "--clients", "2", "--run-dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_used_folder_and_a_missing_one_are_refused(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="--resume"):
+        run(*OPEN, "--run-dir", finished)
+    with pytest.raises(RunFolderError, match="no folder of a run"):
+        run("--resume", tmp_path / "nothing")
+
+
+def test_an_error_is_one_line_of_advice_and_exit_code_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "demos", "train", "--data", str(tmp_path / "no.csv"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no.csv" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    program = (
+        "import sys, demos.train, demos.score\n"
+        "from click.testing import CliRunner\n"
+        "assert CliRunner().invoke(demos.train.train, ['--help']).exit_code == 0\n"
+        "assert CliRunner().invoke(demos.score.score, ['--help']).exit_code == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# --- scoring
+# --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(labelled past, unlabelled test week) of the transactions the finished run was trained on."""
+    folder = tmp_path_factory.mktemp("files")
+    data = simulate(Simulation(customers=400, terminals=200, banks=3, fraud_share=0.03, seed=5))
+    data[data.TIME < CUT].to_csv(folder / "past.csv", index=False)
+    week = data[(data.TIME >= CUT) & (CUT + pd.Timedelta(days=7) > data.TIME)]
+    week.drop(columns=["IS_FRAUD", "SCENARIO"]).to_csv(folder / "new.csv", index=False)
+    return folder / "past.csv", folder / "new.csv"
+
+
+def test_streamed_scores_are_the_scores_of_the_evaluation(finished: Path, files: tuple[Path, Path]) -> None:
+    """The run's own test rows, scored from files: labels that become known during the week are not in
+    them.
+    """
+    past, new = files
+    model = load_model(finished)
+    found = np.concatenate([chunk.score for chunk in score_file(model, new, past)])
+    experiment = Experiment.resume(finished)
+    offset = len(pd.read_csv(past))
+    for bank in experiment.federation.banks:
+        test = bank.test[0]
+        expected = predict(model.module, test.x, device=torch.device("cpu"))
+        assert found[test.index - offset] == pytest.approx(expected, abs=1e-5)
+
+
+def test_every_transaction_gets_one_line(finished: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    past, new = files
+    target = tmp_path / "scores.csv"
+    arguments = [str(finished), str(new), "--history", str(past), "--out", str(target), "--json"]
+    done = CliRunner().invoke(score, arguments, catch_exceptions=False)
+    summary = json.loads(done.stdout)
+    with open(target, newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [int(line["index"]) for line in lines] == list(range(len(pd.read_csv(new))))
+    assert summary["rows"] == len(lines)
+    assert summary["flagged"] == sum(int(line["flagged"]) for line in lines) > 0
+    assert all(
+        (float(line["score"]) >= summary["threshold"]) == bool(int(line["flagged"])) for line in lines[:500]
+    )
+    assert {line["bank"] for line in lines} == {"bank-0", "bank-1", "bank-2"}
+
+
+def test_scores_go_to_stdout_when_no_file_is_named(finished: Path, files: tuple[Path, Path]) -> None:
+    done = CliRunner().invoke(score, [str(finished), str(files[1])], catch_exceptions=False)
+    assert done.stdout.startswith("index,bank,score,flagged\n0,bank-")
+    assert CliRunner().invoke(score, [str(finished), str(files[1]), "--json"]).exit_code == 2
+
+
+def test_a_file_that_cannot_be_scored_leaves_no_half_of_scores(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("TIME,CUSTOMER\n2024-01-01,C1\n")
+    target = tmp_path / "scores.csv"
+    with pytest.raises(FederationError):
+        CliRunner().invoke(
+            score, [str(finished), str(tmp_path / "bad.csv"), "--out", str(target)], catch_exceptions=False
+        )
+    assert not target.exists()
+
+
+def test_a_run_that_is_not_finished_has_no_model(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(RunFolderError, match="--resume"):
+        load_model(tmp_path / "run")
+
+
+def test_a_model_file_with_other_weights_is_refused(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(RunFolderError, match="hash differs"):
+        load_model(copy)
