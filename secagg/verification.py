@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from secagg.engines import BUDGETED_ENGINE
 from secagg.enrolment import Enrolment
 from secagg.errors import (
     DuplicateClient,
@@ -57,6 +58,8 @@ def check_offer(offer: Offer, enrolment: Enrolment, plan: RoundPlan, masked: boo
         raise WrongRound(f"session: expected {_show(enrolment.session)}, got {_show(header.session)}")
     if header.plan != plan.fingerprint:
         raise WrongPlan(f"plan: expected {_show(plan.fingerprint)}, got {_show(header.plan)}")
+    if header.engine != BUDGETED_ENGINE:
+        raise WrongPlan(f"engine: expected code {BUDGETED_ENGINE}, which plans here budget for, got {header.engine}")
     if header.masked != masked:
         raise WrongPlan(f"masking: this party expects it {_on(masked)}, the offer says {_on(header.masked)}")
     if header.roster != NO_ROSTER:

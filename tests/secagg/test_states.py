@@ -10,6 +10,7 @@ from simulator import MODEL, Federation, Peers
 from snapshot import snapshot
 
 from secagg import aggregator, client, keyholder
+from secagg.ckks import SecretKey
 from secagg.errors import (
     BadSignature,
     DuplicateClient,
@@ -24,6 +25,7 @@ from secagg.ledger import Outcome
 from secagg.messages import AbortReason
 from secagg.parameters import ALLOWED
 from secagg.states import Machine
+from secagg.transcript import message_hash
 
 
 @dataclass
@@ -259,6 +261,39 @@ def test_a_refused_sum_burns_the_step_and_forgets_its_keys(played):
     assert peers.key_holder.state is keyholder.KeyHolderState.IDLE
     with pytest.raises(RoundAlreadyReleased):
         peers.key_holder.release(played.messages["sum"])
+
+
+def test_the_step_is_consumed_before_the_key_touches_the_sum_and_stored_before_it_is_sent(played, monkeypatch):
+    peers = Peers(played.federation)
+    encrypted_sum = peers.encrypted_sum(1, [played.federation.update(1), played.federation.update(2)])
+    ledger, seen = peers.key_holder._ledger, []
+    honest = SecretKey.decrypt
+
+    def watched(self, block):
+        seen.append([event.kind for event in ledger._log.events(1)])
+        return honest(self, block)
+
+    monkeypatch.setattr(SecretKey, "decrypt", watched)
+    peers.key_holder.release(encrypted_sum)
+    assert seen == [["opened", "roster", "consumed"]] * played.federation.plan.blocks
+    assert ledger._log.events(1)[-1].kind == "released"
+
+
+def test_the_roster_is_journalled_before_anything_is_encrypted_and_the_hash_before_it_is_sent(played, monkeypatch):
+    peers = Peers(played.federation)
+    _, roster = peers.roster(1)
+    bank, seen = peers.clients[0], []
+    honest = bank._seal
+
+    def watched(*arguments):
+        seen.append(bank._journal.round_of(1))
+        return honest(*arguments)
+
+    monkeypatch.setattr(bank, "_seal", watched)
+    contribution = bank.contribute(roster, played.federation.update(1))
+    assert [(each.roster, each.contribution) for each in seen] == [(message_hash(roster), None)]
+    known = bank._journal.round_of(1)
+    assert known is not None and known.contribution == contribution.payload_hash
 
 
 @pytest.mark.parametrize("failing", ["_open", "_signed_release"])
