@@ -264,6 +264,18 @@ def negacyclic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return full[..., :degree] - full[..., degree:]
 
 
+@pytest.mark.parametrize("params", ALLOWED, ids=lambda params: params.name)
+def test_the_noise_of_seals_own_engine_fits_the_budget_for_every_roster(params: ParameterSet) -> None:
+    """docs/parameters.md, "SEAL's engine": c0's rounding, c1's against the secret, and the rest divided by P."""
+    _, secret = key_norm_limits(params.degree)
+    for clients in (1, 2, 3, 10, 100, 1_000, 10_000, MAX_CLIENTS):
+        for coefficients in (params.degree, 2**20, MAX_LENGTH):
+            tail = 2 * (math.log(2 * coefficients) + 40 * math.log(2))
+            rounding = clients / 2 + math.sqrt(clients * secret / 12 * tail)
+            budget = exact.noise_bound(params.degree, clients, coefficients)
+            assert rounding + budget / params.special_prime <= budget / 3
+
+
 def test_the_variance_proxies_are_those_of_the_distributions() -> None:
     signs = np.arange(-21, 22)
     weights = np.array([math.comb(42, 21 + s) for s in signs]) / 2.0**42
