@@ -106,6 +106,7 @@ def key_holder(setting: Setting) -> dict[str, Callable[..., Any]]:
         "release": lambda data: wire.encode(role.release(wire.decode(data, plan)), plan),
         "stored": stored,
         "outcome": lambda step: getattr(role.outcome(step), "value", None),
+        "ready": lambda: None,
         "abandoned": role.abandoned_steps,
         "report": lambda: [wire.encode(abort, plan) for abort in role.report_abandoned()],
         "abort": lambda: wire.encode(role.abort(), plan),
@@ -146,6 +147,7 @@ def client(setting: Setting) -> dict[str, Callable[..., Any]]:
         "accept": lambda data: average(data, role.accept),
         "abort": lambda data: role.abort(wire.decode(data, plan)),
         "settle": lambda data: average(data, role.settle),
+        "ready": lambda: None,
         "unfinished": role.unfinished,
         "joined": journal.unfinished,
     }

@@ -189,16 +189,20 @@ def play(crashes: Crashes, key_holder: Role, client: Role, flight: Flight) -> No
     crashes.round_s = min(crashes.round_s, time.perf_counter() - start)
 
 
-def trial(crashes: Crashes, victim: str, kill_at: str | None, after_s: float | None = None) -> str:
+def trial(crashes: Crashes, victim: str, kill_at: str | None, after_s: float | None = None, ready: bool = True) -> str:
     """Kill `victim` at a named step or after some seconds, verify, restart, finish or abandon, verify again.
 
-    Returns how the step ended.
+    The seconds count from when both have read their files, or with `ready` false from when they begin to. Returns how
+    the step ended.
     """
     crashes.step += 1
     flight = Flight()
     roles = {name: crashes.role(name, kill_at if name == victim else None) for name in ("key holder", "client")}
     timer = threading.Timer(after_s or 0, roles[victim].kill)
     try:
+        if ready:
+            for role in roles.values():
+                role.call("ready")
         if after_s is not None:
             timer.start()
         with suppress(Killed):
@@ -333,7 +337,13 @@ def test_killed_at_random_moments_no_step_is_decrypted_or_released_twice(crashes
     start = time.perf_counter()
     trial(crashes, "client", None)
     ends = Counter(
-        trial(crashes, ("key holder", "client")[number % 2], None, after_s=moments.uniform(0.0, crashes.round_s))
+        trial(
+            crashes,
+            ("key holder", "client")[number % 2],
+            None,
+            after_s=moments.uniform(0.0, crashes.round_s),
+            ready=number % 8 < 6,
+        )
         for number in range(count)
     )
     print(f"{count} kills, {(time.perf_counter() - start) / (count + 1):.2f} s each: {dict(ends)}")
