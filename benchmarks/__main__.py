@@ -66,6 +66,7 @@ def cli() -> None:
 )
 @click.option("--case", "names", multiple=True, help="Only this case; repeat for more. `list` shows them.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads that a case may use; all usable cores if absent.")
+@click.option("--cycles", type=click.IntRange(min=1), help="How often every case is visited; the preset's if absent.")
 @click.option("--seed", default=0, help="Of vectors and of the order of cases; never of keys or encryption.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Results file; under runs/ if absent.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run of the same results file.")
@@ -77,6 +78,7 @@ def run(
     value_bits: tuple[int, ...],
     names: tuple[str, ...],
     threads: int | None,
+    cycles: int | None,
     seed: int,
     path: Path | None,
     resume: bool,
@@ -105,6 +107,7 @@ def run(
         clients=clients,
         value_bits=value_bits,
         names=names,
+        cycles=cycles,
     )
     machine = describe_machine(device, threads)
     err.print(f"{machine['processor']}, {machine['cores']} cores available, {threads} threads used", highlight=False)
@@ -138,6 +141,16 @@ def list_cases(device: str) -> None:
 
     for name, entry in cases(device).items():
         click.echo(f"{name:32} {entry.label}")
+
+
+@cli.command("schema")
+def print_schema() -> None:
+    """Print the JSON Schema of results files."""
+    import json
+
+    from benchmarks.schema import SCHEMA
+
+    click.echo(json.dumps(SCHEMA, indent=2))
 
 
 @cli.command()

@@ -3,10 +3,11 @@
 For every case of this project that both runs measured on the same workload, and for client, server and open:
 
 1. One figure per cycle: the median of its repetitions.
-2. Divided by the machine's speed in that cycle: the geometric mean, over the controls measured at that point in both
-   runs, of the control's figure in the cycle over its median in the old run. Controls are the cases that are not this
-   project's code (plain FedAvg in numpy, TenSEAL, Flower): what makes them slower is the machine. A control is used
-   where it lasts a millisecond and has a figure in every cycle that is compared.
+2. Divided by how slow the machine was in that cycle: the median, over the controls at that point, of a control's figure
+   in the cycle over its median in the old run. Controls are the cases that are not this project's code (plain FedAvg,
+   TenSEAL, Flower): what makes them slower is the machine. A figure of a control is used where it lasts SHORTEST and
+   exists in every cycle that is compared. A point without such controls takes the run's: the median, over all figures
+   of all controls, of new over old.
 3. The ratio of the medians, new over old, with a bootstrap interval of CONFIDENCE over cycles (`statistics.py`).
 4. Slower: the whole interval lies above 1 + tolerance. Faster: the whole interval lies below 1 / (1 + tolerance).
    Otherwise within the noise; where the interval is wider than the change that one would want to see, "cannot tell".
@@ -20,11 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import geometric_mean, median
+from statistics import median
 
 from benchmarks.errors import NothingInCommon, UnlikeMachines
 from benchmarks.machine import likeness
-from benchmarks.results import COMPARED, METRICS, Measurement, Results
+from benchmarks.results import COMPARED, Measurement, Results
 from benchmarks.statistics import ratio_interval
 
 CONFIDENCE = 0.98
@@ -58,6 +59,7 @@ def compare(old: Results, new: Results, tolerance: float = TOLERANCE) -> list[Co
     """Every figure that both runs hold. Raises `UnlikeMachines` or `NothingInCommon`."""
     _require_alike(old, new)
     found: list[Comparison] = []
+    controls = _controls(old, new)
     for before in old.measurements:
         after = next((m for m in new.measurements if m.key == before.key), None)
         if after is None or before.status != "ok" or not before.ours:
@@ -65,7 +67,6 @@ def compare(old: Results, new: Results, tolerance: float = TOLERANCE) -> list[Co
         if after.status in ("wrong", "failed"):
             found.append(Comparison(before.case, before.workload.point, after.status, 0, 0, 0, 0, 0, (0, 0), "broken"))
         if after.status == "ok":
-            controls = _controls(old, new, before)
             found.extend(_times(before, after, controls, tolerance))
             found.extend(_sizes(before, after))
     if not found:
@@ -80,29 +81,28 @@ def _require_alike(old: Results, new: Results) -> None:
         raise UnlikeMachines(f"not comparable, the runs differ in {', '.join(differing)}: measure both on one machine")
 
 
-def _controls(old: Results, new: Results, measured: Measurement) -> list[tuple[Measurement, Measurement]]:
-    """Cases of others at the same point, in both runs."""
-    point = measured.workload.point
+Pair = tuple[Measurement, Measurement]
+
+
+def _controls(old: Results, new: Results) -> list[Pair]:
+    """Cases of others that both runs measured on the same workload."""
     pairs = []
     for before in old.measurements:
         after = next((m for m in new.measurements if m.key == before.key), None)
-        if before.ours or before.workload.point != point or after is None:
-            continue
-        if before.status == after.status == "ok":
+        if not before.ours and after is not None and before.status == after.status == "ok":
             pairs.append((before, after))
     return pairs
 
 
-def _times(
-    before: Measurement, after: Measurement, controls: Sequence[tuple[Measurement, Measurement]], tolerance: float
-) -> Iterable[Comparison]:
+def _times(before: Measurement, after: Measurement, controls: Sequence[Pair], tolerance: float) -> Iterable[Comparison]:
+    near = [pair for pair in controls if pair[0].workload.point == before.workload.point]
     for metric in COMPARED:
         old, new = _per_cycle(before, metric), _per_cycle(after, metric)
         if not old or not new or median(old.values()) < SHORTEST:
             continue
-        speeds_old, speeds_new = _speeds(controls, old, new)
-        one = [seconds / speeds_old[cycle] for cycle, seconds in old.items()]
-        other = [seconds / speeds_new[cycle] for cycle, seconds in new.items()]
+        slow_old, slow_new = _slowness(near, old, new) or _overall_slowness(controls, old, new)
+        one = [seconds / slow_old[cycle] for cycle, seconds in old.items()]
+        other = [seconds / slow_new[cycle] for cycle, seconds in new.items()]
         ratio, low, high = ratio_interval(one, other, CONFIDENCE)
         yield Comparison(
             before.case,
@@ -132,27 +132,36 @@ def _per_cycle(measurement: Measurement, metric: str) -> dict[int, float]:
     return {cycle: median(samples) for cycle, samples in measurement.by_cycle(metric).items()}
 
 
-def _speeds(
-    controls: Sequence[tuple[Measurement, Measurement]], old: dict[int, float], new: dict[int, float]
-) -> tuple[dict[int, float], dict[int, float]]:
-    """Per cycle of each run: how slow the machine was, relative to the old run's median. 1 without controls."""
-    parts_old: list[dict[int, float]] = []
-    parts_new: list[dict[int, float]] = []
+PerCycle = dict[int, float]
+
+
+def _slowness(controls: Sequence[Pair], old: PerCycle, new: PerCycle) -> tuple[PerCycle, PerCycle] | None:
+    """Per cycle of each run, how slow the machine was relative to the old run's median; None without controls."""
+    parts: list[tuple[PerCycle, PerCycle]] = []
     for before, after in controls:
-        for metric in METRICS:
+        for metric in COMPARED:
             one, other = _per_cycle(before, metric), _per_cycle(after, metric)
-            if metric not in COMPARED or not old.keys() <= one.keys() or not new.keys() <= other.keys():
-                continue
-            usual = median(one.values())
-            if usual >= SHORTEST:
-                parts_old.append({cycle: one[cycle] / usual for cycle in old})
-                parts_new.append({cycle: other[cycle] / usual for cycle in new})
-    if not parts_old:
-        return dict.fromkeys(old, 1.0), dict.fromkeys(new, 1.0)
+            if old.keys() <= one.keys() and new.keys() <= other.keys():
+                usual = median(one[cycle] for cycle in old)
+                if usual >= SHORTEST:
+                    parts.append(({c: one[c] / usual for c in old}, {c: other[c] / usual for c in new}))
+    if not parts:
+        return None
     return (
-        {cycle: geometric_mean(part[cycle] for part in parts_old) for cycle in old},
-        {cycle: geometric_mean(part[cycle] for part in parts_new) for cycle in new},
+        {cycle: median(part[cycle] for part, _ in parts) for cycle in old},
+        {cycle: median(part[cycle] for _, part in parts) for cycle in new},
     )
+
+
+def _overall_slowness(controls: Sequence[Pair], old: PerCycle, new: PerCycle) -> tuple[PerCycle, PerCycle]:
+    """The new run's slowness as a whole, from controls at any point; 1 where there are none."""
+    ratios = []
+    for before, after in controls:
+        for metric in COMPARED:
+            one, other = before.samples(metric), after.samples(metric)
+            if median(one) >= SHORTEST:
+                ratios.append(median(other) / median(one))
+    return dict.fromkeys(old, 1.0), dict.fromkeys(new, median(ratios) if ratios else 1.0)
 
 
 def _sizes(before: Measurement, after: Measurement) -> Iterable[Comparison]:

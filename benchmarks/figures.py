@@ -90,14 +90,14 @@ def cost_against_clients(results: Results) -> str | None:
 
 
 def stage_breakdown(results: Results) -> str | None:
-    """What a contribution costs at client and server, by stage; beside it the same without the slow cases."""
+    """What a contribution costs at client and server, by stage; beside it without the cases in which SEAL encrypts."""
     cases = [m for m in averages(results, headline(results)) if m.status == "ok"]
-    fast = [m for m in cases if m.family in ("plain", "secagg", "flower")]
+    fast = [m for m in cases if m.family != "stock" and m.parameters.get("engine") != "seal"]
     if not cases:
         return None
     figure, axes = _figure(10, 0.9 + 0.42 * len(cases), 2)
     used: dict[str, Any] = {}
-    for axis, chosen, title in ((axes[0], cases, "all cases"), (axes[1], fast, "without TenSEAL")):
+    for axis, chosen, title in ((axes[0], cases, "all cases"), (axes[1], fast, "without SEAL's encryption")):
         for row, m in enumerate(chosen):
             left = 0.0
             for stage, milliseconds in _per_contribution(m):
@@ -180,7 +180,7 @@ def precision_against_bytes(results: Results) -> str | None:
             linestyle="",
             color=_colour(m),
         )
-        text = str(m.workload.value_bits) if m.family == "secagg" else m.case
+        text = {"secagg": str(m.workload.value_bits), "plain": "plain float32"}.get(m.family, m.case)
         if text not in seen:
             axes[0].annotate(
                 text,

@@ -13,16 +13,18 @@ from pathlib import Path
 from benchmarks import figures, tables
 from benchmarks.cases.registry import default_case
 from benchmarks.results import Measurement, Results
+from benchmarks.statistics import Spread
 
 STYLE = """
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2329; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2329; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
 p, li { max-width: 48rem; } .machine { color: #57606a; font-size: .85rem; max-width: none; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e3e7eb; white-space: nowrap; }
-th { background: #f4f6f8; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
+th { background: #f4f6f8; font-weight: 600; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 11rem; }
 tr.ours td { background: #eef5fb; } tr.missing td { color: #8a5a00; }
 figure { margin: .8rem 0; } figure svg { max-width: 100%; height: auto; }
 figcaption { color: #57606a; font-size: .85rem; }
@@ -129,8 +131,8 @@ def summary(results: Results) -> str:
     length, clients, _ = main
     text = (
         f"For {length:,} values and {clients:,} clients, sealing an update takes a client "
-        f"{tables.milliseconds(client)} ms, checking and adding it takes the server {tables.milliseconds(server)} ms, "
-        f"opening the sum takes {tables.milliseconds(opened)} ms once, and {own.bytes_per_value:.2f} bytes travel per "
+        f"{_plainly(client)}, checking and adding it takes the server {_plainly(server)}, opening the sum takes "
+        f"{_plainly(opened)} once, and {own.bytes_per_value:.2f} bytes travel per "
         "value (4 would in the clear)."
     )
     ratio = tables.times_faster(results, own)
@@ -166,6 +168,10 @@ def _list(lines: Sequence[str]) -> str:
 def _where(m: Measurement) -> tuple[str, str, str]:
     length, clients, bits = m.workload.point
     return f"{length:,}", f"{clients:,}", str(bits)
+
+
+def _plainly(found: Spread | None) -> str:
+    return "no time" if found is None else f"{found.median * 1000:,.3g} ms"
 
 
 def _stage_cell(m: Measurement, name: str) -> str:

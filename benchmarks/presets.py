@@ -31,13 +31,14 @@ class Point:
 class Preset:
     """cycles: how often every case of a point is visited, at most. visit_s: repeat a fast case for so long per visit.
 
-    case_s: a case whose repetitions would take longer than this at a point is visited less often, but at least three
-    times where a repetition takes less than half of it. limit_s: no new cycle starts after it; None for no limit.
+    case_s: a case whose repetitions would take longer than this at a point is visited less often, but in `fewest`
+    cycles. limit_s: no new cycle starts after it; None for no limit.
     """
 
     name: str
     points: tuple[Point, ...]
     cycles: int
+    fewest: int
     visit_s: float
     case_s: float
     limit_s: float | None
@@ -47,9 +48,9 @@ def preset(name: str, device: str, threads: int | None) -> Preset:
     """The preset called `name`. Raises `SettingsError`."""
     known = cases(device, threads)
     if name == "quick":
-        return Preset("quick", _merged(_quick(known, device)), 5, visit_s=0.25, case_s=24.0, limit_s=125.0)
+        return Preset("quick", _merged(_quick(known, device)), 5, 3, visit_s=0.25, case_s=24.0, limit_s=125.0)
     if name == "full":
-        return Preset("full", _merged(_full(known, device)), 7, visit_s=0.5, case_s=150.0, limit_s=None)
+        return Preset("full", _merged(_full(known, device)), 7, 3, visit_s=0.5, case_s=75.0, limit_s=None)
     raise SettingsError(f"preset: expected quick or full, got {name!r}")
 
 
@@ -62,8 +63,9 @@ def chosen(
     clients: Sequence[int] = (),
     value_bits: Sequence[int] = (),
     names: Sequence[str] = (),
+    cycles: int | None = None,
 ) -> Preset:
-    """`base`, with its points replaced by every combination of what is given, or with fewer cases."""
+    """`base`, with its points replaced by every combination of what is given, or with fewer cases or other cycles."""
     known = cases(device, threads)
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -83,6 +85,8 @@ def chosen(
             for point in points
             if (kept := tuple(name for name in point.cases if name in names))
         )
+    if cycles is not None:
+        base = replace(base, cycles=cycles, fewest=min(base.fewest, cycles))
     return replace(base, points=_merged(points), limit_s=None if sizes or clients or value_bits else base.limit_s)
 
 

@@ -225,7 +225,7 @@ class Results:
         """Write the file, replacing it only once it is complete on disk."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(path.suffix + ".partial")
-        partial.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(_json(self.as_dict()), encoding="utf-8")
         partial.replace(path)
 
 
@@ -248,6 +248,14 @@ def load(path: Path) -> Results:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableResults(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _json(data: dict[str, Any]) -> str:
+    """The file's text: the head readable, each measurement on a line of its own."""
+    head = json.dumps({**data, "measurements": []}, indent=1, allow_nan=False)
+    lines = ",\n  ".join(json.dumps(measurement, allow_nan=False) for measurement in data["measurements"])
+    opening, closing = head[:-2].rsplit("[]", 1)
+    return f"{opening}[\n  {lines}\n ]{closing}\n}}\n"
 
 
 CSV_COLUMNS = (

@@ -27,8 +27,7 @@ from benchmarks.presets import Point, Preset, workload_of
 from benchmarks.results import NAME, VERSION, Measurement, Results
 from benchmarks.workload import Workload
 
-LONGEST_VISIT = 20  # repetitions of one case per cycle
-FEWEST = 3  # cycles of a case that is cut short for its time, where a repetition is not too long for that too
+LONGEST_VISIT = 10  # repetitions of one case per cycle
 
 Say = Callable[[str], None]
 Key = tuple[str, Workload]
@@ -182,6 +181,7 @@ def run(
         "settings": {
             "preset": preset.name,
             "cycles": preset.cycles,
+            "fewest": preset.fewest,
             "visit_s": preset.visit_s,
             "case_s": preset.case_s,
             "limit_s": preset.limit_s,
@@ -319,8 +319,7 @@ class _Player:
         if not done:
             return True
         longest = max(sum(phase["seconds"] for phase in repetition["phases"].values()) for repetition in done)
-        fewest = FEWEST if longest < self._preset.case_s / 2 else 1
-        return cycle < fewest or (cycle + 1) * longest <= self._preset.case_s
+        return cycle < self._preset.fewest or (cycle + 1) * longest <= self._preset.case_s
 
     def _finished(self, key: Key) -> bool:
         return self._journal.facts.get(key, {}).get("status") in ("not run", "wrong", "failed")

@@ -1,0 +1,227 @@
+"""The cases themselves, small: each computes the mean, tells its time by phase, and cannot be wrong unnoticed."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import worker
+from benchmarks.cases import Outcome, compared
+from benchmarks.cases.encrypted import EncryptedAverage
+from benchmarks.cases.registry import Entry, cases, default_case, engines
+from benchmarks.errors import CaseNotRunnable, SettingsError, WrongResult
+from benchmarks.meter import PHASES, STAGES, Meter
+from benchmarks.workload import CHUNK, CLIP, Vectors, Workload
+
+SMALL = Workload(length=3_000, clients=4)
+KNOWN = cases()
+AVERAGING = [name for name, entry in KNOWN.items() if entry.family not in ("round", "device")]
+
+
+def repeat(entry: Entry, workload: Workload) -> tuple[Outcome, Meter]:
+    case, meter = entry.make(), Meter()
+    case.prepare(Vectors(workload))
+    outcome = case.repeat(meter)
+    outcome.check()
+    return outcome, meter
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+def test_every_case_computes_the_mean_within_what_it_promises(name: str) -> None:
+    outcome, meter = repeat(KNOWN[name], SMALL)
+    assert outcome.largest_error <= outcome.allowed_error < 1e-4
+    assert meter.phases["client"].calls == SMALL.clients
+    assert meter.phases["server"].calls == SMALL.clients
+    assert meter.wire_bytes["contribution"] >= 4 * SMALL.length or "secagg" in name
+
+
+@pytest.mark.parametrize("name", ["tenseal-best-public", "plain-numpy"])
+def test_a_slow_case_may_let_two_clients_encrypt_for_four(name: str) -> None:
+    _, meter = repeat(KNOWN[name], replace(SMALL, encrypting=2))
+    assert meter.phases["client"].calls == 2
+    assert meter.phases["server"].calls == 4
+
+
+def test_flower_runs_its_own_client_functions_and_leaves_them_as_they_were() -> None:
+    pytest.importorskip("flwr")
+    module = importlib.import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")
+    before = module.pseudo_rand_gen
+    _, meter = repeat(KNOWN["flower-secagg-plus"], SMALL)
+    assert module.pseudo_rand_gen is before
+    assert {"pack", "mask", "serialize"} <= meter.phases["client"].stages.keys()
+
+
+@pytest.mark.parametrize("stacked", [1, 2, 4])
+def test_the_device_sum_case_is_right_and_counts_transfers_apart(stacked: int) -> None:
+    _, meter = repeat(KNOWN[f"ciphertext-sum-cpu-x{stacked}"], SMALL)
+    stages = meter.phases["server"].stages
+    assert stages["sum"].bytes == stages["transfer"].bytes > 0
+
+
+def test_a_wrong_device_sum_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fl.device_sum import DeviceAccumulator
+
+    right = DeviceAccumulator.residues
+    monkeypatch.setattr(DeviceAccumulator, "residues", lambda self: right(self) ^ np.uint32(1))
+    with pytest.raises(WrongResult, match="device"):
+        repeat(KNOWN["ciphertext-sum-cpu-x1"], SMALL)
+
+
+@pytest.mark.parametrize("way", ["plain", "encrypted"])
+def test_a_whole_round_trains_and_averages_what_was_trained(way: str) -> None:
+    entry = KNOWN[f"round-mlp-{way}-cpu"]
+    outcome, meter = repeat(entry, Workload(3_137, clients=3))
+    assert meter.phases["train"].seconds > 0
+    assert outcome.largest_error <= outcome.allowed_error
+
+
+def test_a_case_whose_integer_sums_are_off_by_one_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.cases import encrypted
+
+    right = encrypted.play_round
+
+    def off_by_one(*arguments: Any) -> Any:
+        opened = right(*arguments)
+        opened.sums[0] += 1
+        return opened
+
+    monkeypatch.setattr(encrypted, "play_round", off_by_one)
+    case = EncryptedAverage()
+    case.prepare(Vectors(SMALL))
+    with pytest.raises(WrongResult, match="not exact"):
+        case.repeat(Meter())
+
+
+@pytest.mark.parametrize("error", [2e-6, float("nan")])
+def test_an_average_beyond_the_allowed_error_is_wrong(error: float) -> None:
+    vectors = Vectors(SMALL)
+    average = np.concatenate([values for _, values in vectors.exact_mean()])
+    compared(average, vectors, 1e-6).check()
+    average[17] += error
+    with pytest.raises(WrongResult):
+        compared(average, vectors, 1e-6).check()
+
+
+def test_engines_are_asked_for_and_each_is_measured_masked_and_not() -> None:
+    for engine in engines():
+        assert {f"secagg-{engine}-masked", f"secagg-{engine}-unmasked"} <= KNOWN.keys()
+    assert default_case() in KNOWN
+
+
+def test_cuda_cases_say_that_they_did_not_run_where_there_is_no_device() -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    for name, entry in cases("cuda").items():
+        if entry.options.get("device") == "cuda":
+            with pytest.raises(CaseNotRunnable, match="no CUDA device"):
+                entry.make().prepare(Vectors(replace(SMALL, length=3_137, clients=8)))
+            assert "cuda" in name
+
+
+def test_an_unknown_case_is_refused_with_the_known_ones() -> None:
+    from benchmarks.cases.registry import find
+
+    with pytest.raises(SettingsError, match="plain-numpy"):
+        find("nonsense", "cpu", None)
+
+
+# --- vectors --------------------------------------------------------------------------------------------------------
+
+
+def test_any_chunk_of_any_update_can_be_made_again() -> None:
+    workload = Workload(length=CHUNK + 1_000, clients=2)
+    kept, made = Vectors(workload), Vectors(workload)
+    made._kept = None
+    for client in range(2):
+        assert np.array_equal(kept.update(client), made.update(client))
+        assert np.array_equal(kept.chunk(client, CHUNK), made.chunk(client, CHUNK))
+    assert not np.array_equal(kept.update(0), kept.update(1))
+
+
+def test_updates_lie_within_the_clip_and_depend_on_the_seed() -> None:
+    one, other = Vectors(SMALL).update(0), Vectors(replace(SMALL, seed=1)).update(0)
+    assert float(np.abs(one).max()) <= CLIP
+    assert not np.array_equal(one, other)
+
+
+def test_the_exact_mean_counts_a_contribution_as_often_as_it_arrives() -> None:
+    vectors = Vectors(replace(SMALL, clients=3, encrypting=2))
+    [(_, mean)] = list(vectors.exact_mean())
+    expected = (2 * vectors.update(0).astype(np.float64) + vectors.update(1)) / 3
+    assert np.allclose(mean, expected, rtol=0, atol=1e-15)
+
+
+# --- meter ----------------------------------------------------------------------------------------------------------
+
+
+def test_stages_lie_inside_phases_and_have_known_names() -> None:
+    meter = Meter()
+    with pytest.raises(ValueError, match="inside a phase"), meter.stage("sum"):
+        pass
+    with pytest.raises(ValueError, match="phase"), meter.phase("lunch"):
+        pass
+    with meter.phase("server"):
+        with pytest.raises(ValueError, match="stage"), meter.stage("lunch"):
+            pass
+        with pytest.raises(ValueError, match="nested"), meter.phase("client"):
+            pass
+    assert "sum" in STAGES and "server" in PHASES
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a resettable peak of memory")
+def test_peak_memory_sees_what_a_phase_took_and_gave_back() -> None:
+    meter = Meter(memory=True)
+    with meter.phase("client"):
+        np.ones(50 << 20, dtype=np.uint8).sum()
+    with meter.phase("server"):
+        pass
+    client, server = meter.phases["client"].peak_bytes, meter.phases["server"].peak_bytes
+    assert client is not None and server is not None
+    assert 45 << 20 < client < 120 << 20
+    assert server < 5 << 20
+
+
+# --- worker ---------------------------------------------------------------------------------------------------------
+
+
+def ask(*requests: dict[str, Any]) -> list[dict[str, Any]]:
+    answers = io.StringIO()
+    worker.serve(io.StringIO("".join(json.dumps(request) + "\n" for request in requests)), answers)
+    return [json.loads(line) for line in answers.getvalue().splitlines()]
+
+
+def request(do: str, case: str = "plain-numpy", workload: Workload = SMALL) -> dict[str, Any]:
+    return {"do": do, "case": case, "workload": workload.as_dict(), "device": "cpu", "threads": 1}
+
+
+def test_a_worker_prepares_repeats_and_measures_memory() -> None:
+    prepared, repeated, peaks, forgotten = ask(
+        request("prepare"), request("repeat"), request("memory"), {"do": "forget"}
+    )
+    assert prepared["status"] == "ready" and prepared["warm_up_seconds"] > 0
+    assert repeated["status"] == "ok" and repeated["phases"]["client"]["seconds"] > 0
+    assert set(peaks["peak_bytes"]) == {"client", "server", "open"}
+    assert forgotten == {}
+
+
+def test_a_wrong_case_is_reported_without_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.cases import plain
+
+    monkeypatch.setattr(plain, "allowed_error", lambda clients: 0.0)
+    _, repeated = ask(request("prepare"), request("repeat"))
+    assert repeated["status"] == "wrong"
+    assert "phases" not in repeated
+
+
+def test_a_case_that_cannot_run_says_why() -> None:
+    too_few = Workload(3_000, clients=2)
+    [answer] = ask(request("prepare", "flower-secagg-plus", too_few))
+    assert answer == {"status": "not run", "reason": "SecAgg+ needs at least 3 clients"}

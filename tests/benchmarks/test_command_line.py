@@ -1,0 +1,199 @@
+"""The command line as a person uses it, in processes of their own: exit codes, files, one real planted slow-down."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from made_up import measurement, results
+
+from benchmarks.presets import preset
+from benchmarks.results import load
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["--sizes", "20000", "--clients", "3", "--case", "plain-numpy", "--threads", "1"]
+
+
+def benchmarks(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s
+    )
+
+
+def test_a_run_writes_its_results_and_prints_its_table(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    done = benchmarks("run", *TINY, "--cycles", "2", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "plain-numpy" in done.stdout and "20,000 values, 3 clients, 16 bits" in done.stdout
+    assert "1 threads used" in done.stderr
+    run = load(path)
+    assert run.complete and run.machine["threads"] == 1
+    assert str(ROOT) not in path.read_text()
+
+
+def test_compare_ends_1_on_a_regression_and_0_on_the_same_code(tmp_path: Path) -> None:
+    for name, slower, seed in (("old", 1.0, 0), ("same", 1.0, 1), ("slow", 1.2, 2)):
+        own = measurement("secagg-x-masked", 0.4, ours=True, drift=[1.0] * 5, noise=0.02, seed=seed, slower=slower)
+        results(own).save(tmp_path / f"{name}.json")
+    same = benchmarks("compare", str(tmp_path / "old.json"), str(tmp_path / "same.json"))
+    assert same.returncode == 0, same.stdout
+    slow = benchmarks("compare", str(tmp_path / "old.json"), str(tmp_path / "slow.json"))
+    assert slow.returncode == 1
+    assert "slower" in slow.stdout
+
+
+def test_comparing_unlike_machines_is_wrong_usage(tmp_path: Path) -> None:
+    own = measurement("secagg-x-masked", 0.4, ours=True, drift=[1.0] * 5)
+    results(own).save(tmp_path / "a.json")
+    results(own, cores=64).save(tmp_path / "b.json")
+    done = benchmarks("compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"))
+    assert done.returncode == 2
+    assert "UnlikeMachines" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_report_is_written_from_a_file(tmp_path: Path) -> None:
+    results(measurement("secagg-x-masked", 0.4, ours=True, drift=[1.0] * 3)).save(tmp_path / "r.json")
+    done = benchmarks(
+        "report", str(tmp_path / "r.json"), "--html", str(tmp_path / "r.html"), "--csv", str(tmp_path / "r.csv")
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r.html").stat().st_size > 10_000
+    assert (tmp_path / "r.csv").read_text().startswith("processor,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["run", "--sizes", "1.5"], 2, "whole numbers"),
+        (["run", "--case", "nonsense"], 2, "plain-numpy"),
+        (["run", "--resume"], 2, "--json"),
+        (["report", "absent.json"], 1, "absent.json"),
+        (["report"], 2, "FILES"),
+    ],
+)
+def test_wrong_usage_ends_2_and_unreadable_files_1_with_advice(arguments: list[str], code: int, words: str) -> None:
+    done = benchmarks(*arguments)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_schema_is_printed_as_json() -> None:
+    done = benchmarks("schema")
+    assert json.loads(done.stdout)["properties"]["version"] == {"const": 1}
+
+
+def test_ctrl_c_keeps_what_is_done_ends_the_workers_and_can_be_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    arguments = ["run", *TINY, "--cycles", "12", "--json", str(path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    journal = path.with_suffix(".jsonl")
+    _wait_until(lambda: journal.exists() and '"repetition"' in journal.read_text())
+    os.kill(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "--resume" in stderr and "Traceback" not in stderr
+    kept = load(path)
+    assert not kept.complete and kept.measurements[0].repetitions
+
+    done = benchmarks(*arguments, "--resume")
+    assert done.returncode == 0, done.stderr
+    again = load(path)
+    assert again.complete
+    assert (
+        again.measurements[0].repetitions[: len(kept.measurements[0].repetitions)] == kept.measurements[0].repetitions
+    )
+    assert {r["cycle"] for r in again.measurements[0].repetitions} == set(range(12))
+
+
+def test_quick_measures_every_kind_of_case_and_full_sweeps_to_a_hundred_million_values() -> None:
+    quick, full = preset("quick", "cpu", None), preset("full", "cpu", None)
+    names = {name for point in quick.points for name in point.cases}
+    assert {"plain-numpy", "plain-torch-cpu", "tenseal-tutorial", "tenseal-nvflare", "tenseal-best-public"} <= names
+    assert {"flower-secagg-plus", "secagg-seal-masked", "secagg-seal-unmasked", "round-mlp-encrypted-cpu"} <= names
+    assert quick.limit_s is not None and quick.limit_s < 180
+    workloads = [point.workload for point in full.points]
+    assert {10**exponent for exponent in range(3, 9)} <= {w.length for w in workloads}
+    assert {2, 1_000} <= {w.clients for w in workloads}
+    assert {8, 24} <= {w.value_bits for w in workloads}
+    assert len(set(workloads)) == len(workloads)
+
+
+@pytest.mark.long
+def test_a_slow_down_planted_into_the_real_code_is_found_and_its_absence_is_not(tmp_path: Path) -> None:
+    """Two runs of the same code pass; a third, whose encryption does a quarter more work, does not."""
+    arguments = ["run", "--sizes", "2e5", "--clients", "3", "--cycles", "9", "--case", "plain-numpy", "--threads", "1"]
+    arguments += ["--case", "tenseal-best-public", "--case", "secagg-seal-unmasked"]
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    (planted / "sitecustomize.py").write_text(PLANTED)
+    for name in ("old", "same"):
+        assert benchmarks(*arguments, "--json", str(tmp_path / f"{name}.json"), timeout_s=400).returncode == 0
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(planted), os.environ.get("PYTHONPATH", "")])}
+    slow = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments, "--json", str(tmp_path / "slow.json")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        timeout=400,
+    )
+    assert slow.returncode == 0
+    same = benchmarks("compare", str(tmp_path / "old.json"), str(tmp_path / "same.json"))
+    assert same.returncode == 0, same.stdout
+    found = benchmarks("compare", str(tmp_path / "old.json"), str(tmp_path / "slow.json"))
+    assert found.returncode == 1, found.stdout
+
+
+PLANTED = '''
+"""Plants a slow-down: every fourth block is encrypted twice."""
+
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
+
+
+class Planter(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name != "secagg.ckks":
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            once, calls = module.Encryptor.encrypt_coefficients, [0]
+
+            def more(self, plaintext, block):
+                calls[0] += 1
+                if calls[0] % 4 == 0:
+                    once(self, plaintext.copy(), block.copy())
+                return once(self, plaintext, block)
+
+            module.Encryptor.encrypt_coefficients = more
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Planter())
+'''
+
+
+def _wait_until(condition: object, timeout_s: float = 60) -> None:
+    start = time.monotonic()
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() - start < timeout_s
+        time.sleep(0.05)

@@ -1,0 +1,117 @@
+"""What counts as a regression: planted ones are found, noise and a slower machine are not taken for one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from made_up import WORKLOAD, measurement, results
+
+from benchmarks.compare import compare
+from benchmarks.errors import NothingInCommon, UnlikeMachines
+from benchmarks.results import Results
+
+STEADY = [1.0] * 5
+NOISE = 0.02  # of one repetition
+
+
+def run(slower: float = 1.0, drift: list[float] = STEADY, seed: int = 0, control: bool = True) -> Results:
+    own = measurement("secagg-x-masked", 0.4, ours=True, drift=drift, noise=NOISE, seed=seed, slower=slower)
+    plain = measurement("plain-x", 0.1, ours=False, drift=drift, noise=NOISE, seed=seed + 1000)
+    return results(own, plain) if control else results(own)
+
+
+def verdicts(old: Results, new: Results) -> dict[str, str]:
+    return {c.figure: c.verdict for c in compare(old, new)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_planted_slow_down_of_a_fifth_is_found_in_every_time(seed: int) -> None:
+    found = compare(run(seed=seed), run(slower=1.2, seed=seed + 50))
+    times = [c for c in found if c.figure != "bytes"]
+    assert [c.verdict for c in times] == ["slower"] * 3
+    assert all(c.low > 1.05 and 1.1 < c.ratio < 1.3 for c in times)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_runs_of_the_same_code_are_no_regression(seed: int) -> None:
+    assert not any(c.regression for c in compare(run(seed=seed), run(seed=seed + 50)))
+
+
+def test_a_speed_up_is_called_faster_and_is_no_regression() -> None:
+    found = compare(run(), run(slower=0.7, seed=9))
+    assert {c.verdict for c in found if c.figure != "bytes"} == {"faster"}
+    assert not any(c.regression for c in found)
+
+
+def test_a_machine_that_was_slower_as_a_whole_is_no_regression() -> None:
+    slow_machine = run(drift=[1.5, 1.4, 1.6, 1.5, 1.45], seed=9)
+    assert not any(c.regression for c in compare(run(), slow_machine))
+
+
+def test_without_controls_a_slower_machine_looks_like_slower_code() -> None:
+    # The control is what the test above rests on: it must be able to fail.
+    found = compare(run(control=False), run(drift=[1.5] * 5, seed=9, control=False))
+    assert any(c.regression for c in found)
+
+
+def test_a_point_without_controls_is_judged_by_the_machine_at_the_others() -> None:
+    small = replace(WORKLOAD, length=100_000)
+
+    def both(seed: int, drift: list[float], slower: float = 1.0) -> Results:
+        own = measurement("secagg-x-masked", 0.04, ours=True, drift=drift, seed=seed, workload=small, slower=slower)
+        return results(own, *run(seed=seed, drift=drift).measurements)
+
+    slow_machine = both(2, [1.5] * 5)
+    assert not any(c.regression for c in compare(both(1, STEADY), slow_machine))
+    slow_code = [c for c in compare(both(1, STEADY), both(2, [1.5] * 5, slower=1.2)) if c.point == small.point]
+    assert {c.verdict for c in slow_code if c.figure != "bytes"} == {"slower"}
+
+
+def test_a_slow_down_is_found_although_the_machine_drifts_within_each_run() -> None:
+    drift = [1.0, 1.3, 0.9, 1.2, 1.1]
+    assert verdicts(run(drift=drift), run(slower=1.2, drift=drift[::-1], seed=9))["client"] == "slower"
+
+
+def test_one_disturbed_cycle_is_no_regression() -> None:
+    assert not any(c.regression for c in compare(run(), run(drift=[1.0, 1.0, 3.0, 1.0, 1.0], seed=9)))
+
+
+def test_noise_wider_than_any_change_is_called_undecided() -> None:
+    def noisy(seed: int) -> Results:
+        return results(measurement("secagg-x-masked", 0.4, ours=True, drift=STEADY, noise=0.5, seed=seed))
+
+    assert "cannot tell" in verdicts(noisy(1), noisy(2)).values()
+
+
+def test_two_cycles_are_too_few_for_a_verdict() -> None:
+    found = verdicts(run(drift=[1.0, 1.0]), run(slower=2.0, drift=[1.0, 1.0], seed=9))
+    assert found["client"] == "cannot tell"
+
+
+def test_one_byte_more_on_the_wire_is_a_regression() -> None:
+    larger = results(measurement("secagg-x-masked", 0.4, ours=True, drift=STEADY, size=5_400_001))
+    assert verdicts(run(), larger)["bytes"] == "larger"
+
+
+def test_a_case_that_became_wrong_is_a_regression() -> None:
+    new = run()
+    broken = replace(new.measurements[0], status="wrong", reason="off by 1", repetitions=())
+    found = compare(run(), results(broken, *new.measurements[1:]))
+    assert any(c.regression and c.verdict == "broken" for c in found)
+
+
+def test_code_of_others_is_not_judged() -> None:
+    assert {c.case for c in compare(run(), run(seed=9))} == {"secagg-x-masked"}
+
+
+@pytest.mark.parametrize(("what", "value"), [("processor", "another"), ("cores", 4), ("threads", 1), ("device", "GPU")])
+def test_unlike_machines_are_never_compared(what: str, value: object) -> None:
+    with pytest.raises(UnlikeMachines, match=what):
+        compare(run(), results(*run().measurements, **{what: value}))
+
+
+def test_runs_that_share_no_measurement_are_not_compared() -> None:
+    other = measurement("secagg-x-masked", 0.4, ours=True, drift=STEADY, workload=replace(WORKLOAD, length=10))
+    with pytest.raises(NothingInCommon):
+        compare(run(), results(other))

@@ -1,0 +1,103 @@
+"""Sums of residues on a torch device, on CPU tensors: the same code that runs on CUDA."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fl.device_sum import DeviceAccumulator
+from fl.errors import AggregationError
+
+PRIMES = (1073692673, 1073668097, 12289)
+CPU = torch.device("cpu")
+SHAPE = (2, 2, len(PRIMES), 8)
+
+
+def contributions(count: int, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    limits = np.array(PRIMES, dtype=np.uint32)[None, None, :, None]
+    return [rng.integers(0, limits, size=SHAPE, dtype=np.uint32) for _ in range(count)]
+
+
+def added(parts: list[np.ndarray], stacked: int) -> np.ndarray:
+    total = DeviceAccumulator(SHAPE[0], PRIMES, SHAPE[-1], CPU)
+    for first in range(0, len(parts), stacked):
+        chosen = parts[first : first + stacked]
+        stack = total.room(len(chosen))
+        for place, part in enumerate(chosen):
+            total.to_device(part, stack[place])
+        assert total.in_range(stack)
+        total.add(stack)
+    assert total.count == len(parts)
+    return total.residues()
+
+
+@settings(deadline=None, max_examples=40)
+@given(count=st.integers(1, 40), stacked=st.integers(1, 9), seed=st.integers(0, 2**32 - 1))
+def test_the_sum_is_that_of_exact_integers_however_contributions_are_stacked(
+    count: int, stacked: int, seed: int
+) -> None:
+    parts = contributions(count, seed)
+    exact = sum(part.astype(object) for part in parts) % np.array(PRIMES, dtype=object)[None, None, :, None]
+    assert np.array_equal(added(parts, stacked), exact.astype(np.uint32))
+
+
+@pytest.mark.parametrize("stacked", [1, 2, 3, 64])
+def test_the_largest_residues_do_not_overflow(stacked: int) -> None:
+    largest = np.broadcast_to(np.array(PRIMES, dtype=np.uint32)[None, None, :, None] - np.uint32(1), SHAPE).copy()
+    parts = [largest] * 192
+    expected = (192 * (np.array(PRIMES, dtype=np.int64) - 1)) % np.array(PRIMES)
+    assert np.array_equal(added(parts, stacked), np.broadcast_to(expected[None, None, :, None], SHAPE))
+
+
+def test_it_adds_what_the_aggregator_of_the_core_adds() -> None:
+    from secagg.parameters import ALLOWED
+    from secagg.ring import ring_of
+
+    params = ALLOWED[0]
+    shape = (1, 2, len(params.primes), params.degree)
+    rng = np.random.default_rng(3)
+    limits = np.array(params.primes, dtype=np.uint32)[None, None, :, None]
+    parts = [rng.integers(0, limits, size=shape, dtype=np.uint32) for _ in range(5)]
+    expected = np.zeros(shape[1:], dtype=np.uint32)
+    total = DeviceAccumulator(1, params.primes, params.degree, CPU)
+    stack = total.room(1)
+    for part in parts:
+        ring_of(params).add(expected, part[0])
+        total.to_device(part, stack[0])
+        total.add(stack)
+    assert np.array_equal(total.residues()[0], expected)
+
+
+def test_a_residue_that_is_not_below_its_prime_is_seen() -> None:
+    total = DeviceAccumulator(SHAPE[0], PRIMES, SHAPE[-1], CPU)
+    stack = total.room(1)
+    for value in (PRIMES[2], 2**31, 2**32 - 1):
+        part = contributions(1, 0)[0]
+        part[0, 0, 2, 0] = value
+        total.to_device(part, stack[0])
+        assert not total.in_range(stack)
+
+
+@pytest.mark.parametrize("wrong", ["dtype", "shape", "stack"])
+def test_residues_of_another_form_are_refused_and_change_nothing(wrong: str) -> None:
+    total = DeviceAccumulator(SHAPE[0], PRIMES, SHAPE[-1], CPU)
+    part = contributions(1, 0)[0]
+    with pytest.raises(AggregationError, match="expected"):
+        if wrong == "dtype":
+            total.to_device(part.astype(np.uint64), total.room(1)[0])  # type: ignore[arg-type]
+        elif wrong == "shape":
+            total.to_device(part[:1], total.room(1)[0])
+        else:
+            total.add(total.room(1).to(torch.int64))
+    assert total.count == 0
+    assert not total.residues().any()
+
+
+@pytest.mark.parametrize("primes", [(), (1,), (2**30,)])
+def test_moduli_that_do_not_fit_the_arithmetic_are_refused(primes: tuple[int, ...]) -> None:
+    with pytest.raises(AggregationError, match="primes"):
+        DeviceAccumulator(1, primes, 8, CPU)
