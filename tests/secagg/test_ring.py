@@ -309,3 +309,12 @@ def test_a_ring_can_be_built_anew_and_is_the_same() -> None:
     fresh, kept = Ring(LARGEST[0]), ring_of(LARGEST[0])
     np.testing.assert_array_equal(fresh.roots, kept.roots)
     np.testing.assert_array_equal(fresh.root_quotients, kept.root_quotients)
+
+
+# --- the vectors themselves -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_the_vector_files_are_what_the_exact_reference_writes() -> None:
+    for name, content in exact.all_vectors().items():
+        assert json.loads((exact.VECTORS / name).read_text(encoding="utf-8")) == json.loads(json.dumps(content)), name
