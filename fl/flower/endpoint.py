@@ -1,0 +1,98 @@
+"""A party's end of the transport: turns Flower messages into calls on its role and answers into Flower messages.
+
+Roles are kept in this process, one for each party file, because a round's secrets never leave memory. Stock Flower
+starts a process for every message; `resident.py` keeps one, and a simulation must keep to one actor.
+
+Expected refusals (`SecAggError`, `FederationError`) travel as answers with a name and a message. Anything else is a
+defect, and Flower reports it as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from flwr.app import Context, Message
+
+from fl.errors import FederationError
+from fl.flower.errors import TransferError
+from fl.flower.parties import BankParty, KeyHolderParty, Refusal, largest_message
+from fl.flower.settings import PartySettings, load_settings, party_file
+from fl.flower.transport import PART_BYTES, Bytes, Call, Incoming, Outgoing, action_of, from_records, to_records
+
+P = TypeVar("P", BankParty, KeyHolderParty)
+Answer = tuple[dict[str, str | int | float], dict[str, Outgoing]]
+
+_MAX_HELD = 8  # byte strings in the making, from a SuperLink that may send anything
+
+
+class Endpoint(Generic[P]):
+    """One party in this process."""
+
+    def __init__(self, party: P) -> None:
+        self.party: P = party
+        self._limit = largest_message(party.settings.plan)
+        self._incoming: dict[str, Incoming] = {}
+        self._outgoing: dict[str, Outgoing] = {}
+
+    def answer(self, message: Message, role: Callable[[str, Call], Answer]) -> Message:
+        """Answer one message; `role` carries out every action but the transport's own."""
+        action = action_of(message.content)
+        assert action is not None
+        try:
+            call = from_records(message.content)
+            answer = self._transfer(action, call) or self._carried_out(action, call, role)
+        except (Refusal, FederationError) as error:
+            answer = Call({"error": type(error).__name__, "message": str(error)})
+            self.party.log("refused", action=action, error=type(error).__name__, message=str(error))
+        return Message(to_records(answer, action), reply_to=message)
+
+    def _transfer(self, action: str, call: Call) -> Call | None:
+        """The transport's own actions: a part comes, or a part is asked for."""
+        if action == "put":
+            name, index = call.text("name"), call.number("index")
+            if name not in self._incoming or index == 0:
+                if len(self._incoming) >= _MAX_HELD and name not in self._incoming:
+                    raise TransferError(f"{_MAX_HELD} byte strings are on their way already: finish those first")
+                self._incoming[name] = Incoming(call.number("total"), self._limit)
+            self._incoming[name].put(index, call.wire("part"))
+            return Call({"index": index})
+        if action == "get":
+            name, index = call.text("name"), call.number("index")
+            if name not in self._outgoing:
+                raise TransferError(f"{name!r} is not held here; ask for it again with its own action")
+            return Call({"index": index}, {"part": self._outgoing[name].part(index)})
+        return None
+
+    def _carried_out(self, action: str, call: Call, role: Callable[[str, Call], Answer]) -> Call:
+        wires: dict[str, Bytes] = dict(call.wires)
+        for name, length in call.held.items():
+            incoming = self._incoming.pop(name, None)
+            if incoming is None:
+                raise TransferError(f"{name!r} of {length} bytes was not sent ahead of the call")
+            wires[name] = incoming.take()
+        fields, outgoing = role(action, Call(call.fields, wires))
+        held = {name: wire for name, wire in outgoing.items() if len(wire) > PART_BYTES}
+        if outgoing:
+            self._outgoing = held  # what an earlier answer held is of an earlier action
+        inline = {name: wire.whole() for name, wire in outgoing.items() if name not in held}
+        return Call(fields, inline, {name: len(wire) for name, wire in held.items()})
+
+
+_ENDPOINTS: dict[Path, Endpoint[BankParty] | Endpoint[KeyHolderParty]] = {}
+
+
+def endpoint_of(context: Context, make: Callable[[PartySettings], P]) -> Endpoint[P]:
+    """The endpoint of this node's party, made on first use. Raises `SettingsError` and `SecAggError` leaves."""
+    path = party_file(context).resolve()
+    found = _ENDPOINTS.get(path)
+    if found is None:
+        found = _ENDPOINTS[path] = Endpoint(make(load_settings(path)))
+    return found  # type: ignore[return-value]
+
+
+def failed_before_it_had_an_endpoint(message: Message, error: Exception) -> Message:
+    """The answer of a party that cannot even read its settings."""
+    answer = Call({"error": type(error).__name__, "message": str(error)})
+    return Message(to_records(answer, action_of(message.content) or ""), reply_to=message)

@@ -1,0 +1,53 @@
+"""Every error that the Flower app raises on purpose; refusals by a role of `secagg` keep their own names."""
+
+from __future__ import annotations
+
+from fl.errors import FederationError
+
+
+class FlowerError(FederationError):
+    """Base of all errors of the Flower app."""
+
+
+class SettingsError(FlowerError):
+    """A party's settings cannot be read, or do not fit the role that uses them."""
+
+
+class TransferError(FlowerError):
+    """A Flower message does not carry what its action needs, or its parts do not fit together."""
+
+
+class RoundStateLost(FlowerError):
+    """This process does not hold the round that the message belongs to; its secrets never leave memory."""
+
+
+class ModelMismatch(FlowerError):
+    """A model is not the one that this party holds, or cannot be flattened into one vector."""
+
+
+class RequestRefused(FlowerError):
+    """A control request is not signed by the enrolled aggregator, or belongs to another step."""
+
+
+class PartiesMissing(FlowerError):
+    """Key holder or banks did not appear in time."""
+
+
+class PartyFailed(FlowerError):
+    """A party answered with an error or not at all; the message names which and what it said."""
+
+
+class RoundFailed(FlowerError):
+    """A round could not be finished in the attempts it was given."""
+
+
+class ModelsDiverged(FlowerError):
+    """After a round the banks do not hold the same model."""
+
+
+class NetworkError(FlowerError):
+    """A process of a local network did not start, or died."""
+
+
+class RunFailed(FlowerError):
+    """A run on a local network ended without a result, or not in time."""

@@ -1,0 +1,64 @@
+"""Party folders for a federation that lives on one machine: demos, tests, simulations. No real deployment is made here.
+
+In earnest each party makes its own key and files on its own machine (fl/flower/deploy).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fl.flower.parties import enrol_locally
+from fl.flower.settings import PlanSettings
+
+KEY_HOLDER = "key-holder"
+AGGREGATOR = "aggregator"
+
+AppTable = Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True)
+class LocalParties:
+    """A folder for each party, named like its organisation, with party.toml in it.
+
+    banks: organisation -> [app] table.  outsiders: the same, for banks that are not on the enrolment list.
+    """
+
+    folder: Path
+    plan: PlanSettings
+    banks: Mapping[str, AppTable]
+    quorum: int = 3
+    outsiders: Mapping[str, AppTable] = field(default_factory=dict)
+
+    def make(self) -> None:
+        """Create keys, list and party files."""
+        for name in self.names:
+            self.home(name).mkdir(parents=True, mode=0o700)
+        enrol_locally(self.folder, KEY_HOLDER, AGGREGATOR, list(self.banks), list(self.outsiders))
+        self._write(KEY_HOLDER, "key_holder", {})
+        self._write(AGGREGATOR, "aggregator", {})
+        for name, table in {**self.banks, **self.outsiders}.items():
+            self._write(name, "bank", table)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All organisations: key holder, aggregator, banks, outsiders."""
+        return (KEY_HOLDER, AGGREGATOR, *self.banks, *self.outsiders)
+
+    def home(self, organisation: str) -> Path:
+        return self.folder / organisation
+
+    def file(self, organisation: str) -> Path:
+        """The party file."""
+        return self.home(organisation) / "party.toml"
+
+    def _write(self, organisation: str, role: str, app: AppTable) -> None:
+        plan = "\n".join(f"{name} = {value!r}" for name, value in vars(self.plan).items())
+        table = "\n".join(f"{name} = {json.dumps(value)}" for name, value in app.items())
+        self.file(organisation).write_text(
+            f'role = "{role}"\nidentity = "identity.json"\nenrolment = "enrolment.json"\nquorum = {self.quorum}\n\n'
+            f"[plan]\n{plan}\n\n[app]\n{table}\n",
+            encoding="utf-8",
+        )

@@ -1,0 +1,122 @@
+"""A model as Flower carries it (named arrays), as secagg averages it (one vector), and its hash.
+
+The vector holds the floating-point arrays in their order; integer arrays (counters) stay as every party has them.
+Numpy only: a foreign Flower app may be of any framework, and neither the key holder nor the aggregator needs one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+
+from fl.flower.errors import ModelMismatch
+
+_FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class FlatModel:
+    """Named arrays of one model, in order. Equal digests mean equal names, dtypes, shapes and bytes."""
+
+    arrays: Mapping[str, NDArray[np.generic]] = field(repr=False)
+
+    @classmethod
+    def from_record(cls, record: ArrayRecord) -> FlatModel:
+        """From Flower's arrays. Raises `ModelMismatch` for dtypes that cannot be averaged or kept."""
+        arrays = {name: np.ascontiguousarray(array.numpy()) for name, array in record.items()}
+        for name, array in arrays.items():
+            if (array.dtype.kind == "f" and array.dtype not in _FLOATS) or array.dtype.kind not in "fiub":
+                raise ModelMismatch(
+                    f"{name} is {array.dtype}: expected float16, float32, float64, integers or booleans"
+                )
+        if not any(array.dtype.kind == "f" for array in arrays.values()):
+            raise ModelMismatch("the model has no floating-point array: there is nothing to average")
+        return cls(arrays)
+
+    def record(self) -> ArrayRecord:
+        """As Flower's arrays."""
+        return ArrayRecord({name: Array(np.asarray(array)) for name, array in self.arrays.items()})
+
+    @property
+    def length(self) -> int:
+        """Values in the vector."""
+        return sum(array.size for array in self._floats().values())
+
+    @cached_property
+    def vector(self) -> NDArray[np.float32] | NDArray[np.float64]:
+        """float32[length], or float64[length] when any array is float64."""
+        floats = self._floats()
+        wide = any(array.dtype == np.float64 for array in floats.values())
+        dtype = np.float64 if wide else np.float32
+        vector: NDArray[np.float32] | NDArray[np.float64] = np.concatenate(
+            [array.reshape(-1).astype(dtype, copy=False) for array in floats.values()]
+        )
+        return vector
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 over names, dtypes, shapes and little-endian bytes, every variable field preceded by its length."""
+        digest = hashlib.sha256(b"fl.flower model v1")
+        for name, array in self.arrays.items():
+            for text in (name, array.dtype.newbyteorder("<").str):
+                encoded = text.encode()
+                digest.update(struct.pack("<Q", len(encoded)) + encoded)
+            digest.update(struct.pack(f"<Q{array.ndim}Q", array.ndim, *array.shape))
+            digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        return digest.digest()
+
+    def update_to(self, trained: FlatModel) -> NDArray[np.float32] | NDArray[np.float64]:
+        """trained - self as a vector. Raises `ModelMismatch` for another architecture."""
+        self._require_alike(trained)
+        difference: NDArray[np.float32] | NDArray[np.float64] = trained.vector - self.vector
+        return difference
+
+    def moved_by(self, average: NDArray[np.float64]) -> FlatModel:
+        """self + average, each array in its own dtype. average: float64[length]."""
+        if average.shape != (self.length,):
+            raise ModelMismatch(f"average: expected shape ({self.length},), got {average.shape}")
+        moved: dict[str, NDArray[np.generic]] = {}
+        start = 0
+        for name, array in self.arrays.items():
+            if array.dtype.kind != "f":
+                moved[name] = array
+                continue
+            part = average[start : start + array.size].reshape(array.shape)
+            moved[name] = np.add(array, part, dtype=np.float64).astype(array.dtype)
+            start += array.size
+        return FlatModel(moved)
+
+    def to_bytes(self, rounds: int, step: int) -> bytes:
+        """As a file: arrays, rounds applied, and the step of the last one."""
+        buffer = io.BytesIO()
+        named = {f"{index:06d} {name}": array for index, (name, array) in enumerate(self.arrays.items())}
+        np.savez(buffer, allow_pickle=False, progress=np.array([rounds, step], dtype=np.int64), **named)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> tuple[FlatModel, int, int]:
+        """(model, rounds, step) of a file that `to_bytes` made."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            rounds, step = (int(value) for value in stored["progress"])
+            names = sorted(name for name in stored.files if name != "progress")
+            return cls({name[7:]: stored[name] for name in names}), rounds, step
+
+    def _floats(self) -> dict[str, NDArray[np.generic]]:
+        return {name: array for name, array in self.arrays.items() if array.dtype.kind == "f"}
+
+    def _require_alike(self, other: FlatModel) -> None:
+        mine = {name: (array.shape, array.dtype) for name, array in self.arrays.items()}
+        theirs = {name: (array.shape, array.dtype) for name, array in other.arrays.items()}
+        if list(mine.items()) != list(theirs.items()):
+            changed = [name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name)] or [
+                "the order of arrays"
+            ]
+            raise ModelMismatch(f"training changed the architecture: {', '.join(sorted(changed)[:5])}")

@@ -1,0 +1,53 @@
+"""The aggregator as a ServerApp: runs the rounds that the run's configuration asks for, and writes how they ended.
+
+The party file (settings.py) is named by the run's configuration: whoever may start runs on this SuperLink operates the
+aggregator. The result is a JSON object, with "error" where the run failed; it is written whole or not at all. Loads
+neither torch nor tenseal.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fl.durable import replace_durably
+from fl.errors import FederationError
+from fl.flower.errors import SettingsError
+from fl.flower.parties import AggregatorParty, Refusal
+from fl.flower.settings import load_settings
+from fl.flower.workflow import EncryptedRounds, Limits, RoundReport, peak_memory
+
+app = ServerApp()
+
+_LIMITS = ("ready", "call", "train", "contribute", "release", "part", "recover")
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Play the rounds and write the result; a failed run raises, so that Flower shows it as failed."""
+    config = context.run_config
+    result = Path(_text(config.get("result"), "result"))
+    reports: list[RoundReport] = []
+    try:
+        party = AggregatorParty(load_settings(_text(config.get("party"), "party")))
+        limits = Limits(
+            attempts=int(config.get("attempts", Limits.attempts)),
+            **{f"{name}_s": float(config[f"{name}-s"]) for name in _LIMITS if f"{name}-s" in config},
+        )
+        banks = int(config.get("banks", 0)) or None
+        rounds = EncryptedRounds(grid, party, banks=banks, limits=limits, on_round=reports.append)
+        outcome = rounds.run(int(config.get("rounds", 3)), evaluate=bool(config.get("evaluate", True)))
+    except (FederationError, Refusal, OSError) as error:
+        failed = {"error": type(error).__name__, "message": str(error), "rounds_done": len(reports)}
+        replace_durably(result, json.dumps({**failed, "peak_memory": peak_memory()}).encode())
+        raise
+    replace_durably(result, json.dumps(outcome.as_json()).encode())
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise SettingsError(f"run configuration: {name} is missing: flwr run ... --run-config '{name}=\"PATH\"'")
+    return value

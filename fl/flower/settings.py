@@ -1,0 +1,123 @@
+"""What a party decides for itself: a TOML file on its own machine, never anything that came through Flower.
+
+    role = "bank"                      # or "key_holder", "aggregator"
+    identity = "identity.json"         # `demos enrol key`; a passphrase is taken from SECAGG_PASSPHRASE
+    enrolment = "enrolment.json"       # `demos enrol list`, the same at every party
+    quorum = 3
+    [plan]
+    max_clients = 16
+    clip = 1.0
+    value_bits = 20
+    max_weight = 1                     # above 1, banks weigh by their "num-examples"
+    max_length = 50_000_000            # longest update that this party will take part in
+    [app]                              # anything the party's own app wants to know
+
+Paths are relative to the file. ledger.db, journal.db and model.npz are kept beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+
+from fl.flower.errors import SettingsError
+
+ROLES = ("bank", "key_holder", "aggregator")
+PARTY = "SECAGG_PARTY"  # environment: this process's party file
+PARTIES = "SECAGG_PARTIES"  # environment, simulation only: folder with one folder per partition
+PASSPHRASE = "SECAGG_PASSPHRASE"
+_PLAN = {"max_clients": int, "clip": float, "value_bits": int, "max_weight": int, "max_length": int}
+_DEFAULTS = {"value_bits": 20, "max_weight": 1, "clip": 1.0, "max_length": 50_000_000}
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """Inputs of `secagg.plan_round` that all parties agreed on, and the longest update this party accepts."""
+
+    max_clients: int
+    clip: float
+    value_bits: int
+    max_weight: int
+    max_length: int  # values
+
+
+@dataclass(frozen=True)
+class PartySettings:
+    """One party's own settings. folder: where it keeps what must survive a restart."""
+
+    role: str
+    folder: Path
+    identity: Path
+    enrolment: Path
+    quorum: int
+    plan: PlanSettings
+    app: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def passphrase(self) -> bytes | None:
+        value = os.environ.get(PASSPHRASE)
+        return None if value is None else os.fsencode(value)
+
+
+def load_settings(path: str | Path) -> PartySettings:
+    """Read a party file. Raises `SettingsError`, naming the entry."""
+    path = Path(path).absolute()
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}; make a party file first (docs/flower.md)") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+    unknown = set(fields) - {"role", "identity", "enrolment", "quorum", "plan", "app"}
+    if unknown:
+        raise SettingsError(f"{path}: unknown entry {', '.join(sorted(unknown))}")
+    role = _entry(path, fields, "role", str)
+    if role not in ROLES:
+        raise SettingsError(f"{path}: role: expected one of {', '.join(ROLES)}, got {role!r}")
+    plan = {**_DEFAULTS, **_entry(path, fields, "plan", dict)}
+    if strange := set(plan) - set(_PLAN):
+        raise SettingsError(f"{path}: plan: unknown entry {', '.join(sorted(strange))}")
+    values = {name: _entry(path, plan, name, kind) for name, kind in _PLAN.items()}
+    return PartySettings(
+        role,
+        path.parent,
+        path.parent / _entry(path, fields, "identity", str),
+        path.parent / _entry(path, fields, "enrolment", str),
+        _entry(path, fields, "quorum", int),
+        PlanSettings(**values),
+        fields.get("app", {}),
+    )
+
+
+def party_file(context: Context) -> Path:
+    """Where this node's party file is: SECAGG_PARTY, the SuperNode's own node-config, or the simulation's folder.
+
+    Never the run's configuration: that comes from the SuperLink. Raises `SettingsError`.
+    """
+    if named := os.environ.get(PARTY):
+        return Path(named)
+    configured = context.node_config.get("party")
+    if isinstance(configured, str):
+        return Path(configured)
+    parties, partition = os.environ.get(PARTIES), context.node_config.get("partition-id")
+    if parties and partition is not None:
+        return Path(parties) / f"party-{partition}" / "party.toml"
+    raise SettingsError(
+        "no party file: start the SuperNode with --node-config 'party=\"/path/to/party.toml\"', or set SECAGG_PARTY"
+    )
+
+
+def _entry(path: Path, fields: Mapping[str, Any], name: str, kind: type) -> Any:
+    value = fields.get(name)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        got = "nothing" if value is None else repr(value)
+        raise SettingsError(f"{path}: {name}: expected {kind.__name__}, got {got}")
+    return value

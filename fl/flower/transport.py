@@ -1,0 +1,194 @@
+"""Wire bytes inside Flower messages: small ones inline, large ones in parts, never one giant message.
+
+A call is a Flower message of type "train" ("evaluate" for that action): mods see only types that the app behind them
+has a function for. Its RecordDict holds the ConfigRecord "secagg" (action and plain fields) and the ArrayRecord
+"secagg.wires" (named byte strings as uint8 Arrays, which Flower moves in chunks of 5 MiB). A byte string longer than
+`PART_BYTES` travels ahead of its call in "put" calls, or behind its answer in "get" calls; each holds one part, so no
+process ever needs room for a large message twice.
+
+It knows nothing of what the bytes mean. They are signed and hashed end to end by `secagg`; a part that is lost,
+repeated, exchanged or altered on the way shows there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from fl.flower.errors import TransferError
+
+CHUNK_BYTES = 5 * 2**20  # Flower's own, flwr.common.constant
+PART_BYTES = 4 * CHUNK_BYTES
+
+Bytes = bytes | bytearray | memoryview
+Scalar = bool | int | float | str
+Fields = Mapping[str, Scalar | list[str] | list[int]]
+
+_STYPE = "secagg.wire"
+_CALL, _WIRES = "secagg", "secagg.wires"
+
+
+class Outgoing:
+    """A byte string to send, in the pieces it exists in: nothing is joined until a part is cut out."""
+
+    def __init__(self, *pieces: Bytes) -> None:
+        self._pieces = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
+
+    def __len__(self) -> int:
+        return sum(len(piece) for piece in self._pieces)
+
+    @property
+    def parts(self) -> int:
+        return max(1, -(-len(self) // PART_BYTES))
+
+    def part(self, index: int) -> bytes:
+        """Bytes [index * PART_BYTES, (index + 1) * PART_BYTES). Raises `TransferError`."""
+        if not 0 <= index < self.parts:
+            raise TransferError(f"part: expected 0..{self.parts - 1}, got {index}")
+        start, end = index * PART_BYTES, min((index + 1) * PART_BYTES, len(self))
+        cut, position = [], 0
+        for piece in self._pieces:
+            low, high = max(start - position, 0), min(end - position, len(piece))
+            if low < high:
+                cut.append(piece[low:high])
+            position += len(piece)
+        return b"".join(cut)
+
+    def whole(self) -> bytes:
+        """All of it, copied."""
+        return b"".join(self._pieces)
+
+
+class Incoming:
+    """Collects the parts of a byte string of known length, in any order, each as often as it comes.
+
+    total: bytes.  limit: the most that this message may have; `TransferError` beyond it, before anything is allocated.
+    """
+
+    def __init__(self, total: int, limit: int) -> None:
+        if not 0 < total <= limit:
+            raise TransferError(f"length: expected 1..{limit} bytes, got {total}: refuse this sender")
+        self._data = bytearray(total)
+        self._missing = set(range(-(-total // PART_BYTES)))
+
+    def put(self, index: int, part: Bytes) -> None:
+        """Take one part. Raises `TransferError` for a number or a length that this message does not have."""
+        start = index * PART_BYTES
+        expected = min(PART_BYTES, len(self._data) - start)
+        if index < 0 or expected <= 0 or len(part) != expected:
+            raise TransferError(f"part {index}: expected {max(expected, 0)} bytes, got {len(part)}")
+        self._data[start : start + expected] = part
+        self._missing.discard(index)
+
+    @property
+    def complete(self) -> bool:
+        return not self._missing
+
+    def take(self) -> bytearray:
+        """The bytes. Raises `TransferError` while parts are missing."""
+        if self._missing:
+            raise TransferError(f"{len(self._missing)} parts have not come: send them before the call")
+        return self._data
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request or an answer. fields: plain values.  wires: byte strings by name; larger ones are held at the sender
+    or receiver and named in `held` with their length.
+    """
+
+    fields: Fields = field(default_factory=dict)
+    wires: Mapping[str, Bytes] = field(default_factory=dict, repr=False)
+    held: Mapping[str, int] = field(default_factory=dict)
+
+    def text(self, name: str) -> str:
+        """A field that must be a string. Raises `TransferError`."""
+        value = self.fields.get(name)
+        if not isinstance(value, str):
+            raise TransferError(f"field {name}: expected text, got {type(value).__name__}")
+        return value
+
+    def number(self, name: str) -> int:
+        """A field that must be an integer. Raises `TransferError`."""
+        value = self.fields.get(name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TransferError(f"field {name}: expected an integer, got {type(value).__name__}")
+        return value
+
+    def seconds(self, name: str) -> float:
+        """A duration that a party reports about itself; 0.0 when it reports none. For display only."""
+        value = self.fields.get(name)
+        return float(value) if isinstance(value, (int, float)) else 0.0
+
+    def wire(self, name: str) -> Bytes:
+        """A byte string that must be there. Raises `TransferError`."""
+        if name not in self.wires:
+            raise TransferError(f"wire {name!r} is missing; got {', '.join(sorted(self.wires)) or 'none'}")
+        return self.wires[name]
+
+    def numbered(self, name: str) -> list[Bytes]:
+        """Byte strings name-0, name-1, ... in order."""
+        found: list[Bytes] = []
+        while f"{name}-{len(found)}" in self.wires:
+            found.append(self.wires[f"{name}-{len(found)}"])
+        return found
+
+
+def numbered(name: str, wires: Sequence[Bytes]) -> dict[str, Bytes]:
+    """The inverse of `Call.numbered`."""
+    return {f"{name}-{index}": wire for index, wire in enumerate(wires)}
+
+
+def message_type(action: str) -> str:
+    """The Flower message type that carries an action."""
+    return "evaluate" if action == "evaluate" else "train"
+
+
+def action_of(records: RecordDict) -> str | None:
+    """The action of a message's content; None when it is not one of ours."""
+    config = records.config_records.get(_CALL)
+    action = None if config is None else config.get("action")
+    return action if isinstance(action, str) else None
+
+
+def to_records(call: Call, action: str) -> RecordDict:
+    """A call, or the answer to it, as Flower's records."""
+    config = ConfigRecord({**call.fields, "action": action})
+    config["held_names"] = list(call.held)
+    config["held_lengths"] = list(call.held.values())
+    arrays = {
+        name: Array(dtype="uint8", shape=(len(wire),), stype=_STYPE, data=bytes(wire))
+        for name, wire in call.wires.items()
+    }
+    return RecordDict({_CALL: config, _WIRES: ArrayRecord(array_dict=dict(arrays))})
+
+
+def from_records(records: RecordDict) -> Call:
+    """The inverse of `to_records`. Raises `TransferError` for records that no call has."""
+    config, arrays = records.config_records.get(_CALL), records.array_records.get(_WIRES)
+    if config is None or arrays is None:
+        raise TransferError(f"expected the records {_CALL!r} and {_WIRES!r}, got {', '.join(map(repr, records))}")
+    fields = {name: value for name, value in config.items() if name != "action"}
+    names, lengths = fields.pop("held_names", None), fields.pop("held_lengths", None)
+    held: dict[str, int] = {}
+    if not isinstance(names, list) or not isinstance(lengths, list) or len(names) != len(lengths):
+        raise TransferError("the call does not say which byte strings are held back")
+    for name, length in zip(names, lengths, strict=True):
+        if not isinstance(name, str) or not isinstance(length, int):
+            raise TransferError("held byte strings: expected names and lengths")
+        held[name] = length
+    wires: dict[str, Bytes] = {}
+    for name, array in arrays.items():
+        if array.stype != _STYPE or array.dtype != "uint8" or tuple(array.shape) != (len(array.data),):
+            raise TransferError(
+                f"wire {name!r}: expected {_STYPE} bytes, got {array.stype} {array.dtype} {array.shape}"
+            )
+        wires[name] = array.data
+    return Call(fields, wires, held)  # type: ignore[arg-type]
+
+
+def parts_of(wire: Outgoing) -> Iterator[tuple[int, bytes]]:
+    """(index, part) of a byte string, one after the other."""
+    return ((index, wire.part(index)) for index in range(wire.parts))

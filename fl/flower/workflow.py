@@ -1,0 +1,477 @@
+"""The aggregator's side of encrypted rounds over a Flower `Grid`: design section 5 as calls to nodes.
+
+    status     which node is whom, which model each bank holds; who fell behind catches up with stored releases
+    open       key holder: abort what was open, offer a round for this model            (signed request)
+    join       banks: verify the offer, train, join; who is too slow is simply not on the roster
+    close      key holder: close the roster over the joins that came                    (signed request)
+    contribute banks on the roster: seal; the aggregator adds each one as it comes
+    release    key holder: verify, consume the step, decrypt once, check, release
+    accept     banks: verify, move the model; all must then hold the same one
+
+Training comes before the roster on purpose: until it is closed a bank may drop out for free, afterwards it costs the
+round. A round that is lost is aborted by the key holder, in writing, and played again with who is left, up to
+`Limits.attempts` times. Every wait has a limit; a run ends with the exact average of those who stayed or with a
+named error.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
+
+from fl.flower.calls import NO_ANSWER, Answer, Calls
+from fl.flower.errors import (
+    FlowerError,
+    ModelMismatch,
+    ModelsDiverged,
+    PartiesMissing,
+    PartyFailed,
+    RoundFailed,
+    TransferError,
+)
+from fl.flower.models import FlatModel
+from fl.flower.parties import AggregatorParty, Closed, Refusal, largest_message
+from fl.flower.transport import PART_BYTES, Bytes, Call, Outgoing, numbered
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds to wait for each kind of answer, and how often a round is tried. A SuperNode looks for work every 3 s."""
+
+    ready_s: float = 60.0  # for key holder and banks to appear
+    call_s: float = 30.0  # a call without work behind it
+    train_s: float = 600.0  # join: training included
+    contribute_s: float = 120.0  # seal and answer; training anew after a changed roster included
+    release_s: float = 120.0  # verify, decrypt, check
+    part_s: float = 60.0  # one part of a large message
+    recover_s: float = 60.0  # for a key holder that restarts in the middle of a release
+    attempts: int = 3
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What became known of one round. members: organisations. lost: attempts before this one and why they ended."""
+
+    number: int
+    step: int
+    members: tuple[str, ...]
+    left_out: tuple[str, ...]
+    lost: tuple[str, ...]
+    model: str  # hash at every member after the round, hexadecimal
+    seconds: float
+    train_seconds: float  # of the slowest member
+    seal_seconds: float  # of the slowest member
+    sum_seconds: float  # the aggregator's checking and adding
+    open_seconds: float  # the key holder's verifying, decrypting and checking
+    close_seconds: float  # the key holder's joins and roster, with the way there and back
+    bytes_up: int  # one contribution
+    resent: bool  # whether the release came from the key holder's ledger after a restart
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ends with. model: hash that all members hold. arrays: the model, where the aggregator follows it."""
+
+    model: str
+    rounds: tuple[RoundReport, ...]
+    reports: Mapping[str, Mapping[str, object]]  # by bank: what its app says about the final model
+    largest_message: int  # bytes of wires in one Flower message
+    peak_memory: int  # bytes, of this process
+    contribution_bytes: int
+    error_bound: float
+    arrays: ArrayRecord | None = field(default=None, repr=False)
+
+    def as_json(self) -> dict[str, object]:
+        """Everything but the model."""
+        fields = {name: value for name, value in vars(self).items() if name not in ("arrays", "rounds")}
+        return {**fields, "rounds": [asdict(each) for each in self.rounds]}
+
+
+@dataclass
+class _Bank:
+    organisation: str
+    node: int
+    model: str
+    length: int
+    rounds: int
+    step: int
+
+
+class _RoundLost(Exception):
+    """An attempt ended; another may follow, without those who were on its roster and did not deliver."""
+
+    def __init__(self, message: str, blamed: Collection[str] = ()) -> None:
+        super().__init__(message)
+        self.blamed = frozenset(blamed)
+
+
+class EncryptedRounds:
+    """Runs rounds among the enrolled parties that are online.
+
+    initial: the first model, for banks whose app does not make it itself; then the aggregator follows the model, and
+    the outcome has it. banks: how many to wait for; all enrolled ones when None, but after `limits.ready_s` the quorum
+    is enough. on_round: called with each report.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        party: AggregatorParty,
+        *,
+        initial: ArrayRecord | None = None,
+        banks: int | None = None,
+        limits: Limits | None = None,
+        on_round: Callable[[RoundReport], None] | None = None,
+    ) -> None:
+        self._calls = Calls(grid)
+        self._party = party
+        self._limits = limits or Limits()
+        self._initial = None if initial is None else FlatModel.from_record(initial)
+        self._model = self._initial
+        self._wanted = len(party.enrolment.clients) if banks is None else banks
+        self._on_round = on_round
+        self._banks: dict[int, _Bank] = {}
+        self._key_holder = 0
+        self._next_step = 0
+        self._largest = largest_message(party.settings.plan)
+        self._followed = 0  # step of the last release that moved the aggregator's copy of the model
+
+    def run(self, rounds: int, *, evaluate: bool = False) -> Outcome:
+        """Play rounds until every bank has applied `rounds` of them; a federation that has some already goes on.
+
+        Raises `FlowerError` leaves.
+        """
+        self._find_parties(self._wanted)
+        reports = []
+        while (number := self._level() + 1) <= rounds:
+            report = self._round(number)
+            reports.append(report)
+            if self._on_round is not None:
+                self._on_round(report)
+        said = self._reports() if evaluate else {}
+        plan = self._party.plan(self._length())
+        return Outcome(
+            self._common_model(),
+            tuple(reports),
+            said,
+            self._calls.largest_message,
+            peak_memory(),
+            plan.residue_bytes,
+            plan.max_error,
+            None if self._model is None else self._model.record(),
+        )
+
+    # --- who is there
+
+    def _find_parties(self, wanted: int, without: Collection[str] = ()) -> None:
+        """Wait for the key holder and enough banks, all with a model. without: organisations to leave out."""
+        deadline = time.monotonic() + self._limits.ready_s
+        while True:
+            self._look_around(wanted, without)
+            if self._enough(wanted) or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        quorum = self._party.settings.quorum
+        if not self._key_holder or len(self._banks) < quorum:
+            here = ", ".join(sorted(bank.organisation for bank in self._banks.values())) or "no bank"
+            missing = "" if self._key_holder else "the key holder and "
+            raise PartiesMissing(
+                f"{missing}at least {quorum} enrolled banks are needed and {here} came within "
+                f"{self._limits.ready_s:g} s: do their SuperNodes and residents run, and is the enrolment list "
+                "the same everywhere?"
+            )
+        self._start_models()
+        self._catch_up()
+
+    def _enough(self, wanted: int) -> bool:
+        return bool(self._key_holder) and len(self._banks) >= wanted
+
+    def _look_around(self, wanted: int, without: Collection[str]) -> None:
+        """Ask every node who it is. What it says is a claim: wrong claims fail at the key holder or at the banks."""
+        calls = dict.fromkeys(self._calls.nodes(), Call())
+        self._banks, self._key_holder = {}, 0
+        # A node that died a moment ago still counts as online: once enough answered, the others get one more chance.
+        for answer in self._calls.each("status", calls, self._limits.call_s, enough=lambda: self._enough(wanted)):
+            if not answer.error:
+                self._take_status(answer, without)
+            elif answer.error != NO_ANSWER:
+                self._party.log("node set aside", node=answer.node, error=answer.error, message=answer.message)
+
+    def _take_status(self, answer: Answer, without: Collection[str]) -> None:
+        call = answer.call
+        try:
+            key = call.text("key")
+            if self._party.is_key_holder(key):
+                self._key_holder, self._next_step = answer.node, call.number("next_step")
+                return
+            organisation = self._party.organisation_of(key)
+            if organisation is None:
+                self._party.log("node set aside", node=answer.node, error="UnknownClient", message=key[:16])
+                return
+            if organisation in without:
+                return
+            numbers = (call.number(name) for name in ("length", "rounds", "step"))
+            self._banks[answer.node] = _Bank(organisation, answer.node, call.text("model"), *numbers)
+        except TransferError as error:
+            self._party.log("node set aside", node=answer.node, error="TransferError", message=str(error))
+
+    def _start_models(self) -> None:
+        """Send the first model to banks that have none."""
+        without = [bank for bank in self._banks.values() if not bank.model]
+        if not without:
+            return
+        if self._initial is None:
+            names = ", ".join(bank.organisation for bank in without)
+            raise ModelMismatch(f"{names}: no first model; pass `initial` here or `initial_model` to the banks' mod")
+        record = self._initial.record()
+        for node, answer in self._calls.start([bank.node for bank in without], record, self._limits.call_s).items():
+            self._set_aside_unless_good(node, answer)
+
+    def _catch_up(self) -> None:
+        """Bring banks that missed rounds up to date: releases as the key holder stored them, one after the other."""
+        while True:
+            level = self._level()
+            behind = [bank for bank in self._banks.values() if bank.rounds < level]
+            if not behind:
+                break
+            bank = min(behind, key=lambda each: each.step)
+            call = Call({"after": bank.step, "length": bank.length, "model": bank.model})
+            stored = self._calls.one("stored", self._key_holder, call, self._limits.call_s).require(
+                "key holder", "stored"
+            )
+            if not stored.number("step"):
+                self._party.log("bank set aside", bank=bank.organisation, message="no stored release follows its model")
+                del self._banks[bank.node]
+                continue
+            self._party.log("catching up", step=stored.number("step"), bank=bank.organisation)
+            answer = Answer(self._key_holder, stored)
+            wire = Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s))
+            self._accept([bank.node], wire)
+        self._follow()
+
+    def _follow(self) -> None:
+        """The aggregator's own copy of the model follows stored releases too, when it has one."""
+        while self._model is not None and self._model.digest.hex() != self._common_model():
+            call = Call({"after": self._followed, "length": self._model.length, "model": self._model.digest.hex()})
+            stored = self._calls.one("stored", self._key_holder, call, self._limits.call_s).require(
+                "key holder", "stored"
+            )
+            if not stored.number("step"):
+                raise ModelsDiverged("the banks hold a model that does not follow from the first one given here")
+            data = self._calls.wire(Answer(self._key_holder, stored), "release", self._largest, self._limits.part_s)
+            self._move(Outgoing(data))
+
+    def _level(self) -> int:
+        return max(bank.rounds for bank in self._banks.values())
+
+    def _length(self) -> int:
+        return next(iter(self._banks.values())).length
+
+    def _common_model(self) -> str:
+        models = {bank.model for bank in self._banks.values()}
+        if len(models) != 1:
+            held = ", ".join(f"{bank.organisation} {bank.model[:16]}" for bank in self._banks.values())
+            raise ModelsDiverged(
+                f"the banks hold different models: {held}; start those that differ from the common one"
+            )
+        return models.pop()
+
+    # --- one round
+
+    def _round(self, number: int) -> RoundReport:
+        lost: list[str] = []
+        blamed: set[str] = set()
+        started = time.monotonic()
+        for _ in range(self._limits.attempts):
+            if lost:
+                self._find_parties(self._party.settings.quorum, blamed)
+            try:
+                return self._attempt(number, started, lost)
+            except (_RoundLost, PartyFailed, TransferError, Refusal) as error:
+                self._party.give_up()
+                blamed |= error.blamed if isinstance(error, _RoundLost) else set()
+                lost.append(
+                    str(error) if isinstance(error, (_RoundLost, PartyFailed)) else f"{type(error).__name__}: {error}"
+                )
+                self._party.log("round lost", step=self._calls.step, round=number, message=lost[-1])
+        raise RoundFailed(f"round {number}: {len(lost)} attempts failed: {'; '.join(lost)}")
+
+    def _attempt(self, number: int, started: float, lost: Sequence[str]) -> RoundReport:
+        limits, model, length = self._limits, self._common_model(), self._length()
+        step = self._calls.step = self._next_step
+        self._next_step += 1
+        self._party.log("round", step=step, round=number, banks=len(self._banks), model=model[:16])
+        request = self._party.request("open", step, bytes.fromhex(model), length)
+        opened = self._calls.one("open", self._key_holder, Call({}, {"request": request}), limits.call_s)
+        offer = opened.require("key holder", "open")
+        self._party.offered(offer.wire("offer"), length)
+
+        joins = self._joins(offer)
+        closing = time.monotonic()
+        closed = self._close(step, joins)
+        close_seconds = time.monotonic() - closing
+        sealing, summing = self._collect(closed)
+        release, opening, resent = self._release(step, length)
+        members = [bank.node for bank in self._banks.values() if bank.organisation in closed.members]
+        self._move(release)
+        self._accept(list(self._banks), release)
+        # Those who missed it are behind now; they catch up when they are back.
+        self._banks = {node: bank for node, bank in self._banks.items() if bank.rounds >= number}
+        if not set(members) & set(self._banks):
+            raise ModelsDiverged(f"step {step}: no member took the release: nothing is known about the model now")
+        left_out = tuple(sorted({m.organisation for m in self._party.enrolment.clients} - set(closed.members)))
+        slowest = max((answer.call.seconds("train_seconds") for answer in joins.values()), default=0.0)
+        report = RoundReport(
+            number,
+            step,
+            closed.members,
+            left_out,
+            tuple(lost),
+            self._common_model(),
+            round(time.monotonic() - started, 3),
+            slowest,
+            sealing,
+            summing,
+            opening,
+            round(close_seconds, 3),
+            self._party.contribution_bytes(),
+            resent,
+        )
+        self._party.log("round done", step=step, round=number, members=list(closed.members), seconds=report.seconds)
+        return report
+
+    def _joins(self, offer: Call) -> dict[int, Answer]:
+        """Answers of the banks that joined; the others are left out of this round."""
+        aborts = numbered("abort", offer.numbered("abort"))
+        call = Call({}, {"offer": offer.wire("offer"), **aborts})
+        joined = {}
+        for answer in self._calls.each("join", dict.fromkeys(self._banks, call), self._limits.train_s):
+            if not answer.error and "join" in answer.call.wires:
+                joined[answer.node] = answer
+            else:
+                bank = self._banks[answer.node].organisation
+                self._party.log(
+                    "did not join", step=self._calls.step, bank=bank, error=answer.error, message=answer.message
+                )
+        return joined
+
+    def _close(self, step: int, joins: Mapping[int, Answer]) -> Closed:
+        wires: list[Bytes] = [answer.call.wires["join"] for answer in joins.values()]
+        call = Call({}, {"request": self._party.request("close", step), **numbered("join", wires)})
+        answer = self._calls.one("close", self._key_holder, call, self._limits.call_s)
+        if answer.error == "QuorumNotMet":
+            self._abort(step)
+            raise _RoundLost(f"QuorumNotMet: {answer.message}")
+        closed = answer.require("key holder", "close")
+        if refused := closed.fields.get("refused"):
+            self._party.log("joins refused", step=step, message=str(refused))
+        return self._party.open(closed.wire("roster"))
+
+    def _collect(self, closed: Closed) -> tuple[float, float]:
+        """Ask the roster's members for their contributions and add each; (slowest sealing, adding) in seconds."""
+        members = {node: bank for node, bank in self._banks.items() if bank.organisation in closed.members}
+        call = Call({}, {"roster": closed.roster})
+        sealing = adding = 0.0
+        failures: dict[str, str] = {}
+        for answer in self._calls.each("contribute", dict.fromkeys(members, call), self._limits.contribute_s):
+            who = members[answer.node].organisation
+            try:
+                contribution = answer.require(who, "contribution")
+                data = self._calls.wire(answer, "contribution", self._largest, self._limits.part_s)
+                started = time.monotonic()
+                self._party.receive(data)
+                del data
+                adding += time.monotonic() - started
+                sealing = max(sealing, contribution.seconds("seal_seconds"))
+                self._party.log("added", step=closed.step, bank=who)
+            except (FlowerError, Refusal) as error:
+                named = str(error) if isinstance(error, PartyFailed) else f"{who}: {type(error).__name__}: {error}"
+                failures[who] = named
+        if failures:
+            self._abort(closed.step)
+            raise _RoundLost("; ".join(failures.values()), failures)
+        return sealing, round(adding, 3)
+
+    def _release(self, step: int, length: int) -> tuple[Outgoing, float, bool]:
+        """(release, the key holder's seconds, whether it came from its ledger)."""
+        limits, node = self._limits, self._key_holder
+        total = self._party.close()
+        answer = self._calls.call_with("release", [node], "sum", total, limits.release_s, limits.part_s)[node]
+        del total
+        if not answer.error:
+            data = Outgoing(self._calls.wire(answer, "release", self._largest, limits.part_s))
+            return data, answer.call.seconds("open_seconds"), False
+        if answer.error == "SumRefused":
+            raise _RoundLost("key holder: SumRefused: refused; the step is burnt")
+        self._party.log("release not received", step=step, error=answer.error, message=answer.message)
+        return self._stored(step, length), 0.0, True
+
+    def _stored(self, step: int, length: int) -> Outgoing:
+        """After a key holder fell silent: wait for it, and take the release that its ledger holds, or none."""
+        deadline = time.monotonic() + self._limits.recover_s
+        last = "nothing"
+        while time.monotonic() < deadline:
+            call = Call({"after": step - 1, "length": length, "model": ""})
+            answer = self._calls.one("stored", self._key_holder, call, self._limits.call_s)
+            if not answer.error and answer.call.fields.get("step") == step:
+                return Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s))
+            if not answer.error:
+                raise _RoundLost(f"key holder: the round ended {answer.call.fields.get('outcome')} without a release")
+            last = f"{answer.error}: {answer.message}"
+            time.sleep(0.5)
+        raise PartyFailed(f"key holder: no answer about step {step} within {self._limits.recover_s:g} s; last: {last}")
+
+    def _abort(self, step: int) -> None:
+        """Have the key holder end the round in writing; members may then use their updates again among themselves."""
+        call = Call({}, {"request": self._party.request("abort", step)})
+        answer = self._calls.one("abort", self._key_holder, call, self._limits.call_s)
+        aborts = numbered("abort", answer.call.numbered("abort"))
+        if answer.error or not aborts:
+            self._party.log("abort not confirmed", step=step, error=answer.error, message=answer.message)
+            return
+        self._calls.ask("abort", dict.fromkeys(self._banks, Call({}, aborts)), self._limits.call_s)
+
+    def _accept(self, nodes: Sequence[int], release: Outgoing) -> None:
+        """Give a release to banks and note which model each holds afterwards."""
+        limits = self._limits
+        answers = self._calls.call_with("accept", nodes, "release", release, limits.call_s, limits.part_s)
+        for node, answer in answers.items():
+            self._set_aside_unless_good(node, answer)
+
+    def _set_aside_unless_good(self, node: int, answer: Answer) -> None:
+        bank = self._banks[node]
+        if answer.error:
+            self._party.log("bank set aside", bank=bank.organisation, error=answer.error, message=answer.message)
+            del self._banks[node]
+            return
+        bank.model, bank.length = answer.call.text("model"), answer.call.number("length")
+        bank.rounds, bank.step = answer.call.number("rounds"), answer.call.number("step")
+
+    def _move(self, release: Outgoing) -> None:
+        if self._model is not None:
+            self._followed, average, _ = self._party.average(release.whole())
+            self._model = self._model.moved_by(average)
+
+    def _reports(self) -> dict[str, dict[str, object]]:
+        """What each bank's app says about the final model."""
+        answers = self._calls.ask("evaluate", dict.fromkeys(self._banks, Call()), self._limits.train_s)
+        hidden = ("action", "held_names", "held_lengths")
+        return {
+            self._banks[node].organisation: {
+                name: value for name, value in answer.call.fields.items() if name not in hidden
+            }
+            for node, answer in answers.items()
+        }
+
+
+def peak_memory() -> int:
+    """Bytes: the largest resident size that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+__all__ = ["PART_BYTES", "EncryptedRounds", "Limits", "Outcome", "RoundReport", "peak_memory"]
