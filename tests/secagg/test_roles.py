@@ -162,7 +162,16 @@ def test_a_sum_that_is_not_one_of_this_roster_burns_nothing(peers, break_it):
     assert peers.key_holder.release(encrypted_sum).contributors == 3
 
 
-@pytest.mark.parametrize("changes", [{"contributors": 2}, {"total_weight": 2}, {"total_weight": 4}, {"sums": "large"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"contributors": 2},
+        {"contributors": 2, "total_weight": 2},
+        {"total_weight": 2},
+        {"total_weight": 4},
+        {"sums": "large"},
+    ],
+)
 def test_a_client_accepts_no_release_that_its_round_cannot_have(peers, changes):
     release = peers.key_holder.release(peers.encrypted_sum(1, [FEDERATION.update(i) for i in range(3)]))
     if "sums" in changes:
