@@ -166,16 +166,15 @@ def test_a_sum_that_is_not_one_of_this_roster_burns_nothing(peers, break_it):
     "changes",
     [
         {"contributors": 2},
-        {"contributors": 2, "total_weight": 2},
+        {"contributors": 2, "total_weight": 2, "sums": np.zeros(FEDERATION.plan.length, dtype=np.int64)},
         {"total_weight": 2},
         {"total_weight": 4},
-        {"sums": "large"},
+        {"sums": np.full(FEDERATION.plan.length, 3 * FEDERATION.plan.max_value + 1)},
     ],
+    ids=["fewer", "fewer in every field", "less weight", "more weight", "larger sums"],
 )
 def test_a_client_accepts_no_release_that_its_round_cannot_have(peers, changes):
     release = peers.key_holder.release(peers.encrypted_sum(1, [FEDERATION.update(i) for i in range(3)]))
-    if "sums" in changes:
-        changes = {"sums": np.full(FEDERATION.plan.length, 3 * FEDERATION.plan.max_value + 1)}
     forged = signed(release, FEDERATION.authority, **changes)
     refuses(peers.clients[0], errors.PeerError, lambda: peers.clients[0].accept(forged))
     assert peers.clients[0].accept(release).total_weight == 3
