@@ -1,0 +1,16 @@
+"""Language models beside fraud detection, behind a gateway that lets no customer out.
+
+What it does: synthetic fraud (`synthetic`, `validation`, `approval`), traits of transaction descriptions
+(`traits`), a second look at alerts (`review`), examples for fine-tuning and a local text head (`examples`,
+`text_head`), and what each of them is worth (`comparison`).
+
+How a request comes to be: a caller hands raw values to the gateway (`gateway`). The gateway asks the policy
+which columns may leave and in what form (`release`), redacts text (`redact`), fills a versioned prompt
+(`prompts`), checks the spend (`account`), looks into the cache (`cache`), and only then lets a provider
+answer: `offline` (rules, seeded, the default) or `openai` (the SDK, imported by the gateway alone).
+
+Importing this package needs neither openai nor a network. docs/assist.md describes its use,
+docs/adr/0030-gateway.md its promises.
+"""
+
+from __future__ import annotations

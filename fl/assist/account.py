@@ -1,0 +1,247 @@
+"""What was sent and what it cost: an append-only log, and a budget that stops before it is exceeded.
+
+Every attempt of a request leaves a `sent` line before the first byte goes out, and a `settled` line once its
+cost is known. Each line holds the SHA-256 of the line before, so that a line taken out or changed later shows.
+Lines hold hashes, sizes, model and cost: never contents. (A hash of a short text can be guessed at by whoever
+can guess the text; the log belongs to the bank like the data do.)
+
+The budget counts an attempt at its upper bound until it is settled: one token per byte of the request and the
+whole output limit. An attempt without an answer (a timeout, a broken connection, a killed process) stays at
+that bound, since it may have been billed. An answer with an error status costs nothing.
+
+Leaves to others: what is sent (`gateway`), answers (`cache`).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fl.assist.errors import LogError, PriceMissing, SpendLimitReached
+from fl.durable import append_durably, locked
+
+OVERHEAD_TOKENS = 64  # per request, for framing that a byte count may miss
+FIRST = "0" * 64  # `previous` of the first line
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Money per million tokens, in the currency of the budget."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Budget for everything in one log. `cost`: None for no limit in money; needs prices."""
+
+    tokens: int
+    cost: float | None = None
+    prices: Prices | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0 or (self.cost is not None and self.cost < 0):
+            raise SpendLimitReached(f"expected a budget of at least 0, got {self.tokens} tokens and {self.cost}")
+        if self.cost is not None and self.prices is None:
+            raise PriceMissing("a limit in money needs prices: give --price-in and --price-out per million tokens")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one attempt."""
+
+    input: int
+    output: int
+
+    @property
+    def total(self) -> int:
+        return self.input + self.output
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Sums over a log. `pending`: attempts that are counted at their upper bound."""
+
+    attempts: int
+    pending: int
+    tokens: int
+    cost: float
+    bytes_sent: int
+
+
+class Account:
+    """One log file and the budget over it. Safe to open again after a crash at any moment."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.path = path
+        self.limits = limits
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = read_log(path)
+        self._lock = threading.Lock()
+        self._size = path.stat().st_size if path.exists() else 0
+        self._previous = _hash(_raw_lines(path)[-1]) if _raw_lines(path) else FIRST
+        self._next = 1 + max((line["attempt"] for line in lines if "attempt" in line), default=0)
+        self._open, self._settled = _balance(lines)
+        self._attempts = sum(line["event"] == "sent" for line in lines)
+        self._bytes = sum(line["bytes"] for line in lines if line["event"] == "sent")
+
+    def cost(self, usage: Usage) -> float:
+        """Money for `usage`; 0 without prices."""
+        prices = self.limits.prices or Prices()
+        return (usage.input * prices.input + usage.output * prices.output) / 1e6
+
+    @property
+    def spent(self) -> Spent:
+        with self._lock:
+            return self._spent()
+
+    def _spent(self) -> Spent:
+        usages = [*self._open.values(), *self._settled]
+        return Spent(
+            attempts=self._attempts,
+            pending=len(self._open),
+            tokens=sum(usage.total for usage in usages),
+            cost=sum(map(self.cost, usages)),
+            bytes_sent=self._bytes,
+        )
+
+    def send(self, body: bytes, max_output_tokens: int, **about: str | int) -> int:
+        """Record that `body` is about to be sent; returns the attempt's number for `settle`.
+
+        Raises `SpendLimitReached`, with nothing recorded, when its upper bound does not fit the budget.
+        """
+        bound = Usage(len(body) + OVERHEAD_TOKENS, max_output_tokens)
+        with self._lock:
+            self._require_within(bound)
+            attempt = self._next
+            self._append(
+                {
+                    "event": "sent",
+                    "attempt": attempt,
+                    "sha256": hashlib.sha256(body).hexdigest(),
+                    "bytes": len(body),
+                    "bound_input_tokens": bound.input,
+                    "bound_output_tokens": bound.output,
+                    "bound_cost": self.cost(bound),
+                    **about,
+                }
+            )
+            self._next += 1
+            self._attempts += 1
+            self._bytes += len(body)
+            self._open[attempt] = bound
+        return attempt
+
+    def require_room(self, body_bytes: int, max_output_tokens: int) -> None:
+        """Raise `SpendLimitReached` when a request of this size could not be sent now."""
+        with self._lock:
+            self._require_within(Usage(body_bytes + OVERHEAD_TOKENS, max_output_tokens))
+
+    def settle(self, attempt: int, usage: Usage, **about: str | int) -> None:
+        """Replace the attempt's upper bound by what it cost."""
+        with self._lock:
+            cost = self.cost(usage)
+            self._append(
+                {
+                    "event": "settled",
+                    "attempt": attempt,
+                    "input_tokens": usage.input,
+                    "output_tokens": usage.output,
+                    "cost": cost,
+                    **about,
+                }
+            )
+            del self._open[attempt]
+            self._settled.append(usage)
+
+    def _require_within(self, bound: Usage) -> None:
+        spent = self._spent()
+        if spent.tokens + bound.total > self.limits.tokens:
+            raise SpendLimitReached(
+                f"the next request may cost {bound.total} tokens; {spent.tokens} of {self.limits.tokens} are spent "
+                f"({self.path}). Nothing was sent: raise --max-tokens, or ask for less at a time"
+            )
+        if self.limits.cost is not None and spent.cost + self.cost(bound) > self.limits.cost:
+            raise SpendLimitReached(
+                f"the next request may cost {self.cost(bound):.4f}; {spent.cost:.4f} of {self.limits.cost:.4f} are "
+                f"spent ({self.path}). Nothing was sent: raise --max-cost, or ask for less at a time"
+            )
+
+    def _append(self, line: dict[str, Any]) -> None:
+        stamped = {"time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), **line, "previous": self._previous}
+        raw = json.dumps(stamped, separators=(",", ":")).encode()
+        with locked(self.path.with_suffix(".lock")):
+            if (self.path.stat().st_size if self.path.exists() else 0) != self._size:
+                raise LogError(f"{self.path}: another process writes to this log; give each its own --work folder")
+            _end_torn_line(self.path)
+            append_durably(self.path, raw)
+            self._size = self.path.stat().st_size
+        self._previous = _hash(raw)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, oldest first; an absent file is an empty log.
+
+    A torn line is left out: its write ended in a crash, before anything was sent or after its cost was bounded.
+    Raises `LogError` when a line does not follow the one before it.
+    """
+    lines: list[dict[str, Any]] = []
+    previous = FIRST
+    raw_lines = _raw_lines(path)
+    for number, raw in enumerate(raw_lines, start=1):
+        try:
+            line = json.loads(raw)
+        except ValueError as fault:
+            if number < len(raw_lines) and not _follows(raw_lines[number], raw):
+                raise LogError(f"{path}: line {number} is no JSON: the log was damaged or rewritten") from fault
+        else:
+            if not isinstance(line, dict) or line.get("previous") != previous:
+                raise LogError(f"{path}: line {number} does not follow line {number - 1}: the log was rewritten")
+            lines.append(line)
+        previous = _hash(raw)
+    return lines
+
+
+def _follows(raw: bytes, before: bytes) -> bool:
+    try:
+        return bool(json.loads(raw).get("previous") == _hash(before))
+    except ValueError:
+        return False
+
+
+def _balance(lines: list[dict[str, Any]]) -> tuple[dict[int, Usage], list[Usage]]:
+    """(upper bounds of attempts without a settlement, usages of the others)."""
+    pending: dict[int, Usage] = {}
+    settled: list[Usage] = []
+    for line in lines:
+        if line["event"] == "sent":
+            pending[line["attempt"]] = Usage(line["bound_input_tokens"], line["bound_output_tokens"])
+        else:
+            del pending[line["attempt"]]
+            settled.append(Usage(line["input_tokens"], line["output_tokens"]))
+    return pending, settled
+
+
+def _raw_lines(path: Path) -> list[bytes]:
+    return [raw for raw in path.read_bytes().split(b"\n") if raw] if path.exists() else []
+
+
+def _end_torn_line(path: Path) -> None:
+    """A crash may have cut the last line: the next one begins on a line of its own."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with open(path, "rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+
+
+def _hash(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()

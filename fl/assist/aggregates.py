@@ -1,0 +1,43 @@
+"""What all banks together may say about their transactions: averages that an encrypted sum has released.
+
+Every bank contributes the mean and the mean square of each publicly scaled feature over its training rows; the
+banks' average of those is computed under encryption, so that no bank's own figures are seen by anyone. Banks
+weigh the same, since a weight would publish a number of rows.
+
+The released averages are exact up to quantisation and lie outside any epsilon: what a few banks average, the
+others can subtract their own share from. They leave only when a person asks for it (`--with-aggregates`).
+
+Leaves to others: the encrypted average (`fl.secure`), prompts (`synthetic`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fl.assist.release import Aggregates
+from fl.federation import Federation
+from fl.secure import encrypted_average, plan_for
+
+VALUE_BITS = 20
+
+
+def released_aggregates(federation: Federation) -> Aggregates:
+    """Averages over the federation's training rows, released by one encrypted round.
+
+    Raises `fl.errors.AggregationError` for fewer than three banks.
+    """
+    schema, names = federation.schema, federation.feature_names
+    contributions = []
+    for bank in federation.banks:
+        x = bank.train.x.astype(np.float64)
+        contributions.append(np.concatenate([x.mean(axis=0), np.square(x).mean(axis=0)]).astype(np.float32))
+    clip = max(schema.bound, schema.bound**2)  # a mean lies within the bound, a mean square within its square
+    plan = plan_for(2 * len(names), len(federation.banks), clip, VALUE_BITS)
+    average = encrypted_average(contributions, plan=plan, model_hash=schema.sha256).average
+    mean, square = np.split(average, 2)
+    deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
+    typical = None
+    if schema.amount is not None:
+        scaled = float(mean[names.index("amount")])
+        typical = float(np.expm1(scaled * schema.amount.spread + np.log1p(schema.amount.typical)))
+    return Aggregates(names, tuple(map(float, mean)), tuple(map(float, deviation)), len(federation.banks), typical)

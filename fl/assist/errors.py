@@ -1,0 +1,113 @@
+"""Every exception that `fl.assist` raises on purpose: one base, leaves named for the fact.
+
+No message carries text of a transaction, of a prompt or of an answer: a server's error body may echo what it
+was sent, so only its status and code are repeated.
+"""
+
+from __future__ import annotations
+
+from fl.errors import FederationError
+
+
+class AssistError(FederationError):
+    """Base of all errors raised by `fl.assist`."""
+
+
+class AssistNotInstalled(AssistError):
+    """The openai SDK is not there: install the extra `assist`."""
+
+
+class ColumnNotAllowed(AssistError):
+    """A column was about to leave without a person's word for it, or can never leave."""
+
+
+class CustomerListMissing(AssistError):
+    """Free text was about to leave without the bank's list of its customers."""
+
+
+class LeakRefused(AssistError):
+    """Something that looks like an identifier stood in what was about to be sent. Nothing was sent."""
+
+
+class NotSent(AssistError):
+    """A dry run has shown what would be sent."""
+
+
+class SpendLimitReached(AssistError):
+    """The next request could exceed the budget. It was not sent."""
+
+
+class PriceMissing(AssistError):
+    """A budget in money was given without prices per token."""
+
+
+class LogError(AssistError):
+    """The gateway's log is damaged or was rewritten."""
+
+
+class PromptError(AssistError):
+    """A prompt file is missing or malformed."""
+
+
+class InsecureEndpoint(AssistError):
+    """The endpoint is neither https nor on this machine."""
+
+
+class CredentialsRefused(AssistError):
+    """There is no API key, or the endpoint does not accept it."""
+
+
+class RateLimited(AssistError):
+    """The endpoint still answers 429 after the SDK's retries."""
+
+
+class ProviderTimedOut(AssistError):
+    """No answer within the timeout, after the SDK's retries."""
+
+
+class ProviderUnreachable(AssistError):
+    """No connection to the endpoint, or it broke."""
+
+
+class ProviderFailed(AssistError):
+    """The endpoint still answers 5xx after the SDK's retries."""
+
+
+class RequestRejected(AssistError):
+    """The endpoint refuses the request as such (4xx), or redirects it elsewhere."""
+
+
+class AnswerError(AssistError):
+    """Base of what can be wrong with one answer; another request may still succeed."""
+
+
+class AnswerTruncated(AnswerError):
+    """The answer ended at the output limit."""
+
+
+class AnswerRefused(AnswerError):
+    """The model declined to answer."""
+
+
+class AnswerMalformed(AnswerError):
+    """The answer is no JSON, misses its schema, or speaks of items that were not asked about."""
+
+
+class AnswerUnexpected(AnswerError):
+    """The answer holds something other than a message, such as a tool call. Nothing was called."""
+
+
+class ScenarioError(AssistError):
+    """A scenario cannot be asked for as it is."""
+
+
+class ApprovalError(AssistError):
+    """An approval file does not fit what it decides about, or approves what cannot be approved."""
+
+
+class ExampleError(AssistError):
+    """A file of training examples is malformed."""
+
+
+class FineTuningClosed(AssistError):
+    """OpenAI takes no new self-serve fine-tuning jobs since 2027-01-06."""

@@ -1,0 +1,147 @@
+"""One sitting with a provider: from a person's settings to a gateway per bank.
+
+A key in the environment decides nothing here: without `provider="openai"` in the settings no SDK is imported and
+no address is looked up. A work folder keeps what must outlast a process: the log and the cache.
+
+In a deployment a bank has one gateway, its own. Where this process plays all banks of an experiment, each still
+gets a gateway with its own redactor, and they share provider, budget and cache.
+
+Leaves to others: what is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fl.assist.account import Account, Limits, read_log
+from fl.assist.cache import Cache
+from fl.assist.descriptions import Described, bank_redactor
+from fl.assist.errors import AssistError, ScenarioError
+from fl.assist.gateway import Emit, Gateway, OpenAIProvider
+from fl.assist.offline import OfflineProvider
+from fl.assist.provider import Api, Provider
+from fl.assist.redact import MIN_CUSTOMERS, Redactor
+from fl.assist.release import Policy
+from fl.schema import Schema
+
+LEAST_HOLDOUT = 20  # validation rows below which a comparison with held-out rows means nothing
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person asked for. `customer_list`: names, () when there is none on purpose, None when not said."""
+
+    work: Path
+    provider: Literal["offline", "openai"] = "offline"
+    model: str | None = None
+    api: Api = "responses"
+    limits: Limits = Limits(tokens=100_000)  # noqa: RUF009 - frozen
+    timeout_s: float = 60.0
+    max_retries: int = 2
+    allow: tuple[str, ...] = ()
+    customer_list: tuple[str, ...] | None = field(default=None, repr=False)
+    min_customers: int = MIN_CUSTOMERS
+    ask_again: bool = False
+    dry_run: Emit | None = None
+    seed: int = 0
+
+
+class Session:
+    """Provider, policy and cache of one sitting. Raises what the provider raises when it is made."""
+
+    def __init__(self, settings: Settings, schema: Schema, *, with_label: bool = False) -> None:
+        self.settings = settings
+        self.provider: Provider
+        self._cache: Cache | None = None
+        if settings.provider == "offline":
+            self.provider = OfflineProvider(settings.seed)
+            self.policy = Policy.nothing_leaves(schema)
+            return
+        self.provider = open_openai(settings)
+        self.policy = Policy.of(schema, settings.allow, with_label=with_label)
+        self._cache = Cache(cache_folder(settings.work), ask_again=settings.ask_again)
+
+    def gateway(self, redactor: Redactor) -> Gateway:
+        """A gateway that knows what `redactor` knows."""
+        return Gateway(self.provider, self.policy, redactor, self._cache)
+
+    def redactors(self, described: Described) -> list[Redactor]:
+        """What each bank knows of its own customers and words, in the banks' order."""
+        settings = self.settings
+        return [
+            bank_redactor(described, rows, held, settings.customer_list, settings.min_customers)
+            for _, rows, held in described.source.banks
+        ]
+
+
+def open_openai(settings: Settings) -> OpenAIProvider:
+    """The openai provider that `settings` ask for. Raises `ScenarioError` without a model."""
+    if not settings.model:
+        raise ScenarioError("the provider openai needs --model: none is built in")
+    return OpenAIProvider(
+        settings.model,
+        Account(log_file(settings.work), settings.limits),
+        api=settings.api,
+        timeout_s=settings.timeout_s,
+        max_retries=settings.max_retries,
+        dry_run=settings.dry_run,
+    )
+
+
+def log_file(work: Path) -> Path:
+    return work / "gateway.jsonl"
+
+
+def cache_folder(work: Path) -> Path:
+    return work / "cache"
+
+
+def status(work: Path) -> dict[str, Any]:
+    """Sums over the log of a work folder; its chain of hashes is checked on the way. Raises `LogError`."""
+    path = log_file(work)
+    lines = read_log(path)
+    account = Account(path, Limits(tokens=0)) if path.exists() else None
+    spent = None if account is None else account.spent
+    sent = [line for line in lines if line["event"] == "sent"]
+    settled = {line["attempt"]: line for line in lines if line["event"] == "settled"}
+    cost = [settled[s["attempt"]]["cost"] if s["attempt"] in settled else s["bound_cost"] for s in sent]
+    return {
+        "log": str(path),
+        "attempts": 0 if spent is None else spent.attempts,
+        "without_answer": 0 if spent is None else spent.pending,
+        "tokens": 0 if spent is None else spent.tokens,
+        "cost": float(np.sum(cost)),
+        "bytes_sent": 0 if spent is None else spent.bytes_sent,
+        "models": sorted({str(line["model"]) for line in sent if "model" in line}),
+        "endpoints": sorted({str(line["endpoint"]) for line in sent if "endpoint" in line}),
+        "first": sent[0]["time"] if sent else None,
+        "last": sent[-1]["time"] if sent else None,
+        "chain": "every line follows the one before it",
+    }
+
+
+def read_customer_list(path: Path) -> tuple[str, ...]:
+    """Names, one a line. Raises `AssistError` for a file without any."""
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as fault:
+        raise AssistError(f"{path}: cannot read the customer list: {fault}") from fault
+    if not names:
+        raise AssistError(f"{path}: expected one customer's name a line, got none")
+    return names
+
+
+def union(redactors: Sequence[Redactor]) -> Redactor:
+    """What all banks of an experiment know together; words are common only where every bank says so."""
+    return Redactor(
+        frozenset().union(*(r.names for r in redactors)),
+        frozenset().union(*(r.full_names for r in redactors)),
+        frozenset().union(*(r.identifiers for r in redactors)),
+        frozenset.intersection(*(r.common for r in redactors)),
+        all(r.has_customer_list for r in redactors),
+    )

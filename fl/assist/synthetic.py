@@ -1,0 +1,206 @@
+"""Synthetic transactions of a described scenario: asked for in the schema's own columns, typed, and turned into
+rows that the ordinary reader and the ordinary features take.
+
+What is asked for holds the schema's public meaning, the scenario in a person's words and, when asked for, what
+an encrypted sum released; no transaction. A set consists of batches; each knows its number, so that batches
+differ and each is cached by itself.
+
+An answer names customers and terminals by number. Here they become identifiers that no bank uses (`SYN-...`),
+and days become days that end with the training period, so that features find a past to look at.
+
+Leaves to others: what is wrong with a set (`validation`), who approves it (`approval`), what it is worth
+(`comparison`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, create_model
+
+from fl.assist.answers import Answer, PlainText
+from fl.assist.errors import AnswerMalformed, ScenarioError
+from fl.assist.gateway import Gateway, Progress
+from fl.assist.prompts import load_prompt
+from fl.assist.provider import MadeBy, Task
+from fl.assist.release import Aggregates, Facts
+from fl.data import Transactions, transactions_from_frame
+from fl.features import scaled_features
+from fl.federation import Rows
+from fl.schema import DAY_US, EPOCH, MICROSECONDS, Schema, TimeColumn
+from fl.split import Periods
+
+ROWS_PER_REQUEST = 40
+TOKENS_PER_ROW = 160  # output limit; a row of the shipped schemas takes about half
+MINUTE_US = MICROSECONDS["minutes"]
+WITHOUT_TIME_DAYS = 30  # length of the period where the schema has no time
+
+
+class Transaction(Answer):
+    """What every synthetic transaction has; `row_model` adds the schema's columns."""
+
+    actor: int = Field(ge=0, le=99)
+    place: int = Field(ge=0, le=99)
+    day: int = Field(ge=0)
+    minute: int = Field(ge=0, le=1439)
+    fraud: bool
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """Transactions as they were answered: `rows[i]` by column and field name, of request `batch[i]`."""
+
+    schema: Schema
+    scenario: str
+    days: int
+    made_by: MadeBy
+    rows: tuple[dict[str, Any], ...] = field(repr=False)
+    batch: tuple[int, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def days_asked_for(schema: Schema) -> int:
+    """Days that a set spans: what a feature can look back on, and a week to train on."""
+    return schema.history_days + 7 if schema.has_windows else WITHOUT_TIME_DAYS
+
+
+@lru_cache(maxsize=8)
+def row_model(schema: Schema) -> type[Transaction]:
+    """The pydantic model of one transaction of this schema; columns keep their names as aliases.
+
+    Ranges are not part of it: a row beyond them is a finding of `validation`, not a lost batch.
+    """
+    fields: dict[str, Any] = {}
+
+    def add(column: str, kind: Any) -> None:
+        fields[f"column_{len(fields)}"] = (kind, Field(alias=column))
+
+    if schema.amount is not None:
+        add(schema.amount.column, float)
+    for number in schema.numeric:
+        add(number.column, float)
+    for category in schema.categorical:
+        add(category.column, Literal[category.vocabulary] if category.vocabulary else PlainText)
+    for text in schema.text:
+        add(text.column, PlainText)
+    made: type[Transaction] = create_model("SyntheticTransaction", __base__=Transaction, **fields)
+    return made
+
+
+@lru_cache(maxsize=8)
+def task(schema: Schema) -> Task[Transaction]:
+    """The request for synthetic transactions of this schema."""
+    rows: Any = list[row_model(schema)]  # type: ignore[misc]
+    batch = create_model("SyntheticTransactions", __base__=Answer, transactions=(rows, ...))
+    return Task(load_prompt("synthetic"), batch, "transactions", TOKENS_PER_ROW, _check)
+
+
+def _check(row: Transaction, facts: dict[str, Any]) -> None:
+    if row.day >= facts["days"]:
+        raise AnswerMalformed(f"expected days below {facts['days']}, got {row.day}")
+
+
+def generate(
+    gateway: Gateway,
+    schema: Schema,
+    scenario: str,
+    rows: int,
+    aggregates: Aggregates | None = None,
+    progress: Progress | None = None,
+) -> SyntheticSet:
+    """Ask for `rows` transactions, `ROWS_PER_REQUEST` at a time. Raises `ScenarioError` for an empty scenario or
+    fewer than two rows, and whatever the gateway raises; batches that were answered stay in its cache.
+    """
+    if not scenario.strip() or rows < 2:
+        raise ScenarioError(f"expected a scenario in words and at least 2 rows, got {scenario!r} and {rows}")
+    days, found, batches = days_asked_for(schema), [], []
+    made_by: MadeBy | None = None
+    for number, start in enumerate(range(0, rows, ROWS_PER_REQUEST)):
+        wanted = min(ROWS_PER_REQUEST, rows - start)
+        facts = Facts(scenario, schema, days, wanted, number, aggregates)
+        answered, made_by = gateway.ask(task(schema), facts)
+        found += [row.model_dump(mode="json", by_alias=True) for row in answered[:wanted]]
+        batches += [number] * min(len(answered), wanted)
+        if progress is not None:
+            progress(start + wanted)
+    assert made_by is not None
+    return SyntheticSet(schema, scenario, days, made_by, tuple(found), tuple(batches))
+
+
+def to_frame(made: SyntheticSet, periods: Periods) -> pd.DataFrame:
+    """The rows in the schema's own columns, in the order of the answers, as a file of real rows would hold them.
+
+    Days end with the last day of the training period.
+    """
+    schema = made.schema
+    rows = pd.DataFrame(list(made.rows))
+    time_us = _first_day(made, periods) * DAY_US + rows["day"] * DAY_US + rows["minute"] * MINUTE_US
+    columns: dict[str, Any] = {}
+    if schema.time is not None:
+        columns[schema.time.column] = _times(schema.time, time_us.to_numpy(np.int64), periods)
+    names = [f"B{batch}" for batch in made.batch]
+    for column, number in ((schema.parties.customer, "actor"), (schema.parties.terminal, "place")):
+        if column is not None:
+            prefix = "SYN-C" if number == "actor" else "SYN-T"
+            columns[column] = [f"{prefix}-{n}-{i}" for n, i in zip(names, rows[number], strict=True)]
+    for column in value_columns(schema):
+        columns[column] = rows[column]
+    words = np.where(rows["fraud"], schema.label.positive[0], schema.label.negative[0])
+    columns[schema.label.column] = words
+    return pd.DataFrame(columns)
+
+
+def value_columns(schema: Schema) -> tuple[str, ...]:
+    """The columns that a provider fills in."""
+    named = [] if schema.amount is None else [schema.amount.column]
+    named += [c.column for group in (schema.numeric, schema.categorical, schema.text) for c in group]
+    return tuple(named)
+
+
+def transactions(frame: pd.DataFrame, schema: Schema) -> Transactions:
+    """`frame` through the ordinary reader. Raises `fl.errors.DataError` for what it would refuse in a file."""
+    return transactions_from_frame(frame.reset_index(drop=True), schema, "synthetic transactions")
+
+
+def training_rows(frame: pd.DataFrame, schema: Schema, periods: Periods) -> Rows:
+    """The rows of `frame` that fall into the training period, with features computed from `frame` alone.
+
+    Customers count from -1 downwards, so that none is mistaken for a bank's; `index` is -1.
+    """
+    table = transactions(frame, schema)
+    inside = np.arange(len(table), dtype=np.int64)
+    if periods.train is not None and table.time is not None:
+        inside = np.flatnonzero(periods.train.holds(table.time))
+    assert table.label is not None
+    customer = table.index if table.customer is None else table.customer.code
+    return Rows(
+        x=scaled_features(table, inside),
+        y=table.label[inside].astype(np.float32),
+        day=table.day[inside],
+        customer=-1 - customer[inside],
+        index=np.full(len(inside), -1, np.int64),
+    )
+
+
+def _first_day(made: SyntheticSet, periods: Periods) -> int:
+    if periods.train is None or made.schema.time is None or not made.schema.time.measures_days:
+        return 0
+    return int((periods.train.end - 1) // DAY_US) - made.days + 1
+
+
+def _times(time: TimeColumn, time_us: Any, periods: Periods) -> Sequence[Any]:
+    if time.unit == "datetime":
+        stamps = pd.to_datetime(time_us, unit="us")
+        return list(stamps.strftime(time.format)) if time.format else list(stamps)
+    if time.unit == "order":
+        end = len(time_us) if periods.train is None else periods.train.end
+        return list(range(end - len(time_us), end))
+    origin = 0 if time.origin is None else (time.origin - EPOCH).days * DAY_US
+    return list((time_us - origin) / MICROSECONDS[time.unit])
