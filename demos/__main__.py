@@ -18,6 +18,8 @@ _COMMANDS = {
     "score": ("demos.score", "score", "score new transactions with a trained model"),
     "attack": ("demos.attack", "attack", "play known attacks against stock CKKS and against this project"),
     "enrol": ("demos.enrol", "enrol", "make identities and the enrolment list, offline"),
+    "network": ("demos.network", "network", "encrypted rounds between real processes, over Flower and TLS"),
+    "assist": ("demos.assist", "assist", "language models behind a privacy gateway; offline unless asked"),
     "audit": ("demos.audit", "audit", "verify a key holder's ledger offline"),
 }
 

@@ -12,12 +12,13 @@ Every bank makes the first model itself from the public seed. torch is loaded wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl.flower.errors import SettingsError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from fl.federation import BankData
     from fl.rounds import Schedule
+    from fl.simulate import Simulation
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,6 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """The hash of the model in the message, as `fl.model` computes it."""
-    from flwr.app import ConfigRecord
-
     from fl.model import model_hash
 
     model = _loaded(_workplace(party_file(context)), message)
@@ -89,33 +89,36 @@ def _workplace(path: Path) -> Workplace:
     import torch
 
     from fl.federation import load_federation
+
+    app = load_settings(path).app
+    if missing := {"data", "bank", "seed"} - set(app):
+        raise SettingsError(f"{path}: app.{min(missing)} is missing: what does this bank train on?")
+    simulation = simulation_of(app)
+    data = "simulated" if simulation is not None else str(path.parent / app["data"])
+    torch.set_num_threads(1)  # the same sums in the same order at every bank and in every run
+    seed, schema, partition = int(app["seed"]), app.get("schema"), app.get("partition")
+    federation = load_federation(data, schema, partition, seed=seed, simulation=simulation)
+    bank = next((each for each in federation.banks if each.name == app["bank"]), None)
+    if bank is None:
+        held = ", ".join(each.name for each in federation.banks)
+        raise SettingsError(f"{path}: app.bank: no bank {app['bank']!r} in {data}; got {held}")
+    return Workplace(bank, schedule_of(app, rounds=0), len(federation.feature_names), torch.device("cpu"))
+
+
+def simulation_of(app: Mapping[str, Any]) -> Simulation | None:
+    """The embedded generator as an [app] table asks for it; None for a table that names a file."""
     from fl.simulate import Simulation
 
-    settings = load_settings(path)
-    asked = dict(settings.app)
-    try:
-        data, name, seed = asked.pop("data"), asked.pop("bank"), int(asked.pop("seed"))
-    except KeyError as error:
-        raise SettingsError(f"{path}: app.{error.args[0]} is missing: what does this bank train on?") from error
-    simulation = None
-    if data == "simulated":
-        banks, customers = int(asked.pop("banks", 3)), int(asked.pop("customers", 150))
-        simulation = Simulation(customers=customers, terminals=max(customers // 2, banks), banks=banks, seed=seed)
-    else:
-        data = str(path.parent / data)
-    schedule = schedule_of(asked, seed)
-    torch.set_num_threads(1)
-    federation = load_federation(data, asked.get("schema"), asked.get("partition"), seed=seed, simulation=simulation)
-    bank = next((each for each in federation.banks if each.name == name), None)
-    if bank is None:
-        raise SettingsError(f"{path}: app.bank: no bank {name!r} in {data}; got {[b.name for b in federation.banks]}")
-    return Workplace(bank, schedule, len(federation.feature_names), torch.device("cpu"))
+    if app["data"] != "simulated":
+        return None
+    banks, customers = int(app.get("banks", 3)), int(app.get("customers", 150))
+    return Simulation(customers=customers, terminals=max(customers // 2, banks), banks=banks, seed=int(app["seed"]))
 
 
-def schedule_of(asked: dict[str, Any], seed: int) -> Schedule:
+def schedule_of(app: Mapping[str, Any], rounds: int) -> Schedule:
     """What all banks do alike; without differential privacy."""
     from fl.rounds import Schedule
     from fl.training import LocalTraining
 
-    local = LocalTraining(optimiser="sgd", learning_rate=0.1, epochs=int(asked.get("epochs", 1)))
-    return Schedule(rounds=0, local=local, private=None, dropout=0.3, prior=0.01, seed=seed)
+    local = LocalTraining(optimiser="sgd", learning_rate=0.1, epochs=int(app.get("epochs", 1)))
+    return Schedule(rounds, local, private=None, dropout=0.3, prior=0.01, seed=int(app["seed"]))

@@ -14,15 +14,17 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from fl.flower.certificates import LOCALHOST, ThrowAwayAuthority, new_node_key, write_private
+from fl.flower.control import ConfigValue, Control
 from fl.flower.errors import NetworkError, RunFailed
 from fl.flower.local_parties import AGGREGATOR, KEY_HOLDER, LocalParties
+from fl.flower.logs import read_log
 from fl.flower.processes import Processes, free_port, program
 
 APP = Path(__file__).parent
@@ -30,6 +32,7 @@ SUPERLINK = "superlink"
 BANK_APP = "fl.flower.client_app:app"
 KEY_HOLDER_APP = "fl.flower.key_holder_app:app"
 _START_S = 40.0  # a process with torch, on a busy machine
+_LOOK_S = 2.0  # between questions whether the run still runs
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -42,14 +45,17 @@ QUIET = {
 
 @dataclass
 class LocalNetwork:
-    """parties: made already.  folder: for certificates, Flower's own files and logs, empty.  bank_app: module:name of
-    the banks' ClientApp.  environment: for all processes.  unregistered: organisations whose SuperNode the SuperLink
-    is not told of.  through: SuperLink address (port) for an organisation, when a gateway stands in between.
+    """Not started until entered or `start` is called.
+
+    parties: made already.  folder: for certificates, Flower's own files and logs; empty.  bank_app, key_holder_app:
+    module:name of ClientApps.  environment: for all processes.  unregistered: organisations whose SuperNode the
+    SuperLink is not told of.  through: port for an organisation, when a gateway stands in between.
     """
 
     parties: LocalParties
     folder: Path
     bank_app: str = BANK_APP
+    key_holder_app: str = KEY_HOLDER_APP
     environment: Mapping[str, str] = field(default_factory=dict)
     unregistered: Sequence[str] = ()
     through: Mapping[str, int] = field(default_factory=dict)
@@ -60,7 +66,7 @@ class LocalNetwork:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.authority = ThrowAwayAuthority(self.folder)
         self.processes = Processes(self.folder / "output", {**QUIET, **self.environment})
-        self._run_ids: list[str] = []
+        self._runs: list[int] = []
 
     def __enter__(self) -> LocalNetwork:
         try:
@@ -81,14 +87,15 @@ class LocalNetwork:
         """Start the SuperLink, register every node, start the nodes."""
         self._certificate = self.authority.server(SUPERLINK, expired=self.expired_certificate)
         self.start_superlink()
-        self._write_flower_config()
         members = [name for name in self.parties.names if name != AGGREGATOR]
         for name in members:
             (self.folder / name).mkdir()
             new_node_key(self.folder / name)
             write_private(self.folder / name / "secret", secrets.token_bytes(32))
-            if name not in self.unregistered:
-                self.register(name)
+        with self.control() as control:
+            for name in members:
+                if name not in self.unregistered:
+                    control.register(self.folder / name / "node.pub", name)
         for name in members:
             self.start_node(name)
 
@@ -101,10 +108,9 @@ class LocalNetwork:
         self.processes.start(SUPERLINK, command, self._party_environment(AGGREGATOR))
         self.processes.wait_for_port(SUPERLINK, self.superlink_port, _START_S)
 
-    def register(self, organisation: str) -> None:
-        """Tell the SuperLink a node's public key."""
-        public = str(self.folder / organisation / "node.pub")
-        self._flwr("supernode", "register", public, "local", "--name", organisation)
+    def control(self) -> Control:
+        """A connection as the SuperLink's operator, past any gateway."""
+        return Control(f"{LOCALHOST}:{self.superlink_port}", self.authority.root)
 
     def start_node(self, organisation: str) -> None:
         """Start a party's SuperNode and the resident process beside it."""
@@ -116,7 +122,7 @@ class LocalNetwork:
         command += ["--superexec-auth-secret-file", str(home / "secret"), "--host", LOCALHOST, "--port", str(port)]
         command += ["--node-config", f'party="{self.parties.file(organisation)}"']
         self.processes.start(self.node(organisation), command, environment)
-        app = KEY_HOLDER_APP if organisation == KEY_HOLDER else self.bank_app
+        app = self.key_holder_app if organisation == KEY_HOLDER else self.bank_app
         resident = [sys.executable, "-m", "fl.flower.resident", "--supernode", f"{LOCALHOST}:{port}", "--app", app]
         resident += ["--secret-file", str(home / "secret"), "--log", str(self.log(organisation))]
         self.processes.start(organisation, resident, environment)
@@ -133,40 +139,52 @@ class LocalNetwork:
 
     # --- running
 
-    def submit(self, rounds: int, **config: bool | int | float | str) -> str:
+    def submit(self, rounds: int, **config: ConfigValue) -> int:
         """Start a run; returns its id. config: entries of the app's run configuration, with underscores."""
-        number = len(self._run_ids) + 1
-        values: dict[str, bool | int | float | str] = {
+        values: dict[str, ConfigValue] = {
             "party": str(self.parties.file(AGGREGATOR)),
-            "result": str(self.folder / f"result-{number}.json"),
+            "result": str(self.folder / f"result-{len(self._runs) + 1}.json"),
             "rounds": rounds,
             **{name.replace("_", "-"): value for name, value in config.items()},
         }
-        assigned = " ".join(f"{name}={json.dumps(value)}" for name, value in values.items())
-        done = self._flwr("run", str(APP), "local", "--run-config", assigned, "--format", "json")
-        started = json.loads(done[done.index("{") : done.rindex("}") + 1])
-        if not started.get("success"):
-            raise RunFailed(f"the SuperLink did not start the run: {started}")
-        self._run_ids.append(str(started["run-id"]))
-        return self._run_ids[-1]
+        with self.control() as control:
+            self._runs.append(control.start_run(APP, values))
+        return self._runs[-1]
 
-    def result(self, timeout_s: float) -> dict[str, Any]:
-        """Wait for the last run's result. Raises `RunFailed`: it failed, by name, or there is none in time."""
-        path, deadline = self.folder / f"result-{len(self._run_ids)}.json", time.monotonic() + timeout_s
-        while not path.exists():
-            self.processes.require_alive([SUPERLINK])
-            if time.monotonic() > deadline:
-                raise RunFailed(f"no result within {timeout_s:g} s; the last events are in {self.log(AGGREGATOR)}")
-            time.sleep(0.1)
+    def result(self, timeout_s: float, on_round: Callable[[int], None] | None = None) -> dict[str, Any]:
+        """Wait for the last run's result. on_round: called with the number of rounds done so far.
+
+        Raises `RunFailed`: it failed, by name, or there is none in time.
+        """
+        path = self.folder / f"result-{len(self._runs)}.json"
+        with self.control() as control:
+            deadline, look, done = time.monotonic() + timeout_s, 0.0, 0
+            while not path.exists():
+                if time.monotonic() > deadline:
+                    raise RunFailed(f"no result within {timeout_s:g} s; the last events are in {self.log(AGGREGATOR)}")
+                if time.monotonic() > look:
+                    self._require_running(control, path)
+                    if on_round is not None and self.rounds_done() > done:
+                        done = self.rounds_done()
+                        on_round(done)
+                    look = time.monotonic() + _LOOK_S
+                time.sleep(0.1)
         result: dict[str, Any] = json.loads(path.read_bytes())
+        if on_round is not None and self.rounds_done() > done:
+            on_round(self.rounds_done())
         if "error" in result:
             raise RunFailed(f"{result['error']}: {result['message']}")
         return result
 
-    def run(self, rounds: int, timeout_s: float, **config: bool | int | float | str) -> dict[str, Any]:
+    def run(self, rounds: int, timeout_s: float, **config: ConfigValue) -> dict[str, Any]:
         """Submit a run and wait for its result."""
         self.submit(rounds, **config)
         return self.result(timeout_s)
+
+    def rounds_done(self) -> int:
+        """Rounds that the aggregator has finished so far."""
+        log = self.log(AGGREGATOR)
+        return sum(event["event"] == "round done" for event in read_log(log)) if log.exists() else 0
 
     def log(self, organisation: str) -> Path:
         """A party's structured log."""
@@ -179,15 +197,11 @@ class LocalNetwork:
         home.mkdir(parents=True, exist_ok=True)
         return {"FLWR_HOME": str(home), "SECAGG_LOG": str(self.log(organisation))}
 
-    def _write_flower_config(self) -> None:
-        text = f'[superlink]\ndefault = "local"\n\n[superlink.local]\naddress = "{LOCALHOST}:{self.superlink_port}"\n'
-        text += f'root-certificates = "{self.authority.root}"\n'
-        home = Path(self._party_environment("operator")["FLWR_HOME"])
-        (home / "config.toml").write_text(text, encoding="utf-8")
-
-    def _flwr(self, *arguments: str) -> str:
-        """Run the Flower command line as the aggregator's operator; returns what it printed."""
-        return self.processes.run([program("flwr"), *arguments], _START_S, self._party_environment("operator")).stdout
+    def _require_running(self, control: Control, path: Path) -> None:
+        self.processes.require_alive([SUPERLINK])
+        ended = control.ended(self._runs[-1])
+        if ended is not None and not path.exists():
+            raise RunFailed(f"the run ended without a result ({ended}): {self.processes.tail(SUPERLINK)}")
 
 
 __all__ = ["AGGREGATOR", "KEY_HOLDER", "SUPERLINK", "LocalNetwork", "NetworkError"]

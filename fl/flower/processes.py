@@ -66,26 +66,6 @@ class Processes:
                 start_new_session=True,  # Ctrl-C is for the caller, who then stops everything in order
             )
 
-    def run(
-        self, command: Sequence[str], timeout_s: float, environment: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end. Raises `NetworkError` with its last lines when it fails or takes too long."""
-        try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=timeout_s,
-                env={**self._environment, **(environment or {})},
-            )
-        except subprocess.TimeoutExpired as error:
-            raise NetworkError(f"{Path(command[0]).name} {command[1]}: no end within {timeout_s:g} s") from error
-        if done.returncode != 0:
-            raise NetworkError(f"{Path(command[0]).name} {command[1]} failed: {(done.stderr or done.stdout)[-600:]}")
-        return done
-
     def alive(self, name: str) -> bool:
         process = self._running.get(name)
         return process is not None and process.poll() is None

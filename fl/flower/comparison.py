@@ -1,0 +1,42 @@
+"""The same rounds in one process, for a network to be held against: same banks, same seeds, same plan, no Flower."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from fl.flower.settings import PlanSettings
+
+
+def in_process_hash(app: Mapping[str, Any], plan: PlanSettings, rounds: int) -> str:
+    """Hash (fl.model.model_hash) of the model after `rounds` encrypted rounds at the banks of the embedded generator.
+
+    app: the [app] table of any of the banks; all of it but `bank` is the same at each.
+    """
+    import torch
+
+    from fl.federation import load_federation
+    from fl.flower.client_app import schedule_of, simulation_of
+    from fl.model import layout, model_hash, unflatten
+    from fl.rounds import federated_rounds
+    from fl.secure import encrypted_average, plan_for
+
+    torch.set_num_threads(1)
+    seed = int(app["seed"])
+    federation = load_federation("simulated", seed=seed, simulation=simulation_of(app))
+    schedule = schedule_of(app, rounds)
+    model = schedule.first_model(len(federation.feature_names))
+    agreed = plan_for(layout(model).length, plan.max_clients, plan.clip, plan.value_bits)
+    played = federated_rounds(
+        federation.banks,
+        schedule,
+        lambda updates, bound_to: encrypted_average(updates, plan=agreed, model_hash=bound_to),
+        clip=plan.clip,
+        device=torch.device("cpu"),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of validation figures over few frauds, which nobody reads here
+        for _, vector in played:
+            unflatten(model, vector)
+    return model_hash(model)
