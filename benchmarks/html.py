@@ -141,7 +141,8 @@ def summary(results: Results) -> str:
     for m in tables.of_family(results, "round"):
         share = tables.aggregation_share(m)
         if m.ours and share is not None:
-            text += f" In the {m.label.split(',')[1].strip()} round, {share:.1%} of the time is not training."
+            what = m.label.split(",")[1].strip()
+            text += f" Of a whole round ({what}, a moment of training per client), {share:.1%} is not training."
     return text
 
 

@@ -32,7 +32,7 @@ class Preset:
     """cycles: how often every case of a point is visited, at most. visit_s: repeat a fast case for so long per visit.
 
     case_s: a case whose repetitions would take longer than this at a point is visited less often, but in `fewest`
-    cycles. limit_s: no new cycle starts after it; None for no limit.
+    cycles. limit_s: after it, every case is visited once and no more; None for no limit.
     """
 
     name: str
@@ -48,7 +48,7 @@ def preset(name: str, device: str, threads: int | None) -> Preset:
     """The preset called `name`. Raises `SettingsError`."""
     known = cases(device, threads)
     if name == "quick":
-        return Preset("quick", _merged(_quick(known, device)), 5, 3, visit_s=0.25, case_s=24.0, limit_s=125.0)
+        return Preset("quick", _merged(_quick(known, device)), 5, 3, visit_s=0.25, case_s=12.0, limit_s=150.0)
     if name == "full":
         return Preset("full", _merged(_full(known, device)), 7, 3, visit_s=0.5, case_s=75.0, limit_s=None)
     raise SettingsError(f"preset: expected quick or full, got {name!r}")

@@ -246,22 +246,27 @@ class _Player:
         ready = [key for name in point.cases if (key := self._prepare(name, point.workload)) is not None]
         last_cycle = 0.0
         for cycle in range(self._preset.cycles):
-            elapsed = time.monotonic() - self._start
-            if self._preset.limit_s is not None and cycle and elapsed + last_cycle > self._preset.limit_s:
-                self._say(f"{where}: the preset's {self._preset.limit_s:.0f} s are nearly up after {cycle} cycles")
+            if cycle and self._late(last_cycle):
+                self._say(f"{where}: the preset's {self._preset.limit_s} s are up, or nearly, after {cycle} cycles")
                 return False
             begun = time.monotonic()
             self._say(f"{where}: cycle {cycle + 1} of {self._preset.cycles}")
             order = list(ready)
             self._order.shuffle(order)
             for key in order:
-                if self._due(key, cycle):
+                if self._due(key, cycle) and not (cycle and self._late()):
                     self._visit(key, cycle)
             last_cycle = time.monotonic() - begun
             if cycle == 0:
                 for key in ready:
-                    self._peaks(key)
+                    if not self._late():
+                        self._peaks(key)
         return True
+
+    def _late(self, ahead: float = 0.0) -> bool:
+        """Whether the preset's time is up, or will be in `ahead` seconds."""
+        limit = self._preset.limit_s
+        return limit is not None and time.monotonic() - self._start + ahead > limit
 
     def _prepare(self, name: str, asked: Workload) -> Key | None:
         """Have a worker ready for a case on a workload; None where it cannot run."""
