@@ -48,7 +48,7 @@ def run(folder, updates):
     members = []
     for name in names:
         identity = secagg.Identity.generate(name)
-        identity.save(f"{folder}/{name}.pem")
+        identity.save(f"{folder}/{name}.json")
         members.append(identity.member)
     secagg.Enrolment.of(members[0], members[1], tuple(members[2:])).save(f"{folder}/enrolment.json")
 
@@ -56,7 +56,7 @@ def run(folder, updates):
     work = [(key_holder, len(updates)), (aggregator, len(updates)), *((bank, update) for update in updates)]
     for name, (role, extra) in zip(names, work, strict=True):
         here, there = spawn.Pipe()
-        arguments = (there, f"{folder}/{name}.pem", name, f"{folder}/enrolment.json", extra)
+        arguments = (there, f"{folder}/{name}.json", name, f"{folder}/enrolment.json", extra)
         processes.append(spawn.Process(target=role, args=arguments))
         pipes.append(here)
         processes[-1].start()
