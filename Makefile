@@ -1,10 +1,11 @@
 # Two commands do all the set-up on a machine with Python >= 3.11 and make:
 #   make demo    the main job on embedded data, with its table
 #   make test    the test suite
+#   make demo-network    the same rounds between real processes, over Flower and TLS
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long lint install clean
+.PHONY: demo demo-network test test-long lint install clean
 
 install: .venv/installed
 
@@ -16,6 +17,9 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/python -m demos train --data simulated --epsilon 3 --rounds 10
+
+demo-network: install
+	$(BIN)/python -m demos network --banks 3 --rounds 3
 
 test: install
 	$(BIN)/python -m pytest

@@ -1,38 +1,39 @@
-"""A Flower app with a model of its own, and the same app under encrypted aggregation: one mod, one workflow.
+"""An ordinary Flower app with a model of its own, under encrypted aggregation: one mod, one workflow.
 
 python examples/foreign_flower_app.py
 """
 
 import numpy as np
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAvg
 
 from fl.flower.mod import secagg_mod
 from fl.flower.workflow import EncryptedRounds
 
-
-def trained(message, context):
-    """Any Flower train function: here one gradient step of linear regression on this node's own rows."""
-    rng = np.random.default_rng(context.node_config["partition-id"])
-    x, (weights,) = rng.normal(size=(50, 20)), message.content["arrays"].to_numpy_ndarrays()
-    y = x @ np.linspace(-1, 1, 20)
-    weights = weights - 0.1 * x.T @ (x @ weights - y) / len(x)
-    reply = {"arrays": ArrayRecord([weights]), "metrics": MetricRecord({"num-examples": len(x)})}
-    return type(message)(RecordDict(reply), reply_to=message)
+app = ClientApp(mods=[secagg_mod])  # the line that changes at the banks
 
 
-plain_app, encrypted_app = ClientApp(), ClientApp(mods=[secagg_mod])
-plain_app.train()(trained)
-encrypted_app.train()(trained)
+@app.train()
+def train(message, context):
+    """Any Flower train function: here a step of linear regression on this node's own rows."""
+    rows = np.random.default_rng(context.node_config["partition-id"]).normal(size=(50, 20))
+    (weights,) = message.content["arrays"].to_numpy_ndarrays()
+    gradient = rows.T @ (rows @ (weights - np.linspace(-1, 1, 20))) / len(rows)
+    arrays, metrics = ArrayRecord([weights - 0.1 * gradient]), MetricRecord({"num-examples": len(rows)})
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
 
-def plain_rounds(grid, rounds):
-    """What the ServerApp did before."""
-    strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=2, min_available_nodes=2)
-    return strategy.start(grid, ArrayRecord([np.zeros(20)]), num_rounds=rounds).arrays
-
-
-def encrypted_rounds(grid, party, rounds):
-    """What it does now; `party` holds the aggregator's signing key and the enrolment list."""
+def serve(grid, party, rounds=3):
+    """The ServerApp's main; FedAvg's `start` stood here. party: the aggregator's signing key and enrolment list."""
     return EncryptedRounds(grid, party, initial=ArrayRecord([np.zeros(20)])).run(rounds).arrays
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    from fl.flower.loopback import local_federation
+    from fl.flower.settings import PlanSettings
+
+    with tempfile.TemporaryDirectory() as folder:
+        plan = PlanSettings(max_clients=8, clip=1.0, value_bits=20, max_weight=100, max_length=1_000)
+        print(serve(*local_federation(folder, app, 3, plan)).to_numpy_ndarrays()[0].round(3))

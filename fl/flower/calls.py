@@ -121,7 +121,6 @@ class Calls:
             asked = Call({"name": name, "index": index})
             part = self.one("get", answer.node, asked, timeout_s).require(f"node {answer.node}", f"part of {name}")
             incoming.put(index, part.wire("part"))
-            self._note(part)
         return incoming.take()
 
     # --- inside
@@ -144,7 +143,9 @@ class Calls:
             for reply in self._grid.pull_messages(list(waiting)):
                 node = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if node is not None:
-                    yield _answer(node, reply)
+                    answer = _answer(node, reply)
+                    self._note(answer.call)
+                    yield answer
             if enough():
                 deadline = min(deadline, time.monotonic() + _GRACE_S)
                 enough = _never

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
@@ -20,6 +21,11 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from fl.flower import key_holder_app
+from fl.flower.local_parties import AGGREGATOR, KEY_HOLDER, LocalParties
+from fl.flower.parties import AggregatorParty
+from fl.flower.settings import PlanSettings, load_settings
 
 Deliver = Callable[[Message], Message | None]
 Fault = Callable[[Message, Deliver], Message | None]
@@ -111,3 +117,20 @@ def _carried(message: Message) -> Message:
         arrived = cast(Message, inflate_object_from_contents(message.object_id, contents))
     arrived.metadata.__dict__["_message_id"] = number
     return arrived
+
+
+def local_federation(
+    folder: str | Path, app: ClientApp, banks: int, plan: PlanSettings
+) -> tuple[LoopbackGrid, AggregatorParty]:
+    """A key holder and `banks` nodes that run `app`, with keys and files in a new folder; the grid, and the aggregator.
+
+    Node-config "partition-id" counts the banks from 0.
+    """
+    names = [f"bank-{number}" for number in range(banks)]
+    parties = LocalParties(Path(folder) / "parties", plan, {name: {} for name in names})
+    parties.make()
+    nodes = [Node(key_holder_app.app, {"party": str(parties.file(KEY_HOLDER))})]
+    nodes += [
+        Node(app, {"party": str(parties.file(name)), "partition-id": number}) for number, name in enumerate(names)
+    ]
+    return LoopbackGrid(nodes), AggregatorParty(load_settings(parties.file(AGGREGATOR)))

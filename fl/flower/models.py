@@ -31,7 +31,7 @@ class FlatModel:
     @classmethod
     def from_record(cls, record: ArrayRecord) -> FlatModel:
         """From Flower's arrays. Raises `ModelMismatch` for dtypes that cannot be averaged or kept."""
-        arrays = {name: np.ascontiguousarray(array.numpy()) for name, array in record.items()}
+        arrays = {name: np.asarray(array.numpy(), order="C") for name, array in record.items()}
         for name, array in arrays.items():
             if (array.dtype.kind == "f" and array.dtype not in _FLOATS) or array.dtype.kind not in "fiub":
                 raise ModelMismatch(

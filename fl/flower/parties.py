@@ -214,15 +214,20 @@ class BankParty(_Member):
 
     def _sealed(self, client: secagg.Client, roster: Roster, model: FlatModel, app: BankApp) -> Contribution:
         """The contribution; an update that other members have been rostered with is trained anew, never reused."""
-        trained = self._prepare(model, app, attempt=0)
-        for _ in range(100):
+        trained, reuse = self._prepare(model, app, attempt=0), self.settings.allow_reuse
+        while True:
             try:
-                return client.contribute(roster, trained.update, self._weight(trained))
-            except UpdateReused:
+                return client.contribute(roster, trained.update, self._weight(trained), allow_reuse=reuse)
+            except UpdateReused as error:
                 assert self._trained is not None
-                trained = self._prepare(model, app, attempt=self._trained[1] + 1)
-                self.log("trained anew", step=roster.header.step, attempt=self._trained[1])
-        raise ModelMismatch("training gives the same update whatever the attempt: seed it with the attempt's number")
+                before, attempt = trained, self._trained[1] + 1
+                trained = self._prepare(model, app, attempt)
+                self.log("trained anew", step=roster.header.step, attempt=attempt)
+                if np.array_equal(trained.update, before.update):
+                    raise ModelMismatch(
+                        "training gives the same update whatever config['attempt'] says: seed it with that number, or "
+                        "set allow_reuse = true in the party file and accept that two sums can be differenced"
+                    ) from error
 
     def _accept(self, call: Call) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
         client, plan, model = self._ready()

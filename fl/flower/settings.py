@@ -4,6 +4,7 @@
     identity = "identity.json"         # `demos enrol key`; a passphrase is taken from SECAGG_PASSPHRASE
     enrolment = "enrolment.json"       # `demos enrol list`, the same at every party
     quorum = 3
+    allow_reuse = false                # true: an update may enter a second roster after a lost round (without DP)
     [plan]
     max_clients = 16
     clip = 1.0
@@ -57,6 +58,7 @@ class PartySettings:
     enrolment: Path
     quorum: int
     plan: PlanSettings
+    allow_reuse: bool = False
     app: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -74,7 +76,7 @@ def load_settings(path: str | Path) -> PartySettings:
         raise SettingsError(f"{path}: {error.strerror}; make a party file first (docs/flower.md)") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
-    unknown = set(fields) - {"role", "identity", "enrolment", "quorum", "plan", "app"}
+    unknown = set(fields) - {"role", "identity", "enrolment", "quorum", "allow_reuse", "plan", "app"}
     if unknown:
         raise SettingsError(f"{path}: unknown entry {', '.join(sorted(unknown))}")
     role = _entry(path, fields, "role", str)
@@ -91,6 +93,7 @@ def load_settings(path: str | Path) -> PartySettings:
         path.parent / _entry(path, fields, "enrolment", str),
         _entry(path, fields, "quorum", int),
         PlanSettings(**values),
+        _entry(path, {"allow_reuse": False, **fields}, "allow_reuse", bool),
         fields.get("app", {}),
     )
 

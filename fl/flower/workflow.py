@@ -137,6 +137,7 @@ class EncryptedRounds:
         self._on_round = on_round
         self._banks: dict[int, _Bank] = {}
         self._key_holder = 0
+        self._strangers: set[int] = set()  # nodes of parties that are not enrolled
         self._next_step = 0
         self._largest = largest_message(party.settings.plan)
         self._followed = 0  # step of the last release that moved the aggregator's copy of the model
@@ -211,6 +212,7 @@ class EncryptedRounds:
                 return
             organisation = self._party.organisation_of(key)
             if organisation is None:
+                self._strangers.add(answer.node)
                 self._party.log("node set aside", node=answer.node, error="UnknownClient", message=key[:16])
                 return
             if organisation in without:
@@ -219,6 +221,11 @@ class EncryptedRounds:
             self._banks[answer.node] = _Bank(organisation, answer.node, call.text("model"), *numbers)
         except TransferError as error:
             self._party.log("node set aside", node=answer.node, error="TransferError", message=str(error))
+
+    def _somebody_came_back(self) -> bool:
+        """Whether an enrolled bank is missing and a node is online that could be its."""
+        missing = len(self._banks) < len(self._party.enrolment.clients)
+        return missing and bool(set(self._calls.nodes()) - set(self._banks) - {self._key_holder} - self._strangers)
 
     def _start_models(self) -> None:
         """Send the first model to banks that have none."""
@@ -290,6 +297,8 @@ class EncryptedRounds:
         for _ in range(self._limits.attempts):
             if lost:
                 self._find_parties(self._party.settings.quorum, blamed)
+            elif self._somebody_came_back():
+                self._find_parties(len(self._banks))
             try:
                 return self._attempt(number, started, lost)
             except (_RoundLost, PartyFailed, TransferError, Refusal) as error:

@@ -1,0 +1,73 @@
+"""A model as named arrays and as one vector: exact round trips, hashes that see every difference."""
+
+from __future__ import annotations
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fl.flower.errors import ModelMismatch
+from fl.flower.models import FlatModel
+
+shapes = hnp.array_shapes(min_dims=0, max_dims=3, max_side=4)
+floats = st.sampled_from([np.float16, np.float32, np.float64])
+arrays = shapes.flatmap(lambda shape: floats.flatmap(lambda kind: hnp.arrays(kind, shape, elements=st.integers(-8, 8))))
+
+
+@given(st.lists(arrays, min_size=1, max_size=4))
+def test_a_model_survives_records_and_files(values: list[np.ndarray]) -> None:
+    named = {f"layer.{number}": value for number, value in enumerate(values)} | {"counter": np.array([3], np.int64)}
+    model = FlatModel.from_record(ArrayRecord({name: Array(value) for name, value in named.items()}))
+    for again in (FlatModel.from_record(model.record()), FlatModel.from_bytes(model.to_bytes(2, 7))[0]):
+        assert list(again.arrays) == list(named)
+        assert all(np.array_equal(again.arrays[name], value) for name, value in named.items())
+        assert again.digest == model.digest
+    assert FlatModel.from_bytes(model.to_bytes(2, 7))[1:] == (2, 7)
+
+
+def test_the_vector_leaves_counters_out_and_they_stay() -> None:
+    model = FlatModel({"w": np.ones((2, 2), np.float32), "n": np.array([5], np.int64), "b": np.zeros(1, np.float32)})
+    assert model.length == 5 and model.vector.dtype == np.float32
+    moved = model.moved_by(np.arange(5, dtype=np.float64))
+    assert moved.arrays["w"].tolist() == [[1, 2], [3, 4]] and moved.arrays["b"].tolist() == [4]
+    assert moved.arrays["n"].tolist() == [5]
+
+
+def test_moving_rounds_once_from_float64() -> None:
+    start, average = np.float32(1e8), 3.0000001
+    moved = FlatModel({"w": np.array([start])}).moved_by(np.array([average]))
+    assert moved.arrays["w"][0] == np.float32(np.float64(start) + average)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"w": np.zeros((2, 3), np.float32), "b": np.zeros(2, np.float32)},
+        {"w": np.zeros((3, 2), np.float64), "b": np.zeros(2, np.float32)},
+        {"v": np.zeros((3, 2), np.float32), "b": np.zeros(2, np.float32)},
+        {"b": np.zeros(2, np.float32), "w": np.zeros((3, 2), np.float32)},
+        {"w": np.full((3, 2), 1e-45, np.float32), "b": np.zeros(2, np.float32)},
+        {"w": np.zeros((3, 2), np.float32), "b": np.array([0, -0.0], np.float32)},
+    ],
+)
+def test_the_hash_sees_every_difference(other: dict[str, np.ndarray]) -> None:
+    model = FlatModel({"w": np.zeros((3, 2), np.float32), "b": np.zeros(2, np.float32)})
+    assert model.digest != FlatModel(other).digest
+
+
+def test_training_that_changes_the_architecture_is_refused_by_name() -> None:
+    model = FlatModel({"w": np.zeros(3, np.float32)})
+    for changed in ({"w": np.zeros(4, np.float32)}, {"w": np.zeros(3, np.float64)}, {"v": np.zeros(3, np.float32)}):
+        with pytest.raises(ModelMismatch, match="architecture"):
+            model.update_to(FlatModel(changed))
+
+
+@pytest.mark.parametrize("values", [np.zeros(3, np.complex64), np.array(["a"])])
+def test_arrays_that_cannot_be_averaged_are_refused(values: np.ndarray) -> None:
+    with pytest.raises(ModelMismatch, match="expected float16"):
+        FlatModel.from_record(ArrayRecord({"w": Array(values)}))
+    with pytest.raises(ModelMismatch, match="nothing to average"):
+        FlatModel.from_record(ArrayRecord({"n": Array(np.zeros(3, np.int64))}))

@@ -1,0 +1,77 @@
+"""Party files: what a party decides for itself, and that nothing of it can come from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from flwr.app import Context, RecordDict
+
+from fl.flower.errors import SettingsError
+from fl.flower.settings import load_settings, party_file
+
+GOOD = """
+role = "bank"
+identity = "identity.json"
+enrolment = "enrolment.json"
+quorum = 3
+[plan]
+max_clients = 8
+clip = 2
+[app]
+data = "simulated"
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "party.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_party_file_says_everything_and_defaults_are_careful(tmp_path: Path) -> None:
+    settings = load_settings(written(tmp_path, GOOD))
+    assert (settings.role, settings.quorum, settings.folder) == ("bank", 3, tmp_path)
+    assert settings.plan.clip == 2.0 and settings.plan.max_weight == 1 and settings.allow_reuse is False
+    assert settings.identity == tmp_path / "identity.json" and settings.app == {"data": "simulated"}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (('role = "bank"', 'role = "banker"'), "role: expected one of bank, key_holder, aggregator"),
+        (("quorum = 3", "quorum = true"), "quorum: expected int"),
+        (("quorum = 3", ""), "quorum: expected int, got nothing"),
+        (("max_clients = 8", 'max_clients = "8"'), "max_clients: expected int"),
+        (("clip = 2", "clips = 2"), "plan: unknown entry clips"),
+        (("quorum = 3", "quorum = 3\nmasking = false"), "unknown entry masking"),
+        (("quorum = 3", "quorum = 3\nallow_reuse = 1"), "allow_reuse: expected bool"),
+        (("[plan]", "[plan"), "not TOML"),
+    ],
+)
+def test_what_is_wrong_in_a_party_file_is_named(tmp_path: Path, change: tuple[str, str], named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        load_settings(written(tmp_path, GOOD.replace(*change)))
+
+
+def test_a_missing_party_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="make a party file first"):
+        load_settings(tmp_path / "party.toml")
+
+
+def test_the_party_file_is_never_named_by_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SECAGG_PARTY", "SECAGG_PARTIES"):
+        monkeypatch.delenv(name, raising=False)
+
+    def context(node_config: dict[str, str | int]) -> Context:
+        return Context(1, 2, node_config, RecordDict(), {"party": "/from/the/superlink/party.toml"})  # type: ignore[arg-type]
+
+    assert party_file(context({"party": "/own/party.toml"})) == Path("/own/party.toml")
+    with pytest.raises(SettingsError, match="no party file"):
+        party_file(context({}))
+    with pytest.raises(SettingsError, match="no party file"):
+        party_file(context({"partition-id": 3}))
+    monkeypatch.setenv("SECAGG_PARTIES", "/simulation")
+    assert party_file(context({"partition-id": 3})) == Path("/simulation/party-3/party.toml")
+    monkeypatch.setenv("SECAGG_PARTY", "/own/other.toml")
+    assert party_file(context({"party": "/own/party.toml"})) == Path("/own/other.toml")
