@@ -493,7 +493,9 @@ def _show_synthetic(result: dict[str, Any]) -> None:
 
 def _show_comparison(result: dict[str, Any]) -> None:
     found = result["comparison"]
-    made = table(f"Average precision, {found['windows']} test weeks", "model", "average precision", right=(1,))
+    made = table(
+        f"Average precision, mean of {found['windows']} test windows", "model", "average precision", right=(1,)
+    )
     made.add_row("without", f"{found['unchanged']:.4f}")
     made.add_row("with", f"{found['changed']:.4f}")
     out.print(made)
@@ -536,10 +538,10 @@ def _show_proposals(result: dict[str, Any]) -> None:
 
 
 def _show_files(result: dict[str, Any]) -> None:
-    columns = ("file", "examples", "frauds", "tokens, at most", "tokens, a guess")
+    columns = ("folder", "examples", "frauds", "tokens, at most", "tokens, a guess")
     made = table("Examples", *columns, right=(1, 2, 3, 4))
     for file in result["files"]:
         cells = (file["examples"], file["frauds"], file["tokens_at_most"], file["tokens_guessed"])
-        made.add_row(file["file"], *map(str, cells))
+        made.add_row(Path(file["file"]).parent.name, *map(str, cells))
     out.print(made, markup=False)
     out.print(result["note"], highlight=False, markup=False)

@@ -106,8 +106,8 @@ _WEIGHTS = {"very low": -0.5, "low": -0.25, "usual": 0.0, "high": 0.5, "very hig
 
 
 def _review(item: dict[str, Any]) -> dict[str, Any]:
-    """A weighted count of warning signs; the score itself has the largest weight."""
-    suspicion, reasons = 2.0 * (float(item.get("score", 0.5)) - 0.5), []
+    """A weighted count of warning signs. The score is not one: the model has had its say."""
+    suspicion, reasons = 0.0, []
     for name, value in item.items():
         weight = _WEIGHTS.get(str(value))
         if weight is None or weight <= 0:
@@ -119,11 +119,11 @@ def _review(item: dict[str, Any]) -> dict[str, Any]:
         suspicion, reasons = suspicion + 1.0, ["urgent_wording", *reasons]
     if "night" in _text_of(item):
         suspicion, reasons = suspicion + 0.25, [*reasons, "unusual_time"]
-    verdict = "likely_fraud" if suspicion > 1.0 else "likely_genuine" if suspicion < 0.0 else "unclear"
+    verdict = "likely_fraud" if suspicion >= 3.0 else "likely_genuine" if suspicion < 1.0 else "unclear"
     return {
         "item": item["item"],
         "verdict": verdict,
-        "confidence": round(min(1.0, 0.4 + abs(suspicion - 0.5) / 4), 2),
+        "confidence": round(1.0 - 0.5 * math.exp(-abs(suspicion - 2.0) / 3.0), 2),
         "reasons": list(dict.fromkeys(reasons))[:4] or ["ordinary_purchase"],
         "comment": f"rules: {len(reasons)} warning signs",
     }

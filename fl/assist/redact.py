@@ -47,7 +47,7 @@ _WITH_DIGIT = re.compile(r"[^\s\[\],;:()]*\d[^\s\[\],;:()]*")
 
 _LINK = re.compile(r"(?:\w+://|www\.)\S+", re.IGNORECASE)
 _EMAIL = re.compile(r"\S+@\S+")
-_IBAN_START = re.compile(r"(?=([A-Za-z]{2})[ .-]?\d{2})")
+_IBAN_START = re.compile(r"(?=([A-Za-z]{2})(?:[ .-]?\d){2})")
 _CARD = re.compile(r"(?<!\d)\d(?:[ .\-/]?\d){12,18}(?!\d)")
 _DATE = re.compile(r"(?<!\d)(?:\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./](?:\d{4}|\d\d))(?!\d)")
 _AMOUNT = re.compile(

@@ -24,7 +24,7 @@ from fl.assist.approval import Candidate, open_proposal, propose
 from fl.assist.comparison import Comparison, compare, trained
 from fl.assist.descriptions import Described, read_described, reads_text, text_column
 from fl.assist.errors import ColumnNotAllowed, CustomerListMissing, ExampleError, ScenarioError
-from fl.assist.examples import ENDING, Example, ExampleFile, read_examples, write_examples
+from fl.assist.examples import ENDING, FRAUD, GENUINE, Example, ExampleFile, read_examples, write_examples
 from fl.assist.gateway import OpenAIProvider
 from fl.assist.prompts import load_prompt
 from fl.assist.release import SCORE, Policy
@@ -38,6 +38,14 @@ from fl.rounds import Schedule
 from fl.run_folder import OPEN
 from fl.simulate import Simulation
 from fl.training import derive_seed, predict
+
+REDACTED = {
+    "provider": "none",
+    "model": "none",
+    "endpoint": "none",
+    "prompt": load_prompt("describe").label,
+    "note": "no model: descriptions redacted by this program, labels of the bank",
+}
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
@@ -225,32 +233,27 @@ def propose_examples(
 ) -> dict[str, Any]:
     """Redacted descriptions with labels of each bank's training rows, for reviewers; one proposal per bank.
 
-    Half of them frauds where a bank has that many; equal redacted texts with the same label once.
+    Half of them frauds where a bank has that many. Texts repeat, with one label or both: how often a text is a
+    fraud is what there is to learn.
     """
     described = choice.read()
-    schema = described.schema
-    session = session_for(schema)
-    name = text_column(schema, column)
+    session = session_for(described.schema)
+    name = text_column(described.schema, column)
     federation = federation_of(described.source)
-    made_by = session.provider.made_by(load_prompt("describe"))
     made = []
     for bank, redactor in zip(federation.banks, session.redactors(described), strict=True):
         texts = described.with_text.text[name][described.positions(bank.train.index)]
         chosen = _balanced(bank.train.y, rows, derive_seed(choice.seed, "examples", bank.name))
-        pairs = dict.fromkeys((redactor.redact(str(texts[i])), bool(bank.train.y[i])) for i in chosen)
-        both = {text for text, fraud in pairs if (text, not fraud) in pairs}
         candidates = [
             Candidate(
-                {"text": text, "label": "fraud" if fraud else "genuine"},
-                "the same text stands with the other label too" if text in both else "",
-                False,
+                {"text": redactor.redact(str(texts[i])), "label": FRAUD if bank.train.y[i] else GENUINE}, "", False
             )
-            for text, fraud in pairs
+            for i in chosen
         ]
-        about = {"made_by": made_by.as_json(), "column": name, "bank": bank.name, "data": asdict(choice)}
+        about = {"made_by": REDACTED, "column": name, "bank": bank.name, "data": asdict(choice)}
         made.append(propose(folder / bank.name, "examples", candidates, about))
     return {
-        "made_by": {**made_by.as_json(), "note": "redacted by this program; labels are the bank's own"},
+        "made_by": REDACTED,
         "proposals": [{"folder": str(p.folder), "candidates": len(p.candidates)} for p in made],
     }
 
@@ -260,7 +263,7 @@ def build_examples(folder: Path) -> ExampleFile:
     proposal = open_proposal(folder, "examples")
     approval = proposal.require_accepted()
     accepted = [proposal.candidates[i].cells for i in approval.accepted]
-    examples = [Example(cells["text"], cells["label"] == "fraud") for cells in accepted]
+    examples = [Example(cells["text"], cells["label"] == FRAUD) for cells in accepted]
     origin = {"bank": proposal.about["bank"], "column": proposal.about["column"], "approval": approval.as_json()}
     return write_examples(folder / "examples.jsonl", examples, origin)
 
