@@ -54,15 +54,15 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 )
 @click.option(
     "--local-epochs",
-    default=2,
+    default=4,
     type=click.IntRange(1),
     show_default=True,
     help="Passes per round, with --no-dp.",
 )
 @click.option(
-    "--batch-size", default=128, type=click.IntRange(1), show_default=True, help="Rows, with --no-dp."
+    "--batch-size", default=512, type=click.IntRange(1), show_default=True, help="Rows, with --no-dp."
 )
-@click.option("--lr", type=float, help="Learning rate of sgd; 25 with privacy, 0.1 without.")
+@click.option("--lr", type=float, help="Learning rate of sgd; 30 with privacy, 0.1 without.")
 @click.option(
     "--pos-weight", type=float, help="Weight of a fraud in the loss, a public constant; 4 if left out."
 )
@@ -72,7 +72,7 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 )
 @click.option("--engine", default="auto", show_default=True, help="Encryption engine.")
 @click.option("--clip", default=1.0, show_default=True, help="Of every coordinate of an update.")
-@click.option("--value-bits", default=20, show_default=True, help="Of a quantised coordinate, sign included.")
+@click.option("--value-bits", type=int, help="Of a quantised coordinate; 16 with privacy, 32 without.")
 @click.option(
     "--seed",
     default=0,
@@ -184,7 +184,10 @@ def _config(options: dict[str, Any]) -> RunConfig:
         model=style.model,
         training=replace(style.training, **asked, **passes),
         aggregation=AggregationSettings(
-            options["aggregation"], options["clip"], options["value_bits"], options["engine"]
+            options["aggregation"],
+            options["clip"],
+            options["value_bits"] or style.value_bits,
+            options["engine"],
         ),
         privacy=privacy if private else None,
         baseline_model=OPEN.model,
