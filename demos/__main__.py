@@ -13,6 +13,8 @@ from demos.console import err
 _COMMANDS = {
     "round": ("demos.round", "round_command", "one encrypted, masked round on random updates, checked exactly"),
     "train": ("demos.train", "train", "federated fraud detection on transactions, with its baselines"),
+    "budget": ("demos.budget", "budget", "what a run's banks have spent, have left, and what the next round costs"),
+    "curve": ("demos.curve", "curve", "fraud found against epsilon, several seeds, resumable"),
     "plan": ("demos.plan", "plan_command", "what a round would cost, and why"),
     "schema": ("demos.schema", "schema", "draft or check the schema file of a csv"),
     "score": ("demos.score", "score", "score new transactions with a trained model"),

@@ -40,6 +40,40 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 @click.option("--delta", default=1e-5, show_default=True)
 @click.option("--no-dp", is_flag=True, help="Train without differential privacy.")
 @click.option(
+    "--unit",
+    type=click.Choice(["row", "client"]),
+    default="row",
+    show_default=True,
+    help="What one epsilon is about: a training row and a transaction in counts, or a bank's whole update.",
+)
+@click.option(
+    "--update-norm", default=1.0, show_default=True, help="L2 bound of an update, with --unit client."
+)
+@click.option(
+    "--no-shared-statistics", is_flag=True, help="Share no counts of terminals, whatever the schema says."
+)
+@click.option(
+    "--min-banks",
+    type=click.IntRange(1),
+    help="Suppress counts with fewer contributing banks; 3 with --no-dp, else 1 (noise protects already).",
+)
+@click.option(
+    "--colluders",
+    default=1,
+    type=click.IntRange(1),
+    show_default=True,
+    help="Banks, the observing one included, whose noise shares do not count.",
+)
+@click.option(
+    "--statistics-share",
+    default=0.5,
+    show_default=True,
+    help="Share of epsilon that shared counts may spend.",
+)
+@click.option(
+    "--increment-days", default=5, type=click.IntRange(1), show_default=True, help="Days of one noisy count."
+)
+@click.option(
     "--budget-dir", metavar="DIR", help="Where the banks' ledgers live; in the run folder if left out."
 )
 @click.option(
@@ -146,6 +180,7 @@ def _config(options: dict[str, Any]) -> RunConfig:
     from pathlib import Path
 
     from fl.run_folder import OPEN, PRIVATE, AggregationSettings, DataSettings, PrivacySettings, RunConfig
+    from fl.sharing import StatisticsSettings
 
     private = not options["no_dp"]
     asked = {
@@ -155,7 +190,7 @@ def _config(options: dict[str, Any]) -> RunConfig:
     }
     asked = {name: value for name, value in asked.items() if value is not None}
     passes = {"epochs": options["local_epochs"], "batch_size": options["batch_size"]}
-    style = PRIVATE if private else OPEN
+    style = PRIVATE if private and options["unit"] == "row" else OPEN
     data = DataSettings(
         source=_absolute(options["data"]) or "",
         schema=_absolute(options["schema"]),
@@ -173,6 +208,13 @@ def _config(options: dict[str, Any]) -> RunConfig:
         max_grad_norm=options["max_grad_norm"],
         expected_batch=options["expected_batch"],
         budget_dir=None if options["budget_dir"] is None else str(Path(options["budget_dir"]).resolve()),
+        unit=options["unit"],
+        update_norm=options["update_norm"],
+        colluders=options["colluders"],
+    )
+    least = options["min_banks"] or (1 if private else 3)
+    statistics = StatisticsSettings(
+        least, options["colluders"], options["increment_days"], options["statistics_share"]
     )
     return RunConfig(
         seed=options["seed"],
@@ -192,6 +234,7 @@ def _config(options: dict[str, Any]) -> RunConfig:
         privacy=privacy if private else None,
         baseline_model=OPEN.model,
         baseline_training=replace(OPEN.training, **passes),
+        statistics=None if options["no_shared_statistics"] else statistics,
     )
 
 
@@ -244,7 +287,8 @@ def _show(experiment: Experiment, result: dict[str, Any]) -> None:
 NAMES = {
     "alone": "each bank alone",
     "pooled": "all rows pooled",
-    "pooled_shared_features": "pooled, features too",
+    "pooled_with_statistics": "pooled, shared counts",
+    "pooled_global": "pooled, features too",
     "plain": "federated, plain sums",
     "plain_without_privacy": "the same without DP",
 }

@@ -3,8 +3,9 @@
 - `alone`: each bank trains on its own rows, and its model scores its own customers.
 - `pooled`: one model on all banks' rows in one place, with the features each bank computed from its own
   rows.
-- `pooled_shared_features`: the same, with features computed over all banks' transactions: what sharing
-  features is worth.
+- `pooled_global`: the same, with features computed over all banks' transactions: what sharing features is
+  worth.
+- `pooled_with_statistics`: pooled rows with the federated run's own columns, shared statistics among them.
 - `plain`: the federated schedule again, averaged in plain sight; under differential privacy with noise of
   its own.
 - `plain_without_privacy`: the same in plain sight without differential privacy, when the run has it: what
@@ -38,6 +39,7 @@ Baseline = Callable[[], Evaluation]
 
 def baselines(
     federation: Federation,
+    local: Federation,
     shared_features: Callable[[], BankData],
     federated: Schedule,
     without_privacy: Schedule,
@@ -47,18 +49,21 @@ def baselines(
 ) -> dict[str, Baseline]:
     """The baselines of a run by name, each a function that trains and measures it.
 
+    `local`: `federation` with bank-local features only, the same object where nothing is shared.
     `shared_features`: makes the pooled table whose features look at all banks' rows. `federated`: the run's
     own schedule. `without_privacy`: the schedule without differential privacy; equal to `federated` when
     the run has none.
     """
     banks = federation.banks
     found: dict[str, Baseline] = {
-        "alone": lambda: alone(banks, without_privacy, device),
-        "pooled": lambda: pooled(banks, pooled_local(federation), without_privacy, device),
-        "pooled_shared_features": lambda: _pooled_alone(shared_features(), without_privacy, device),
+        "alone": lambda: alone(local.banks, without_privacy, device),
+        "pooled": lambda: pooled(local.banks, pooled_local(local), without_privacy, device),
+        "pooled_global": lambda: _pooled_alone(shared_features(), without_privacy, device),
         "plain": lambda: plain(banks, federated, clip, device),
     }
-    if federated.private is not None:
+    if federation is not local:
+        found["pooled_with_statistics"] = lambda: pooled(banks, pooled_local(federation), without_privacy, device)
+    if federated is not without_privacy:
         found["plain_without_privacy"] = lambda: plain(banks, without_privacy, clip, device)
     return found
 

@@ -69,5 +69,13 @@ class AggregationError(FederationError):
     """Updates and the aggregation asked for do not fit each other."""
 
 
+class StatisticsError(FederationError):
+    """Shared statistics that cannot be planned, summed or used as asked."""
+
+
+class AuditError(FederationError):
+    """An audit without enough canaries or samples to conclude anything."""
+
+
 class ScalingError(FederationError):
     """Features cannot be made or scaled: a schema without any, sums that no rows can have, another width."""

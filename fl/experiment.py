@@ -25,8 +25,9 @@ import torch
 from safetensors.numpy import save
 
 from fl.baselines import Baseline, baselines
+from fl.client_dp import ClientPlan, private_average, sensitivity
 from fl.durable import replace_durably
-from fl.errors import AggregationError, BudgetExhausted, RunFolderError
+from fl.errors import AggregationError, BudgetError, BudgetExhausted, RunFolderError
 from fl.federation import (
     SIMULATED,
     Federation,
@@ -36,7 +37,23 @@ from fl.federation import (
     read_partitioned,
 )
 from fl.model import MODEL_FORMAT, layout, model_hash, unflatten
-from fl.privacy import ACCOUNTANT, UNIT, Ledger, Mechanism, calibrate, ledger_path
+from fl.privacy import (
+    ACCOUNTANT,
+    CLIENT_ACCOUNTANT,
+    UNIT,
+    ClientRounds,
+    Entry,
+    Ledger,
+    Mechanism,
+    NoisyCounts,
+    calibrate,
+    calibrate_clients,
+    calibrate_counts,
+    ledger_path,
+    noisy_counts,
+    require_left,
+    units_of,
+)
 from fl.rounds import (
     Aggregation,
     Progress,
@@ -48,8 +65,14 @@ from fl.rounds import (
 )
 from fl.run_folder import DataSettings, PrivacySettings, RunConfig, RunFolder, random_banks, refuse_used
 from fl.secure import QUORUM, encrypted_average, plain_average, plan_for
+from fl.shared_features import SharedColumns, with_shared_columns
+from fl.shared_noise import plan_noise
+from fl.sharing import StatisticsSettings, describe, plan_sharing
 from fl.simulate import Simulation
+from fl.statistics_round import TOTALS, bank_salt, share_statistics
 from fl.training import PrivateSteps, pick_device
+
+STATISTICS_ROUND = 0  # what a ledger calls the round in which counts were shared
 
 NOT_COVERED = (
     "a row's influence on the features of other rows",
@@ -79,7 +102,8 @@ class Experiment:
     def __init__(self, folder: RunFolder, source: PartitionedTable, federation: Federation) -> None:
         self.folder = folder
         self.config = folder.config
-        self.federation = federation
+        self.federation = self._local = federation
+        self._statistics: dict[str, Any] | None = None
         self._source = source
         self._device = pick_device(self.config.device)
         torch.set_num_threads(self.config.threads)
@@ -97,6 +121,8 @@ class Experiment:
                 f"{folder.path}: every round was paid for and interrupted; the budget is spent and there "
                 "is no model"
             )
+        if (folder.path / "statistics" / TOTALS).exists():
+            self._share_statistics()
 
     @classmethod
     def start(cls, config: RunConfig, path: Path) -> Experiment:
@@ -113,9 +139,10 @@ class Experiment:
             )
         require_measurable(federation.banks)
         run_id = f"{path.name}-{secrets.token_hex(4)}"
-        if config.privacy is not None:
-            noise = _calibrated(config, config.privacy, federation)
-            config = replace(config, privacy=replace(config.privacy, noise_multiplier=noise))
+        if config.statistics is not None and not source.table.schema.shares_counts:
+            config = replace(config, statistics=None)  # the schema names no party that banks have in common
+        _require_room(config, banks)
+        config = _calibrated(config, source, federation)
         return cls(
             RunFolder.create(path, config, run_id=run_id, description=federation.description),
             source,
@@ -140,6 +167,7 @@ class Experiment:
         figures.
         """
         with self.folder.alone():
+            self._share_statistics()
             for record, vector in federated_rounds(
                 self.federation.banks,
                 self.schedule,
@@ -188,6 +216,7 @@ class Experiment:
             "parameters": layout(self.schedule.first_model(len(self.federation.feature_names))).length,
             "metrics": self.folder.read_json("metrics.json"),
             "privacy": self._privacy_report(),
+            "statistics": self._statistics,
             "baselines": self.folder.read_json("baselines.json"),
             "overhead": _overhead(self._records),
         }
@@ -199,6 +228,13 @@ class Experiment:
         if settings.mode == "plain":
             return lambda updates, _: plain_average(updates, clip=settings.clip)
         length = layout(self.schedule.first_model(len(self.federation.feature_names))).length
+        if self._client_rounds is not None:
+            banks = len(self.federation.banks)
+            assert self.config.privacy is not None
+            private = ClientPlan(self.config.privacy.update_norm, length, banks, self._client_rounds)
+            return lambda updates, bound_to: private_average(
+                updates, private, model_hash=bound_to, engine=settings.engine
+            )
         plan = plan_for(length, len(self.federation.banks), settings.clip, settings.value_bits)
         return lambda updates, bound_to: encrypted_average(
             updates, plan=plan, model_hash=bound_to, engine=settings.engine
@@ -207,6 +243,7 @@ class Experiment:
     def _planned_baselines(self) -> dict[str, Baseline]:
         return baselines(
             self.federation,
+            self._local,
             partial(pooled_global, self._source),
             self.schedule,
             _open_schedule(self.config) if self.schedule.private else self.schedule,
@@ -216,13 +253,62 @@ class Experiment:
 
     def _rounds_paid(self) -> int:
         """Rounds of this run that a bank has recorded, finished or not."""
-        runs = ([spend.run for spend in ledger.spends()] for ledger in self.ledgers.values())
+        runs = (
+            [spend.run for spend in ledger.spends() if spend.round != STATISTICS_ROUND]
+            for ledger in self.ledgers.values()
+        )
         return max(max(recorded.count(self.folder.run_id), self.finished) for recorded in runs)
 
+    def _share_statistics(self) -> None:
+        """The run's release of counts, made once, and its columns in every bank's rows."""
+        settings, source = self.config.statistics, self._source
+        if settings is None or self._statistics is not None:
+            return
+        folder = self.folder.path / "statistics"
+        noise = None
+        if self.config.privacy is not None:
+            assert settings.sigma is not None
+            noise = plan_noise(settings.sigma, len(source.banks), settings.colluders)
+        plan, keys = plan_sharing(source, settings, noise, bank_salt(folder))
+
+        def pay() -> None:
+            if plan.noise is not None:
+                self._pay_statistics(noisy_counts(plan.noise, plan.columns, plan.days))
+
+        tables = [(name, source.table.take(rows)) for name, rows, _ in source.banks]
+        released = share_statistics(tables, plan, keys, folder, pay=pay, engine=self.config.aggregation.engine)
+        columns = SharedColumns(source.table.schema, keys, released.totals)
+        self.federation = with_shared_columns(self._local, source.table, columns)
+        self._statistics = describe(released, keys, settings)
+
+    def _pay_statistics(self, entry: NoisyCounts) -> None:
+        """Record the release in every ledger that does not hold it yet: it happens once, however often the run
+        is interrupted.
+        """
+        for ledger in self.ledgers.values():
+            paid = any(s.run == self.folder.run_id and s.round == STATISTICS_ROUND for s in ledger.spends())
+            if not paid:
+                ledger.spend(entry, run=self.folder.run_id, round_number=STATISTICS_ROUND)
+
+    @property
+    def _client_rounds(self) -> ClientRounds | None:
+        """What one round costs where a bank's whole update is the unit; None elsewhere."""
+        privacy = self.config.privacy
+        if privacy is None or privacy.unit != "client":
+            return None
+        assert privacy.share_variance is not None
+        length = layout(self.schedule.first_model(len(self.federation.feature_names))).length
+        honest = len(self.federation.banks) - privacy.colluders
+        return ClientRounds(sensitivity(length), privacy.share_variance, honest, length, 1)
+
     def _pay(self, bank: str, number: int) -> None:
-        private = self.schedule.private
-        assert private is not None
-        mechanism = Mechanism(private.sample_rate, private.noise_multiplier, private.steps)
+        private, entry = self.schedule.private, self._client_rounds
+        mechanism: Entry
+        if entry is not None:
+            mechanism = entry
+        else:
+            assert private is not None
+            mechanism = Mechanism(private.sample_rate, private.noise_multiplier, private.steps)
         self.ledgers[bank].spend(mechanism, run=self.folder.run_id, round_number=number)
 
     def _spent(self) -> float | None:
@@ -236,16 +322,20 @@ class Experiment:
         return {
             "epsilon": self._spent(),
             "delta": privacy.delta,
-            "accountant": ACCOUNTANT,
+            "accountant": ACCOUNTANT if privacy.unit == "row" else CLIENT_ACCOUNTANT,
             "rdp_epsilon": max(ledger.spent("rdp") for ledger in self.ledgers.values()),
-            "unit": UNIT,
+            "unit": units_of(entry for ledger in self.ledgers.values() for entry in ledger.history()),
             "epsilon_limit": privacy.epsilon,
             "noise_multiplier": privacy.noise_multiplier,
+            "share_variance": privacy.share_variance,
             "sample_rate": privacy.sample_rate,
             "steps": self.finished * privacy.steps,
             "max_grad_norm": privacy.max_grad_norm,
             "per_bank": {
-                name: {"epsilon": ledger.spent(), "rounds_recorded": len(ledger.spends())}
+                name: {
+                    "epsilon": ledger.spent(),
+                    "rounds_recorded": sum(s.round != STATISTICS_ROUND for s in ledger.spends()),
+                }
                 for name, ledger in self.ledgers.items()
             },
             "not_covered": NOT_COVERED,
@@ -301,16 +391,44 @@ def _open_ledgers(folder: Path, privacy: PrivacySettings, federation: Federation
     }
 
 
-def _calibrated(config: RunConfig, privacy: PrivacySettings, federation: Federation) -> float:
-    """The noise for all rounds, enough for the bank that has spent most; every bank uses the same.
+def _require_room(config: RunConfig, banks: int) -> None:
+    """Refuse sharing and units that do not fit each other, before any budget is looked at."""
+    privacy = config.privacy
+    if config.statistics is not None and banks < QUORUM:
+        raise AggregationError(
+            f"shared statistics need at least {QUORUM} banks, got {banks}: more --clients, or --no-shared-statistics"
+        )
+    if privacy is None or privacy.unit == "row":
+        return
+    if config.statistics is not None:
+        raise BudgetError(
+            "shared counts protect single transactions, and --unit client promises more than that for a whole bank: "
+            "leave them out with --no-shared-statistics"
+        )
+    if config.aggregation.mode != "encrypted":
+        raise BudgetError("--unit client puts its noise into the encrypted sum: use --aggregation encrypted")
+
+
+def _calibrated(config: RunConfig, source: PartitionedTable, federation: Federation) -> RunConfig:
+    """`config` with the noise of its release and of all its rounds, enough for the bank that has spent most; every
+    bank uses the same.
 
     Ledgers in the run folder do not exist yet, so that nothing is spent.
     """
-    histories: list[list[Mechanism]] = [[]]
+    privacy = config.privacy
+    if privacy is None:
+        return config
+    histories: list[list[Entry]] = [[]]
     if privacy.budget_dir is not None:
         ledgers = _open_ledgers(Path(privacy.budget_dir), privacy, federation)
         histories = [ledger.history() for ledger in ledgers.values()]
-    return max(
+    if privacy.unit == "client":
+        return replace(config, privacy=_client_noise(config, privacy, histories, federation))
+    if config.statistics is not None:
+        sigma, entry = _statistics_noise(config.statistics, privacy, histories, source)
+        config = replace(config, statistics=replace(config.statistics, sigma=sigma))
+        histories = [[*history, entry] for history in histories]
+    noise = max(
         calibrate(
             history,
             sample_rate=privacy.sample_rate,
@@ -320,10 +438,57 @@ def _calibrated(config: RunConfig, privacy: PrivacySettings, federation: Federat
         )
         for history in histories
     )
+    return replace(config, privacy=replace(privacy, noise_multiplier=noise))
+
+
+def _statistics_noise(
+    settings: StatisticsSettings, privacy: PrivacySettings, histories: list[list[Entry]], source: PartitionedTable
+) -> tuple[float, NoisyCounts]:
+    """Sigma of the counts, and what their release costs: a share of what is left of epsilon."""
+    banks = len(source.banks)
+    plan, _ = plan_sharing(source, settings, plan_noise(1.0, banks, settings.colluders), bytes(32))
+    noises = []
+    for history in histories:
+        already = require_left(history, privacy.epsilon, privacy.delta)
+        limit = already + settings.budget_share * (privacy.epsilon - already)
+        noises.append(
+            calibrate_counts(
+                history,
+                columns=plan.columns,
+                days=plan.days,
+                banks=banks,
+                colluders=settings.colluders,
+                epsilon_limit=limit,
+                delta=privacy.delta,
+            )
+        )
+    most = max(noises, key=lambda noise: noise.sigma)
+    return most.sigma, noisy_counts(most, plan.columns, plan.days)
+
+
+def _client_noise(
+    config: RunConfig, privacy: PrivacySettings, histories: list[list[Entry]], federation: Federation
+) -> PrivacySettings:
+    model = _schedule(config, config.rounds, None).first_model(len(federation.feature_names))
+    length = layout(model).length
+    variances = [
+        calibrate_clients(
+            history,
+            sensitivity=sensitivity(length),
+            dimension=length,
+            banks=len(federation.banks),
+            colluders=privacy.colluders,
+            rounds=max(config.rounds, 1),
+            epsilon_limit=privacy.epsilon,
+            delta=privacy.delta,
+        ).share_variance
+        for history in histories
+    ]
+    return replace(privacy, share_variance=max(variances))
 
 
 def _private_steps(privacy: PrivacySettings | None) -> PrivateSteps | None:
-    if privacy is None:
+    if privacy is None or privacy.unit == "client":
         return None
     if privacy.noise_multiplier is None:
         raise RunFolderError(

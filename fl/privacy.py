@@ -1,20 +1,27 @@
 """What a bank's rows have cost in privacy: mechanisms, accountants, calibration, and one lifelong ledger
 per bank.
 
-What it does: `epsilon` turns a history of noisy steps into (epsilon, delta); `calibrate` finds the noise
-for a whole schedule; `Ledger` remembers every step a bank ever took and refuses the one that would
-overspend.
+What it does: `epsilon` turns a history of training steps, shared counts and client-level releases into
+(epsilon, delta); `calibrate` finds the noise for a whole schedule; `Ledger` remembers everything a bank ever
+spent and refuses what would overspend.
 
 What it leaves to others: drawing the noise (`fl.randomness`), taking the steps (`fl.training`).
 
 Sources: the Poisson-subsampled Gaussian composed numerically as privacy random variables (PRV; Gopi, Lee,
 Wutschitz, NeurIPS 2021), whose *upper* bound is reported; Renyi DP (Mironov, Talwar, Zhang 2019) beside it.
-Both are Opacus' implementations. A Gaussian-DP (central limit) figure is never offered: it can understate.
+Both are Opacus' implementations; `fl.privacy_loss` adds the exact privacy loss of noisy counts to the first.
+Client-level rounds are composed as zCDP (Bun, Steinke 2016). A Gaussian-DP (central limit) figure is never
+offered: it can understate.
 
-The unit is one *training row with its features fixed*, added or removed. A raw transaction also enters the
-features of other rows (counts, averages, risk of a terminal), the choice of which rows are training rows,
-and validation figures; none of that is covered, so no claim is made for a transaction, a card or a
-customer. docs/privacy.md says it at length.
+Three units, and what each does not say:
+
+- training: one *training row with its features fixed*, added or removed. A raw transaction also enters the
+  features of other rows, the choice of which rows are training rows, and validation figures.
+- statistics: one *transaction in shared counts* with its label. Counts of different days are different
+  transactions' (parallel composition), so a bank pays for the dearest day, not for their sum.
+- client: everything a bank contributes to a round, its whole update. It composes with none of the others.
+
+The first two are added up, for the transaction that is both. None of them speaks of a card or a customer.
 
 Ordering rule of the ledger: the spend is on disk, synced, before the first gradient is computed. A crash
 can therefore count steps that were never taken and cannot forget one that was.
@@ -35,21 +42,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from opacus.accountants import PRVAccountant, RDPAccountant
+from opacus.accountants import RDPAccountant
 
+from fl.discrete_gaussian import LARGEST_VARIANCE, exact_variance
 from fl.durable import locked, replace_durably
 from fl.errors import BudgetError, BudgetExhausted, LedgerError
+from fl.privacy_loss import CountLoss, composed_epsilon
+from fl.shared_noise import NoisePlan, plan_noise, sum_correction
 
 UNIT = "training row, features fixed"
+COUNTS_UNIT = "transaction in shared counts"
+CLIENT_UNIT = "client: a bank's whole update"
 ACCOUNTANT = "PRV"
-LEDGER_FORMAT = "fl privacy ledger 1"
+CLIENT_ACCOUNTANT = "zCDP"
+ALL_UNITS = (UNIT, COUNTS_UNIT, f"{UNIT}; {COUNTS_UNIT}", CLIENT_UNIT)  # of a whole ledger
+LEDGER_FORMAT = "fl privacy ledger 2"
 SMALLEST_NOISE = 0.5  # noise multipliers below are not worth searching
 LARGEST_NOISE = 10_000.0
 MOSTLY_SPENT = 0.99  # of a budget: beyond it no further schedule is started
 HOPELESS_EPSILON = 1000.0  # the PRV grid of a larger one would not fit in memory, nor would the figure help
 RENYI_ORDERS = [*RDPAccountant.DEFAULT_ALPHAS, 80, 128, 256, 512, 1024]  # the large ones serve small epsilons
 
+LEAST_COUNT_NOISE = 0.2  # events
+MOST_COUNT_NOISE = 1000.0  # events
+
 Accountant = Literal["prv", "rdp"]
+CountsKey = tuple[int, int, float, int]  # columns, resolution, share variance, shares
 
 
 @dataclass(frozen=True)
@@ -71,39 +89,101 @@ class Mechanism:
             raise BudgetError(f"steps must be at least 1, got {self.steps}")
 
 
-def epsilon(history: Iterable[Mechanism], delta: float, accountant: Accountant = "prv") -> float:
-    """The epsilon at `delta` of all mechanisms in `history` together; 0.0 for an empty one, inf beyond
+@dataclass(frozen=True)
+class NoisyCounts:
+    """One release of disjoint counts, in which an event moves `columns` counts by one each.
+
+    What is accounted is the noise of the `shares` banks outside the planned coalition.
+    """
+
+    columns: int  # >= 1; the integer vector's sensitivity is resolution * sqrt(columns)
+    resolution: int  # grid units per event
+    share_variance: float  # grid units squared
+    shares: int  # n - t
+    first_day: int
+    last_day: int  # included: which transactions this release is about
+
+    def __post_init__(self) -> None:
+        if min(self.columns, self.resolution, self.shares) < 1 or not self.share_variance > 0:
+            raise BudgetError(f"expected positive columns, resolution, shares and variance, got {self}")
+        if self.first_day > self.last_day:
+            raise BudgetError(f"a release ends on day {self.last_day} before it begins, on {self.first_day}")
+
+
+@dataclass(frozen=True)
+class ClientRounds:
+    """`rounds` sums of whole updates, each of integer length at most `sensitivity`, under shared discrete
+    Gaussian noise (Kairouz, Liu, Steinke 2021).
+    """
+
+    sensitivity: float  # L2, grid units, rounding included
+    share_variance: float  # grid units squared
+    shares: int  # n - t
+    dimension: int
+    rounds: int
+
+    def __post_init__(self) -> None:
+        if min(self.shares, self.dimension, self.rounds) < 1 or not (self.share_variance > 0 < self.sensitivity):
+            raise BudgetError(f"expected positive shares, dimension, rounds, variance and sensitivity, got {self}")
+
+    @property
+    def concentrated(self) -> float:
+        """rho: every round is rho-zCDP (their Theorem 1, with the better of its first two bounds)."""
+        tau = sum_correction(self.share_variance, self.shares)
+        ratio = self.sensitivity / math.sqrt(self.shares * self.share_variance)
+        spread = ratio + tau * math.sqrt(self.dimension)
+        return 0.5 * min(ratio * ratio + 0.5 * tau * self.dimension, spread * spread)
+
+
+Entry = Mechanism | NoisyCounts | ClientRounds  # what a ledger's line can be
+
+
+def epsilon(history: Iterable[Entry], delta: float, accountant: Accountant = "prv") -> float:
+    """The epsilon at `delta` of everything in `history` together; 0.0 for an empty one, inf beyond
     `HOPELESS_EPSILON`.
 
     An upper bound in both accountants (PRV adds its own error of 0.01). The order of `history` is irrelevant.
+    Raises `BudgetError` when client-level rounds stand beside row-level ones: no single unit covers both.
     """
     if not 0.0 < delta < 1.0:
         raise BudgetError(f"delta must be between 0 and 1 (and well below 1 / number of rows), got {delta}")
+    entries = list(history)
+    clients = [entry for entry in entries if isinstance(entry, ClientRounds)]
+    if clients:
+        if len(clients) < len(entries):
+            raise BudgetError(
+                "client-level rounds and row-level releases have different units and no common epsilon: keep a "
+                "ledger for each (--budget-dir)"
+            )
+        return concentrated_epsilon(sum(entry.rounds * entry.concentrated for entry in clients), delta)
     steps: dict[tuple[float, float], int] = {}
-    for mechanism in history:
-        key = (mechanism.noise_multiplier, mechanism.sample_rate)
-        steps[key] = steps.get(key, 0) + mechanism.steps
-    return _composed(tuple((*key, count) for key, count in sorted(steps.items())), delta, accountant)
+    for entry in entries:
+        if isinstance(entry, Mechanism):
+            key = (entry.noise_multiplier, entry.sample_rate)
+            steps[key] = steps.get(key, 0) + entry.steps
+    trained = tuple((*key, count) for key, count in sorted(steps.items()))
+    return max(_composed(trained, counted, delta, accountant) for counted in _by_day(entries))
+
+
+def _by_day(entries: Sequence[Entry]) -> set[tuple[CountsKey, ...]]:
+    """The combinations of count releases that one transaction can be part of: those that share a day."""
+    counts = [entry for entry in entries if isinstance(entry, NoisyCounts)]
+    found: set[tuple[CountsKey, ...]] = {()}
+    for day in {entry.first_day for entry in counts}:  # the most overlap begins where some release begins
+        here = [c for c in counts if c.first_day <= day <= c.last_day]
+        found.add(tuple(sorted((c.columns, c.resolution, c.share_variance, c.shares) for c in here)))
+    return found
 
 
 def calibrate(
-    spent: Sequence[Mechanism], *, sample_rate: float, steps: int, epsilon_limit: float, delta: float
+    spent: Sequence[Entry], *, sample_rate: float, steps: int, epsilon_limit: float, delta: float
 ) -> float:
     """The smallest noise multiplier (>= 0.5, to 3 decimals, rounded up) for which `spent` and `steps`
     further steps stay in the limit.
 
     Raises `BudgetExhausted` when no noise is enough because `spent` has used the budget up.
     """
-
-    if not epsilon_limit > 0:
-        raise BudgetError(f"epsilon must be positive, got {epsilon_limit}")
-    already = epsilon(spent, delta)
-    if already > MOSTLY_SPENT * epsilon_limit:
-        raise BudgetExhausted(
-            f"{already:.3f} of epsilon {epsilon_limit} is spent (delta {delta}): what is left would buy "
-            "noise and nothing else. "
-            "This data has been used up; train on rows that no ledger has seen."
-        )
+    already = require_left(spent, epsilon_limit, delta)
 
     def total(thousandths: int) -> float:
         return epsilon([*spent, Mechanism(sample_rate, thousandths / 1000, steps)], delta)
@@ -131,6 +211,20 @@ def calibrate(
     return high / 1000
 
 
+def require_left(spent: Sequence[Entry], epsilon_limit: float, delta: float) -> float:
+    """The epsilon of `spent`. Raises `BudgetExhausted` when it is nearly all of the limit."""
+    if not epsilon_limit > 0:
+        raise BudgetError(f"epsilon must be positive, got {epsilon_limit}")
+    already = epsilon(spent, delta)
+    if already > MOSTLY_SPENT * epsilon_limit:
+        raise BudgetExhausted(
+            f"{already:.3f} of epsilon {epsilon_limit} is spent (delta {delta}): what is left would buy "
+            "noise and nothing else. "
+            "This data has been used up; train on rows that no ledger has seen."
+        )
+    return already
+
+
 def _between(low: int, high: int, above: float, below: float, target: float, halve: bool) -> int:
     """A point strictly between: where a power law through both ends meets the target, every other time the
     middle.
@@ -138,14 +232,77 @@ def _between(low: int, high: int, above: float, below: float, target: float, hal
     if halve or math.isinf(above) or low == 0:
         return (low + high) // 2
     share = math.log(above / target) / math.log(above / below)
-    return min(max(round(low * (high / low) ** share), low + 1), high - 1)
+    point: int = round(low * (high / low) ** share)
+    return min(max(point, low + 1), high - 1)
+
+
+def calibrate_counts(
+    spent: Sequence[Entry], *, columns: int, days: tuple[int, int], banks: int, colluders: int,
+    epsilon_limit: float, delta: float,
+) -> NoisePlan:
+    """The least noise (to half a per cent, rounded up) under which `spent` and one release of counts of
+    the `days` (first, last) stay within the limit. Raises `BudgetExhausted` when none does.
+    """
+
+    def cost(thousandths: int, accountant: Accountant = "prv") -> float:
+        plan = plan_noise(thousandths / 1000, banks, colluders)
+        return epsilon([*spent, noisy_counts(plan, columns, days)], delta, accountant)
+
+    # Renyi DP is quick and errs upwards: it brackets what the exact accountant then decides.
+    low, high = 0, round(1000 * LEAST_COUNT_NOISE)
+    while cost(high, "rdp") > epsilon_limit:
+        low, high = high, 2 * high
+        if high > 1000 * MOST_COUNT_NOISE:
+            raise BudgetExhausted(
+                f"no noise up to {MOST_COUNT_NOISE:g} events lets shared counts fit into epsilon {epsilon_limit:g} at "
+                f"delta {delta}: raise --epsilon or --statistics-share, or leave them out (--no-shared-statistics)"
+            )
+    while high - low > max(1, high // 200):
+        middle = (low + high) // 2
+        low, high = (low, middle) if cost(middle, "rdp") <= epsilon_limit else (middle, high)
+    low = high // 2
+    while high - low > max(1, high // 200):
+        middle = (low + high) // 2
+        low, high = (low, middle) if cost(middle) <= epsilon_limit else (middle, high)
+    return plan_noise(high / 1000, banks, colluders)
+
+
+def noisy_counts(plan: NoisePlan, columns: int, days: tuple[int, int]) -> NoisyCounts:
+    """What a ledger is told of a release of counts under `plan`, of the transactions of `days` (first, last)."""
+    return NoisyCounts(columns, plan.resolution, float(plan.share_variance), plan.honest, *days)
+
+
+def calibrate_clients(
+    spent: Sequence[Entry], *, sensitivity: float, dimension: int, banks: int, colluders: int, rounds: int,
+    epsilon_limit: float, delta: float,
+) -> ClientRounds:
+    """One of `rounds` equal client-level rounds that together, beside `spent`, stay within the limit.
+
+    The share's variance is the least that can be sampled exactly, to one part in a thousand. Raises
+    `BudgetExhausted` when no noise that fits the sampler is enough.
+    """
+    require_left(spent, epsilon_limit, delta)
+    honest = banks - colluders
+    if not 1 <= colluders < banks:
+        raise BudgetError(f"colluders: expected 1 to {banks - 1} of {banks} banks, got {colluders}")
+    variance = max(1.0, (0.05 * sensitivity) ** 2 / honest)
+    while True:
+        if variance > LARGEST_VARIANCE:
+            raise BudgetExhausted(
+                f"no noise lets {rounds} client-level rounds fit into epsilon {epsilon_limit:g} at delta {delta}: "
+                "raise --epsilon or ask for fewer --rounds"
+            )
+        once = ClientRounds(sensitivity, float(exact_variance(variance)), honest, dimension, 1)
+        if epsilon([*spent, *([once] * rounds)], delta) <= epsilon_limit:
+            return once
+        variance *= 1.001
 
 
 @dataclass(frozen=True)
 class Spend:
-    """One line of a ledger: a round's mechanism, and the run and round it was recorded for."""
+    """One line of a ledger: what was released, and the run and round it was recorded for (0: statistics)."""
 
-    mechanism: Mechanism
+    mechanism: Entry
     run: str
     round: int
     recorded: str  # UTC, ISO 8601
@@ -185,7 +342,7 @@ class Ledger:
                 '--epsilon, or let the bank raise "epsilon_limit" in that file itself'
             )
 
-    def history(self) -> list[Mechanism]:
+    def history(self) -> list[Entry]:
         """Every mechanism recorded so far, by any run."""
         return [spend.mechanism for spend in self.spends()]
 
@@ -198,8 +355,8 @@ class Ledger:
         """Epsilon of everything ever recorded, at this ledger's delta."""
         return epsilon(self.history(), self.delta, accountant)
 
-    def spend(self, mechanism: Mechanism, *, run: str, round_number: int) -> None:
-        """Record `mechanism` durably; to be called before the first of its gradients is computed.
+    def spend(self, mechanism: Entry, *, run: str, round_number: int) -> None:
+        """Record `mechanism` durably; to be called before the first of its gradients or noises is computed.
 
         Raises `BudgetExhausted`, with the ledger unchanged, when the total would exceed the limit this
         ledger was opened with.
@@ -211,7 +368,7 @@ class Ledger:
                 raise BudgetExhausted(
                     f"{self.bank}: round {round_number} would bring epsilon to {total:.3f}, the limit is "
                     f"{self.epsilon_limit} (delta "
-                    f"{self.delta}, {UNIT}); nothing was trained. {self.path} lists what was spent."
+                    f"{self.delta}, {units_of([mechanism])}); nothing was trained. {self.path} lists what was spent."
                 )
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self._write(lifetime_limit, [*spends, Spend(mechanism, run, round_number, now)])
@@ -222,16 +379,16 @@ class Ledger:
         """
         try:
             content: Any = json.loads(self.path.read_text(encoding="utf-8"))
-            if content["format"] != LEDGER_FORMAT or content["unit"] != UNIT:
+            if content["format"] != LEDGER_FORMAT or content["unit"] not in ALL_UNITS:
                 raise LedgerError(
-                    f"{self.path}: expected format {LEDGER_FORMAT!r} for {UNIT!r}, got "
+                    f"{self.path}: expected format {LEDGER_FORMAT!r} and a known unit, got "
                     f"{content['format']!r}, {content['unit']!r}"
                 )
             if content["bank"] != self.bank:
                 raise LedgerError(f"{self.path} belongs to {content['bank']!r}, not to {self.bank!r}")
             spends = [
                 Spend(
-                    Mechanism(**line["mechanism"]),
+                    _KINDS[line["kind"]](**line["mechanism"]),
                     str(line["run"]),
                     int(line["round"]),
                     str(line["recorded"]),
@@ -250,12 +407,29 @@ class Ledger:
         content = {
             "format": LEDGER_FORMAT,
             "bank": self.bank,
-            "unit": UNIT,
+            "unit": units_of(spend.mechanism for spend in spends),
             "epsilon_limit": lifetime_limit,
             "delta": self.delta,
-            "spent": [asdict(spend) for spend in spends],
+            "spent": [
+                {"kind": _NAMES[type(s.mechanism)], "unit": units_of([s.mechanism]), **asdict(s)} for s in spends
+            ],
         }
         replace_durably(self.path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+_KINDS: dict[str, type[Mechanism] | type[NoisyCounts] | type[ClientRounds]] = {
+    "training steps": Mechanism,
+    "shared counts": NoisyCounts,
+    "client rounds": ClientRounds,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+_UNITS = {Mechanism: UNIT, NoisyCounts: COUNTS_UNIT, ClientRounds: CLIENT_UNIT}
+
+
+def units_of(entries: Iterable[Entry]) -> str:
+    """The units that these entries speak of, as every output names them beside an epsilon."""
+    present = {type(entry) for entry in entries}
+    return "; ".join(name for kind, name in _UNITS.items() if kind in present) or UNIT
 
 
 def ledger_path(folder: Path, bank: str) -> Path:
@@ -267,17 +441,45 @@ def ledger_path(folder: Path, bank: str) -> Path:
 
 
 @lru_cache(maxsize=4096)
-def _composed(history: tuple[tuple[float, float, int], ...], delta: float, accountant: Accountant) -> float:
-    if not history:
+def _composed(
+    trained: tuple[tuple[float, float, int], ...],
+    counted: tuple[CountsKey, ...],
+    delta: float,
+    accountant: Accountant,
+) -> float:
+    if not trained and not counted:
         return 0.0
-    renyi, prv = RDPAccountant(), PRVAccountant()
-    renyi.history = prv.history = list(history)
+    correction = sum(2 * columns * sum_correction(v, shares) for columns, _, v, shares in counted)
+    orders = RENYI_ORDERS if accountant == "rdp" else [2, 4, 8, 16, 32]
+    renyi = _renyi(trained, counted, delta, orders)
+    # Integer orders are a closed form, hence quick; at small orders they bound even a huge epsilon.
+    if accountant == "rdp":
+        return renyi + correction
+    if renyi > HOPELESS_EPSILON:
+        return math.inf
+    exact = [(CountLoss(r, variance, shares), columns) for columns, r, variance, shares in counted]
+    with warnings.catch_warnings(), np.errstate(divide="ignore"):
+        warnings.filterwarnings("ignore", message="Optimal order is the")
+        return composed_epsilon(trained, exact, delta) + correction
+
+
+def _renyi(
+    trained: tuple[tuple[float, float, int], ...], counted: tuple[CountsKey, ...], delta: float, orders: list[float]
+) -> float:
+    """Renyi DP: a discrete Gaussian's divergences are at most the Gaussian's (Canonne et al., Theorem 14)."""
+    renyi = RDPAccountant()
+    renyi.history = [*trained, *((math.sqrt(shares * v) / r, 1.0, columns) for columns, r, v, shares in counted)]
     # Opacus warns at the ends of the orders and takes log(0) at sampling rate 1, where -inf is the right
     # value.
     with warnings.catch_warnings(), np.errstate(divide="ignore"):
         warnings.filterwarnings("ignore", message="Optimal order is the")
-        if accountant == "rdp":
-            return float(renyi.get_epsilon(delta, alphas=RENYI_ORDERS))
-        # Integer orders are a closed form, hence quick; at small orders they bound even a huge epsilon.
-        hopeless = renyi.get_epsilon(delta, alphas=[2, 4, 8, 16, 32]) > HOPELESS_EPSILON
-        return math.inf if hopeless else float(prv.get_epsilon(delta))
+        return float(renyi.get_epsilon(delta, alphas=orders))
+
+
+def concentrated_epsilon(rho: float, delta: float) -> float:
+    """Epsilon at `delta` of a rho-zCDP mechanism: the best order of Canonne et al., Proposition 12."""
+    if rho == 0:
+        return 0.0
+    orders = 1.0 + np.geomspace(1e-3, 1e5, 20_000)
+    bound = orders * rho + np.log1p(-1 / orders) - (np.log(delta) + np.log(orders)) / (orders - 1)
+    return float(max(bound.min(), 0.0))

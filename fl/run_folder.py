@@ -6,6 +6,7 @@
     checkpoint.safetensors the global model after the last finished round
     baselines.json         figures of the baselines that are finished
     budget/                the banks' privacy ledgers, unless they live elsewhere
+    statistics/            the released totals, and the banks' salt
     model.safetensors      the final model, its features, threshold and schema
     result.json            what `train --json` prints
 
@@ -38,6 +39,7 @@ from safetensors.numpy import save
 from fl.durable import append_durably, locked, replace_durably
 from fl.errors import RunFolderError
 from fl.model import DROPOUT, PRIOR
+from fl.sharing import StatisticsSettings
 from fl.training import LocalTraining
 
 PACKAGES = (
@@ -80,6 +82,12 @@ class PrivacySettings:
     expected_batch: float  # rows: the public divisor
     budget_dir: str | None = None  # folder of the banks' ledgers; None: in the run folder
     noise_multiplier: float | None = None  # calibrated to all rounds when the run starts, and kept
+    unit: Literal["row", "client"] = "row"  # what one epsilon is about
+    update_norm: float = 1.0  # L2 bound of a bank's update; unit client only
+    colluders: int = 1  # t, the observing bank included; unit client only
+    share_variance: float | None = (
+        None  # of a bank's noise share, calibrated as noise_multiplier; unit client only
+    )
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,7 @@ class RunConfig:
     privacy: PrivacySettings | None  # None: --no-dp
     baseline_model: ModelSettings
     baseline_training: LocalTraining  # of the baselines that need no privacy
+    statistics: StatisticsSettings | None = None  # None: nothing but updates is shared
 
 
 def config_to_toml(config: RunConfig) -> str:
@@ -168,8 +177,9 @@ def config_from_toml(text: str) -> RunConfig:
         "privacy": PrivacySettings,
         "baseline_model": ModelSettings,
         "baseline_training": LocalTraining,
+        "statistics": StatisticsSettings,
     }
-    values: dict[str, Any] = {"privacy": None}
+    values: dict[str, Any] = {"privacy": None, "statistics": None}
     for name, value in raw.items():
         values[name] = _build(tables[name], value, f"[{name}]") if name in tables else value
     return _build(RunConfig, values, "config.toml")

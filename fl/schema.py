@@ -115,6 +115,7 @@ class PartyColumns:
     terminal: str | None = None
     customer_per_day: float = 2.0  # transactions; public guesses that centre the window counts
     terminal_per_day: float = 1.0
+    shared: tuple[str, ...] = ()  # parties that banks have in common, whose counts they may share
 
     def __post_init__(self) -> None:
         for key, rate in (
@@ -122,6 +123,14 @@ class PartyColumns:
             ("terminal_per_day", self.terminal_per_day),
         ):
             _require(rate > 0, f"[parties] {key}: expected > 0, got {rate}")
+        _require(
+            self.shared in ((), ("terminal",)),
+            f'[parties] shared: expected [] or ["terminal"], got {list(self.shared)}; a customer belongs to one bank',
+        )
+        _require(
+            not self.shared or self.terminal is not None,
+            "[parties] shared names the terminal, and no terminal column is given; add terminal or remove shared",
+        )
 
 
 @dataclass(frozen=True)
@@ -321,6 +330,11 @@ class Schema:
     def has_windows(self) -> bool:
         """Whether rolling windows exist: they need a time that measures days."""
         return self.time is not None and self.time.measures_days and bool(self.windows_days)
+
+    @property
+    def shares_counts(self) -> bool:
+        """Whether banks have counts of terminals to share: windows longer than a day at terminals in common."""
+        return self.has_windows and bool(self.parties.shared) and max(self.windows_days) > 1
 
     @property
     def history_days(self) -> int:

@@ -236,6 +236,7 @@ def _parties(fields: _Fields | None) -> PartyColumns:
         fields.text("terminal"),
         fields.number("customer_per_day", 2.0),
         fields.number("terminal_per_day", 1.0),
+        fields.strings("shared"),
     )
     fields.done()
     return parties

@@ -26,7 +26,9 @@ from fl.partition import Partition, partition_for
 from fl.run_folder import RunConfig, config_from_toml, random_banks
 from fl.schema import Schema
 from fl.schema_file import parse_schema
-from fl.stream import stream_file
+from fl.shared_features import SharedColumns
+from fl.statistics_round import load_release
+from fl.stream import StreamedRows, stream_file
 from fl.training import predict
 
 
@@ -38,6 +40,7 @@ class TrainedModel:
     schema: Schema
     partition: Partition
     threshold: float
+    shared: SharedColumns | None = None  # columns from the run's released totals, of which the newest serve later days
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,11 @@ def load_model(run: Path) -> TrainedModel:
         raise RunFolderError(f"{path}: expected format {MODEL_FORMAT!r}, got {about.get('format')!r}")
     schema = parse_schema(about["schema"], f"{path}, schema")
     names = about["features"]
-    if names != [feature.name for feature in features(schema)]:
+    shared = None
+    if config.statistics is not None:
+        totals, keys = load_release(run / "statistics")
+        shared = SharedColumns(schema, keys, totals)
+    if names != _names(schema, shared):
         raise RunFolderError(
             f"{path}: its {len(names)} features are not those this version computes from its schema; "
             "train it anew"
@@ -81,7 +88,15 @@ def load_model(run: Path) -> TrainedModel:
         raise RunFolderError(f"{path}: the weights are not those that were written (their hash differs)")
     data = config.data
     partition = partition_for(schema, data.partition, random_banks(data), config.seed)
-    return TrainedModel(module, schema, partition, float(about["threshold"]))
+    return TrainedModel(module, schema, partition, float(about["threshold"]), shared)
+
+
+def _names(schema: Schema, shared: SharedColumns | None) -> list[str]:
+    """Features of a model, in column order."""
+    own = [feature.name for feature in features(schema)]
+    if shared is None:
+        return own
+    return [*(name for name in own if name not in shared.replaced), *shared.names]
 
 
 def score_file(
@@ -94,8 +109,19 @@ def score_file(
     """
     cpu = torch.device("cpu")
     for chunk in stream_file(path, model.schema, model.partition, history):
-        score = predict(model.module, chunk.x, device=cpu)
+        score = predict(model.module, _with_shared(chunk, model.shared), device=cpu)
         yield ScoredRows(chunk.table.index, score, score >= model.threshold, chunk.bank)
+
+
+def _with_shared(chunk: StreamedRows, shared: SharedColumns | None) -> NDArray[np.float32]:
+    """The chunk's features, with columns from the run's released totals where the model was trained on them."""
+    if shared is None:
+        return chunk.x
+    assert chunk.table.terminal is not None
+    own = [feature.name for feature in features(chunk.table.schema)]
+    kept = [i for i, name in enumerate(own) if name not in shared.replaced]
+    more = shared.of(chunk.table.day, chunk.table.terminal.ids[chunk.table.terminal.code])
+    return np.concatenate([chunk.x[:, kept], more], axis=1)
 
 
 def _config_of(run: Path) -> RunConfig:

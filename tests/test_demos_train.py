@@ -23,7 +23,7 @@ from demos.score import score
 from demos.train import train
 from fl.errors import AggregationError, BudgetError, FederationError, RunFolderError
 from fl.experiment import Experiment
-from fl.privacy import UNIT, epsilon
+from fl.privacy import COUNTS_UNIT, UNIT, Mechanism, epsilon
 from fl.scoring import load_model, score_file
 from fl.simulate import Simulation, simulate
 from fl.training import predict
@@ -105,12 +105,12 @@ def test_a_private_run_spends_its_budget_and_says_on_what(tmp_path: Path) -> Non
     result = run(*PRIVATE, "--epsilon", "2", "--run-dir", tmp_path / "run")
     privacy = result["privacy"]
     assert 1.9 < privacy["epsilon"] <= 2.0 < privacy["rdp_epsilon"]
-    assert (privacy["delta"], privacy["accountant"], privacy["unit"]) == (1e-5, "PRV", UNIT)
+    assert (privacy["delta"], privacy["accountant"], privacy["unit"]) == (1e-5, "PRV", f"{UNIT}; {COUNTS_UNIT}")
     assert [bank["rounds_recorded"] for bank in privacy["per_bank"].values()] == [3, 3, 3]
     experiment = Experiment.resume(tmp_path / "run")
     for ledger in experiment.ledgers.values():
         assert epsilon(ledger.history(), 1e-5) == privacy["epsilon"]
-        assert sum(mechanism.steps for mechanism in ledger.history()) == 6
+        assert sum(entry.steps for entry in ledger.history() if isinstance(entry, Mechanism)) == 6
 
 
 def test_a_second_run_on_the_same_ledgers_is_refused_when_nothing_is_left(tmp_path: Path) -> None:

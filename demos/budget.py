@@ -1,0 +1,40 @@
+"""`demos budget RUN`: what each bank has spent of its epsilon, what is left, and what the next round would cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from demos.console import out, print_json, table
+
+
+@click.command("budget")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+def budget(run: Path, as_json: bool) -> None:
+    """Read the ledgers of the run in folder RUN; nothing is spent by looking.
+
+    Epsilons are for the life of a bank's data, over all runs that share its ledger. Statistics and training compose:
+    the whole is not the sum of the parts.
+
+    \b
+    python -m demos budget runs/NAME
+    """
+    from fl.account import accounts
+
+    found = accounts(run)
+    if as_json:
+        print_json({"run_dir": str(run), "banks": [account.as_json() for account in found]})
+        return
+    made = table("Epsilon of every bank", "bank", "limit", "spent", "left", "next round", right=(1, 2, 3, 4))
+    for account in found:
+        price = f"{account.next_round:.3f}" if account.affordable else f"{account.next_round:.3f}, refused"
+        made.add_row(account.bank, f"{account.limit:g}", f"{account.spent:.3f}", f"{account.left:.3f}", price)
+    out.print(made)
+    first = found[0]
+    parts = "; ".join(f"{unit}: {spent:.3f} by itself" for unit, spent in first.by_kind.items())
+    out.print(f"delta {first.delta:g}. Unit: one {first.unit}. {first.bank}: {parts}.", highlight=False)
+    out.print(
+        "Not covered: a card or a customer as a whole, and features of other rows that a row flows into.", style="dim"
+    )

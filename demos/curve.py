@@ -1,0 +1,85 @@
+"""`demos curve`: average precision against epsilon, several seeds, on the same data; interrupted, it continues."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import click
+
+from demos.console import err, out, print_json, progress, table
+
+WITHOUT = "none"  # how a folder and a row name the run without differential privacy
+
+
+@click.command("curve", context_settings={"ignore_unknown_options": True})
+@click.option("--epsilons", default="1,2,3,4,8", show_default=True, help="Total epsilons, statistics and training.")
+@click.option("--seeds", default="0,1,2", show_default=True)
+@click.option("--folder", type=click.Path(path_type=Path), required=True, help="Of all runs; finished ones are kept.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+@click.argument("train_options", nargs=-1, type=click.UNPROCESSED)
+def curve(epsilons: str, seeds: str, folder: Path, as_json: bool, train_options: tuple[str, ...]) -> None:
+    """Train without privacy and at every epsilon, for every seed, with TRAIN_OPTIONS handed to `train`.
+
+    Every run is a folder of its own under --folder. A run that is finished there is not repeated, one that was
+    interrupted is resumed. Exact statistics of the runs without privacy have no suppression (--min-banks 1).
+
+    \b
+    python -m demos curve --folder runs/curve --epsilons 2,8 --seeds 0 --customers 400 --rounds 3
+    """
+    levels = [WITHOUT, *(level.strip() for level in epsilons.split(","))]
+    plan = [(level, seed.strip()) for seed in seeds.split(",") for level in levels]
+    found: dict[str, list[float]] = {level: [] for level in levels}
+    with progress("runs", len(plan)) as advance:
+        for done, (level, seed) in enumerate(plan, start=1):
+            result = _played(folder / f"epsilon-{level}-seed-{seed}", level, seed, train_options)
+            found[level].append(float(result["metrics"]["average_precision"]))
+            advance(done)
+    reference = fmean(found[WITHOUT])
+    rows = {
+        level: {
+            "average_precision": fmean(figures),
+            "per_seed": figures,
+            "share_of_no_privacy": fmean(figures) / reference,
+        }
+        for level, figures in found.items()
+    }
+    if as_json:
+        print_json({"folder": str(folder), "curve": rows})
+    else:
+        _show(rows)
+
+
+def _played(run: Path, level: str, seed: str, train_options: tuple[str, ...]) -> dict[str, Any]:
+    """The result of one run: read, resumed or made, in a process of its own."""
+    finished = run / "result.json"
+    if not finished.exists():
+        fresh = [*train_options, "--seed", seed, "--run-dir", str(run), "--no-baselines"]
+        fresh += ["--no-dp", "--min-banks", "1"] if level == WITHOUT else ["--epsilon", level]
+        arguments = ["--resume", str(run)] if (run / "manifest.json").exists() else fresh
+        command = [sys.executable, "-m", "demos", "train", *arguments, "--json"]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ)
+        if done.returncode != 0:
+            err.print(done.stderr, highlight=False, markup=False)
+            raise click.ClickException(f"the run at epsilon {level}, seed {seed} failed; repair it and call again")
+    result: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+    return result
+
+
+def _show(rows: dict[str, dict[str, Any]]) -> None:
+    columns = ("epsilon", "AP", "of AP without privacy", "per seed")
+    made = table("Average precision against epsilon", *columns, right=(1, 2))
+    for level, row in rows.items():
+        each = ", ".join(f"{figure:.3f}" for figure in row["per_seed"])
+        made.add_row(level, f"{row['average_precision']:.3f}", f"{100 * row['share_of_no_privacy']:.0f} %", each)
+    out.print(made)
+    out.print(
+        "epsilon: total of shared statistics and training, delta as in the runs; units: a transaction in shared "
+        "counts, a training row with its features fixed. No claim for a card or a customer.",
+        style="dim",
+    )

@@ -1,0 +1,138 @@
+"""Features of a transaction from totals over all banks: what replaces, or joins, a bank's own terminal windows.
+
+What it does: turns `Totals` into scaled columns for rows of a given day and key, and a federation with bank-local
+features into one with shared columns as well.
+
+What it leaves to others: making totals (`fl.statistics`). A row of day d uses only periods whose labels were all
+known when day d began; a day beyond the last release uses the newest one there is.
+
+Exact windows stand in for the bank's own windows of the same length; the bank's own one-day window stays. Under
+noise the bank's exact own windows stay beside the shared columns, and frauds enter as z-scores, since a ratio of two
+noisy numbers is mostly a statement about its denominator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl.data import Transactions
+from fl.federation import BankData, Federation, Rows
+from fl.key_slots import KeySlots
+from fl.schema import Schema
+from fl.statistics import Totals
+
+Z_SCALE = 0.5  # of a z-score: 6 sigma then reach the bound of 3
+
+
+@dataclass(frozen=True)
+class SharedColumns:
+    """Columns made of released totals, for any row with a day and a key."""
+
+    schema: Schema
+    keys: KeySlots
+    totals: Totals
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        if self._exact:
+            windows, figures = shared_windows(self.schema), ("count", "risk")
+            return tuple(f"terminal_{what}_{days}d_all_banks" for days in windows for what in figures)
+        block = self._block
+        frauds = (f"terminal_frauds_{n * block}d_all_banks" for n in self._depths)
+        return (f"terminal_count_{self._depths[-1] * block}d_all_banks", *frauds)
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Names of the bank's own features that these stand in for."""
+        if not self._exact:
+            return ()
+        days = shared_windows(self.schema)
+        return tuple(f"terminal_{what}_{d}d" for d in days for what in ("count", "risk"))
+
+    def of(self, day: NDArray[np.int32], identifiers: NDArray[np.object_]) -> NDArray[np.float32]:
+        """float32[n, len(names)], scaled, within +-bound: of rows on `day` (int32[n]) with these keys (object[n])."""
+        distinct, code = np.unique(identifiers.astype(str), return_inverse=True)
+        slot = self.keys.of(distinct.astype(object))[code]
+        made = self._windows(day, slot) if self._exact else self._increments(day, slot)
+        bound = self.schema.bound
+        return np.clip(np.stack(made, axis=1), -bound, bound).astype(np.float32)
+
+    @property
+    def _exact(self) -> bool:
+        return self.totals.plan.mode == "exact windows"
+
+    @property
+    def _block(self) -> int:
+        return len(self.totals.plan.periods[0])
+
+    @property
+    def _depths(self) -> tuple[int, ...]:
+        """How many blocks each fraud column looks back on: 1, 2, 4, ... and as many as the longest window holds."""
+        deepest = max(1, round(max(self.schema.windows_days) / self._block))
+        return tuple(sorted({1, deepest, *(2**i for i in range(1, deepest.bit_length()) if 2**i < deepest)}))
+
+    def _windows(self, day: NDArray[np.int32], slot: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+        windows, counts = shared_windows(self.schema), self.totals.counts()
+        ends = np.array([period.last for period in self.totals.plan.periods[:: len(windows)]])
+        newest = np.searchsorted(ends, day - self.schema.label.delay_days - 1, side="right") - 1
+        made = []
+        for i, days in enumerate(windows):
+            cells = counts[np.maximum(newest, 0) * len(windows) + i, slot]
+            cells = np.where((newest >= 0)[:, None], cells, 0.0)  # before the first release nothing is known
+            transactions, frauds = cells[:, 0], cells[:, 1]
+            made.append(np.log1p(transactions) - np.log1p(self.schema.parties.terminal_per_day * days))
+            made.append(frauds / np.maximum(transactions, 1) * self.schema.bound)
+        return made
+
+    def _increments(self, day: NDArray[np.int32], slot: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+        plan = self.totals.plan
+        assert plan.noise is not None
+        counts = self.totals.counts()
+        running = np.concatenate([np.zeros((1, *counts.shape[1:])), np.cumsum(counts, axis=0)])
+        ends = np.array([period.last for period in plan.periods])
+        known = np.searchsorted(ends, day - self.schema.label.delay_days - 1, side="right")
+
+        def total(depth: int, column: int) -> NDArray[np.float64]:
+            until, since = running[known, slot, column], running[np.maximum(known - depth, 0), slot, column]
+            span: NDArray[np.float64] = until - since
+            return span
+
+        deepest = self._depths[-1]
+        usual = self.schema.parties.terminal_per_day * deepest * self._block
+        made = [np.log1p(np.maximum(total(deepest, 0), 0)) - np.log1p(usual)]
+        for depth in self._depths:
+            made.append(Z_SCALE * total(depth, 1) / (plan.noise.released_sigma * np.sqrt(depth)))
+        return made
+
+
+def shared_windows(schema: Schema) -> tuple[int, ...]:
+    """Lengths, in days, of the windows that banks share: all but one day, which stays each bank's own."""
+    return tuple(days for days in schema.windows_days if days > 1)
+
+
+def keys_of(table: Transactions, index: NDArray[np.int64]) -> NDArray[np.object_]:
+    """object[n]: terminal identifiers of the rows with these source positions."""
+    assert table.terminal is not None
+    order = np.argsort(table.index)
+    position = order[np.searchsorted(table.index[order], index)]
+    keys: NDArray[np.object_] = table.terminal.ids[table.terminal.code[position]]
+    return keys
+
+
+def with_shared_columns(federation: Federation, table: Transactions, shared: SharedColumns) -> Federation:
+    """The federation whose rows carry shared columns too; `table` holds all rows of its source."""
+    kept = [i for i, name in enumerate(federation.feature_names) if name not in shared.replaced]
+
+    def extend(rows: Rows) -> Rows:
+        more = shared.of(rows.day, keys_of(table, rows.index))
+        return replace(rows, x=np.concatenate([rows.x[:, kept], more], axis=1))
+
+    banks = tuple(
+        BankData(bank.name, extend(bank.train), extend(bank.validation), tuple(extend(test) for test in bank.test))
+        for bank in federation.banks
+    )
+    names = (*(federation.feature_names[i] for i in kept), *shared.names)
+    return replace(federation, banks=banks, feature_names=names)

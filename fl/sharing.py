@@ -1,0 +1,120 @@
+"""What a run shares: from its data and settings to the plan of a release, its keys, and what the result says of it.
+
+What it does: `plan_sharing` and `describe`.
+
+What it leaves to others: making the release (`fl.statistics_round`), calibrating its noise (`fl.experiment`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl.data import Transactions
+from fl.errors import StatisticsError
+from fl.federation import PartitionedTable
+from fl.key_slots import KeySlots
+from fl.privacy import COUNTS_UNIT
+from fl.schema import DAY_US
+from fl.shared_features import shared_windows
+from fl.shared_noise import NoisePlan
+from fl.split import Period, Periods
+from fl.statistics import COLUMNS, StatisticsPlan, increments_plan, windows_plan
+from fl.statistics_round import Released
+
+DIRECTORY_LIMIT = 50_000  # keys; with more of them all fall into buckets
+ALL_HASHED = 2**16  # buckets then
+
+EXACT_WARNING = (
+    "exact totals: suppression of cells with few banks protects against honest parties only, and overlapping windows "
+    "can be differenced (83 % of single-transaction terminal-days were recovered from daily refreshed 30-day totals "
+    "at three banks); use differential privacy where that matters"
+)
+NOISY_NOT_COVERED = "a card, a customer or a terminal as a whole; a bank's being part of the roster"
+
+
+@dataclass(frozen=True)
+class StatisticsSettings:
+    """How counts of shared keys are released. All of it is public."""
+
+    min_banks: int  # cells with fewer contributing banks are suppressed
+    colluders: int = 1  # t, the observing bank included; with noise only
+    increment_days: int = 5  # days of one disjoint block; with noise only
+    budget_share: float = 0.5  # of what is left of epsilon when the run starts; with noise only
+    buckets: int = 1024  # slots for keys outside the directory
+    sigma: float | None = None  # events; calibrated when the run starts, and kept; None: exact windows
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.budget_share < 1.0:
+            raise StatisticsError(
+                f"statistics share of the budget: expected a number between 0 and 1, got {self.budget_share}"
+            )
+
+
+def plan_sharing(
+    source: PartitionedTable, settings: StatisticsSettings, noise: NoisePlan | None, salt: bytes
+) -> tuple[StatisticsPlan, KeySlots]:
+    """The plan and keys of a run's release. Raises `StatisticsError`."""
+    schema, days = source.table.schema, needed_days(source.periods)
+    keys = _keys(source.table, days[0], settings, salt)
+    windows, delay = shared_windows(schema), schema.label.delay_days
+    if noise is None:
+        return windows_plan(days, windows, delay, keys.size, settings.min_banks), keys
+    block, least = settings.increment_days, settings.min_banks
+    return increments_plan(days, max(windows), delay, block, keys.size, least, noise), keys
+
+
+def needed_days(periods: Periods) -> list[int]:
+    """Days of training and test, ascending: those for which features are made."""
+    if periods.train is None:
+        raise StatisticsError("shared statistics need a time column that measures days")
+    return sorted({day for period in (periods.train, *periods.test) for day in _days(period)})
+
+
+def _days(period: Period) -> range:
+    return range(period.start // DAY_US, (period.end - 1) // DAY_US + 1)
+
+
+def _keys(table: Transactions, first_day: int, settings: StatisticsSettings, salt: bytes) -> KeySlots:
+    """A deployment takes the public register of terminals; here those seen before training stand in for it."""
+    assert table.terminal is not None
+    known: NDArray[np.int64] = np.unique(table.terminal.code[table.day < first_day])
+    if len(known) > DIRECTORY_LIMIT:
+        return KeySlots((), ALL_HASHED, salt)
+    return KeySlots(tuple(sorted(str(name) for name in table.terminal.ids[known])), settings.buckets, salt)
+
+
+def describe(released: Released, keys: KeySlots, settings: StatisticsSettings) -> dict[str, Any]:
+    """What `train --json` says of a release: what was shared, under which promise, at which cost."""
+    plan, totals = released.totals.plan, released.totals
+    filled = totals.sums[:, :, 0] > 0
+    told: dict[str, Any] = {
+        "mode": plan.mode,
+        "columns": list(COLUMNS[: plan.columns]),
+        "periods": len(plan.periods),
+        "keys": {"directory": len(keys.directory), "buckets": keys.buckets},
+        "integers_per_bank": plan.length,
+        "min_banks": plan.min_banks,
+        "suppressed_share": float(totals.suppressed[filled].mean()) if filled.any() else 0.0,
+        "value_bits": released.value_bits,
+        "seconds": released.seconds,
+        "bytes_up": released.bytes_up,
+        "bytes_down": released.bytes_down,
+    }
+    if plan.noise is None:
+        return {**told, "warning": EXACT_WARNING}
+    return {
+        **told,
+        "unit": COUNTS_UNIT,
+        "not_covered": NOISY_NOT_COVERED,
+        "increment_days": settings.increment_days,
+        "sensitivity": float(np.sqrt(plan.columns)),
+        "sigma": plan.noise.sigma,
+        "released_sigma": plan.noise.released_sigma,
+        "resolution": plan.noise.resolution,
+        "share_variance": float(plan.noise.share_variance),
+        "colluders": plan.noise.colluders,
+    }
