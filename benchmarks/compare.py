@@ -2,15 +2,17 @@
 
 For every case of this project that both runs measured on the same workload, and for client, server and open:
 
-1. One figure per cycle: the median of its repetitions.
-2. Divided by how slow the machine was in that cycle: the median, over the controls at that point, of a control's figure
-   in the cycle over its median in the old run. Controls are the cases that are not this project's code (plain FedAvg,
-   TenSEAL, Flower): what makes them slower is the machine. A figure of a control is used where it lasts SHORTEST and
-   exists in every cycle that is compared. A point without such controls takes the run's: the median, over all figures
-   of all controls, of new over old.
-3. The ratio of the medians, new over old, with a bootstrap interval of CONFIDENCE over cycles (`statistics.py`).
-4. Slower: the whole interval lies above 1 + tolerance. Faster: the whole interval lies below 1 / (1 + tolerance).
-   Otherwise within the noise; where the interval is wider than the change that one would want to see, "cannot tell".
+1. The clock. Controls are the cases that are not this project's code (plain FedAvg, TenSEAL, Flower, training) at the
+   same point. Those that run on one thread use all of a core on a machine that does nothing else: where, in both runs,
+   their processor time is QUIET of their wall time or more, wall times are compared; on a busy machine processor times.
+2. One figure per cycle: the median of its repetitions.
+3. Divided by how slow the machine was in that cycle: the median, over the controls, of a control's figure in the cycle
+   over its median in the old run. A figure of a control is used where it lasts SHORTEST and exists in every cycle that
+   is compared. Without any, there is nothing to tell a slower machine from slower code: no verdict.
+4. The ratio of the medians, new over old, with a bootstrap interval of CONFIDENCE over cycles (`statistics.py`).
+5. Slower: the whole interval lies above 1 + tolerance. Faster: the whole interval lies below 1 / (1 + tolerance).
+   Otherwise within the noise; where the interval is wider than the change that one would want to see, "cannot tell",
+   and so with fewer than FEWEST_CYCLES cycles: three against three lie apart by chance once in twenty.
 
 Bytes are exact: any growth is a regression. A case that was right and is wrong or fails now is a regression.
 Machines that differ (`machine.LIKENESS`) are never compared. Figures below SHORTEST are left out: timers and
@@ -31,13 +33,17 @@ from benchmarks.statistics import ratio_interval
 CONFIDENCE = 0.98
 TOLERANCE = 0.05
 SHORTEST = 1e-3  # seconds
-FEWEST_CYCLES = 3
+FEWEST_CYCLES = 5
+QUIET = 0.9  # processor time over wall time of a single thread
 TOO_WIDE = 0.25  # upper end of the interval over lower end, minus 1
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of one case. ratio: new / old, with its interval; verdict: what it means."""
+    """One figure of one case. ratio: new / old, with its interval; verdict: what it means.
+
+    clock: "wall" or "processor" for times, "" for bytes. cycles: how many figures of each run it rests on.
+    """
 
     case: str
     point: tuple[int, int, int]
@@ -48,6 +54,7 @@ class Comparison:
     low: float
     high: float
     cycles: tuple[int, int]
+    clock: str
     verdict: str
 
     @property
@@ -65,7 +72,9 @@ def compare(old: Results, new: Results, tolerance: float = TOLERANCE) -> list[Co
         if after is None or before.status != "ok" or not before.ours:
             continue
         if after.status in ("wrong", "failed"):
-            found.append(Comparison(before.case, before.workload.point, after.status, 0, 0, 0, 0, 0, (0, 0), "broken"))
+            found.append(
+                Comparison(before.case, before.workload.point, after.status, 0, 0, 0, 0, 0, (0, 0), "", "broken")
+            )
         if after.status == "ok":
             found.extend(_times(before, after, controls, tolerance))
             found.extend(_sizes(before, after))
@@ -96,11 +105,13 @@ def _controls(old: Results, new: Results) -> list[Pair]:
 
 def _times(before: Measurement, after: Measurement, controls: Sequence[Pair], tolerance: float) -> Iterable[Comparison]:
     near = [pair for pair in controls if pair[0].workload.point == before.workload.point]
+    clock = "seconds" if _quiet(near) else "cpu_seconds"
     for metric in COMPARED:
-        old, new = _per_cycle(before, metric), _per_cycle(after, metric)
+        old, new = _per_cycle(before, metric, clock), _per_cycle(after, metric, clock)
         if not old or not new or median(old.values()) < SHORTEST:
             continue
-        slow_old, slow_new = _slowness(near, old, new) or _overall_slowness(controls, old, new)
+        slowness = _slowness(near, old, new, clock)
+        slow_old, slow_new = slowness or (dict.fromkeys(old, 1.0), dict.fromkeys(new, 1.0))
         one = [seconds / slow_old[cycle] for cycle, seconds in old.items()]
         other = [seconds / slow_new[cycle] for cycle, seconds in new.items()]
         ratio, low, high = ratio_interval(one, other, CONFIDENCE)
@@ -114,8 +125,26 @@ def _times(before: Measurement, after: Measurement, controls: Sequence[Pair], to
             low,
             high,
             (len(one), len(other)),
-            _verdict(low, high, tolerance, min(len(one), len(other))),
+            "wall" if clock == "seconds" else "processor",
+            _verdict(low, high, tolerance, min(len(one), len(other))) if slowness else "no controls",
         )
+
+
+def _quiet(controls: Sequence[Pair]) -> bool:
+    """Whether single-threaded controls had a core to themselves in both runs."""
+    single = [pair for pair in controls if pair[0].parameters.get("threads") == 1]
+    shares = [[_core_share(m) for m in side] for side in zip(*single, strict=True)]
+    return bool(shares) and all(median(side) >= QUIET for side in shares)
+
+
+def _core_share(measurement: Measurement) -> float:
+    """Processor time over wall time, all phases, the median repetition."""
+    shares = []
+    for repetition in measurement.repetitions:
+        phases = repetition["phases"].values()
+        wall = sum(phase["seconds"] for phase in phases)
+        shares.append(sum(phase["cpu_seconds"] for phase in phases) / wall if wall else 0.0)
+    return median(shares)
 
 
 def _verdict(low: float, high: float, tolerance: float, cycles: int) -> str:
@@ -128,19 +157,19 @@ def _verdict(low: float, high: float, tolerance: float, cycles: int) -> str:
     return "cannot tell" if high / low > 1 + TOO_WIDE else "same"
 
 
-def _per_cycle(measurement: Measurement, metric: str) -> dict[int, float]:
-    return {cycle: median(samples) for cycle, samples in measurement.by_cycle(metric).items()}
-
-
 PerCycle = dict[int, float]
 
 
-def _slowness(controls: Sequence[Pair], old: PerCycle, new: PerCycle) -> tuple[PerCycle, PerCycle] | None:
+def _per_cycle(measurement: Measurement, metric: str, clock: str) -> PerCycle:
+    return {cycle: median(samples) for cycle, samples in measurement.by_cycle(metric, clock).items()}
+
+
+def _slowness(controls: Sequence[Pair], old: PerCycle, new: PerCycle, clock: str) -> tuple[PerCycle, PerCycle] | None:
     """Per cycle of each run, how slow the machine was relative to the old run's median; None without controls."""
     parts: list[tuple[PerCycle, PerCycle]] = []
     for before, after in controls:
-        for metric in COMPARED:
-            one, other = _per_cycle(before, metric), _per_cycle(after, metric)
+        for metric in (*COMPARED, "train"):
+            one, other = _per_cycle(before, metric, clock), _per_cycle(after, metric, clock)
             if old.keys() <= one.keys() and new.keys() <= other.keys():
                 usual = median(one[cycle] for cycle in old)
                 if usual >= SHORTEST:
@@ -153,17 +182,6 @@ def _slowness(controls: Sequence[Pair], old: PerCycle, new: PerCycle) -> tuple[P
     )
 
 
-def _overall_slowness(controls: Sequence[Pair], old: PerCycle, new: PerCycle) -> tuple[PerCycle, PerCycle]:
-    """The new run's slowness as a whole, from controls at any point; 1 where there are none."""
-    ratios = []
-    for before, after in controls:
-        for metric in COMPARED:
-            one, other = before.samples(metric), after.samples(metric)
-            if median(one) >= SHORTEST:
-                ratios.append(median(other) / median(one))
-    return dict.fromkeys(old, 1.0), dict.fromkeys(new, median(ratios) if ratios else 1.0)
-
-
 def _sizes(before: Measurement, after: Measurement) -> Iterable[Comparison]:
     old, new = before.contribution_bytes, after.contribution_bytes
     if old is None or new is None:
@@ -171,5 +189,5 @@ def _sizes(before: Measurement, after: Measurement) -> Iterable[Comparison]:
     ratio = new / old
     verdict = "larger" if new > old else "smaller" if new < old else "same"
     yield Comparison(
-        before.case, before.workload.point, "bytes", float(old), float(new), ratio, ratio, ratio, (1, 1), verdict
+        before.case, before.workload.point, "bytes", float(old), float(new), ratio, ratio, ratio, (1, 1), "", verdict
     )

@@ -110,7 +110,9 @@ def _more_tables(results: Results, main: tables.Point) -> list[str]:
     if others:
         parts.append("<h2>All other points</h2>")
         heads = ("case", "values", "clients", "bits", *tables.COLUMNS)
-        parts.append(_table(heads, others, lambda m: (m.case, *_where(m), *tables.cells(results, m))))
+        parts.append(
+            _table(heads, others, lambda m: (m.case, *tables.point_cells(m.workload.point), *tables.cells(results, m)))
+        )
     own = [m for m in tables.averages(results, main) if m.ours and m.status == "ok"]
     if own:
         parts.append("<h2>Stages of this project's cases</h2><p>All contributions of a round together.</p>")
@@ -164,11 +166,6 @@ def _rows(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> st
 
 def _list(lines: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
-
-
-def _where(m: Measurement) -> tuple[str, str, str]:
-    length, clients, bits = m.workload.point
-    return f"{length:,}", f"{clients:,}", str(bits)
 
 
 def _plainly(found: Spread | None) -> str:

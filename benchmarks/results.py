@@ -28,25 +28,27 @@ Repetition = dict[str, Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of one repetition. unit: "s" or "bytes". label: for people."""
+    """A figure of one repetition, in seconds. label: for people.
+
+    of: (repetition, workload, clock) -> seconds; clock is "seconds" for wall time, "cpu_seconds" for processor time.
+    """
 
     label: str
-    unit: str
-    of: Callable[[Repetition, Workload], float]
+    of: Callable[[Repetition, Workload, str], float]
 
 
-def _phase(name: str, field_name: str = "seconds") -> Callable[[Repetition], float]:
-    return lambda repetition: float(repetition["phases"].get(name, {}).get(field_name, 0.0))
+def _phase(repetition: Repetition, name: str, clock: str = "seconds") -> float:
+    return float(repetition["phases"].get(name, {}).get(clock, 0.0))
 
 
 METRICS = {
-    "client": Metric("client, per contribution", "s", lambda r, w: _phase("client")(r) / w.fresh),
-    "server": Metric("server, per contribution", "s", lambda r, w: _phase("server")(r) / w.clients),
-    "open": Metric("open the sum, once", "s", lambda r, w: _phase("open")(r)),
-    "setup": Metric("set-up, all parties, once", "s", lambda r, w: _phase("setup")(r)),
-    "finish": Metric("server, once", "s", lambda r, w: _phase("finish")(r)),
-    "train": Metric("local training, per client", "s", lambda r, w: _phase("train")(r) / w.clients),
-    "round": Metric("all of the above, all parties", "s", lambda r, w: _round_seconds(r, w)),
+    "client": Metric("client, per contribution", lambda r, w, clock: _phase(r, "client", clock) / w.fresh),
+    "server": Metric("server, per contribution", lambda r, w, clock: _phase(r, "server", clock) / w.clients),
+    "open": Metric("open the sum, once", lambda r, w, clock: _phase(r, "open", clock)),
+    "setup": Metric("set-up, all parties, once", lambda r, w, clock: _phase(r, "setup", clock)),
+    "finish": Metric("server, once", lambda r, w, clock: _phase(r, "finish", clock)),
+    "train": Metric("local training, per client", lambda r, w, clock: _phase(r, "train", clock) / w.clients),
+    "round": Metric("all of the above, all parties", lambda r, w, clock: _round_seconds(r, w, clock)),
 }
 COMPARED = ("client", "server", "open")
 """The metrics that `compare` judges."""
@@ -76,14 +78,14 @@ class Measurement:
     def key(self) -> tuple[str, Workload]:
         return self.case, self.workload
 
-    def samples(self, metric: str) -> list[float]:
-        """The metric of every repetition."""
-        return [METRICS[metric].of(repetition, self.workload) for repetition in self.repetitions]
+    def samples(self, metric: str, clock: str = "seconds") -> list[float]:
+        """The metric of every repetition, by wall ("seconds") or processor time ("cpu_seconds")."""
+        return [METRICS[metric].of(repetition, self.workload, clock) for repetition in self.repetitions]
 
-    def by_cycle(self, metric: str) -> dict[int, list[float]]:
+    def by_cycle(self, metric: str, clock: str = "seconds") -> dict[int, list[float]]:
         """The metric of every repetition, by the cycle it was measured in."""
         cycles: dict[int, list[float]] = {}
-        for repetition, value in zip(self.repetitions, self.samples(metric), strict=True):
+        for repetition, value in zip(self.repetitions, self.samples(metric, clock), strict=True):
             cycles.setdefault(int(repetition["cycle"]), []).append(value)
         return cycles
 
@@ -123,17 +125,15 @@ class Measurement:
     @property
     def cores_used(self) -> float | None:
         """Processor seconds per second of wall time in the phases that are compared."""
-        wall = sum(_phase(name)(r) for r in self.repetitions for name in COMPARED)
-        processor = sum(_phase(name, "cpu_seconds")(r) for r in self.repetitions for name in COMPARED)
+        wall = sum(_phase(r, name) for r in self.repetitions for name in COMPARED)
+        processor = sum(_phase(r, name, "cpu_seconds") for r in self.repetitions for name in COMPARED)
         return processor / wall if wall else None
 
     def summary(self) -> dict[str, Any]:
         """Everything that is derived, ready for JSON."""
         return {
             "metrics": {
-                name: {"unit": METRICS[name].unit, **found.as_dict()}
-                for name in METRICS
-                if (found := self.spread(name)) is not None
+                name: {"unit": "s", **found.as_dict()} for name in METRICS if (found := self.spread(name)) is not None
             },
             "stages": {
                 name: {"bytes": produced, **found.as_dict()} for name, (found, produced) in self.stages().items()
@@ -290,10 +290,10 @@ def _csv_rows(m: Measurement) -> Iterable[Sequence[Any]]:
     what = (m.case, *m.workload.point, m.workload.fresh, m.status)
     if not m.repetitions:
         yield (*what, "", "", "", "", "", 0)
-    for name, metric in METRICS.items():
+    for name in METRICS:
         found = m.spread(name)
         if found is not None:
-            yield (*what, name, metric.unit, found.median, found.lower, found.upper, found.count)
+            yield (*what, name, "s", found.median, found.lower, found.upper, found.count)
     for name, (found, produced) in m.stages().items():
         yield (*what, name, "s", found.median, found.lower, found.upper, found.count)
         yield (*what, name, "bytes", produced, produced, produced, found.count)
@@ -323,7 +323,7 @@ def _rest_seconds(phase: dict[str, Any]) -> float:
     return max(0.0, float(phase["seconds"]) - named)
 
 
-def _round_seconds(repetition: Repetition, workload: Workload) -> float:
-    """Wall time of all parties one after the other, as if every client had encrypted."""
-    seconds = sum(float(phase["seconds"]) for phase in repetition["phases"].values())
-    return seconds + _phase("client")(repetition) * (workload.clients / workload.fresh - 1)
+def _round_seconds(repetition: Repetition, workload: Workload, clock: str) -> float:
+    """All parties one after the other, as if every client had encrypted."""
+    seconds = sum(float(phase[clock]) for phase in repetition["phases"].values())
+    return seconds + _phase(repetition, "client", clock) * (workload.clients / workload.fresh - 1)

@@ -221,8 +221,13 @@ def _table(
 
 
 def _where(m: Measurement) -> tuple[str, ...]:
-    length, clients, bits = m.workload.point
-    return f"{length:,}", f"{clients:,}", str(bits), m.case
+    return (*point_cells(m.workload.point), m.case)
+
+
+def point_cells(point: Point) -> tuple[str, str, str]:
+    """A point for three columns."""
+    length, clients, bits = point
+    return f"{length:,}", f"{clients:,}", str(bits)
 
 
 def _show_rounds(console: Console, measurements: Sequence[Measurement]) -> None:
@@ -256,18 +261,33 @@ def _console() -> Console:
 
 def show_comparison(found: Sequence[Comparison]) -> None:
     """What `compare` found, on stdout."""
-    table = _empty("New over old", "case", "point", "figure", "old", "new", "ratio", "interval", "cycles", "verdict")
+    table = _empty(
+        "New over old",
+        "case",
+        "values",
+        "clients",
+        "bits",
+        "figure",
+        "old",
+        "new",
+        "ratio",
+        "interval",
+        "cycles",
+        "clock",
+        "verdict",
+    )
     for c in found:
         style = "bold red" if c.regression else "green" if c.verdict in ("faster", "smaller") else ""
         table.add_row(
             c.case,
-            title_of(c.point),
+            *point_cells(c.point),
             c.figure,
             _figure(c.old, c.figure),
             _figure(c.new, c.figure),
             f"{c.ratio:.3f}",
             f"{c.low:.3f} .. {c.high:.3f}",
             f"{c.cycles[0]}, {c.cycles[1]}",
+            c.clock,
             f"[{style}]{c.verdict}[/]" if style else c.verdict,
         )
     _console().print(table)

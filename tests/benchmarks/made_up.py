@@ -25,13 +25,18 @@ MACHINE = {
 WORKLOAD = Workload(1_000_000, 8, 16)
 
 
-def repetition(cycle: int, client: float, server: float, opened: float, size: int = 5_400_000) -> dict[str, Any]:
-    """Seconds of all contributions together for client and server; three quarters of the client's are encryption."""
+def repetition(
+    cycle: int, client: float, server: float, opened: float, size: int = 5_400_000, core_share: float = 1.0
+) -> dict[str, Any]:
+    """Seconds of all contributions together for client and server; three quarters of the client's are encryption.
+
+    core_share: processor time over wall time.
+    """
 
     def phase(seconds: float, **stages: float) -> dict[str, Any]:
         return {
             "seconds": seconds,
-            "cpu_seconds": seconds,
+            "cpu_seconds": seconds * core_share,
             "calls": 8,
             "stages": {name: {"seconds": part, "bytes": 1000} for name, part in stages.items()},
         }
@@ -60,16 +65,21 @@ def measurement(
     workload: Workload = WORKLOAD,
     size: int = 5_400_000,
     slower: float = 1.0,
+    core_shares: list[float] | None = None,
 ) -> Measurement:
-    """`case` taking `seconds * slower` per phase, times the machine's drift in each cycle, times random noise."""
+    """`case` taking `seconds * slower` per phase, times the machine's drift in each cycle, times random noise.
+
+    core_shares: per cycle, the share of a core that it got; wall times grow accordingly, processor times do not.
+    """
     rng = np.random.default_rng(seed)
 
     def once() -> float:
         return float(seconds * slower * np.exp(noise * rng.standard_normal()))
 
+    shares = core_shares or [1.0] * len(drift)
     repetitions = tuple(
-        repetition(cycle, once() * factor, once() * factor, once() * factor, size)
-        for cycle, factor in enumerate(drift)
+        repetition(cycle, *(once() * factor / share for _ in range(3)), size, share)
+        for cycle, (factor, share) in enumerate(zip(drift, shares, strict=True))
         for _ in range(3)
     )
     return Measurement(
@@ -79,7 +89,7 @@ def measurement(
         ours=ours,
         workload=workload,
         status="ok",
-        parameters={"engine": "fast", "masking": True} if ours else {},
+        parameters={"engine": "fast", "masking": True} if ours else {"threads": 1},
         peak_bytes={"client": 20_000_000},
         repetitions=repetitions,
     )

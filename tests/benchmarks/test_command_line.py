@@ -40,7 +40,8 @@ def test_a_run_writes_its_results_and_prints_its_table(tmp_path: Path) -> None:
 def test_compare_ends_1_on_a_regression_and_0_on_the_same_code(tmp_path: Path) -> None:
     for name, slower, seed in (("old", 1.0, 0), ("same", 1.0, 1), ("slow", 1.2, 2)):
         own = measurement("secagg-x-masked", 0.4, ours=True, drift=[1.0] * 5, noise=0.02, seed=seed, slower=slower)
-        results(own).save(tmp_path / f"{name}.json")
+        control = measurement("plain-x", 0.1, ours=False, drift=[1.0] * 5, noise=0.02, seed=seed + 10)
+        results(own, control).save(tmp_path / f"{name}.json")
     same = benchmarks("compare", str(tmp_path / "old.json"), str(tmp_path / "same.json"))
     assert same.returncode == 0, same.stdout
     slow = benchmarks("compare", str(tmp_path / "old.json"), str(tmp_path / "slow.json"))

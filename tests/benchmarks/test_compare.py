@@ -15,10 +15,29 @@ STEADY = [1.0] * 5
 NOISE = 0.02  # of one repetition
 
 
-def run(slower: float = 1.0, drift: list[float] = STEADY, seed: int = 0, control: bool = True) -> Results:
-    own = measurement("secagg-x-masked", 0.4, ours=True, drift=drift, noise=NOISE, seed=seed, slower=slower)
-    plain = measurement("plain-x", 0.1, ours=False, drift=drift, noise=NOISE, seed=seed + 1000)
-    return results(own, plain) if control else results(own)
+def run(
+    slower: float = 1.0,
+    drift: list[float] = STEADY,
+    seed: int = 0,
+    noise: float = NOISE,
+    shares: tuple[list[float], list[float]] | None = None,
+    size: int = 5_400_000,
+) -> Results:
+    """shares: of a core, per cycle, that the project's case and the control got."""
+    mine, theirs = shares or (None, None)
+    own = measurement(
+        "secagg-x-masked",
+        0.4,
+        ours=True,
+        drift=drift,
+        noise=noise,
+        seed=seed,
+        slower=slower,
+        core_shares=mine,
+        size=size,
+    )
+    plain = measurement("plain-x", 0.1, ours=False, drift=drift, noise=noise, seed=seed + 1000, core_shares=theirs)
+    return results(own, plain)
 
 
 def verdicts(old: Results, new: Results) -> dict[str, str]:
@@ -49,23 +68,38 @@ def test_a_machine_that_was_slower_as_a_whole_is_no_regression() -> None:
     assert not any(c.regression for c in compare(run(), slow_machine))
 
 
-def test_without_controls_a_slower_machine_looks_like_slower_code() -> None:
-    # The control is what the test above rests on: it must be able to fail.
-    found = compare(run(control=False), run(drift=[1.5] * 5, seed=9, control=False))
-    assert any(c.regression for c in found)
+def test_without_controls_there_is_no_verdict_on_times() -> None:
+    old, new = (results(run(slower=s).measurements[0]) for s in (1.0, 2.0))
+    assert verdicts(old, new) == {
+        "client": "no controls",
+        "server": "no controls",
+        "open": "no controls",
+        "bytes": "same",
+    }
 
 
-def test_a_point_without_controls_is_judged_by_the_machine_at_the_others() -> None:
-    small = replace(WORKLOAD, length=100_000)
+# On a busy machine each case gets its own share of a core, and no control says which share the others got.
+BUSY_OLD = ([0.9, 0.5, 0.8, 0.6, 0.7], [0.6, 0.9, 0.5, 0.8, 0.7])
+BUSY_NEW = ([0.3, 0.4, 0.3, 0.5, 0.4], [0.8, 0.6, 0.7, 0.9, 0.6])
 
-    def both(seed: int, drift: list[float], slower: float = 1.0) -> Results:
-        own = measurement("secagg-x-masked", 0.04, ours=True, drift=drift, seed=seed, workload=small, slower=slower)
-        return results(own, *run(seed=seed, drift=drift).measurements)
 
-    slow_machine = both(2, [1.5] * 5)
-    assert not any(c.regression for c in compare(both(1, STEADY), slow_machine))
-    slow_code = [c for c in compare(both(1, STEADY), both(2, [1.5] * 5, slower=1.2)) if c.point == small.point]
-    assert {c.verdict for c in slow_code if c.figure != "bytes"} == {"slower"}
+def test_on_a_busy_machine_processor_times_are_compared_and_the_same_code_passes() -> None:
+    found = [c for c in compare(run(shares=BUSY_OLD), run(shares=BUSY_NEW, seed=9)) if c.figure != "bytes"]
+    assert {c.clock for c in found} == {"processor"}
+    assert not any(c.regression for c in found)
+
+
+def test_on_a_busy_machine_more_work_is_still_found() -> None:
+    found = [c for c in compare(run(shares=BUSY_OLD), run(slower=1.2, shares=BUSY_NEW, seed=9)) if c.figure != "bytes"]
+    assert {c.verdict for c in found} == {"slower"}
+
+
+def test_on_a_quiet_machine_lost_parallelism_is_found_although_the_work_is_the_same() -> None:
+    alone = [1.0] * 5
+    two_cores = run(shares=([2.0] * 5, alone))
+    one_core = run(shares=(alone, alone), seed=9)
+    found = [c for c in compare(two_cores, one_core) if c.figure != "bytes"]
+    assert {(c.clock, c.verdict) for c in found} == {("wall", "slower")}
 
 
 def test_a_slow_down_is_found_although_the_machine_drifts_within_each_run() -> None:
@@ -78,20 +112,16 @@ def test_one_disturbed_cycle_is_no_regression() -> None:
 
 
 def test_noise_wider_than_any_change_is_called_undecided() -> None:
-    def noisy(seed: int) -> Results:
-        return results(measurement("secagg-x-masked", 0.4, ours=True, drift=STEADY, noise=0.5, seed=seed))
-
-    assert "cannot tell" in verdicts(noisy(1), noisy(2)).values()
+    assert "cannot tell" in verdicts(run(noise=0.5, seed=1), run(noise=0.5, seed=2)).values()
 
 
-def test_two_cycles_are_too_few_for_a_verdict() -> None:
-    found = verdicts(run(drift=[1.0, 1.0]), run(slower=2.0, drift=[1.0, 1.0], seed=9))
+def test_four_cycles_are_too_few_for_a_verdict() -> None:
+    found = verdicts(run(drift=[1.0] * 4), run(slower=2.0, drift=[1.0] * 4, seed=9))
     assert found["client"] == "cannot tell"
 
 
 def test_one_byte_more_on_the_wire_is_a_regression() -> None:
-    larger = results(measurement("secagg-x-masked", 0.4, ours=True, drift=STEADY, size=5_400_001))
-    assert verdicts(run(), larger)["bytes"] == "larger"
+    assert verdicts(run(), run(size=5_400_001))["bytes"] == "larger"
 
 
 def test_a_case_that_became_wrong_is_a_regression() -> None:
