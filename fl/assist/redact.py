@@ -1,11 +1,11 @@
 """Take everything out of a description that could say who it is about, before it can enter a prompt.
 
-The rule is closed, not open: a text keeps only words that at least `min_customers` different customers of
-this bank use, and no digit at all. Around that, what is recognised gets a name of its own, because a model can
-use the fact that a card number stood there: cards (Luhn, ISO/IEC 7812-1), IBANs (mod 97, ISO 13616), e-mail
-addresses, links, phone and account numbers, dates, amounts, the bank's own customer identifiers and the names
-on its customer list. A name on no list and in no pattern still falls to the rule, unless as many customers as
-that write it.
+The rule is closed, not open: a text keeps only words that at least `min_customers` different customers, and
+`MIN_SHARE` of all customers of this bank, use, and no digit at all. Around that, what is recognised gets a name
+of its own, because a model can use the fact that a card number stood there: cards (Luhn, ISO/IEC 7812-1), IBANs
+(mod 97, ISO 13616), e-mail addresses, links, phone and account numbers, dates, amounts, the bank's own customer
+identifiers and the names on its customer list. A name on no list and in no pattern still falls to the rule,
+unless that many customers write it.
 
 `leaks` finds what must not be in a redacted text, `identifiers` what must not be in any request; the gateway
 refuses to send on either. What this cannot see is said in docs/assist.md: numbers written as words, and names
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIN_CUSTOMERS = 10  # that a word must be common to; below, it is as good as a name
+MIN_SHARE = 0.02  # of the bank's customers as well: at a large bank ten customers write to every surname there is
 PLACEHOLDERS = (
     "CARD",
     "IBAN",
@@ -45,6 +46,7 @@ _REPEATED = re.compile(r"(\[(?:NAME|RARE)\])(?:[\s.,'-]*\1)+")
 _WORD = re.compile(r"[^\W\d_]+")
 _WITH_DIGIT = re.compile(r"[^\s\[\],;:()]*\d[^\s\[\],;:()]*")
 
+_TEMPLATE = re.compile(r"<\||\|>")  # control tokens of chat templates open and close with these
 _LINK = re.compile(r"(?:\w+://|www\.)\S+", re.IGNORECASE)
 _EMAIL = re.compile(r"\S+@\S+")
 _IBAN_START = re.compile(r"(?=([A-Za-z]{2})(?:[ .-]?\d){2})")
@@ -188,13 +190,14 @@ class Redactor:
         for text, customer in zip(texts, customers.tolist(), strict=True):
             for word in set(words(text)):
                 users.setdefault(word, set()).add(customer)
-        common = frozenset(w for w, who in users.items() if len(who) >= min_customers)
+        least = max(min_customers, MIN_SHARE * len(np.unique(customers)))
+        common = frozenset(w for w, who in users.items() if len(who) >= least)
         ids = frozenset(fold(clean(identifier)) for identifier in identifiers) - {""}
         return cls(private, known, ids, common - private - ids, names is not None)
 
     def redact(self, text: str) -> str:
         """`text` with every identifier, number, name and rare word replaced by a placeholder."""
-        text = _LINK.sub("[LINK]", clean(text))
+        text = _LINK.sub("[LINK]", _TEMPLATE.sub(" ", clean(text)))
         text = _EMAIL.sub("[EMAIL]", text)
         text = self._own_identifiers(text)
         for start, end in reversed(_ibans(text)):
