@@ -22,10 +22,10 @@ demo-network: install
 	$(BIN)/python -m demos network --banks 3 --rounds 3
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-long: install
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -n 2 -m long
 
 lint: install
 	$(BIN)/ruff check .
