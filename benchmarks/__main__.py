@@ -182,12 +182,17 @@ def report(files: tuple[Path, ...], html: Path | None, csv_path: Path | None, ma
 @click.option("--tolerance", type=click.FloatRange(min=0), default=0.05, help="Slow-down that is let pass.")
 def compare(old: Path, new: Path, tolerance: float) -> None:
     """Did the code get slower or its messages larger? Exit 1 on a regression beyond the noise."""
+    from benchmarks.compare import TOO_BUSY
     from benchmarks.compare import compare as judge
     from benchmarks.results import load
     from benchmarks.tables import show_comparison
 
     found = judge(load(old), load(new), tolerance)
     show_comparison(found)
+    if any(comparison.verdict == TOO_BUSY for comparison in found):
+        err.print(
+            "the machine was busy in at least one run: only gross changes can be seen; measure again on a quiet one"
+        )
     if any(comparison.regression for comparison in found):
         sys.exit(1)
 

@@ -2,17 +2,19 @@
 
 For every case of this project that both runs measured on the same workload, and for client, server and open:
 
-1. The clock. Controls are the cases that are not this project's code (plain FedAvg, TenSEAL, Flower, training) at the
-   same point. Those that run on one thread use all of a core on a machine that does nothing else: where, in both runs,
-   their processor time is QUIET of their wall time or more, wall times are compared; on a busy machine processor times.
-2. One figure per cycle: the median of its repetitions.
-3. Divided by how slow the machine was in that cycle: the median, over the controls, of a control's figure in the cycle
-   over its median in the old run. A figure of a control is used where it lasts SHORTEST and exists in every cycle that
-   is compared. Without any, there is nothing to tell a slower machine from slower code: no verdict.
+1. Was the machine quiet? Controls are the cases that are not this project's code (plain FedAvg, TenSEAL, Flower,
+   training) at the same point. Those that run on one thread use all of a core on a machine that does nothing else: it
+   was quiet where, in both runs, their processor time is QUIET of their wall time or more.
+2. One figure per cycle: the median of its repetitions. Wall time on a quiet machine, processor time on a busy one.
+3. On a quiet machine, divided by how slow it was in that cycle: the median, over the controls, of a control's figure
+   in the cycle over its median in the old run. A figure of a control is used where it lasts STEADY and exists in every
+   cycle that is compared. Without any, there is nothing to tell a slower machine from slower code: no verdict. On a
+   busy machine controls suffer from others in their own way, and correcting by them was seen to do harm.
 4. The ratio of the medians, new over old, with a bootstrap interval of CONFIDENCE over cycles (`statistics.py`).
 5. Slower: the whole interval lies above 1 + tolerance. Faster: the whole interval lies below 1 / (1 + tolerance).
    Otherwise within the noise; where the interval is wider than the change that one would want to see, "cannot tell",
-   and so with fewer than FEWEST_CYCLES cycles: three against three lie apart by chance once in twenty.
+   and so with fewer than FEWEST_CYCLES cycles: three against three lie apart by chance once in twenty. On a busy
+   machine the tolerance is BUSY_TOLERANCE or more, and what lies within it is "too busy to tell".
 
 Bytes are exact: any growth is a regression. A case that was right and is wrong or fails now is a regression.
 Machines that differ (`machine.LIKENESS`) are never compared. Figures below SHORTEST are left out: timers and
@@ -35,7 +37,12 @@ TOLERANCE = 0.05
 SHORTEST = 1e-3  # seconds
 FEWEST_CYCLES = 5
 QUIET = 0.9  # processor time over wall time of a single thread
+STEADY = 1e-2  # seconds; shorter figures of controls are page faults and timers
+BUSY_TOLERANCE = 0.5  # processor times of the same code were seen to differ by 0.3 at a load of ten on two cores
 TOO_WIDE = 0.25  # upper end of the interval over lower end, minus 1
+
+
+TOO_BUSY = "too busy to tell"
 
 
 @dataclass(frozen=True)
@@ -105,16 +112,26 @@ def _controls(old: Results, new: Results) -> list[Pair]:
 
 def _times(before: Measurement, after: Measurement, controls: Sequence[Pair], tolerance: float) -> Iterable[Comparison]:
     near = [pair for pair in controls if pair[0].workload.point == before.workload.point]
-    clock = "seconds" if _quiet(near) else "cpu_seconds"
+    quiet = _quiet(near)
+    clock = "seconds" if quiet else "cpu_seconds"
     for metric in COMPARED:
         old, new = _per_cycle(before, metric, clock), _per_cycle(after, metric, clock)
         if not old or not new or median(old.values()) < SHORTEST:
             continue
-        slowness = _slowness(near, old, new, clock)
+        slowness = _slowness(near, old, new) if quiet else None
         slow_old, slow_new = slowness or (dict.fromkeys(old, 1.0), dict.fromkeys(new, 1.0))
         one = [seconds / slow_old[cycle] for cycle, seconds in old.items()]
         other = [seconds / slow_new[cycle] for cycle, seconds in new.items()]
         ratio, low, high = ratio_interval(one, other, CONFIDENCE)
+        cycles = (len(one), len(other))
+        if not near or (quiet and slowness is None):
+            verdict = "no controls"
+        elif min(cycles) < FEWEST_CYCLES:
+            verdict = "cannot tell"
+        elif quiet:
+            verdict = _verdict(low, high, tolerance)
+        else:
+            verdict = _verdict_when_busy(low, high, max(tolerance, BUSY_TOLERANCE))
         yield Comparison(
             before.case,
             before.workload.point,
@@ -124,9 +141,9 @@ def _times(before: Measurement, after: Measurement, controls: Sequence[Pair], to
             ratio,
             low,
             high,
-            (len(one), len(other)),
-            "wall" if clock == "seconds" else "processor",
-            _verdict(low, high, tolerance, min(len(one), len(other))) if slowness else "no controls",
+            cycles,
+            "wall" if quiet else "processor",
+            verdict,
         )
 
 
@@ -147,9 +164,7 @@ def _core_share(measurement: Measurement) -> float:
     return median(shares)
 
 
-def _verdict(low: float, high: float, tolerance: float, cycles: int) -> str:
-    if cycles < FEWEST_CYCLES:
-        return "cannot tell"
+def _verdict(low: float, high: float, tolerance: float) -> str:
     if low > 1 + tolerance:
         return "slower"
     if high < 1 / (1 + tolerance):
@@ -157,22 +172,28 @@ def _verdict(low: float, high: float, tolerance: float, cycles: int) -> str:
     return "cannot tell" if high / low > 1 + TOO_WIDE else "same"
 
 
+def _verdict_when_busy(low: float, high: float, tolerance: float) -> str:
+    if low > 1 + tolerance:
+        return "slower"
+    return "faster" if high < 1 / (1 + tolerance) else TOO_BUSY
+
+
 PerCycle = dict[int, float]
 
 
-def _per_cycle(measurement: Measurement, metric: str, clock: str) -> PerCycle:
+def _per_cycle(measurement: Measurement, metric: str, clock: str = "seconds") -> PerCycle:
     return {cycle: median(samples) for cycle, samples in measurement.by_cycle(metric, clock).items()}
 
 
-def _slowness(controls: Sequence[Pair], old: PerCycle, new: PerCycle, clock: str) -> tuple[PerCycle, PerCycle] | None:
+def _slowness(controls: Sequence[Pair], old: PerCycle, new: PerCycle) -> tuple[PerCycle, PerCycle] | None:
     """Per cycle of each run, how slow the machine was relative to the old run's median; None without controls."""
     parts: list[tuple[PerCycle, PerCycle]] = []
     for before, after in controls:
         for metric in (*COMPARED, "train"):
-            one, other = _per_cycle(before, metric, clock), _per_cycle(after, metric, clock)
+            one, other = _per_cycle(before, metric), _per_cycle(after, metric)
             if old.keys() <= one.keys() and new.keys() <= other.keys():
                 usual = median(one[cycle] for cycle in old)
-                if usual >= SHORTEST:
+                if usual >= STEADY:
                     parts.append(({c: one[c] / usual for c in old}, {c: other[c] / usual for c in new}))
     if not parts:
         return None

@@ -87,7 +87,7 @@ def chosen(
             if (kept := tuple(name for name in point.cases if name in names))
         )
     if cycles is not None:
-        base = replace(base, cycles=cycles, fewest=min(base.fewest, cycles))
+        base = replace(base, cycles=cycles, fewest=cycles)
     return replace(base, points=_merged(points), limit_s=None if sizes or clients or value_bits else base.limit_s)
 
 

@@ -136,7 +136,7 @@ def test_quick_measures_every_kind_of_case_and_full_sweeps_to_a_hundred_million_
 def test_a_slow_down_planted_into_the_real_code_is_found_and_its_absence_is_not(tmp_path: Path) -> None:
     """Two runs of the same code pass; a third, whose encryption does a quarter more work, does not."""
     arguments = ["run", "--sizes", "2e5", "--clients", "3", "--cycles", "9", "--case", "plain-numpy", "--threads", "1"]
-    arguments += ["--case", "tenseal-best-public", "--case", "secagg-seal-unmasked"]
+    arguments += ["--case", "tenseal-best-public", "--case", "flower-secagg-plus", "--case", "secagg-seal-unmasked"]
     planted = tmp_path / "planted"
     planted.mkdir()
     (planted / "sitecustomize.py").write_text(PLANTED)
@@ -153,6 +153,8 @@ def test_a_slow_down_planted_into_the_real_code_is_found_and_its_absence_is_not(
     assert slow.returncode == 0
     same = benchmarks("compare", str(tmp_path / "old.json"), str(tmp_path / "same.json"))
     assert same.returncode == 0, same.stdout
+    if "too busy" in same.stdout:
+        pytest.skip("others use this machine: a slow-down of a quarter cannot be told from their work")
     found = benchmarks("compare", str(tmp_path / "old.json"), str(tmp_path / "slow.json"))
     assert found.returncode == 1, found.stdout
 
