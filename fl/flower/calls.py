@@ -19,7 +19,7 @@ from fl.flower.transport import PART_BYTES, Call, Incoming, Outgoing, from_recor
 
 NO_ANSWER = "NoAnswer"
 NODE_FAILED = "NodeFailed"
-_POLL_S = 0.1
+_POLL_S = 0.2
 _GRACE_S = 5.0  # a SuperNode that has nothing to do looks for messages every three seconds
 
 

@@ -37,7 +37,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
 from fl.flower.errors import SettingsError
 from fl.flower.logs import RoleLog
 
-_POLL_S = 0.1
+_POLL_S = 0.25
 _DOWN_S = 1.0  # between attempts while the SuperNode is not there
 _HEARTBEAT_S = 20.0
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"

@@ -241,37 +241,30 @@ class EncryptedRounds:
 
     def _catch_up(self) -> None:
         """Bring banks that missed rounds up to date: releases as the key holder stored them, one after the other."""
-        while True:
-            level = self._level()
-            behind = [bank for bank in self._banks.values() if bank.rounds < level]
-            if not behind:
-                break
-            bank = min(behind, key=lambda each: each.step)
-            call = Call({"after": bank.step, "length": bank.length, "model": bank.model})
-            stored = self._calls.one("stored", self._key_holder, call, self._limits.call_s).require(
-                "key holder", "stored"
-            )
-            if not stored.number("step"):
-                self._party.log("bank set aside", bank=bank.organisation, message="no stored release follows its model")
-                del self._banks[bank.node]
+        while behind := [bank for bank in self._banks.values() if bank.rounds < self._level()]:
+            furthest = min(behind, key=lambda bank: bank.rounds)
+            together = [bank for bank in behind if bank.model == furthest.model]
+            call = Call({"after": furthest.step, "length": furthest.length, "model": furthest.model})
+            answer = self._calls.one("stored", self._key_holder, call, self._limits.call_s)
+            if not answer.require("key holder", "stored").number("step"):
+                for bank in together:
+                    self._party.log("bank set aside", bank=bank.organisation, message="no release follows its model")
+                    del self._banks[bank.node]
                 continue
-            self._party.log("catching up", step=stored.number("step"), bank=bank.organisation)
-            answer = Answer(self._key_holder, stored)
+            names = [bank.organisation for bank in together]
+            self._party.log("catching up", step=answer.call.number("step"), banks=names)
             wire = Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s))
-            self._accept([bank.node], wire)
+            self._accept([bank.node for bank in together], wire)
         self._follow()
 
     def _follow(self) -> None:
         """The aggregator's own copy of the model follows stored releases too, when it has one."""
         while self._model is not None and self._model.digest.hex() != self._common_model():
             call = Call({"after": self._followed, "length": self._model.length, "model": self._model.digest.hex()})
-            stored = self._calls.one("stored", self._key_holder, call, self._limits.call_s).require(
-                "key holder", "stored"
-            )
-            if not stored.number("step"):
+            answer = self._calls.one("stored", self._key_holder, call, self._limits.call_s)
+            if not answer.require("key holder", "stored").number("step"):
                 raise ModelsDiverged("the banks hold a model that does not follow from the first one given here")
-            data = self._calls.wire(Answer(self._key_holder, stored), "release", self._largest, self._limits.part_s)
-            self._move(Outgoing(data))
+            self._move(Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s)))
 
     def _level(self) -> int:
         return max(bank.rounds for bank in self._banks.values())
@@ -292,23 +285,31 @@ class EncryptedRounds:
 
     def _round(self, number: int) -> RoundReport:
         lost: list[str] = []
-        blamed: set[str] = set()
         started = time.monotonic()
+        if self._somebody_came_back():
+            self._find_parties(len(self._banks))
         for _ in range(self._limits.attempts):
-            if lost:
-                self._find_parties(self._party.settings.quorum, blamed)
-            elif self._somebody_came_back():
-                self._find_parties(len(self._banks))
             try:
                 return self._attempt(number, started, lost)
             except (_RoundLost, PartyFailed, TransferError, Refusal) as error:
                 self._party.give_up()
-                blamed |= error.blamed if isinstance(error, _RoundLost) else set()
-                lost.append(
+                named = (
                     str(error) if isinstance(error, (_RoundLost, PartyFailed)) else f"{type(error).__name__}: {error}"
                 )
-                self._party.log("round lost", step=self._calls.step, round=number, message=lost[-1])
+                lost.append(named)
+                self._party.log("round lost", step=self._calls.step, round=number, message=named)
+                if len(lost) < self._limits.attempts:
+                    self._go_on_without(error.blamed if isinstance(error, _RoundLost) else frozenset())
+        self._abort(self._calls.step)
         raise RoundFailed(f"round {number}: {len(lost)} attempts failed: {'; '.join(lost)}")
+
+    def _go_on_without(self, blamed: Collection[str]) -> None:
+        """Prepare another attempt. Opening it makes the key holder abort the lost one, in writing, for its members."""
+        left = {node: bank for node, bank in self._banks.items() if bank.organisation not in blamed}
+        if blamed and len(left) >= self._party.settings.quorum:
+            self._banks = left
+        else:
+            self._find_parties(self._party.settings.quorum, blamed)
 
     def _attempt(self, number: int, started: float, lost: Sequence[str]) -> RoundReport:
         limits, model, length = self._limits, self._common_model(), self._length()
@@ -374,7 +375,6 @@ class EncryptedRounds:
         call = Call({}, {"request": self._party.request("close", step), **numbered("join", wires)})
         answer = self._calls.one("close", self._key_holder, call, self._limits.call_s)
         if answer.error == "QuorumNotMet":
-            self._abort(step)
             raise _RoundLost(f"QuorumNotMet: {answer.message}")
         closed = answer.require("key holder", "close")
         if refused := closed.fields.get("refused"):
@@ -402,7 +402,6 @@ class EncryptedRounds:
                 named = str(error) if isinstance(error, PartyFailed) else f"{who}: {type(error).__name__}: {error}"
                 failures[who] = named
         if failures:
-            self._abort(closed.step)
             raise _RoundLost("; ".join(failures.values()), failures)
         return sealing, round(adding, 3)
 
