@@ -5,5 +5,19 @@
     resident.py       runs a ClientApp from installed code in one process that keeps a round's secrets in memory
 
 `parties.py` is the only module here that imports `secagg`; docs/flower.md has the whole picture and docs/adr/0040 the
-reasons. Nothing is imported on `import fl.flower`: the aggregator and the key holder never load torch.
+reasons. Nothing heavy is imported on `import fl.flower`: the aggregator and the key holder never load torch.
+
+Importing it turns off what would call home, unless the environment says otherwise already: Flower's telemetry and
+update check, and Ray's usage reports. Flower reads these when it is imported, so this comes first.
 """
+
+from __future__ import annotations
+
+import os
+
+for _name, _off in (
+    ("FLWR_TELEMETRY_ENABLED", "0"),
+    ("FLWR_DISABLE_UPDATE_CHECK", "1"),
+    ("RAY_USAGE_STATS_ENABLED", "0"),
+):
+    os.environ.setdefault(_name, _off)

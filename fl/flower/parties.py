@@ -41,7 +41,6 @@ from secagg.errors import (
     WrongRound,
     WrongState,
 )
-from secagg.keyholder import KeyHolderState
 from secagg.ledger import Outcome
 from secagg.messages import Abort, AbortReason, Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
 from secagg.verification import check_offer, check_signature
@@ -53,6 +52,7 @@ Values = NDArray[np.float32] | NDArray[np.float64]
 
 _REQUEST = struct.Struct("<32s16s16sQ32sQ")
 _REQUEST_TAG = b"secagg flower v1 request"
+_IDLE = "idle"  # of KeyHolderState and AggregatorState; importing secagg.keyholder would load tenseal at the aggregator
 _LONGEST_FRAME = 2**20  # bytes of offers, rosters and joins: checked again, exactly, when they are decoded
 
 
@@ -416,7 +416,7 @@ class KeyHolderParty(_Member):
         """The role for updates of this length; a round that is open under another plan is given up."""
         plan = _plan(self.settings.plan, length)
         if self._role is None or self._plan != plan:
-            if self._role is not None and self._role.state is not KeyHolderState.IDLE:
+            if self._role is not None and self._role.state.value != _IDLE:
                 self._role.abort()
             self._step, self._plan = None, plan
             quorum = self.settings.quorum
@@ -429,7 +429,7 @@ class KeyHolderParty(_Member):
         if role is None or plan is None:
             return {}
         aborts = []
-        if role.state is not KeyHolderState.IDLE:
+        if role.state.value != _IDLE:
             if step != self._step:
                 raise RequestRefused(f"step {step} is not open here; step {self._step} is")
             aborts.append(role.abort(reason))
@@ -561,7 +561,7 @@ class AggregatorParty(_Member):
         role, plan = self._opened()
         assert self._offer is not None
         roster = _expect(data, Roster, plan)
-        if role.state.value != "idle":
+        if role.state.value != _IDLE:
             role.abort()
         role.open(self._offer, roster)
         members = tuple(self.enrolment.client(entry.sender).organisation for entry in roster.entries)
@@ -582,7 +582,7 @@ class AggregatorParty(_Member):
 
     def give_up(self) -> None:
         """Drop the round that is being collected, if there is one."""
-        if self._role is not None and self._role.state.value != "idle":
+        if self._role is not None and self._role.state.value != _IDLE:
             self._role.abort()
 
     def average(self, data: Bytes) -> tuple[int, NDArray[np.float64], int]:

@@ -327,12 +327,11 @@ class EncryptedRounds:
         close_seconds = time.monotonic() - closing
         sealing, summing = self._collect(closed)
         release, opening, resent = self._release(step, length)
-        members = [bank.node for bank in self._banks.values() if bank.organisation in closed.members]
+        # Those who did not join are not waited for again in this round; they catch up when they are back.
+        self._banks = {node: bank for node, bank in self._banks.items() if node in joins}
         self._move(release)
         self._accept(list(self._banks), release)
-        # Those who missed it are behind now; they catch up when they are back.
-        self._banks = {node: bank for node, bank in self._banks.items() if bank.rounds >= number}
-        if not set(members) & set(self._banks):
+        if not any(bank.organisation in closed.members for bank in self._banks.values()):
             raise ModelsDiverged(f"step {step}: no member took the release: nothing is known about the model now")
         left_out = tuple(sorted({m.organisation for m in self._party.enrolment.clients} - set(closed.members)))
         slowest = max((answer.call.seconds("train_seconds") for answer in joins.values()), default=0.0)

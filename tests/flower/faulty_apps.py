@@ -2,7 +2,7 @@
 
 faults.json: {"2": {"join": "hang"}, ...}, round -> action -> fault.
     hang      write the marker <folder>/hanging and wait for the end: the test kills the process there, as a power cut
-    slow      sleep 20 s, then do what was asked
+    slow      sleep 32 s, then do what was asked
     garbage   answer with bytes that are no message
     replay    answer with the contribution recorded in the first round
     hang-done do what was asked, then hang before answering
@@ -25,7 +25,7 @@ from fl.flower.models import FlatModel
 from fl.flower.settings import load_settings, party_file
 from fl.flower.transport import Call, action_of, from_records, to_records
 
-SLOW_S = 20.0
+SLOW_S = 32.0
 _recorded: list[bytes] = []
 
 

@@ -6,6 +6,9 @@ The nodes run in this process; tests/flower/test_network.py plays the same fault
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -462,6 +465,25 @@ def test_a_round_that_is_lost_thrice_fails_with_all_reasons(federation) -> None:
     here.fail(KEY_HOLDER, only("close", silent_after_work))
     with pytest.raises(RoundFailed, match=r"round 1: 3 attempts failed: .*NoAnswer.*NoAnswer.*NoAnswer"):
         here.rounds().run(1)
+
+
+def test_importing_the_app_turns_off_what_would_call_home() -> None:
+    program = (
+        "import fl.flower.mod, os, flwr.supercore.telemetry as telemetry\n"
+        "print(telemetry.FLWR_TELEMETRY_ENABLED, os.environ['FLWR_DISABLE_UPDATE_CHECK'])"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=kept, timeout=60
+    )
+    assert done.stdout.split() == ["0", "1"]
+
+
+@pytest.mark.parametrize("module", ["server_app", "key_holder_app", "mod", "resident", "workflow"])
+def test_only_the_banks_training_loads_torch_and_the_aggregator_no_crypto_library(module: str) -> None:
+    program = f"import fl.flower.{module}, sys; print('torch' in sys.modules, 'tenseal' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["False", "False"]
 
 
 def test_outgoing_shows_no_bytes() -> None:
