@@ -7,6 +7,7 @@ regression; 2: wrong usage, which includes comparing what cannot be compared.
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -112,6 +113,7 @@ def run(
     machine = describe_machine(device, threads)
     err.print(f"{machine['processor']}, {machine['cores']} cores available, {threads} threads used", highlight=False)
     start = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit set from outside keeps what is done, too
     try:
         results = measure(
             asked,

@@ -3,7 +3,8 @@
 At each point of the preset, cycle after cycle visits every case once, in an order that is shuffled anew (from a seed):
 what disturbs the machine for a minute disturbs all cases alike, so that ratios hold where absolute times do not. Only
 one worker computes at a time. The first line of the journal says what is measured; each further line is one fact. On
-Ctrl-C, and when the time of the preset is up, the results file holds what was done; `--resume` goes on from there.
+Ctrl-C or SIGTERM, and when the time of the preset is up, the results file holds what was done; `--resume` goes on from
+there.
 """
 
 from __future__ import annotations
@@ -186,7 +187,9 @@ def run(
             "case_s": preset.case_s,
             "limit_s": preset.limit_s,
             "seed": seed,
-            "points": [{"workload": p.workload.as_dict(), "cases": list(p.cases)} for p in preset.points],
+            "points": [
+                {"workload": p.workload.as_dict(), "cases": list(p.cases), "once": p.once} for p in preset.points
+            ],
         },
     }
     lines = path.with_suffix(path.suffix + "l")
@@ -245,19 +248,20 @@ class _Player:
     def _point(self, point: Point, where: str) -> bool:
         ready = [key for name in point.cases if (key := self._prepare(name, point.workload)) is not None]
         last_cycle = 0.0
-        for cycle in range(self._preset.cycles):
+        cycles = 1 if point.once else self._preset.cycles
+        for cycle in range(cycles):
             if cycle and self._late(last_cycle):
                 self._say(f"{where}: the preset's {self._preset.limit_s} s are up, or nearly, after {cycle} cycles")
                 return False
             begun = time.monotonic()
-            self._say(f"{where}: cycle {cycle + 1} of {self._preset.cycles}")
+            self._say(f"{where}: cycle {cycle + 1} of {cycles}")
             order = list(ready)
             self._order.shuffle(order)
             for key in order:
                 if self._due(key, cycle) and not (cycle and self._late()):
                     self._visit(key, cycle)
             last_cycle = time.monotonic() - begun
-            if cycle == 0:
+            if cycle == 0 and not point.once:
                 for key in ready:
                     if not self._late():
                         self._peaks(key)

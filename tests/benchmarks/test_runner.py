@@ -85,6 +85,13 @@ def test_every_cycle_visits_every_case_before_the_next_begins(monkeypatch: pytes
     assert not (tmp_path / "r.jsonl").exists()
 
 
+def test_a_point_of_minutes_is_visited_once_and_without_peaks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    played = Played()
+    results = play(monkeypatch, tmp_path / "r.json", played, replace(PRESET, points=(Point(SMALL, ("a",), once=True),)))
+    assert [do for do, _, _ in played.asked] == ["prepare", "repeat"]
+    assert results.complete
+
+
 def test_a_case_beyond_its_size_is_listed_as_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     results = play(monkeypatch, tmp_path / "r.json", Played())
     found = results.find("a", LARGE.point)
