@@ -280,6 +280,7 @@ def _show(experiment: Experiment, result: dict[str, Any]) -> None:
     _show_figures(result)
     _show_who_saw_what(result)
     _show_costs(result)
+    _show_statistics(result)
     _show_privacy(result)
     out.print(f"run folder: {result['run_dir']}", highlight=False, soft_wrap=True)
 
@@ -346,6 +347,27 @@ def _show_costs(result: dict[str, Any]) -> None:
     )
 
 
+def _show_statistics(result: dict[str, Any]) -> None:
+    shared = result["statistics"]
+    if shared is None:
+        out.print("no statistics were shared", highlight=False)
+        return
+    out.print(
+        f"shared statistics: {shared['mode']}, {shared['integers_per_bank']:,} integers a bank, "
+        f"{seconds(shared['seconds'])}, {size(shared['bytes_up'])} sent by all banks; suppressed below "
+        f"{shared['min_banks']} banks: {100 * shared['suppressed_share']:.1f} % of filled cells",
+        highlight=False,
+    )
+    if "warning" in shared:
+        out.print(f"[bold]{shared['warning']}[/]", highlight=False)
+        return
+    out.print(
+        f"noise of a count: sigma {shared['sigma']:.3f} without the shares of t = {shared['colluders']} colluding "
+        f"banks, the observing one included. Unit: one {shared['unit']}. Not covered: {shared['not_covered']}.",
+        highlight=False,
+    )
+
+
 def _show_privacy(result: dict[str, Any]) -> None:
     privacy = result["privacy"]
     if privacy["epsilon"] is None:
@@ -354,7 +376,13 @@ def _show_privacy(result: dict[str, Any]) -> None:
     out.print(
         f"epsilon {privacy['epsilon']:.3f} of {privacy['epsilon_limit']:g} at delta {privacy['delta']:g} "
         f"({privacy['accountant']}; RDP {privacy['rdp_epsilon']:.3f}), spent over {privacy['steps']} steps, "
-        f"noise multiplier {privacy['noise_multiplier']:.3f}\n"
+        f"{_noise(privacy)}\n"
         f"unit: one {privacy['unit']}. Not covered: {'; '.join(privacy['not_covered'])}.",
         highlight=False,
     )
+
+
+def _noise(privacy: dict[str, Any]) -> str:
+    if privacy["noise_multiplier"] is None:
+        return f"a bank's share of the noise {privacy['share_variance'] ** 0.5:.1f} grid units"
+    return f"noise multiplier {privacy['noise_multiplier']:.3f}"

@@ -145,6 +145,7 @@ def audit_counts(
     contribute: Callable[[Integers], Integers],
     *,
     canaries: int,
+    guesses: int | None = None,
     claimed_epsilon: float,
     delta: float,
     entropy: Entropy = os.urandom,
@@ -162,7 +163,7 @@ def audit_counts(
     counts[:canaries] = included[:, None]  # a fraud: one transaction, one label, one bank
     totals = Totals(plan, contribute(counts.reshape(plan.shape)).reshape(plan.shape))
     scores = totals.sums.reshape(cells, -1)[:canaries].sum(axis=1).astype(np.float64)
-    return one_run_bound(scores, included, claimed_epsilon=claimed_epsilon, delta=delta)
+    return one_run_bound(scores, included, claimed_epsilon=claimed_epsilon, delta=delta, guesses=guesses)
 
 
 def noise_verdict(samples: NDArray[np.int64] | Floats, sigma: float) -> Literal["consistent", "too little", "too much"]:

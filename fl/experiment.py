@@ -82,6 +82,11 @@ NOT_COVERED = (
     "the number of rows of a bank, if it is published otherwise",
     "a transaction, card or customer as a whole",
 )
+CLIENT_NOT_COVERED = (
+    "that a bank takes part",
+    "validation and test figures, the threshold among them",
+    "the baselines",
+)
 WITHOUT_PRIVACY: dict[str, Any] = {
     "epsilon": None,
     "delta": None,
@@ -329,7 +334,7 @@ class Experiment:
             "noise_multiplier": privacy.noise_multiplier,
             "share_variance": privacy.share_variance,
             "sample_rate": privacy.sample_rate,
-            "steps": self.finished * privacy.steps,
+            "steps": self.finished * (privacy.steps if privacy.unit == "row" else 1),
             "max_grad_norm": privacy.max_grad_norm,
             "per_bank": {
                 name: {
@@ -338,7 +343,7 @@ class Experiment:
                 }
                 for name, ledger in self.ledgers.items()
             },
-            "not_covered": NOT_COVERED,
+            "not_covered": NOT_COVERED if privacy.unit == "row" else CLIENT_NOT_COVERED,
         }
 
     def _finish(self) -> None:

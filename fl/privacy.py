@@ -285,17 +285,24 @@ def calibrate_clients(
     honest = banks - colluders
     if not 1 <= colluders < banks:
         raise BudgetError(f"colluders: expected 1 to {banks - 1} of {banks} banks, got {colluders}")
-    variance = max(1.0, (0.05 * sensitivity) ** 2 / honest)
-    while True:
-        if variance > LARGEST_VARIANCE:
-            raise BudgetExhausted(
-                f"no noise lets {rounds} client-level rounds fit into epsilon {epsilon_limit:g} at delta {delta}: "
-                "raise --epsilon or ask for fewer --rounds"
-            )
-        once = ClientRounds(sensitivity, float(exact_variance(variance)), honest, dimension, 1)
-        if epsilon([*spent, *([once] * rounds)], delta) <= epsilon_limit:
-            return once
-        variance *= 1.001
+
+    def once(sigma: float) -> ClientRounds:
+        variance = float(exact_variance(min(max(sigma**2, 1.0), LARGEST_VARIANCE)))
+        return ClientRounds(sensitivity, variance, honest, dimension, 1)
+
+    def fits(sigma: float) -> bool:
+        return epsilon([*spent, *([once(sigma)] * rounds)], delta) <= epsilon_limit
+
+    low, high = 1.0, math.sqrt(LARGEST_VARIANCE)
+    if not fits(high):
+        raise BudgetExhausted(
+            f"no noise lets {rounds} client-level rounds fit into epsilon {epsilon_limit:g} at delta {delta}: "
+            "raise --epsilon or ask for fewer --rounds"
+        )
+    while high / low > 1.0005:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return once(high)
 
 
 @dataclass(frozen=True)

@@ -161,9 +161,15 @@ class Evaluation:
     per_bank: dict[str, float | None]  # average precision on the bank's own test rows; None without frauds
 
     def as_json(self) -> dict[str, object]:
-        """The means at the top level, then `windows` and `average_precision_per_bank`."""
+        """The means at the top level, then the range over windows, `windows` and `average_precision_per_bank`."""
         windows = [asdict(window) for window in self.windows]
-        return {**self.mean, "windows": windows, "average_precision_per_bank": self.per_bank}
+        weekly = [window.average_precision for window in self.windows]
+        return {
+            **self.mean,
+            "average_precision_range": [min(weekly), max(weekly)],
+            "windows": windows,
+            "average_precision_per_bank": self.per_bank,
+        }
 
 
 def evaluate(banks: Sequence[BankData], models: Sequence[nn.Module], device: torch.device) -> Evaluation:

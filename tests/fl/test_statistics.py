@@ -1,0 +1,268 @@
+"""Shared counts: exact against pandas for any number of banks, noised as planned, paid for once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fl.account import accounts
+from fl.audit import noise_verdict
+from fl.data import Transactions, transactions_from_frame
+from fl.errors import AggregationError, BudgetError, StatisticsError
+from fl.key_slots import KeySlots
+from fl.privacy import NoisyCounts
+from fl.schema import Days
+from fl.schema_file import load_schema
+from fl.secure import encrypted_sum
+from fl.shared_features import SharedColumns
+from fl.shared_noise import plan_noise
+from fl.statistics import StatisticsPlan, Totals, bank_counts, contribution, increments_plan, windows_plan
+from fl.statistics_round import load_release, share_statistics
+
+SCHEMA = load_schema("simulated")
+START = pd.Timestamp("2024-01-01")
+FIRST = (START - pd.Timestamp("1970-01-01")).days
+KEYS = KeySlots(("T0", "T1", "T2", "T3", "T4"), 3, bytes(range(32)))
+
+
+def transactions(rows: int, banks: int, seed: int, days: int = 20) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "TIME": START + pd.to_timedelta(np.sort(rng.integers(0, days * 86_400, rows)), unit="s"),
+            "CUSTOMER": rng.integers(0, 50, rows).astype(str),
+            "TERMINAL": [f"T{i}" for i in rng.integers(0, 12, rows)],  # some in the directory, some hashed
+            "AMOUNT": rng.random(rows) * 100,
+            "DESCRIPTION": "x",
+            "BANK": [f"bank-{i}" for i in rng.integers(0, banks, rows)],
+            "IS_FRAUD": np.where(np.arange(rows) < 2, np.arange(rows), rng.random(rows) < 0.2).astype(int).astype(str),
+        }
+    )
+
+
+def split_by_bank(frame: pd.DataFrame, banks: int) -> list[tuple[str, Transactions]]:
+    table = transactions_from_frame(frame, SCHEMA, "made up")
+    return [(f"bank-{i}", table.take(frame.BANK.eq(f"bank-{i}").to_numpy())) for i in range(banks)]
+
+
+def grouped(frame: pd.DataFrame, plan: StatisticsPlan) -> np.ndarray:
+    """The same counts by pandas over the pooled table: int64[periods, slots, 3]."""
+    day = (frame.TIME - pd.Timestamp("1970-01-01")).dt.days
+    slot = pd.Series(KEYS.of(frame.TERMINAL.to_numpy(object)), index=frame.index)
+    expected = np.zeros((len(plan.periods), plan.slots, 3), np.int64)
+    for i, period in enumerate(plan.periods):
+        within = frame.assign(slot=slot, fraud=frame.IS_FRAUD == "1")[(day >= period.first) & (day <= period.last)]
+        found = within.groupby("slot").agg(n=("fraud", "size"), frauds=("fraud", "sum"), banks=("BANK", "nunique"))
+        expected[i, found.index] = found.to_numpy(np.int64)
+    return expected
+
+
+@given(banks=st.integers(2, 64), rows=st.integers(2, 400), seed=st.integers(0, 2**32), least=st.integers(1, 4))
+@settings(max_examples=12, deadline=None)
+def test_counts_of_any_number_of_banks_add_up_to_pandas(banks: int, rows: int, seed: int, least: int) -> None:
+    frame = transactions(rows, banks, seed)
+    plan = windows_plan([FIRST + 17, FIRST + 19], (7, 30), 7, KEYS.size, least)
+    summed = sum(bank_counts(table, KEYS, plan) for _, table in split_by_bank(frame, banks))
+    expected = grouped(frame, plan)
+    assert (summed == expected[:, :, : plan.columns]).all()
+    totals = Totals(plan, summed)
+    assert (totals.suppressed == ((expected[:, :, 2] < least) & (least > 1))).all()
+    assert (totals.counts() == np.where(totals.suppressed[:, :, None], 0, expected[:, :, :2])).all()
+
+
+@pytest.mark.parametrize("banks", [3, 64])
+def test_encrypted_totals_equal_pandas_exactly(tmp_path: Path, banks: int) -> None:
+    frame = transactions(600, banks, seed=banks)
+    plan = windows_plan([FIRST + 17], (7, 30), 7, KEYS.size, 1)
+    released = share_statistics(split_by_bank(frame, banks), plan, KEYS, tmp_path, pay=lambda: None)
+    assert (released.totals.sums == grouped(frame, plan)[:, :, :2]).all()
+    again, keys = load_release(tmp_path)
+    assert (again.sums == released.totals.sums).all() and again.plan == plan and keys.directory == KEYS.directory
+
+
+def test_two_banks_are_refused_since_each_would_learn_the_other() -> None:
+    with pytest.raises(AggregationError, match="at least 3"):
+        encrypted_sum([lambda _: np.zeros(4, np.int64)] * 2, length=4, largest=1, bound_to=bytes(32))
+
+
+def test_shares_are_drawn_after_the_roster_has_closed_and_for_its_size() -> None:
+    sizes: list[int] = []
+
+    def draw(roster: int) -> np.ndarray:
+        sizes.append(roster)
+        return np.array([7, -3], np.int64)
+
+    summed = encrypted_sum([draw] * 5, length=2, largest=7, bound_to=bytes(32))
+    assert sizes == [5] * 5 and summed.totals.tolist() == [35, -15]
+    plan = increments_plan([FIRST + 19], 10, 7, 5, KEYS.size, 1, plan_noise(2.0, 5, 1))
+    with pytest.raises(StatisticsError, match="planned for 5 banks"):
+        contribution(np.zeros(plan.shape, np.int64), plan, roster=4)
+
+
+def test_integers_beyond_the_lane_are_refused() -> None:
+    with pytest.raises(AggregationError, match="within"):
+        encrypted_sum([lambda _: np.array([8])] * 3, length=1, largest=7, bound_to=bytes(32))
+
+
+@pytest.mark.parametrize(("colluders", "least"), [(1, 1), (4, 1), (1, 3)])
+def test_released_noise_is_what_the_plan_says(tmp_path: Path, colluders: int, least: int) -> None:
+    banks = 6
+    frame = transactions(900, banks, seed=1, days=60)
+    noise = plan_noise(1.5, banks, colluders)
+    plan = increments_plan(list(range(FIRST + 20, FIRST + 60)), 10, 7, 1, 200 + KEYS.size, least, noise)
+    keys = replace(KEYS, buckets=203)
+    released = share_statistics(split_by_bank(frame, banks), plan, keys, tmp_path, pay=lambda: None).totals
+    exact = sum(bank_counts(table, keys, plan) for _, table in split_by_bank(frame, banks))
+    added = released.sums / plan.resolution - exact
+    assert noise_verdict(added, noise.released_sigma) == "consistent"
+    assert noise_verdict(added / 2, noise.released_sigma) == "too little"
+    assert noise_verdict(added, noise.sigma) == ("consistent" if colluders == 0 else "too much")
+    assert released.suppressed.any() == (least > 1)
+    if least > 1:
+        assert (released.suppressed == (released.sums[:, :, 2] / plan.resolution < least)).all()
+        assert (released.counts()[released.suppressed] == 0).all()
+
+
+def test_increments_count_every_transaction_once_and_only_when_its_label_is_known() -> None:
+    plan = increments_plan([FIRST + 40, FIRST + 45], 30, 7, 5, KEYS.size, 1, plan_noise(2.0, 3, 1))
+    days = [day for period in plan.periods for day in range(period.first, period.last + 1)]
+    assert len(days) == len(set(days))
+    assert max(days) <= FIRST + 45 - 7 - 1 and min(days) <= FIRST + 40 - 7 - 30
+    with pytest.raises(StatisticsError, match="disjoint"):
+        StatisticsPlan("private increments", (Days(0, 5), Days(5, 9)), 1, 1, plan_noise(2.0, 3, 1))
+
+
+@pytest.mark.parametrize("mode", ["exact", "noisy"])
+def test_a_feature_of_a_day_uses_no_total_of_a_label_not_yet_known(mode: str) -> None:
+    days = list(range(FIRST + 30, FIRST + 50))
+    noise = None if mode == "exact" else plan_noise(2.0, 3, 1)
+    if noise is None:
+        plan = windows_plan(days, (7, 30), 7, KEYS.size, 1)
+    else:
+        plan = increments_plan(days, 30, 7, 5, KEYS.size, 1, noise)
+    sums = np.random.default_rng(0).integers(0, 90, plan.shape)
+    today = np.array([FIRST + 40], np.int32)
+    before = SharedColumns(SCHEMA, KEYS, Totals(plan, sums)).of(today, np.array(["T1"], object))
+    later = np.array([period.last >= FIRST + 40 - 7 for period in plan.periods])
+    changed = np.where(later[:, None, None], sums + 1000, sums)
+    after = SharedColumns(SCHEMA, KEYS, Totals(plan, changed)).of(today, np.array(["T1"], object))
+    everything = SharedColumns(SCHEMA, KEYS, Totals(plan, sums + 1000)).of(today, np.array(["T1"], object))
+    assert later.any() and (before == after).all() and (before != everything).any()
+
+
+def test_before_the_first_release_nothing_is_known() -> None:
+    plan = windows_plan([FIRST + 30], (7, 30), 7, KEYS.size, 1)
+    columns = SharedColumns(SCHEMA, KEYS, Totals(plan, np.full(plan.shape, 5)))
+    early = columns.of(np.array([FIRST + 29], np.int32), np.array(["T1"], object))
+    empty = SharedColumns(SCHEMA, KEYS, Totals(plan, np.zeros(plan.shape, np.int64)))
+    assert (early == empty.of(np.array([FIRST + 30], np.int32), np.array(["T1"], object))).all()
+
+
+def test_keys_outside_the_directory_depend_on_the_salt_and_on_nothing_else() -> None:
+    names = np.array([f"new-{i}" for i in range(200)] + ["T3"], object)
+    wide = KeySlots(("T3",), 10_000, bytes(32))
+    slots = wide.of(names)
+    assert slots[-1] == 0 and (slots[:-1] >= 1).all() and slots.max() < wide.size
+    assert (wide.of(names[::-1])[::-1] == slots).all()
+    assert (KeySlots(("T3",), 10_000, bytes([1]) * 32).of(names) != slots).mean() > 0.95
+    assert len(set(slots.tolist())) > 190 and "T3" not in repr(wide) and "salt" not in repr(wide)
+
+
+@pytest.mark.parametrize(
+    ("slots", "words"),
+    [((("a", "a"), 1, bytes(32)), "more than once"), (((), 0, bytes(32)), "buckets"), (((), 1, b"short"), "salt")],
+)
+def test_impossible_key_slots_are_refused(slots: tuple[tuple[str, ...], int, bytes], words: str) -> None:
+    with pytest.raises(StatisticsError, match=words):
+        KeySlots(*slots)
+
+
+def test_a_key_with_too_many_transactions_is_refused_and_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fl.statistics.LARGEST_COUNT", 20)
+    [(_, table)] = split_by_bank(transactions(600, 1, seed=0), 1)
+    with pytest.raises(StatisticsError, match="shorter periods"):
+        bank_counts(table, KEYS, windows_plan([FIRST + 17], (30,), 7, KEYS.size, 1))
+
+
+def test_an_interrupted_release_sends_the_same_noised_integers_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moment that matters: noise was drawn, perhaps contributed, and no total is on disk."""
+    banks = split_by_bank(transactions(300, 3, seed=2), 3)
+    plan = increments_plan([FIRST + 19], 10, 7, 5, KEYS.size, 1, plan_noise(50.0, 3, 1))
+    paid: list[int] = []
+
+    def power_cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fl.statistics_round._write_totals", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            share_statistics(banks, plan, KEYS, tmp_path, pay=lambda: paid.append(1))
+    drafts = [np.load(path) for path in sorted(tmp_path.glob("contribution-*.npy"))]
+    assert len(drafts) == 3 and len(paid) == 1
+    again = share_statistics(banks, plan, KEYS, tmp_path, pay=lambda: paid.append(1))
+    assert (again.totals.sums.reshape(-1) == sum(drafts)).all()
+    assert not list(tmp_path.glob("contribution-*.npy"))
+    read = share_statistics(banks, plan, KEYS, tmp_path, pay=lambda: pytest.fail("paid for what is there"))
+    assert (read.totals.sums == again.totals.sums).all()
+    with pytest.raises(StatisticsError, match="another plan"):
+        share_statistics(banks, replace(plan, noise=plan_noise(5.0, 3, 1)), KEYS, tmp_path, pay=lambda: None)
+
+
+PRIVATE = ["--customers", "300", "--clients", "3", "--fraud-share", "0.03", "--rounds", "2", "--local-steps", "1"]
+
+
+@pytest.mark.long
+def test_a_run_killed_while_sharing_and_resumed_spends_what_the_ledger_says(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "demos", "train", *PRIVATE, "--no-baselines", "--run-dir", str(folder), "--json"]
+    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while victim.poll() is None and not list((folder / "statistics").glob("contribution-*.npy")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    before = [path.read_bytes() for path in sorted((folder / "budget").glob("*.json"))]
+    assert len(before) == 3 and not (folder / "statistics" / "totals.npz").exists()
+    resumed = subprocess.run(
+        [sys.executable, "-m", "demos", "train", "--resume", str(folder), "--json"], capture_output=True, check=True
+    )
+    result = json.loads(resumed.stdout)
+    for account in accounts(folder):
+        assert account.spent <= account.limit and account.releases == 3  # one of counts, two rounds
+        assert account.spent == result["privacy"]["per_bank"][account.bank]["epsilon"]
+    for path in (folder / "budget").glob("*.json"):
+        kinds = [line["kind"] for line in json.loads(path.read_text())["spent"]]
+        assert kinds == ["shared counts", "training steps", "training steps"]
+    assert result["statistics"]["sensitivity"] == pytest.approx(2**0.5) and result["rounds_lost"] == 0
+
+
+def test_a_release_that_would_overspend_is_refused_before_any_count(tmp_path: Path) -> None:
+    from fl.privacy import Ledger
+
+    ledger = Ledger(tmp_path / "bank.json", "bank", 1.0, 1e-5)
+    entry = NoisyCounts(columns=3, resolution=1, share_variance=4.0, shares=1, first_day=0, last_day=9)
+    content = ledger.path.read_bytes()
+
+    def pay() -> None:
+        ledger.spend(entry, run="r", round_number=0)
+
+    plan = increments_plan([FIRST + 19], 10, 7, 5, KEYS.size, 1, plan_noise(2.0, 3, 1))
+    banks = split_by_bank(transactions(50, 3, seed=0), 3)
+    with pytest.raises(BudgetError, match="transaction in shared counts"):
+        share_statistics(banks, plan, KEYS, tmp_path / "statistics", pay=pay)
+    assert ledger.path.read_bytes() == content and not (tmp_path / "statistics").exists()
