@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 
 import click
 from rich.console import Console
@@ -32,6 +33,13 @@ def counts(context: click.Context, parameter: click.Parameter, value: str) -> tu
     if any(not number.is_integer() or number < 1 for number in numbers):
         raise click.BadParameter(f"expected whole numbers from 1 up, got {value!r}")
     return tuple(int(number) for number in numbers)
+
+
+def interrupt_once(number: int, frame: FrameType | None) -> None:
+    """Interrupt the run, and let nothing interrupt the writing of its results."""
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -113,7 +121,8 @@ def run(
     machine = describe_machine(device, threads)
     err.print(f"{machine['processor']}, {machine['cores']} cores available, {threads} threads used", highlight=False)
     start = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit set from outside keeps what is done, too
+    for number in (signal.SIGINT, signal.SIGTERM):  # a time limit set from outside keeps what is done, too
+        signal.signal(number, interrupt_once)
     try:
         results = measure(
             asked,
