@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from pytest_httpserver import HTTPServer
 
 from fl.assist.account import Account, Limits
@@ -20,6 +21,9 @@ from fl.schema import Schema
 from fl.schema_file import load_schema
 from fl.simulate import Simulation
 from tests.assist.model_server import ModelServer, traits_of
+
+settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+settings.load_profile("unhurried")
 
 SMALL = Simulation(customers=150, terminals=75, banks=3, fraud_share=0.03)
 COMMON = "rent groceries weekly shop diesel urgent release of parcel invoice thanks for the lunch customs fee today"

@@ -30,31 +30,6 @@ from tests.assist.test_assist_redact import iban, luhn
 
 ROWS = 1000
 SYLLABLES = ("bre", "dun", "eil", "fos", "gri", "hal", "jor", "kas", "lum", "mir", "nok", "quin", "ras", "sve", "vek")
-    "bre",
-    "dun",
-    "eil",
-    "fos",
-    "gri",
-    "hal",
-    "ian",
-    "jor",
-    "kas",
-    "lum",
-    "mir",
-    "nok",
-    "oss",
-    "pel",
-    "quin",
-    "ras",
-    "sve",
-    "tor",
-    "uld",
-    "vek",
-    "wen",
-    "xan",
-    "yor",
-    "zil",
-]
 SENTENCES = (
     "rent for {}",
     "invoice {} thanks",
