@@ -288,8 +288,8 @@ def finetune_submit(file: Path, epochs: int, as_json: bool, **options: Any) -> N
     """Upload FILE and start a job at OpenAI. Needs --provider openai, --model, and --allow for text and label.
 
     \b
-    python -m demos assist finetune submit EXAMPLES.jsonl --provider openai --model NAME \\
-        --allow DESCRIPTION --allow IS_FRAUD --max-tokens 500000 --dry-run
+    python -m demos assist finetune submit runs/assist/examples/bank-0/examples.jsonl --dry-run \\
+        --provider openai --model NAME --allow DESCRIPTION --allow IS_FRAUD --no-customer-list --max-tokens 1000000
     """
     from datetime import UTC, datetime
 
