@@ -29,9 +29,11 @@ def network(
     python -m demos network --banks 3 --rounds 3
     python -m demos network --banks 4 --json
     """
+    import signal
     import tempfile
     from pathlib import Path
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop what was started on `kill` as on Ctrl-C
     if keep is not None:
         Path(keep).mkdir(parents=True)
         report = _played(Path(keep).absolute(), banks, rounds, customers, seed, timeout)

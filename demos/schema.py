@@ -15,22 +15,14 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("schema")
-@click.option(
-    "--init", "draft_from", type=_FILE, metavar="FILE.csv", help="Draft a schema for this file, on stdout."
-)
+@click.option("--init", "draft_from", type=_FILE, metavar="FILE.csv", help="Draft a schema for this file, on stdout.")
 @click.option("--label", help="With --init: the column that says what is fraud.")
-@click.option(
-    "--check", "checked", metavar="NAME|FILE.toml", help="Check a schema, and FILE against it if given."
-)
-@click.option(
-    "--simulate", "written", type=_FILE, metavar="FILE.csv", help="Write the embedded data to this file."
-)
+@click.option("--check", "checked", metavar="NAME|FILE.toml", help="Check a schema, and FILE against it if given.")
+@click.option("--simulate", "written", type=_FILE, metavar="FILE.csv", help="Write the embedded data to this file.")
 @click.option("--customers", default=3000, help="With --simulate.")
 @click.option("--fraud-share", default=0.01, help="With --simulate: from 0.001 to 0.2.")
 @click.option("--seed", default=0, help="With --simulate.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="With --check: one JSON object on stdout, nothing else there."
-)
+@click.option("--json", "as_json", is_flag=True, help="With --check: one JSON object on stdout, nothing else there.")
 @click.argument("file", required=False, type=_FILE)
 def schema(
     draft_from: Path | None,
@@ -69,9 +61,7 @@ def _draft(file: Path, label: str | None) -> None:
     from fl.draft import draft_schema
 
     click.echo(draft_schema(file, label), nl=False)
-    err.print(
-        "Read every line of this draft: a wrong guess may hand the label to the model.", highlight=False
-    )
+    err.print("Read every line of this draft: a wrong guess may hand the label to the model.", highlight=False)
 
 
 def _simulate(file: Path, customers: int, fraud_share: float, seed: int) -> None:

@@ -23,9 +23,7 @@ from demos.console import err, print_json
     type=click.Path(path_type=Path),
     help="Labelled transactions from before FILE: csv or parquet.",
 )
-@click.option(
-    "--out", "target", type=click.Path(path_type=Path), help="Where the scores go; stdout if left out."
-)
+@click.option("--out", "target", type=click.Path(path_type=Path), help="Where the scores go; stdout if left out.")
 @click.option("--json", "as_json", is_flag=True, help="A summary as JSON on stdout; needs --out.")
 def score(run: Path, file: Path, history: Path | None, target: Path | None, as_json: bool) -> None:
     """Score the transactions in FILE with the model in folder RUN, as a stream: memory does not grow with
@@ -54,9 +52,7 @@ def score(run: Path, file: Path, history: Path | None, target: Path | None, as_j
                 chunk.score.tolist(),
                 chunk.flagged.tolist(),
             )
-            writer.writerows(
-                (i, bank, f"{s:.6g}", int(flag)) for i, bank, s, flag in zip(*columns, strict=True)
-            )
+            writer.writerows((i, bank, f"{s:.6g}", int(flag)) for i, bank, s, flag in zip(*columns, strict=True))
             sink.flush()
             rows, flagged = rows + len(chunk.index), flagged + int(chunk.flagged.sum())
             err.print(f"scored {rows:,} transactions, flagged {flagged:,}", highlight=False)

@@ -18,12 +18,8 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 
 
 @click.command("train")
-@click.option(
-    "--data", default="simulated", metavar="FILE|simulated", help="Transactions, or the embedded generator."
-)
-@click.option(
-    "--schema", metavar="NAME|FILE.toml", help="What the columns mean; recognised by the header if left out."
-)
+@click.option("--data", default="simulated", metavar="FILE|simulated", help="Transactions, or the embedded generator.")
+@click.option("--schema", metavar="NAME|FILE.toml", help="What the columns mean; recognised by the header if left out.")
 @click.option("--partition", metavar="COLUMN|FILE.csv:COLUMN", help="Which bank holds which row.")
 @click.option("--clients", type=int, help="So many banks; not beside --partition.")
 @click.option(
@@ -34,9 +30,7 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 @click.option("--customers", type=click.IntRange(10), help="Customers of the embedded generator.")
 @click.option("--fraud-share", type=float, help="Share of frauds of the embedded generator, 0.001 to 0.2.")
 @click.option("--rounds", default=10, type=click.IntRange(0), show_default=True)
-@click.option(
-    "--epsilon", default=3.0, show_default=True, help="Budget of every bank for the life of its data."
-)
+@click.option("--epsilon", default=3.0, show_default=True, help="Budget of every bank for the life of its data.")
 @click.option("--delta", default=1e-5, show_default=True)
 @click.option("--no-dp", is_flag=True, help="Train without differential privacy.")
 @click.option(
@@ -46,12 +40,8 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
     show_default=True,
     help="What one epsilon is about: a training row and a transaction in counts, or a bank's whole update.",
 )
-@click.option(
-    "--update-norm", default=1.0, show_default=True, help="L2 bound of an update, with --unit client."
-)
-@click.option(
-    "--no-shared-statistics", is_flag=True, help="Share no counts of terminals, whatever the schema says."
-)
+@click.option("--update-norm", default=1.0, show_default=True, help="L2 bound of an update, with --unit client.")
+@click.option("--no-shared-statistics", is_flag=True, help="Share no counts of terminals, whatever the schema says.")
 @click.option(
     "--min-banks",
     type=click.IntRange(1),
@@ -70,22 +60,12 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
     show_default=True,
     help="Share of epsilon that shared counts may spend.",
 )
-@click.option(
-    "--increment-days", default=5, type=click.IntRange(1), show_default=True, help="Days of one noisy count."
-)
-@click.option(
-    "--budget-dir", metavar="DIR", help="Where the banks' ledgers live; in the run folder if left out."
-)
-@click.option(
-    "--sample-rate", default=0.25, show_default=True, help="Probability of a row being in a noisy batch."
-)
-@click.option(
-    "--local-steps", default=10, type=click.IntRange(1), show_default=True, help="Noisy steps per round."
-)
+@click.option("--increment-days", default=5, type=click.IntRange(1), show_default=True, help="Days of one noisy count.")
+@click.option("--budget-dir", metavar="DIR", help="Where the banks' ledgers live; in the run folder if left out.")
+@click.option("--sample-rate", default=0.25, show_default=True, help="Probability of a row being in a noisy batch.")
+@click.option("--local-steps", default=10, type=click.IntRange(1), show_default=True, help="Noisy steps per round.")
 @click.option("--max-grad-norm", default=1.0, show_default=True, help="L2 bound of one row's gradient.")
-@click.option(
-    "--expected-batch", default=2048.0, show_default=True, help="Public divisor of a noisy gradient."
-)
+@click.option("--expected-batch", default=2048.0, show_default=True, help="Public divisor of a noisy gradient.")
 @click.option(
     "--local-epochs",
     default=4,
@@ -93,17 +73,11 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
     show_default=True,
     help="Passes per round, with --no-dp.",
 )
-@click.option(
-    "--batch-size", default=512, type=click.IntRange(1), show_default=True, help="Rows, with --no-dp."
-)
+@click.option("--batch-size", default=512, type=click.IntRange(1), show_default=True, help="Rows, with --no-dp.")
 @click.option("--lr", type=float, help="Learning rate of sgd; 30 with privacy, 0.1 without.")
-@click.option(
-    "--pos-weight", type=float, help="Weight of a fraud in the loss, a public constant; 4 if left out."
-)
+@click.option("--pos-weight", type=float, help="Weight of a fraud in the loss, a public constant; 4 if left out.")
 @click.option("--proximal", default=0.0, show_default=True, help="FedProx mu.")
-@click.option(
-    "--aggregation", type=click.Choice(["encrypted", "plain"]), default="encrypted", show_default=True
-)
+@click.option("--aggregation", type=click.Choice(["encrypted", "plain"]), default="encrypted", show_default=True)
 @click.option("--engine", default="auto", show_default=True, help="Encryption engine.")
 @click.option("--clip", default=1.0, show_default=True, help="Of every coordinate of an update.")
 @click.option("--value-bits", type=int, help="Of a quantised coordinate; 16 with privacy, 32 without.")
@@ -121,9 +95,7 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
     show_default=True,
     help="Of torch; one is fastest for small models.",
 )
-@click.option(
-    "--no-baselines", is_flag=True, help="Leave out the comparisons, which lie outside every budget."
-)
+@click.option("--no-baselines", is_flag=True, help="Leave out the comparisons, which lie outside every budget.")
 @click.option("--run-dir", metavar="DIR", help="Folder of this run; a new one under runs/ if left out.")
 @click.option("--resume", metavar="RUN", help="Continue the run in this folder, with its own options.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
@@ -158,8 +130,7 @@ def _refuse_other_options(ctx: click.Context) -> None:
     given = [
         name
         for name in ctx.params
-        if name not in MAY_ACCOMPANY_RESUME
-        and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if name not in MAY_ACCOMPANY_RESUME and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     ]
     if given:
         raise click.UsageError(
@@ -213,9 +184,7 @@ def _config(options: dict[str, Any]) -> RunConfig:
         colluders=options["colluders"],
     )
     least = options["min_banks"] or (1 if private else 3)
-    statistics = StatisticsSettings(
-        least, options["colluders"], options["increment_days"], options["statistics_share"]
-    )
+    statistics = StatisticsSettings(least, options["colluders"], options["increment_days"], options["statistics_share"])
     return RunConfig(
         seed=options["seed"],
         rounds=options["rounds"],

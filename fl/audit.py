@@ -76,9 +76,7 @@ def one_run_bound(
         raise AuditError(f"guesses: expected an even number from 2 to {canaries} (the canaries), got {made}")
     order = np.argsort(scores, kind="stable")
     correct = int((~included[order[: made // 2]]).sum() + included[order[canaries - made // 2 :]].sum())
-    return AuditResult(
-        claimed_epsilon, delta, canaries, made, correct, _lower_bound(canaries, made, correct, delta)
-    )
+    return AuditResult(claimed_epsilon, delta, canaries, made, correct, _lower_bound(canaries, made, correct, delta))
 
 
 def _lower_bound(canaries: int, guesses: int, correct: int, delta: float) -> float:

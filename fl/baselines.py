@@ -74,9 +74,7 @@ def alone(banks: Sequence[BankData], schedule: Schedule, device: torch.device) -
     return evaluate(banks, models, device)
 
 
-def pooled(
-    banks: Sequence[BankData], everything: BankData, schedule: Schedule, device: torch.device
-) -> Evaluation:
+def pooled(banks: Sequence[BankData], everything: BankData, schedule: Schedule, device: torch.device) -> Evaluation:
     """One model from all banks' rows, `everything`, measured at every bank."""
     return evaluate(banks, [_train_centrally(everything, schedule, device)] * len(banks), device)
 
@@ -100,7 +98,5 @@ def _train_centrally(bank: BankData, schedule: Schedule, device: torch.device) -
     """As many passes as the rounds make together, without the interruptions."""
     model = schedule.first_model(bank.train.x.shape[1]).to(device)
     local = replace(schedule.local, epochs=schedule.rounds * schedule.local.epochs)
-    train_seeded(
-        model, bank.train, local, seed=derive_seed(schedule.seed, "batches", bank.name), device=device
-    )
+    train_seeded(model, bank.train, local, seed=derive_seed(schedule.seed, "batches", bank.name), device=device)
     return model

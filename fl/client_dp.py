@@ -87,9 +87,7 @@ def private_integers(update: Update, plan: ClientPlan, roster: int, *, entropy: 
     return noised
 
 
-def private_average(
-    updates: Sequence[Update], plan: ClientPlan, *, model_hash: str, engine: str = "auto"
-) -> Aggregate:
+def private_average(updates: Sequence[Update], plan: ClientPlan, *, model_hash: str, engine: str = "auto") -> Aggregate:
     """Average `updates` (one float32[dimension] per bank) under encryption, with everybody's noise in the sum.
 
     `error_bound` is that of the noise, with probability 1 - 2^-100. `clipped` counts 1 for a bank whose

@@ -124,9 +124,7 @@ def read_header(path: str | Path, delimiter: str = ",") -> list[str]:
         raise DataError(f"{path}: expected a header and rows, got an empty file")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise DataError(
-            f"{path}: row 1: expected each column once, got {repeated} more than once; rename them"
-        )
+        raise DataError(f"{path}: row 1: expected each column once, got {repeated} more than once; rename them")
     return names
 
 
@@ -186,9 +184,7 @@ def stream_transactions(
     columns = _columns_of(path, schema, labelled, bank_column)
     seen = 0
     try:
-        for batch in _batches(
-            path, _csv_options(schema.delimiter, columns, bool(schema.text)), columns, rows
-        ):
+        for batch in _batches(path, _csv_options(schema.delimiter, columns, bool(schema.text)), columns, rows):
             table = pa.Table.from_batches([batch])
             for start in range(0, len(table), rows):
                 part = table.slice(start, rows)
@@ -242,9 +238,7 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _wanted(schema: Schema, labelled: bool, bank_column: str | None) -> list[str]:
-    return list(
-        dict.fromkeys([*schema.columns_read(labelled=labelled), *([bank_column] if bank_column else [])])
-    )
+    return list(dict.fromkeys([*schema.columns_read(labelled=labelled), *([bank_column] if bank_column else [])]))
 
 
 def _columns_of(path: Path, schema: Schema, labelled: bool, bank_column: str | None) -> list[str]:
@@ -291,18 +285,12 @@ class _Cells:
     first_row: int
 
     def where(self, keep: NDArray[np.bool_]) -> _Cells:
-        return (
-            self
-            if keep.all()
-            else replace(self, table=self.table.filter(pa.array(keep)), index=self.index[keep])
-        )
+        return self if keep.all() else replace(self, table=self.table.filter(pa.array(keep)), index=self.index[keep])
 
     def without_blanks(self, schema: Schema) -> _Cells:
         """Without empty lines and without the rows that the schema drops."""
         keep = np.ones(len(self.index), bool)
-        if (
-            len(self.table.column_names) > 1
-        ):  # an empty line of a one-column file is a missing value, not a blank line
+        if len(self.table.column_names) > 1:  # an empty line of a one-column file is a missing value, not a blank line
             blank = np.ones(len(self.index), bool)
             for name in self.table.column_names:
                 if not blank.any():
@@ -352,9 +340,7 @@ class _Cells:
 
     def labels(self, label: LabelColumn) -> NDArray[np.uint8]:
         party = self.ids(label.column)
-        meaning = np.array(
-            [1 if v in label.positive else 0 if v in label.negative else 2 for v in party.ids], np.uint8
-        )
+        meaning = np.array([1 if v in label.positive else 0 if v in label.negative else 2 for v in party.ids], np.uint8)
         labels = meaning[party.code]
         self.refuse(
             label.column,
@@ -380,9 +366,7 @@ class _Cells:
             return self._datetimes(time)
         values = self.numbers(time.column)
         if time.unit == "order":
-            self.refuse(
-                time.column, (values != np.floor(values)) | (np.abs(values) > 2**53), "a whole number"
-            )
+            self.refuse(time.column, (values != np.floor(values)) | (np.abs(values) > 2**53), "a whole number")
             return values.astype(np.int64)
         unit = MICROSECONDS[time.unit]
         self.refuse(time.column, np.abs(values) > 2**60 / unit, f"{time.unit} within +-{2**60 // unit}")
@@ -403,9 +387,7 @@ class _Cells:
                 return _array(pc.cast(pc.cast(values, kind), pa.int64()))
             except pa.ArrowInvalid:
                 continue
-        bad = (
-            pd.to_datetime(values.to_pandas(), format="ISO8601", errors="coerce", utc=True).isna().to_numpy()
-        )
+        bad = pd.to_datetime(values.to_pandas(), format="ISO8601", errors="coerce", utc=True).isna().to_numpy()
         self.refuse(time.column, bad, "an ISO 8601 date and time, as in 2018-04-01 13:05:00")
         naive = _mask(pc.invert(pc.match_substring_regex(values, r"(Z|[+-]\d\d:?\d\d)$")))
         self.refuse(
@@ -441,9 +423,7 @@ def _whole(
 ) -> Transactions:
     cells = cells.without_blanks(schema)
     if len(cells.index) == 0:
-        raise DataError(
-            f"{cells.source}: expected rows below the header, got none (after the schema's [drop] rules)"
-        )
+        raise DataError(f"{cells.source}: expected rows below the header, got none (after the schema's [drop] rules)")
     table = _build(cells, schema, labelled, bank_column)
     if needs_fraud and table.label is not None:
         frauds = int(table.label.sum())

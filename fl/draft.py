@@ -117,9 +117,7 @@ def _label(looks: dict[str, _Look], asked: str | None, path: Path) -> _Look:
         raise SchemaError(f"{path}: no column {asked!r} to be the label, got {list(looks)}")
     named = [look for look in looks.values() if look.is_binary and LABEL_NAME.search(look.name)]
     if asked is None and not named:
-        raise SchemaError(
-            f"{path}: no column of two values is named like a label; say which with --label COLUMN"
-        )
+        raise SchemaError(f"{path}: no column of two values is named like a label; say which with --label COLUMN")
     look = looks[asked] if asked else min(named, key=lambda look: "flag" in look.name.lower())
     if not look.is_binary:
         raise SchemaError(f"{path}: label {look.name!r}: expected yes/no values, got {list(look.words[:5])}")
@@ -139,9 +137,7 @@ def _sections(path: Path, label: _Look, time: _Look | None, left: list[_Look]) -
     if amount is not None:
         yield _amount_section(amount)
     customer = _first(left, lambda look: CUSTOMER_NAME.search(look.name) and _could_be_party(look), amount)
-    terminal = _first(
-        left, lambda look: TERMINAL_NAME.search(look.name) and _could_be_party(look), amount, customer
-    )
+    terminal = _first(left, lambda look: TERMINAL_NAME.search(look.name) and _could_be_party(look), amount, customer)
     yield _parties_section(customer, terminal)
     bank = _first(left, _could_be_bank, amount, customer, terminal)
     if bank is not None:
@@ -170,9 +166,7 @@ def _could_be_bank(look: _Look) -> bool:
 def _could_be_party(look: _Look) -> bool:
     """Identifiers: many, none empty, whole numbers or words."""
     whole = look.numbers is None or bool((look.numbers == np.floor(look.numbers)).all())
-    return (
-        whole and not look.empties and len(look.words) > MOST_WORDS and not look.is_text and not look.is_date
-    )
+    return whole and not look.empties and len(look.words) > MOST_WORDS and not look.is_text and not look.is_date
 
 
 def _why_never(look: _Look) -> str | None:
@@ -185,11 +179,7 @@ def _why_never(look: _Look) -> str | None:
     if look.is_text:
         return None
     whole = look.numbers is None or bool((look.numbers == np.floor(look.numbers)).all())
-    return (
-        "no value comes back: it numbers the rows"
-        if whole and not look.repeats and len(look.values) > 50
-        else None
-    )
+    return "no value comes back: it numbers the rows" if whole and not look.repeats and len(look.values) > 50 else None
 
 
 def _span_days(path: Path, label: _Look, time: _Look) -> float | None:
@@ -200,9 +190,7 @@ def _span_days(path: Path, label: _Look, time: _Look) -> float | None:
     if unit == "order":
         return None
     schema = Schema("span", LabelColumn(label.name), TimeColumn(time.name, unit))
-    times = [
-        table.time for table in stream_transactions(path, schema) if table.time is not None and len(table)
-    ]
+    times = [table.time for table in stream_transactions(path, schema) if table.time is not None and len(table)]
     return float(max(int(t[-1]) for t in times) - min(int(t[0]) for t in times)) / DAY_US
 
 
@@ -265,9 +253,7 @@ def _feature_section(look: _Look) -> str:
             lines.append(f"missing = 0.0  # {look.empties} empty cells in the sample\n")
         return "".join(lines) + "\n"
     if look.is_text:
-        return (
-            f"[[text]]  # several words a cell; a feature once use = true\ncolumn = {name}\nuse = false\n\n"
-        )
+        return f"[[text]]  # several words a cell; a feature once use = true\ncolumn = {name}\nuse = false\n\n"
     if len(look.words) <= MOST_WORDS:
         return (
             f"[[categorical]]  # {len(look.words)} words; others become all zeros. Is this list public?\n"

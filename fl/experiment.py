@@ -123,8 +123,7 @@ class Experiment:
         )
         if self.rounds_lost and self.schedule.rounds < 1:
             raise BudgetExhausted(
-                f"{folder.path}: every round was paid for and interrupted; the budget is spent and there "
-                "is no model"
+                f"{folder.path}: every round was paid for and interrupted; the budget is spent and there is no model"
             )
         if (folder.path / "statistics" / TOTALS).exists():
             self._share_statistics()
@@ -375,9 +374,7 @@ def _read(data: DataSettings, seed: int) -> PartitionedTable:
         customers = Simulation.customers if data.customers is None else data.customers
         share = Simulation.fraud_share if data.fraud_share is None else data.fraud_share
         terminals = max(customers // 2, banks)
-        simulation = Simulation(
-            customers=customers, terminals=terminals, banks=banks, fraud_share=share, seed=seed
-        )
+        simulation = Simulation(customers=customers, terminals=terminals, banks=banks, fraud_share=share, seed=seed)
     return read_partitioned(
         data.source,
         data.schema,
@@ -496,9 +493,7 @@ def _private_steps(privacy: PrivacySettings | None) -> PrivateSteps | None:
     if privacy is None or privacy.unit == "client":
         return None
     if privacy.noise_multiplier is None:
-        raise RunFolderError(
-            "config.toml names no noise_multiplier: the run never got under way; start it anew"
-        )
+        raise RunFolderError("config.toml names no noise_multiplier: the run never got under way; start it anew")
     return PrivateSteps(
         privacy.sample_rate,
         privacy.noise_multiplier,

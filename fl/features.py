@@ -82,9 +82,7 @@ def blocks(schema: Schema) -> tuple[Block, ...]:
     found.extend(Category(column) for column in schema.categorical)
     found.extend(Text(column) for column in schema.text if column.use)
     if not found:
-        raise ScalingError(
-            f"schema {schema.name!r} names no feature: give it an amount, numeric or categorical column"
-        )
+        raise ScalingError(f"schema {schema.name!r} names no feature: give it an amount, numeric or categorical column")
     return tuple(found)
 
 
@@ -249,9 +247,7 @@ class Category:
     def _of_words(self, words: list[str]) -> NDArray[np.float64]:
         """float64[len(words), d]: each distinct word once."""
         if self._column.vocabulary:
-            return np.array(
-                [[word == known for known in self._column.vocabulary] for word in words], np.float64
-            )
+            return np.array([[word == known for known in self._column.vocabulary] for word in words], np.float64)
         hasher = FeatureHasher(n_features=self._column.hash_width, input_type="string")
         hashed: NDArray[np.float64] = hasher.transform([[word] for word in words]).toarray()
         return hashed
@@ -268,9 +264,7 @@ class Text:
         )
 
     def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
-        hashed: NDArray[np.float64] = self._vectorizer.transform(
-            table.text[self._column.column][rows]
-        ).toarray()
+        hashed: NDArray[np.float64] = self._vectorizer.transform(table.text[self._column.column][rows]).toarray()
         return hashed
 
 
@@ -314,14 +308,10 @@ class Scaling:
         exploding, and absorbs a variance that the rounding of encrypted sums left below zero. Raises
         `ScalingError` for impossible sums.
         """
-        if not (
-            np.isfinite(count) and count >= 1 and np.isfinite(total).all() and np.isfinite(squares).all()
-        ):
+        if not (np.isfinite(count) and count >= 1 and np.isfinite(total).all() and np.isfinite(squares).all()):
             raise ScalingError(f"expected finite sums over at least one row, got a count of {count}")
         if total.shape != squares.shape or (np.abs(total) > count * bound * (1 + 1e-6) + 1e-6).any():
-            raise ScalingError(
-                f"expected {total.shape} totals within count * bound = {count * bound}, got others"
-            )
+            raise ScalingError(f"expected {total.shape} totals within count * bound = {count * bound}, got others")
         mean = total / count
         return Scaling(mean, np.sqrt(np.maximum(squares / count - mean**2, floor**2)), bound)
 

@@ -152,9 +152,7 @@ def read_partitioned(
             )
         banks.append((name, rows, held))
     if len(banks) < 2:
-        raise PartitionError(
-            f"{table.source}: expected at least two banks, got {len(banks)} from {rule.spec}"
-        )
+        raise PartitionError(f"{table.source}: expected at least two banks, got {len(banks)} from {rule.spec}")
     return PartitionedTable(table, rule, periods, tuple(banks), seed)
 
 
@@ -175,9 +173,7 @@ def federation_of(source: PartitionedTable) -> Federation:
     banks = tuple(_bank(name, source.table.take(rows), held) for name, rows, held in source.banks)
     for i, window in enumerate(source.periods.test or (None,)):
         if all(len(bank.test[i]) == 0 for bank in banks):
-            raise SplitError(
-                f"{source.table.source}: test window {i + 1} ({window}) holds no rows at any bank"
-            )
+            raise SplitError(f"{source.table.source}: test window {i + 1} ({window}) holds no rows at any bank")
     names = tuple(feature.name for feature in features(schema))
     return Federation(banks, names, schema, _description(source, banks))
 
@@ -190,9 +186,7 @@ def pooled_global(source: PartitionedTable) -> BankData:
     everyone = Split(
         train=_merged([rows[held.train] for _, rows, held in banks]),
         validation=_merged([rows[held.validation] for _, rows, held in banks]),
-        test=tuple(
-            _merged([rows[held.test[i]] for _, rows, held in banks]) for i in range(source.periods.windows)
-        ),
+        test=tuple(_merged([rows[held.test[i]] for _, rows, held in banks]) for i in range(source.periods.windows)),
     )
     return _bank("pooled", source.table, everyone)
 
@@ -220,9 +214,7 @@ def rescaled(federation: Federation, scaling: Scaling) -> Federation:
         return replace(rows, x=scaling.apply(rows.x))
 
     banks = tuple(
-        BankData(
-            bank.name, apply(bank.train), apply(bank.validation), tuple(apply(test) for test in bank.test)
-        )
+        BankData(bank.name, apply(bank.train), apply(bank.validation), tuple(apply(test) for test in bank.test))
         for bank in federation.banks
     )
     return replace(federation, banks=banks)

@@ -41,9 +41,7 @@ class KeySlots:
         if len(set(self.directory)) != len(self.directory):
             raise StatisticsError("directory: expected each identifier once, got some more than once; remove them")
         if self.buckets < 1:
-            raise StatisticsError(
-                f"buckets: expected at least 1, for keys outside the directory, got {self.buckets}"
-            )
+            raise StatisticsError(f"buckets: expected at least 1, for keys outside the directory, got {self.buckets}")
         if len(self.salt) != SALT_BYTES:
             raise StatisticsError(f"salt: expected {SALT_BYTES} bytes, got {len(self.salt)}")
 

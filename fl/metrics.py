@@ -136,6 +136,5 @@ def _require_both_classes(labels: Floats, scores: Floats) -> None:
         )
     if not np.isfinite(scores).all():
         raise MetricError(
-            f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are NaN or infinite: the model "
-            "has diverged"
+            f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are NaN or infinite: the model has diverged"
         )

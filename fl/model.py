@@ -29,9 +29,7 @@ from fl.errors import ModelError
 MODEL_FORMAT = "fl fraud model 1"  # of a model file
 HIDDEN = (64, 32)  # widths of the hidden layers
 DROPOUT = 0.3  # probability of a hidden unit being zeroed in training
-PRIOR = (
-    0.01  # share of frauds that the untrained model assumes: a public guess, no statistic of anyone's rows
-)
+PRIOR = 0.01  # share of frauds that the untrained model assumes: a public guess, no statistic of anyone's rows
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,7 @@ def build_model(
     rare.
     """
     if inputs < 1:
-        raise ModelError(
-            f"a model needs at least one input feature, got {inputs}: check the schema's columns"
-        )
+        raise ModelError(f"a model needs at least one input feature, got {inputs}: check the schema's columns")
     if not 0.0 < prior < 1.0:
         raise ModelError(f"prior is a share of frauds between 0 and 1, got {prior}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -110,14 +106,10 @@ def layout(module: nn.Module) -> Layout:
     start = 0
     for name, tensor, is_parameter in _state(module):
         if tensor.is_complex():
-            raise ModelError(
-                f"{name} is {tensor.dtype}: split it into real and imaginary parts before federating"
-            )
+            raise ModelError(f"{name} is {tensor.dtype}: split it into real and imaginary parts before federating")
         if not tensor.is_floating_point():
             if is_parameter:
-                raise ModelError(
-                    f"parameter {name} is {tensor.dtype}: only floating-point parameters can be averaged"
-                )
+                raise ModelError(f"parameter {name} is {tensor.dtype}: only floating-point parameters can be averaged")
             excluded.append(name)
             continue
         slots.append(Slot(name, tuple(tensor.shape), tensor.dtype, start))

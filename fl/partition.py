@@ -35,9 +35,7 @@ def keyed_hash(values: NDArray[np.object_], purpose: str, seed: int) -> NDArray[
 
     It splits data reproducibly and evenly. It hides nothing: the key is public.
     """
-    key = hashlib.blake2b(
-        f"{purpose}:{seed}".encode(), digest_size=8
-    ).hexdigest()  # the 16 characters it takes
+    key = hashlib.blake2b(f"{purpose}:{seed}".encode(), digest_size=8).hexdigest()  # the 16 characters it takes
     hashes: NDArray[np.uint64] = pd.util.hash_array(values, hash_key=key, categorize=False)
     return hashes
 
@@ -62,9 +60,7 @@ class Partition:
         order = np.argsort(code, kind="stable")
         sizes = np.bincount(code, minlength=len(names))
         parts = np.split(order, np.cumsum(sizes)[:-1])
-        banks = [
-            (name, np.asarray(rows, np.int64)) for name, rows in zip(names, parts, strict=True) if len(rows)
-        ]
+        banks = [(name, np.asarray(rows, np.int64)) for name, rows in zip(names, parts, strict=True) if len(rows)]
         return sorted(banks, key=lambda bank: _natural(bank[0]))
 
     def _codes(self, table: Transactions) -> tuple[NDArray[np.int64], Sequence[str]]:
@@ -82,9 +78,7 @@ class Partition:
         of_customer = (keyed_hash(table.customer.ids, "bank", self.seed) % self.clients).astype(np.int64)
         return of_customer[table.customer.code], names
 
-    def _by_customer(
-        self, table: Transactions, customers: dict[str, str]
-    ) -> tuple[NDArray[np.int64], Sequence[str]]:
+    def _by_customer(self, table: Transactions, customers: dict[str, str]) -> tuple[NDArray[np.int64], Sequence[str]]:
         assert table.customer is not None
         names = sorted(set(customers.values()), key=_natural)
         code_of = {name: code for code, name in enumerate(names)}
@@ -112,9 +106,7 @@ def partition_for(schema: Schema, spec: str | None, clients: int | None, seed: i
     if clients is not None and clients < MIN_BANKS:
         raise PartitionError(f"expected at least {MIN_BANKS} banks, got clients = {clients}")
     if spec is not None and clients is not None:
-        raise PartitionError(
-            f"partition {spec!r} fixes the banks, and so does clients = {clients}; give one of them"
-        )
+        raise PartitionError(f"partition {spec!r} fixes the banks, and so does clients = {clients}; give one of them")
     if spec is None and (schema.partition is None or clients is not None):
         number = 8 if clients is None else clients
         return Partition(f"{number} random banks", clients=number, seed=seed)
@@ -142,9 +134,7 @@ def _customers(path: Path, column: str, schema: Schema) -> dict[str, str]:
         if absent:
             raise PartitionError(f"{path}: expected columns {absent}, got {header}")
         text = dict.fromkeys((key, column), pa.string())
-        options = pa.csv.ConvertOptions(
-            include_columns=list(text), column_types=text, strings_can_be_null=False
-        )
+        options = pa.csv.ConvertOptions(include_columns=list(text), column_types=text, strings_can_be_null=False)
         table = pa.csv.read_csv(path, convert_options=options)
     except (DataError, pa.ArrowInvalid, OSError) as error:
         raise PartitionError(f"partition file {path}: {error}") from error
@@ -152,9 +142,7 @@ def _customers(path: Path, column: str, schema: Schema) -> dict[str, str]:
     assigned: dict[str, str] = {}
     for row, (customer, bank) in enumerate(zip(customers, banks, strict=True), 2):
         if not bank:
-            raise PartitionError(
-                f"{path}: row {row}: customer {customer!r} has an empty {column}; fill it in"
-            )
+            raise PartitionError(f"{path}: row {row}: customer {customer!r} has an empty {column}; fill it in")
         if assigned.setdefault(customer, bank) != bank:
             raise PartitionError(
                 f"{path}: row {row}: customer {customer!r} is at bank {bank!r}, and at "

@@ -175,9 +175,7 @@ def _by_day(entries: Sequence[Entry]) -> set[tuple[CountsKey, ...]]:
     return found
 
 
-def calibrate(
-    spent: Sequence[Entry], *, sample_rate: float, steps: int, epsilon_limit: float, delta: float
-) -> float:
+def calibrate(spent: Sequence[Entry], *, sample_rate: float, steps: int, epsilon_limit: float, delta: float) -> float:
     """The smallest noise multiplier (>= 0.5, to 3 decimals, rounded up) for which `spent` and `steps`
     further steps stay in the limit.
 
@@ -237,8 +235,14 @@ def _between(low: int, high: int, above: float, below: float, target: float, hal
 
 
 def calibrate_counts(
-    spent: Sequence[Entry], *, columns: int, days: tuple[int, int], banks: int, colluders: int,
-    epsilon_limit: float, delta: float,
+    spent: Sequence[Entry],
+    *,
+    columns: int,
+    days: tuple[int, int],
+    banks: int,
+    colluders: int,
+    epsilon_limit: float,
+    delta: float,
 ) -> NoisePlan:
     """The least noise (to half a per cent, rounded up) under which `spent` and one release of counts of
     the `days` (first, last) stay within the limit. Raises `BudgetExhausted` when none does.
@@ -273,8 +277,15 @@ def noisy_counts(plan: NoisePlan, columns: int, days: tuple[int, int]) -> NoisyC
 
 
 def calibrate_clients(
-    spent: Sequence[Entry], *, sensitivity: float, dimension: int, banks: int, colluders: int, rounds: int,
-    epsilon_limit: float, delta: float,
+    spent: Sequence[Entry],
+    *,
+    sensitivity: float,
+    dimension: int,
+    banks: int,
+    colluders: int,
+    rounds: int,
+    epsilon_limit: float,
+    delta: float,
 ) -> ClientRounds:
     """One of `rounds` equal client-level rounds that together, beside `spent`, stay within the limit.
 

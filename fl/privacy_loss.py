@@ -89,5 +89,3 @@ def composed_epsilon(
     composed = compose_heterogeneous(dprvs=parts, num_self_compositions=times)
     _, _, upper = composed.compute_epsilon(delta, delta_error, EPSILON_ERROR)
     return float(upper)
-
-

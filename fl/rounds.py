@@ -186,9 +186,7 @@ def evaluate(banks: Sequence[BankData], models: Sequence[nn.Module], device: tor
         day, customer = np.concatenate([p.day for p in parts]), np.concatenate([p.customer for p in parts])
         windows.append(measure(labels, scores, day, customer, threshold=threshold))
     mean = {name: fmean(getattr(window, name) for window in windows) for name in MEASURED}
-    per_bank = {
-        bank.name: _own_precision(bank, model, device) for bank, model in zip(banks, models, strict=True)
-    }
+    per_bank = {bank.name: _own_precision(bank, model, device) for bank, model in zip(banks, models, strict=True)}
     return Evaluation(mean, tuple(windows), per_bank)
 
 

@@ -85,9 +85,7 @@ class PrivacySettings:
     unit: Literal["row", "client"] = "row"  # what one epsilon is about
     update_norm: float = 1.0  # L2 bound of a bank's update; unit client only
     colluders: int = 1  # t, the observing bank included; unit client only
-    share_variance: float | None = (
-        None  # of a bank's noise share, calibrated as noise_multiplier; unit client only
-    )
+    share_variance: float | None = None  # of a bank's noise share, calibrated as noise_multiplier; unit client only
 
 
 @dataclass(frozen=True)
@@ -250,9 +248,7 @@ class RunFolder:
         is finished.
         """
         append_durably(self.path / "metrics.jsonl", json.dumps({"round": number, **record}).encode())
-        replace_durably(
-            self.path / "checkpoint.safetensors", save({"vector": vector}, {"round": str(number)})
-        )
+        replace_durably(self.path / "checkpoint.safetensors", save({"vector": vector}, {"round": str(number)}))
 
     def last_round(self) -> tuple[int, NDArray[np.float32] | None, list[dict[str, Any]]]:
         """(finished rounds, global model after them, their metrics lines); (0, None, []) before the first.
@@ -275,9 +271,7 @@ class RunFolder:
         except json.JSONDecodeError:
             records = []
         if [record.get("round") for record in records] != list(range(1, number + 1)):
-            raise RunFolderError(
-                f"{metrics}: expected rounds 1 to {number}, as in the checkpoint; start the run anew"
-            )
+            raise RunFolderError(f"{metrics}: expected rounds 1 to {number}, as in the checkpoint; start the run anew")
         replace_durably(metrics, b"".join(line + b"\n" for line in lines[:number]))
         return number, vector, records
 
@@ -294,9 +288,7 @@ class RunFolder:
 def refuse_used(path: Path) -> None:
     """Raise `RunFolderError` when there is anything at `path` that a new run would overwrite."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunFolderError(
-            f"{path} is there already: continue it with --resume {path}, or choose another --run-dir"
-        )
+        raise RunFolderError(f"{path} is there already: continue it with --resume {path}, or choose another --run-dir")
 
 
 def random_banks(data: DataSettings) -> int | None:
@@ -316,9 +308,7 @@ def git_revision() -> str:
     here = Path(__file__).parent
     command = ["git", "-C", str(here)]
     try:
-        commit = subprocess.run(
-            [*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout
+        commit = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
         status = [*command, "status", "--porcelain", "--untracked-files=no"]
         changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):

@@ -191,9 +191,7 @@ class TextColumn:
         where = f"[[text]] {self.column!r}"
         _require(self.hash_width >= 1, f"{where} hash_width: expected >= 1, got {self.hash_width}")
         low, high = self.ngrams
-        _require(
-            1 <= low <= high, f"{where} ngrams: expected [low, high] with 1 <= low <= high, got {[low, high]}"
-        )
+        _require(1 <= low <= high, f"{where} ngrams: expected [low, high] with 1 <= low <= high, got {[low, high]}")
 
 
 @dataclass(frozen=True)
@@ -283,9 +281,7 @@ class Schema:
             all(w >= 1 for w in self.windows_days) and len(set(self.windows_days)) == len(self.windows_days),
             f"[features] windows_days: expected distinct whole days >= 1, got {list(self.windows_days)}",
         )
-        _require(
-            math.isfinite(self.bound) and self.bound > 0, f"[features] bound: expected > 0, got {self.bound}"
-        )
+        _require(math.isfinite(self.bound) and self.bound > 0, f"[features] bound: expected > 0, got {self.bound}")
         self._check_split()
 
     def _check_split(self) -> None:
@@ -293,8 +289,7 @@ class Schema:
             return
         _require(
             self.time is not None and self.time.measures_days,
-            "[split] periods need a [time] column that measures days; "
-            "give train_fraction and test_fraction instead",
+            "[split] periods need a [time] column that measures days; give train_fraction and test_fraction instead",
         )
         labels_known = self.split.train.last + self.label.delay_days + 1
         for period in self.split.test:

@@ -50,9 +50,7 @@ def load_schema(name_or_path: str | Path) -> Schema:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise SchemaError(
-            f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x}"
-        ) from error
+        raise SchemaError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x}") from error
     return parse_schema(text, str(path))
 
 
@@ -108,9 +106,7 @@ class _Fields:
     def required(self, key: str) -> str:
         value = self.text(key)
         if value is None:
-            raise SchemaError(
-                f'{self.place(key)}: expected the name of a column, got nothing; add {key} = "..."'
-            )
+            raise SchemaError(f'{self.place(key)}: expected the name of a column, got nothing; add {key} = "..."')
         return value
 
     def integer(self, key: str, default: int) -> int:
@@ -193,9 +189,7 @@ def _schema(top: _Fields, source: str, stem: str) -> Schema:
 
 def _label(fields: _Fields | None) -> LabelColumn:
     if fields is None:
-        raise SchemaError(
-            'expected a table [label] with column = "..."; it is the one thing a schema must have'
-        )
+        raise SchemaError('expected a table [label] with column = "..."; it is the one thing a schema must have')
     default = LabelColumn("")
     label = LabelColumn(
         fields.required("column"),
@@ -275,9 +269,7 @@ def _text(fields: _Fields) -> TextColumn:
     ngrams = fields.items("ngrams", int, "whole numbers") or [3, 5]
     if len(ngrams) != 2:
         raise SchemaError(f"{fields.place('ngrams')}: expected [low, high], got {ngrams}")
-    text = TextColumn(
-        column, fields.integer("hash_width", 64), (ngrams[0], ngrams[1]), fields.flag("use", False)
-    )
+    text = TextColumn(column, fields.integer("hash_width", 64), (ngrams[0], ngrams[1]), fields.flag("use", False))
     fields.done()
     return text
 
@@ -286,9 +278,7 @@ def _drop(fields: _Fields | None) -> tuple[DropRule, ...]:
     rules = []
     for column, values in (fields.rest() if fields else {}).items():
         if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
-            raise SchemaError(
-                f'[drop] {column}: expected a list of strings, as in {column} = ["NA"], got {values!r}'
-            )
+            raise SchemaError(f'[drop] {column}: expected a list of strings, as in {column} = ["NA"], got {values!r}')
         rules.append(DropRule(column, tuple(values)))
     return tuple(rules)
 
@@ -316,11 +306,7 @@ def _days(period: list[Any], key: str, time: TimeColumn | None) -> Days:
     """Two dates, or two day numbers where time has no calendar, as days since 1970-01-01 (since 0)."""
     dated = time is not None and time.has_calendar
     what = "dates" if dated else "day numbers"
-    plain = [
-        d
-        for d in period
-        if isinstance(d, dt.date if dated else int) and not isinstance(d, dt.datetime | bool)
-    ]
+    plain = [d for d in period if isinstance(d, dt.date if dated else int) and not isinstance(d, dt.datetime | bool)]
     if len(plain) != 2 or len(period) != 2:
         raise SchemaError(f"[split] {key}: expected [first, last] as two {what}, got {period}")
     first, last = (_day_number(day) for day in plain)

@@ -79,8 +79,7 @@ def load_model(run: Path) -> TrainedModel:
         shared = SharedColumns(schema, keys, totals)
     if names != _names(schema, shared):
         raise RunFolderError(
-            f"{path}: its {len(names)} features are not those this version computes from its schema; "
-            "train it anew"
+            f"{path}: its {len(names)} features are not those this version computes from its schema; train it anew"
         )
     module = build_model(len(names), seed=0)
     module.load_state_dict(tensors)
@@ -99,9 +98,7 @@ def _names(schema: Schema, shared: SharedColumns | None) -> list[str]:
     return [*(name for name in own if name not in shared.replaced), *shared.names]
 
 
-def score_file(
-    model: TrainedModel, path: str | Path, history: str | Path | None = None
-) -> Iterator[ScoredRows]:
+def score_file(model: TrainedModel, path: str | Path, history: str | Path | None = None) -> Iterator[ScoredRows]:
     """Scores of the transactions in `path`, in its order, chunk by chunk; labels in it, if any, are ignored.
 
     `history`: a labelled file of what happened before; without it every count begins at nothing. Raises

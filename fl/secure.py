@@ -71,9 +71,7 @@ def encrypted_average(
             f"{QUORUM} are needed"
         )
     start = time.perf_counter()
-    result = secagg.run_round(
-        updates, plan=plan, quorum=len(updates), engine=engine, model=bytes.fromhex(model_hash)
-    )
+    result = secagg.run_round(updates, plan=plan, quorum=len(updates), engine=engine, model=bytes.fromhex(model_hash))
     seconds = time.perf_counter() - start
     size = result.wire_bytes
     return Aggregate(

@@ -53,9 +53,7 @@ class Simulation:
             if getattr(self, name) < least:
                 raise DataError(f"simulation: expected {name} >= {least}, got {getattr(self, name)}")
         if self.banks > min(self.customers, self.terminals):
-            raise DataError(
-                f"simulation: expected no more banks than customers and terminals, got {self.banks}"
-            )
+            raise DataError(f"simulation: expected no more banks than customers and terminals, got {self.banks}")
         if not 0.001 <= self.fraud_share <= 0.2:
             raise DataError(f"simulation: expected 0.001 <= fraud_share <= 0.2, got {self.fraud_share}")
 
@@ -67,9 +65,7 @@ def simulate(simulation: Simulation) -> pd.DataFrame:
     DESCRIPTION (text), IS_FRAUD (0/1), SCENARIO (0 none, 1 to 3: never a feature).
     """
     # One stream per subject, so that drawing one more of a kind leaves the others as they were.
-    people, trade, crime, words = (
-        np.random.default_rng(s) for s in np.random.SeedSequence(simulation.seed).spawn(4)
-    )
+    people, trade, crime, words = (np.random.default_rng(s) for s in np.random.SeedSequence(simulation.seed).spawn(4))
     world = _world(simulation, people)
     customer, day = _activity(simulation, world, trade)
     second = _seconds_of_day(len(customer), trade)
@@ -145,9 +141,7 @@ def _activity(simulation: Simulation, world: _World, rng: np.random.Generator) -
     week = np.array([0.95, 0.95, 1.0, 1.0, 1.2, 1.1, 0.8])
     weekday = (simulation.start.weekday() + np.arange(simulation.days)) % 7
     counts = rng.poisson(world.rate[:, None] * week[weekday][None, :])
-    customer, day = (
-        np.repeat(axis, counts.ravel()) for axis in (g.ravel() for g in np.indices(counts.shape))
-    )
+    customer, day = (np.repeat(axis, counts.ravel()) for axis in (g.ravel() for g in np.indices(counts.shape)))
     return customer.astype(np.int64), day.astype(np.int64)
 
 
@@ -191,13 +185,9 @@ def _commit_frauds(
     if wanted[0]:
         threshold = np.partition(amount, -wanted[0])[-wanted[0]]
         scenario[amount >= threshold] = 1
-    at_terminal = _episodes(
-        terminal, day, simulation.terminals, simulation.days, TERMINAL_DAYS, wanted[1], 1.0, rng
-    )
+    at_terminal = _episodes(terminal, day, simulation.terminals, simulation.days, TERMINAL_DAYS, wanted[1], 1.0, rng)
     scenario[at_terminal] = 2
-    at_customer = _episodes(
-        customer, day, simulation.customers, simulation.days, CUSTOMER_DAYS, wanted[2], 1 / 3, rng
-    )
+    at_customer = _episodes(customer, day, simulation.customers, simulation.days, CUSTOMER_DAYS, wanted[2], 1 / 3, rng)
     at_customer = at_customer[scenario[at_customer] == 0]
     scenario[at_customer] = 3
     amount = amount.copy()

@@ -81,9 +81,7 @@ def periods_for(schema: Schema, table: Transactions, windows: int | None = None)
         "train": [schema.day_name(schema.split.train.first), schema.day_name(schema.split.train.last)],
         "test": [[schema.day_name(test.first), schema.day_name(test.last)] for test in tests],
     }
-    return Periods(
-        _period(schema.split.train), tuple(_period(test) for test in tests), len(tests), dict(described)
-    )
+    return Periods(_period(schema.split.train), tuple(_period(test) for test in tests), len(tests), dict(described))
 
 
 def split(table: Transactions, periods: Periods, seed: int, validation_share: float | None = None) -> Split:

@@ -102,9 +102,7 @@ class StatisticsPlan:
         return LARGEST_COUNT * self.resolution + tail
 
 
-def windows_plan(
-    days: Sequence[int], windows: Sequence[int], delay: int, slots: int, min_banks: int
-) -> StatisticsPlan:
+def windows_plan(days: Sequence[int], windows: Sequence[int], delay: int, slots: int, min_banks: int) -> StatisticsPlan:
     """Exact windows for features of `days`: for each day d and window w, the days d - delay - w to d - delay - 1.
 
     Labels of day x are all known when day x + delay ends, so a feature of day d looks back from d - delay - 1.

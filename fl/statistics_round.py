@@ -95,9 +95,7 @@ def share_statistics(
         draws, length=plan.length, largest=plan.largest, bound_to=named(plan, banks[0][1].schema.sha256), engine=engine
     )
     totals = Totals(plan, summed.totals.reshape(plan.shape))
-    released = Released(
-        totals, time.perf_counter() - start, summed.bytes_up, summed.bytes_down, summed.value_bits
-    )
+    released = Released(totals, time.perf_counter() - start, summed.bytes_up, summed.bytes_down, summed.value_bits)
     _write_totals(folder, released, keys)
     for draft in drafts:
         draft.unlink(missing_ok=True)

@@ -170,9 +170,7 @@ def _labels(table: Transactions) -> NDArray[np.uint8]:
     return np.zeros(len(table), np.uint8) if table.label is None else table.label
 
 
-def _both(
-    earlier: NDArray[np.float64] | None, later: NDArray[np.float64] | None
-) -> NDArray[np.float64] | None:
+def _both(earlier: NDArray[np.float64] | None, later: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
     return None if earlier is None or later is None else np.concatenate([earlier, later])
 
 

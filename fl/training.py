@@ -89,9 +89,7 @@ def derive_seed(seed: int, *labels: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def train_seeded(
-    module: nn.Module, rows: Rows, local: LocalTraining, *, seed: int, device: torch.device
-) -> None:
+def train_seeded(module: nn.Module, rows: Rows, local: LocalTraining, *, seed: int, device: torch.device) -> None:
     """Train `module` in place for `local.epochs` passes over `rows`; the same seed and thread count give
     the same weights.
 
@@ -143,9 +141,7 @@ def train_private(
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             torch.manual_seed(int.from_bytes(entropy(8), "little") >> 1)  # dropout: see the module docstring
             for _ in range(private.steps):
-                batch = torch.from_numpy(poisson_sample(len(rows), private.sample_rate, entropy=entropy)).to(
-                    device
-                )
+                batch = torch.from_numpy(poisson_sample(len(rows), private.sample_rate, entropy=entropy)).to(device)
                 _sum_clipped_gradients(per_row, optimiser, x[batch], y[batch], local.pos_weight)
                 optimiser.pre_step()
                 # The proximal term touches no row, so it is added after the noise and is neither clipped
@@ -163,9 +159,7 @@ class SystemNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
     generator.
     """
 
-    def __init__(
-        self, optimiser: torch.optim.Optimizer, private: PrivateSteps, entropy: Entropy = os.urandom
-    ) -> None:
+    def __init__(self, optimiser: torch.optim.Optimizer, private: PrivateSteps, entropy: Entropy = os.urandom) -> None:
         super().__init__(
             optimiser,
             noise_multiplier=private.noise_multiplier,
@@ -216,9 +210,7 @@ def _sum_clipped_gradients(
     optimiser.signal_skip_step(False)
 
 
-def _loss(
-    module: nn.Module, x: torch.Tensor, y: torch.Tensor, pos_weight: float, reduction: str
-) -> torch.Tensor:
+def _loss(module: nn.Module, x: torch.Tensor, y: torch.Tensor, pos_weight: float, reduction: str) -> torch.Tensor:
     weight = torch.tensor(pos_weight, device=y.device)
     return binary_cross_entropy_with_logits(module(x).reshape(-1), y, pos_weight=weight, reduction=reduction)
 

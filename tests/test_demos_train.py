@@ -286,9 +286,7 @@ def test_every_transaction_gets_one_line(finished: Path, files: tuple[Path, Path
     assert [int(line["index"]) for line in lines] == list(range(len(pd.read_csv(new))))
     assert summary["rows"] == len(lines)
     assert summary["flagged"] == sum(int(line["flagged"]) for line in lines) > 0
-    assert all(
-        (float(line["score"]) >= summary["threshold"]) == bool(int(line["flagged"])) for line in lines[:500]
-    )
+    assert all((float(line["score"]) >= summary["threshold"]) == bool(int(line["flagged"])) for line in lines[:500])
     assert {line["bank"] for line in lines} == {"bank-0", "bank-1", "bank-2"}
 
 

@@ -1,10 +1,10 @@
 """Wire bytes inside Flower messages: small ones inline, large ones in parts, never one giant message.
 
 A call is a Flower message of type "train" ("evaluate" for that action): mods see only types that the app behind them
-has a function for. Its RecordDict holds the ConfigRecord "secagg" (action and plain fields) and the ArrayRecord
-"secagg.wires" (named byte strings as uint8 Arrays, which Flower moves in chunks of 5 MiB). A byte string longer than
-`PART_BYTES` travels ahead of its call in "put" calls, or behind its answer in "get" calls; each holds one part, so no
-process ever needs room for a large message twice.
+has a function for. Its RecordDict holds the ConfigRecord "secagg" (action, plain fields, short byte strings) and, where there
+are long ones, the ArrayRecord "secagg.wires" (uint8 Arrays, which Flower moves in chunks of 5 MiB). A byte string longer
+than `PART_BYTES` travels ahead of its call in "put" calls, or behind its answer in "get" calls; each holds one part, so
+no process ever needs room for a large message twice.
 
 It knows nothing of what the bytes mean. They are signed and hashed end to end by `secagg`; a part that is lost,
 repeated, exchanged or altered on the way shows there.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
@@ -21,7 +22,11 @@ from fl.flower.errors import TransferError
 
 CHUNK_BYTES = 5 * 2**20  # Flower's own, flwr.common.constant
 PART_BYTES = 4 * CHUNK_BYTES
+INLINE_BYTES = 2**18
+"""Up to here a byte string is a value of the ConfigRecord: Flower fetches every record, Array and chunk of a message by
+a request of its own, four times on the way from one app to another."""
 
+V = TypeVar("V")
 Bytes = bytes | bytearray | memoryview
 Scalar = bool | int | float | str
 Fields = Mapping[str, Scalar | list[str] | list[int]]
@@ -158,35 +163,45 @@ def to_records(call: Call, action: str) -> RecordDict:
     config = ConfigRecord({**call.fields, "action": action})
     config["held_names"] = list(call.held)
     config["held_lengths"] = list(call.held.values())
+    short = {name: bytes(wire) for name, wire in call.wires.items() if len(wire) <= INLINE_BYTES}
+    config["short_names"] = list(short)
+    config["short_wires"] = list(short.values())
+    records = RecordDict({_CALL: config})
     arrays = {
         name: Array(dtype="uint8", shape=(len(wire),), stype=_STYPE, data=bytes(wire))
         for name, wire in call.wires.items()
+        if name not in short
     }
-    return RecordDict({_CALL: config, _WIRES: ArrayRecord(array_dict=dict(arrays))})
+    if arrays:
+        records[_WIRES] = ArrayRecord(array_dict=dict(arrays))
+    return records
 
 
 def from_records(records: RecordDict) -> Call:
     """The inverse of `to_records`. Raises `TransferError` for records that no call has."""
-    config, arrays = records.config_records.get(_CALL), records.array_records.get(_WIRES)
-    if config is None or arrays is None:
-        raise TransferError(f"expected the records {_CALL!r} and {_WIRES!r}, got {', '.join(map(repr, records))}")
+    config = records.config_records.get(_CALL)
+    if config is None:
+        raise TransferError(f"expected the record {_CALL!r}, got {', '.join(map(repr, records)) or 'none'}")
     fields = {name: value for name, value in config.items() if name != "action"}
-    names, lengths = fields.pop("held_names", None), fields.pop("held_lengths", None)
-    held: dict[str, int] = {}
-    if not isinstance(names, list) or not isinstance(lengths, list) or len(names) != len(lengths):
-        raise TransferError("the call does not say which byte strings are held back")
-    for name, length in zip(names, lengths, strict=True):
-        if not isinstance(name, str) or not isinstance(length, int):
-            raise TransferError("held byte strings: expected names and lengths")
-        held[name] = length
-    wires: dict[str, Bytes] = {}
-    for name, array in arrays.items():
+    held = _paired(fields, "held_names", "held_lengths", int)
+    wires: dict[str, Bytes] = dict(_paired(fields, "short_names", "short_wires", bytes))
+    for name, array in records.array_records.get(_WIRES, ArrayRecord()).items():
         if array.stype != _STYPE or array.dtype != "uint8" or tuple(array.shape) != (len(array.data),):
             raise TransferError(
                 f"wire {name!r}: expected {_STYPE} bytes, got {array.stype} {array.dtype} {array.shape}"
             )
         wires[name] = array.data
-    return Call(fields, wires, held)  # type: ignore[arg-type]
+    return Call(fields, wires, held)
+
+
+def _paired(fields: dict[str, Any], first: str, second: str, kind: type[V]) -> dict[str, V]:
+    """Names and values that a ConfigRecord carries as two lists; both are taken out of `fields`."""
+    names, values = fields.pop(first, None), fields.pop(second, None)
+    if not isinstance(names, list) or not isinstance(values, list) or len(names) != len(values):
+        raise TransferError(f"the call has no {first} with as many {second}")
+    if not all(isinstance(name, str) for name in names) or not all(type(value) is kind for value in values):
+        raise TransferError(f"{second}: expected {kind.__name__} values by name")
+    return dict(zip(names, values, strict=True))
 
 
 def parts_of(wire: Outgoing) -> Iterator[tuple[int, bytes]]:

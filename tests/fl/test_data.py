@@ -77,10 +77,7 @@ def test_gzip_and_parquet_hold_the_same_table_as_csv(tmp_path: Path) -> None:
         assert np.array_equal(plain.index, other.index)
         assert np.array_equal(plain.numeric["age"], other.numeric["age"], equal_nan=True)
         assert plain.customer is not None and other.customer is not None
-        assert (
-            plain.customer.ids[plain.customer.code].tolist()
-            == other.customer.ids[other.customer.code].tolist()
-        )
+        assert plain.customer.ids[plain.customer.code].tolist() == other.customer.ids[other.customer.code].tolist()
 
 
 def test_whole_numbers_that_pandas_turned_into_floats_stay_the_same_identifiers(tmp_path: Path) -> None:

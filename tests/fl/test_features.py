@@ -102,9 +102,7 @@ TABLES = st.lists(ROWS, min_size=1, max_size=40)
 
 @settings(deadline=None)
 @given(rows=TABLES, delay=st.integers(0, 3))
-def test_features_equal_their_definition_row_by_row(
-    rows: list[tuple[int, int, int, int, int]], delay: int
-) -> None:
+def test_features_equal_their_definition_row_by_row(rows: list[tuple[int, int, int, int, int]], delay: int) -> None:
     table = table_of(schema_with_delay(delay), rows)
     np.testing.assert_allclose(raw_features(table), slow_features(table), rtol=1e-9, atol=1e-9)
 
@@ -134,9 +132,7 @@ def test_features_never_look_ahead_of_the_transaction(
     before, after = raw_features(table)[: cut + 1], raw_features(changed)[: cut + 1]
     # Rows of the very moment of the cut are part of its past only if they stand above it.
     settled = np.flatnonzero(table.time[: cut + 1] < table.time[cut])
-    assert np.array_equal(before[settled], after[settled]), (
-        "bit for bit: not even rounding may know the future"
-    )
+    assert np.array_equal(before[settled], after[settled]), "bit for bit: not even rounding may know the future"
     assert np.array_equal(before[cut], after[cut])
 
 
@@ -184,9 +180,7 @@ def test_extreme_times_and_many_groups_do_not_overflow_the_search_key() -> None:
 @settings(deadline=None)
 @given(rows=TABLES)
 def test_scaled_features_are_finite_and_within_the_bound(rows: list[tuple[int, int, int, int, int]]) -> None:
-    table = table_of(
-        schema_with_delay(1), [(h, c, t, 10 ** cents.bit_length(), y) for h, c, t, cents, y in rows]
-    )
+    table = table_of(schema_with_delay(1), [(h, c, t, 10 ** cents.bit_length(), y) for h, c, t, cents, y in rows])
     x = scaled_features(table)
     assert x.dtype == np.float32 and x.shape == (len(table), len(features(table.schema)))
     assert np.isfinite(x).all() and np.abs(x).max() <= table.schema.bound

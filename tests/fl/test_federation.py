@@ -60,18 +60,12 @@ def test_shapes_and_types_are_those_of_the_contract(federation: Federation) -> N
         for rows in (bank.train, bank.validation, *bank.test):
             assert rows.x.dtype == np.float32 and rows.x.shape == (len(rows), len(federation.feature_names))
             assert rows.y.dtype == np.float32 and set(np.unique(rows.y)) <= {0.0, 1.0}
-            assert (
-                rows.day.dtype == np.int32
-                and rows.customer.dtype == np.int64
-                and rows.index.dtype == np.int64
-            )
+            assert rows.day.dtype == np.int32 and rows.customer.dtype == np.int64 and rows.index.dtype == np.int64
             assert np.abs(rows.x).max(initial=0) <= federation.schema.bound
         assert len(bank.test) == 2
 
 
-def test_every_row_belongs_to_its_own_bank_and_to_one_period(
-    federation: Federation, frame: pd.DataFrame
-) -> None:
+def test_every_row_belongs_to_its_own_bank_and_to_one_period(federation: Federation, frame: pd.DataFrame) -> None:
     for bank in federation.banks:
         rows = all_rows(bank)
         assert len(set(rows)) == len(rows)
@@ -81,10 +75,7 @@ def test_every_row_belongs_to_its_own_bank_and_to_one_period(
 def test_validation_holds_whole_customers_of_the_training_days(federation: Federation) -> None:
     for bank in federation.banks:
         assert not set(bank.train.customer) & set(bank.validation.customer)
-        assert (
-            bank.validation.day.min() >= bank.train.day.min()
-            and bank.validation.day.max() <= bank.train.day.max()
-        )
+        assert bank.validation.day.min() >= bank.train.day.min() and bank.validation.day.max() <= bank.train.day.max()
     train = sum(len(bank.train) for bank in federation.banks)
     validation = sum(len(bank.validation) for bank in federation.banks)
     assert 0.03 < validation / (train + validation) < 0.2
@@ -183,9 +174,7 @@ def test_shared_moments_standardise_every_bank_alike(federation: Federation) -> 
     assert np.abs(x).max() <= federation.schema.bound
 
 
-def test_a_partition_file_assigns_customers_and_names_one_it_does_not_know(
-    tmp_path: Path, frame: pd.DataFrame
-) -> None:
+def test_a_partition_file_assigns_customers_and_names_one_it_does_not_know(tmp_path: Path, frame: pd.DataFrame) -> None:
     data, file = tmp_path / "data.csv", tmp_path / "banks.csv"
     frame.to_csv(data, index=False)
     customers = np.array(sorted(frame.CUSTOMER.unique()))
@@ -209,9 +198,7 @@ def test_a_partition_file_assigns_customers_and_names_one_it_does_not_know(
         (None, ":B", "no such file"),
     ],
 )
-def test_a_bad_partition_file_is_refused_by_name(
-    tmp_path: Path, text: str | None, spec: str, message: str
-) -> None:
+def test_a_bad_partition_file_is_refused_by_name(tmp_path: Path, text: str | None, spec: str, message: str) -> None:
     file = tmp_path / "banks.csv"
     if text is not None:
         file.write_text(text)
@@ -306,9 +293,7 @@ def test_fractions_wait_out_the_label_delay() -> None:
 
 @settings(deadline=None, max_examples=10)
 @given(size=st.integers(500, 4000))
-def test_streamed_features_equal_batch_features_whatever_the_chunks(
-    source: PartitionedTable, size: int
-) -> None:
+def test_streamed_features_equal_batch_features_whatever_the_chunks(source: PartitionedTable, size: int) -> None:
     table = source.table
     assert table.time is not None
     cut = int(np.searchsorted(table.time, table.time[0] + 60 * DAY_US))
@@ -384,6 +369,4 @@ def test_the_handbooks_split_has_the_handbooks_counts(shared_data: Path) -> None
     assert len(federation.banks) == 8
     assert (len(pooled.train), pooled.train.y.sum()) == (67_240, 598)
     assert (len(pooled.test[0]), pooled.test[0].y.sum()) == (58_264, 385)
-    assert isinstance(federation.schema.split, DatedSplit) and len(federation.schema.split.train) == len(
-        Days(0, 6)
-    )
+    assert isinstance(federation.schema.split, DatedSplit) and len(federation.schema.split.train) == len(Days(0, 6))

@@ -68,9 +68,7 @@ def test_nothing_spent_is_zero_and_hopeless_spending_is_infinite() -> None:
     assert epsilon([Mechanism(1.0, 0.01, 100)], DELTA) == math.inf
 
 
-@pytest.mark.parametrize(
-    "values", [(0.0, 1.0, 1), (1.1, 1.0, 1), (0.5, 0.0, 1), (0.5, math.nan, 1), (0.5, 1.0, 0)]
-)
+@pytest.mark.parametrize("values", [(0.0, 1.0, 1), (1.1, 1.0, 1), (0.5, 0.0, 1), (0.5, math.nan, 1), (0.5, 1.0, 0)])
 def test_impossible_mechanisms_are_refused(values: tuple[float, float, int]) -> None:
     with pytest.raises(BudgetError):
         Mechanism(*values)
@@ -86,13 +84,9 @@ def test_delta_outside_its_range_is_refused(delta: float) -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
-@given(
-    rate=st.sampled_from([0.05, 0.25, 1.0]), steps=st.integers(1, 60), limit=st.sampled_from([0.5, 3.0, 8.0])
-)
+@given(rate=st.sampled_from([0.05, 0.25, 1.0]), steps=st.integers(1, 60), limit=st.sampled_from([0.5, 3.0, 8.0]))
 @settings(max_examples=8, deadline=None)
-def test_calibrated_noise_stays_in_the_limit_and_no_smaller_noise_would(
-    rate: float, steps: int, limit: float
-) -> None:
+def test_calibrated_noise_stays_in_the_limit_and_no_smaller_noise_would(rate: float, steps: int, limit: float) -> None:
     noise = calibrate([], sample_rate=rate, steps=steps, epsilon_limit=limit, delta=DELTA)
     assert epsilon([Mechanism(rate, noise, steps)], DELTA) <= limit
     if noise > privacy.SMALLEST_NOISE:

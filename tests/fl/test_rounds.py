@@ -31,9 +31,7 @@ def rows(n: int, seed: int, *, features: int = 3) -> Rows:
 
 def make_banks(count: int = 3, train: int = 300) -> tuple[BankData, ...]:
     return tuple(
-        BankData(
-            f"bank {i}", rows(train, 3 * i), rows(60, 3 * i + 1), (rows(90, 3 * i + 2), rows(90, 3 * i + 7))
-        )
+        BankData(f"bank {i}", rows(train, 3 * i), rows(60, 3 * i + 1), (rows(90, 3 * i + 2), rows(90, 3 * i + 7)))
         for i in range(count)
     )
 
@@ -112,9 +110,7 @@ def test_a_round_adds_the_mean_of_the_banks_own_updates_to_the_global_model() ->
     updates = []
     for bank in banks:
         model = schedule.first_model(3)
-        train_seeded(
-            model, bank.train, schedule.local, seed=derive_seed(0, "batches", bank.name, 1), device=CPU
-        )
+        train_seeded(model, bank.train, schedule.local, seed=derive_seed(0, "batches", bank.name, 1), device=CPU)
         updates.append(flatten(model).astype(np.float64) - before)
     (after,) = play(banks, schedule)
     assert after == pytest.approx(before + np.mean(updates, axis=0), abs=1e-6)
@@ -126,9 +122,7 @@ def test_every_bank_weighs_the_same_however_many_rows_it_has() -> None:
     (with_tiny,) = play((tiny, large, other), make_schedule(rounds=1))
     before = flatten(make_schedule().first_model(3))
     model = make_schedule().first_model(3)
-    train_seeded(
-        model, tiny.train, make_schedule().local, seed=derive_seed(0, "batches", tiny.name, 1), device=CPU
-    )
+    train_seeded(model, tiny.train, make_schedule().local, seed=derive_seed(0, "batches", tiny.name, 1), device=CPU)
     (without,) = play((large, other), make_schedule(rounds=1))
     third = (flatten(model) - before) / 3
     assert with_tiny - before == pytest.approx(third + (without - before) * 2 / 3, abs=1e-6)
@@ -227,8 +221,7 @@ def test_rows_that_could_not_be_measured_are_refused_before_training() -> None:
     banks = make_banks()
     require_measurable(banks)
     honest = [
-        dataclasses.replace(b, test=(b.test[0], dataclasses.replace(b.test[1], y=0 * b.test[1].y)))
-        for b in banks
+        dataclasses.replace(b, test=(b.test[0], dataclasses.replace(b.test[1], y=0 * b.test[1].y))) for b in banks
     ]
     with pytest.raises(MetricError, match="test window 2: 0 frauds in 270 rows"):
         require_measurable(honest)

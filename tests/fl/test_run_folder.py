@@ -54,9 +54,7 @@ def test_a_configuration_survives_toml(private: bool) -> None:
     assert config_from_toml(config_to_toml(config)) == config
 
 
-@given(
-    name=st.text(st.characters(exclude_categories=["Cs"])), rate=st.floats(1e-12, 1e12), flag=st.booleans()
-)
+@given(name=st.text(st.characters(exclude_categories=["Cs"])), rate=st.floats(1e-12, 1e12), flag=st.booleans())
 def test_any_name_and_any_number_survive_toml(name: str, rate: float, flag: bool) -> None:
     config = dataclasses.replace(
         make_config(name),
@@ -127,9 +125,7 @@ def test_a_finished_round_is_found_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [b'{"round": 2, "figure"', b'{"round": 2, "figure": 0.2}\n'])
-def test_a_round_killed_between_its_line_and_its_checkpoint_is_played_again(
-    tmp_path: Path, torn: bytes
-) -> None:
+def test_a_round_killed_between_its_line_and_its_checkpoint_is_played_again(tmp_path: Path, torn: bytes) -> None:
     folder = make_folder(tmp_path)
     folder.finish_round(1, {"figure": 0.1}, VECTOR)
     with open(folder.path / "metrics.jsonl", "ab") as file:

@@ -127,9 +127,7 @@ def test_an_unknown_schema_name_lists_the_known_ones() -> None:
         load_schema("fhd")
 
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), min_size=1, max_size=12).map(
-    str.strip
-)
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), min_size=1, max_size=12).map(str.strip)
 CELLS = st.sampled_from(
     [
         lambda i: str(i),
@@ -162,9 +160,7 @@ def test_every_draft_loads_and_never_reads_the_label_as_a_feature(
 
 
 def features_or_none(schema: Schema) -> Iterator[object]:
-    has_plain = (
-        schema.numeric or schema.categorical or schema.amount or (schema.time and schema.time.has_calendar)
-    )
+    has_plain = schema.numeric or schema.categorical or schema.amount or (schema.time and schema.time.has_calendar)
     yield from features(schema) if has_plain else ()
 
 
@@ -244,8 +240,6 @@ def test_the_command_drafts_checks_and_simulates(tmp_path: Path) -> None:
     assert run.invoke(schema_command, ["--check", "fdh"]).exit_code == 0
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["--init", "a.csv", "--check", "b.toml"], ["--init", "a.csv", "b.csv"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["--init", "a.csv", "--check", "b.toml"], ["--init", "a.csv", "b.csv"]])
 def test_the_command_refuses_contradictory_options_as_wrong_usage(arguments: list[str]) -> None:
     assert CliRunner().invoke(schema_command, arguments).exit_code == 2

@@ -62,8 +62,7 @@ def test_a_compromised_customer_has_about_a_third_of_inflated_transactions_for_t
     shares = []
     for customer, rows in frauds.groupby("CUSTOMER"):
         window = frame[
-            (customer == frame.CUSTOMER)
-            & frame.TIME.between(rows.TIME.min(), rows.TIME.min() + pd.Timedelta(days=13))
+            (customer == frame.CUSTOMER) & frame.TIME.between(rows.TIME.min(), rows.TIME.min() + pd.Timedelta(days=13))
         ]
         shares.append(((window.SCENARIO == 3).sum() + 0.0) / len(window))
     assert 0.2 < np.mean(shares) < 0.6

@@ -193,9 +193,7 @@ def test_the_noise_has_the_standard_deviation_that_the_accountant_was_told() -> 
         module = linear_model()
         before = flatten(module)
         local = LocalTraining("sgd", learning_rate=1.0)
-        train_private(
-            module, make_rows(0), local, steps(noise_multiplier=4.0, steps=3), device=CPU, entropy=entropy
-        )
+        train_private(module, make_rows(0), local, steps(noise_multiplier=4.0, steps=3), device=CPU, entropy=entropy)
         moves.append(flatten(module) - before)
     spread = np.concatenate(moves).std()
     assert spread == pytest.approx(4.0 * 0.5 / 10.0 * np.sqrt(3), rel=0.06)

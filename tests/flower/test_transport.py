@@ -13,20 +13,24 @@ from fl.flower.errors import TransferError
 from fl.flower.transport import CHUNK_BYTES, PART_BYTES, Call, Incoming, Outgoing, from_records, numbered, to_records
 
 fields = st.dictionaries(
-    st.text("abcdef_", min_size=1, max_size=8).filter(lambda name: name not in ("action", "held_names")),
+    st.text("abcdef_", min_size=1, max_size=8).filter(lambda name: name != "action"),
     st.one_of(st.booleans(), st.integers(-(2**62), 2**62), st.floats(allow_nan=False), st.text(max_size=20)),
     max_size=5,
 )
 
 
-@given(fields, st.dictionaries(st.text("xyz-", min_size=1, max_size=6), st.binary(max_size=200), max_size=4))
-def test_a_call_arrives_as_it_was_sent(plain: dict[str, object], wires: dict[str, bytes]) -> None:
+@given(
+    fields,
+    st.dictionaries(st.text("xyz-", min_size=1, max_size=6), st.binary(max_size=200), max_size=4),
+    st.sampled_from([0, 50, 10**6]),
+)
+def test_a_call_arrives_as_it_was_sent(plain: dict[str, object], wires: dict[str, bytes], inline: int) -> None:
+    original, transport.INLINE_BYTES = transport.INLINE_BYTES, inline
     sent = Call(plain, wires, {"sum": 12_345})  # type: ignore[arg-type]
-    records = (
-        RecordDict.inflate_all(to_records(sent, "join"))
-        if hasattr(RecordDict, "inflate_all")
-        else to_records(sent, "join")
-    )
+    try:
+        records = to_records(sent, "join")
+    finally:
+        transport.INLINE_BYTES = original
     arrived = from_records(records)
     assert dict(arrived.fields) == plain
     assert {name: bytes(wire) for name, wire in arrived.wires.items()} == wires
@@ -83,23 +87,34 @@ def test_bytes_with_a_part_missing_are_not_handed_out() -> None:
         incoming.take()
 
 
+def record(**changes: object) -> RecordDict:
+    lists = {"held_names": [], "held_lengths": [], "short_names": [], "short_wires": []}
+    return RecordDict({"secagg": ConfigRecord({"action": "join", **lists, **changes})})  # type: ignore[dict-item]
+
+
+def with_array(array: Array) -> RecordDict:
+    records = record()
+    records["secagg.wires"] = ArrayRecord({"join": array})
+    return records
+
+
+def test_the_record_that_the_next_test_damages_is_a_call() -> None:
+    assert from_records(record()) == Call()
+
+
 @pytest.mark.parametrize(
     "records",
     [
         RecordDict(),
         RecordDict({"secagg": ConfigRecord({"action": "join"})}),
-        RecordDict({"secagg": ConfigRecord(), "secagg.wires": ArrayRecord()}),
-        RecordDict({"secagg": ConfigRecord({"held_names": ["a"], "held_lengths": []}), "secagg.wires": ArrayRecord()}),
-        RecordDict({"secagg": ConfigRecord({"held_names": [1], "held_lengths": [1]}), "secagg.wires": ArrayRecord()}),
-        RecordDict(
-            {"secagg": ConfigRecord({"held_names": ["a"], "held_lengths": ["b"]}), "secagg.wires": ArrayRecord()}
-        ),
-        RecordDict(
-            {
-                "secagg": ConfigRecord({"held_names": [], "held_lengths": []}),
-                "secagg.wires": ArrayRecord({"join": Array(np.zeros(3))}),
-            }
-        ),
+        record(held_names=["a"]),
+        record(held_names=[1], held_lengths=[1]),
+        record(held_names=["a"], held_lengths=["b"]),
+        record(held_names=["a"], held_lengths=[1.5]),
+        record(short_names=["a"], short_wires=["text"]),
+        record(short_names="a", short_wires=b"a"),
+        with_array(Array(np.zeros(3))),
+        with_array(Array(dtype="uint8", shape=(4,), stype="secagg.wire", data=b"abc")),
     ],
 )
 def test_records_that_no_call_has_are_refused_by_name(records: RecordDict) -> None:

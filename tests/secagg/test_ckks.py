@@ -161,9 +161,7 @@ def test_a_saved_object_of_another_size_is_refused_by_name(keys: tuple[PublicKey
             ckks._saved_residues(public, 97, wrong)
 
 
-def test_without_memory_files_nothing_secret_touches_the_disk(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_memory_files_nothing_secret_touches_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ckks._version()  # cached: it saves an empty plaintext, once
     monkeypatch.delattr(os, "memfd_create", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
