@@ -1,10 +1,10 @@
 """Wire bytes inside Flower messages: small ones inline, large ones in parts, never one giant message.
 
 A call is a Flower message of type "train" ("evaluate" for that action): mods see only types that the app behind them
-has a function for. Its RecordDict holds the ConfigRecord "secagg" (action, plain fields, short byte strings) and, where there
-are long ones, the ArrayRecord "secagg.wires" (uint8 Arrays, which Flower moves in chunks of 5 MiB). A byte string longer
-than `PART_BYTES` travels ahead of its call in "put" calls, or behind its answer in "get" calls; each holds one part, so
-no process ever needs room for a large message twice.
+has a function for. Its RecordDict holds the ConfigRecord "secagg" (action, plain fields, short byte strings) and, where
+there are long ones, the ArrayRecord "secagg.wires" (uint8 Arrays, which Flower moves in chunks of 5 MiB). A byte string
+longer than `PART_BYTES` travels ahead of its call in "put" calls, or behind its answer in "get" calls; each holds one
+part, so no process ever needs room for a large message twice.
 
 It knows nothing of what the bytes mean. They are signed and hashed end to end by `secagg`; a part that is lost,
 repeated, exchanged or altered on the way shows there.
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, RecordDict
 
 from fl.flower.errors import TransferError
 
@@ -28,8 +28,7 @@ a request of its own, four times on the way from one app to another."""
 
 V = TypeVar("V")
 Bytes = bytes | bytearray | memoryview
-Scalar = bool | int | float | str
-Fields = Mapping[str, Scalar | list[str] | list[int]]
+Fields = Mapping[str, ConfigRecordValues]
 
 _STYPE = "secagg.wire"
 _CALL, _WIRES = "secagg", "secagg.wires"
