@@ -66,7 +66,9 @@ def _played(run: Path, level: str, seed: str, train_options: tuple[str, ...]) ->
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ)
         if done.returncode != 0:
             err.print(done.stderr, highlight=False, markup=False)
-            raise click.ClickException(f"the run at epsilon {level}, seed {seed} ended with {done.returncode}; call again to resume it")
+            raise click.ClickException(
+                f"the run at epsilon {level}, seed {seed} ended with {done.returncode}; call again to resume it"
+            )
     result: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return result
 
