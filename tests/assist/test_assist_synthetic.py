@@ -27,6 +27,8 @@ from fl.assist.validation import Validation, own_findings, validate
 from fl.errors import DataError
 from fl.federation import federation_of
 from fl.schema import DAY_US, MICROSECONDS, Schema
+from fl.schema_file import SHIPPED, load_schema
+from fl.split import Period, Periods
 from tests.assist.model_server import ModelServer
 
 
@@ -358,3 +360,15 @@ def test_rows_that_hold_only_frauds_cannot_be_trained_on(made: SyntheticSet, des
     frauds = frame[frame["IS_FRAUD"] == "1"]
     with pytest.raises(DataError, match="only frauds"):
         synthetic.training_rows(frauds, made.schema, described.source.periods)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_rows_of_every_shipped_schema_reach_training(name: str, redactor: Redactor) -> None:
+    schema = load_schema(name)
+    gateway = Gateway(OfflineProvider(), Policy.nothing_leaves(schema), redactor, None)
+    made = synthetic.generate(gateway, schema, "a stolen card", 80)
+    start = 17_650 * DAY_US if schema.time is not None and schema.time.has_calendar else 0
+    periods = Periods(Period(start, start + 60 * DAY_US), (), 1, {})
+    rows = synthetic.training_rows(to_frame(made, periods), schema, periods)
+    assert 0 < len(rows) <= 80 and rows.y.sum() > 0 and np.isfinite(rows.x).all()
+    assert not own_findings(made, redactor)
