@@ -428,7 +428,7 @@ class EncryptedRounds:
             if not answer.error and answer.call.fields.get("step") == step:
                 return Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s))
             if not answer.error:
-                raise _RoundLost(f"key holder: the round ended {answer.call.fields.get('outcome')} without a release")
+                raise _RoundLost(f"key holder: the round ended {answer.call.text('outcome')} without a release")
             last = f"{answer.error}: {answer.message}"
             time.sleep(0.5)
         raise PartyFailed(f"key holder: no answer about step {step} within {self._limits.recover_s:g} s; last: {last}")
