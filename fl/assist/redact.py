@@ -49,6 +49,7 @@ _WITH_DIGIT = re.compile(r"[^\s\[\],;:()]*\d[^\s\[\],;:()]*")
 _TEMPLATE = re.compile(r"<\||\|>")  # control tokens of chat templates open and close with these
 _LINK = re.compile(r"(?:\w+://|www\.)\S+", re.IGNORECASE)
 _EMAIL = re.compile(r"\S+@\S+")
+_ADDRESS = re.compile(r"\S*(?:@|://)\S*")  # what is left of an address still goes
 _IBAN_START = re.compile(r"(?=([A-Za-z]{2})(?:[ .-]?\d){2})")
 _CARD = re.compile(r"(?<!\d)\d(?:[ .\-/]?\d){12,18}(?!\d)")
 _DATE = re.compile(r"(?<!\d)(?:\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./](?:\d{4}|\d\d))(?!\d)")
@@ -198,7 +199,7 @@ class Redactor:
     def redact(self, text: str) -> str:
         """`text` with every identifier, number, name and rare word replaced by a placeholder."""
         text = _LINK.sub("[LINK]", _TEMPLATE.sub(" ", clean(text)))
-        text = _EMAIL.sub("[EMAIL]", text)
+        text = _ADDRESS.sub("[EMAIL]", text)
         text = self._own_identifiers(text)
         for start, end in reversed(_ibans(text)):
             text = f"{text[:start]}[IBAN]{text[end:]}"

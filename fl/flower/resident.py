@@ -25,6 +25,7 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -41,6 +42,7 @@ _POLL_S = 0.25
 _DOWN_S = 1.0  # between attempts while the SuperNode is not there
 _HEARTBEAT_S = 20.0
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+_UNANSWERED = (httpx.HTTPError, ObjectPullError, ObjectPushError, RuntimeError)  # what Flower's client raises
 _RAISED = 2  # flwr ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
@@ -71,7 +73,7 @@ class Resident:
                 else:
                     self.stop.wait(_POLL_S)
                 down = False
-            except httpx.HTTPError as error:
+            except _UNANSWERED as error:
                 if not down:
                     self._log("supernode away", error=type(error).__name__, message=str(error))
                 down = True

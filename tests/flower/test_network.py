@@ -122,7 +122,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         _wait_for("round 4", lambda: network.rounds_done() >= 4, 300)
         _ask(parties, KEY_HOLDER, {"release": "hang-done"})
         _wait_for("round 5", lambda: network.rounds_done() >= 5, 120)
-        _wait_for("round 6", lambda: story.events(AGGREGATOR, "added"), 60)
+        last = story.round(5)["step"]
+        _wait_for("round 6's roster", lambda: any(e["step"] > last for e in story.events(KEY_HOLDER, "roster")), 60)
         network.processes.kill(SUPERLINK)
         time.sleep(1.0)
         network.start_superlink()
