@@ -25,7 +25,7 @@ test: install
 	$(BIN)/python -m pytest -n 2
 
 test-long: install
-	$(BIN)/python -m pytest -n 2 -m long
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 lint: install
 	$(BIN)/ruff check .
