@@ -33,7 +33,9 @@ def network(
     import tempfile
     from pathlib import Path
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop what was started on `kill` as on Ctrl-C
+    # Stop what was started on `kill` as on Ctrl-C, and on Ctrl-C even where a script's `&` made this process ignore it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     if keep is not None:
         Path(keep).mkdir(parents=True)
         report = _played(Path(keep).absolute(), banks, rounds, customers, seed, timeout)

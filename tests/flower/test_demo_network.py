@@ -58,8 +58,12 @@ def test_a_network_that_is_interrupted_stops_everything_it_started(tmp_path: Pat
     while not any("fl.flower.resident" in line for line in started_by(tmp_path)):
         assert time.monotonic() < deadline and running.poll() is None
         time.sleep(0.2)
-    running.send_signal(number)
-    running.communicate(timeout=60)
+    try:
+        running.send_signal(number)
+        running.communicate(timeout=60)
+    finally:
+        running.terminate()  # when the test fails: what is left then is this test's to stop
+        running.wait(60)
     assert running.returncode not in (0, None)
     assert started_by(tmp_path) == []
     assert list(tmp_path.glob("secagg-network-*")) == []
