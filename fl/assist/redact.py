@@ -95,7 +95,8 @@ def clean(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_plain(c) for c in unicodedata.normalize("NFKC", text))
+    plain = "".join(_plain(c) for c in unicodedata.normalize("NFKC", text))
+    return unicodedata.normalize("NFKC", plain)  # what stood between two parts of a letter may be gone now
 
 
 def _plain(character: str) -> str:
