@@ -32,6 +32,8 @@ SUPERLINK = "superlink"
 BANK_APP = "fl.flower.client_app:app"
 KEY_HOLDER_APP = "fl.flower.key_holder_app:app"
 _START_S = 40.0  # a process with torch, on a busy machine
+_REJOIN_S = 150.0
+_RETRY_S = 3.0  # between starts of a SuperNode that was turned away
 _LOOK_S = 2.0  # between questions whether the run still runs
 
 QUIET = {
@@ -131,6 +133,29 @@ class LocalNetwork:
         """End a party's processes at once, as a power cut would."""
         self.processes.kill(self.node(organisation))
         self.processes.kill(organisation)
+
+    def restart_node(self, organisation: str, timeout_s: float = _REJOIN_S) -> None:
+        """Start a party again after `kill_node`, as a supervisor would.
+
+        The SuperLink lets a node that vanished without a word back in only when its heartbeat has run out, about a
+        minute later; until then its SuperNode ends with exit code 305 and is started again. Raises `NetworkError`.
+        """
+        node, deadline = self.node(organisation), time.monotonic() + timeout_s
+        accepted = self._times_accepted(node)
+        self.start_node(organisation)
+        while self._times_accepted(node) == accepted:
+            if time.monotonic() > deadline:
+                raise NetworkError(
+                    f"{organisation} was not let back in within {timeout_s:g} s: {self.processes.tail(node)}"
+                )
+            if not self.processes.alive(node):
+                self.processes.kill(organisation)
+                time.sleep(_RETRY_S)
+                self.start_node(organisation)
+            time.sleep(0.2)
+
+    def _times_accepted(self, node: str) -> int:
+        return self.processes.output(node).read_text(encoding="utf-8", errors="replace").count("SuperNode ID:")
 
     @staticmethod
     def node(organisation: str) -> str:

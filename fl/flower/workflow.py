@@ -49,7 +49,7 @@ class Limits:
     contribute_s: float = 120.0  # seal and answer; training anew after a changed roster included
     release_s: float = 120.0  # verify, decrypt, check
     part_s: float = 60.0  # one part of a large message
-    recover_s: float = 60.0  # for a key holder that restarts in the middle of a release
+    recover_s: float = 180.0  # for a key holder that restarts in the middle of a release; Flower needs a minute
     attempts: int = 3
 
 

@@ -31,7 +31,7 @@ ROOT = HERE.parents[1]
 LENGTH = 500
 BANKS = 5
 PLAN = PlanSettings(max_clients=8, clip=1.0, value_bits=20, max_weight=1, max_length=1_000)
-LIMITS = {"train_s": 25.0, "contribute_s": 25.0, "call_s": 25.0, "release_s": 25.0, "recover_s": 90.0, "ready_s": 60.0}
+LIMITS = {"train_s": 25.0, "contribute_s": 25.0, "call_s": 25.0, "release_s": 25.0, "recover_s": 180.0, "ready_s": 60.0}
 ROUNDS = 6
 FAULTS = {
     "bank-3": {"2": {"contribute": "garbage"}, "3": {"join": "slow"}, "4": {"contribute": "hang"}},
@@ -88,7 +88,7 @@ class PowerCuts(threading.Thread):
                     self.killed.append(name)
                     if self.stop.wait(1.0):
                         return
-                    self._network.start_node(name)
+                    self._network.restart_node(name)
 
 
 def _wait_for(what: str, ready: Any, timeout_s: float) -> None:
@@ -118,22 +118,24 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     with network:
         cuts = PowerCuts(network, parties)
         cuts.start()
-        network.submit(ROUNDS, evaluate=False, **LIMITS)
-        _wait_for("round 4", lambda: network.rounds_done() >= 4, 300)
-        _ask(parties, KEY_HOLDER, {"release": "hang-done"})
-        _wait_for("round 5", lambda: network.rounds_done() >= 5, 120)
-        last = story.round(5)["step"]
-        _wait_for("round 6's roster", lambda: any(e["step"] > last for e in story.events(KEY_HOLDER, "roster")), 60)
-        network.processes.kill(SUPERLINK)
-        time.sleep(1.0)
-        network.start_superlink()
         try:
-            network.result(5)
-        except RunFailed as error:
-            story.first_failure = str(error)
-        story.result = network.run(ROUNDS, 120, evaluate=False, **LIMITS)
-        cuts.stop.set()
-        cuts.join()
+            network.submit(ROUNDS, evaluate=False, **LIMITS)
+            _wait_for("round 4", lambda: network.rounds_done() >= 4, 300)
+            _ask(parties, KEY_HOLDER, {"release": "hang-done"})
+            _wait_for("round 5", lambda: network.rounds_done() >= 5, 240)
+            last = story.round(5)["step"]
+            _wait_for("round 6's roster", lambda: any(e["step"] > last for e in story.events(KEY_HOLDER, "roster")), 60)
+            network.processes.kill(SUPERLINK)
+            time.sleep(1.0)
+            network.start_superlink()
+            try:
+                network.result(5)
+            except RunFailed as error:
+                story.first_failure = str(error)
+            story.result = network.run(ROUNDS, 120, evaluate=False, **LIMITS)
+        finally:
+            cuts.stop.set()
+            cuts.join()
         story.seconds = time.monotonic() - started
         yield story
     assert network.processes.marked() == []
@@ -209,7 +211,7 @@ def test_every_bank_ends_with_the_same_model_and_it_is_the_exact_average_of_thos
 
 def test_all_of_it_stays_within_its_time(story: Story) -> None:
     print(f"six rounds with their faults: {story.seconds:.0f} s")
-    assert story.seconds < 420
+    assert story.seconds < 470
 
 
 def test_logs_of_all_processes_hold_no_payload(story: Story) -> None:
