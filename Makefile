@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-network test test-long lint install clean
+.PHONY: demo demo-network test test-long test-network test-benchmarks lint install clean
 
 install: .venv/installed
 
@@ -24,8 +24,19 @@ demo-network: install
 test: install
 	$(BIN)/python -m pytest -n 2
 
+# Long tests that need the machine to themselves: see test-network and test-benchmarks.
+ALONE := tests/flower/test_network.py tests/flower/test_large.py tests/benchmarks
+
 test-long: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long $(addprefix --ignore=,$(ALONE))
+
+# Flower on real processes, with faults: a quiet machine, about eight minutes.
+test-network: install
+	$(BIN)/python -m pytest -m long tests/flower/test_network.py tests/flower/test_large.py
+
+# A planted slow-down on real measurements: a quiet machine.
+test-benchmarks: install
+	$(BIN)/python -m pytest -m long tests/benchmarks
 
 lint: install
 	$(BIN)/ruff check .
