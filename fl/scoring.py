@@ -92,10 +92,7 @@ def load_model(run: Path) -> TrainedModel:
 
 def _names(schema: Schema, shared: SharedColumns | None) -> list[str]:
     """Features of a model, in column order."""
-    own = [feature.name for feature in features(schema)]
-    if shared is None:
-        return own
-    return [*(name for name in own if name not in shared.replaced), *shared.names]
+    return [feature.name for feature in features(schema)] if shared is None else list(shared.all_names)
 
 
 def score_file(model: TrainedModel, path: str | Path, history: str | Path | None = None) -> Iterator[ScoredRows]:
@@ -115,10 +112,7 @@ def _with_shared(chunk: StreamedRows, shared: SharedColumns | None) -> NDArray[n
     if shared is None:
         return chunk.x
     assert chunk.table.terminal is not None
-    own = [feature.name for feature in features(chunk.table.schema)]
-    kept = [i for i, name in enumerate(own) if name not in shared.replaced]
-    more = shared.of(chunk.table.day, chunk.table.terminal.ids[chunk.table.terminal.code])
-    return np.concatenate([chunk.x[:, kept], more], axis=1)
+    return shared.extend(chunk.x, chunk.table.day, chunk.table.terminal.ids[chunk.table.terminal.code])
 
 
 def _config_of(run: Path) -> RunConfig:

@@ -6,9 +6,10 @@ features into one with shared columns as well.
 What it leaves to others: making totals (`fl.statistics`). A row of day d uses only periods whose labels were all
 known when day d began; a day beyond the last release uses the newest one there is.
 
-Exact windows stand in for the bank's own windows of the same length; the bank's own one-day window stays. Under
-noise the bank's exact own windows stay beside the shared columns, and frauds enter as z-scores, since a ratio of two
-noisy numbers is mostly a statement about its denominator.
+Exact windows stand in for the bank's own windows of the same length; the bank's own one-day window stays. Where a
+cell is suppressed, or nothing is released yet, the bank's own window stays in its place: a threshold hides what other
+banks know, never what the bank counted itself. Under noise the bank's exact own windows stay beside the shared
+columns, and frauds enter as z-scores, since a ratio of two noisy numbers is mostly a statement about its denominator.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.data import Transactions
+from fl.features import features
 from fl.federation import BankData, Federation, Rows
 from fl.key_slots import KeySlots
 from fl.schema import Schema
@@ -52,13 +54,29 @@ class SharedColumns:
         days = shared_windows(self.schema)
         return tuple(f"terminal_{what}_{d}d" for d in days for what in ("count", "risk"))
 
-    def of(self, day: NDArray[np.int32], identifiers: NDArray[np.object_]) -> NDArray[np.float32]:
-        """float32[n, len(names)], scaled, within +-bound: of rows on `day` (int32[n]) with these keys (object[n])."""
+    def extend(
+        self, x: NDArray[np.float32], day: NDArray[np.int32], identifiers: NDArray[np.object_]
+    ) -> NDArray[np.float32]:
+        """float32[n, kept + len(names)]: the bank's own columns that stay, then the shared ones, within +-bound.
+
+        `x`: float32[n, d], the schema's features as the bank computed them; `day`: int32[n]; `identifiers`:
+        object[n], the rows' keys.
+        """
+        own = [feature.name for feature in features(self.schema)]
+        replaced = [own.index(name) for name in self.replaced]
+        kept = [i for i in range(len(own)) if i not in replaced]
         distinct, code = np.unique(identifiers.astype(str), return_inverse=True)
         slot = self.keys.of(distinct.astype(object))[code]
-        made = self._windows(day, slot) if self._exact else self._increments(day, slot)
+        made = self._windows(day, slot, x[:, replaced]) if self._exact else self._increments(day, slot)
         bound = self.schema.bound
-        return np.clip(np.stack(made, axis=1), -bound, bound).astype(np.float32)
+        shared = np.clip(np.stack(made, axis=1), -bound, bound).astype(np.float32)
+        return np.concatenate([x[:, kept], shared], axis=1)
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Names of all inputs of a model, in column order."""
+        own = (feature.name for feature in features(self.schema))
+        return (*(name for name in own if name not in self.replaced), *self.names)
 
     @property
     def _exact(self) -> bool:
@@ -74,17 +92,22 @@ class SharedColumns:
         deepest = max(1, round(max(self.schema.windows_days) / self._block))
         return tuple(sorted({1, deepest, *(2**i for i in range(1, deepest.bit_length()) if 2**i < deepest)}))
 
-    def _windows(self, day: NDArray[np.int32], slot: NDArray[np.int64]) -> list[NDArray[np.float64]]:
-        windows, counts = shared_windows(self.schema), self.totals.counts()
+    def _windows(
+        self, day: NDArray[np.int32], slot: NDArray[np.int64], own: NDArray[np.float32]
+    ) -> list[NDArray[np.float64]]:
+        """Count and risk per window over all banks; `own` (float32[n, windows * 2]) where the cell says nothing."""
+        windows, counts, suppressed = shared_windows(self.schema), self.totals.counts(), self.totals.suppressed
         ends = np.array([period.last for period in self.totals.plan.periods[:: len(windows)]])
         newest = np.searchsorted(ends, day - self.schema.label.delay_days - 1, side="right") - 1
         made = []
         for i, days in enumerate(windows):
-            cells = counts[np.maximum(newest, 0) * len(windows) + i, slot]
-            cells = np.where((newest >= 0)[:, None], cells, 0.0)  # before the first release nothing is known
-            transactions, frauds = cells[:, 0], cells[:, 1]
-            made.append(np.log1p(transactions) - np.log1p(self.schema.parties.terminal_per_day * days))
-            made.append(frauds / np.maximum(transactions, 1) * self.schema.bound)
+            period = np.maximum(newest, 0) * len(windows) + i
+            silent = (newest < 0) | suppressed[period, slot]
+            transactions, frauds = counts[period, slot, 0], counts[period, slot, 1]
+            count = np.log1p(transactions) - np.log1p(self.schema.parties.terminal_per_day * days)
+            risk = frauds / np.maximum(transactions, 1) * self.schema.bound
+            made.append(np.where(silent, own[:, 2 * i], count))
+            made.append(np.where(silent, own[:, 2 * i + 1], risk))
         return made
 
     def _increments(self, day: NDArray[np.int32], slot: NDArray[np.int64]) -> list[NDArray[np.float64]]:
@@ -124,15 +147,12 @@ def keys_of(table: Transactions, index: NDArray[np.int64]) -> NDArray[np.object_
 
 def with_shared_columns(federation: Federation, table: Transactions, shared: SharedColumns) -> Federation:
     """The federation whose rows carry shared columns too; `table` holds all rows of its source."""
-    kept = [i for i, name in enumerate(federation.feature_names) if name not in shared.replaced]
 
     def extend(rows: Rows) -> Rows:
-        more = shared.of(rows.day, keys_of(table, rows.index))
-        return replace(rows, x=np.concatenate([rows.x[:, kept], more], axis=1))
+        return replace(rows, x=shared.extend(rows.x, rows.day, keys_of(table, rows.index)))
 
     banks = tuple(
         BankData(bank.name, extend(bank.train), extend(bank.validation), tuple(extend(test) for test in bank.test))
         for bank in federation.banks
     )
-    names = (*(federation.feature_names[i] for i in kept), *shared.names)
-    return replace(federation, banks=banks, feature_names=names)
+    return replace(federation, banks=banks, feature_names=shared.all_names)

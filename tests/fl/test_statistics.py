@@ -21,6 +21,7 @@ from fl.account import accounts
 from fl.audit import noise_verdict
 from fl.data import Transactions, transactions_from_frame
 from fl.errors import AggregationError, BudgetError, StatisticsError
+from fl.features import features
 from fl.key_slots import KeySlots
 from fl.privacy import NoisyCounts
 from fl.schema import Days
@@ -154,20 +155,43 @@ def test_a_feature_of_a_day_uses_no_total_of_a_label_not_yet_known(mode: str) ->
         plan = increments_plan(days, 30, 7, 5, KEYS.size, 1, noise)
     sums = np.random.default_rng(0).integers(0, 90, plan.shape)
     today = np.array([FIRST + 40], np.int32)
-    before = SharedColumns(SCHEMA, KEYS, Totals(plan, sums)).of(today, np.array(["T1"], object))
+    own, key = np.zeros((1, len(features(SCHEMA))), np.float32), np.array(["T1"], object)
+    before = SharedColumns(SCHEMA, KEYS, Totals(plan, sums)).extend(own, today, key)
     later = np.array([period.last >= FIRST + 40 - 7 for period in plan.periods])
     changed = np.where(later[:, None, None], sums + 1000, sums)
-    after = SharedColumns(SCHEMA, KEYS, Totals(plan, changed)).of(today, np.array(["T1"], object))
-    everything = SharedColumns(SCHEMA, KEYS, Totals(plan, sums + 1000)).of(today, np.array(["T1"], object))
+    after = SharedColumns(SCHEMA, KEYS, Totals(plan, changed)).extend(own, today, key)
+    everything = SharedColumns(SCHEMA, KEYS, Totals(plan, sums + 1000)).extend(own, today, key)
     assert later.any() and (before == after).all() and (before != everything).any()
 
 
-def test_before_the_first_release_nothing_is_known() -> None:
-    plan = windows_plan([FIRST + 30], (7, 30), 7, KEYS.size, 1)
+def own_columns(value: float) -> tuple[np.ndarray, list[int]]:
+    """A row of own features, 0 but for `value` in those that exact windows replace; where these end up."""
+    names = [feature.name for feature in features(SCHEMA)]
+    replaced = [name.startswith("terminal_") and not name.endswith("_1d") for name in names]
+    row = np.where(replaced, value, 0.0).astype(np.float32)[None]
+    return row, list(range(len(names) - sum(replaced), len(names)))
+
+
+@pytest.mark.parametrize("least", [1, 3])
+def test_before_the_first_release_a_bank_keeps_its_own_windows(least: int) -> None:
+    plan = windows_plan([FIRST + 30], (7, 30), 7, KEYS.size, least)
     columns = SharedColumns(SCHEMA, KEYS, Totals(plan, np.full(plan.shape, 5)))
-    early = columns.of(np.array([FIRST + 29], np.int32), np.array(["T1"], object))
-    empty = SharedColumns(SCHEMA, KEYS, Totals(plan, np.zeros(plan.shape, np.int64)))
-    assert (early == empty.of(np.array([FIRST + 30], np.int32), np.array(["T1"], object))).all()
+    own, shared = own_columns(0.75)
+    early = columns.extend(own, np.array([FIRST + 29], np.int32), np.array(["T1"], object))
+    later = columns.extend(own, np.array([FIRST + 30], np.int32), np.array(["T1"], object))
+    assert (early[0, shared] == 0.75).all() and (later[0, shared] != 0.75).all()
+
+
+@pytest.mark.parametrize("here", [0, 2, 3, 5])
+def test_a_suppressed_cell_leaves_the_banks_own_window_and_nothing_of_the_total(here: int) -> None:
+    plan = windows_plan([FIRST + 30], (7, 30), 7, KEYS.size, 3)
+    own, shared = own_columns(0.75)
+    rows = []
+    for total in (10, 90):
+        sums = np.broadcast_to(np.array([total, 7, here]), plan.shape).copy()
+        columns = SharedColumns(SCHEMA, KEYS, Totals(plan, sums))
+        rows.append(columns.extend(own, np.array([FIRST + 30], np.int32), np.array(["T1"], object))[0, shared])
+    assert (rows[0] == rows[1]).all() == (here < 3) and (rows[0] == 0.75).all() == (here < 3)
 
 
 def test_keys_outside_the_directory_depend_on_the_salt_and_on_nothing_else() -> None:
