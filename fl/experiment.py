@@ -3,8 +3,8 @@
 What it does: puts the parts together in the order that the promises need, and keeps a run folder so that a
 run killed at any moment continues.
 
-What it leaves to others: every part. Rounds are in `fl.rounds`, the ledger's rule in `fl.privacy`, files in
-`fl.run_folder`.
+What it leaves to others: every part. Rounds are in `fl.rounds`, the run's budget in `fl.run_budget`, the ledger's
+rule in `fl.privacy`, files in `fl.run_folder`.
 
 On continuing: without differential privacy the result is that of an uninterrupted run, bit for bit. With
 it, a round that was paid for and did not finish is lost: the noise was calibrated to so many rounds and no
@@ -27,7 +27,7 @@ from safetensors.numpy import save
 from fl.baselines import Baseline, baselines
 from fl.client_dp import ClientPlan, private_average, sensitivity
 from fl.durable import replace_durably
-from fl.errors import AggregationError, BudgetError, BudgetExhausted, RunFolderError
+from fl.errors import AggregationError, BudgetExhausted, RunFolderError
 from fl.federation import (
     SIMULATED,
     Federation,
@@ -38,21 +38,12 @@ from fl.federation import (
 )
 from fl.model import MODEL_FORMAT, layout, model_hash, unflatten
 from fl.privacy import (
-    ACCOUNTANT,
-    CLIENT_ACCOUNTANT,
-    UNIT,
     ClientRounds,
     Entry,
     Ledger,
     Mechanism,
     NoisyCounts,
-    calibrate,
-    calibrate_clients,
-    calibrate_counts,
-    ledger_path,
     noisy_counts,
-    require_left,
-    units_of,
 )
 from fl.rounds import (
     Aggregation,
@@ -63,40 +54,22 @@ from fl.rounds import (
     federated_rounds,
     require_measurable,
 )
-from fl.run_folder import DataSettings, PrivacySettings, RunConfig, RunFolder, random_banks, refuse_used
+from fl.run_budget import (
+    STATISTICS_ROUND,
+    calibrated,
+    open_ledgers,
+    privacy_report,
+    private_steps,
+    require_room,
+)
+from fl.run_folder import DataSettings, RunConfig, RunFolder, random_banks, refuse_used
 from fl.secure import QUORUM, encrypted_average, plain_average, plan_for
 from fl.shared_features import SharedColumns, with_shared_columns
 from fl.shared_noise import plan_noise
-from fl.sharing import StatisticsSettings, describe, plan_sharing
+from fl.sharing import describe, plan_sharing
 from fl.simulate import Simulation
 from fl.statistics_round import TOTALS, bank_salt, share_statistics
 from fl.training import PrivateSteps, pick_device
-
-STATISTICS_ROUND = 0  # what a ledger calls the round in which counts were shared
-
-NOT_COVERED = (
-    "a row's influence on the features of other rows",
-    "the choice of which rows are training rows",
-    "validation and test figures, the threshold among them",
-    "the baselines",
-    "the number of rows of a bank, if it is published otherwise",
-    "a transaction, card or customer as a whole",
-)
-CLIENT_NOT_COVERED = (
-    "that a bank takes part",
-    "validation and test figures, the threshold among them",
-    "the baselines",
-)
-WITHOUT_PRIVACY: dict[str, Any] = {
-    "epsilon": None,
-    "delta": None,
-    "accountant": None,
-    "rdp_epsilon": None,
-    "unit": UNIT,
-    "noise_multiplier": None,
-    "per_bank": {},
-    "not_covered": ("everything: this run was trained without differential privacy",),
-}
 
 
 class Experiment:
@@ -116,10 +89,10 @@ class Experiment:
         self.ledgers: dict[str, Ledger] = {}
         if privacy := self.config.privacy:
             where = Path(privacy.budget_dir) if privacy.budget_dir else folder.path / "budget"
-            self.ledgers = _open_ledgers(where, privacy, federation)
+            self.ledgers = open_ledgers(where, privacy, federation)
         self.rounds_lost = self._rounds_paid() - self.finished if self.ledgers else 0
         self.schedule = _schedule(
-            self.config, self.config.rounds - self.rounds_lost, _private_steps(self.config.privacy)
+            self.config, self.config.rounds - self.rounds_lost, private_steps(self.config.privacy)
         )
         if self.rounds_lost and self.schedule.rounds < 1:
             raise BudgetExhausted(
@@ -145,8 +118,8 @@ class Experiment:
         run_id = f"{path.name}-{secrets.token_hex(4)}"
         if config.statistics is not None and not source.table.schema.shares_counts:
             config = replace(config, statistics=None)  # the schema names no party that banks have in common
-        _require_room(config, banks)
-        config = _calibrated(config, source, federation)
+        require_room(config, banks)
+        config = calibrated(config, source, federation)
         return cls(
             RunFolder.create(path, config, run_id=run_id, description=federation.description),
             source,
@@ -219,7 +192,7 @@ class Experiment:
             "rounds_lost": self.rounds_lost,
             "parameters": layout(self.schedule.first_model(len(self.federation.feature_names))).length,
             "metrics": self.folder.read_json("metrics.json"),
-            "privacy": self._privacy_report(),
+            "privacy": privacy_report(self.config.privacy, self.ledgers, self.finished),
             "statistics": self._statistics,
             "baselines": self.folder.read_json("baselines.json"),
             "overhead": _overhead(self._records),
@@ -318,33 +291,6 @@ class Experiment:
     def _spent(self) -> float | None:
         return max(ledger.spent() for ledger in self.ledgers.values()) if self.ledgers else None
 
-    def _privacy_report(self) -> dict[str, Any]:
-        """What was spent in all runs these ledgers know of."""
-        privacy = self.config.privacy
-        if privacy is None:
-            return WITHOUT_PRIVACY
-        return {
-            "epsilon": self._spent(),
-            "delta": privacy.delta,
-            "accountant": ACCOUNTANT if privacy.unit == "row" else CLIENT_ACCOUNTANT,
-            "rdp_epsilon": max(ledger.spent("rdp") for ledger in self.ledgers.values()),
-            "unit": units_of(entry for ledger in self.ledgers.values() for entry in ledger.history()),
-            "epsilon_limit": privacy.epsilon,
-            "noise_multiplier": privacy.noise_multiplier,
-            "share_variance": privacy.share_variance,
-            "sample_rate": privacy.sample_rate,
-            "steps": self.finished * (privacy.steps if privacy.unit == "row" else 1),
-            "max_grad_norm": privacy.max_grad_norm,
-            "per_bank": {
-                name: {
-                    "epsilon": ledger.spent(),
-                    "rounds_recorded": sum(s.round != STATISTICS_ROUND for s in ledger.spends()),
-                }
-                for name, ledger in self.ledgers.items()
-            },
-            "not_covered": NOT_COVERED if privacy.unit == "row" else CLIENT_NOT_COVERED,
-        }
-
     def _finish(self) -> None:
         """Measure the final model and write it with all that scoring needs."""
         names = self.federation.feature_names
@@ -383,123 +329,6 @@ def _read(data: DataSettings, seed: int) -> PartitionedTable:
         seed,
         test_windows=data.test_windows,
         simulation=simulation,
-    )
-
-
-def _open_ledgers(folder: Path, privacy: PrivacySettings, federation: Federation) -> dict[str, Ledger]:
-    return {
-        bank.name: Ledger(ledger_path(folder, bank.name), bank.name, privacy.epsilon, privacy.delta)
-        for bank in federation.banks
-    }
-
-
-def _require_room(config: RunConfig, banks: int) -> None:
-    """Refuse sharing and units that do not fit each other, before any budget is looked at."""
-    privacy = config.privacy
-    if config.statistics is not None and banks < QUORUM:
-        raise AggregationError(
-            f"shared statistics need at least {QUORUM} banks, got {banks}: more --clients, or --no-shared-statistics"
-        )
-    if privacy is None or privacy.unit == "row":
-        return
-    if config.statistics is not None:
-        raise BudgetError(
-            "shared counts protect single transactions, and --unit client promises more than that for a whole bank: "
-            "leave them out with --no-shared-statistics"
-        )
-    if config.aggregation.mode != "encrypted":
-        raise BudgetError("--unit client puts its noise into the encrypted sum: use --aggregation encrypted")
-
-
-def _calibrated(config: RunConfig, source: PartitionedTable, federation: Federation) -> RunConfig:
-    """`config` with the noise of its release and of all its rounds, enough for the bank that has spent most; every
-    bank uses the same.
-
-    Ledgers in the run folder do not exist yet, so that nothing is spent.
-    """
-    privacy = config.privacy
-    if privacy is None:
-        return config
-    histories: list[list[Entry]] = [[]]
-    if privacy.budget_dir is not None:
-        ledgers = _open_ledgers(Path(privacy.budget_dir), privacy, federation)
-        histories = [ledger.history() for ledger in ledgers.values()]
-    if privacy.unit == "client":
-        return replace(config, privacy=_client_noise(config, privacy, histories, federation))
-    if config.statistics is not None:
-        sigma, entry = _statistics_noise(config.statistics, privacy, histories, source)
-        config = replace(config, statistics=replace(config.statistics, sigma=sigma))
-        histories = [[*history, entry] for history in histories]
-    noise = max(
-        calibrate(
-            history,
-            sample_rate=privacy.sample_rate,
-            steps=max(config.rounds * privacy.steps, 1),
-            epsilon_limit=privacy.epsilon,
-            delta=privacy.delta,
-        )
-        for history in histories
-    )
-    return replace(config, privacy=replace(privacy, noise_multiplier=noise))
-
-
-def _statistics_noise(
-    settings: StatisticsSettings, privacy: PrivacySettings, histories: list[list[Entry]], source: PartitionedTable
-) -> tuple[float, NoisyCounts]:
-    """Sigma of the counts, and what their release costs: a share of what is left of epsilon."""
-    banks = len(source.banks)
-    plan, _ = plan_sharing(source, settings, plan_noise(1.0, banks, settings.colluders), bytes(32))
-    noises = []
-    for history in histories:
-        already = require_left(history, privacy.epsilon, privacy.delta)
-        limit = already + settings.budget_share * (privacy.epsilon - already)
-        noises.append(
-            calibrate_counts(
-                history,
-                columns=plan.columns,
-                days=plan.days,
-                banks=banks,
-                colluders=settings.colluders,
-                epsilon_limit=limit,
-                delta=privacy.delta,
-            )
-        )
-    most = max(noises, key=lambda noise: noise.sigma)
-    return most.sigma, noisy_counts(most, plan.columns, plan.days)
-
-
-def _client_noise(
-    config: RunConfig, privacy: PrivacySettings, histories: list[list[Entry]], federation: Federation
-) -> PrivacySettings:
-    model = _schedule(config, config.rounds, None).first_model(len(federation.feature_names))
-    length = layout(model).length
-    variances = [
-        calibrate_clients(
-            history,
-            sensitivity=sensitivity(length),
-            dimension=length,
-            banks=len(federation.banks),
-            colluders=privacy.colluders,
-            rounds=max(config.rounds, 1),
-            epsilon_limit=privacy.epsilon,
-            delta=privacy.delta,
-        ).share_variance
-        for history in histories
-    ]
-    return replace(privacy, share_variance=max(variances))
-
-
-def _private_steps(privacy: PrivacySettings | None) -> PrivateSteps | None:
-    if privacy is None or privacy.unit == "client":
-        return None
-    if privacy.noise_multiplier is None:
-        raise RunFolderError("config.toml names no noise_multiplier: the run never got under way; start it anew")
-    return PrivateSteps(
-        privacy.sample_rate,
-        privacy.noise_multiplier,
-        privacy.steps,
-        privacy.max_grad_norm,
-        privacy.expected_batch,
     )
 
 

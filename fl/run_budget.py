@@ -1,0 +1,209 @@
+"""What a run may spend and what it has spent: ledgers opened, noise calibrated to all rounds, the report of both.
+
+What it does: everything of a run that is about its budget and happens before the first round or after the last.
+
+What it leaves to others: what a mechanism costs and the ledger's rule (`fl.privacy`), recording a spend when a round
+begins (`fl.experiment`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fl.client_dp import sensitivity
+from fl.errors import AggregationError, BudgetError, RunFolderError
+from fl.federation import Federation, PartitionedTable
+from fl.model import build_model, layout
+from fl.privacy import (
+    ACCOUNTANT,
+    CLIENT_ACCOUNTANT,
+    UNIT,
+    Entry,
+    Ledger,
+    NoisyCounts,
+    calibrate,
+    calibrate_clients,
+    calibrate_counts,
+    ledger_path,
+    noisy_counts,
+    require_left,
+    units_of,
+)
+from fl.run_folder import PrivacySettings, RunConfig
+from fl.secure import QUORUM
+from fl.shared_noise import plan_noise
+from fl.sharing import StatisticsSettings, plan_sharing
+from fl.training import PrivateSteps
+
+STATISTICS_ROUND = 0  # what a ledger calls the round in which counts were shared
+
+NOT_COVERED = (
+    "a row's influence on the features of other rows",
+    "the choice of which rows are training rows",
+    "validation and test figures, the threshold among them",
+    "the baselines",
+    "the number of rows of a bank, if it is published otherwise",
+    "a transaction, card or customer as a whole",
+)
+CLIENT_NOT_COVERED = (
+    "that a bank takes part",
+    "validation and test figures, the threshold among them",
+    "the baselines",
+)
+WITHOUT_PRIVACY: dict[str, Any] = {
+    "epsilon": None,
+    "delta": None,
+    "accountant": None,
+    "rdp_epsilon": None,
+    "unit": UNIT,
+    "noise_multiplier": None,
+    "per_bank": {},
+    "not_covered": ("everything: this run was trained without differential privacy",),
+}
+
+
+def open_ledgers(folder: Path, privacy: PrivacySettings, federation: Federation) -> dict[str, Ledger]:
+    return {
+        bank.name: Ledger(ledger_path(folder, bank.name), bank.name, privacy.epsilon, privacy.delta)
+        for bank in federation.banks
+    }
+
+
+def require_room(config: RunConfig, banks: int) -> None:
+    """Refuse sharing and units that do not fit each other, before any budget is looked at."""
+    privacy = config.privacy
+    if config.statistics is not None and banks < QUORUM:
+        raise AggregationError(
+            f"shared statistics need at least {QUORUM} banks, got {banks}: more --clients, or --no-shared-statistics"
+        )
+    if privacy is None or privacy.unit == "row":
+        return
+    if config.statistics is not None:
+        raise BudgetError(
+            "shared counts protect single transactions, and --unit client promises more than that for a whole bank: "
+            "leave them out with --no-shared-statistics"
+        )
+    if config.aggregation.mode != "encrypted":
+        raise BudgetError("--unit client puts its noise into the encrypted sum: use --aggregation encrypted")
+
+
+def calibrated(config: RunConfig, source: PartitionedTable, federation: Federation) -> RunConfig:
+    """`config` with the noise of its release and of all its rounds, enough for the bank that has spent most; every
+    bank uses the same.
+
+    Ledgers in the run folder do not exist yet, so that nothing is spent.
+    """
+    privacy = config.privacy
+    if privacy is None:
+        return config
+    histories: list[list[Entry]] = [[]]
+    if privacy.budget_dir is not None:
+        ledgers = open_ledgers(Path(privacy.budget_dir), privacy, federation)
+        histories = [ledger.history() for ledger in ledgers.values()]
+    if privacy.unit == "client":
+        return replace(config, privacy=_client_noise(config, privacy, histories, federation))
+    if config.statistics is not None:
+        sigma, entry = _statistics_noise(config.statistics, privacy, histories, source)
+        config = replace(config, statistics=replace(config.statistics, sigma=sigma))
+        histories = [[*history, entry] for history in histories]
+    noise = max(
+        calibrate(
+            history,
+            sample_rate=privacy.sample_rate,
+            steps=max(config.rounds * privacy.steps, 1),
+            epsilon_limit=privacy.epsilon,
+            delta=privacy.delta,
+        )
+        for history in histories
+    )
+    return replace(config, privacy=replace(privacy, noise_multiplier=noise))
+
+
+def _statistics_noise(
+    settings: StatisticsSettings, privacy: PrivacySettings, histories: list[list[Entry]], source: PartitionedTable
+) -> tuple[float, NoisyCounts]:
+    """Sigma of the counts, and what their release costs: a share of what is left of epsilon."""
+    banks = len(source.banks)
+    plan, _ = plan_sharing(source, settings, plan_noise(1.0, banks, settings.colluders), bytes(32))
+    noises = []
+    for history in histories:
+        already = require_left(history, privacy.epsilon, privacy.delta)
+        limit = already + settings.budget_share * (privacy.epsilon - already)
+        noises.append(
+            calibrate_counts(
+                history,
+                columns=plan.columns,
+                days=plan.days,
+                banks=banks,
+                colluders=settings.colluders,
+                epsilon_limit=limit,
+                delta=privacy.delta,
+            )
+        )
+    most = max(noises, key=lambda noise: noise.sigma)
+    return most.sigma, noisy_counts(most, plan.columns, plan.days)
+
+
+def _client_noise(
+    config: RunConfig, privacy: PrivacySettings, histories: list[list[Entry]], federation: Federation
+) -> PrivacySettings:
+    width = len(federation.feature_names)
+    length = layout(build_model(width, seed=0, dropout=config.model.dropout, prior=config.model.prior)).length
+    variances = [
+        calibrate_clients(
+            history,
+            sensitivity=sensitivity(length),
+            dimension=length,
+            banks=len(federation.banks),
+            colluders=privacy.colluders,
+            rounds=max(config.rounds, 1),
+            epsilon_limit=privacy.epsilon,
+            delta=privacy.delta,
+        ).share_variance
+        for history in histories
+    ]
+    return replace(privacy, share_variance=max(variances))
+
+
+def private_steps(privacy: PrivacySettings | None) -> PrivateSteps | None:
+    if privacy is None or privacy.unit == "client":
+        return None
+    if privacy.noise_multiplier is None:
+        raise RunFolderError("config.toml names no noise_multiplier: the run never got under way; start it anew")
+    return PrivateSteps(
+        privacy.sample_rate,
+        privacy.noise_multiplier,
+        privacy.steps,
+        privacy.max_grad_norm,
+        privacy.expected_batch,
+    )
+
+
+def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, Ledger], finished: int) -> dict[str, Any]:
+    """What was spent in all runs these ledgers know of; `finished`: rounds of this one."""
+    if privacy is None:
+        return WITHOUT_PRIVACY
+    return {
+        "epsilon": max(ledger.spent() for ledger in ledgers.values()),
+        "delta": privacy.delta,
+        "accountant": ACCOUNTANT if privacy.unit == "row" else CLIENT_ACCOUNTANT,
+        "rdp_epsilon": max(ledger.spent("rdp") for ledger in ledgers.values()),
+        "unit": units_of(entry for ledger in ledgers.values() for entry in ledger.history()),
+        "epsilon_limit": privacy.epsilon,
+        "noise_multiplier": privacy.noise_multiplier,
+        "share_variance": privacy.share_variance,
+        "sample_rate": privacy.sample_rate,
+        "steps": finished * (privacy.steps if privacy.unit == "row" else 1),
+        "max_grad_norm": privacy.max_grad_norm,
+        "per_bank": {
+            name: {
+                "epsilon": ledger.spent(),
+                "rounds_recorded": sum(s.round != STATISTICS_ROUND for s in ledger.spends()),
+            }
+            for name, ledger in ledgers.items()
+        },
+        "not_covered": NOT_COVERED if privacy.unit == "row" else CLIENT_NOT_COVERED,
+    }
