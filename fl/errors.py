@@ -69,6 +69,20 @@ class AggregationError(FederationError):
     """Updates and the aggregation asked for do not fit each other."""
 
 
+class AlgorithmError(FederationError):
+    """An algorithm's options are out of range, or do not fit each other or the run."""
+
+
+class BanksVanished(AggregationError):
+    """Banks were gone when their contributions were due; `banks` names them, and the round can be offered again
+    without them.
+    """
+
+    def __init__(self, message: str, banks: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.banks = banks
+
+
 class StatisticsError(FederationError):
     """Shared statistics that cannot be planned, summed or used as asked."""
 
@@ -79,3 +93,11 @@ class AuditError(FederationError):
 
 class ScalingError(FederationError):
     """Features cannot be made or scaled: a schema without any, sums that no rows can have, another width."""
+
+
+class ExaminationError(FederationError):
+    """A finished run cannot be examined as asked: its data are gone or changed, or a column is not there."""
+
+
+class AblationError(FederationError):
+    """An ablation cannot be planned from this configuration, or one of its runs has failed."""

@@ -7,6 +7,8 @@ taste for amounts and a rate of transactions; terminals near them; and its three
 come out. 2. A terminal is compromised for 28 days: every transaction there is a fraud. 3. A customer's
 details leak for 14 days: a third of the transactions are frauds of five times the amount.
 
+A change of the world can be planted (`Drift`), so that what watches for one can be tested.
+
 Added here: regions with a bank each (some customers bank elsewhere), so that a partition is natural rather
 than drawn; a fraud share that is met whatever the size; and a free-text description of every transaction.
 The code, names and templates are our own. Everything is vectorised over transactions.
@@ -37,6 +39,23 @@ Texts = NDArray[np.object_]
 
 
 @dataclass(frozen=True)
+class Drift:
+    """A change of the world from `day` on (0 is the first day); what lies before it stays as it would have been."""
+
+    day: int
+    amount_factor: float = 1.0  # of every amount: prices
+    fraud_factor: float = 1.0  # of the frauds a day, by a wave of compromised terminals
+
+    def __post_init__(self) -> None:
+        if self.day < 0:
+            raise DataError(f"drift: expected day >= 0, got {self.day}")
+        if not 0.01 <= self.amount_factor <= 100.0:
+            raise DataError(f"drift: expected 0.01 <= amount_factor <= 100, got {self.amount_factor}")
+        if not 1.0 <= self.fraud_factor <= 10.0:
+            raise DataError(f"drift: expected 1 <= fraud_factor <= 10, got {self.fraud_factor}")
+
+
+@dataclass(frozen=True)
 class Simulation:
     """What to simulate. The defaults make about 470,000 transactions that fit fl/schemas/simulated.toml."""
 
@@ -47,6 +66,7 @@ class Simulation:
     fraud_share: float = 0.01  # of all transactions
     start: dt.date = dt.date(2024, 1, 1)
     seed: int = 0
+    drift: Drift | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("customers", 10), ("terminals", 10), ("days", 1), ("banks", 1)):
@@ -56,6 +76,16 @@ class Simulation:
             raise DataError(f"simulation: expected no more banks than customers and terminals, got {self.banks}")
         if not 0.001 <= self.fraud_share <= 0.2:
             raise DataError(f"simulation: expected 0.001 <= fraud_share <= 0.2, got {self.fraud_share}")
+        if self.drift is not None and self.drift.day >= self.days:
+            raise DataError(f"simulation: expected a drift within its {self.days} days, got day {self.drift.day}")
+
+
+def embedded(customers: int | None, banks: int | None, fraud_share: float | None, seed: int) -> Simulation:
+    """The embedded data as a run's configuration asks for them: a terminal for two customers, defaults where None."""
+    customers = Simulation.customers if customers is None else customers
+    banks = Simulation.banks if banks is None else banks
+    share = Simulation.fraud_share if fraud_share is None else fraud_share
+    return Simulation(customers, max(customers // 2, banks), banks=banks, fraud_share=share, seed=seed)
 
 
 def simulate(simulation: Simulation) -> pd.DataFrame:
@@ -65,13 +95,16 @@ def simulate(simulation: Simulation) -> pd.DataFrame:
     DESCRIPTION (text), IS_FRAUD (0/1), SCENARIO (0 none, 1 to 3: never a feature).
     """
     # One stream per subject, so that drawing one more of a kind leaves the others as they were.
-    people, trade, crime, words = (np.random.default_rng(s) for s in np.random.SeedSequence(simulation.seed).spawn(4))
+    streams = np.random.SeedSequence(simulation.seed).spawn(5)
+    people, trade, crime, words, change = (np.random.default_rng(stream) for stream in streams)
     world = _world(simulation, people)
     customer, day = _activity(simulation, world, trade)
     second = _seconds_of_day(len(customer), trade)
     terminal = _terminals_visited(world, customer, trade)
     amount = _amounts(world, customer, trade)
     scenario, amount = _commit_frauds(simulation, customer, terminal, day, amount, crime)
+    if simulation.drift is not None:
+        scenario, amount = _change(simulation, simulation.drift, terminal, day, scenario, amount, change)
     order = np.lexsort((customer, second, day))
     frame = pd.DataFrame(
         {
@@ -192,6 +225,27 @@ def _commit_frauds(
     scenario[at_customer] = 3
     amount = amount.copy()
     amount[at_customer] = np.round(amount[at_customer] * CUSTOMER_FACTOR, 2)
+    return scenario, amount
+
+
+def _change(
+    simulation: Simulation,
+    drift: Drift,
+    terminal: Ints,
+    day: Ints,
+    scenario: Ints,
+    amount: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> tuple[Ints, NDArray[np.float64]]:
+    """Scenario and amount of every transaction with the drift planted: other amounts, more compromised terminals."""
+    later = np.flatnonzero(day >= drift.day)
+    amount, scenario = amount.copy(), scenario.copy()
+    amount[later] = np.maximum(np.round(amount[later] * drift.amount_factor, 2), 0.01)
+    more = round((drift.fraud_factor - 1.0) * simulation.fraud_share * len(later))
+    honest = later[scenario[later] == 0]
+    left = simulation.days - drift.day
+    hit = _episodes(terminal[honest], day[honest] - drift.day, simulation.terminals, left, left, more, 1.0, rng)
+    scenario[honest[hit]] = 2
     return scenario, amount
 
 

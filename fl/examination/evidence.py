@@ -1,0 +1,204 @@
+"""A finished run and its rows, scored again by the model it left: what every part of an examination looks at.
+
+What it does: reads config.toml, manifest.json and model.safetensors, reads the data from its source through the
+loader that trained on it, refuses data that are no longer the same, and scores training, validation and test rows.
+
+What it leaves to others: every figure. Nothing is written and no budget is touched: this is evaluation by someone who
+may see all rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fl.data import Transactions
+from fl.errors import ExaminationError
+from fl.federation import SIMULATED, BankData, Federation, PartitionedTable, Rows, federation_of, read_partitioned
+from fl.run_folder import DataSettings, RunConfig, RunFolder, config_from_toml, random_banks
+from fl.schema import Schema
+from fl.scoring import TrainedModel, load_model
+from fl.shared_features import with_shared_columns
+from fl.simulate import embedded
+from fl.training import predict
+
+
+@dataclass(frozen=True)
+class ScoredPart:
+    """`n` rows of all banks of one period with the federated model's scores, in the order of their days.
+
+    `x`: float32[n, d]; `label`: uint8[n]; `score`: float64[n] in [0, 1]; `day`: int32[n]; `customer`: int64[n] codes;
+    `terminal`: int64[n] codes or None; `bank`: int64[n], position in `Evidence.bank_names`; `window`: int64[n], test
+    window, 0 elsewhere; `index`: int64[n], 0-based row of the source.
+    """
+
+    x: NDArray[np.float32] = field(repr=False)
+    label: NDArray[np.uint8] = field(repr=False)
+    score: NDArray[np.float64] = field(repr=False)
+    day: NDArray[np.int32] = field(repr=False)
+    customer: NDArray[np.int64] = field(repr=False)
+    terminal: NDArray[np.int64] | None = field(repr=False)
+    bank: NDArray[np.int64] = field(repr=False)
+    window: NDArray[np.int64] = field(repr=False)
+    index: NDArray[np.int64] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, rows: NDArray[Any]) -> ScoredPart:
+        """The rows at these positions, or where this mask is true."""
+        return ScoredPart(
+            self.x[rows],
+            self.label[rows],
+            self.score[rows],
+            self.day[rows],
+            self.customer[rows],
+            None if self.terminal is None else self.terminal[rows],
+            self.bank[rows],
+            self.window[rows],
+            self.index[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that an examination may look at."""
+
+    run: Path
+    config: RunConfig
+    manifest: dict[str, Any] = field(repr=False)
+    table: Transactions
+    federation: Federation = field(repr=False)
+    models: tuple[nn.Module, ...] = field(repr=False)  # one per bank; the same one unless heads are personal
+    threshold: float
+    train: ScoredPart = field(repr=False)
+    validation: ScoredPart = field(repr=False)
+    test: ScoredPart = field(repr=False)
+
+    @property
+    def schema(self) -> Schema:
+        return self.federation.schema
+
+    @property
+    def bank_names(self) -> tuple[str, ...]:
+        return tuple(bank.name for bank in self.federation.banks)
+
+    @property
+    def windows(self) -> int:
+        """Number of test windows."""
+        return len(self.federation.banks[0].test)
+
+    @property
+    def has_days(self) -> bool:
+        """Whether rows have days, so that anything can be said about before and after."""
+        return self.schema.time is not None and self.schema.time.measures_days
+
+    def stored(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run's folder; empty where the run did not write it."""
+        path = self.run / name
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return content
+
+
+def gather(run: Path) -> Evidence:
+    """Read the finished run in folder `run` and score its rows.
+
+    Raises `RunFolderError` when the folder is no run, the run is not finished, or its data file is another one than
+    it was trained on; `ExaminationError` when the source is missing or its rows are no longer those of the manifest.
+    """
+    source_file = _source_of(run)
+    if source_file is not None and not source_file.is_file():
+        raise ExaminationError(
+            f"{run}: expected the transactions it was trained on at {source_file}, found no file there; put them back, "
+            "since a report without rows would have nothing to measure"
+        )
+    folder = RunFolder.open(run)
+    manifest = folder.read_json("manifest.json")
+    model = load_model(run)
+    source = read_source(folder.config.data, folder.config.seed)
+    federation = federation_of(source)
+    if json.loads(json.dumps(federation.description)) != manifest["data"]:
+        raise ExaminationError(
+            f"{run}: the rows, schema or partition are no longer what manifest.json says; evaluate with the files the "
+            "run was trained on"
+        )
+    if model.shared is not None:
+        federation = with_shared_columns(federation, source.table, model.shared)
+    models = _models(run, model, federation)
+    return Evidence(
+        run=run,
+        config=folder.config,
+        manifest=manifest,
+        table=source.table,
+        federation=federation,
+        models=models,
+        threshold=model.threshold,
+        train=_scored(federation, models, source.table, lambda bank: (bank.train,)),
+        validation=_scored(federation, models, source.table, lambda bank: (bank.validation,)),
+        test=_scored(federation, models, source.table, lambda bank: bank.test),
+    )
+
+
+def read_source(data: DataSettings, seed: int) -> PartitionedTable:
+    """The transactions of a run, partitioned and split as they were when it trained."""
+    simulation = None
+    if data.source == SIMULATED:
+        simulation = embedded(data.customers, data.clients, data.fraud_share, seed)
+    banks = random_banks(data)
+    windows = data.test_windows
+    return read_partitioned(
+        data.source, data.schema, data.partition, banks, seed, test_windows=windows, simulation=simulation
+    )
+
+
+def _source_of(run: Path) -> Path | None:
+    """The run's data file; None for generated data."""
+    folder_config = run / "config.toml"
+    if not folder_config.is_file():
+        raise ExaminationError(f"{run}: expected the folder of a finished run, found no config.toml in it")
+    source = config_from_toml(folder_config.read_text(encoding="utf-8")).data.source
+    return None if source == SIMULATED else Path(source)
+
+
+def _models(run: Path, model: TrainedModel, federation: Federation) -> tuple[nn.Module, ...]:
+    """The model that scores each bank's rows."""
+    return tuple([model.module] * len(federation.banks))
+
+
+def _scored(
+    federation: Federation,
+    models: Sequence[nn.Module],
+    table: Transactions,
+    part: Callable[[BankData], Sequence[Rows]],
+) -> ScoredPart:
+    """A period's rows of all banks in time order, each scored by its bank's model."""
+    cpu = torch.device("cpu")
+    pieces = [
+        (bank, window, rows, predict(models[bank], rows.x, device=cpu))
+        for bank, data in enumerate(federation.banks)
+        for window, rows in enumerate(part(data))
+    ]
+    index = np.concatenate([rows.index for _, _, rows, _ in pieces])
+    place = np.empty(int(table.index.max()) + 1, np.int64)
+    place[table.index] = np.arange(len(table))
+    at = place[index]
+    whole = ScoredPart(
+        x=np.concatenate([rows.x for _, _, rows, _ in pieces]),
+        label=np.concatenate([rows.y for _, _, rows, _ in pieces]).astype(np.uint8),
+        score=np.concatenate([score for _, _, _, score in pieces]),
+        day=np.concatenate([rows.day for _, _, rows, _ in pieces]),
+        customer=np.concatenate([rows.customer for _, _, rows, _ in pieces]),
+        terminal=None if table.terminal is None else table.terminal.code[at],
+        bank=np.concatenate([np.full(len(rows), bank, np.int64) for bank, _, rows, _ in pieces]),
+        window=np.concatenate([np.full(len(rows), window, np.int64) for _, window, rows, _ in pieces]),
+        index=index,
+    )
+    return whole.take(np.argsort(at, kind="stable"))  # a loaded table is in time order

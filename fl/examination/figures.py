@@ -1,0 +1,134 @@
+"""How much fraud the model finds, at which banks, and what other ways of training find on the same rows.
+
+What it does: measures the model again from its rows, by the code that measured it when it was trained, and says whether
+both agree; collects the baselines that the run made, and names those that it did not; the curves behind the figures.
+
+What it leaves to others: what a figure is (`fl.metrics`), training baselines (`fl.baselines`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve
+
+from fl.errors import ExaminationError
+from fl.examination.evidence import Evidence
+from fl.metrics import TOP_CARDS
+from fl.rounds import MEASURED, evaluate
+
+CURVE_POINTS = 200  # of a curve in the report
+HISTOGRAM = 20  # bins of equal width
+SAME = 1e-3  # between a figure measured now and when the run finished: other hardware rounds otherwise
+BASELINES = {
+    "alone": "each bank alone, without privacy",
+    "pooled": "all rows in one place, without privacy",
+    "pooled_with_statistics": "all rows in one place, shared counts too, without privacy",
+    "pooled_global": "all rows in one place, features over all banks, without privacy",
+    "plain": "the same rounds, averaged in plain sight",
+    "plain_without_privacy": "the same rounds in plain sight, without privacy",
+}
+
+
+def figures(evidence: Evidence) -> dict[str, Any]:
+    """Figures of the model, by test window and bank, with the curves behind them.
+
+    Raises `ExaminationError` when they are not those that the run reported: then this is another program than the one
+    that trained it, or its features are others.
+    """
+    found = evaluate(evidence.federation.banks, evidence.models, torch.device("cpu"))
+    told = evidence.stored("metrics.json")
+    furthest = max(abs(found.mean[name] - told[name]) for name in MEASURED)
+    if furthest > SAME:
+        raise ExaminationError(
+            f"{evidence.run}: measured now, a figure lies {furthest:.3g} from what the run reported (at most {SAME:g} "
+            "is rounding); a version with other features trained it: train it anew, or evaluate with that version"
+        )
+    test = evidence.test
+    return {
+        **found.as_json(),
+        "top_cards": TOP_CARDS,
+        "largest_difference_to_run": furthest,
+        "rows": len(test),
+        "frauds": int(test.label.sum()),
+        "alerts": int((test.score >= evidence.threshold).sum()),
+        "fraud_share": float(test.label.mean()),
+        "alerts_per_day": _alerts_per_day(evidence),
+        "per_bank": _per_bank(evidence, found.per_bank),
+        "curves": curves(test.label, test.score),
+    }
+
+
+def comparison(evidence: Evidence) -> dict[str, Any]:
+    """The federated model beside each baseline; `ran` False, and no figures, for one that the run left out."""
+    own = evidence.stored("metrics.json")
+    stored = evidence.stored("baselines.json")
+    rows = [_compared("federated", "this model", own, own)]
+    rows += [
+        _compared(name, what, stored.get(name), own) for name, what in BASELINES.items() if _applies(name, evidence)
+    ]
+    return {"models": rows, "not_run": [row["name"] for row in rows if not row["ran"]]}
+
+
+def _applies(name: str, evidence: Evidence) -> bool:
+    """Whether a run with this configuration has such a baseline at all."""
+    if name == "pooled_with_statistics":
+        return evidence.config.statistics is not None
+    return name != "plain_without_privacy" or evidence.config.privacy is not None
+
+
+def _compared(name: str, what: str, told: dict[str, Any] | None, own: dict[str, Any]) -> dict[str, Any]:
+    if told is None:
+        return {"name": name, "what": what, "ran": False}
+    kept = {figure: told[figure] for figure in MEASURED}
+    difference = told["average_precision"] - own["average_precision"]
+    return {"name": name, "what": what, "ran": True, **kept, "average_precision_difference": difference}
+
+
+def _alerts_per_day(evidence: Evidence) -> float | None:
+    if not evidence.has_days:
+        return None
+    days = len(np.unique(evidence.test.day))
+    return float((evidence.test.score >= evidence.threshold).sum() / days)
+
+
+def _per_bank(evidence: Evidence, average_precision: dict[str, float | None]) -> list[dict[str, Any]]:
+    test, rows = evidence.test, []
+    for code, name in enumerate(evidence.bank_names):
+        own = test.bank == code
+        flagged = own & (test.score >= evidence.threshold)
+        frauds, hits = int(test.label[own].sum()), int(test.label[flagged].sum())
+        rows.append(
+            {
+                "bank": name,
+                "rows": int(own.sum()),
+                "frauds": frauds,
+                "alerts": int(flagged.sum()),
+                "average_precision": average_precision[name],
+                "recall": hits / frauds if frauds else None,
+                "precision": hits / int(flagged.sum()) if flagged.any() else None,
+            }
+        )
+    return rows
+
+
+def curves(label: NDArray[np.integer], score: NDArray[np.float64]) -> dict[str, Any]:
+    """Precision against recall, and how scores of frauds and others are distributed; no single row shows in either."""
+    precision, recall, _ = precision_recall_curve(label, score)
+    kept = np.unique(np.linspace(0, len(recall) - 1, CURVE_POINTS).round().astype(np.int64))
+    # Equal steps of recall rather than of rows: most rows lie where recall hardly moves.
+    kept = np.union1d(
+        kept, np.unique(np.searchsorted(-recall, -np.linspace(0, 1, CURVE_POINTS)).clip(0, len(recall) - 1))
+    )
+    edges = np.linspace(0.0, 1.0, HISTOGRAM + 1)
+    return {
+        "precision_recall": {"recall": recall[kept].tolist(), "precision": precision[kept].tolist()},
+        "scores": {
+            "edges": edges.tolist(),
+            "frauds": np.histogram(score[label == 1], edges)[0].tolist(),
+            "others": np.histogram(score[label == 0], edges)[0].tolist(),
+        },
+    }
