@@ -59,18 +59,30 @@ class SecretKey:
 
     def decrypt(self, block: U32) -> U32:
         """c0 + c1*s of one checked block uint32[2, primes, N]; returns uint32[primes, N], coefficients."""
-        plain = self.decrypt_transformed(block)
-        ring_of(self._context.params).from_ntt(plain)
-        return plain
+        return self.begin_decrypt(block)()
 
     def decrypt_transformed(self, block: U32) -> U32:
         """As `decrypt`, still in SEAL's transformed order."""
-        context = self._context
-        ciphertext = context.load_ciphertext(block)
+        return self._begin(block)()
+
+    def begin_decrypt(self, block: U32) -> Callable[[], U32]:
+        """SEAL's part of `decrypt`, which holds the interpreter lock; the rest, for any thread, is what comes back."""
+        transformed = self._begin(block)
+
+        def coefficients() -> U32:
+            plain = transformed()
+            ring_of(self._context.params).from_ntt(plain)
+            return plain
+
+        return coefficients
+
+    def _begin(self, block: U32) -> Callable[[], U32]:
+        shape = (len(self._context.params.primes), self._context.params.degree)
+        ciphertext = self._context.load_ciphertext(block)
         plaintext = seal.Plaintext()
         self._decryptor.decrypt(ciphertext, plaintext)
-        residues = _plaintext_residues(plaintext, len(context.params.primes) * context.params.degree)
-        return residues.astype(np.uint32).reshape(len(context.params.primes), context.params.degree)
+        read = _begin_reading_plaintext(plaintext, shape[0] * shape[1])
+        return lambda: read().astype(np.uint32).reshape(shape)
 
 
 class Encryptor:
@@ -173,7 +185,7 @@ class _Context:
         return public_key
 
     def _load(self, target: Any, parms_id: bytes, residues: U64) -> None:
-        data = residues.tobytes()
+        data = np.ascontiguousarray(residues).data.cast("B")
         inner = _HEADER.pack(
             _MAGIC, _HEADER_SIZE, *_version(), _UNCOMPRESSED, 0, _HEADER.size + _COUNT.size + len(data)
         )
@@ -233,11 +245,12 @@ def _save(source: Any) -> bytes:
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 
-def _plaintext_residues(plaintext: Any, count: int) -> U64:
-    """uint64[count]: the residues of a decrypted plaintext (the key self-test reads the secret key as one)."""
+def _begin_reading_plaintext(plaintext: Any, count: int) -> Callable[[], U64]:
+    """Reads uint64[count], the residues of a decrypted plaintext (the key self-test reads the secret key as one)."""
     if _has_memory_files():
-        return _saved_residues(plaintext, _PLAINTEXT_RESIDUES, count)
-    return _elements(plaintext, count)
+        return _begin_reading(plaintext, _PLAINTEXT_RESIDUES, count)
+    residues = _elements(plaintext, count)
+    return lambda: residues
 
 
 def _elements(source: Any, count: int) -> U64:
@@ -246,15 +259,28 @@ def _elements(source: Any, count: int) -> U64:
 
 def _saved_residues(source: Any, offset: int, count: int) -> U64:
     """uint64[count]: the residues of a SEAL object that was made in this process."""
+    return _begin_reading(source, offset, count)()
+
+
+def _begin_reading(source: Any, offset: int, count: int) -> Callable[[], U64]:
+    """Save `source` now; what comes back decompresses, on any thread, without the interpreter lock."""
     decompress = _zstd()
     if decompress is None:
-        return _elements(source.data() if isinstance(source, seal.PublicKey) else source, count)
+        residues = _elements(source.data() if isinstance(source, seal.PublicKey) else source, count)
+        return lambda: residues
     saved = _save(source)
-    compression, total = _HEADER.unpack_from(saved)[4], _HEADER.unpack_from(saved)[6]
-    body = saved[_HEADER.size : total]
-    size = offset + 8 * count
-    plain = decompress(body, size) if compression == _ZSTD else np.frombuffer(body, dtype=np.uint8, count=size)
-    return plain[offset:].view("<u8")
+
+    def decompressed() -> U64:
+        compression, total = _HEADER.unpack_from(saved)[4], _HEADER.unpack_from(saved)[6]
+        body = memoryview(saved)[_HEADER.size : total]
+        size = offset + 8 * count
+        if compression == _ZSTD:
+            plain = decompress(bytes(body), size)
+        else:
+            plain = np.frombuffer(body, dtype=np.uint8, count=size)
+        return plain[offset:].view("<u8")
+
+    return decompressed
 
 
 @lru_cache(maxsize=1)

@@ -263,11 +263,11 @@ class Client(Secret):
             raise RosterMismatch("the release is for another roster than the one this client contributed to")
         if release.contributors != members:
             raise RosterMismatch(f"contributors: the roster has {members}, the release names {release.contributors}")
-        check_signature(release, self._enrolment.key_holder.key)
+        release_hash = check_signature(release, self._enrolment.key_holder.key)
         sums = packing.IntegerSums(release.sums, release.total_weight)
         packing.check_sums(sums, self._plan, release.contributors)
         average = packing.average(sums, self._plan)
-        self._journal.finished(header.step, header.model, header.round_id, message_hash(release))
+        self._journal.finished(header.step, header.model, header.round_id, release_hash)
         bound = packing.error_bound(self._plan)
         return Average(average, bound, release.total_weight, release.contributors)
 

@@ -12,6 +12,7 @@ one, and a journal is shown to others to compare it with the key holder's ledger
 from __future__ import annotations
 
 import hashlib
+import hmac
 import struct
 import warnings
 from collections.abc import Sequence
@@ -172,11 +173,15 @@ class Journal:
         return earlier.body[2 * _HASH :] == circumstances and bool(self._log.events(earlier.step, "aborted"))
 
     def _name(self, update: NDArray[np.floating]) -> bytes:
-        """Keyed hash of the values, the same in float32 and float64."""
-        digest = self._owner.keyed_hash(b"update")
+        """Keyed hash of the values, the same in float32 and float64: of float32 where that holds them all."""
+        narrow, wide = self._owner.keyed_hash(b"update"), None
         for start in range(0, update.shape[0], _SCAN):
-            digest.update(np.ascontiguousarray(update[start : start + _SCAN], dtype="<f8").data.cast("B"))
-        return digest.digest()
+            values = update[start : start + _SCAN]
+            if wide is None and not _fits_float32(values):
+                wide = self._owner.keyed_hash(b"wide update")
+                _hash_values(wide, update[:start], "<f8")
+            _hash_values(narrow if wide is None else wide, values, "<f4" if wide is None else "<f8")
+        return (narrow if wide is None else wide).digest()
 
     def _append(self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes) -> None:
         """Write an event if the table allows it. Raises `WrongState`."""
@@ -185,6 +190,18 @@ class Journal:
         if before not in _FOLLOWS[kind] or (events and events[0].round_id != round_id):
             raise WrongState(f"step {step}: {kind} after {before or 'nothing'} is not a legal order in this round")
         self._log.append(kind, step, model, round_id, body)
+
+
+def _fits_float32(values: NDArray[np.floating]) -> bool:
+    if values.dtype == np.float32:
+        return True
+    with np.errstate(over="ignore", under="ignore"):
+        return bool((values.astype(np.float32) == values).all())
+
+
+def _hash_values(digest: hmac.HMAC, values: NDArray[np.floating], as_type: str) -> None:
+    for start in range(0, values.shape[0], _SCAN):
+        digest.update(np.ascontiguousarray(values[start : start + _SCAN], dtype=as_type).data.cast("B"))
 
 
 # --- offline --------------------------------------------------------------------------------------------------------

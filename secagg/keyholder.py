@@ -10,9 +10,13 @@ memory for one round. A refused sum says nothing to the outside but that.
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 
 from secagg import masks, packing, wire
 from secagg.blocks import empty_block, payload_hash, read_block
@@ -34,6 +38,7 @@ from secagg.errors import (
     UnknownClient,
 )
 from secagg.identity import Identity, verify
+from secagg.kernels_numpy import U32
 from secagg.ledger import Ledger, Outcome
 from secagg.messages import (
     NO_ROSTER,
@@ -226,10 +231,10 @@ class KeyHolder(Secret):
         self._forget(following)
         try:
             sums = self._open(encrypted_sum, state)
-            release = self._signed_release(encrypted_sum, roster, sums)
+            release, release_hash = self._signed_release(encrypted_sum, roster, sums)
             data = wire.encode(release, self._plan)
             # Stored before it is sent: after a crash the same bytes go out again.
-            self._ledger.released(header.step, header.model, header.round_id, message_hash(release), data)
+            self._ledger.released(header.step, header.model, header.round_id, release_hash, data)
         except PeerError:
             # Not only SumRefused: a payload that changes under the caller's hands must not tell which check it failed.
             self._ledger.refused(header.step, header.model, header.round_id)
@@ -296,12 +301,16 @@ class KeyHolder(Secret):
     def _signed_abort(self, header: Header, reason: AbortReason) -> Abort:
         return Abort(header, reason, self._identity.sign(signed_bytes(Abort(header, reason, b""))))
 
-    def _signed_release(self, encrypted_sum: EncryptedSum, roster: Roster, sums: packing.IntegerSums) -> Release:
+    def _signed_release(
+        self, encrypted_sum: EncryptedSum, roster: Roster, sums: packing.IntegerSums
+    ) -> tuple[Release, bytes]:
+        """The release and its hash, from one pass over its values."""
         header = roster.header.reply(
             self._identity.key, previous=message_hash(encrypted_sum), roster=message_hash(roster)
         )
         unsigned = Release(header, len(roster.entries), sums.total_weight, sums.sums, b"")
-        return replace(unsigned, signature=self._identity.sign(signed_bytes(unsigned)))
+        signed = signed_bytes(unsigned)
+        return replace(unsigned, signature=self._identity.sign(signed)), hashlib.sha256(signed).digest()
 
     def _closed_roster(self) -> Roster:
         roster = self._current().roster
@@ -346,14 +355,27 @@ class KeyHolder(Secret):
         block = empty_block(plan.params)
         with Workers(self._threads) as workers:
             stream = masks.MaskStream(terms, plan.params, workers)
+            unpacking: deque[Callable[[], None]] = deque()  # beside SEAL, which holds the interpreter lock; in order
             for index in range(plan.blocks):
                 read_block(encrypted_sum.payload, index, plan.params, block)
                 with clock.stage("verify", "seed masks"):
                     stream.apply(index, block[0], inverse=True)
                 with clock.stage("decrypt") as stage:
-                    plaintext = state.secret_key.decrypt(block)
-                    stage.bytes += plaintext.nbytes
-                with clock.stage("unpack", "checks of the sum") as stage:
-                    decoder.add(index, plaintext)
-                    stage.bytes += plaintext.nbytes
-        return decoder.sums()
+                    read = state.secret_key.begin_decrypt(block)
+                    stage.bytes += block[0].nbytes
+                unpacking.append(workers.start(partial(_unpack, decoder, index, read)))
+                while len(unpacking) >= workers.threads:
+                    self._await_unpacking(unpacking)
+            while unpacking:
+                self._await_unpacking(unpacking)
+        with clock.stage("unpack"):
+            return decoder.sums()
+
+    def _await_unpacking(self, unpacking: deque[Callable[[], None]]) -> None:
+        with self._clock.stage("unpack", "checks of the sum") as stage:
+            unpacking.popleft()()
+            stage.bytes += len(self._plan.params.primes) * self._plan.params.degree * 4
+
+
+def _unpack(decoder: packing.Decoder, index: int, read: Callable[[], U32]) -> None:
+    decoder.add(index, read())

@@ -7,6 +7,7 @@ a role does with a verified message is its own business.
 
 from __future__ import annotations
 
+import hashlib
 from itertools import pairwise
 
 from secagg.engines import BUDGETED_ENGINE
@@ -44,11 +45,16 @@ def check_same_round(header: Header, expected: Header) -> None:
             raise error(f"{what}: expected {_show(want)}, got {_show(got)}: the message belongs elsewhere")
 
 
-def check_signature(message: Message, sender: bytes) -> None:
-    """Raise `UnknownClient` unless `sender` is the sender, and `BadSignature` unless it signed."""
+def check_signature(message: Message, sender: bytes) -> bytes:
+    """Raise `UnknownClient` unless `sender` is the sender, and `BadSignature` unless it signed.
+
+    Returns the message's hash, equal to `transcript.message_hash`, without a second pass over what was signed.
+    """
     if message.header.sender != sender:
         raise UnknownClient(f"sender: expected {_show(sender)}, got {_show(message.header.sender)}")
-    verify(sender, message.signature, signed_bytes(message))
+    signed = signed_bytes(message)
+    verify(sender, message.signature, signed)
+    return hashlib.sha256(signed).digest()
 
 
 def check_offer(offer: Offer, enrolment: Enrolment, plan: RoundPlan, masked: bool, quorum: int) -> None:

@@ -2,8 +2,11 @@
 
     frame = "SAGG" | version u16 | kind u16 | body length u64 | body | digest
     body  = header (234 bytes: session, round id, step, sender, plan, ...) | fields of fixed width | payload
-    digest = SHA-256(frame up to the payload | SHA-256(payload))          the payload is hashed once, not twice
+    digest = SHA-256(frame up to the payload | SHA-256(payload))
 
+A contribution and a sum name the hash of their payload in a signed field. Their digest is computed with that hash, when
+writing and when reading: the pass over the payload itself belongs to the role that checks the signature, and happens
+once. `decode` alone therefore vouches for a payload's length and not for its bytes.
 Little-endian throughout, no padding, no trailing bytes; the plan fixes the length of every message, so a peer cannot
 make a receiver allocate more than the round needs. Decoding raises `PeerError` leaves and nothing else. Whether
 residues are below their primes is checked where payloads are read (`blocks.py`), signatures by the roles.
@@ -55,6 +58,7 @@ _DIGEST_BYTES = 32
 _ENTRY_BYTES = KEY_BYTES + 32 + SEAL_BYTES + SIGNATURE_BYTES
 _SPECIAL_BYTES = 6  # a residue of the special prime, below 2**48
 _KINDS: dict[type, int] = {Offer: 1, Join: 2, Roster: 3, Contribution: 4, EncryptedSum: 5, Release: 6, Abort: 7}
+_NAMED_HASH = {Contribution: HEADER.size, EncryptedSum: HEADER.size + 4}  # where a body names its payload's hash
 
 assert SESSION_BYTES == 16  # HEADER spells it out
 
@@ -165,7 +169,9 @@ def _unframe(view: memoryview, plan: RoundPlan) -> tuple[int, memoryview]:
         error = TruncatedMessage if have < expected else OversizedMessage
         raise error(f"a {cls.__name__} of this plan has {expected} bytes of body, got {have}")
     split = len(view) - _DIGEST_BYTES - payload
-    digest = hashlib.sha256(bytes(view[:split]) + payload_hash(view[split:-_DIGEST_BYTES])).digest()
+    named = _NAMED_HASH.get(cls)
+    known = payload_hash(view[split:-_DIGEST_BYTES]) if named is None else bytes(body[named : named + _DIGEST_BYTES])
+    digest = hashlib.sha256(bytes(view[:split]) + known).digest()
     if digest != bytes(view[-_DIGEST_BYTES:]):
         raise DigestMismatch("the digest does not match: the bytes changed on the way; ask for the same bytes again")
     return kind, body

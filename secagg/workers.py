@@ -6,6 +6,9 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Workers:
@@ -28,6 +31,13 @@ class Workers:
         finally:
             for other in others:
                 other.result()
+
+    def start(self, job: Callable[[], T]) -> Callable[[], T]:
+        """Run `job` beside the caller; call what comes back for its result. Jobs begin in the order they are started.
+
+        With one thread a job runs when its result is asked for. A job must not use these workers itself.
+        """
+        return job if self._pool is None else self._pool.submit(job).result
 
     def close(self) -> None:
         """Stop the threads."""

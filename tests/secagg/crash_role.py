@@ -87,7 +87,7 @@ def key_holder(setting: Setting) -> dict[str, Callable[..., Any]]:
     def noted(self: secagg.KeyHolder, encrypted_sum: Any, state: Any) -> None:
         note(decrypted, str(encrypted_sum.header.step))
         # From here on the next block decrypted is one of the sum, not of the key's self-test.
-        mortal(SecretKey, "decrypt", "decrypt block", kill_at)
+        mortal(SecretKey, "begin_decrypt", "decrypt block", kill_at)
 
     mortal(secagg.KeyHolder, "_open", "decrypt", kill_at, noted)
     identity = secagg.Identity.load(folder / "key holder.key")

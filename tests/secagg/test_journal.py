@@ -64,6 +64,16 @@ def test_an_update_is_recognised_in_another_float_type(journal):
         contributing(journal, 2, update.astype(np.float64))
 
 
+@pytest.mark.parametrize("place", [0, 270_000, -1])
+def test_an_update_that_float32_cannot_hold_is_recognised_and_told_apart_from_its_rounding(journal, place):
+    wide = UPDATE.astype(np.float32).astype(np.float64)
+    wide[place] = 0.1
+    contributing(journal, 1, wide)
+    contributing(journal, 2, wide.astype(np.float32))
+    with pytest.raises(UpdateReused, match="step 1"):
+        contributing(journal, 3, wide.copy())
+
+
 def test_a_fresh_update_is_welcome(journal):
     contributing(journal, 1)
     changed = UPDATE.copy()

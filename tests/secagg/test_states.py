@@ -267,13 +267,13 @@ def test_the_step_is_consumed_before_the_key_touches_the_sum_and_stored_before_i
     peers = Peers(played.federation)
     encrypted_sum = peers.encrypted_sum(1, [played.federation.update(1), played.federation.update(2)])
     ledger, seen = peers.key_holder._ledger, []
-    honest = SecretKey.decrypt
+    honest = SecretKey.begin_decrypt
 
     def watched(self, block):
         seen.append([event.kind for event in ledger._log.events(1)])
         return honest(self, block)
 
-    monkeypatch.setattr(SecretKey, "decrypt", watched)
+    monkeypatch.setattr(SecretKey, "begin_decrypt", watched)
     peers.key_holder.release(encrypted_sum)
     assert seen == [["opened", "roster", "consumed"]] * played.federation.plan.blocks
     assert ledger._log.events(1)[-1].kind == "released"

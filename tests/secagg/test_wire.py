@@ -12,6 +12,7 @@ import pytest
 
 import secagg
 from secagg import errors, wire
+from secagg.blocks import payload_hash
 from secagg.messages import Abort, AbortReason, Contribution, EncryptedSum, Join, Offer, Release, Roster
 from secagg.transcript import HEADER, header_bytes, message_hash
 
@@ -92,12 +93,49 @@ def test_trailing_bytes_are_refused_as_oversized(conversation, kind):
         wire.decode(wire.encode(messages[kind], plan) + b"\0", plan)
 
 
-def test_a_flipped_bit_in_the_payload_is_named_as_a_digest_mismatch(conversation):
+@pytest.mark.parametrize("kind", [Offer, Release])
+def test_a_flipped_bit_in_a_payload_is_named_as_a_digest_mismatch(conversation, kind):
     plan, messages = conversation
-    data = bytearray(wire.encode(messages[Contribution], plan))
+    data = bytearray(wire.encode(messages[kind], plan))
     data[-1000] ^= 1
     with pytest.raises(errors.DigestMismatch):
         wire.decode(bytes(data), plan)
+
+
+@pytest.mark.parametrize("kind", [Contribution, EncryptedSum])
+def test_a_flipped_bit_before_a_ciphertext_is_a_digest_mismatch_and_one_within_is_left_to_the_role(conversation, kind):
+    plan, messages = conversation
+    data = wire.encode(messages[kind], plan)
+    for position in (300, len(data) - plan.residue_bytes - 33, len(data) - 1):
+        flipped = bytearray(data)
+        flipped[position] ^= 1
+        with pytest.raises(errors.PeerError):
+            wire.decode(bytes(flipped), plan)
+    flipped = bytearray(data)
+    flipped[-1000] ^= 1
+    message = wire.decode(bytes(flipped), plan)
+    assert message.payload_hash == messages[kind].payload_hash != payload_hash(message.payload)
+
+
+def test_a_flipped_bit_in_a_contributions_ciphertext_is_refused_by_the_aggregator_as_a_digest_mismatch():
+    plan = secagg.plan_round(length=2_000, max_clients=5, value_bits=10)
+    banks = [secagg.Identity.generate(f"bank {i}") for i in range(3)]
+    authority, server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
+    enrolment = secagg.Enrolment.of(authority.member, server.member, tuple(b.member for b in banks))
+    key_holder = secagg.KeyHolder(authority, enrolment, plan)
+    aggregator = secagg.Aggregator(server, enrolment, plan)
+    clients = [secagg.Client(b, enrolment, plan) for b in banks]
+    offer = key_holder.open(1, MODEL)
+    for client in clients:
+        key_holder.receive_join(client.join(offer, MODEL))
+    roster = key_holder.close_roster()
+    aggregator.open(offer, roster)
+    data = wire.encode(clients[0].contribute(roster, np.zeros(plan.length)), plan)
+    flipped = bytearray(data)
+    flipped[-1000] ^= 1
+    with pytest.raises(errors.DigestMismatch):
+        aggregator.receive(wire.decode(bytes(flipped), plan))
+    aggregator.receive(wire.decode(data, plan))  # the control: nothing was lost
 
 
 def test_a_message_of_another_plan_is_named_as_such_before_its_payload_is_read(conversation):
