@@ -11,6 +11,7 @@ import click
 from demos.console import out, print_json, progress, seconds, size, table
 
 if TYPE_CHECKING:
+    from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings
     from fl.experiment import Experiment
     from fl.run_folder import RunConfig
 
@@ -76,7 +77,24 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 @click.option("--batch-size", default=512, type=click.IntRange(1), show_default=True, help="Rows, with --no-dp.")
 @click.option("--lr", type=float, help="Learning rate of sgd; 30 with privacy, 0.1 without.")
 @click.option("--pos-weight", type=float, help="Weight of a fraud in the loss, a public constant; 4 if left out.")
-@click.option("--proximal", default=0.0, show_default=True, help="FedProx mu.")
+@click.option(
+    "--algorithm",
+    type=click.Choice(["fedavg", "fedprox", "fedadam"]),
+    default="fedavg",
+    show_default=True,
+    help="What the rounds do; docs/algorithms.md compares them.",
+)
+@click.option("--mu", type=float, help="fedprox: weight of the pull back to the global model; 0.01 if left out.")
+@click.option("--server-lr", type=float, help="fedadam: step of the server; 0.03 if left out.")
+@click.option("--beta1", type=float, help="fedadam: decay of the mean; 0.9 if left out.")
+@click.option("--beta2", type=float, help="fedadam: decay of the squares; 0.99 if left out.")
+@click.option("--tau", type=float, help="fedadam: degree of adaptivity; 0.001 if left out.")
+@click.option("--fraction", default=1.0, show_default=True, help="Of the banks, drawn anew for every round.")
+@click.option("--quorum", type=click.IntRange(3), help="Fewest banks of a round; all that were asked if left out.")
+@click.option("--vanish-before", default=0.0, show_default=True, help="Simulate: a bank is gone before the roster.")
+@click.option("--vanish-after", default=0.0, show_default=True, help="Simulate: a bank is gone after the roster.")
+@click.option("--retries", default=2, type=click.IntRange(0), show_default=True, help="Of a round that was lost.")
+@click.option("--reuse-updates", is_flag=True, help="In a retry, with --no-dp: send the same update, do not train.")
 @click.option("--aggregation", type=click.Choice(["encrypted", "plain"]), default="encrypted", show_default=True)
 @click.option("--engine", default="auto", show_default=True, help="Encryption engine.")
 @click.option("--clip", default=1.0, show_default=True, help="Of every coordinate of an update.")
@@ -106,6 +124,9 @@ def train(resume: str | None, run_dir: str | None, as_json: bool, **options: Any
     python -m demos train
     python -m demos train --no-dp --rounds 5 --json
     python -m demos train --data FILE.csv.gz --partition PARTITION.csv:REGION8 --epsilon 3
+    python -m demos train --algorithm fedprox --mu 0.1
+    python -m demos train --no-dp --algorithm fedadam --server-lr 0.03
+    python -m demos train --no-dp --fraction 0.6 --vanish-after 0.1 --quorum 3
     python -m demos train --resume runs/NAME
     """
     if resume is not None:
@@ -157,7 +178,6 @@ def _config(options: dict[str, Any]) -> RunConfig:
     asked = {
         "learning_rate": options["lr"],
         "pos_weight": options["pos_weight"],
-        "proximal": options["proximal"],
     }
     asked = {name: value for name, value in asked.items() if value is not None}
     passes = {"epochs": options["local_epochs"], "batch_size": options["batch_size"]}
@@ -204,6 +224,33 @@ def _config(options: dict[str, Any]) -> RunConfig:
         baseline_model=OPEN.model,
         baseline_training=replace(OPEN.training, **passes),
         statistics=None if options["no_shared_statistics"] else statistics,
+        algorithm=_algorithm(options),
+        participation=_participation(options),
+    )
+
+
+def _algorithm(options: dict[str, Any]) -> AlgorithmSettings:
+    from fl.algorithms.settings import AlgorithmSettings
+
+    given = {name: options[name] for name in ("mu", "server_lr", "beta1", "beta2", "tau")}
+    return AlgorithmSettings(options["algorithm"], **given)
+
+
+def _participation(options: dict[str, Any]) -> ParticipationSettings | None:
+    """None where every bank is in every round."""
+    from fl.algorithms.settings import ParticipationSettings
+
+    if options["fraction"] == 1.0 and not options["vanish_before"] and not options["vanish_after"]:
+        if options["quorum"] is not None or options["reuse_updates"]:
+            raise click.UsageError("--quorum and --reuse-updates speak of banks that are missing: see --vanish-after")
+        return None
+    return ParticipationSettings(
+        fraction=options["fraction"],
+        quorum=options["quorum"] or 3,
+        vanish_before=options["vanish_before"],
+        vanish_after=options["vanish_after"],
+        retries=options["retries"],
+        reuse=options["reuse_updates"],
     )
 
 

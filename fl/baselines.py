@@ -24,14 +24,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
 
+from fl.algorithms.fedavg import FedAvg
+from fl.algorithms.participation import Dropouts, Everyone
 from fl.federation import BankData, Federation, pooled_local
-from fl.model import unflatten
-from fl.rounds import Evaluation, Schedule, evaluate, federated_rounds
-from fl.secure import plain_average
+from fl.model import flatten
+from fl.rounds import Evaluation, Schedule, bank_models, evaluate, play_rounds
+from fl.secure import plain_sum
 from fl.training import derive_seed, train_seeded
 
 Baseline = Callable[[], Evaluation]
@@ -46,8 +49,11 @@ def baselines(
     *,
     clip: float,
     device: torch.device,
+    play: Callable[[Schedule], Sequence[nn.Module]] | None = None,
 ) -> dict[str, Baseline]:
     """The baselines of a run by name, each a function that trains and measures it.
+
+    `play`: the run's own algorithm in plain sight, one model per bank; FedAvg with every bank when None.
 
     `local`: `federation` with bank-local features only, the same object where nothing is shared.
     `shared_features`: makes the pooled table whose features look at all banks' rows. `federated`: the run's
@@ -55,16 +61,20 @@ def baselines(
     the run has none.
     """
     banks = federation.banks
+
+    def plainly(schedule: Schedule) -> Evaluation:
+        return plain(banks, schedule, clip, device) if play is None else evaluate(banks, play(schedule), device)
+
     found: dict[str, Baseline] = {
         "alone": lambda: alone(local.banks, without_privacy, device),
         "pooled": lambda: pooled(local.banks, pooled_local(local), without_privacy, device),
         "pooled_global": lambda: _pooled_alone(shared_features(), without_privacy, device),
-        "plain": lambda: plain(banks, federated, clip, device),
+        "plain": lambda: plainly(federated),
     }
     if federation is not local:
         found["pooled_with_statistics"] = lambda: pooled(banks, pooled_local(federation), without_privacy, device)
     if federated is not without_privacy:
-        found["plain_without_privacy"] = lambda: plain(banks, without_privacy, clip, device)
+        found["plain_without_privacy"] = lambda: plainly(without_privacy)
     return found
 
 
@@ -80,14 +90,36 @@ def pooled(banks: Sequence[BankData], everything: BankData, schedule: Schedule, 
 
 
 def plain(banks: Sequence[BankData], schedule: Schedule, clip: float, device: torch.device) -> Evaluation:
-    """The federated schedule with averages taken in plain sight; in no ledger."""
-    model = schedule.first_model(banks[0].train.x.shape[1]).to(device)
-    rounds = federated_rounds(
-        banks, schedule, lambda updates, _: plain_average(updates, clip=clip), clip=clip, device=device
+    """FedAvg with averages taken in plain sight; in no ledger."""
+    models = played_plainly(banks, schedule, FedAvg(Everyone(len(banks))), clip=clip, device=device)
+    return evaluate(banks, models, device)
+
+
+def played_plainly(
+    banks: Sequence[BankData],
+    schedule: Schedule,
+    algorithm: FedAvg,
+    *,
+    clip: float,
+    device: torch.device,
+    quorum: int = 1,
+    dropouts: Dropouts | None = None,
+) -> list[nn.Module]:
+    """Each bank's model after `schedule` with `algorithm`, averaged in plain sight; in no ledger."""
+    state = algorithm.begin(flatten(schedule.first_model(banks[0].train.x.shape[1])))
+    rounds = play_rounds(
+        banks,
+        schedule,
+        algorithm,
+        partial(plain_sum, clip=clip),
+        clip=clip,
+        device=device,
+        quorum=quorum,
+        dropouts=dropouts,
     )
-    for _, vector in rounds:
-        unflatten(model, vector)
-    return evaluate(banks, [model] * len(banks), device)
+    for _, after in rounds:
+        state = after
+    return bank_models(banks, schedule, algorithm, state, device)
 
 
 def _pooled_alone(everything: BankData, schedule: Schedule, device: torch.device) -> Evaluation:

@@ -113,4 +113,5 @@ def private_average(updates: Sequence[Update], plan: ClientPlan, *, model_hash: 
         bytes_up=summed.bytes_up,
         bytes_down=summed.bytes_down,
         seconds=time.perf_counter() - start,
+        total_weight=len(updates),
     )

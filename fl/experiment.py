@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,11 @@ from typing import Any
 
 import torch
 from safetensors.numpy import save
+from torch import nn
 
-from fl.baselines import Baseline, baselines
+from fl.algorithms.settings import algorithm_of, dropouts_of, quorum_of
+from fl.algorithms.state import affordable_rounds, trainings
+from fl.baselines import Baseline, baselines, played_plainly
 from fl.client_dp import ClientPlan, private_average, sensitivity
 from fl.durable import replace_durably
 from fl.errors import AggregationError, BudgetExhausted, RunFolderError
@@ -36,7 +39,7 @@ from fl.federation import (
     pooled_global,
     read_partitioned,
 )
-from fl.model import MODEL_FORMAT, layout, model_hash, unflatten
+from fl.model import MODEL_FORMAT, flatten, layout, model_hash
 from fl.privacy import (
     ClientRounds,
     Entry,
@@ -46,12 +49,13 @@ from fl.privacy import (
     noisy_counts,
 )
 from fl.rounds import (
-    Aggregation,
     Progress,
     RoundRecord,
     Schedule,
+    Summation,
+    bank_models,
     evaluate,
-    federated_rounds,
+    play_rounds,
     require_measurable,
 )
 from fl.run_budget import (
@@ -63,7 +67,7 @@ from fl.run_budget import (
     require_room,
 )
 from fl.run_folder import DataSettings, RunConfig, RunFolder, random_banks, refuse_used
-from fl.secure import QUORUM, encrypted_average, plain_average, plan_for
+from fl.secure import QUORUM, EncryptedRounds, plain_sum
 from fl.shared_features import SharedColumns, with_shared_columns
 from fl.shared_noise import plan_noise
 from fl.sharing import describe, plan_sharing
@@ -85,21 +89,30 @@ class Experiment:
         self._source = source
         self._device = pick_device(self.config.device)
         torch.set_num_threads(self.config.threads)
-        self.finished, self._vector, self._records = folder.last_round()
+        self.finished, self._state, self._records = folder.last_round()
         self.ledgers: dict[str, Ledger] = {}
         if privacy := self.config.privacy:
             where = Path(privacy.budget_dir) if privacy.budget_dir else folder.path / "budget"
             self.ledgers = open_ledgers(where, privacy, federation)
-        self.rounds_lost = self._rounds_paid() - self.finished if self.ledgers else 0
-        self.schedule = _schedule(
-            self.config, self.config.rounds - self.rounds_lost, private_steps(self.config.privacy)
+        self.algorithm = algorithm_of(
+            self.config.algorithm, self.config.participation, banks=len(federation.banks), seed=self.config.seed
         )
-        if self.rounds_lost and self.schedule.rounds < 1:
-            raise BudgetExhausted(
-                f"{folder.path}: every round was paid for and interrupted; the budget is spent and there is no model"
-            )
+        self._dropouts = dropouts_of(self.config.participation, seed=self.config.seed)
+        self._quorum = quorum_of(self.config.participation, self.algorithm.timetable)
+        self._allowance = trainings(self.algorithm.timetable, self.config.rounds)
+        rounds = self.config.rounds
+        if self.ledgers:
+            timetable = self.algorithm.timetable
+            rounds = affordable_rounds(timetable, rounds, self.finished, self._begun(), self._allowance)
+        self.schedule = _schedule(self.config, rounds, private_steps(self.config.privacy))
+        self._require_a_round()
         if (folder.path / "statistics" / TOTALS).exists():
             self._share_statistics()
+
+    @property
+    def rounds_lost(self) -> int:
+        """Rounds that were asked for and will not be played: paid for, interrupted, and not repeated."""
+        return self.config.rounds - self.schedule.rounds
 
     @classmethod
     def start(cls, config: RunConfig, path: Path) -> Experiment:
@@ -145,23 +158,39 @@ class Experiment:
         """
         with self.folder.alone():
             self._share_statistics()
-            for record, vector in federated_rounds(
+            for record, state in play_rounds(
                 self.federation.banks,
                 self.schedule,
+                self.algorithm,
                 self._aggregation(),
                 clip=self.config.aggregation.clip,
                 device=self._device,
+                quorum=self._quorum,
+                dropouts=self._dropouts,
                 finished=self.finished,
-                start=self._vector,
+                state=self._state,
                 pay=self._pay if self.ledgers else None,
+                afford=self._afford if self.ledgers else None,
                 progress=progress,
             ):
                 line = {**record.as_json(), "epsilon": self._spent()}
-                self.folder.finish_round(record.number, line, vector)
-                self.finished, self._vector = record.number, vector
+                self.folder.finish_round(record.number, line, state)
+                self.finished, self._state = record.number, state
                 self._records.append({"round": record.number, **line})
                 yield record
+            # Lost attempts were paid for as well: the run may have ended before its last round.
+            self.schedule = replace(self.schedule, rounds=self.finished)
+            self._require_a_round()
             self._finish()
+
+    def models(self) -> list[nn.Module]:
+        """The model that each bank scores with after the last finished round, in the order of the federation's banks;
+        one object where all banks hold the same.
+        """
+        schedule, device = self.schedule, self._device
+        first = flatten(schedule.first_model(len(self.federation.feature_names)))
+        state = self.algorithm.begin(first) if self._state is None else self._state
+        return bank_models(self.federation.banks, schedule, self.algorithm, state, device)
 
     def baseline_names(self) -> tuple[str, ...]:
         """Names of the baselines that `baselines` will yield."""
@@ -187,6 +216,7 @@ class Experiment:
             "run_dir": str(self.folder.path),
             "device": self.config.device,
             "aggregation": self.config.aggregation.mode,
+            "algorithm": self.config.algorithm.name,
             "banks": len(self.federation.banks),
             "rounds": self.finished,
             "rounds_lost": self.rounds_lost,
@@ -200,22 +230,28 @@ class Experiment:
         self.folder.write_json("result.json", result)
         return result
 
-    def _aggregation(self) -> Aggregation:
-        settings = self.config.aggregation
+    def _aggregation(self) -> Summation:
+        """How updates become one: in plain sight, encrypted, or encrypted with every bank's noise in the sum."""
+        settings, timetable = self.config.aggregation, self.algorithm.timetable
         if settings.mode == "plain":
-            return lambda updates, _: plain_average(updates, clip=settings.clip)
-        length = layout(self.schedule.first_model(len(self.federation.feature_names))).length
+            return partial(plain_sum, clip=settings.clip)
         if self._client_rounds is not None:
-            banks = len(self.federation.banks)
             assert self.config.privacy is not None
-            private = ClientPlan(self.config.privacy.update_norm, length, banks, self._client_rounds)
-            return lambda updates, bound_to: private_average(
-                updates, private, model_hash=bound_to, engine=settings.engine
+            private = ClientPlan(
+                self.config.privacy.update_norm, self._travelling, timetable.largest, self._client_rounds
             )
-        plan = plan_for(length, len(self.federation.banks), settings.clip, settings.value_bits)
-        return lambda updates, bound_to: encrypted_average(
-            updates, plan=plan, model_hash=bound_to, engine=settings.engine
+            return lambda joined: private_average(
+                joined.updates, private, model_hash=joined.bound_to, engine=settings.engine
+            )
+        rounds = EncryptedRounds(
+            [bank.name for bank in self.federation.banks],
+            clip=settings.clip,
+            quorum=self._quorum,
+            largest=timetable.largest,
+            max_weight=self.algorithm.max_weight,
+            engine=settings.engine,
         )
+        return lambda joined: rounds.average(joined, settings.value_bits)
 
     def _planned_baselines(self) -> dict[str, Baseline]:
         return baselines(
@@ -226,15 +262,36 @@ class Experiment:
             _open_schedule(self.config) if self.schedule.private else self.schedule,
             clip=self.config.aggregation.clip,
             device=self._device,
+            play=self._played_plainly,
         )
 
-    def _rounds_paid(self) -> int:
-        """Rounds of this run that a bank has recorded, finished or not."""
-        runs = (
-            [spend.run for spend in ledger.spends() if spend.round != STATISTICS_ROUND]
-            for ledger in self.ledgers.values()
+    def _played_plainly(self, schedule: Schedule) -> list[nn.Module]:
+        """Each bank's model after the run's own algorithm in plain sight, with `schedule`; in no ledger."""
+        return played_plainly(
+            self.federation.banks,
+            schedule,
+            self.algorithm,
+            clip=self.config.aggregation.clip,
+            device=self._device,
+            quorum=self._quorum,
+            dropouts=self._dropouts,
         )
-        return max(max(recorded.count(self.folder.run_id), self.finished) for recorded in runs)
+
+    def _begun(self) -> dict[int, int]:
+        """Trainings of this run that each bank has recorded, finished or not, by its position."""
+        return {
+            position: sum(
+                spend.run == self.folder.run_id and spend.round != STATISTICS_ROUND
+                for spend in self.ledgers[bank.name].spends()
+            )
+            for position, bank in enumerate(self.federation.banks)
+        }
+
+    def _afford(self, banks: Sequence[str]) -> bool:
+        """Whether the noise, calibrated to so many trainings and no more, leaves each of these banks another."""
+        begun = self._begun()
+        left = {bank.name: self._allowance - begun[i] for i, bank in enumerate(self.federation.banks)}
+        return all(left[name] > 0 for name in banks)
 
     def _share_statistics(self) -> None:
         """The run's release of counts, made once, and its columns in every bank's rows."""
@@ -274,9 +331,21 @@ class Experiment:
         if privacy is None or privacy.unit != "client":
             return None
         assert privacy.share_variance is not None
-        length = layout(self.schedule.first_model(len(self.federation.feature_names))).length
-        honest = len(self.federation.banks) - privacy.colluders
+        length, honest = self._travelling, len(self.federation.banks) - privacy.colluders
         return ClientRounds(sensitivity(length), privacy.share_variance, honest, length, 1)
+
+    @property
+    def _travelling(self) -> int:
+        """Coordinates of an update that travel."""
+        length = layout(self.schedule.first_model(len(self.federation.feature_names))).length
+        return int(self.algorithm.travels(length).sum())
+
+    def _require_a_round(self) -> None:
+        if self.rounds_lost and self.schedule.rounds < 1:
+            raise BudgetExhausted(
+                f"{self.folder.path}: every round was paid for and interrupted; the budget is spent and there is no "
+                "model"
+            )
 
     def _pay(self, bank: str, number: int) -> None:
         private, entry = self.schedule.private, self._client_rounds
@@ -294,10 +363,9 @@ class Experiment:
     def _finish(self) -> None:
         """Measure the final model and write it with all that scoring needs."""
         names = self.federation.feature_names
-        model = self.schedule.first_model(len(names)).to(self._device)
-        if self._vector is not None:
-            unflatten(model, self._vector)
-        figures = evaluate(self.federation.banks, [model] * len(self.federation.banks), self._device)
+        models = self.models()
+        figures = evaluate(self.federation.banks, models, self._device)
+        model = models[0]
         self.folder.write_json("metrics.json", figures.as_json())
         tensors = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
         about = {

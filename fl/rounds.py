@@ -1,24 +1,25 @@
-"""Federated averaging over the banks, one round after the other.
+"""The rounds of a run: who trains, what travels, what everybody then holds.
 
-What it does: `federated_rounds` plays the rounds of a schedule from a given state; `evaluate` measures a
-model on the banks' validation and test rows.
+What it does: `play_rounds` plays the rounds of a schedule with any algorithm of `fl.algorithms`, lost rounds and their
+retries included; `federated_rounds` is the same for FedAvg with everybody; `evaluate` measures models on the banks'
+validation and test rows.
 
-What it leaves to others: local training (`fl.training`), averaging (`fl.secure`), the budget (`fl.privacy`,
-through `pay`), files (`fl.run_folder`), what is run beside it for comparison (`fl.baselines`).
+What it leaves to others: what makes an algorithm (`fl.algorithms`), local training (`fl.training`), averaging
+(`fl.secure`), the budget (`fl.privacy`, through `pay`), files (`fl.run_folder`), what is run beside it for comparison
+(`fl.baselines`).
 
-Source: FedAvg, McMahan et al., AISTATS 2017, with full participation. Every bank weighs the same: a weight
-by its number of rows would publish that number and, under differential privacy, is itself a function of the
-rows that has no noise on it.
+Every bank weighs the same, but for staleness: a weight by its number of rows would publish that number and, under
+differential privacy, is itself a function of the rows that has no noise on it.
 
-Each round starts from the global model alone. Optimiser state is not carried over, so that a round is a
-function of (model, round number, rows) and a run continues from a checkpoint as if it had never stopped.
+Each round starts from the state alone. Optimiser state of local training is not carried over, so that a round is a
+function of (state, round number, rows) and a run continues from a checkpoint as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 
 import numpy as np
@@ -27,16 +28,20 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
-from fl.errors import MetricError, TrainingError
+from fl.algorithms.fedavg import FedAvg
+from fl.algorithms.participation import Dropouts, Everyone
+from fl.algorithms.state import Released, Seat, State, Vector
+from fl.errors import AggregationError, BanksVanished, MetricError, TrainingError
 from fl.federation import BankData, Rows
 from fl.metrics import Metrics, choose_threshold, measure
 from fl.model import build_model, flatten, model_hash, unflatten
-from fl.secure import Aggregate, Update, plain_average
+from fl.secure import Aggregate, Joined, Update, plain_average
 from fl.training import LocalTraining, PrivateSteps, derive_seed, predict, train_private, train_seeded
 
-Vector = NDArray[np.float32]
 Aggregation = Callable[[Sequence[Update], str], Aggregate]  # (updates, hash of the model they refer to)
+Summation = Callable[[Joined], Aggregate]  # the same for rosters that change; raises `BanksVanished`
 Payment = Callable[[str, int], None]  # (bank, round): records a bank's spend or refuses the round
+Affordable = Callable[[Sequence[str]], bool]  # whether each of these banks has a training left
 Progress = Callable[[str], None]  # (bank that has finished its part of a round)
 
 
@@ -69,9 +74,13 @@ class RoundRecord:
     number: int
     validation_average_precision: float
     validation_roc_auc: float
-    train_seconds: float  # over all banks
+    train_seconds: float  # over all banks and attempts
     aggregate: Aggregate
     max_abs_error: float  # largest |average - float64 mean of the clipped updates| over coordinates
+    members: tuple[str, ...]  # of the roster that was released
+    left_out: tuple[str, ...]  # seated, and not in that roster
+    attempts: int
+    values: int  # coordinates that travelled
 
     def as_json(self) -> dict[str, object]:
         """This record as one line of metrics.jsonl."""
@@ -86,6 +95,11 @@ class RoundRecord:
             "clipped": list(self.aggregate.clipped),
             "error_bound": self.aggregate.error_bound,
             "max_abs_error": self.max_abs_error,
+            "members": list(self.members),
+            "left_out": list(self.left_out),
+            "attempts": self.attempts,
+            "values": self.values,
+            "total_weight": self.aggregate.total_weight,
         }
 
 
@@ -101,53 +115,237 @@ def federated_rounds(
     pay: Payment | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[RoundRecord, Vector]]:
-    """Play rounds `finished + 1` to `schedule.rounds`; yield each round's record and global model
-    float32[length].
+    """FedAvg with every bank in every round: play rounds `finished + 1` to `schedule.rounds`; yield each round's
+    record and global model float32[length].
 
     `start`: the global model after round `finished`; the first model when None. `pay`: called for every
     bank before any bank trains. `clip` is the aggregation's, used to measure its error. Whatever `pay` or
     `aggregate` raises ends the rounds.
     """
-    model = schedule.first_model(banks[0].train.x.shape[1]).to(device)
-    if start is not None:
-        unflatten(model, start)
+    rounds = play_rounds(
+        banks,
+        schedule,
+        FedAvg(Everyone(len(banks))),
+        lambda joined: aggregate(joined.updates, joined.bound_to),
+        clip=clip,
+        device=device,
+        finished=finished,
+        state=None if start is None else State(start),
+        pay=pay,
+        progress=progress,
+    )
+    for record, state in rounds:
+        yield record, state.model
+
+
+def play_rounds(
+    banks: Sequence[BankData],
+    schedule: Schedule,
+    algorithm: FedAvg,
+    aggregate: Summation,
+    *,
+    clip: float,
+    device: torch.device,
+    quorum: int = 1,
+    dropouts: Dropouts | None = None,
+    finished: int = 0,
+    state: State | None = None,
+    pay: Payment | None = None,
+    afford: Affordable | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[RoundRecord, State]]:
+    """Play rounds `finished + 1` to `schedule.rounds` with `algorithm`; yield each round's record and state.
+
+    `state`: after round `finished`; the algorithm's first one when None. `quorum`: fewest members of a roster.
+    `pay`: called for every bank that begins a training, before any bank trains. The rounds end early when `afford`
+    says that a bank has no training left. Raises `AggregationError` when a round was lost once more than
+    `dropouts.retries`; whatever else `pay` or `aggregate` raises ends the rounds, too.
+    """
+    scratch = schedule.first_model(banks[0].train.x.shape[1]).to(device)
+    if state is None:
+        state = algorithm.begin(flatten(scratch))
+    stage = _Stage(banks, schedule, algorithm, aggregate, clip, device, scratch, quorum, dropouts or Dropouts())
     for number in range(finished + 1, schedule.rounds + 1):
-        # 1. Every bank records what this round spends; one that cannot afford it stops the round before any
-        # training.
-        if pay is not None:
-            for bank in banks:
-                pay(bank.name, number)
+        played = _Attempts(stage, number, state, pay, afford, progress).play(resumed=number == finished + 1 > 1)
+        if played is None:
+            return
+        record, state = played
+        yield record, state
 
-        # 2. Every bank trains from the same global model and keeps only the difference.
-        before, bound_to = flatten(model), model_hash(model)
+
+@dataclass(frozen=True)
+class _Stage:
+    """What stays the same over all rounds of a run. `scratch`: a module of the model's shape, overwritten freely."""
+
+    banks: Sequence[BankData]
+    schedule: Schedule
+    algorithm: FedAvg
+    aggregate: Summation
+    clip: float
+    device: torch.device
+    scratch: nn.Module
+    quorum: int
+    dropouts: Dropouts
+
+    def hash_of(self, vector: Vector) -> str:
+        unflatten(self.scratch, vector)
+        return model_hash(self.scratch)
+
+    def trained(self, seat: Seat, base: Vector, attempt: int) -> Vector:
+        """The bank's model after local training from `base`."""
+        bank, schedule, number = self.banks[seat.bank], self.schedule, seat.base + 1
+        unflatten(self.scratch, base)
+        mu = self.algorithm.proximal
+        try:
+            if schedule.private is not None:
+                train_private(
+                    self.scratch, bank.train, schedule.local, schedule.private, device=self.device, proximal=mu
+                )
+            else:
+                # A retry must differ: an update enters one roster only.
+                labels = ("batches", bank.name, number, *((attempt,) if attempt else ()))
+                seed = derive_seed(schedule.seed, *labels)
+                train_seeded(self.scratch, bank.train, schedule.local, seed=seed, device=self.device, proximal=mu)
+        except TrainingError as fault:
+            raise TrainingError(f"{bank.name}, round {number}: {fault}") from fault
+        return flatten(self.scratch)
+
+
+@dataclass
+class _Attempts:
+    """One round, offered until a roster delivers.
+
+    `updates`: what banks have trained for this round and not yet put into a roster that was lost.
+    """
+
+    stage: _Stage
+    number: int
+    state: State
+    pay: Payment | None
+    afford: Affordable | None
+    progress: Progress | None
+    updates: dict[int, Vector] = field(default_factory=dict)
+    train_seconds: float = 0.0
+
+    def play(self, *, resumed: bool) -> tuple[RoundRecord, State] | None:
+        """The round's record and the state after it; None when a bank cannot pay for the training it would begin."""
+        stage, timetable = self.stage, self.stage.algorithm.timetable
+        seats = seated = timetable.seats(self.number)
+        beginning: Sequence[int] = timetable.starting(self.number, resumed=resumed)
+        lost: list[str] = []
+        for attempt in range(stage.dropouts.retries + 1):
+            # 1. Every bank records what its training spends; one that cannot afford it stops the round before any
+            # training.
+            if not self._paid([stage.banks[bank].name for bank in beginning]):
+                return None
+            early, late = stage.dropouts.vanished(self.number, attempt, [seat.bank for seat in seats])
+            joining = [seat for seat in seats if seat.bank not in early]
+            if len(joining) < stage.quorum:
+                # No roster was closed: what was trained has been seen by nobody and is as good as before.
+                lost.append(f"{len(joining)} of at least {stage.quorum} banks joined")
+                beginning = ()
+                continue
+            try:
+                # 2. Every bank trains from its model and keeps only the difference. 3. The differences become one
+                # average; nobody sees a single one.
+                result, joined, sent = self._delivered(joining, late, attempt)
+            except BanksVanished as fault:
+                lost.append(str(fault))
+                seats = tuple(seat for seat in seats if stage.banks[seat.bank].name not in fault.banks)
+                if not stage.dropouts.reuse:
+                    for seat in joining:
+                        del self.updates[seat.bank]
+                beginning = [seat.bank for seat in seats if seat.bank not in self.updates and seat in joining]
+                continue
+            # 4. Every bank applies the same average.
+            after = self._applied(joining, result, sent)
+            left_out = [stage.banks[s.bank].name for s in seated if s not in joining]
+            return self._record(result, joined, sent, after, left_out, attempt + 1), after
+        raise AggregationError(
+            f"round {self.number} was lost {len(lost)} times ({'; '.join(lost)}): ask who is missing, or allow more "
+            "retries or a smaller quorum"
+        )
+
+    def _paid(self, names: Sequence[str]) -> bool:
+        if self.afford is not None and not self.afford(names):
+            return False
+        if self.pay is not None:
+            for name in names:
+                self.pay(name, self.number)
+        return True
+
+    def _delivered(
+        self, joining: Sequence[Seat], late: frozenset[int], attempt: int
+    ) -> tuple[Aggregate, Joined, NDArray[np.bool_]]:
+        stage, algorithm = self.stage, self.stage.algorithm
+        bound_to = algorithm.binding(self.state, stage.hash_of)
         clock = time.perf_counter()
-        updates: list[Update] = []
-        for bank in banks:
-            unflatten(model, before)
-            _train(model, bank, schedule, number, device)
-            updates.append(flatten(model) - before)
-            if progress is not None:
-                progress(bank.name)
-        train_seconds = time.perf_counter() - clock
+        for seat in joining:
+            if seat.bank not in self.updates:
+                base = algorithm.trains_from(self.state, seat)
+                self.updates[seat.bank] = stage.trained(seat, base, attempt) - base
+                if self.progress is not None:
+                    self.progress(stage.banks[seat.bank].name)
+        self.train_seconds += time.perf_counter() - clock
+        sent = algorithm.travels(len(self.state.model))
+        joined = Joined(
+            banks=tuple(stage.banks[seat.bank].name for seat in joining),
+            updates=tuple(self.updates[seat.bank][sent] for seat in joining),
+            weights=tuple(seat.weight for seat in joining),
+            bound_to=bound_to,
+            silent=frozenset(stage.banks[bank].name for bank in late),
+            reuse=stage.dropouts.reuse,
+        )
+        return stage.aggregate(joined), joined, sent
 
-        # 3. The differences become one average; nobody sees a single one.
-        result = aggregate(updates, bound_to)
+    def _applied(self, joining: Sequence[Seat], result: Aggregate, sent: NDArray[np.bool_]) -> State:
+        algorithm, state = self.stage.algorithm, self.state
+        for seat in joining:
+            base = algorithm.trains_from(self.state, seat)
+            state = algorithm.keep(state, seat.bank, base + self.updates[seat.bank])
+        average = np.zeros(len(sent))
+        average[sent] = result.average
+        return algorithm.apply(state, Released(self.number, average, sent, len(joining), result.total_weight))
 
-        # 4. Every bank applies the same average.
-        after = (before + result.average).astype(np.float32)
-        unflatten(model, after)
-
-        # 5. The experimenter looks at the validation rows, and at what an exact average would have been.
-        labels, scores = _scored([bank.validation for bank in banks], [model] * len(banks), device)
-        record = RoundRecord(
-            number,
+    def _record(
+        self,
+        result: Aggregate,
+        joined: Joined,
+        sent: NDArray[np.bool_],
+        after: State,
+        left_out: Sequence[str],
+        attempts: int,
+    ) -> RoundRecord:
+        """The experimenter looks at the validation rows, and at what an exact average would have been."""
+        stage = self.stage
+        models = bank_models(stage.banks, stage.schedule, stage.algorithm, after, stage.device)
+        labels, scores = _scored([bank.validation for bank in stage.banks], models, stage.device)
+        exact = plain_average(joined.updates, clip=stage.clip, weights=joined.weights).average
+        return RoundRecord(
+            self.number,
             float(average_precision_score(labels, scores)),
             float(roc_auc_score(labels, scores)),
-            train_seconds,
+            self.train_seconds,
             result,
-            _distance_to_exact(result, updates, clip),
+            float(np.abs(result.average - exact).max(initial=0.0)),
+            joined.banks,
+            tuple(left_out),
+            attempts,
+            int(sent.sum()),
         )
-        yield record, after
+
+
+def bank_models(
+    banks: Sequence[BankData], schedule: Schedule, algorithm: FedAvg, state: State, device: torch.device
+) -> list[nn.Module]:
+    """The model that each bank scores with after `state`, in the order of `banks`; one object where they are one."""
+    vectors = [algorithm.scores_with(state, position) for position in range(len(banks))]
+    made: dict[int, nn.Module] = {}
+    for vector in vectors:
+        if id(vector) not in made:
+            made[id(vector)] = schedule.first_model(banks[0].train.x.shape[1]).to(device)
+            unflatten(made[id(vector)], vector)
+    return [made[id(vector)] for vector in vectors]
 
 
 @dataclass(frozen=True)
@@ -204,22 +402,6 @@ def require_measurable(banks: Sequence[BankData]) -> None:
                 "a longer period or more "
                 "data"
             )
-
-
-def _distance_to_exact(result: Aggregate, updates: Sequence[Update], clip: float) -> float:
-    """Largest |average - float64 mean of the clipped updates| over coordinates."""
-    return float(np.abs(result.average - plain_average(updates, clip=clip).average).max())
-
-
-def _train(model: nn.Module, bank: BankData, schedule: Schedule, number: int, device: torch.device) -> None:
-    try:
-        if schedule.private is not None:
-            train_private(model, bank.train, schedule.local, schedule.private, device=device)
-        else:
-            seed = derive_seed(schedule.seed, "batches", bank.name, number)
-            train_seeded(model, bank.train, schedule.local, seed=seed, device=device)
-    except TrainingError as fault:
-        raise TrainingError(f"{bank.name}, round {number}: {fault}") from fault
 
 
 def _scored(

@@ -13,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fl.algorithms.settings import algorithm_of
+from fl.algorithms.state import trainings
 from fl.client_dp import sensitivity
-from fl.errors import AggregationError, BudgetError, RunFolderError
+from fl.errors import AggregationError, AlgorithmError, BudgetError, RunFolderError
 from fl.federation import Federation, PartitionedTable
 from fl.model import build_model, layout
 from fl.privacy import (
@@ -74,7 +76,12 @@ def open_ledgers(folder: Path, privacy: PrivacySettings, federation: Federation)
 
 def require_room(config: RunConfig, banks: int) -> None:
     """Refuse sharing and units that do not fit each other, before any budget is looked at."""
-    privacy = config.privacy
+    privacy, participation = config.privacy, config.participation
+    if participation is not None and participation.reuse and privacy is not None:
+        raise AlgorithmError(
+            "--reuse-updates sends one noisy update to two rosters, whose sums can be differenced: under differential "
+            "privacy a retry trains afresh"
+        )
     if config.statistics is not None and banks < QUORUM:
         raise AggregationError(
             f"shared statistics need at least {QUORUM} banks, got {banks}: more --clients, or --no-shared-statistics"
@@ -85,6 +92,10 @@ def require_room(config: RunConfig, banks: int) -> None:
         raise BudgetError(
             "shared counts protect single transactions, and --unit client promises more than that for a whole bank: "
             "leave them out with --no-shared-statistics"
+        )
+    if participation is not None:
+        raise AlgorithmError(
+            "--unit client plans its noise for one roster of all banks: leave out partial participation and dropouts"
         )
     if config.aggregation.mode != "encrypted":
         raise BudgetError("--unit client puts its noise into the encrypted sum: use --aggregation encrypted")
@@ -113,13 +124,19 @@ def calibrated(config: RunConfig, source: PartitionedTable, federation: Federati
         calibrate(
             history,
             sample_rate=privacy.sample_rate,
-            steps=max(config.rounds * privacy.steps, 1),
+            steps=max(_trainings(config, federation) * privacy.steps, 1),
             epsilon_limit=privacy.epsilon,
             delta=privacy.delta,
         )
         for history in histories
     )
     return replace(config, privacy=replace(privacy, noise_multiplier=noise))
+
+
+def _trainings(config: RunConfig, federation: Federation) -> int:
+    """Most trainings of one bank; a lost attempt takes one of them, and the run ends that much earlier."""
+    algorithm = algorithm_of(config.algorithm, config.participation, banks=len(federation.banks), seed=config.seed)
+    return trainings(algorithm.timetable, config.rounds)
 
 
 def _statistics_noise(
@@ -159,7 +176,7 @@ def _client_noise(
             dimension=length,
             banks=len(federation.banks),
             colluders=privacy.colluders,
-            rounds=max(config.rounds, 1),
+            rounds=max(_trainings(config, federation), 1),
             epsilon_limit=privacy.epsilon,
             delta=privacy.delta,
         ).share_variance

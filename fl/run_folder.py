@@ -3,7 +3,7 @@
     config.toml            what was asked; `--resume` reads it
     manifest.json          versions, seeds, data and its SHA-256, git revision; no rows
     metrics.jsonl          one line per finished round
-    checkpoint.safetensors the global model after the last finished round
+    checkpoint.safetensors the state after the last finished round: global model and the algorithm's memory
     baselines.json         figures of the baselines that are finished
     budget/                the banks' privacy ledgers, unless they live elsewhere
     statistics/            the released totals, and the banks' salt
@@ -26,16 +26,16 @@ import subprocess
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings
+from fl.algorithms.state import State
 from fl.durable import append_durably, locked, replace_durably
 from fl.errors import RunFolderError
 from fl.model import DROPOUT, PRIOR
@@ -54,6 +54,7 @@ PACKAGES = (
     "tenseal",
     "cryptography",
 )
+_MEMORY = "memory: "  # before the name of an array of the algorithm's own in the checkpoint
 NO_REVISION = "unknown: not a git checkout"
 
 
@@ -147,6 +148,8 @@ class RunConfig:
     baseline_model: ModelSettings
     baseline_training: LocalTraining  # of the baselines that need no privacy
     statistics: StatisticsSettings | None = None  # None: nothing but updates is shared
+    algorithm: AlgorithmSettings = field(default_factory=AlgorithmSettings)
+    participation: ParticipationSettings | None = None  # None: every bank in every round
 
 
 def config_to_toml(config: RunConfig) -> str:
@@ -176,6 +179,8 @@ def config_from_toml(text: str) -> RunConfig:
         "baseline_model": ModelSettings,
         "baseline_training": LocalTraining,
         "statistics": StatisticsSettings,
+        "algorithm": AlgorithmSettings,
+        "participation": ParticipationSettings,
     }
     values: dict[str, Any] = {"privacy": None, "statistics": None}
     for name, value in raw.items():
@@ -243,25 +248,25 @@ class RunFolder:
         except BlockingIOError as fault:
             raise RunFolderError(f"another process is working on {self.path}") from fault
 
-    def finish_round(self, number: int, record: dict[str, Any], vector: NDArray[np.float32]) -> None:
-        """Make round `number` lasting: its metrics line, then the checkpoint float32[length] that says it
-        is finished.
-        """
+    def finish_round(self, number: int, record: dict[str, Any], state: State) -> None:
+        """Make round `number` lasting: its metrics line, then the checkpoint that says it is finished."""
         append_durably(self.path / "metrics.jsonl", json.dumps({"round": number, **record}).encode())
-        replace_durably(self.path / "checkpoint.safetensors", save({"vector": vector}, {"round": str(number)}))
+        tensors = {"vector": state.model, **{_MEMORY + name: array for name, array in state.memory.items()}}
+        replace_durably(self.path / "checkpoint.safetensors", save(tensors, {"round": str(number)}))
 
-    def last_round(self) -> tuple[int, NDArray[np.float32] | None, list[dict[str, Any]]]:
-        """(finished rounds, global model after them, their metrics lines); (0, None, []) before the first.
+    def last_round(self) -> tuple[int, State | None, list[dict[str, Any]]]:
+        """(finished rounds, state after them, their metrics lines); (0, None, []) before the first.
 
         Lines of an interrupted round are dropped from metrics.jsonl.
         """
         checkpoint = self.path / "checkpoint.safetensors"
-        number, vector = 0, None
+        number, state = 0, None
         if checkpoint.exists():
             try:
                 with safe_open(checkpoint, framework="numpy") as file:
-                    vector = file.get_tensor("vector")
+                    held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
                     number = int(file.metadata()["round"])
+                state = State(held.pop("vector"), {name.removeprefix(_MEMORY): held[name] for name in held})
             except (SafetensorError, KeyError, ValueError) as fault:
                 raise RunFolderError(f"{checkpoint} is damaged ({fault}): start the run anew") from fault
         metrics = self.path / "metrics.jsonl"
@@ -273,7 +278,7 @@ class RunFolder:
         if [record.get("round") for record in records] != list(range(1, number + 1)):
             raise RunFolderError(f"{metrics}: expected rounds 1 to {number}, as in the checkpoint; start the run anew")
         replace_durably(metrics, b"".join(line + b"\n" for line in lines[:number]))
-        return number, vector, records
+        return number, state, records
 
     def read_json(self, name: str) -> dict[str, Any]:
         """The content of a JSON file of this folder; empty when it is not there yet."""
@@ -328,7 +333,7 @@ T = TypeVar("T")
 
 
 def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - known):
         raise RunFolderError(f"{where} has unknown keys {unknown}: was it written by another version?")
     try:

@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 import secagg
-from fl.errors import AggregationError
+from fl.errors import AggregationError, BanksVanished
 
 QUORUM = 3  # with two, each learns the other's update from the average
 
@@ -37,9 +38,9 @@ Draw = Callable[[int], Integers]  # banks in the closed roster -> a bank's integ
 class Aggregate:
     """The average of a round, float64[length], and what it cost.
 
-    `error_bound`: |average - exact mean of the clipped updates| per coordinate. `clipped`: per bank, how
-    many coordinates were clipped. `stages`: seconds by stage over all parties. `bytes_up`, `bytes_down`:
-    all banks together; 0 in plain sight, where nothing is sent.
+    `error_bound`: |average - exact mean of the clipped updates| per coordinate. `clipped`: per bank, how many
+    coordinates were clipped. `stages`: seconds by stage over all parties. `bytes_up`, `bytes_down`: all banks
+    together; 0 in plain sight, where nothing is sent. `total_weight`: of all contributions.
     """
 
     average: NDArray[np.float64] = field(repr=False)
@@ -49,11 +50,31 @@ class Aggregate:
     bytes_up: int
     bytes_down: int
     seconds: float
+    total_weight: int
 
 
-def plan_for(length: int, clients: int, clip: float, value_bits: int) -> secagg.RoundPlan:
-    """The plan of every round of a run; all arguments are public. Raises `secagg.errors.PlanError`."""
-    return secagg.plan_round(length=length, max_clients=clients, clip=clip, value_bits=value_bits)
+@dataclass(frozen=True)
+class Joined:
+    """What enters one roster. Between machines every bank holds its own part; here one process plays them all.
+
+    `updates`: one float32[length] per bank. `weights`: integers from 1. `bound_to`: of the model or models that the
+    offer is for, 64 hexadecimal digits. `silent`: banks that vanish once the roster has closed (a simulation).
+    `reuse`: whether a bank may send an update that an earlier, lost roster held.
+    """
+
+    banks: tuple[str, ...]
+    updates: tuple[Update, ...] = field(repr=False)
+    weights: tuple[int, ...]
+    bound_to: str
+    silent: frozenset[str] = frozenset()
+    reuse: bool = False
+
+
+def plan_for(length: int, clients: int, clip: float, value_bits: int, max_weight: int = 1) -> secagg.RoundPlan:
+    """The plan of a round; all arguments are public. Raises `secagg.errors.PlanError`."""
+    return secagg.plan_round(
+        length=length, max_clients=clients, clip=clip, value_bits=value_bits, max_weight=max_weight
+    )
 
 
 def encrypted_average(
@@ -82,7 +103,138 @@ def encrypted_average(
         bytes_up=len(updates) * (size["join"] + size["contribution"]),
         bytes_down=len(updates) * (size["offer"] + size["roster"] + size["release"]),
         seconds=seconds,
+        total_weight=result.total_weight,
     )
+
+
+class EncryptedRounds:
+    """Encrypted rounds of one federation, one after the other, with rosters that change.
+
+    Every role lives in this process and speaks to the others in bytes. Identities, the key holder's ledger and the
+    banks' journals last as long as this object, so that an update cannot enter two rosters unnoticed; the roles
+    themselves are made anew for each round, whose plan may differ. `banks`: all that may ever join. `largest`: most
+    members of a roster. `quorum`: fewest.
+    """
+
+    def __init__(
+        self,
+        banks: Sequence[str],
+        *,
+        clip: float,
+        quorum: int,
+        largest: int | None = None,
+        max_weight: int = 1,
+        engine: str = "auto",
+    ) -> None:
+        """Raises `AggregationError` when fewer than three banks could be averaged."""
+        self._clip, self._quorum, self._max_weight, self._engine = clip, quorum, max_weight, engine
+        self._largest = len(banks) if largest is None else largest
+        if min(quorum, self._largest) < QUORUM:
+            raise AggregationError(
+                f"an encrypted average of {min(quorum, self._largest)} banks would show each the others' sum: at "
+                f"least {QUORUM} are needed"
+            )
+        identities = [secagg.Identity.generate(f"bank {i}") for i in range(len(banks))]
+        self._authority, self._server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
+        members = tuple(identity.member for identity in identities)
+        self._enrolment = secagg.Enrolment.of(self._authority.member, self._server.member, members)
+        self._identities = dict(zip(banks, identities, strict=True))
+        self._names = {identity.member.organisation: name for name, identity in self._identities.items()}
+        self._ledger = secagg.Ledger.in_memory(self._authority)
+        self._journals = {name: secagg.Journal.in_memory(own) for name, own in self._identities.items()}
+        self._step = 0
+
+    def average(self, joined: Joined, value_bits: int) -> Aggregate:
+        """The weighted mean of `joined`, which nobody can take apart.
+
+        Raises `BanksVanished` after the key holder's abort when a member of the roster never contributed,
+        `secagg.errors.SecAggError` otherwise.
+        """
+        start = time.perf_counter()
+        plan = plan_for(len(joined.updates[0]), self._largest, self._clip, value_bits, self._max_weight)
+        clock, model = secagg.StageClock(), bytes.fromhex(joined.bound_to)
+        line = _Line(plan, clock)
+        key_holder = secagg.KeyHolder(
+            self._authority, self._enrolment, plan, self._quorum, ledger=self._ledger, clock=clock
+        )
+        aggregator = secagg.Aggregator(self._server, self._enrolment, plan, clock=clock)
+        banks = {name: self._bank(name, plan, clock) for name in joined.banks}
+
+        # 1. Offer, joins, roster: from here on, exactly these.
+        self._step += 1
+        offer = line.to_banks(key_holder.open(self._step, model), len(banks))
+        for bank in banks.values():
+            key_holder.receive_join(line.from_bank(bank.join(offer, model)))
+        roster = line.to_banks(key_holder.close_roster(), len(banks))
+
+        # 2. Every bank seals its update for this roster and no other.
+        aggregator.open(offer, roster)
+        for (name, bank), update, weight in zip(banks.items(), joined.updates, joined.weights, strict=True):
+            if name not in joined.silent:
+                contribution = bank.contribute(roster, update, weight, allow_reuse=joined.reuse)
+                aggregator.receive(line.from_bank(contribution))
+        if missing := aggregator.missing():
+            abort = line.to_banks(key_holder.abort(), len(banks))
+            aggregator.abort(abort)
+            for name, bank in banks.items():
+                if name not in joined.silent:
+                    bank.abort(abort)
+            raise vanished((self._names[organisation] for organisation in missing))
+
+        # 3. One sum, one decryption, one release; every bank divides.
+        release = line.to_banks(key_holder.release(aggregator.close()), len(banks))
+        with clock.stage("unpack"):
+            averages = [bank.accept(release) for bank in banks.values()]
+        return Aggregate(
+            average=averages[0].values,
+            error_bound=averages[0].error_bound,
+            clipped=tuple(bank.clipped for bank in banks.values()),
+            stages={name: stage.seconds for name, stage in clock.stages.items()},
+            bytes_up=line.bytes_up,
+            bytes_down=line.bytes_down,
+            seconds=time.perf_counter() - start,
+            total_weight=averages[0].total_weight,
+        )
+
+    def _bank(self, name: str, plan: secagg.RoundPlan, clock: secagg.StageClock) -> secagg.Client:
+        return secagg.Client(
+            self._identities[name],
+            self._enrolment,
+            plan,
+            self._quorum,
+            journal=self._journals[name],
+            engine=self._engine,
+            clock=clock,
+        )
+
+
+M = TypeVar("M")
+
+
+class _Line:
+    """The line between banks and servers: messages travel as bytes, and it counts them."""
+
+    def __init__(self, plan: secagg.RoundPlan, clock: secagg.StageClock) -> None:
+        self._plan, self._clock = plan, clock
+        self.bytes_up = self.bytes_down = 0
+
+    def from_bank(self, message: M) -> M:
+        received, size = self._sent(message)
+        self.bytes_up += size
+        return received
+
+    def to_banks(self, message: M, banks: int) -> M:
+        received, size = self._sent(message)
+        self.bytes_down += banks * size
+        return received
+
+    def _sent(self, message: M) -> tuple[M, int]:
+        with self._clock.stage("serialize"):
+            data = secagg.encode(message, self._plan)  # type: ignore[arg-type]
+        with self._clock.stage("check"):
+            received = secagg.decode(data, self._plan)
+        assert isinstance(received, type(message))
+        return received, len(data)
 
 
 @dataclass(frozen=True)
@@ -148,12 +300,28 @@ def encrypted_sum(
     )
 
 
-def plain_average(updates: Sequence[Update], *, clip: float) -> Aggregate:
-    """Average `updates` in plain sight: float64 mean of the updates clipped to [-clip, clip] per
-    coordinate.
+def plain_average(updates: Sequence[Update], *, clip: float, weights: Sequence[int] | None = None) -> Aggregate:
+    """Average `updates` in plain sight: float64 mean of the updates clipped to [-clip, clip] per coordinate.
+    `weights`: integers from 1; all 1 when None.
     """
     start = time.perf_counter()
     stacked = np.stack([np.asarray(update, dtype=np.float64) for update in updates])
-    average = np.clip(stacked, -clip, clip).mean(axis=0)
+    inside = np.clip(stacked, -clip, clip)
+    counts = [1] * len(updates) if weights is None else list(weights)
+    average = inside.mean(axis=0) if weights is None else np.average(inside, axis=0, weights=counts)
     clipped = tuple(int(count) for count in (np.abs(stacked) > clip).sum(axis=1))
-    return Aggregate(average, 0.0, clipped, {}, 0, 0, time.perf_counter() - start)
+    return Aggregate(average, 0.0, clipped, {}, 0, 0, time.perf_counter() - start, sum(counts))
+
+
+def plain_sum(joined: Joined, *, clip: float) -> Aggregate:
+    """`joined` averaged in plain sight. Raises `BanksVanished` as the encrypted sum does, so that both play alike."""
+    if joined.silent:
+        raise vanished(joined.silent)
+    weights = None if set(joined.weights) == {1} else joined.weights
+    return plain_average(joined.updates, clip=clip, weights=weights)
+
+
+def vanished(banks: Iterable[str]) -> BanksVanished:
+    """The named error of a roster that cannot be completed."""
+    names = tuple(sorted(banks))
+    return BanksVanished(f"{', '.join(names)} joined the roster and never contributed", names)

@@ -6,9 +6,9 @@ choice of device.
 What it leaves to others: how much noise is needed and whether the bank may still afford it (`fl.privacy`),
 what a round is (`fl.rounds`), averaging (`fl.secure`).
 
-Sources: DP-SGD, Abadi et al., CCS 2016, Algorithm 1, with per-row gradients and clipping by Opacus;
-FedProx, Li et al., MLSys 2020, equation 2 (the squared distance); class imbalance by a weighted loss, never
-by resampling, which would change the sampling rate that the accountant was told.
+Sources: DP-SGD, Abadi et al., CCS 2016, Algorithm 1, with per-row gradients and clipping by Opacus; FedProx'
+term from `fl.algorithms.fedprox`; class imbalance by a weighted loss, never by resampling, which would change
+the sampling rate that the accountant was told.
 
 Four things that a privacy proof needs, and where they stand here:
 
@@ -24,7 +24,6 @@ Four things that a privacy proof needs, and where they stand here:
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from dataclasses import dataclass
@@ -38,9 +37,11 @@ from opacus.optimizers import DPOptimizer
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from fl.algorithms.fedprox import add_proximal_gradient, anchor_of
 from fl.errors import DeviceError, TrainingError
 from fl.federation import Rows
 from fl.randomness import Entropy, normals, poisson_sample
+from fl.seeds import derive_seed as derive_seed
 
 PHYSICAL_BATCH = 1024  # rows whose per-row gradients are in memory at once; changes nothing else
 PREDICTION_BATCH = 65_536  # rows
@@ -54,7 +55,6 @@ class LocalTraining:
     learning_rate: float = 3e-3
     momentum: float = 0.0  # of sgd
     pos_weight: float = 4.0  # weight of a fraud's loss: a public constant, never a count of frauds
-    proximal: float = 0.0  # FedProx mu: adds mu/2 * |w - w_global|^2 to the loss
     epochs: int = 1  # passes over the bank's rows per round (without DP)
     batch_size: int = 128  # rows (without DP)
 
@@ -79,25 +79,23 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def derive_seed(seed: int, *labels: str | int) -> int:
-    """A seed in [0, 2^63) for one purpose, such as ("batches", bank, round): a round's randomness needs no
-    earlier round.
-
-    That is what lets a killed run continue to the same result.
-    """
-    text = "\x1f".join([str(seed), *map(str, labels)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
-
-
-def train_seeded(module: nn.Module, rows: Rows, local: LocalTraining, *, seed: int, device: torch.device) -> None:
+def train_seeded(
+    module: nn.Module,
+    rows: Rows,
+    local: LocalTraining,
+    *,
+    seed: int,
+    device: torch.device,
+    proximal: float = 0.0,
+) -> None:
     """Train `module` in place for `local.epochs` passes over `rows`; the same seed and thread count give
-    the same weights.
+    the same weights. `proximal`: FedProx' mu.
 
     Raises `TrainingError` when there are no rows or the weights stop being finite.
     """
     if len(rows) == 0:
         raise TrainingError("there are no training rows: check the partition and the training period")
-    anchor = _anchor(module, local)
+    anchor = anchor_of(module)
     optimiser = _optimiser(module, local)
     x, y = _tensors(rows, device)
     module.train()
@@ -108,7 +106,7 @@ def train_seeded(module: nn.Module, rows: Rows, local: LocalTraining, *, seed: i
             for batch in torch.split(order, local.batch_size):
                 optimiser.zero_grad()
                 _loss(module, x[batch], y[batch], local.pos_weight, "mean").backward()  # type: ignore[no-untyped-call]
-                _add_proximal_gradient(module, anchor, local.proximal)
+                add_proximal_gradient(module, anchor, proximal)
                 optimiser.step()
     _require_finite(module)
 
@@ -120,6 +118,7 @@ def train_private(
     private: PrivateSteps,
     *,
     device: torch.device,
+    proximal: float = 0.0,
     entropy: Entropy = os.urandom,
 ) -> None:
     """Train `module` in place with `private.steps` steps of DP-SGD over `rows`.
@@ -130,7 +129,7 @@ def train_private(
 
     Raises `TrainingError` when the weights stop being finite.
     """
-    anchor = _anchor(module, local)
+    anchor = anchor_of(module)
     x, y = _tensors(rows, device)
     module.train()
     per_row = GradSampleModule(module, loss_reduction="sum")
@@ -146,7 +145,7 @@ def train_private(
                 optimiser.pre_step()
                 # The proximal term touches no row, so it is added after the noise and is neither clipped
                 # nor divided.
-                _add_proximal_gradient(module, anchor, local.proximal)
+                add_proximal_gradient(module, anchor, proximal)
                 optimiser.original_optimizer.step()
                 optimiser.zero_grad()
     finally:
@@ -219,17 +218,6 @@ def _optimiser(module: nn.Module, local: LocalTraining) -> torch.optim.Optimizer
     if local.optimiser == "adam":
         return torch.optim.Adam(module.parameters(), lr=local.learning_rate)
     return torch.optim.SGD(module.parameters(), lr=local.learning_rate, momentum=local.momentum)
-
-
-def _anchor(module: nn.Module, local: LocalTraining) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in module.parameters()] if local.proximal else []
-
-
-def _add_proximal_gradient(module: nn.Module, anchor: list[torch.Tensor], proximal: float) -> None:
-    """d/dw of proximal/2 * |w - anchor|^2."""
-    for p, start in zip(module.parameters(), anchor, strict=False):  # no anchor: no term
-        if p.grad is not None:
-            p.grad.add_(p.detach() - start, alpha=proximal)
 
 
 def _tensors(rows: Rows, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

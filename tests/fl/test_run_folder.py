@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fl.algorithms.state import State
 from fl.errors import RunFolderError
 from fl.run_folder import (
     OPEN,
@@ -24,6 +25,7 @@ from fl.run_folder import (
 )
 
 VECTOR = np.array([1.5, -2.0], np.float32)
+STATE = State(VECTOR)
 
 
 def make_config(source: str = "simulated", *, private: bool = True, seed: int = 3) -> RunConfig:
@@ -116,30 +118,35 @@ def test_data_that_changed_under_a_run_is_noticed(tmp_path: Path) -> None:
 def test_a_finished_round_is_found_again(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
     assert folder.last_round() == (0, None, [])
-    folder.finish_round(1, {"figure": 0.1}, VECTOR)
-    folder.finish_round(2, {"figure": 0.2}, 2 * VECTOR)
-    number, vector, records = RunFolder.open(folder.path).last_round()
+    folder.finish_round(1, {"figure": 0.1}, STATE)
+    folder.finish_round(2, {"figure": 0.2}, State(2 * VECTOR, {"m": np.array([1.0, 3.0]), "head of bank 1": VECTOR}))
+    number, state, records = RunFolder.open(folder.path).last_round()
     assert number == 2
-    assert vector is not None and vector.tolist() == [3.0, -4.0]
+    assert state is not None and state.model.tolist() == [3.0, -4.0]
+    assert {name: array.tolist() for name, array in state.memory.items()} == {
+        "m": [1.0, 3.0],
+        "head of bank 1": [1.5, -2.0],
+    }
+    assert state.memory["m"].dtype == np.float64
     assert [record["figure"] for record in records] == [0.1, 0.2]
 
 
 @pytest.mark.parametrize("torn", [b'{"round": 2, "figure"', b'{"round": 2, "figure": 0.2}\n'])
 def test_a_round_killed_between_its_line_and_its_checkpoint_is_played_again(tmp_path: Path, torn: bytes) -> None:
     folder = make_folder(tmp_path)
-    folder.finish_round(1, {"figure": 0.1}, VECTOR)
+    folder.finish_round(1, {"figure": 0.1}, STATE)
     with open(folder.path / "metrics.jsonl", "ab") as file:
         file.write(torn)
     number, _, records = folder.last_round()
     assert (number, len(records)) == (1, 1)
-    folder.finish_round(2, {"figure": 0.3}, VECTOR)
+    folder.finish_round(2, {"figure": 0.3}, STATE)
     assert [record["figure"] for record in folder.last_round()[2]] == [0.1, 0.3]
 
 
 def test_metrics_that_lost_a_round_are_not_continued(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    folder.finish_round(1, {}, VECTOR)
-    folder.finish_round(2, {}, VECTOR)
+    folder.finish_round(1, {}, STATE)
+    folder.finish_round(2, {}, STATE)
     lines = (folder.path / "metrics.jsonl").read_bytes().split(b"\n")
     (folder.path / "metrics.jsonl").write_bytes(lines[1] + b"\n")
     with pytest.raises(RunFolderError, match="expected rounds 1 to 2"):
@@ -148,7 +155,7 @@ def test_metrics_that_lost_a_round_are_not_continued(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     folder = make_folder(tmp_path)
-    folder.finish_round(1, {}, VECTOR)
+    folder.finish_round(1, {}, STATE)
     checkpoint = folder.path / "checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-3])
     with pytest.raises(RunFolderError, match="damaged"):

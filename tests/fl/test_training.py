@@ -112,9 +112,9 @@ def test_training_learns_a_rule_that_is_there() -> None:
 def test_the_proximal_term_is_half_mu_times_the_squared_distance() -> None:
     """Two SGD steps over one batch, against the formula differentiated by torch itself."""
     rows, mu, rate = make_rows(16), 0.7, 0.5
-    local = LocalTraining("sgd", rate, pos_weight=3.0, proximal=mu, epochs=2, batch_size=16)
+    local = LocalTraining("sgd", rate, pos_weight=3.0, epochs=2, batch_size=16)
     module = linear_model()
-    train_seeded(module, rows, local, seed=0, device=CPU)
+    train_seeded(module, rows, local, seed=0, device=CPU, proximal=mu)
 
     w = torch.from_numpy(flatten(linear_model())).requires_grad_()
     start = w.detach().clone()
@@ -232,9 +232,9 @@ def test_the_proximal_pull_is_neither_clipped_nor_divided() -> None:
     """A bank without rows moves by its noise and by the pull back to the global model, which is exact."""
     module = linear_model()
     before = flatten(module)
-    local = LocalTraining("sgd", learning_rate=1.0, proximal=1.0)
+    local = LocalTraining("sgd", learning_rate=1.0)
     private = steps(noise_multiplier=4.0, steps=2)
-    train_private(module, make_rows(0), local, private, device=CPU, entropy=fixed_bytes(4))
+    train_private(module, make_rows(0), local, private, device=CPU, proximal=1.0, entropy=fixed_bytes(4))
     words = fixed_bytes(4)
     words(8)  # the dropout seed
     for _ in range(2):  # at rate 1 the second step's pull undoes the first step, and the second noise remains

@@ -1,0 +1,10 @@
+"""Federated algorithms, one file each, over the same encrypted sums.
+
+    fedavg          the mean of the updates is added to the model; what the others derive from
+    fedprox         a pull back to the common model in local training
+    fedadam         the server takes an Adam step along the mean
+    participation   who takes part in a round, and what becomes of those who vanish
+
+`settings` makes an algorithm from a configuration; `state` has the types that they share; `fl.rounds` plays them.
+docs/algorithms.md compares them.
+"""

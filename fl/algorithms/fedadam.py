@@ -1,0 +1,58 @@
+"""FedAdam: the server takes an Adam step along the average of the updates instead of adding it.
+
+    d   = mean over k of update_k                      (what the encrypted round releases)
+    m_t = beta1 * m_(t-1) + (1 - beta1) * d            m_0 = 0
+    v_t = beta2 * v_(t-1) + (1 - beta2) * d^2          v_0 = tau^2, the least that the paper allows
+    w_t = w_(t-1) + server_lr * m_t / (sqrt(v_t) + tau)
+
+Source: Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan, "Adaptive Federated Optimization", ICLR 2021,
+Algorithm 2; without bias correction, as there.
+
+It works on what was released and on nothing else, so every bank computes it for itself, nothing new is learnt about
+anyone, and privacy is as in FedAvg. m and v are float64 and part of the checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fl.algorithms.fedavg import FedAvg
+from fl.algorithms.state import Released, State, Timetable, Vector
+from fl.errors import AlgorithmError
+
+SERVER_LR = 0.03
+BETA1, BETA2 = 0.9, 0.99  # the paper's, for all its tasks
+TAU = 1e-3  # the paper's default degree of adaptivity
+
+
+@dataclass(frozen=True)
+class FedAdam(FedAvg):
+    """`server_lr`, `tau`: > 0, in the unit of the weights. `beta1`, `beta2`: in [0, 1). Raises `AlgorithmError`."""
+
+    name: ClassVar[str] = "fedadam"
+    timetable: Timetable
+    server_lr: float = SERVER_LR
+    beta1: float = BETA1
+    beta2: float = BETA2
+    tau: float = TAU
+
+    def __post_init__(self) -> None:
+        if not (self.server_lr > 0.0 < self.tau and 0.0 <= self.beta1 < 1.0 and 0.0 <= self.beta2 < 1.0):
+            raise AlgorithmError(
+                "fedadam: expected server_lr > 0, tau > 0, beta1 and beta2 in [0, 1), got "
+                f"{self.server_lr}, {self.tau}, {self.beta1}, {self.beta2}"
+            )
+
+    def begin(self, first: Vector) -> State:
+        return State(first, {"m": np.zeros(first.shape), "v": np.full(first.shape, self.tau**2)})
+
+    def apply(self, state: State, released: Released) -> State:
+        sent, step = released.sent, released.average
+        # A coordinate that did not travel keeps its weight and its moments: no news is not a zero gradient.
+        m = np.where(sent, self.beta1 * state.memory["m"] + (1 - self.beta1) * step, state.memory["m"])
+        v = np.where(sent, self.beta2 * state.memory["v"] + (1 - self.beta2) * step**2, state.memory["v"])
+        move = np.where(sent, self.server_lr * m / (np.sqrt(v) + self.tau), 0.0)
+        return State((state.model + move).astype(np.float32), {"m": m, "v": v})

@@ -1,0 +1,70 @@
+"""FedAvg: every bank trains from the same model, and the model moves by the mean of their updates.
+
+    before = w_t;  each bank k:  w_k = LocalTraining(w_t);  update_k = w_k - w_t
+    w_(t+1) = w_t + mean over k of update_k
+
+Source: McMahan, Moore, Ramage, Hampson, Agüera y Arcas, "Communication-Efficient Learning of Deep Networks from
+Decentralized Data", AISTATS 2017, Algorithm 1, with equal weights: a weight by number of rows would publish that
+number and, under differential privacy, would itself be a function of the rows without noise on it.
+
+The other algorithms derive from `FedAvg` and change the one or two steps in which they differ. Leaves to others: local
+training (`fl.training`), who takes part (`fl.algorithms.participation`), the encrypted mean (`fl.secure`), the order
+of a round (`fl.rounds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl.algorithms.state import Released, Seat, State, Timetable, Vector
+
+
+@dataclass(frozen=True)
+class FedAvg:
+    """The algorithm that all others are variations of. `timetable`: who takes part in which round."""
+
+    name: ClassVar[str] = "fedavg"
+    timetable: Timetable
+
+    @property
+    def proximal(self) -> float:
+        """FedProx' mu of local training; 0: no such term."""
+        return 0.0
+
+    @property
+    def max_weight(self) -> int:
+        """Largest weight that a seat may have."""
+        return 1
+
+    def begin(self, first: Vector) -> State:
+        """The state before round 1. `first`: float32[length]."""
+        return State(first)
+
+    def trains_from(self, state: State, seat: Seat) -> Vector:
+        """The model from which the bank in `seat` trains, float32[length]."""
+        return state.model
+
+    def scores_with(self, state: State, bank: int) -> Vector:
+        """The model with which bank number `bank` scores its customers, float32[length]."""
+        return state.model
+
+    def travels(self, length: int) -> NDArray[np.bool_]:
+        """bool[length]: coordinates of an update that may leave a bank at all."""
+        return np.ones(length, dtype=np.bool_)
+
+    def binding(self, state: State, hash_of: Callable[[Vector], str]) -> str:
+        """What an offer is for, 64 hexadecimal digits: here the hash of the model that everybody trains from."""
+        return hash_of(state.model)
+
+    def keep(self, state: State, bank: int, trained: Vector) -> State:
+        """What bank number `bank` keeps of its trained model; called once the round was released."""
+        return state
+
+    def apply(self, state: State, released: Released) -> State:
+        """The state after the round."""
+        return replace(state, model=(state.model + released.average).astype(np.float32))

@@ -1,0 +1,56 @@
+"""FedProx: FedAvg whose local training is pulled back towards the model it started from.
+
+    each bank minimises  F_k(w) + mu / 2 * |w - w_t|^2        (the norm is squared: its gradient is mu * (w - w_t))
+
+Source: Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, "Federated Optimization in Heterogeneous Networks", MLSys 2020,
+equation 2.
+
+Under DP-SGD the pull is added after the noise, outside clipping and dividing: it depends on the model alone and on no
+row, so each step stays a post-processing of the noisy gradient and costs no privacy. Inside the per-row gradients it
+would be clipped with them and be sampled as often as rows are, so that an empty batch would not be pulled at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from fl.algorithms.fedavg import FedAvg
+from fl.algorithms.state import Timetable
+from fl.errors import AlgorithmError
+
+MU = 0.01  # the middle of the paper's grid {0.001, 0.01, 0.1, 1}
+
+
+@dataclass(frozen=True)
+class FedProx(FedAvg):
+    """`mu`: >= 0; 0 is FedAvg. Raises `AlgorithmError`."""
+
+    name: ClassVar[str] = "fedprox"
+    timetable: Timetable
+    mu: float = MU
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.mu < float("inf"):
+            raise AlgorithmError(f"fedprox: mu is expected to be 0 or more and finite, got {self.mu}")
+
+    @property
+    def proximal(self) -> float:
+        return self.mu
+
+
+def anchor_of(module: nn.Module) -> list[torch.Tensor]:
+    """w_t: a copy of the parameters before local training."""
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def add_proximal_gradient(module: nn.Module, anchor: list[torch.Tensor], mu: float) -> None:
+    """Add d/dw of mu / 2 * |w - anchor|^2 to each gradient that is there."""
+    if mu == 0.0:
+        return
+    for p, start in zip(module.parameters(), anchor, strict=True):
+        if p.grad is not None:
+            p.grad.add_(p.detach() - start, alpha=mu)

@@ -1,0 +1,102 @@
+"""Who takes part in a round: everybody, a part of them, and what becomes of those who vanish.
+
+- `Everyone` and `Sampled` are timetables. A sample is drawn from the run's seed, which is public, so it brings no
+  amplification into any epsilon: everybody knows who took part.
+- `Dropouts` is a simulation of banks that vanish. Before the roster closes a bank is left out, and nobody else notices.
+  After it, its masks are missing and the sum is noise: the key holder aborts, in writing, names the bank, and the
+  round is offered again without it, at most `retries` times.
+
+After an abort an update may enter a roster of identical members only, or the two sums could be differenced
+(`secagg.journal`). A retry has other members, hence whoever stayed trains afresh, with fresh noise, and pays for it;
+without differential privacy the same update may be sent again by opting in (`reuse`).
+
+Source: partial participation as in McMahan et al., AISTATS 2017 (C, the fraction of clients per round); dropouts before
+and after the roster as in docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fl.algorithms.state import Seat
+from fl.errors import AlgorithmError
+from fl.seeds import derive_seed
+
+QUORUM = 3  # fewest members of a roster: with two, each learns the other's update from the average
+
+
+@dataclass(frozen=True)
+class Everyone:
+    """All `banks` take part in every round."""
+
+    banks: int
+
+    @property
+    def largest(self) -> int:
+        return self.banks
+
+    def seats(self, number: int) -> tuple[Seat, ...]:
+        return tuple(Seat(bank, number - 1) for bank in range(self.banks))
+
+    def starting(self, number: int, *, resumed: bool = False) -> tuple[int, ...]:
+        return tuple(range(self.banks))
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A `fraction` of the `banks`, rounded up, at least `least`, drawn anew for every round; or `AlgorithmError`."""
+
+    banks: int
+    fraction: float
+    least: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.fraction <= 1.0:
+            raise AlgorithmError(f"participation: the fraction of banks is expected in (0, 1], got {self.fraction}")
+        if self.least > self.banks:
+            raise AlgorithmError(f"participation: a quorum of {self.least} needs as many banks, got {self.banks}")
+
+    @property
+    def largest(self) -> int:
+        return max(self.least, math.ceil(self.fraction * self.banks))
+
+    def seats(self, number: int) -> tuple[Seat, ...]:
+        return tuple(Seat(bank, number - 1) for bank in self.starting(number))
+
+    def starting(self, number: int, *, resumed: bool = False) -> tuple[int, ...]:
+        rng = np.random.default_rng(derive_seed(self.seed, "participation", number))
+        return tuple(sorted(int(bank) for bank in rng.choice(self.banks, self.largest, replace=False)))
+
+
+@dataclass(frozen=True)
+class Dropouts:
+    """How often banks vanish, how often a round is offered again, and with which updates.
+
+    `before`, `after`: probability of one bank vanishing before or after its roster closes, in every attempt.
+    """
+
+    before: float = 0.0
+    after: float = 0.0
+    retries: int = 2
+    reuse: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.before <= 1.0 and 0.0 <= self.after <= 1.0 and self.retries >= 0):
+            raise AlgorithmError(
+                "dropouts: expected probabilities in [0, 1] and retries >= 0, got "
+                f"{self.before}, {self.after} and {self.retries}"
+            )
+
+    def vanished(self, number: int, attempt: int, banks: Sequence[int]) -> tuple[frozenset[int], frozenset[int]]:
+        """(banks that vanish before the roster closes, banks that vanish after it) among `banks`."""
+        rng = np.random.default_rng(derive_seed(self.seed, "dropouts", number, attempt))
+        draws = dict(zip(banks, rng.random((len(banks), 2)).tolist(), strict=True))
+        early = frozenset(bank for bank in banks if draws[bank][0] < self.before)
+        late = frozenset(bank for bank in banks if bank not in early and draws[bank][1] < self.after)
+        return early, late

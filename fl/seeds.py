@@ -1,0 +1,17 @@
+"""Seeds of everything that may be repeated: models, batch order, public schedules; never keys, sampling or noise under
+privacy (`fl.randomness`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def derive_seed(seed: int, *labels: str | int) -> int:
+    """A seed in [0, 2^63) for one purpose, such as ("batches", bank, round): a round's randomness needs no
+    earlier round.
+
+    That is what lets a killed run continue to the same result.
+    """
+    text = "\x1f".join([str(seed), *map(str, labels)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
