@@ -25,14 +25,16 @@ test: install
 	$(BIN)/python -m pytest -n 2
 
 # Long tests that need the machine to themselves: see test-network and test-benchmarks.
-ALONE := tests/flower/test_network.py tests/flower/test_large.py tests/benchmarks
+NETWORK := $(wildcard tests/flower/test_network_*.py)
+ALONE := $(NETWORK) tests/flower/test_large.py tests/benchmarks
 
 test-long: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m long $(addprefix --ignore=,$(ALONE))
 
-# Flower on real processes, with faults: a quiet machine, about eight minutes.
+# Flower on real processes, with faults; they mostly wait, so two networks live side by side. Then twenty million values.
 test-network: install
-	$(BIN)/python -m pytest -m long tests/flower/test_network.py tests/flower/test_large.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long -rP $(NETWORK)
+	$(BIN)/python -m pytest -m long -rP tests/flower/test_large.py
 
 # A planted slow-down on real measurements: a quiet machine.
 test-benchmarks: install

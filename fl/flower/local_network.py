@@ -36,6 +36,10 @@ _REJOIN_S = 150.0
 _RETRY_S = 3.0  # between starts of a SuperNode that was turned away
 _LOOK_S = 2.0  # between questions whether the run still runs
 
+LEAN = {"SECAGG_KERNELS": "numpy", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+"""For the aggregator (deploy/aggregator.md): it only adds, for which numpy needs no compiler in memory, and memory that
+held a large message goes back to the system at once."""
+
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -50,14 +54,18 @@ class LocalNetwork:
     """Not started until entered or `start` is called.
 
     parties: made already.  folder: for certificates, Flower's own files and logs; empty.  bank_app, key_holder_app:
-    module:name of ClientApps.  environment: for all processes.  unregistered: organisations whose SuperNode the
-    SuperLink is not told of.  through: port for an organisation, when a gateway stands in between.
+    module:name of ClientApps.  server_app: folder with the Flower app that `submit` starts.  node_config: more of it,
+    as `flower-supernode --node-config` takes it, by organisation.  environment: for all processes.  unregistered:
+    organisations whose SuperNode the SuperLink is not told of.  through: port for an organisation, when a gateway
+    stands in between.
     """
 
     parties: LocalParties
     folder: Path
     bank_app: str = BANK_APP
     key_holder_app: str = KEY_HOLDER_APP
+    server_app: Path = APP
+    node_config: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     unregistered: Sequence[str] = ()
     through: Mapping[str, int] = field(default_factory=dict)
@@ -87,7 +95,7 @@ class LocalNetwork:
 
     def start(self) -> None:
         """Start the SuperLink, register every node, start the nodes."""
-        self._certificate = self.authority.server(SUPERLINK, expired=self.expired_certificate)
+        self.certificate = self.authority.server(SUPERLINK, expired=self.expired_certificate)
         self.start_superlink()
         members = [name for name in self.parties.names if name != AGGREGATOR]
         for name in members:
@@ -104,10 +112,11 @@ class LocalNetwork:
     def start_superlink(self) -> None:
         """Start the SuperLink, or start it again on the same port and database."""
         command = [program("flower-superlink"), "--host", LOCALHOST, "--port", str(self.superlink_port)]
-        command += ["--ssl-certfile", str(self._certificate.certificate), "--ssl-keyfile", str(self._certificate.key)]
+        command += ["--ssl-certfile", str(self.certificate.certificate), "--ssl-keyfile", str(self.certificate.key)]
         command += ["--ssl-ca-certfile", str(self.authority.root), "--enable-supernode-auth"]
         command += ["--database", str(self.folder / "superlink.db"), "--disable-runtime-dependency-installation"]
-        self.processes.start(SUPERLINK, command, self._party_environment(AGGREGATOR))
+        # The SuperLink starts the ServerApp, which inherits its environment.
+        self.processes.start(SUPERLINK, command, {**LEAN, **self._party_environment(AGGREGATOR)})
         self.processes.wait_for_port(SUPERLINK, self.superlink_port, _START_S)
 
     def control(self) -> Control:
@@ -122,7 +131,8 @@ class LocalNetwork:
         command = [program("flower-supernode"), "--superlink", f"{LOCALHOST}:{entrance}", "--root-certificates", root]
         command += ["--auth-supernode-private-key", str(home / "node.key"), "--isolation", "process"]
         command += ["--superexec-auth-secret-file", str(home / "secret"), "--host", LOCALHOST, "--port", str(port)]
-        command += ["--node-config", f'party="{self.parties.file(organisation)}"']
+        more = self.node_config.get(organisation, "")
+        command += ["--node-config", f'party="{self.parties.file(organisation)}" {more}'.rstrip()]
         self.processes.start(self.node(organisation), command, environment)
         app = self.key_holder_app if organisation == KEY_HOLDER else self.bank_app
         resident = [sys.executable, "-m", "fl.flower.resident", "--supernode", f"{LOCALHOST}:{port}", "--app", app]
@@ -173,7 +183,7 @@ class LocalNetwork:
             **{name.replace("_", "-"): value for name, value in config.items()},
         }
         with self.control() as control:
-            self._runs.append(control.start_run(APP, values))
+            self._runs.append(control.start_run(self.server_app, values))
         return self._runs[-1]
 
     def result(self, timeout_s: float, on_round: Callable[[int], None] | None = None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 faults.json: {"2": {"join": "hang"}, ...}, round -> action -> fault.
     hang      write the marker <folder>/hanging and wait for the end: the test kills the process there, as a power cut
-    slow      sleep 32 s, then do what was asked
+    slow      wait for the file <folder>/go-on, then do what was asked
     garbage   answer with bytes that are no message
     replay    answer with the contribution recorded in the first round
     hang-done do what was asked, then hang before answering
@@ -25,8 +25,7 @@ from fl.flower.models import FlatModel
 from fl.flower.settings import load_settings, party_file
 from fl.flower.transport import Call, action_of, from_records, to_records
 
-SLOW_S = 32.0
-_recorded: list[bytes] = []
+_LONGEST_S = 600.0  # no process waits longer than this for the test
 
 
 def fault_of(context: Context, message: Message) -> tuple[str, Path]:
@@ -38,15 +37,20 @@ def fault_of(context: Context, message: Message) -> tuple[str, Path]:
     done = folder / "model.npz"
     number = FlatModel.from_bytes(done.read_bytes())[1] + 1 if done.exists() else 1
     faults = json.loads(asked.read_text())
-    named = faults.get(str(number), {}).pop(action, "") or faults.get("any", {}).pop(action, "")
-    if named != "replay":
-        asked.write_text(json.dumps(faults))  # once each
+    named = faults.get(str(number), {}).pop(action, "")
+    asked.write_text(json.dumps(faults))  # once each
     return named, folder
 
 
 def hang(folder: Path) -> None:
     (folder / "hanging").touch()
-    time.sleep(600)
+    time.sleep(_LONGEST_S)
+
+
+def wait_to_go_on(folder: Path) -> None:
+    deadline = time.monotonic() + _LONGEST_S
+    while not (folder / "go-on").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def faulty(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -55,16 +59,17 @@ def faulty(message: Message, context: Context, call_next: ClientAppCallable) -> 
     if fault == "hang":
         hang(folder)
     if fault == "slow":
-        time.sleep(SLOW_S)
+        wait_to_go_on(folder)
     answer = call_next(message, context)
     if fault == "hang-done":
         hang(folder)
     if action_of(message.content) == "contribute":
         call = from_records(answer.content)
-        if "contribution" in call.wires:
-            _recorded.append(bytes(call.wires["contribution"]))
-        sent = {"garbage": b"garbage" * 1_000, "replay": _recorded[0] if _recorded else b""}.get(fault)
-        if sent is not None:
+        recorded = folder / "recorded"  # the first contribution that this party ever sent
+        if "contribution" in call.wires and not recorded.exists():
+            recorded.write_bytes(call.wires["contribution"])
+        if fault in ("garbage", "replay"):
+            sent = recorded.read_bytes() if fault == "replay" else b"garbage" * 1_000
             answer = Message(to_records(Call(call.fields, {"contribution": sent}), "contribute"), reply_to=message)
     return answer
 
