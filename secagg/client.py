@@ -300,7 +300,7 @@ class Client(Secret):
         payload = bytearray(plan.residue_bytes)
         packed: U8 = np.frombuffer(payload, dtype=np.uint8)
         block = empty_block(plan.params)
-        with Workers(self._threads) as workers:
+        with Workers(self._threads, plan.residue_bytes) as workers:
             stream = masks.MaskStream(terms, plan.params, workers)
             with clock.stage("encrypt"):
                 engine = encryptor(self._engine, state.offer.public_key, workers)

@@ -353,7 +353,7 @@ class KeyHolder(Secret):
         decoder = packing.Decoder(plan, len(state.joins))
         terms = [masks.MaskTerm(seed, negative=False) for seed in state.seeds.values()] if self._masking else []
         block = empty_block(plan.params)
-        with Workers(self._threads) as workers:
+        with Workers(self._threads, plan.residue_bytes) as workers:
             stream = masks.MaskStream(terms, plan.params, workers)
             unpacking: deque[Callable[[], None]] = deque()  # beside SEAL, which holds the interpreter lock; in order
             for index in range(plan.blocks):

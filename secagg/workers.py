@@ -11,11 +11,19 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Workers:
-    """Splits ranges over threads. threads: all usable cores when None; 1 runs everything in the caller."""
+ALONE_BELOW = 1 << 20  # bytes of residues: handing over less work than this costs more than a second thread saves
 
-    def __init__(self, threads: int | None = None) -> None:
-        self.threads = max(1, threads or usable_cores())
+
+class Workers:
+    """Splits ranges over threads. threads: all usable cores when None; 1 runs everything in the caller.
+
+    work: bytes of residues of the contribution or sum; below `ALONE_BELOW`, None means one thread.
+    """
+
+    def __init__(self, threads: int | None = None, work: int = ALONE_BELOW) -> None:
+        if threads is None:
+            threads = usable_cores() if work >= ALONE_BELOW else 1
+        self.threads = max(1, threads)
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
 
     def over(self, count: int, job: Callable[[int, int], None]) -> None:
