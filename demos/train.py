@@ -79,16 +79,20 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 @click.option("--pos-weight", type=float, help="Weight of a fraud in the loss, a public constant; 4 if left out.")
 @click.option(
     "--algorithm",
-    type=click.Choice(["fedavg", "fedprox", "fedadam"]),
+    type=click.Choice(["fedavg", "fedprox", "fedadam", "heads", "fedbuff"]),
     default="fedavg",
     show_default=True,
     help="What the rounds do; docs/algorithms.md compares them.",
 )
 @click.option("--mu", type=float, help="fedprox: weight of the pull back to the global model; 0.01 if left out.")
-@click.option("--server-lr", type=float, help="fedadam: step of the server; 0.03 if left out.")
+@click.option("--server-lr", type=float, help="fedadam: step of the server, 0.03; fedbuff: factor, 1.")
 @click.option("--beta1", type=float, help="fedadam: decay of the mean; 0.9 if left out.")
 @click.option("--beta2", type=float, help="fedadam: decay of the squares; 0.99 if left out.")
 @click.option("--tau", type=float, help="fedadam: degree of adaptivity; 0.001 if left out.")
+@click.option("--head", metavar="LAYERS", help="heads: layers that stay at their bank; logit if left out.")
+@click.option("--buffer", type=click.IntRange(3), help="fedbuff: joins at which a round closes; 3 if left out.")
+@click.option("--max-weight", type=click.IntRange(1), help="fedbuff: weight of an update that is not stale; 8.")
+@click.option("--durations", metavar="TICKS", help="fedbuff: how long banks train, over and over; 1,2,3.")
 @click.option("--fraction", default=1.0, show_default=True, help="Of the banks, drawn anew for every round.")
 @click.option("--quorum", type=click.IntRange(3), help="Fewest banks of a round; all that were asked if left out.")
 @click.option("--vanish-before", default=0.0, show_default=True, help="Simulate: a bank is gone before the roster.")
@@ -126,6 +130,8 @@ def train(resume: str | None, run_dir: str | None, as_json: bool, **options: Any
     python -m demos train --data FILE.csv.gz --partition PARTITION.csv:REGION8 --epsilon 3
     python -m demos train --algorithm fedprox --mu 0.1
     python -m demos train --no-dp --algorithm fedadam --server-lr 0.03
+    python -m demos train --no-dp --algorithm heads --head logit
+    python -m demos train --no-dp --algorithm fedbuff --clients 5 --buffer 3 --durations 1,2,5
     python -m demos train --no-dp --fraction 0.6 --vanish-after 0.1 --quorum 3
     python -m demos train --resume runs/NAME
     """
@@ -230,10 +236,12 @@ def _config(options: dict[str, Any]) -> RunConfig:
 
 
 def _algorithm(options: dict[str, Any]) -> AlgorithmSettings:
+    from dataclasses import fields
+
     from fl.algorithms.settings import AlgorithmSettings
 
-    given = {name: options[name] for name in ("mu", "server_lr", "beta1", "beta2", "tau")}
-    return AlgorithmSettings(options["algorithm"], **given)
+    given = {name: options[name] for name in {field.name for field in fields(AlgorithmSettings)} - {"name"}}
+    return AlgorithmSettings(name=options["algorithm"], **given)
 
 
 def _participation(options: dict[str, Any]) -> ParticipationSettings | None:

@@ -25,7 +25,7 @@ import torch
 from safetensors.numpy import save
 from torch import nn
 
-from fl.algorithms.settings import algorithm_of, dropouts_of, quorum_of
+from fl.algorithms.settings import dropouts_of, quorum_of
 from fl.algorithms.state import affordable_rounds, trainings
 from fl.baselines import Baseline, baselines, played_plainly
 from fl.client_dp import ClientPlan, private_average, sensitivity
@@ -39,7 +39,7 @@ from fl.federation import (
     pooled_global,
     read_partitioned,
 )
-from fl.model import MODEL_FORMAT, flatten, layout, model_hash
+from fl.model import MODEL_FORMAT, flatten, layers_of, layout, model_hash, unflatten
 from fl.privacy import (
     ClientRounds,
     Entry,
@@ -62,6 +62,7 @@ from fl.run_budget import (
     STATISTICS_ROUND,
     calibrated,
     open_ledgers,
+    planned_algorithm,
     privacy_report,
     private_steps,
     require_room,
@@ -94,9 +95,7 @@ class Experiment:
         if privacy := self.config.privacy:
             where = Path(privacy.budget_dir) if privacy.budget_dir else folder.path / "budget"
             self.ledgers = open_ledgers(where, privacy, federation)
-        self.algorithm = algorithm_of(
-            self.config.algorithm, self.config.participation, banks=len(federation.banks), seed=self.config.seed
-        )
+        self.algorithm = planned_algorithm(self.config, federation)
         self._dropouts = dropouts_of(self.config.participation, seed=self.config.seed)
         self._quorum = quorum_of(self.config.participation, self.algorithm.timetable)
         self._allowance = trainings(self.algorithm.timetable, self.config.rounds)
@@ -132,6 +131,7 @@ class Experiment:
         if config.statistics is not None and not source.table.schema.shares_counts:
             config = replace(config, statistics=None)  # the schema names no party that banks have in common
         require_room(config, banks)
+        planned_algorithm(config, federation)
         config = calibrated(config, source, federation)
         return cls(
             RunFolder.create(path, config, run_id=run_id, description=federation.description),
@@ -222,7 +222,7 @@ class Experiment:
             "rounds_lost": self.rounds_lost,
             "parameters": layout(self.schedule.first_model(len(self.federation.feature_names))).length,
             "metrics": self.folder.read_json("metrics.json"),
-            "privacy": privacy_report(self.config.privacy, self.ledgers, self.finished),
+            "privacy": privacy_report(self.config.privacy, self.ledgers),
             "statistics": self._statistics,
             "baselines": self.folder.read_json("baselines.json"),
             "overhead": _overhead(self._records),
@@ -361,20 +361,27 @@ class Experiment:
         return max(ledger.spent() for ledger in self.ledgers.values()) if self.ledgers else None
 
     def _finish(self) -> None:
-        """Measure the final model and write it with all that scoring needs."""
-        names = self.federation.feature_names
-        models = self.models()
-        figures = evaluate(self.federation.banks, models, self._device)
-        model = models[0]
+        """Measure the final models and write what scoring needs: the common model, and each bank's own head."""
+        banks, names = self.federation.banks, self.federation.feature_names
+        figures = evaluate(banks, self.models(), self._device)
         self.folder.write_json("metrics.json", figures.as_json())
-        tensors = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-        about = {
+        common = self.schedule.first_model(len(names))
+        state = self.algorithm.begin(flatten(common)) if self._state is None else self._state
+        unflatten(common, state.model)
+        about: dict[str, Any] = {
             "format": MODEL_FORMAT,
             "features": list(names),
             "threshold": figures.mean["threshold"],
             "schema": self.federation.schema.source,
-            "model_hash": model_hash(model),
+            "model_hash": model_hash(common),
         }
+        own = ~self.algorithm.travels(len(state.model))
+        if own.any():
+            about["personal"] = layers_of(layout(common), own)
+            for position, bank in enumerate(banks):
+                head = self.algorithm.scores_with(state, position)[own]
+                self.folder.write_head(bank.name, head)
+        tensors = {name: tensor.numpy() for name, tensor in common.state_dict().items()}
         # One entry, because safetensors writes several in an arbitrary order and equal runs leave equal
         # files.
         content = save(tensors, {"about": json.dumps(about)})

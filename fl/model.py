@@ -17,6 +17,7 @@ import hashlib
 import math
 import struct
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,6 +116,23 @@ def layout(module: nn.Module) -> Layout:
         slots.append(Slot(name, tuple(tensor.shape), tensor.dtype, start))
         start += tensor.numel()
     return Layout(tuple(slots), tuple(excluded))
+
+
+def layers_of(layout: Layout, chosen: NDArray[np.bool_]) -> list[str]:
+    """Names of the layers (modules that own a tensor) that `chosen`, bool[layout.length], touches, in order."""
+    names = [slot.name.rpartition(".")[0] for slot in layout.slots if chosen[slot.start : slot.start + slot.size].any()]
+    return list(dict.fromkeys(names))
+
+
+def layer_mask(layout: Layout, layers: Sequence[str]) -> NDArray[np.bool_]:
+    """bool[layout.length]: the coordinates of `layers`. Raises `ModelError` for a layer that is not there."""
+    known = layers_of(layout, np.ones(layout.length, dtype=np.bool_))
+    if unknown := [layer for layer in layers if layer not in known]:
+        raise ModelError(f"no layers {', '.join(unknown)}: the model has {', '.join(known)}")
+    mask = np.zeros(layout.length, dtype=np.bool_)
+    for slot in layout.slots:
+        mask[slot.start : slot.start + slot.size] = slot.name.rpartition(".")[0] in layers
+    return mask
 
 
 def flatten(module: nn.Module) -> NDArray[np.float32]:

@@ -451,11 +451,14 @@ def units_of(entries: Iterable[Entry]) -> str:
 
 
 def ledger_path(folder: Path, bank: str) -> Path:
-    """Where `bank`'s ledger lies in `folder`: readable, and different for every name, whatever characters
-    it has.
-    """
+    """Where `bank`'s ledger lies in `folder`."""
+    return folder / f"{file_name(bank)}.json"
+
+
+def file_name(bank: str) -> str:
+    """A name for `bank`'s files: readable, and different for every bank, whatever characters its name has."""
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", bank)[:40]
-    return folder / f"{readable}-{hashlib.sha256(bank.encode()).hexdigest()[:8]}.json"
+    return f"{readable}-{hashlib.sha256(bank.encode()).hexdigest()[:8]}"
 
 
 @lru_cache(maxsize=4096)

@@ -8,11 +8,12 @@ begins (`fl.experiment`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.settings import algorithm_of
 from fl.algorithms.state import trainings
 from fl.client_dp import sensitivity
@@ -23,8 +24,10 @@ from fl.privacy import (
     ACCOUNTANT,
     CLIENT_ACCOUNTANT,
     UNIT,
+    ClientRounds,
     Entry,
     Ledger,
+    Mechanism,
     NoisyCounts,
     calibrate,
     calibrate_clients,
@@ -93,9 +96,10 @@ def require_room(config: RunConfig, banks: int) -> None:
             "shared counts protect single transactions, and --unit client promises more than that for a whole bank: "
             "leave them out with --no-shared-statistics"
         )
-    if participation is not None:
+    if participation is not None or config.algorithm.name == "fedbuff":
         raise AlgorithmError(
-            "--unit client plans its noise for one roster of all banks: leave out partial participation and dropouts"
+            "--unit client plans its noise for one roster of all banks: leave out partial participation, dropouts and "
+            "fedbuff"
         )
     if config.aggregation.mode != "encrypted":
         raise BudgetError("--unit client puts its noise into the encrypted sum: use --aggregation encrypted")
@@ -135,8 +139,19 @@ def calibrated(config: RunConfig, source: PartitionedTable, federation: Federati
 
 def _trainings(config: RunConfig, federation: Federation) -> int:
     """Most trainings of one bank; a lost attempt takes one of them, and the run ends that much earlier."""
-    algorithm = algorithm_of(config.algorithm, config.participation, banks=len(federation.banks), seed=config.seed)
-    return trainings(algorithm.timetable, config.rounds)
+    return trainings(planned_algorithm(config, federation).timetable, config.rounds)
+
+
+def planned_algorithm(config: RunConfig, federation: Federation) -> FedAvg:
+    """The run's algorithm. Raises `AlgorithmError`."""
+    model = build_model(len(federation.feature_names), seed=0, dropout=config.model.dropout, prior=config.model.prior)
+    return algorithm_of(
+        config.algorithm,
+        config.participation,
+        banks=len(federation.banks),
+        model=layout(model),
+        seed=config.seed,
+    )
 
 
 def _statistics_noise(
@@ -167,8 +182,8 @@ def _statistics_noise(
 def _client_noise(
     config: RunConfig, privacy: PrivacySettings, histories: list[list[Entry]], federation: Federation
 ) -> PrivacySettings:
-    width = len(federation.feature_names)
-    length = layout(build_model(width, seed=0, dropout=config.model.dropout, prior=config.model.prior)).length
+    model = build_model(len(federation.feature_names), seed=0)
+    length = int(planned_algorithm(config, federation).travels(layout(model).length).sum())
     variances = [
         calibrate_clients(
             history,
@@ -199,8 +214,8 @@ def private_steps(privacy: PrivacySettings | None) -> PrivateSteps | None:
     )
 
 
-def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, Ledger], finished: int) -> dict[str, Any]:
-    """What was spent in all runs these ledgers know of; `finished`: rounds of this one."""
+def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, Ledger]) -> dict[str, Any]:
+    """What was spent in all runs these ledgers know of."""
     if privacy is None:
         return WITHOUT_PRIVACY
     return {
@@ -213,7 +228,7 @@ def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, Ledger
         "noise_multiplier": privacy.noise_multiplier,
         "share_variance": privacy.share_variance,
         "sample_rate": privacy.sample_rate,
-        "steps": finished * (privacy.steps if privacy.unit == "row" else 1),
+        "steps": max(_steps(ledger.history()) for ledger in ledgers.values()),
         "max_grad_norm": privacy.max_grad_norm,
         "per_bank": {
             name: {
@@ -224,3 +239,9 @@ def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, Ledger
         },
         "not_covered": NOT_COVERED if privacy.unit == "row" else CLIENT_NOT_COVERED,
     }
+
+
+def _steps(history: Iterable[Entry]) -> int:
+    """Noisy steps, or whole updates, that a ledger has recorded."""
+    counted = {Mechanism: "steps", ClientRounds: "rounds"}
+    return sum(getattr(entry, counted[type(entry)]) for entry in history if type(entry) in counted)

@@ -8,6 +8,8 @@
     budget/                the banks' privacy ledgers, unless they live elsewhere
     statistics/            the released totals, and the banks' salt
     model.safetensors      the final model, its features, threshold and schema
+    heads/                 one file per bank with its own layers, where the algorithm leaves them there; a deployment
+                           has each at its bank and nowhere else
     result.json            what `train --json` prints
 
 Every file but metrics.jsonl is replaced whole. A round's line is appended before its checkpoint; a line
@@ -31,6 +33,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -39,6 +43,7 @@ from fl.algorithms.state import State
 from fl.durable import append_durably, locked, replace_durably
 from fl.errors import RunFolderError
 from fl.model import DROPOUT, PRIOR
+from fl.privacy import file_name
 from fl.sharing import StatisticsSettings
 from fl.training import LocalTraining
 
@@ -280,6 +285,12 @@ class RunFolder:
         replace_durably(metrics, b"".join(line + b"\n" for line in lines[:number]))
         return number, state, records
 
+    def write_head(self, bank: str, head: NDArray[np.float32]) -> None:
+        """Keep the coordinates of the model that are `bank`'s own, float32[n]."""
+        path = head_path(self.path, bank)
+        path.parent.mkdir(exist_ok=True)
+        replace_durably(path, save({"head": head}))
+
     def read_json(self, name: str) -> dict[str, Any]:
         """The content of a JSON file of this folder; empty when it is not there yet."""
         path = self.path / name
@@ -288,6 +299,11 @@ class RunFolder:
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         replace_durably(self.path / name, _json(content))
+
+
+def head_path(run: Path, bank: str) -> Path:
+    """Where a bank's own layers lie in the folder `run`."""
+    return run / "heads" / f"{file_name(bank)}.safetensors"
 
 
 def refuse_used(path: Path) -> None:

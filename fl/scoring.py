@@ -8,8 +8,9 @@ What it leaves to others: features as they arrive (`fl.stream`), reading files (
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +22,9 @@ from torch import nn
 
 from fl.errors import RunFolderError
 from fl.features import features
-from fl.model import MODEL_FORMAT, build_model, model_hash
+from fl.model import MODEL_FORMAT, build_model, flatten, layer_mask, layout, model_hash, unflatten
 from fl.partition import Partition, partition_for
-from fl.run_folder import RunConfig, config_from_toml, random_banks
+from fl.run_folder import RunConfig, config_from_toml, head_path, random_banks
 from fl.schema import Schema
 from fl.schema_file import parse_schema
 from fl.shared_features import SharedColumns
@@ -34,13 +35,16 @@ from fl.training import predict
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A finished run's model; `threshold`: the score at which its validation rows had the best F1."""
+    """A finished run's model; `threshold`: the score at which its validation rows had the best F1. `own`: by bank, its
+    model where it keeps layers of its own; other banks score with `module`, whose layers there are the first model's.
+    """
 
     module: nn.Module = field(repr=False)
     schema: Schema
     partition: Partition
     threshold: float
     shared: SharedColumns | None = None  # columns from the run's released totals, of which the newest serve later days
+    own: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,30 @@ def load_model(run: Path) -> TrainedModel:
         raise RunFolderError(f"{path}: the weights are not those that were written (their hash differs)")
     data = config.data
     partition = partition_for(schema, data.partition, random_banks(data), config.seed)
-    return TrainedModel(module, schema, partition, float(about["threshold"]), shared)
+    own = _own_models(run, module, about.get("personal", []))
+    return TrainedModel(module, schema, partition, float(about["threshold"]), shared, own)
+
+
+def _own_models(run: Path, module: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
+    """By bank of the run, `module` with the bank's own `layers`."""
+    if not layers:
+        return {}
+    mine = layer_mask(layout(module), layers)
+    models = {}
+    for bank in json.loads((run / "manifest.json").read_text(encoding="utf-8"))["data"]["banks"]:
+        path = head_path(run, bank)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                head = file.get_tensor("head")
+        except (FileNotFoundError, SafetensorError) as fault:
+            raise RunFolderError(f"{path}: {bank}'s own layers {', '.join(layers)} are not there: {fault}") from fault
+        vector = flatten(module)
+        if head.shape != (int(mine.sum()),):
+            raise RunFolderError(f"{path}: expected {int(mine.sum())} values, got {head.shape}")
+        vector[mine] = head
+        models[bank] = copy.deepcopy(module)
+        unflatten(models[bank], vector)
+    return models
 
 
 def _names(schema: Schema, shared: SharedColumns | None) -> list[str]:
@@ -103,7 +130,11 @@ def score_file(model: TrainedModel, path: str | Path, history: str | Path | None
     """
     cpu = torch.device("cpu")
     for chunk in stream_file(path, model.schema, model.partition, history):
-        score = predict(model.module, _with_shared(chunk, model.shared), device=cpu)
+        x = _with_shared(chunk, model.shared)
+        score = predict(model.module, x, device=cpu)
+        for bank, module in model.own.items():
+            held = chunk.bank == bank
+            score[held] = predict(module, x[held], device=cpu)
         yield ScoredRows(chunk.table.index, score, score >= model.threshold, chunk.bank)
 
 

@@ -179,7 +179,7 @@ class EncryptedRounds:
             for name, bank in banks.items():
                 if name not in joined.silent:
                     bank.abort(abort)
-            raise vanished((self._names[organisation] for organisation in missing))
+            raise vanished(self._names[organisation] for organisation in missing)
 
         # 3. One sum, one decryption, one release; every bank divides.
         release = line.to_banks(key_holder.release(aggregator.close()), len(banks))

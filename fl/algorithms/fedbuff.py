@@ -1,0 +1,157 @@
+"""FedBuff: nobody waits for the slowest bank; a round closes as soon as K banks have finished.
+
+    a bank takes the newest model w_b, trains as long as it needs, and joins the round that is then open
+    round t closes at K joins:  w_t = w_(t-1) + server_lr / K * sum over joined k of s(t - 1 - b_k) * update_k
+    s(staleness) = 1 / sqrt(1 + staleness), as an integer weight in 1..max_weight over max_weight
+
+Source: Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, "Federated Learning with Buffered Asynchronous
+Aggregation", AISTATS 2022, Algorithm 1; s is its polynomial staleness function.
+
+What encryption changes. The buffer is a roster: joins come in as banks finish, the key holder closes it at K, and the
+K banks seal their updates for exactly that roster. Updates refer to several models, so the offer is bound to a hash
+over the list of base models that are allowed (`binding`). Every bank knows those models from releases that it
+verified, hashes the list itself, and answers no offer for another one. The sum of the weights is released, single
+weights are not; when a bank last took a model, whoever delivers it can see.
+
+Time is simulated: `Clock` is a public table of how many ticks each bank trains. Under differential privacy a bank
+pays when it begins a training, whether or not it gets into a round.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+
+from fl.algorithms.fedavg import FedAvg
+from fl.algorithms.state import Released, Seat, State, Vector
+from fl.errors import AlgorithmError
+
+BUFFER = 3
+MAX_WEIGHT = 8
+DURATIONS = (1, 2, 3)  # ticks
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A timetable in which bank i trains for `durations[i]` ticks and a round closes at `buffer` joins.
+
+    Equal finishing times are ordered by position. Raises `AlgorithmError`.
+    """
+
+    durations: tuple[int, ...]  # ticks, one per bank
+    buffer: int  # K
+    max_weight: int
+
+    def __post_init__(self) -> None:
+        if min(self.durations, default=0) < 1 or self.max_weight < 1:
+            raise AlgorithmError(
+                f"fedbuff: expected durations and max_weight of at least 1, got {self.durations} and {self.max_weight}"
+            )
+        if not 1 <= self.buffer <= len(self.durations):
+            raise AlgorithmError(
+                f"fedbuff: a buffer of {self.buffer} joins cannot be filled by {len(self.durations)} banks"
+            )
+
+    @property
+    def largest(self) -> int:
+        return self.buffer
+
+    def seats(self, number: int) -> tuple[Seat, ...]:
+        finishing = _under_way(self.durations, self.buffer, number - 1)[: self.buffer]
+        return tuple(
+            Seat(bank, base, staleness_weight(number - 1 - base, self.max_weight))
+            for _, bank, base in sorted(finishing, key=lambda training: training[1])
+        )
+
+    def starting(self, number: int, *, resumed: bool = False) -> tuple[int, ...]:
+        if number == 1 or resumed:
+            return tuple(range(len(self.durations)))
+        return tuple(seat.bank for seat in self.seats(number - 1))
+
+    def bases(self, number: int) -> frozenset[int]:
+        """Models that somebody trains from once round `number` has been released."""
+        return frozenset(base for _, _, base in _under_way(self.durations, self.buffer, number))
+
+
+def _under_way(durations: tuple[int, ...], buffer: int, number: int) -> tuple[tuple[int, int, int], ...]:
+    """(tick at which it ends, bank, base) of every training once round `number` was released, soonest first."""
+    for earlier in range(number):  # so that no call recurses deeper than one round
+        _after(durations, buffer, earlier)
+    return _after(durations, buffer, number)
+
+
+@cache
+def _after(durations: tuple[int, ...], buffer: int, number: int) -> tuple[tuple[int, int, int], ...]:
+    if number == 0:
+        return tuple(sorted((ticks, bank, 0) for bank, ticks in enumerate(durations)))
+    before = _after(durations, buffer, number - 1)
+    joined, waiting = before[:buffer], before[buffer:]
+    now = joined[-1][0]
+    return tuple(sorted([*waiting, *((now + durations[bank], bank, number) for _, bank, _ in joined)]))
+
+
+def staleness_weight(staleness: int, max_weight: int) -> int:
+    """s(staleness) * max_weight as an integer, at least 1."""
+    return max(1, round(max_weight / math.sqrt(1 + staleness)))
+
+
+@dataclass(frozen=True)
+class FedBuff(FedAvg):
+    """`server_lr`: > 0, step along the buffer's mean. Raises `AlgorithmError`."""
+
+    name: ClassVar[str] = "fedbuff"
+    timetable: Clock
+    server_lr: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.server_lr < math.inf:
+            raise AlgorithmError(f"fedbuff: server_lr is expected to be positive and finite, got {self.server_lr}")
+
+    @property
+    def max_weight(self) -> int:
+        return self.timetable.max_weight
+
+    def begin(self, first: Vector) -> State:
+        return State(first, {_name(0): first})
+
+    def trains_from(self, state: State, seat: Seat) -> Vector:
+        base = state.memory[_name(seat.base)]
+        assert base.dtype == np.float32
+        return base
+
+    def binding(self, state: State, hash_of: Callable[[Vector], str]) -> str:
+        return base_models_hash({_number(name): hash_of(model) for name, model in state.memory.items()})
+
+    def apply(self, state: State, released: Released) -> State:
+        share = self.server_lr * released.total_weight / (self.max_weight * released.contributors)
+        model = (state.model + share * released.average).astype(np.float32)
+        needed = self.timetable.bases(released.number)
+        kept = {name: base for name, base in state.memory.items() if _number(name) in needed}
+        return State(model, {**kept, _name(released.number): model})
+
+
+def base_models_hash(models: dict[int, str]) -> str:
+    """What a round's offer is bound to: SHA-256 over a tag and, ascending, each allowed base's number and hash.
+
+    `models`: number of the round that made it -> its hash (64 hexadecimal digits).
+    """
+    digest = hashlib.sha256(b"fl base models v1")
+    for number, model in sorted(models.items()):
+        digest.update(struct.pack("<Q", number) + bytes.fromhex(model))
+    return digest.hexdigest()
+
+
+def _name(number: int) -> str:
+    """Name of a base model in the state's memory."""
+    return f"model {number}"
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("model "))
