@@ -9,7 +9,7 @@
     explanations.py  which features decide, and whether banks agree on it
     findings.py      the few sentences that a reader sees first
     report.py        all of it as one JSON object
-    page.py          that object as one HTML file; plots.py draws its figures
+    page.py          that object as a page; plots.py draws its figures, html.py makes the file
 
 Everything here is **evaluation only**: it reads labelled rows of all banks in one place, outside every privacy
 budget. A report holds figures of groups, days and banks, never a transaction, a card or a terminal.

@@ -54,7 +54,9 @@ def measured(label: NDArray[np.integer], score: NDArray[np.float64]) -> dict[str
         "expected_frauds": float(score.sum()),
         "frauds": int(label.sum()),
         "expected_over_observed": float(score.sum() / label.sum()),
-        "reliability": reliability(label, score),
+        "reliability": (slices := reliability(label, score)),
+        "slices": len(slices),
+        "slices_off": sum(not row["low"] <= row["mean_score"] <= row["high"] for row in slices),
     }
 
 

@@ -25,7 +25,7 @@ from fl.errors import ExaminationError
 from fl.federation import SIMULATED, BankData, Federation, PartitionedTable, Rows, federation_of, read_partitioned
 from fl.run_folder import DataSettings, RunConfig, RunFolder, config_from_toml, random_banks
 from fl.schema import Schema
-from fl.scoring import TrainedModel, load_model
+from fl.scoring import load_model
 from fl.shared_features import with_shared_columns
 from fl.simulate import embedded
 from fl.training import predict
@@ -132,7 +132,7 @@ def gather(run: Path) -> Evidence:
         )
     if model.shared is not None:
         federation = with_shared_columns(federation, source.table, model.shared)
-    models = _models(run, model, federation)
+    models = tuple(model.own.get(bank.name, model.module) for bank in federation.banks)
     return Evidence(
         run=run,
         config=folder.config,
@@ -166,11 +166,6 @@ def _source_of(run: Path) -> Path | None:
         raise ExaminationError(f"{run}: expected the folder of a finished run, found no config.toml in it")
     source = config_from_toml(folder_config.read_text(encoding="utf-8")).data.source
     return None if source == SIMULATED else Path(source)
-
-
-def _models(run: Path, model: TrainedModel, federation: Federation) -> tuple[nn.Module, ...]:
-    """The model that scores each bank's rows."""
-    return tuple([model.module] * len(federation.banks))
 
 
 def _scored(

@@ -71,7 +71,8 @@ def by_group(evidence: Evidence, column: str) -> dict[str, Any]:
         sensitive_features=group,
     )
     rows = [_row(str(name), figures, test.label, flagged, group == name) for name, figures in frame.by_group.iterrows()]
-    return {"column": column, "groups": rows, "largest_difference": _apart([r for r in rows if not r["small"]])}
+    comparable = [row for row in rows if not row["small"] and row["frauds"] < row["rows"]]
+    return {"column": column, "groups": rows, "largest_difference": _apart(comparable)}
 
 
 def _row(
@@ -94,12 +95,15 @@ def _row(
     }
 
 
-def _apart(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
-    """Largest minus smallest rate over groups; None where fewer than two can be compared."""
+def _apart(rows: Sequence[dict[str, Any]]) -> dict[str, float | bool] | None:
+    """Largest minus smallest rate over groups, and whether the intervals of two recalls lie apart; None where fewer
+    than two groups can be compared.
+    """
     if len(rows) < 2:
         return None
     names = ("selection_rate", "recall", "false_positive_rate")
-    return {name: max(row[name] for row in rows) - min(row[name] for row in rows) for name in names}
+    apart = {name: max(row[name] for row in rows) - min(row[name] for row in rows) for name in names}
+    return {**apart, "recall_intervals_apart": max(r["recall_low"] for r in rows) > min(r["recall_high"] for r in rows)}
 
 
 def _together(group: NDArray[np.object_]) -> NDArray[np.object_]:

@@ -1,0 +1,62 @@
+"""`demos evaluate RUN`: an examination of a finished run, for people who must answer for its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from demos.console import out, print_json, progress, table
+
+MARKS = {"good": "[green]+[/]", "note": "[dim]-[/]", "concern": "[bold yellow]![/]"}
+
+
+@click.command("evaluate")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--by", "columns", multiple=True, metavar="COLUMN|FILE.csv:COLUMN", help="Compare groups; repeatable.")
+@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Also as one HTML file.")
+@click.option("--json", "as_json", is_flag=True, help="The whole report on stdout, nothing else there.")
+def evaluate(run: Path, columns: tuple[str, ...], page: Path | None, as_json: bool) -> None:
+    """Examine the finished run in folder RUN: its figures and baselines, calibration, days to the first alert, drift,
+    groups and features. Writes RUN/report.json.
+
+    The data are read again from where the run found them, outside every privacy budget: this is for those who may see
+    all rows. The report holds figures of groups, days and banks, never a transaction.
+
+    \b
+    python -m demos evaluate runs/NAME --html report.html
+    python -m demos evaluate runs/NAME --by bank --by TX_AMOUNT
+    """
+    from fl.examination.report import PARTS, examine, write_report
+
+    with progress("examining", 1 + len(PARTS)) as advance:
+        report = examine(run, columns=columns, progress=advance)
+    write_report(report, run / "report.json")
+    if page is not None:
+        from fl.examination.page import write_page
+
+        write_page(report, page)
+    if as_json:
+        print_json(report)
+    else:
+        _show(report)
+        written = [str(run / "report.json"), *([str(page)] if page is not None else [])]
+        out.print(f"written: {', '.join(written)}", highlight=False, soft_wrap=True)
+
+
+def _show(report: dict[str, Any]) -> None:
+    _show_models(report["comparison"])
+    for finding in report["findings"]:
+        out.print(f"{MARKS[finding['kind']]} {finding['text']}", highlight=False)
+    out.print("+ good, - to be known, ! to be answered before the model is used", style="dim")
+
+
+def _show_models(comparison: dict[str, Any]) -> None:
+    columns = ("AP", "AUC", "prec.", "recall", "F1", "cards")
+    keys = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100")
+    made = table("Fraud found on test days", "model", *columns, right=tuple(range(1, 7)))
+    for row in comparison["models"]:
+        cells = [f"{row[key]:.3f}" for key in keys] if row["ran"] else ["not run", *[""] * 5]
+        made.add_row(row["what"], *cells, style="bold" if row["name"] == "federated" else None)
+    out.print(made)

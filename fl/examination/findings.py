@@ -1,0 +1,189 @@
+"""The few sentences that a reader sees first: what the figures mean for someone who has to approve the model.
+
+What it does: turns a report into findings, each of a kind: `good`, `note` (to be known), `concern` (to be answered
+before the model is used). The limits are conventions, named here, and no substitute for a decision.
+
+What it leaves to others: every figure.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+ENCRYPTION_TOLERANCE = 0.001  # of average precision, between encrypted and plain sums without privacy
+CALIBRATED = 0.2  # expected frauds may differ from observed ones by this share
+RECALL_GAP = 0.2  # between groups: beyond it, someone should explain why
+AGREEMENT = 0.7  # rank correlation of features between banks
+
+Finding = dict[str, str]
+
+
+def findings(report: dict[str, Any]) -> list[Finding]:
+    """What stands out, in the order of the report's parts."""
+    return [
+        *_found_fraud(report["figures"]),
+        *_compared(report),
+        *_privacy(report["run"]["privacy"]),
+        *_calibrated(report["calibration"]),
+        *_timely(report["timeliness"]),
+        *_drifted(report["drift"]),
+        *_fair(report["fairness"]),
+        *_explained(report["explanations"]),
+    ]
+
+
+def _finding(kind: str, text: str) -> Finding:
+    return {"kind": kind, "text": text}
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points."""
+    return f"{100 * difference:.2g} points"
+
+
+def percent(share: float) -> str:
+    """A share in percent, with as many digits as it deserves."""
+    return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
+
+
+def _found_fraud(figures: dict[str, Any]) -> list[Finding]:
+    text = (
+        f"The model flags {figures['alerts']:,} of {figures['rows']:,} test transactions. Of these alerts "
+        f"{percent(figures['precision'])} are fraud, and they hold {percent(figures['recall'])} of the "
+        f"{figures['frauds']:,} frauds. Average precision {figures['average_precision']:.3f}, where chance would have "
+        f"{figures['fraud_share']:.3f}."
+    )
+    found = [_finding("note", text)]
+    if figures["precision"] == 0.0:
+        found.append(_finding("concern", "No alert was a fraud: the threshold does not fit these days."))
+    return found
+
+
+def _compared(report: dict[str, Any]) -> list[Finding]:
+    models = {row["name"]: row for row in report["comparison"]["models"] if row["ran"]}
+    own, found = models["federated"]["average_precision"], []
+    if "alone" in models:
+        alone = models["alone"]["average_precision"]
+        better = own > alone
+        found.append(
+            _finding(
+                "good" if better else "concern",
+                f"Average precision is {own:.3f} together and {alone:.3f} with each bank alone: "
+                + ("working together pays." if better else "on these days a bank would do better by itself."),
+            )
+        )
+    if "pooled" in models:
+        pooled = models["pooled"]["average_precision"]
+        found.append(_finding("note", f"With all rows in one place it would be {pooled:.3f}."))
+    if "plain" in models and report["run"]["privacy"]["epsilon"] is None and report["run"]["aggregation"] != "plain":
+        gap = abs(models["plain"]["average_precision"] - own)
+        same = gap <= ENCRYPTION_TOLERANCE
+        found.append(
+            _finding(
+                "good" if same else "concern",
+                f"Encryption changes average precision by {gap:.4f}: "
+                + (
+                    "it costs no accuracy." if same else f"more than {ENCRYPTION_TOLERANCE:g}, which rounding explains."
+                ),
+            )
+        )
+    if missing := report["comparison"]["not_run"]:
+        found.append(_finding("note", f"Not compared, because the run left it out: {', '.join(missing)}."))
+    return found
+
+
+def _privacy(privacy: dict[str, Any]) -> list[Finding]:
+    if privacy["epsilon"] is None:
+        text = "Trained without differential privacy: the model may give away rows it was trained on."
+        return [_finding("concern", text)]
+    text = (
+        f"Epsilon {privacy['epsilon']:.2f} at delta {privacy['delta']:g} was spent, for one {privacy['unit']}; "
+        "no promise is made for a card or a customer as a whole."
+    )
+    return [_finding("note", text)]
+
+
+def _calibrated(calibration: dict[str, Any]) -> list[Finding]:
+    as_is, corrected = calibration["as_is"], calibration["corrected"]
+    raw, ratio = as_is["expected_over_observed"], corrected["expected_over_observed"]
+    usable = abs(ratio - 1.0) <= CALIBRATED
+    off = (
+        f" In {corrected['slices_off']} of {corrected['slices']} slices of like scores the mean score lies outside the "
+        "95 % interval of the share of frauds."
+    )
+    text = (
+        f"Scores are no probabilities as they stand: they add up to {raw:.2f} times the frauds. Corrected for the "
+        "weight "
+        f"of {calibration['pos_weight']:g} that training gives a fraud, they add up to {ratio:.2f} times"
+    )
+    verdict = "." if usable else ": do not read them as probabilities."
+    kind = "concern" if not usable else "note" if corrected["slices_off"] else "good"
+    return [_finding(kind, text + verdict + off)]
+
+
+def _timely(timeliness: dict[str, Any]) -> list[Finding]:
+    if not timeliness["available"]:
+        return [_finding("note", f"Days to the first alert are not known: {timeliness['why']}.")]
+    found = []
+    for party in ("cards", "terminals"):
+        told = timeliness.get(party)
+        if told is None or not told["compromised"]:
+            continue
+        first = told["within"][0]
+        text = (
+            f"Of {told['compromised']:,} {party} with a first fraud on the test days, {percent(first['share'])} had an "
+            f"alert the same day and {told['never_alerted']:,} none at all."
+        )
+        found.append(_finding("note", text))
+    return found
+
+
+def _drifted(drift: dict[str, Any]) -> list[Finding]:
+    if not drift["available"]:
+        return [_finding("note", f"Drift was not looked for: {drift['why']}.")]
+    days = len(drift["days"])
+    if not drift["alarms"]:
+        return [_finding("good", f"No drift alarm in {days} test days.")]
+    first = drift["alarms"][0]
+    text = (
+        f"{len(drift['alarms'])} drift alarms in {days} test days, the first on {first['known_on']} "
+        f"({first['signal']}): the test days are no longer like the training days."
+    )
+    return [_finding("concern", text)]
+
+
+def _fair(fairness: dict[str, Any]) -> list[Finding]:
+    found = []
+    for column in fairness["columns"]:
+        apart = column["largest_difference"]
+        if apart is None:
+            text = f"By {column['column']}: fewer than two groups are large enough to be compared."
+            found.append(_finding("note", text))
+            continue
+        wide = apart["recall"] > RECALL_GAP
+        luck = "" if apart["recall_intervals_apart"] else " Intervals of all groups overlap, so that this may be luck."
+        text = (
+            f"By {column['column']}: the share of frauds found differs by up to {points(apart['recall'])} between "
+            f"groups, that of others flagged by up to {points(apart['false_positive_rate'])}.{luck}"
+        )
+        kind = "good" if not wide else "concern" if apart["recall_intervals_apart"] else "note"
+        found.append(_finding(kind, text))
+    return found
+
+
+def _explained(explanations: dict[str, Any]) -> list[Finding]:
+    decide = ", ".join(
+        explanations["alerts"]["top"][:3] if explanations["alerts"]["rows"] else explanations["usual"]["top"]
+    )
+    found = [_finding("note", f"What decides most: {decide}.")]
+    agreement = explanations["agreement"]
+    if agreement is not None:
+        mean = agreement["rank_correlation"]["mean"]
+        alike = mean >= AGREEMENT
+        text = (
+            f"Banks rank features alike: rank correlation {mean:.2f} on average."
+            if alike
+            else (f"Banks rank features differently: rank correlation {mean:.2f} on average.")
+        )
+        found.append(_finding("good" if alike else "concern", text))
+    return found

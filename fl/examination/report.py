@@ -1,0 +1,83 @@
+"""All of an examination as one JSON object: what `report.json` holds, and what the page shows.
+
+What it does: `examine` puts the parts together. What it leaves to others: every part, and how it looks (`page.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fl.durable import replace_durably
+from fl.examination.calibration import calibration
+from fl.examination.drift import drift
+from fl.examination.evidence import Evidence, gather
+from fl.examination.explanations import explanations
+from fl.examination.fairness import fairness
+from fl.examination.figures import comparison, figures
+from fl.examination.findings import findings
+from fl.examination.timeliness import timeliness
+
+FORMAT = "examination 1"
+PARTS = ("figures", "comparison", "calibration", "timeliness", "drift", "fairness", "explanations")
+
+Progress = Callable[[int], None]  # told how many of the steps are done: reading, then each part
+
+
+def examine(run: Path, *, columns: Sequence[str] = (), progress: Progress = lambda done: None) -> dict[str, Any]:
+    """The report of the finished run in folder `run`; `columns`: by which to compare groups (`fairness`).
+
+    Raises what `gather` and the parts raise. Nothing is written.
+    """
+    evidence = gather(run)
+    torch.set_num_threads(evidence.config.threads)
+    progress(1)
+    made: dict[str, Callable[[], dict[str, Any]]] = {
+        "figures": lambda: figures(evidence),
+        "comparison": lambda: comparison(evidence),
+        "calibration": lambda: calibration(evidence),
+        "timeliness": lambda: timeliness(evidence),
+        "drift": lambda: drift(evidence),
+        "fairness": lambda: fairness(evidence, columns),
+        "explanations": lambda: explanations(evidence),
+    }
+    report: dict[str, Any] = {"format": FORMAT, "run": about(evidence)}
+    for done, name in enumerate(PARTS, start=2):
+        report[name] = made[name]()
+        progress(done)
+    report["findings"] = findings(report)
+    return report
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Write `report` to `path`, whole or not at all."""
+    replace_durably(path, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+
+
+def about(evidence: Evidence) -> dict[str, Any]:
+    """Which run this is: counts, dates and settings; no rows."""
+    manifest, result = evidence.manifest, evidence.stored("result.json")
+    data = manifest["data"]
+    privacy = result["privacy"]
+    return {
+        "run_id": manifest["run_id"],
+        "git_revision": manifest["git_revision"],
+        "versions": manifest["versions"],
+        "aggregation": evidence.config.aggregation.mode,
+        "algorithm": evidence.config.algorithm.name,
+        "rounds": result["rounds"],
+        "seed": evidence.config.seed,
+        "banks": len(evidence.bank_names),
+        "parameters": result["parameters"],
+        "features": list(evidence.federation.feature_names),
+        "data": {key: value for key, value in data.items() if key != "banks"},
+        "test_windows": evidence.windows,
+        "train_rows": len(evidence.train),
+        "validation_rows": len(evidence.validation),
+        "test_rows": len(evidence.test),
+        "privacy": {key: privacy[key] for key in ("epsilon", "delta", "unit", "accountant", "not_covered")},
+    }
