@@ -12,6 +12,7 @@ from demos.console import out, print_json, progress, seconds, size, table
 
 if TYPE_CHECKING:
     from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings
+    from fl.compression import CompressionSettings
     from fl.experiment import Experiment
     from fl.run_folder import RunConfig
 
@@ -103,6 +104,8 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 @click.option("--engine", default="auto", show_default=True, help="Encryption engine.")
 @click.option("--clip", default=1.0, show_default=True, help="Of every coordinate of an update.")
 @click.option("--value-bits", type=int, help="Of a quantised coordinate; 16 with privacy, 32 without.")
+@click.option("--bits", metavar="FROM:BITS,...", help="Bits by round, as 1:8,6:16, instead of --value-bits.")
+@click.option("--layers", metavar="GROUP/...", help="Layers that travel, by turns, as hidden1/hidden2,logit.")
 @click.option(
     "--seed",
     default=0,
@@ -133,6 +136,7 @@ def train(resume: str | None, run_dir: str | None, as_json: bool, **options: Any
     python -m demos train --no-dp --algorithm heads --head logit
     python -m demos train --no-dp --algorithm fedbuff --clients 5 --buffer 3 --durations 1,2,5
     python -m demos train --no-dp --fraction 0.6 --vanish-after 0.1 --quorum 3
+    python -m demos train --no-dp --bits 1:8,6:16 --layers hidden1/hidden2,logit
     python -m demos train --resume runs/NAME
     """
     if resume is not None:
@@ -232,7 +236,18 @@ def _config(options: dict[str, Any]) -> RunConfig:
         statistics=None if options["no_shared_statistics"] else statistics,
         algorithm=_algorithm(options),
         participation=_participation(options),
+        compression=_compression(options),
     )
+
+
+def _compression(options: dict[str, Any]) -> CompressionSettings | None:
+    from fl.compression import CompressionSettings
+
+    if options["bits"] is None and options["layers"] is None:
+        return None
+    if options["bits"] is not None and options["value_bits"] is not None:
+        raise click.UsageError("--bits is a schedule of --value-bits: give one of them")
+    return CompressionSettings(options["bits"], options["layers"])
 
 
 def _algorithm(options: dict[str, Any]) -> AlgorithmSettings:

@@ -31,6 +31,7 @@ from torch import nn
 
 from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.participation import Dropouts, Everyone
+from fl.compression import Compression
 from fl.federation import BankData, Federation, pooled_local
 from fl.model import flatten
 from fl.rounds import Evaluation, Schedule, bank_models, evaluate, play_rounds
@@ -104,6 +105,7 @@ def played_plainly(
     device: torch.device,
     quorum: int = 1,
     dropouts: Dropouts | None = None,
+    compression: Compression | None = None,
 ) -> list[nn.Module]:
     """Each bank's model after `schedule` with `algorithm`, averaged in plain sight; in no ledger."""
     state = algorithm.begin(flatten(schedule.first_model(banks[0].train.x.shape[1])))
@@ -116,6 +118,7 @@ def played_plainly(
         device=device,
         quorum=quorum,
         dropouts=dropouts,
+        compression=compression,
     )
     for _, after in rounds:
         state = after

@@ -73,6 +73,14 @@ class AlgorithmError(FederationError):
     """An algorithm's options are out of range, or do not fit each other or the run."""
 
 
+class CompressionError(FederationError):
+    """A compression schedule that cannot be, or that does not fit the run."""
+
+
+class ResourceError(FederationError):
+    """A bank's limits leave no room for the run, or are written down wrongly."""
+
+
 class BanksVanished(AggregationError):
     """Banks were gone when their contributions were due; `banks` names them, and the round can be offered again
     without them.

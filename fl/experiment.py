@@ -63,6 +63,7 @@ from fl.run_budget import (
     calibrated,
     open_ledgers,
     planned_algorithm,
+    planned_compression,
     privacy_report,
     private_steps,
     require_room,
@@ -96,6 +97,7 @@ class Experiment:
             where = Path(privacy.budget_dir) if privacy.budget_dir else folder.path / "budget"
             self.ledgers = open_ledgers(where, privacy, federation)
         self.algorithm = planned_algorithm(self.config, federation)
+        self._compression = planned_compression(self.config, federation)
         self._dropouts = dropouts_of(self.config.participation, seed=self.config.seed)
         self._quorum = quorum_of(self.config.participation, self.algorithm.timetable)
         self._allowance = trainings(self.algorithm.timetable, self.config.rounds)
@@ -132,6 +134,7 @@ class Experiment:
             config = replace(config, statistics=None)  # the schema names no party that banks have in common
         require_room(config, banks)
         planned_algorithm(config, federation)
+        planned_compression(config, federation)
         config = calibrated(config, source, federation)
         return cls(
             RunFolder.create(path, config, run_id=run_id, description=federation.description),
@@ -167,6 +170,7 @@ class Experiment:
                 device=self._device,
                 quorum=self._quorum,
                 dropouts=self._dropouts,
+                compression=self._compression,
                 finished=self.finished,
                 state=self._state,
                 pay=self._pay if self.ledgers else None,
@@ -251,7 +255,7 @@ class Experiment:
             max_weight=self.algorithm.max_weight,
             engine=settings.engine,
         )
-        return lambda joined: rounds.average(joined, settings.value_bits)
+        return lambda joined: rounds.average(joined, self._compression.bits_of(joined.number))
 
     def _planned_baselines(self) -> dict[str, Baseline]:
         return baselines(
@@ -275,6 +279,7 @@ class Experiment:
             device=self._device,
             quorum=self._quorum,
             dropouts=self._dropouts,
+            compression=self._compression,
         )
 
     def _begun(self) -> dict[int, int]:

@@ -29,12 +29,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
 from fl.algorithms.fedavg import FedAvg
+from fl.algorithms.fedbuff import FedBuff
 from fl.algorithms.participation import Dropouts, Everyone
 from fl.algorithms.state import Released, Seat, State, Vector
-from fl.errors import AggregationError, BanksVanished, MetricError, TrainingError
+from fl.compression import Compression, compression_of, frozen
+from fl.errors import AggregationError, BanksVanished, CompressionError, MetricError, TrainingError
 from fl.federation import BankData, Rows
 from fl.metrics import Metrics, choose_threshold, measure
-from fl.model import build_model, flatten, model_hash, unflatten
+from fl.model import build_model, flatten, layout, model_hash, unflatten
 from fl.secure import Aggregate, Joined, Update, plain_average
 from fl.training import LocalTraining, PrivateSteps, derive_seed, predict, train_private, train_seeded
 
@@ -77,6 +79,7 @@ class RoundRecord:
     train_seconds: float  # over all banks and attempts
     aggregate: Aggregate
     max_abs_error: float  # largest |average - float64 mean of the clipped updates| over coordinates
+    relative_error: float  # L2 length of that difference over that of the mean
     members: tuple[str, ...]  # of the roster that was released
     left_out: tuple[str, ...]  # seated, and not in that roster
     attempts: int
@@ -95,6 +98,8 @@ class RoundRecord:
             "clipped": list(self.aggregate.clipped),
             "error_bound": self.aggregate.error_bound,
             "max_abs_error": self.max_abs_error,
+            "relative_error": self.relative_error,
+            "value_bits": self.aggregate.value_bits,
             "members": list(self.members),
             "left_out": list(self.left_out),
             "attempts": self.attempts,
@@ -148,6 +153,7 @@ def play_rounds(
     device: torch.device,
     quorum: int = 1,
     dropouts: Dropouts | None = None,
+    compression: Compression | None = None,
     finished: int = 0,
     state: State | None = None,
     pay: Payment | None = None,
@@ -164,7 +170,18 @@ def play_rounds(
     scratch = schedule.first_model(banks[0].train.x.shape[1]).to(device)
     if state is None:
         state = algorithm.begin(flatten(scratch))
-    stage = _Stage(banks, schedule, algorithm, aggregate, clip, device, scratch, quorum, dropouts or Dropouts())
+    if compression is None:
+        compression = compression_of(None, layout(scratch), 0)
+    if len(compression.groups) > 1 and isinstance(algorithm, FedBuff):
+        raise CompressionError(
+            "layers by turns need everybody to train for the same round, and fedbuff's banks do not: name one group"
+        )
+    stage = _Stage(
+        banks, schedule, algorithm, aggregate, clip, device, scratch, quorum, dropouts or Dropouts(), compression
+    )
+    for turn, group in enumerate(compression.groups, start=1):
+        if not stage.sent(turn).any():
+            raise CompressionError(f"layers: {', '.join(group)} stay at their banks, so that turn would send nothing")
     for number in range(finished + 1, schedule.rounds + 1):
         played = _Attempts(stage, number, state, pay, afford, progress).play(resumed=number == finished + 1 > 1)
         if played is None:
@@ -186,6 +203,16 @@ class _Stage:
     scratch: nn.Module
     quorum: int
     dropouts: Dropouts
+    compression: Compression
+
+    def sent(self, number: int) -> NDArray[np.bool_]:
+        """bool[length]: coordinates that travel in round `number`."""
+        travels = self.algorithm.travels(self.compression.model.length)
+        return travels & self.compression.sent(number)
+
+    def trains(self, number: int) -> NDArray[np.bool_]:
+        """bool[length]: coordinates that are trained for round `number`: those that travel, and what never does."""
+        return self.compression.sent(number) | ~self.algorithm.travels(self.compression.model.length)
 
     def hash_of(self, vector: Vector) -> str:
         unflatten(self.scratch, vector)
@@ -194,21 +221,22 @@ class _Stage:
     def trained(self, seat: Seat, base: Vector, attempt: int) -> Vector:
         """The bank's model after local training from `base`."""
         bank, schedule, number = self.banks[seat.bank], self.schedule, seat.base + 1
-        unflatten(self.scratch, base)
-        mu = self.algorithm.proximal
+        model, local, mu, device = self.scratch, schedule.local, self.algorithm.proximal, self.device
+        unflatten(model, base)
         try:
-            if schedule.private is not None:
-                train_private(
-                    self.scratch, bank.train, schedule.local, schedule.private, device=self.device, proximal=mu
-                )
-            else:
-                # A retry must differ: an update enters one roster only.
-                labels = ("batches", bank.name, number, *((attempt,) if attempt else ()))
-                seed = derive_seed(schedule.seed, *labels)
-                train_seeded(self.scratch, bank.train, schedule.local, seed=seed, device=self.device, proximal=mu)
+            with frozen(model, self.compression.model, self.trains(number)):
+                if schedule.private is not None:
+                    train_private(
+                        self.scratch, bank.train, schedule.local, schedule.private, device=device, proximal=mu
+                    )
+                else:
+                    # A retry must differ: an update enters one roster only.
+                    labels = ("batches", bank.name, number, *((attempt,) if attempt else ()))
+                    seed = derive_seed(schedule.seed, *labels)
+                    train_seeded(model, bank.train, local, seed=seed, device=device, proximal=mu)
         except TrainingError as fault:
             raise TrainingError(f"{bank.name}, round {number}: {fault}") from fault
-        return flatten(self.scratch)
+        return flatten(model)
 
 
 @dataclass
@@ -287,12 +315,13 @@ class _Attempts:
                 if self.progress is not None:
                     self.progress(stage.banks[seat.bank].name)
         self.train_seconds += time.perf_counter() - clock
-        sent = algorithm.travels(len(self.state.model))
+        sent = stage.sent(self.number)
         joined = Joined(
             banks=tuple(stage.banks[seat.bank].name for seat in joining),
             updates=tuple(self.updates[seat.bank][sent] for seat in joining),
             weights=tuple(seat.weight for seat in joining),
             bound_to=bound_to,
+            number=self.number,
             silent=frozenset(stage.banks[bank].name for bank in late),
             reuse=stage.dropouts.reuse,
         )
@@ -321,13 +350,15 @@ class _Attempts:
         models = bank_models(stage.banks, stage.schedule, stage.algorithm, after, stage.device)
         labels, scores = _scored([bank.validation for bank in stage.banks], models, stage.device)
         exact = plain_average(joined.updates, clip=stage.clip, weights=joined.weights).average
+        error = result.average - exact
         return RoundRecord(
             self.number,
             float(average_precision_score(labels, scores)),
             float(roc_auc_score(labels, scores)),
             self.train_seconds,
             result,
-            float(np.abs(result.average - exact).max(initial=0.0)),
+            float(np.abs(error).max(initial=0.0)),
+            float(np.linalg.norm(error)) / max(float(np.linalg.norm(exact)), 1e-300),
             joined.banks,
             tuple(left_out),
             attempts,

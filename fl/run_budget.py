@@ -17,7 +17,8 @@ from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.settings import algorithm_of
 from fl.algorithms.state import trainings
 from fl.client_dp import sensitivity
-from fl.errors import AggregationError, AlgorithmError, BudgetError, RunFolderError
+from fl.compression import Compression, compression_of
+from fl.errors import AggregationError, AlgorithmError, BudgetError, CompressionError, RunFolderError
 from fl.federation import Federation, PartitionedTable
 from fl.model import build_model, layout
 from fl.privacy import (
@@ -101,6 +102,10 @@ def require_room(config: RunConfig, banks: int) -> None:
             "--unit client plans its noise for one roster of all banks: leave out partial participation, dropouts and "
             "fedbuff"
         )
+    if config.compression is not None:
+        raise CompressionError(
+            "--unit client plans its noise for one vector and one grid: leave out --bits and --layers"
+        )
     if config.aggregation.mode != "encrypted":
         raise BudgetError("--unit client puts its noise into the encrypted sum: use --aggregation encrypted")
 
@@ -142,9 +147,15 @@ def _trainings(config: RunConfig, federation: Federation) -> int:
     return trainings(planned_algorithm(config, federation).timetable, config.rounds)
 
 
+def planned_compression(config: RunConfig, federation: Federation) -> Compression:
+    """How many bits and which layers each round has. Raises `CompressionError`."""
+    model = build_model(len(federation.feature_names), seed=0)
+    return compression_of(config.compression, layout(model), config.aggregation.value_bits)
+
+
 def planned_algorithm(config: RunConfig, federation: Federation) -> FedAvg:
     """The run's algorithm. Raises `AlgorithmError`."""
-    model = build_model(len(federation.feature_names), seed=0, dropout=config.model.dropout, prior=config.model.prior)
+    model = build_model(len(federation.feature_names), seed=0)
     return algorithm_of(
         config.algorithm,
         config.participation,

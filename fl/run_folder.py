@@ -40,6 +40,7 @@ from safetensors.numpy import save
 
 from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.algorithms.state import State
+from fl.compression import CompressionSettings
 from fl.durable import append_durably, locked, replace_durably
 from fl.errors import RunFolderError
 from fl.model import DROPOUT, PRIOR
@@ -155,6 +156,7 @@ class RunConfig:
     statistics: StatisticsSettings | None = None  # None: nothing but updates is shared
     algorithm: AlgorithmSettings = field(default_factory=AlgorithmSettings)
     participation: ParticipationSettings | None = None  # None: every bank in every round
+    compression: CompressionSettings | None = None  # None: the same bits and all layers in every round
 
 
 def config_to_toml(config: RunConfig) -> str:
@@ -186,6 +188,7 @@ def config_from_toml(text: str) -> RunConfig:
         "statistics": StatisticsSettings,
         "algorithm": AlgorithmSettings,
         "participation": ParticipationSettings,
+        "compression": CompressionSettings,
     }
     values: dict[str, Any] = {"privacy": None, "statistics": None}
     for name, value in raw.items():

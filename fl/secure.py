@@ -41,6 +41,7 @@ class Aggregate:
     `error_bound`: |average - exact mean of the clipped updates| per coordinate. `clipped`: per bank, how many
     coordinates were clipped. `stages`: seconds by stage over all parties. `bytes_up`, `bytes_down`: all banks
     together; 0 in plain sight, where nothing is sent. `total_weight`: of all contributions.
+    `value_bits`: of a coordinate; 0 where nothing was quantised.
     """
 
     average: NDArray[np.float64] = field(repr=False)
@@ -51,6 +52,7 @@ class Aggregate:
     bytes_down: int
     seconds: float
     total_weight: int
+    value_bits: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,15 @@ class Joined:
     """What enters one roster. Between machines every bank holds its own part; here one process plays them all.
 
     `updates`: one float32[length] per bank. `weights`: integers from 1. `bound_to`: of the model or models that the
-    offer is for, 64 hexadecimal digits. `silent`: banks that vanish once the roster has closed (a simulation).
-    `reuse`: whether a bank may send an update that an earlier, lost roster held.
+    offer is for, 64 hexadecimal digits. `number`: of the round. `silent`: banks that vanish once the roster has
+    closed (a simulation). `reuse`: whether a bank may send an update that an earlier, lost roster held.
     """
 
     banks: tuple[str, ...]
     updates: tuple[Update, ...] = field(repr=False)
     weights: tuple[int, ...]
     bound_to: str
+    number: int = 1
     silent: frozenset[str] = frozenset()
     reuse: bool = False
 
@@ -104,6 +107,7 @@ def encrypted_average(
         bytes_down=len(updates) * (size["offer"] + size["roster"] + size["release"]),
         seconds=seconds,
         total_weight=result.total_weight,
+        value_bits=plan.value_bits,
     )
 
 
@@ -194,6 +198,7 @@ class EncryptedRounds:
             bytes_down=line.bytes_down,
             seconds=time.perf_counter() - start,
             total_weight=averages[0].total_weight,
+            value_bits=value_bits,
         )
 
     def _bank(self, name: str, plan: secagg.RoundPlan, clock: secagg.StageClock) -> secagg.Client:

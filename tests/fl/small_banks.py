@@ -14,9 +14,10 @@ from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.participation import Dropouts
 from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings, algorithm_of
 from fl.algorithms.state import State
+from fl.compression import Compression
 from fl.federation import BankData, Rows
 from fl.model import flatten, layout, unflatten
-from fl.rounds import RoundRecord, Schedule, play_rounds
+from fl.rounds import RoundRecord, Schedule, Summation, play_rounds
 from fl.secure import EncryptedRounds, plain_sum
 from fl.training import LocalTraining, PrivateSteps
 
@@ -73,12 +74,13 @@ def play(
     quorum: int | None = None,
     dropouts: Dropouts | None = None,
     private: PrivateSteps | None = None,
+    compression: Compression | None = None,
     **options: object,
 ) -> list[tuple[RoundRecord, State]]:
     """All rounds, in plain sight or encrypted."""
     banks = make_banks() if banks is None else banks
     least = algorithm.timetable.largest if quorum is None else quorum
-    aggregate = partial(plain_sum, clip=1.0)
+    aggregate: Summation = partial(plain_sum, clip=1.0)
     if encrypted:
         secure = EncryptedRounds(
             [bank.name for bank in banks],
@@ -87,7 +89,10 @@ def play(
             largest=algorithm.timetable.largest,
             max_weight=algorithm.max_weight,
         )
-        aggregate = partial(secure.average, value_bits=32)
+        if compression is None:
+            aggregate = partial(secure.average, value_bits=32)
+        else:
+            aggregate = lambda joined: secure.average(joined, compression.bits_of(joined.number))  # noqa: E731
     return list(
         play_rounds(
             banks,
@@ -98,6 +103,7 @@ def play(
             device=CPU,
             quorum=least,
             dropouts=dropouts,
+            compression=compression,
             **options,  # type: ignore[arg-type]
         )
     )

@@ -1,0 +1,119 @@
+"""Smaller rounds that encryption keeps: fewer bits, fewer layers, and differences instead of weights.
+
+What it does: says for every round how many bits a coordinate has and which layers travel, freezes the others in local
+training, and measures what a coarser grid costs.
+
+- Bits: a schedule such as "1:8,6:16", from round 1 with 8 bits and from round 6 with 16. An encrypted sum is a sum of
+  integers, so a coarser grid is the one quantisation that sums exactly; the plan turns fewer bits into more values per
+  ciphertext. Early rounds stand a coarse grid, the last ones set the figures.
+- Layers: groups such as "hidden1/hidden2,logit" that take turns, one group a round. What does not travel is frozen at
+  every bank, or the banks' models would part: block coordinate descent.
+- Differences: an update is what training changed. It is small and centred on 0, so it takes a small clip, and at equal
+  bits the grid is finer by the ratio of the two clips (`grid_error`).
+
+Top-k selection and random masks are left out on purpose: which coordinates a bank chooses is a function of its rows.
+
+Sources: layer-wise partial sharing as in Shokri, Shmatikov, CCS 2015, with layers chosen by a public rule instead of by
+size; uniform quantisation under secure aggregation as in Bonawitz, Salehi, Konecny, McMahan, Gruteser, "Federated
+Learning with Autotuned Communication-Efficient Secure Aggregation", Asilomar 2019.
+
+Leaves to others: packing bits into lanes (`secagg`), playing rounds (`fl.rounds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fl.errors import CompressionError, ModelError
+from fl.model import Layout, layer_mask
+
+FEWEST_BITS, MOST_BITS = 2, 32
+
+
+@dataclass(frozen=True)
+class CompressionSettings:
+    """The `[compression]` table of config.toml. All of it is public."""
+
+    bits: str | None = None  # FROM:BITS,FROM:BITS; None: those of the aggregation in every round
+    layers: str | None = None  # groups, as in "hidden1/hidden2,logit"; None: all layers in every round
+
+
+@dataclass(frozen=True)
+class Compression:
+    """`bits`: ascending (first round, bits of a coordinate). `groups`: layers by turns; empty: all of them."""
+
+    model: Layout
+    bits: tuple[tuple[int, int], ...]
+    groups: tuple[tuple[str, ...], ...] = ()
+
+    def bits_of(self, number: int) -> int:
+        """Bits of one coordinate in round `number`, sign included."""
+        return next(bits for first, bits in reversed(self.bits) if first <= number)
+
+    def sent(self, number: int) -> NDArray[np.bool_]:
+        """bool[length]: coordinates of the layers whose turn it is in round `number`."""
+        if not self.groups:
+            return np.ones(self.model.length, dtype=np.bool_)
+        return layer_mask(self.model, self.groups[(number - 1) % len(self.groups)])
+
+
+def compression_of(settings: CompressionSettings | None, model: Layout, value_bits: int) -> Compression:
+    """What the settings ask for; `value_bits` in every round where they say nothing.
+
+    Raises `CompressionError` for a schedule or a layer that cannot be.
+    """
+    if settings is None:
+        return Compression(model, ((1, value_bits),))
+    bits = ((1, value_bits),) if settings.bits is None else _schedule(settings.bits)
+    named = [] if settings.layers is None else settings.layers.split("/")
+    groups = tuple(tuple(layer.strip() for layer in group.split(",")) for group in named)
+    try:
+        for group in groups:
+            layer_mask(model, group)
+    except ModelError as fault:
+        raise CompressionError(f"layers: {fault}; write groups as in hidden1/hidden2,logit") from fault
+    return Compression(model, bits, groups)
+
+
+@contextmanager
+def frozen(module: nn.Module, model: Layout, trained: NDArray[np.bool_]) -> Iterator[None]:
+    """Leave out of training every parameter of `module` that has no coordinate in `trained`, bool[model.length]."""
+    chosen = {slot.name for slot in model.slots if trained[slot.start : slot.start + slot.size].any()}
+    held = [p for name, p in module.named_parameters() if name not in chosen and p.requires_grad]
+    for p in held:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in held:
+            p.requires_grad_(True)
+
+
+def grid_error(values: NDArray[np.floating], *, clip: float, bits: int) -> float:
+    """Root mean square of what clipping `values` to [-clip, clip] and rounding them to `bits` bits changes, in the
+    unit of the values.
+    """
+    step = clip / (2 ** (bits - 1) - 1)
+    rounded = np.rint(np.clip(values.astype(np.float64), -clip, clip) / step) * step
+    return float(np.sqrt(np.mean((rounded - values) ** 2)))
+
+
+def _schedule(text: str) -> tuple[tuple[int, int], ...]:
+    try:
+        pairs = [tuple(int(part) for part in pair.split(":")) for pair in text.split(",")]
+        steps = tuple((first, bits) for first, bits in pairs)
+    except ValueError as fault:
+        raise CompressionError(f"bits: expected FROM:BITS pairs as in 1:8,6:16, got {text!r}") from fault
+    rounds = [first for first, _ in steps]
+    if rounds[0] != 1 or rounds != sorted(set(rounds)):
+        raise CompressionError(f"bits: expected ascending rounds that begin at 1, as in 1:8,6:16, got {text!r}")
+    for _, bits in steps:
+        if not FEWEST_BITS <= bits <= MOST_BITS:
+            raise CompressionError(f"bits: expected {FEWEST_BITS} to {MOST_BITS}, got {bits}")
+    return steps
