@@ -1,0 +1,292 @@
+"""What each component of a run is worth: the run again without it, several seeds, paired differences.
+
+What it does: `variants` takes one component after the other out of a run's configuration; `play` trains every variant
+with every seed, each in a run folder of its own, so that an ablation that was killed continues; `summarise` compares
+each variant with the whole run, seed by seed, with a 95 % t-interval; the runs at other epsilons make a privacy-utility
+curve.
+
+What it leaves to others: training (`fl.experiment`), how it looks (`fl.ablation_page`).
+
+Like the baselines, an ablation is **evaluation only**. Every cell has a ledger of its own, in its folder: an ablation
+of a private run spends its epsilon on the same rows again and again, and must not be run where that promise is to be
+kept.
+
+Masks have no switch in a run: they cancel exactly, and a run without them would trust the aggregator. What they cost is
+the `mask` stage of the whole run, reported beside the differences.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from scipy.stats import t as student
+
+from fl.algorithms.settings import AlgorithmSettings
+from fl.durable import replace_durably
+from fl.errors import AblationError
+from fl.experiment import Experiment
+from fl.run_folder import OPEN, RunConfig, config_from_toml, config_to_toml
+
+WHOLE = "whole run"
+FIGURES = ("average_precision", "roc_auc", "card_precision_at_100")  # compared between variants
+CONFIDENCE = 0.95
+FORMAT = "ablation 1"
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of a run that can be taken out. `without` gives the configuration without it, None where it has none."""
+
+    name: str
+    what: str  # what the run without it does, for people
+    without: Callable[[RunConfig], RunConfig | None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One configuration of an ablation, seeds aside. `epsilon`: of a point of the privacy-utility curve, else None."""
+
+    name: str
+    what: str
+    config: RunConfig
+    epsilon: float | None = None
+
+
+def _without_encryption(config: RunConfig) -> RunConfig | None:
+    if config.aggregation.mode == "plain":
+        return None
+    return replace(config, aggregation=replace(config.aggregation, mode="plain"))
+
+
+def _without_privacy(config: RunConfig) -> RunConfig | None:
+    """The training that suits no privacy comes with it: steps that drown noise diverge without noise."""
+    if config.privacy is None:
+        return None
+    statistics = None if config.statistics is None else replace(config.statistics, sigma=None)
+    return replace(
+        config, privacy=None, statistics=statistics, model=config.baseline_model, training=config.baseline_training
+    )
+
+
+def _without_statistics(config: RunConfig) -> RunConfig | None:
+    return None if config.statistics is None else replace(config, statistics=None)
+
+
+def _without_algorithm(config: RunConfig) -> RunConfig | None:
+    return None if config.algorithm.name == "fedavg" else replace(config, algorithm=AlgorithmSettings())
+
+
+def _without_accidents(config: RunConfig) -> RunConfig | None:
+    return None if config.participation is None else replace(config, participation=None)
+
+
+def _without_compression(config: RunConfig) -> RunConfig | None:
+    aggregation = config.aggregation
+    if aggregation.mode == "plain" or aggregation.value_bits >= OPEN.value_bits:
+        return None
+    return replace(config, aggregation=replace(aggregation, value_bits=OPEN.value_bits))
+
+
+def _without_weight(config: RunConfig) -> RunConfig | None:
+    if config.training.pos_weight == 1.0:
+        return None
+    return replace(config, training=replace(config.training, pos_weight=1.0))
+
+
+def _without_dropout(config: RunConfig) -> RunConfig | None:
+    return None if config.model.dropout == 0.0 else replace(config, model=replace(config.model, dropout=0.0))
+
+
+def _without_momentum(config: RunConfig) -> RunConfig | None:
+    training = config.training
+    if training.optimiser != "sgd" or training.momentum == 0.0:
+        return None
+    return replace(config, training=replace(training, momentum=0.0))
+
+
+COMPONENTS = {
+    component.name: component
+    for component in (
+        Component("encryption", "averages in plain sight, without masks or quantisation", _without_encryption),
+        Component("privacy", "no differential privacy, with the training that suits that", _without_privacy),
+        Component("statistics", "no shared counts of terminals", _without_statistics),
+        Component("algorithm", "FedAvg in place of the run's algorithm", _without_algorithm),
+        Component("participation", "every bank in every round, no accidents", _without_accidents),
+        Component("compression", f"updates at {OPEN.value_bits} bits a value", _without_compression),
+        Component("fraud weight", "frauds weigh like other rows in the loss", _without_weight),
+        Component("dropout", "no dropout", _without_dropout),
+        Component("momentum", "no momentum in local steps", _without_momentum),
+    )
+}
+
+
+def read_config(path: Path) -> RunConfig:
+    """The configuration in a run's config.toml, or in its folder. Raises `AblationError` or `RunFolderError`."""
+    file = path / "config.toml" if path.is_dir() else path
+    try:
+        return config_from_toml(file.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise AblationError(f"{file}: expected the config.toml of a run, got {fault.strerror}") from fault
+
+
+def variants(
+    config: RunConfig, components: Sequence[str] | None = None, epsilons: Sequence[float] = ()
+) -> list[Variant]:
+    """The whole run, the run without each component, and the run at each of `epsilons`.
+
+    `components`: by name; all that `config` has when None. Raises `AblationError` for a name that is none, for a
+    component that the run does not have, and for epsilons of a run without privacy.
+    """
+    whole = _apart(config)
+    found = [Variant(WHOLE, "all components", whole)]
+    for name in COMPONENTS if components is None else components:
+        if name not in COMPONENTS:
+            raise AblationError(f"expected components among {', '.join(COMPONENTS)}, got {name!r}")
+        without = COMPONENTS[name].without(whole)
+        if without is not None:
+            found.append(Variant(f"without {name}", COMPONENTS[name].what, without))
+        elif components is not None:
+            raise AblationError(f"this run has no {name} that could be left out; name components that it has")
+    if len(found) == 1:
+        raise AblationError("this run has no component that could be left out")
+    for epsilon in epsilons:
+        if whole.privacy is None:
+            raise AblationError("a run without differential privacy has no epsilon to vary; leave --epsilons out")
+        at = replace(whole, privacy=replace(whole.privacy, epsilon=epsilon))
+        found.append(Variant(f"epsilon {epsilon:g}", f"a budget of {epsilon:g}", at, epsilon))
+    return found
+
+
+def _apart(config: RunConfig) -> RunConfig:
+    """`config` without what belongs to another run: its ledgers, its calibrated noise, its baselines."""
+    privacy, statistics = config.privacy, config.statistics
+    if privacy is not None:
+        privacy = replace(privacy, budget_dir=None, noise_multiplier=None, share_variance=None)
+    if statistics is not None:
+        statistics = replace(statistics, sigma=None)
+    return replace(config, privacy=privacy, statistics=statistics, with_baselines=False)
+
+
+def prepare(folder: Path, config: RunConfig, plan: Sequence[Variant], seeds: int, *, resume: bool) -> None:
+    """Make the ablation's folder, or check that it holds this very ablation.
+
+    Raises `AblationError` when `folder` holds anything and `resume` is not asked for, and when it holds another one.
+    """
+    asked = {"config": config_to_toml(_apart(config)), "variants": [v.name for v in plan], "seeds": seeds}
+    path = folder / "plan.json"
+    if path.exists():
+        if not resume:
+            raise AblationError(f"{folder} holds an ablation already: continue it with --resume, or name another --out")
+        if json.loads(path.read_text(encoding="utf-8")) != asked:
+            raise AblationError(f"{folder}: expected the ablation that was begun there, got other options or seeds")
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AblationError(f"{folder} holds something else: name another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_durably(path, (json.dumps(asked, indent=2) + "\n").encode())
+
+
+def play(folder: Path, plan: Sequence[Variant], seeds: int) -> Iterator[tuple[Variant, int, dict[str, Any]]]:
+    """Train what is not finished; yields (variant, seed, result) of every cell, in order, finished ones at once."""
+    for seed in range(seeds):
+        for variant in plan:
+            number = variant.config.seed + seed
+            path = folder / "cells" / f"{variant.name.replace(' ', '-')}-seed-{number}"
+            yield variant, number, cell(replace(variant.config, seed=number), path)
+
+
+def cell(config: RunConfig, path: Path) -> dict[str, Any]:
+    """The result of one run: read, continued or made.
+
+    An interrupted run without privacy continues to the same bytes. One with privacy would lose the round it was in, and
+    differ from the others by that: it is made anew.
+    """
+    finished = path / "result.json"
+    if not finished.exists():
+        experiment = _begun(config, path)
+        for _ in experiment.rounds():
+            pass
+        experiment.result()
+    result: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+    return result
+
+
+def _begun(config: RunConfig, path: Path) -> Experiment:
+    if config.privacy is None and (path / "manifest.json").exists():
+        return Experiment.resume(path)
+    if path.exists():
+        shutil.rmtree(path)
+    return Experiment.start(config, path)
+
+
+def summarise(cells: Sequence[tuple[Variant, int, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Differences of each variant to the whole run of the same seed, costs, and the privacy-utility curve."""
+    by_variant: dict[str, list[Mapping[str, Any]]] = {}
+    for variant, _, result in cells:
+        by_variant.setdefault(variant.name, []).append(result)
+    chosen = {variant.name: variant for variant, _, _ in cells}
+    whole = by_variant[WHOLE]
+    return {
+        "format": FORMAT,
+        "seeds": sorted({seed for _, seed, _ in cells}),
+        "confidence": CONFIDENCE,
+        "config": asdict(chosen[WHOLE].config),
+        "variants": [_row(chosen[name], results, whole) for name, results in by_variant.items()],
+        "curve": _curve(chosen, by_variant),
+        "mask_seconds": fmean(result["overhead"]["seconds"].get("mask", 0.0) for result in whole),
+    }
+
+
+def _row(variant: Variant, results: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": variant.name, "what": variant.what, "n": len(results)}
+    for figure in FIGURES:
+        values = [float(result["metrics"][figure]) for result in results]
+        others = [float(result["metrics"][figure]) for result in whole]
+        # What the component is worth: with it minus without it.
+        gained = [other - value for other, value in zip(others, values, strict=True)]
+        row[figure] = {"mean": fmean(values), "per_seed": values, "worth": None}
+        if variant.name != WHOLE:
+            row[figure]["worth"] = paired(gained)
+    row["epsilon"] = results[0]["privacy"]["epsilon"]
+    row["bytes_up_per_bank"] = fmean(result["overhead"]["bytes_up"] / result["banks"] for result in results)
+    row["train_seconds"] = fmean(result["overhead"]["seconds"]["training"] for result in results)
+    row["aggregate_seconds"] = fmean(result["overhead"]["seconds"]["aggregation"] for result in results)
+    return row
+
+
+def paired(differences: Sequence[float]) -> dict[str, Any]:
+    """Mean of paired differences with its t-interval; no interval for a single pair.
+
+    `certain`: whether the interval leaves out zero.
+    """
+    n, mean = len(differences), fmean(differences)
+    told: dict[str, Any] = {"mean": mean, "per_seed": list(differences), "n": n, "low": None, "high": None}
+    if n > 1:
+        half = float(student.ppf(0.5 + CONFIDENCE / 2, n - 1)) * stdev(differences) / n**0.5
+        told |= {"low": mean - half, "high": mean + half}
+    return {**told, "certain": n > 1 and (told["low"] > 0.0 or told["high"] < 0.0)}
+
+
+def _curve(
+    chosen: Mapping[str, Variant], by_variant: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Average precision by budget, the run's own among them; the run without privacy last, its budget None."""
+    privacy = chosen[WHOLE].config.privacy
+    if privacy is None:
+        return []
+    budgets: list[tuple[float | None, str]] = [(v.epsilon, name) for name, v in chosen.items() if v.epsilon is not None]
+    budgets.append((privacy.epsilon, WHOLE))
+    points = sorted(budgets, key=lambda point: point[0] or 0.0)
+    if "without privacy" in by_variant:
+        points.append((None, "without privacy"))
+    curve = []
+    for budget, name in points:
+        values = [float(result["metrics"]["average_precision"]) for result in by_variant[name]]
+        curve.append({"epsilon": budget, "average_precision": fmean(values), "per_seed": values, "n": len(values)})
+    return curve
