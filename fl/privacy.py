@@ -35,7 +35,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -55,6 +55,7 @@ COUNTS_UNIT = "transaction in shared counts"
 CLIENT_UNIT = "client: a bank's whole update"
 ACCOUNTANT = "PRV"
 CLIENT_ACCOUNTANT = "zCDP"
+SHARED_ACCOUNTANT = "RDP"  # of shared steps, and of everything beside them
 ALL_UNITS = (UNIT, COUNTS_UNIT, f"{UNIT}; {COUNTS_UNIT}", CLIENT_UNIT)  # of a whole ledger
 LEDGER_FORMAT = "fl privacy ledger 2"
 SMALLEST_NOISE = 0.5  # noise multipliers below are not worth searching
@@ -111,14 +112,14 @@ class NoisyCounts:
 
 
 @dataclass(frozen=True)
-class ClientRounds:
-    """`rounds` sums of whole updates, each of integer length at most `sensitivity`, under shared discrete
+class SharedGaussian:
+    """`rounds` sums of integer vectors, which the unit moves by at most `sensitivity`, under shared discrete
     Gaussian noise (Kairouz, Liu, Steinke 2021).
     """
 
     sensitivity: float  # L2, grid units, rounding included
     share_variance: float  # grid units squared
-    shares: int  # n - t
+    shares: int  # that nobody in the planned coalition knows
     dimension: int
     rounds: int
 
@@ -135,7 +136,17 @@ class ClientRounds:
         return 0.5 * min(ratio * ratio + 0.5 * tau * self.dimension, spread * spread)
 
 
-Entry = Mechanism | NoisyCounts | ClientRounds  # what a ledger's line can be
+@dataclass(frozen=True)
+class ClientRounds(SharedGaussian):
+    """Sums of whole updates: the unit is everything that a bank contributes."""
+
+
+@dataclass(frozen=True)
+class SharedSteps(SharedGaussian):
+    """Sums of clipped row gradients, one for each step of training: the unit is a training row."""
+
+
+Entry = Mechanism | NoisyCounts | ClientRounds | SharedSteps  # what a ledger's line can be
 
 
 def epsilon(history: Iterable[Entry], delta: float, accountant: Accountant = "prv") -> float:
@@ -161,6 +172,11 @@ def epsilon(history: Iterable[Entry], delta: float, accountant: Accountant = "pr
         if isinstance(entry, Mechanism):
             key = (entry.noise_multiplier, entry.sample_rate)
             steps[key] = steps.get(key, 0) + entry.steps
+    if rho := sum(entry.rounds * entry.concentrated for entry in entries if isinstance(entry, SharedSteps)):
+        # No exact privacy loss is known for a vector of discrete Gaussians: all is composed in Renyi DP, where rho-zCDP
+        # is what one Gaussian of this noise costs.
+        accountant = "rdp"
+        steps[math.sqrt(1 / (2 * rho)), 1.0] = steps.get((math.sqrt(1 / (2 * rho)), 1.0), 0) + 1
     trained = tuple((*key, count) for key, count in sorted(steps.items()))
     return max(_composed(trained, counted, delta, accountant) for counted in _by_day(entries))
 
@@ -316,6 +332,51 @@ def calibrate_clients(
     return once(high)
 
 
+MOST_PIECES = 4096  # discrete Gaussians in one share
+
+
+def calibrate_steps(
+    spent: Sequence[Entry],
+    *,
+    sensitivity: float,
+    dimension: int,
+    banks: int,
+    colluders: int,
+    steps: int,
+    epsilon_limit: float,
+    delta: float,
+) -> tuple[SharedSteps, int]:
+    """(one of `steps` equal shared steps that together, beside `spent`, stay within the limit; pieces of a share).
+
+    The noise is the least that can be sampled exactly, to one part in a thousand. Raises `BudgetExhausted` when none
+    up to `MOST_PIECES` pieces of the sampler's largest variance is enough.
+    """
+    require_left(spent, epsilon_limit, delta)
+    honest = banks - colluders
+    if not 1 <= colluders < banks:
+        raise BudgetError(f"colluders: expected 1 to {banks - 1} of {banks} banks, got {colluders}")
+
+    def once(sigma: float) -> tuple[SharedSteps, int]:
+        pieces = math.ceil(sigma**2 / LARGEST_VARIANCE)
+        variance = float(exact_variance(max(sigma**2 / pieces, 4.0)))
+        return SharedSteps(sensitivity, variance, pieces * honest, dimension, 1), pieces
+
+    def fits(sigma: float) -> bool:
+        every = replace(once(sigma)[0], rounds=steps)
+        return epsilon([*spent, every], delta) <= epsilon_limit
+
+    low, high = 2.0, math.sqrt(LARGEST_VARIANCE * MOST_PIECES)
+    if not fits(high):
+        raise BudgetExhausted(
+            f"no noise lets {steps} shared steps fit into epsilon {epsilon_limit:g} at delta {delta}: raise --epsilon "
+            "or ask for fewer --rounds"
+        )
+    while high / low > 1.0005:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return once(high)
+
+
 @dataclass(frozen=True)
 class Spend:
     """One line of a ledger: what was released, and the run and round it was recorded for (0: statistics)."""
@@ -435,19 +496,28 @@ class Ledger:
         replace_durably(self.path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-_KINDS: dict[str, type[Mechanism] | type[NoisyCounts] | type[ClientRounds]] = {
+_KINDS: dict[str, type[Mechanism] | type[NoisyCounts] | type[ClientRounds] | type[SharedSteps]] = {
     "training steps": Mechanism,
+    "shared steps": SharedSteps,
     "shared counts": NoisyCounts,
     "client rounds": ClientRounds,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
-_UNITS = {Mechanism: UNIT, NoisyCounts: COUNTS_UNIT, ClientRounds: CLIENT_UNIT}
+_UNITS = {Mechanism: UNIT, SharedSteps: UNIT, NoisyCounts: COUNTS_UNIT, ClientRounds: CLIENT_UNIT}
 
 
 def units_of(entries: Iterable[Entry]) -> str:
     """The units that these entries speak of, as every output names them beside an epsilon."""
+    present = {_UNITS[type(entry)] for entry in entries}
+    return "; ".join(name for name in dict.fromkeys(_UNITS.values()) if name in present) or UNIT
+
+
+def accountant_of(entries: Iterable[Entry]) -> str:
+    """Who counted: the name of the accountant behind `epsilon` of these entries."""
     present = {type(entry) for entry in entries}
-    return "; ".join(name for kind, name in _UNITS.items() if kind in present) or UNIT
+    if ClientRounds in present:
+        return CLIENT_ACCOUNTANT
+    return SHARED_ACCOUNTANT if SharedSteps in present else ACCOUNTANT
 
 
 def ledger_path(folder: Path, bank: str) -> Path:
