@@ -107,6 +107,18 @@ def test_a_job_is_submitted_only_with_a_word_for_text_and_label(run: Callable[[s
     assert "IS_FRAUD" in str(without.exception) and "messages" not in without.stdout
 
 
+def test_the_state_of_a_job_is_asked_for_as_printed(run: Callable[[str], Result], httpserver: HTTPServer) -> None:
+    job = {
+        "id": "JOB", "object": "fine_tuning.job", "status": "succeeded", "model": "NAME", "created_at": 0,
+        "fine_tuned_model": "tuned", "trained_tokens": 9, "training_file": "file-1", "hyperparameters": {},
+        "organization_id": "", "result_files": [], "seed": 0,
+    }  # fmt: skip
+    httpserver.expect_request("/v1/fine_tuning/jobs/JOB", method="GET").respond_with_json(job)
+    (line,) = [line for line in EXAMPLES if "finetune status" in line]
+    assert "tuned" in _expect(run(line)).stdout
+    assert len(httpserver.log) == 1
+
+
 @pytest.mark.parametrize(
     ("line", "advice"),
     [
