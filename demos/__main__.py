@@ -13,6 +13,9 @@ from demos.console import err
 _COMMANDS = {
     "round": ("demos.round", "round_command", "one encrypted, masked round on random updates, checked exactly"),
     "train": ("demos.train", "train", "federated fraud detection on transactions, with its baselines"),
+    "evaluate": ("demos.evaluate", "evaluate", "examine a finished run: calibration, drift, groups, features; HTML"),
+    "ablate": ("demos.ablate", "ablate", "one component off at a time, several seeds, paired differences; resumable"),
+    "card": ("demos.card", "card", "model card and data-protection impact assessment of a run"),
     "budget": ("demos.budget", "budget", "what a run's banks have spent, have left, and what the next round costs"),
     "curve": ("demos.curve", "curve", "fraud found against epsilon, several seeds, resumable"),
     "plan": ("demos.plan", "plan_command", "what a round would cost, and why"),

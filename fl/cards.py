@@ -1,0 +1,328 @@
+"""A model card and a data-protection impact assessment, drafted from what a finished run left.
+
+What it does: fills the templates of `fl.card_templates` from config.toml, manifest.json, result.json and, where
+`demos evaluate` has been run, report.json; what no run can know becomes a marked field for a person.
+
+What it leaves to others: those fields, and every judgement. No transactions are read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from fl.card_templates import DPIA, MODEL_CARD
+from fl.durable import replace_durably
+from fl.errors import RunFolderError
+from fl.examination.findings import percent
+from fl.features import features
+from fl.run_folder import RunConfig, config_from_toml
+from fl.schema import Schema
+from fl.scoring import TrainedModel, load_model
+
+FIELD = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
+MARK = "**To be filled in**"
+FIGURES = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100")
+MODELS = {
+    "alone": "each bank alone, no privacy",
+    "pooled": "all rows pooled, no privacy",
+    "pooled_with_statistics": "pooled with shared counts, no privacy",
+    "pooled_global": "pooled, features over all banks, no privacy",
+    "plain": "the same rounds in plain sight",
+    "plain_without_privacy": "the same rounds without privacy",
+}
+NOT_EXAMINED = "- Not examined: run `python -m demos evaluate` on this run, then `demos card` again."
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run left, as its cards need it. `report` is empty before `demos evaluate`."""
+
+    config: RunConfig
+    schema: Schema
+    features: tuple[str, ...]
+    threshold: float
+    manifest: Mapping[str, Any] = field(repr=False)
+    result: Mapping[str, Any] = field(repr=False)
+    report: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Both texts as Markdown, and how many fields each leaves to a person."""
+
+    model_card: str = field(repr=False)
+    dpia: str = field(repr=False)
+    open_in_model_card: int
+    open_in_dpia: int
+
+
+def read_run(run: Path) -> FinishedRun:
+    """The finished run in folder `run`. Raises `RunFolderError` when it is none, or not finished."""
+    model = load_model(run)
+    manifest, result = (_json(run / name) for name in ("manifest.json", "result.json"))
+    report = _json(run / "report.json") if (run / "report.json").exists() else {}
+    config = config_from_toml((run / "config.toml").read_text(encoding="utf-8"))
+    return FinishedRun(config, model.schema, _features(model), model.threshold, manifest, result, report)
+
+
+def _features(model: TrainedModel) -> tuple[str, ...]:
+    """Names of the model's inputs: the bank's own, then those from shared counts."""
+    own, shared = tuple(feature.name for feature in features(model.schema)), model.shared
+    return own if shared is None else (*(name for name in own if name not in shared.replaced), *shared.names)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as fault:
+        raise RunFolderError(f"{path} is missing: finish the run with train --resume {path.parent}") from fault
+    return content
+
+
+def cards(run: FinishedRun) -> Cards:
+    """Both cards of a run."""
+    values = {**_run(run), **_data(run), **_figures(run), **_privacy(run), **_examination(run)}
+    card, dpia = (_flowing(Template(_for_a_person(text)).substitute(values)) for text in (MODEL_CARD, DPIA))
+    return Cards(card, dpia, card.count(f"{MARK}:"), dpia.count(f"{MARK}:"))
+
+
+def write_cards(run: Path, folder: Path) -> Cards:
+    """Write model-card.md and dpia.md of the run in `run` to `folder`."""
+    made = cards(read_run(run))
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_durably(folder / "model-card.md", made.model_card.encode())
+    replace_durably(folder / "dpia.md", made.dpia.encode())
+    return made
+
+
+def _for_a_person(text: str) -> str:
+    """Fields in their final form: one line each, impossible to overlook."""
+
+    def marked(found: re.Match[str]) -> str:
+        return f"{MARK}: {' '.join(found[1].split())}."
+
+    return FIELD.sub(marked, text)
+
+
+def _flowing(text: str) -> str:
+    """One line per paragraph and list item, since what is filled in has any length."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        begins = not line.strip() or line.startswith(("#", "- ", "|"))
+        if begins or not lines or not lines[-1] or lines[-1].startswith(("#", "|")):
+            lines.append(line.rstrip())
+        else:
+            lines[-1] += f" {line.strip()}"
+    return "\n".join(lines) + "\n"
+
+
+def _run(run: FinishedRun) -> dict[str, str]:
+    manifest, result, config = run.manifest, run.result, run.config
+    encrypted = config.aggregation.mode == "encrypted"
+    return {
+        "run_id": str(manifest["run_id"]),
+        "git_revision": str(manifest["git_revision"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+        "seed": str(config.seed),
+        "banks": str(result["banks"]),
+        "rounds": str(result["rounds"]),
+        "algorithm": config.algorithm.name,
+        "parameters": f"{result['parameters']:,}",
+        "aggregation": "encrypted and masked: nobody saw a single one" if encrypted else "taken in plain sight",
+        "feature_count": str(len(run.features)),
+        "features": ", ".join(run.features),
+        "threshold": f"{run.threshold:.3f}",
+        "receives_table": _receives(encrypted),
+        "risks_table": _risks(run, encrypted),
+        "aggregation_measure": (
+            "Updates are encrypted under CKKS and masked pairwise; only the sum over one closed roster of all "
+            "banks can be "
+            "opened, once (docs/threat-model.md names the tests that hold this, and the limits)."
+            if encrypted
+            else "None: this run averaged updates in plain sight. It must not be used on real customers like this."
+        ),
+    }
+
+
+def _receives(encrypted: bool) -> str:
+    rows = [("party", "receives", "learns of one bank's update")]
+    if encrypted:
+        rows += [
+            ("each bank", "every round's average", "its own only"),
+            ("aggregator", "masked ciphertexts and their sum", "nothing"),
+            ("key holder", "one sum per round", "nothing beyond that sum"),
+        ]
+    else:
+        rows.append(("everyone", "every update", "all of it"))
+    return _table(rows)
+
+
+def _risks(run: FinishedRun, encrypted: bool) -> str:
+    private = run.config.privacy is not None
+    shared = run.config.statistics is not None
+    rows = [
+        ("risk", "source", "what stands against it here", "likelihood and severity"),
+        (
+            "a bank's update gives away its customers",
+            "aggregator, network, other banks",
+            "encryption and masks" if encrypted else "nothing: averages in plain sight",
+            f"{MARK}: judge.",
+        ),
+        (
+            "the model gives away that a transaction was in training",
+            "anyone with the model",
+            "differential privacy of training rows" if private else "nothing: no differential privacy",
+            f"{MARK}: judge.",
+        ),
+        (
+            "shared counts give away transactions at a terminal",
+            "other banks",
+            ("noise" if private else "suppression of cells with few banks only") if shared else "no counts are shared",
+            f"{MARK}: judge.",
+        ),
+        (
+            "an honest customer is stopped or suspected",
+            "false alerts",
+            _precision_line(run),
+            f"{MARK}: judge.",
+        ),
+        (
+            "some groups are suspected more, or protected less",
+            "the data, the model",
+            "rates per group, if evaluated with them (`demos evaluate --by`)",
+            f"{MARK}: judge.",
+        ),
+        ("fraud changes and the model does not", "time", "drift alarms of `demos evaluate`", f"{MARK}: judge."),
+        (
+            "a bank, or someone in it, spoils the model",
+            "poisoned updates",
+            "clipping of every coordinate; no detection",
+            f"{MARK}: judge.",
+        ),
+    ]
+    return _table(rows)
+
+
+def _precision_line(run: FinishedRun) -> str:
+    share = 1.0 - float(run.result["metrics"]["precision"])
+    return f"{percent(share)} of alerts on test days were no fraud; a person reviews"
+
+
+def _data(run: FinishedRun) -> dict[str, str]:
+    data, schema = run.manifest["data"], run.schema
+    parts = {name: [bank[name] for bank in data["banks"].values()] for name in ("train", "validation")}
+    tests = [window for bank in data["banks"].values() for window in bank["test"]]
+    counts = {
+        f"{part}_{key}": f"{sum(row[key] for row in rows):,}"
+        for part, rows in {**parts, "test": tests}.items()
+        for key in ("rows", "frauds")
+    }
+    return {
+        **counts,
+        "source": str(data["source"]),
+        "schema": str(data["schema"]),
+        "schema_sha256": str(data["schema_sha256"]),
+        "rows": f"{data['rows']:,}",
+        "frauds": f"{data['frauds']:,}",
+        "never_warns": percent(1.0 - data["frauds"] / data["rows"]),
+        "first_day": str(data["first_day"]),
+        "last_day": str(data["last_day"]),
+        "partition": str(data["partition"]),
+        "delay": str(data["label_delay_days"]),
+        "periods": json.dumps(data["periods"]),
+        "columns": ", ".join(f"`{name}`" for name in schema.columns_read()),
+        "never": ", ".join(f"`{name}`" for name in schema.never) or "none named",
+    }
+
+
+def _figures(run: FinishedRun) -> dict[str, str]:
+    metrics, baselines = run.result["metrics"], run.result["baselines"]
+    rows: list[Sequence[str]] = [("model", *FIGURES)]
+    for name, figures in {"this model": metrics, **{MODELS.get(k, k): v for k, v in baselines.items()}}.items():
+        rows.append((name, *(f"{figures[key]:.3f}" for key in FIGURES)))
+    low, high = metrics["average_precision_range"]
+    own = metrics["average_precision"]
+    return {
+        "results_table": _table(rows),
+        "window_line": f"Average precision over test windows: {low:.3f} to {high:.3f} ({len(metrics['windows'])}).",
+        "pooled_line": _beside(baselines.get("pooled"), own, "average precision {other:.3f} against {own:.3f}."),
+        "alone_line": _beside(
+            baselines.get("alone"), own, "Each bank alone has an average precision of {other:.3f}, together {own:.3f}."
+        ),
+        "quality_line": f"Average precision {own:.3f} on test days; the model card has every baseline's figures.",
+    }
+
+
+def _beside(baseline: Mapping[str, Any] | None, own: float, text: str) -> str:
+    if baseline is None:
+        return "not known, since the run was made without baselines."
+    return text.format(other=baseline["average_precision"], own=own)
+
+
+def _privacy(run: FinishedRun) -> dict[str, str]:
+    privacy, statistics = run.result["privacy"], run.result["statistics"]
+    told = {"not_covered": "; ".join(privacy["not_covered"])}
+    if privacy["epsilon"] is None:
+        told["privacy_line"] = "Trained without differential privacy."
+    else:
+        told["privacy_line"] = (
+            f"Epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} was spent ({privacy['accountant']}), "
+            "for one "
+            f"{privacy['unit']}."
+        )
+    if statistics is None:
+        told["statistics_line"] = "No statistics were shared."
+        told["statistics_measure"] = "None were shared."
+    else:
+        told["statistics_line"] = (
+            f"Counts of terminals were shared over all banks ({statistics['mode']}, {statistics['periods']} periods)."
+        )
+        told["statistics_measure"] = str(
+            statistics["warning"] if "warning" in statistics else f"Noise for one {statistics['unit']}."
+        )
+    return told
+
+
+def _examination(run: FinishedRun) -> dict[str, str]:
+    report = run.report
+    if not report:
+        return {
+            "fairness_lines": NOT_EXAMINED,
+            "examination_lines": NOT_EXAMINED,
+            "drift_line": "Drift was not looked for yet.",
+        }
+    lines = [f"- {finding['text']}" for finding in report["findings"]]
+    groups = [f"- {_groups(column)}" for column in report["fairness"]["columns"]]
+    drift = report["drift"]
+    watched = (
+        f"{len(drift['alarms'])} drift alarm(s) in {len(drift['days'])} test days"
+        if drift["available"]
+        else (f"Drift was not looked for: {drift['why']}")
+    )
+    return {
+        "fairness_lines": "\n".join(groups),
+        "examination_lines": "\n".join(lines),
+        "drift_line": f"{watched}; scores, errors and every feature are watched (docs/evaluation.md).",
+    }
+
+
+def _groups(column: Mapping[str, Any]) -> str:
+    shown = [
+        f"{group['group']}: {percent(group['recall'])} of {group['frauds']:,} frauds"
+        + (" (small)" if group["small"] else "")
+        for group in column["groups"]
+        if group["recall"] is not None
+    ]
+    return f"By {column['column']}, share of frauds found: {', '.join(shown)}."
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = (" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows)
+    rule = "|".join(["---"] * len(rows[0]))
+    return "\n".join([f"| {head} |", f"|{rule}|", *(f"| {row} |" for row in body)])
