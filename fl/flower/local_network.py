@@ -36,7 +36,7 @@ _REJOIN_S = 150.0
 _RETRY_S = 3.0  # between starts of a SuperNode that was turned away
 _LOOK_S = 2.0  # between questions whether the run still runs
 
-LEAN = {"SECAGG_KERNELS": "numpy", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
+LEAN = {"SECAGG_KERNELS": "numpy", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**15)}
 """For the aggregator (deploy/aggregator.md): it only adds, for which numpy needs no compiler in memory, and memory that
 held a large message goes back to the system at once."""
 
