@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings
     from fl.compression import CompressionSettings
     from fl.experiment import Experiment
+    from fl.resources import ResourceSettings
     from fl.run_folder import RunConfig
 
 MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
@@ -106,6 +107,10 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 @click.option("--value-bits", type=int, help="Of a quantised coordinate; 16 with privacy, 32 without.")
 @click.option("--bits", metavar="FROM:BITS,...", help="Bits by round, as 1:8,6:16, instead of --value-bits.")
 @click.option("--layers", metavar="GROUP/...", help="Layers that travel, by turns, as hidden1/hidden2,logit.")
+@click.option("--limits", metavar="FILE.toml", help="What single banks can spare; docs/algorithms.md has an example.")
+@click.option("--bank-memory-mb", type=float, help="MiB of every bank that --limits does not name.")
+@click.option("--bank-seconds", type=float, help="Seconds a round of every bank that --limits does not name.")
+@click.option("--bank-bytes", type=int, help="Bytes a round of every bank that --limits does not name.")
 @click.option(
     "--seed",
     default=0,
@@ -137,6 +142,7 @@ def train(resume: str | None, run_dir: str | None, as_json: bool, **options: Any
     python -m demos train --no-dp --algorithm fedbuff --clients 5 --buffer 3 --durations 1,2,5
     python -m demos train --no-dp --fraction 0.6 --vanish-after 0.1 --quorum 3
     python -m demos train --no-dp --bits 1:8,6:16 --layers hidden1/hidden2,logit
+    python -m demos train --no-dp --limits limits.toml --bank-bytes 100000
     python -m demos train --resume runs/NAME
     """
     if resume is not None:
@@ -237,7 +243,17 @@ def _config(options: dict[str, Any]) -> RunConfig:
         algorithm=_algorithm(options),
         participation=_participation(options),
         compression=_compression(options),
+        resources=_resources(options),
     )
+
+
+def _resources(options: dict[str, Any]) -> ResourceSettings | None:
+    from fl.resources import ResourceSettings
+
+    asked = [options[name] for name in ("limits", "bank_memory_mb", "bank_seconds", "bank_bytes")]
+    if all(value is None for value in asked):
+        return None
+    return ResourceSettings(_absolute(asked[0]), *asked[1:])
 
 
 def _compression(options: dict[str, Any]) -> CompressionSettings | None:

@@ -22,7 +22,7 @@ What it leaves to others: training, rounds and measuring (`fl.training`, `fl.rou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -106,6 +106,7 @@ def played_plainly(
     quorum: int = 1,
     dropouts: Dropouts | None = None,
     compression: Compression | None = None,
+    at_once: Mapping[str, int] | None = None,
 ) -> list[nn.Module]:
     """Each bank's model after `schedule` with `algorithm`, averaged in plain sight; in no ledger."""
     state = algorithm.begin(flatten(schedule.first_model(banks[0].train.x.shape[1])))
@@ -119,6 +120,7 @@ def played_plainly(
         quorum=quorum,
         dropouts=dropouts,
         compression=compression,
+        at_once=at_once,
     )
     for _, after in rounds:
         state = after

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,10 @@ class Compression:
     def bits_of(self, number: int) -> int:
         """Bits of one coordinate in round `number`, sign included."""
         return next(bits for first, bits in reversed(self.bits) if first <= number)
+
+    def capped(self, bits: int) -> Compression:
+        """The same with at most `bits` bits in any round."""
+        return replace(self, bits=tuple((first, min(most, bits)) for first, most in self.bits))
 
     def sent(self, number: int) -> NDArray[np.bool_]:
         """bool[length]: coordinates of the layers whose turn it is in round `number`."""

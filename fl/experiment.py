@@ -48,6 +48,7 @@ from fl.privacy import (
     NoisyCounts,
     noisy_counts,
 )
+from fl.resources import Choice
 from fl.rounds import (
     Progress,
     RoundRecord,
@@ -61,6 +62,7 @@ from fl.rounds import (
 from fl.run_budget import (
     STATISTICS_ROUND,
     calibrated,
+    chosen_resources,
     open_ledgers,
     planned_algorithm,
     planned_compression,
@@ -98,6 +100,10 @@ class Experiment:
             self.ledgers = open_ledgers(where, privacy, federation)
         self.algorithm = planned_algorithm(self.config, federation)
         self._compression = planned_compression(self.config, federation)
+        self._choice: Choice | None = None
+        if self.config.resources is not None:
+            self._choice = Choice.from_json(folder.read_json("resources.json"))
+            self._compression = self._compression.capped(self._choice.value_bits)
         self._dropouts = dropouts_of(self.config.participation, seed=self.config.seed)
         self._quorum = quorum_of(self.config.participation, self.algorithm.timetable)
         self._allowance = trainings(self.algorithm.timetable, self.config.rounds)
@@ -136,11 +142,11 @@ class Experiment:
         planned_algorithm(config, federation)
         planned_compression(config, federation)
         config = calibrated(config, source, federation)
-        return cls(
-            RunFolder.create(path, config, run_id=run_id, description=federation.description),
-            source,
-            federation,
-        )
+        choice = None if config.resources is None else chosen_resources(config, federation)
+        folder = RunFolder.create(path, config, run_id=run_id, description=federation.description)
+        if choice is not None:
+            folder.write_json("resources.json", choice.as_json())
+        return cls(folder, source, federation)
 
     @classmethod
     def resume(cls, path: Path) -> Experiment:
@@ -171,6 +177,7 @@ class Experiment:
                 quorum=self._quorum,
                 dropouts=self._dropouts,
                 compression=self._compression,
+                at_once=self._at_once,
                 finished=self.finished,
                 state=self._state,
                 pay=self._pay if self.ledgers else None,
@@ -178,6 +185,8 @@ class Experiment:
                 progress=progress,
             ):
                 line = {**record.as_json(), "epsilon": self._spent()}
+                if self._choice is not None:
+                    line["over_limits"] = list(over_limits(self._choice, record))
                 self.folder.finish_round(record.number, line, state)
                 self.finished, self._state = record.number, state
                 self._records.append({"round": record.number, **line})
@@ -229,6 +238,7 @@ class Experiment:
             "privacy": privacy_report(self.config.privacy, self.ledgers),
             "statistics": self._statistics,
             "baselines": self.folder.read_json("baselines.json"),
+            "resources": None if self._choice is None else self._choice.as_json(),
             "overhead": _overhead(self._records),
         }
         self.folder.write_json("result.json", result)
@@ -254,6 +264,7 @@ class Experiment:
             largest=timetable.largest,
             max_weight=self.algorithm.max_weight,
             engine=settings.engine,
+            chunk=None if self._choice is None else self._choice.chunk,
         )
         return lambda joined: rounds.average(joined, self._compression.bits_of(joined.number))
 
@@ -280,7 +291,13 @@ class Experiment:
             quorum=self._quorum,
             dropouts=self._dropouts,
             compression=self._compression,
+            at_once=self._at_once,
         )
+
+    @property
+    def _at_once(self) -> dict[str, int]:
+        """Rows in memory while a bank with limits trains."""
+        return {} if self._choice is None else {name: share.batch for name, share in self._choice.banks.items()}
 
     def _begun(self) -> dict[int, int]:
         """Trainings of this run that each bank has recorded, finished or not, by its position."""
@@ -439,3 +456,15 @@ def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:
         "error_bound": max((record["error_bound"] for record in records), default=0.0),
         "clipped": sum(sum(record["clipped"]) for record in records),
     }
+
+
+def over_limits(choice: Choice, record: RoundRecord) -> tuple[str, ...]:
+    """Banks that a round took longer than they can spare, measured here and at their own speed."""
+    sealing = sum(record.aggregate.stages.get(name, 0.0) for name in ("pack", "encrypt", "mask", "serialize"))
+    late = []
+    for bank in record.members:
+        limit = choice.limits[bank]
+        taken = (record.bank_seconds.get(bank, 0.0) + sealing / len(record.members)) / limit.speed
+        if limit.seconds is not None and taken > limit.seconds:
+            late.append(bank)
+    return tuple(late)

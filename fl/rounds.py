@@ -18,7 +18,7 @@ function of (state, round number, rows) and a run continues from a checkpoint as
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 
@@ -38,7 +38,7 @@ from fl.federation import BankData, Rows
 from fl.metrics import Metrics, choose_threshold, measure
 from fl.model import build_model, flatten, layout, model_hash, unflatten
 from fl.secure import Aggregate, Joined, Update, plain_average
-from fl.training import LocalTraining, PrivateSteps, derive_seed, predict, train_private, train_seeded
+from fl.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, derive_seed, predict, train_private, train_seeded
 
 Aggregation = Callable[[Sequence[Update], str], Aggregate]  # (updates, hash of the model they refer to)
 Summation = Callable[[Joined], Aggregate]  # the same for rosters that change; raises `BanksVanished`
@@ -84,6 +84,7 @@ class RoundRecord:
     left_out: tuple[str, ...]  # seated, and not in that roster
     attempts: int
     values: int  # coordinates that travelled
+    bank_seconds: Mapping[str, float] = field(default_factory=dict)  # of each bank's training
 
     def as_json(self) -> dict[str, object]:
         """This record as one line of metrics.jsonl."""
@@ -91,6 +92,7 @@ class RoundRecord:
             "validation_average_precision": self.validation_average_precision,
             "validation_roc_auc": self.validation_roc_auc,
             "train_seconds": self.train_seconds,
+            "bank_seconds": dict(self.bank_seconds),
             "aggregate_seconds": self.aggregate.seconds,
             "stage_seconds": dict(self.aggregate.stages),
             "bytes_up": self.aggregate.bytes_up,
@@ -154,6 +156,7 @@ def play_rounds(
     quorum: int = 1,
     dropouts: Dropouts | None = None,
     compression: Compression | None = None,
+    at_once: Mapping[str, int] | None = None,
     finished: int = 0,
     state: State | None = None,
     pay: Payment | None = None,
@@ -162,7 +165,8 @@ def play_rounds(
 ) -> Iterator[tuple[RoundRecord, State]]:
     """Play rounds `finished + 1` to `schedule.rounds` with `algorithm`; yield each round's record and state.
 
-    `state`: after round `finished`; the algorithm's first one when None. `quorum`: fewest members of a roster.
+    `state`: after round `finished`; the algorithm's first one when None. `at_once`: by bank, rows in memory while it
+    trains. `quorum`: fewest members of a roster.
     `pay`: called for every bank that begins a training, before any bank trains. The rounds end early when `afford`
     says that a bank has no training left. Raises `AggregationError` when a round was lost once more than
     `dropouts.retries`; whatever else `pay` or `aggregate` raises ends the rounds, too.
@@ -177,7 +181,17 @@ def play_rounds(
             "layers by turns need everybody to train for the same round, and fedbuff's banks do not: name one group"
         )
     stage = _Stage(
-        banks, schedule, algorithm, aggregate, clip, device, scratch, quorum, dropouts or Dropouts(), compression
+        banks,
+        schedule,
+        algorithm,
+        aggregate,
+        clip,
+        device,
+        scratch,
+        quorum,
+        dropouts or Dropouts(),
+        compression,
+        at_once or {},
     )
     for turn, group in enumerate(compression.groups, start=1):
         if not stage.sent(turn).any():
@@ -204,6 +218,7 @@ class _Stage:
     quorum: int
     dropouts: Dropouts
     compression: Compression
+    at_once: Mapping[str, int]
 
     def sent(self, number: int) -> NDArray[np.bool_]:
         """bool[length]: coordinates that travel in round `number`."""
@@ -223,17 +238,17 @@ class _Stage:
         bank, schedule, number = self.banks[seat.bank], self.schedule, seat.base + 1
         model, local, mu, device = self.scratch, schedule.local, self.algorithm.proximal, self.device
         unflatten(model, base)
+        at_once = self.at_once.get(bank.name, PHYSICAL_BATCH)
         try:
             with frozen(model, self.compression.model, self.trains(number)):
                 if schedule.private is not None:
-                    train_private(
-                        self.scratch, bank.train, schedule.local, schedule.private, device=device, proximal=mu
-                    )
+                    noisy = schedule.private
+                    train_private(model, bank.train, local, noisy, device=device, proximal=mu, at_once=at_once)
                 else:
                     # A retry must differ: an update enters one roster only.
                     labels = ("batches", bank.name, number, *((attempt,) if attempt else ()))
                     seed = derive_seed(schedule.seed, *labels)
-                    train_seeded(model, bank.train, local, seed=seed, device=device, proximal=mu)
+                    train_seeded(model, bank.train, local, seed=seed, device=device, proximal=mu, at_once=at_once)
         except TrainingError as fault:
             raise TrainingError(f"{bank.name}, round {number}: {fault}") from fault
         return flatten(model)
@@ -253,7 +268,7 @@ class _Attempts:
     afford: Affordable | None
     progress: Progress | None
     updates: dict[int, Vector] = field(default_factory=dict)
-    train_seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def play(self, *, resumed: bool) -> tuple[RoundRecord, State] | None:
         """The round's record and the state after it; None when a bank cannot pay for the training it would begin."""
@@ -307,14 +322,14 @@ class _Attempts:
     ) -> tuple[Aggregate, Joined, NDArray[np.bool_]]:
         stage, algorithm = self.stage, self.stage.algorithm
         bound_to = algorithm.binding(self.state, stage.hash_of)
-        clock = time.perf_counter()
         for seat in joining:
             if seat.bank not in self.updates:
+                clock, name = time.perf_counter(), stage.banks[seat.bank].name
                 base = algorithm.trains_from(self.state, seat)
                 self.updates[seat.bank] = stage.trained(seat, base, attempt) - base
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - clock
                 if self.progress is not None:
-                    self.progress(stage.banks[seat.bank].name)
-        self.train_seconds += time.perf_counter() - clock
+                    self.progress(name)
         sent = stage.sent(self.number)
         joined = Joined(
             banks=tuple(stage.banks[seat.bank].name for seat in joining),
@@ -355,7 +370,7 @@ class _Attempts:
             self.number,
             float(average_precision_score(labels, scores)),
             float(roc_auc_score(labels, scores)),
-            self.train_seconds,
+            sum(self.seconds.values()),
             result,
             float(np.abs(error).max(initial=0.0)),
             float(np.linalg.norm(error)) / max(float(np.linalg.norm(exact)), 1e-300),
@@ -363,6 +378,7 @@ class _Attempts:
             tuple(left_out),
             attempts,
             int(sent.sum()),
+            self.seconds,
         )
 
 

@@ -8,6 +8,7 @@ begins (`fl.experiment`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from fl.client_dp import sensitivity
 from fl.compression import Compression, compression_of
 from fl.errors import AggregationError, AlgorithmError, BudgetError, CompressionError, RunFolderError
 from fl.federation import Federation, PartitionedTable
-from fl.model import build_model, layout
+from fl.model import HIDDEN, build_model, layout
 from fl.privacy import (
     ACCOUNTANT,
     CLIENT_ACCOUNTANT,
@@ -38,6 +39,7 @@ from fl.privacy import (
     require_left,
     units_of,
 )
+from fl.resources import Choice, Workload, choose, limits_of, measure_machine
 from fl.run_folder import PrivacySettings, RunConfig
 from fl.secure import QUORUM
 from fl.shared_noise import plan_noise
@@ -145,6 +147,32 @@ def calibrated(config: RunConfig, source: PartitionedTable, federation: Federati
 def _trainings(config: RunConfig, federation: Federation) -> int:
     """Most trainings of one bank; a lost attempt takes one of them, and the run ends that much earlier."""
     return trainings(planned_algorithm(config, federation).timetable, config.rounds)
+
+
+def chosen_resources(config: RunConfig, federation: Federation) -> Choice:
+    """What the banks' limits choose for this run. Raises `ResourceError`."""
+    assert config.resources is not None
+    inputs, banks = len(federation.feature_names), federation.banks
+    model = build_model(inputs, seed=0, dropout=config.model.dropout, prior=config.model.prior)
+    shape, steps = layout(model), private_steps(config.privacy)
+    algorithm, compression = planned_algorithm(config, federation), planned_compression(config, federation)
+    travels = algorithm.travels(shape.length)
+    turns = range(1, max(len(compression.groups), 1) + 1)
+    passes = config.training.epochs if steps is None else steps.sample_rate * steps.steps
+    work = Workload(
+        rows={bank.name: math.ceil(passes * len(bank.train)) for bank in banks},
+        inputs=inputs,
+        hidden=sum(HIDDEN),
+        length=shape.length,
+        travelling=max(int((travels & compression.sent(turn)).sum()) for turn in turns),
+        clients=algorithm.timetable.largest,
+        clip=config.aggregation.clip,
+        value_bits=max(bits for _, bits in compression.bits),
+        max_weight=algorithm.max_weight,
+        private=steps is not None,
+    )
+    limits = limits_of(config.resources, [bank.name for bank in banks])
+    return choose(limits, work, measure_machine(model, config.training, steps, inputs))
 
 
 def planned_compression(config: RunConfig, federation: Federation) -> Compression:

@@ -4,6 +4,7 @@
     manifest.json          versions, seeds, data and its SHA-256, git revision; no rows
     metrics.jsonl          one line per finished round
     checkpoint.safetensors the state after the last finished round: global model and the algorithm's memory
+    resources.json         what each bank's limits chose, where there are any
     baselines.json         figures of the baselines that are finished
     budget/                the banks' privacy ledgers, unless they live elsewhere
     statistics/            the released totals, and the banks' salt
@@ -45,6 +46,7 @@ from fl.durable import append_durably, locked, replace_durably
 from fl.errors import RunFolderError
 from fl.model import DROPOUT, PRIOR
 from fl.privacy import file_name
+from fl.resources import ResourceSettings
 from fl.sharing import StatisticsSettings
 from fl.training import LocalTraining
 
@@ -157,6 +159,7 @@ class RunConfig:
     algorithm: AlgorithmSettings = field(default_factory=AlgorithmSettings)
     participation: ParticipationSettings | None = None  # None: every bank in every round
     compression: CompressionSettings | None = None  # None: the same bits and all layers in every round
+    resources: ResourceSettings | None = None  # None: no bank has limits
 
 
 def config_to_toml(config: RunConfig) -> str:
@@ -189,6 +192,7 @@ def config_from_toml(text: str) -> RunConfig:
         "algorithm": AlgorithmSettings,
         "participation": ParticipationSettings,
         "compression": CompressionSettings,
+        "resources": ResourceSettings,
     }
     values: dict[str, Any] = {"privacy": None, "statistics": None}
     for name, value in raw.items():

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 import secagg
 from fl.errors import AggregationError, BanksVanished
+from secagg.messages import Contribution, Join
+from secagg.wire import message_bytes
 
 QUORUM = 3  # with two, each learns the other's update from the average
 
@@ -111,13 +113,57 @@ def encrypted_average(
     )
 
 
+@dataclass(frozen=True)
+class SealingCost:
+    """What one bank's part in an encrypted round takes. `blocks`: ciphertexts, of degree `degree`. `bytes_up`: sent.
+    `chunk_bytes`: of the largest contribution at once. `block_bytes`: of one ciphertext in memory. `key_bytes`: of
+    the offer's key.
+    """
+
+    blocks: int
+    degree: int
+    bytes_up: int
+    chunk_bytes: int
+    block_bytes: int
+    key_bytes: int
+
+    def payload_bytes(self, blocks: int) -> int:
+        """Memory while a contribution is sealed and framed: it, its frame, the key, and `blocks` blocks of scratch."""
+        return 2 * self.chunk_bytes + self.key_bytes + blocks * self.block_bytes
+
+
+def sealing_cost(
+    length: int, *, clients: int, clip: float, value_bits: int, max_weight: int = 1, chunk: int | None = None
+) -> SealingCost:
+    """The cost of a round for `length` coordinates, at most `chunk` of them at once (all when None)."""
+    sizes = chunk_sizes(length, chunk)
+    by_size = {size: plan_for(size, clients, clip, value_bits, max_weight) for size in set(sizes)}
+    plans = [by_size[size] for size in sizes]
+    params = plans[0].params
+    return SealingCost(
+        blocks=sum(plan.blocks for plan in plans),
+        degree=params.degree,
+        bytes_up=sum(message_bytes(Join, plan) + message_bytes(Contribution, plan) for plan in plans),
+        chunk_bytes=max(plan.residue_bytes for plan in plans),
+        block_bytes=2 * len(params.primes) * params.degree * 4,
+        key_bytes=2 * (len(params.primes) + 1) * params.degree * 8,
+    )
+
+
+def chunk_sizes(length: int, chunk: int | None) -> list[int]:
+    """How `length` coordinates are divided: as few pieces of at most `chunk` as possible, of nearly equal size."""
+    pieces = 1 if chunk is None else -(-length // chunk)
+    return [length // pieces + (i < length % pieces) for i in range(pieces)]
+
+
 class EncryptedRounds:
     """Encrypted rounds of one federation, one after the other, with rosters that change.
 
     Every role lives in this process and speaks to the others in bytes. Identities, the key holder's ledger and the
     banks' journals last as long as this object, so that an update cannot enter two rosters unnoticed; the roles
     themselves are made anew for each round, whose plan may differ. `banks`: all that may ever join. `largest`: most
-    members of a roster. `quorum`: fewest.
+    members of a roster. `quorum`: fewest. `chunk`: coordinates that a bank seals at once, all when None; every chunk
+    is an encrypted sum of its own, with the same members.
     """
 
     def __init__(
@@ -129,10 +175,12 @@ class EncryptedRounds:
         largest: int | None = None,
         max_weight: int = 1,
         engine: str = "auto",
+        chunk: int | None = None,
     ) -> None:
         """Raises `AggregationError` when fewer than three banks could be averaged."""
         self._clip, self._quorum, self._max_weight, self._engine = clip, quorum, max_weight, engine
         self._largest = len(banks) if largest is None else largest
+        self._chunk = chunk
         if min(quorum, self._largest) < QUORUM:
             raise AggregationError(
                 f"an encrypted average of {min(quorum, self._largest)} banks would show each the others' sum: at "
@@ -154,6 +202,15 @@ class EncryptedRounds:
         Raises `BanksVanished` after the key holder's abort when a member of the roster never contributed,
         `secagg.errors.SecAggError` otherwise.
         """
+        sizes = chunk_sizes(len(joined.updates[0]), self._chunk)
+        if len(sizes) == 1:
+            return self._average(joined, value_bits)
+        ends = np.cumsum(sizes)[:-1]
+        pieces = zip(*(np.split(update, ends) for update in joined.updates), strict=True)
+        return _joined_up([self._average(replace(joined, updates=piece), value_bits) for piece in pieces])
+
+    def _average(self, joined: Joined, value_bits: int) -> Aggregate:
+        """The mean of one chunk."""
         start = time.perf_counter()
         plan = plan_for(len(joined.updates[0]), self._largest, self._clip, value_bits, self._max_weight)
         clock, model = secagg.StageClock(), bytes.fromhex(joined.bound_to)
@@ -211,6 +268,25 @@ class EncryptedRounds:
             engine=self._engine,
             clock=clock,
         )
+
+
+def _joined_up(chunks: Sequence[Aggregate]) -> Aggregate:
+    """The chunks of one round as one aggregate."""
+    stages: dict[str, float] = {}
+    for chunk in chunks:
+        for name, seconds in chunk.stages.items():
+            stages[name] = stages.get(name, 0.0) + seconds
+    return Aggregate(
+        average=np.concatenate([chunk.average for chunk in chunks]),
+        error_bound=max(chunk.error_bound for chunk in chunks),
+        clipped=tuple(map(sum, zip(*(chunk.clipped for chunk in chunks), strict=True))),
+        stages=stages,
+        bytes_up=sum(chunk.bytes_up for chunk in chunks),
+        bytes_down=sum(chunk.bytes_down for chunk in chunks),
+        seconds=sum(chunk.seconds for chunk in chunks),
+        total_weight=chunks[0].total_weight,
+        value_bits=chunks[0].value_bits,
+    )
 
 
 M = TypeVar("M")

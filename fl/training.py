@@ -43,7 +43,7 @@ from fl.federation import Rows
 from fl.randomness import Entropy, normals, poisson_sample
 from fl.seeds import derive_seed as derive_seed
 
-PHYSICAL_BATCH = 1024  # rows whose per-row gradients are in memory at once; changes nothing else
+PHYSICAL_BATCH = 1024  # rows in memory at once, where nobody asks for fewer
 PREDICTION_BATCH = 65_536  # rows
 
 
@@ -87,9 +87,11 @@ def train_seeded(
     seed: int,
     device: torch.device,
     proximal: float = 0.0,
+    at_once: int = PHYSICAL_BATCH,
 ) -> None:
     """Train `module` in place for `local.epochs` passes over `rows`; the same seed and thread count give
-    the same weights. `proximal`: FedProx' mu.
+    the same weights. `proximal`: FedProx' mu. `at_once`: rows whose activations are in memory together; a batch that
+    is larger is added up in pieces, with dropout masks drawn piece by piece.
 
     Raises `TrainingError` when there are no rows or the weights stop being finite.
     """
@@ -105,7 +107,11 @@ def train_seeded(
             order = torch.randperm(len(y)).to(device)
             for batch in torch.split(order, local.batch_size):
                 optimiser.zero_grad()
-                _loss(module, x[batch], y[batch], local.pos_weight, "mean").backward()  # type: ignore[no-untyped-call]
+                for part in torch.split(batch, at_once):
+                    # A batch in one piece is averaged, as before; pieces are shares of the batch's mean.
+                    loss = _loss(module, x[part], y[part], local.pos_weight, "mean")
+                    share = loss if len(part) == len(batch) else loss * (len(part) / len(batch))
+                    share.backward()  # type: ignore[no-untyped-call]
                 add_proximal_gradient(module, anchor, proximal)
                 optimiser.step()
     _require_finite(module)
@@ -119,11 +125,13 @@ def train_private(
     *,
     device: torch.device,
     proximal: float = 0.0,
+    at_once: int = PHYSICAL_BATCH,
     entropy: Entropy = os.urandom,
 ) -> None:
     """Train `module` in place with `private.steps` steps of DP-SGD over `rows`.
 
-    The caller has recorded the spend before calling (`fl.privacy.Ledger.spend`). `entropy` is a parameter
+    The caller has recorded the spend before calling (`fl.privacy.Ledger.spend`). `at_once`: rows whose
+    gradients are in memory together. `entropy` is a parameter
     for tests only: anything but `os.urandom` voids the guarantee. Nothing about the rows is returned or
     logged, the loss included.
 
@@ -141,7 +149,7 @@ def train_private(
             torch.manual_seed(int.from_bytes(entropy(8), "little") >> 1)  # dropout: see the module docstring
             for _ in range(private.steps):
                 batch = torch.from_numpy(poisson_sample(len(rows), private.sample_rate, entropy=entropy)).to(device)
-                _sum_clipped_gradients(per_row, optimiser, x[batch], y[batch], local.pos_weight)
+                _sum_clipped_gradients(per_row, optimiser, x[batch], y[batch], local.pos_weight, at_once)
                 optimiser.pre_step()
                 # The proximal term touches no row, so it is added after the noise and is neither clipped
                 # nor divided.
@@ -193,14 +201,19 @@ def predict(module: nn.Module, x: NDArray[np.float32], *, device: torch.device) 
 
 
 def _sum_clipped_gradients(
-    per_row: nn.Module, optimiser: SystemNoiseOptimizer, x: torch.Tensor, y: torch.Tensor, pos_weight: float
+    per_row: nn.Module,
+    optimiser: SystemNoiseOptimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    pos_weight: float,
+    at_once: int,
 ) -> None:
-    """Clip and sum the gradients of a Poisson batch, `PHYSICAL_BATCH` rows at a time; the last chunk is
-    left for the step.
+    """Clip and sum the gradients of a Poisson batch, `at_once` rows at a time; the last chunk is left for the
+    step.
     """
-    chunks = range(0, max(len(y), 1), PHYSICAL_BATCH)  # an empty batch is one empty chunk
+    chunks = range(0, max(len(y), 1), at_once)  # an empty batch is one empty chunk
     for start in chunks:
-        part = slice(start, start + PHYSICAL_BATCH)
+        part = slice(start, start + at_once)
         _loss(per_row, x[part], y[part], pos_weight, "sum").backward()  # type: ignore[no-untyped-call]
         if start != chunks[-1]:
             optimiser.signal_skip_step(True)

@@ -1,0 +1,276 @@
+"""What a weak bank can do in a round: limits of memory, time and traffic that choose batch, chunk and bits.
+
+What it does: reads limits (TOML), estimates what a round asks of a bank, and chooses
+
+- `value_bits` and `chunk` (coordinates sealed at once), which a roster has in common: the weakest bank decides;
+- `batch` (rows whose gradients are in memory at once), which is a bank's own affair and changes no result but for
+  rounding, since gradients are added up over a batch of any size;
+
+or refuses by name what cannot fit. Bits are given up last: first the finest grid that all banks can pay for, then the
+largest chunk, then each bank's largest batch.
+
+Estimates, measured on this project's code (docs/algorithms.md), are of what comes on top of the interpreter, the
+libraries and the bank's rows. Time is measured on this machine with random numbers, never on anyone's rows; a bank's
+`speed` says how its own machine compares.
+
+Leaves to others: sizes of messages (`fl.secure.sealing_cost`), playing rounds (`fl.rounds`).
+"""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fl.errors import ResourceError
+from fl.federation import Rows
+from fl.secure import EncryptedRounds, Joined, SealingCost, sealing_cost
+from fl.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, train_private, train_seeded
+
+LEAST_BITS = 8  # below, an update of a few hundredths of the clip is mostly rounded to 0
+LEAST_BATCH = 16  # rows
+BATCHES = tuple(PHYSICAL_BATCH >> shift for shift in range(7))  # 1024 ... 16
+EVERYONE = "all"  # the table of a limits file that holds for every bank
+
+_MEGABYTE = 2**20  # bytes
+_STATE_COPIES = 6  # of the parameters in float32: weights, gradients, momentum, start, update, vector
+_SEALING_BLOCKS = 8  # scratch blocks: measured 6.3 to 6.9
+_PROBE_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one bank can spare; None: no limit."""
+
+    memory_mb: float | None = None  # MiB, on top of interpreter, libraries and rows
+    seconds: float | None = None  # of one round's training and sealing
+    bytes_per_round: int | None = None  # that it sends
+    speed: float = 1.0  # of its machine; 1: as this one
+
+
+@dataclass(frozen=True)
+class ResourceSettings:
+    """The `[resources]` table of config.toml: a limits file, and limits of every bank that the file does not name."""
+
+    file: str | None = None
+    memory_mb: float | None = None
+    seconds: float | None = None
+    bytes_per_round: int | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a round is, before anything is chosen. `rows`: by bank, row gradients of one training."""
+
+    rows: Mapping[str, int]
+    inputs: int
+    hidden: int  # units of all hidden layers
+    length: int  # parameters
+    travelling: int  # most coordinates that travel in a round
+    clients: int  # largest roster
+    clip: float
+    value_bits: int  # asked for
+    max_weight: int
+    private: bool
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How fast the measuring machine is. `rows_per_second`: by batch. `seconds_per_block`: of sealing one ciphertext
+    of degree `degree`.
+    """
+
+    rows_per_second: Mapping[int, float]
+    seconds_per_block: float
+    degree: int
+
+
+@dataclass(frozen=True)
+class BankShare:
+    """What one bank does in a round, and the estimate of what that takes."""
+
+    batch: int  # rows at once
+    memory_mb: float
+    seconds: float
+    bytes_per_round: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What all banks do alike, and each one's own share."""
+
+    value_bits: int
+    chunk: int | None  # coordinates sealed at once; None: all
+    banks: Mapping[str, BankShare] = field(default_factory=dict)
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of resources.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Choice:
+        """The inverse of `as_json`."""
+        return cls(
+            content["value_bits"],
+            content["chunk"],
+            {name: BankShare(**share) for name, share in content["banks"].items()},
+            {name: Limits(**limits) for name, limits in content["limits"].items()},
+        )
+
+
+def limits_of(settings: ResourceSettings, banks: Sequence[str]) -> dict[str, Limits]:
+    """Each bank's limits. Raises `ResourceError` for a file that cannot be read or names what does not exist."""
+    tables: dict[str, Any] = {}
+    if settings.file is not None:
+        try:
+            tables = tomllib.loads(Path(settings.file).read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as fault:
+            raise ResourceError(f"{settings.file}: no limits could be read: {fault}") from fault
+    known = {each.name for each in fields(Limits)}
+    for name, table in tables.items():
+        if name not in (EVERYONE, *banks) or not isinstance(table, dict):
+            raise ResourceError(f"{settings.file}: expected tables [{EVERYONE}] or of {', '.join(banks)}, got {name!r}")
+        for key, value in table.items():
+            if key not in known or isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ResourceError(
+                    f"{settings.file}: [{name}] {key} = {value!r}: expected a positive {', '.join(sorted(known))}"
+                )
+    common = replace(Limits(settings.memory_mb, settings.seconds, settings.bytes_per_round), **tables.get(EVERYONE, {}))
+    return {bank: replace(common, **tables.get(bank, {})) for bank in banks}
+
+
+def choose(limits: Mapping[str, Limits], work: Workload, machine: Machine) -> Choice:
+    """The finest grid, the largest chunk and the largest batches within everybody's limits.
+
+    Raises `ResourceError` naming the bank, the limit and the least that it would have to be.
+    """
+    options = list(product(range(work.value_bits, min(LEAST_BITS, work.value_bits) - 1, -1), _chunks(work.travelling)))
+    for bits, chunk in options:
+        cost = _cost(work, bits, chunk)
+        shares = {bank: _share(limit, work, machine, bank, cost) for bank, limit in limits.items()}
+        fitting = {bank: share for bank, share in shares.items() if share is not None}
+        if len(fitting) == len(shares):
+            return Choice(bits, chunk, fitting, dict(limits))
+    raise _refusal(limits, work, machine, options)
+
+
+def measure_machine(module: nn.Module, local: LocalTraining, private: PrivateSteps | None, inputs: int) -> Machine:
+    """Time local training at every batch size, and sealing, on random numbers. Takes a second or two."""
+    rng = np.random.default_rng(0)
+    index = np.arange(_PROBE_ROWS, dtype=np.int64)
+    made = Rows(
+        rng.standard_normal((_PROBE_ROWS, inputs)).astype(np.float32),
+        (index % 8 == 0).astype(np.float32),
+        np.zeros(_PROBE_ROWS, np.int32),
+        index,
+        index,
+    )
+    rates = {batch: _PROBE_ROWS / _train_seconds(module, made, local, private, batch) for batch in BATCHES}
+    names = ("a", "b", "c")
+    rounds = EncryptedRounds(names, clip=1.0, quorum=3)
+    update = rng.uniform(-1, 1, 4000).astype(np.float32)
+    joined = Joined(names, tuple(update * part for part in (0.1, 0.2, 0.3)), (1, 1, 1), "00" * 32)
+    stages = rounds.average(joined, 16).stages
+    cost = sealing_cost(4000, clients=3, clip=1.0, value_bits=16)
+    sealing = sum(stages[name] for name in ("pack", "encrypt", "mask", "serialize"))
+    return Machine(rates, sealing / (3 * cost.blocks), cost.degree)
+
+
+def _train_seconds(
+    module: nn.Module, rows: Rows, local: LocalTraining, private: PrivateSteps | None, batch: int
+) -> float:
+    """Of one pass over `rows`, `batch` at once; the faster of two, since the first one warms up."""
+    device, taken = torch.device("cpu"), []
+    for _ in range(2):
+        clock = time.perf_counter()
+        if private is not None:
+            once = replace(private, sample_rate=1.0, steps=1)
+            train_private(module, rows, local, once, device=device, at_once=batch)
+        else:
+            train_seeded(module, rows, replace(local, epochs=1), seed=0, device=device, at_once=batch)
+        taken.append(time.perf_counter() - clock)
+    return min(taken)
+
+
+def _chunks(length: int) -> list[int | None]:
+    """All at once, then ever smaller pieces, down to what the smallest ciphertext holds."""
+    smallest = 4096
+    pieces = []
+    size = length
+    while size > smallest:
+        size = -(-size // 2)
+        pieces.append(size)
+    return [None, *pieces]
+
+
+def _cost(work: Workload, bits: int, chunk: int | None) -> SealingCost:
+    return _planned_cost(work.travelling, work.clients, work.clip, bits, work.max_weight, chunk)
+
+
+@lru_cache(maxsize=1024)
+def _planned_cost(length: int, clients: int, clip: float, bits: int, max_weight: int, chunk: int | None) -> SealingCost:
+    return sealing_cost(length, clients=clients, clip=clip, value_bits=bits, max_weight=max_weight, chunk=chunk)
+
+
+def memory_bytes(work: Workload, cost: SealingCost, batch: int) -> int:
+    """Of a bank in a round: training and sealing do not overlap, the model's copies are there throughout."""
+    per_row = 8 * (work.inputs + 3 * work.hidden)  # activations and their gradients
+    if work.private:
+        per_row += 8 * work.length  # one gradient per row, and a product of it
+    return _STATE_COPIES * 4 * work.length + max(batch * per_row, cost.payload_bytes(_SEALING_BLOCKS))
+
+
+def _seconds(work: Workload, machine: Machine, bank: str, cost: SealingCost, batch: int, speed: float) -> float:
+    training = work.rows[bank] / machine.rows_per_second[batch]
+    sealing = cost.blocks * machine.seconds_per_block * cost.degree / machine.degree
+    return (training + sealing) / speed
+
+
+def _share(limit: Limits, work: Workload, machine: Machine, bank: str, cost: SealingCost) -> BankShare | None:
+    """The bank's largest batch within its limits; None when there is none."""
+    if limit.bytes_per_round is not None and cost.bytes_up > limit.bytes_per_round:
+        return None
+    for batch in BATCHES:
+        memory = memory_bytes(work, cost, batch) / _MEGABYTE
+        seconds = _seconds(work, machine, bank, cost, batch, limit.speed)
+        fits = limit.memory_mb is None or memory <= limit.memory_mb
+        if fits and (limit.seconds is None or seconds <= limit.seconds):
+            return BankShare(batch, memory, seconds, cost.bytes_up)
+    return None
+
+
+def _refusal(
+    limits: Mapping[str, Limits], work: Workload, machine: Machine, options: Sequence[tuple[int, int | None]]
+) -> ResourceError:
+    """The first limit that nothing could meet, with the least that would do; else that they do not go together."""
+    costs = [_cost(work, bits, chunk) for bits, chunk in options]
+    for bank, limit in limits.items():
+        memory = min(memory_bytes(work, cost, LEAST_BATCH) for cost in costs) / _MEGABYTE
+        seconds = min(_seconds(work, machine, bank, cost, batch, limit.speed) for cost in costs for batch in BATCHES)
+        sent = min(cost.bytes_up for cost in costs)
+        for name, asked, least in (
+            ("memory_mb", limit.memory_mb, memory),
+            ("seconds", limit.seconds, seconds),
+            ("bytes_per_round", limit.bytes_per_round, sent),
+        ):
+            if asked is not None and asked < least:
+                enough = str(least) if isinstance(least, int) else f"{least:.4g}"
+                return ResourceError(
+                    f"{bank}: {name} {asked:g} is too little: a round takes {enough} at the least; raise it, send "
+                    "fewer layers (--layers), or leave the bank out"
+                )
+    lone = [bank for bank, limit in limits.items() if all(_share(limit, work, machine, bank, c) is None for c in costs)]
+    who = ", ".join(lone or limits)
+    return ResourceError(
+        f"{who}: each limit can be met, and no batch, chunk and value_bits meet them all together: raise one of them"
+    )
