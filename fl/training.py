@@ -98,7 +98,7 @@ def train_seeded(
     if len(rows) == 0:
         raise TrainingError("there are no training rows: check the partition and the training period")
     anchor = anchor_of(module)
-    optimiser = _optimiser(module, local)
+    optimiser = optimiser_of(module, local)
     x, y = _tensors(rows, device)
     module.train()
     with torch.random.fork_rng(devices=_cuda_index(device)):
@@ -109,7 +109,7 @@ def train_seeded(
                 optimiser.zero_grad()
                 for part in torch.split(batch, at_once):
                     # A batch in one piece is averaged, as before; pieces are shares of the batch's mean.
-                    loss = _loss(module, x[part], y[part], local.pos_weight, "mean")
+                    loss = weighted_loss(module, x[part], y[part], local.pos_weight, "mean")
                     share = loss if len(part) == len(batch) else loss * (len(part) / len(batch))
                     share.backward()  # type: ignore[no-untyped-call]
                 add_proximal_gradient(module, anchor, proximal)
@@ -141,7 +141,7 @@ def train_private(
     x, y = _tensors(rows, device)
     module.train()
     per_row = GradSampleModule(module, loss_reduction="sum")
-    optimiser = SystemNoiseOptimizer(_optimiser(module, local), private, entropy)
+    optimiser = SystemNoiseOptimizer(optimiser_of(module, local), private, entropy)
     try:
         with torch.random.fork_rng(devices=_cuda_index(device)), warnings.catch_warnings():
             # Opacus hooks the first layer, whose input needs no gradient; its per-row gradients are right.
@@ -214,7 +214,7 @@ def _sum_clipped_gradients(
     chunks = range(0, max(len(y), 1), at_once)  # an empty batch is one empty chunk
     for start in chunks:
         part = slice(start, start + at_once)
-        _loss(per_row, x[part], y[part], pos_weight, "sum").backward()  # type: ignore[no-untyped-call]
+        weighted_loss(per_row, x[part], y[part], pos_weight, "sum").backward()  # type: ignore[no-untyped-call]
         if start != chunks[-1]:
             optimiser.signal_skip_step(True)
             optimiser.pre_step()
@@ -222,12 +222,16 @@ def _sum_clipped_gradients(
     optimiser.signal_skip_step(False)
 
 
-def _loss(module: nn.Module, x: torch.Tensor, y: torch.Tensor, pos_weight: float, reduction: str) -> torch.Tensor:
+def weighted_loss(
+    module: nn.Module, x: torch.Tensor, y: torch.Tensor, pos_weight: float, reduction: str
+) -> torch.Tensor:
+    """Binary cross-entropy of `module`'s logits for `x` against `y`, in which a fraud weighs `pos_weight`."""
     weight = torch.tensor(pos_weight, device=y.device)
     return binary_cross_entropy_with_logits(module(x).reshape(-1), y, pos_weight=weight, reduction=reduction)
 
 
-def _optimiser(module: nn.Module, local: LocalTraining) -> torch.optim.Optimizer:
+def optimiser_of(module: nn.Module, local: LocalTraining) -> torch.optim.Optimizer:
+    """The optimiser that `local` names, over all of `module`'s parameters."""
     if local.optimiser == "adam":
         return torch.optim.Adam(module.parameters(), lr=local.learning_rate)
     return torch.optim.SGD(module.parameters(), lr=local.learning_rate, momentum=local.momentum)
