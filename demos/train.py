@@ -32,7 +32,7 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 )
 @click.option("--customers", type=click.IntRange(10), help="Customers of the embedded generator.")
 @click.option("--fraud-share", type=float, help="Share of frauds of the embedded generator, 0.001 to 0.2.")
-@click.option("--rounds", default=10, type=click.IntRange(0), show_default=True)
+@click.option("--rounds", type=click.IntRange(0), help="10 if left out; 100 with --noise shared, one step each.")
 @click.option("--epsilon", default=3.0, show_default=True, help="Budget of every bank for the life of its data.")
 @click.option("--delta", default=1e-5, show_default=True)
 @click.option("--no-dp", is_flag=True, help="Train without differential privacy.")
@@ -42,6 +42,13 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
     default="row",
     show_default=True,
     help="What one epsilon is about: a training row and a transaction in counts, or a bank's whole update.",
+)
+@click.option(
+    "--noise",
+    type=click.Choice(["own", "shared"]),
+    default="own",
+    show_default=True,
+    help="Each bank's own, which needs no trust, or shares of one noise inside the encrypted sum, which is far less.",
 )
 @click.option("--update-norm", default=1.0, show_default=True, help="L2 bound of an update, with --unit client.")
 @click.option("--no-shared-statistics", is_flag=True, help="Share no counts of terminals, whatever the schema says.")
@@ -71,7 +78,7 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 @click.option("--expected-batch", default=2048.0, show_default=True, help="Public divisor of a noisy gradient.")
 @click.option(
     "--local-epochs",
-    default=4,
+    default=16,
     type=click.IntRange(1),
     show_default=True,
     help="Passes per round, with --no-dp.",
@@ -187,7 +194,17 @@ def _config(options: dict[str, Any]) -> RunConfig:
     from dataclasses import replace
     from pathlib import Path
 
-    from fl.run_folder import OPEN, PRIVATE, AggregationSettings, DataSettings, PrivacySettings, RunConfig
+    from fl.run_folder import (
+        OPEN,
+        PRIVATE,
+        ROUNDS,
+        SHARED,
+        SHARED_ROUNDS,
+        AggregationSettings,
+        DataSettings,
+        PrivacySettings,
+        RunConfig,
+    )
     from fl.sharing import StatisticsSettings
 
     private = not options["no_dp"]
@@ -197,7 +214,9 @@ def _config(options: dict[str, Any]) -> RunConfig:
     }
     asked = {name: value for name, value in asked.items() if value is not None}
     passes = {"epochs": options["local_epochs"], "batch_size": options["batch_size"]}
-    style = PRIVATE if private and options["unit"] == "row" else OPEN
+    shared = private and options["noise"] == "shared"
+    style = SHARED if shared else PRIVATE if private and options["unit"] == "row" else OPEN
+    default_rounds = SHARED_ROUNDS if shared else ROUNDS
     data = DataSettings(
         source=_absolute(options["data"]) or "",
         schema=_absolute(options["schema"]),
@@ -216,6 +235,7 @@ def _config(options: dict[str, Any]) -> RunConfig:
         expected_batch=options["expected_batch"],
         budget_dir=None if options["budget_dir"] is None else str(Path(options["budget_dir"]).resolve()),
         unit=options["unit"],
+        noise=options["noise"],
         update_norm=options["update_norm"],
         colluders=options["colluders"],
     )
@@ -223,7 +243,7 @@ def _config(options: dict[str, Any]) -> RunConfig:
     statistics = StatisticsSettings(least, options["colluders"], options["increment_days"], options["statistics_share"])
     return RunConfig(
         seed=options["seed"],
-        rounds=options["rounds"],
+        rounds=default_rounds if options["rounds"] is None else options["rounds"],
         device=options["device"],
         threads=options["threads"],
         with_baselines=not options["no_baselines"],
@@ -438,6 +458,12 @@ def _show_privacy(result: dict[str, Any]) -> None:
 
 
 def _noise(privacy: dict[str, Any]) -> str:
+    if privacy["noise"] == "shared":
+        return (
+            f"under shares of one noise for the rows of all banks: {privacy['share_pieces']} x sigma "
+            f"{privacy['share_variance'] ** 0.5:.0f} grid units a bank, without those of t = {privacy['colluders']} "
+            "colluding banks, the observing one included"
+        )
     if privacy["noise_multiplier"] is None:
         return f"a bank's share of the noise {privacy['share_variance'] ** 0.5:.1f} grid units"
     return f"noise multiplier {privacy['noise_multiplier']:.3f}"

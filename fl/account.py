@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fl.errors import BudgetError, RunFolderError
-from fl.privacy import Entry, Ledger, Mechanism, epsilon, ledger_path, units_of
+from fl.privacy import Entry, Ledger, Mechanism, NoisyCounts, epsilon, ledger_path, units_of
 from fl.run_folder import PrivacySettings, RunFolder
 
 
@@ -79,9 +79,10 @@ def accounts(run: Path) -> list[Account]:
 
 
 def _next_of(history: list[Entry], privacy: PrivacySettings) -> Entry:
-    """One more round as the run plays them: its own noise, or what it last released where the unit is a client."""
+    """One more round as the run plays them: its own noise, or what it last released where the noise is shared."""
     if privacy.unit == "row" and privacy.noise_multiplier is not None:
         return Mechanism(privacy.sample_rate, privacy.noise_multiplier, privacy.steps)
-    if not history:
+    rounds = [entry for entry in history if not isinstance(entry, NoisyCounts)]
+    if not rounds:
         raise BudgetError("no round was paid for yet: the price of the next one is not decided")
-    return history[-1]
+    return rounds[-1]

@@ -26,7 +26,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from fl.algorithms.settings import dropouts_of, quorum_of
-from fl.algorithms.state import affordable_rounds, trainings
+from fl.algorithms.state import State, affordable_rounds, trainings
 from fl.baselines import Baseline, baselines, played_plainly
 from fl.client_dp import ClientPlan, private_average, sensitivity
 from fl.durable import replace_durably
@@ -69,11 +69,14 @@ from fl.run_budget import (
     privacy_report,
     private_steps,
     require_room,
+    shared_step_plan,
 )
-from fl.run_folder import DataSettings, RunConfig, RunFolder, random_banks, refuse_used
+from fl.run_folder import ROUNDS, DataSettings, RunConfig, RunFolder, random_banks, refuse_used
 from fl.secure import QUORUM, EncryptedRounds, plain_sum
 from fl.shared_features import SharedColumns, with_shared_columns
 from fl.shared_noise import plan_noise
+from fl.shared_rounds import SharedTraining, play_shared_rounds
+from fl.shared_steps import SharedStepPlan
 from fl.sharing import describe, plan_sharing
 from fl.simulate import Simulation
 from fl.statistics_round import TOTALS, bank_salt, share_statistics
@@ -98,12 +101,10 @@ class Experiment:
         if privacy := self.config.privacy:
             where = Path(privacy.budget_dir) if privacy.budget_dir else folder.path / "budget"
             self.ledgers = open_ledgers(where, privacy, federation)
-        self.algorithm = planned_algorithm(self.config, federation)
-        self._compression = planned_compression(self.config, federation)
         self._choice: Choice | None = None
         if self.config.resources is not None:
             self._choice = Choice.from_json(folder.read_json("resources.json"))
-            self._compression = self._compression.capped(self._choice.value_bits)
+        self._plan_for(federation)
         self._dropouts = dropouts_of(self.config.participation, seed=self.config.seed)
         self._quorum = quorum_of(self.config.participation, self.algorithm.timetable)
         self._allowance = trainings(self.algorithm.timetable, self.config.rounds)
@@ -115,6 +116,13 @@ class Experiment:
         self._require_a_round()
         if (folder.path / "statistics" / TOTALS).exists():
             self._share_statistics()
+
+    def _plan_for(self, federation: Federation) -> None:
+        """What depends on the model's size, hence on the columns that `federation` has."""
+        self.algorithm = planned_algorithm(self.config, federation)
+        self._compression = planned_compression(self.config, federation)
+        if self._choice is not None:
+            self._compression = self._compression.capped(self._choice.value_bits)
 
     @property
     def rounds_lost(self) -> int:
@@ -167,23 +175,7 @@ class Experiment:
         """
         with self.folder.alone():
             self._share_statistics()
-            for record, state in play_rounds(
-                self.federation.banks,
-                self.schedule,
-                self.algorithm,
-                self._aggregation(),
-                clip=self.config.aggregation.clip,
-                device=self._device,
-                quorum=self._quorum,
-                dropouts=self._dropouts,
-                compression=self._compression,
-                at_once=self._at_once,
-                finished=self.finished,
-                state=self._state,
-                pay=self._pay if self.ledgers else None,
-                afford=self._afford if self.ledgers else None,
-                progress=progress,
-            ):
+            for record, state in self._play(progress):
                 line = {**record.as_json(), "epsilon": self._spent()}
                 if self._choice is not None:
                     line["over_limits"] = list(over_limits(self._choice, record))
@@ -195,6 +187,37 @@ class Experiment:
             self.schedule = replace(self.schedule, rounds=self.finished)
             self._require_a_round()
             self._finish()
+
+    def _play(self, progress: Progress | None) -> Iterator[tuple[RoundRecord, State]]:
+        pay, afford = (self._pay, self._afford) if self.ledgers else (None, None)
+        if self._noise_is_shared:
+            return play_shared_rounds(
+                self.federation.banks,
+                SharedTraining(self._shared_steps, self.schedule, self.config.aggregation.engine),
+                device=self._device,
+                finished=self.finished,
+                state=self._state,
+                pay=pay,
+                afford=afford,
+                progress=progress,
+            )
+        return play_rounds(
+            self.federation.banks,
+            self.schedule,
+            self.algorithm,
+            self._aggregation(),
+            clip=self.config.aggregation.clip,
+            device=self._device,
+            quorum=self._quorum,
+            dropouts=self._dropouts,
+            compression=self._compression,
+            at_once=self._at_once,
+            finished=self.finished,
+            state=self._state,
+            pay=pay,
+            afford=afford,
+            progress=progress,
+        )
 
     def models(self) -> list[nn.Module]:
         """The model that each bank scores with after the last finished round, in the order of the federation's banks;
@@ -274,7 +297,7 @@ class Experiment:
             self._local,
             partial(pooled_global, self._source),
             self.schedule,
-            _open_schedule(self.config) if self.schedule.private else self.schedule,
+            _open_schedule(self.config) if self.schedule.private or self._noise_is_shared else self.schedule,
             clip=self.config.aggregation.clip,
             device=self._device,
             play=self._played_plainly,
@@ -282,6 +305,13 @@ class Experiment:
 
     def _played_plainly(self, schedule: Schedule) -> list[nn.Module]:
         """Each bank's model after the run's own algorithm in plain sight, with `schedule`; in no ledger."""
+        if self._noise_is_shared and schedule is self.schedule:
+            banks = self.federation.banks
+            training = SharedTraining(self._shared_steps, schedule, engine=None)
+            model = schedule.first_model(len(self.federation.feature_names)).to(self._device)
+            for _, state in play_shared_rounds(banks, training, device=self._device):
+                unflatten(model, state.model)
+            return [model] * len(banks)
         return played_plainly(
             self.federation.banks,
             schedule,
@@ -335,6 +365,7 @@ class Experiment:
         released = share_statistics(tables, plan, keys, folder, pay=pay, engine=self.config.aggregation.engine)
         columns = SharedColumns(source.table.schema, keys, released.totals)
         self.federation = with_shared_columns(self._local, source.table, columns)
+        self._plan_for(self.federation)  # shared columns may be more than those they replace
         self._statistics = describe(released, keys, settings)
 
     def _pay_statistics(self, entry: NoisyCounts) -> None:
@@ -357,6 +388,17 @@ class Experiment:
         return ClientRounds(sensitivity(length), privacy.share_variance, honest, length, 1)
 
     @property
+    def _noise_is_shared(self) -> bool:
+        return self.config.privacy is not None and self.config.privacy.noise == "shared"
+
+    @property
+    def _shared_steps(self) -> SharedStepPlan:
+        """What every bank does in a step, where the noise is shared."""
+        assert self.config.privacy is not None
+        length = layout(self.schedule.first_model(len(self.federation.feature_names))).length
+        return shared_step_plan(self.config.privacy, length, len(self.federation.banks))
+
+    @property
     def _travelling(self) -> int:
         """Coordinates of an update that travel."""
         length = layout(self.schedule.first_model(len(self.federation.feature_names))).length
@@ -374,6 +416,8 @@ class Experiment:
         mechanism: Entry
         if entry is not None:
             mechanism = entry
+        elif self._noise_is_shared:
+            mechanism = self._shared_steps.once
         else:
             assert private is not None
             mechanism = Mechanism(private.sample_rate, private.noise_multiplier, private.steps)
@@ -436,7 +480,10 @@ def _schedule(config: RunConfig, rounds: int, private: PrivateSteps | None) -> S
 def _open_schedule(config: RunConfig) -> Schedule:
     """The schedule of the baselines that train without privacy."""
     model = config.baseline_model
-    return Schedule(config.rounds, config.baseline_training, None, model.dropout, model.prior, config.seed)
+    shared = config.privacy is not None and config.privacy.noise == "shared"
+    return Schedule(
+        ROUNDS if shared else config.rounds, config.baseline_training, None, model.dropout, model.prior, config.seed
+    )
 
 
 def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -363,13 +363,13 @@ class _Attempts:
         """The experimenter looks at the validation rows, and at what an exact average would have been."""
         stage = self.stage
         models = bank_models(stage.banks, stage.schedule, stage.algorithm, after, stage.device)
-        labels, scores = _scored([bank.validation for bank in stage.banks], models, stage.device)
+        precision, auc = validation_figures(stage.banks, models, stage.device)
         exact = plain_average(joined.updates, clip=stage.clip, weights=joined.weights).average
         error = result.average - exact
         return RoundRecord(
             self.number,
-            float(average_precision_score(labels, scores)),
-            float(roc_auc_score(labels, scores)),
+            precision,
+            auc,
             sum(self.seconds.values()),
             result,
             float(np.abs(error).max(initial=0.0)),
@@ -380,6 +380,14 @@ class _Attempts:
             int(sent.sum()),
             self.seconds,
         )
+
+
+def validation_figures(
+    banks: Sequence[BankData], models: Sequence[nn.Module], device: torch.device
+) -> tuple[float, float]:
+    """(average precision, ROC-AUC) of `models[i]` on bank i's validation rows, all banks together."""
+    labels, scores = _scored([bank.validation for bank in banks], models, device)
+    return float(average_precision_score(labels, scores)), float(roc_auc_score(labels, scores))
 
 
 def bank_models(

@@ -23,17 +23,18 @@ from fl.errors import AggregationError, AlgorithmError, BudgetError, Compression
 from fl.federation import Federation, PartitionedTable
 from fl.model import HIDDEN, build_model, layout
 from fl.privacy import (
-    ACCOUNTANT,
-    CLIENT_ACCOUNTANT,
     UNIT,
     ClientRounds,
     Entry,
     Ledger,
     Mechanism,
     NoisyCounts,
+    SharedSteps,
+    accountant_of,
     calibrate,
     calibrate_clients,
     calibrate_counts,
+    calibrate_steps,
     ledger_path,
     noisy_counts,
     require_left,
@@ -42,7 +43,10 @@ from fl.privacy import (
 from fl.resources import Choice, Workload, choose, limits_of, measure_machine
 from fl.run_folder import PrivacySettings, RunConfig
 from fl.secure import QUORUM
+from fl.shared_features import names_with_shared
 from fl.shared_noise import plan_noise
+from fl.shared_steps import SharedStepPlan
+from fl.shared_steps import sensitivity as step_sensitivity
 from fl.sharing import StatisticsSettings, plan_sharing
 from fl.training import PrivateSteps
 
@@ -92,7 +96,11 @@ def require_room(config: RunConfig, banks: int) -> None:
         raise AggregationError(
             f"shared statistics need at least {QUORUM} banks, got {banks}: more --clients, or --no-shared-statistics"
         )
-    if privacy is None or privacy.unit == "row":
+    if privacy is None:
+        return
+    if privacy.noise == "shared":
+        _require_room_for_shared_noise(config, privacy, banks)
+    if privacy.unit == "row":
         return
     if config.statistics is not None:
         raise BudgetError(
@@ -110,6 +118,21 @@ def require_room(config: RunConfig, banks: int) -> None:
         )
     if config.aggregation.mode != "encrypted":
         raise BudgetError("--unit client puts its noise into the encrypted sum: use --aggregation encrypted")
+
+
+def _require_room_for_shared_noise(config: RunConfig, privacy: PrivacySettings, banks: int) -> None:
+    if privacy.unit != "row":
+        raise BudgetError("--noise shared protects training rows; --unit client shares its noise already")
+    if config.aggregation.mode != "encrypted" or banks < QUORUM:
+        raise BudgetError(
+            f"--noise shared hides each bank's share inside the encrypted sum of at least {QUORUM} banks: use "
+            "--aggregation encrypted, or --noise own"
+        )
+    if config.participation is not None or config.compression is not None or config.algorithm.name != "fedavg":
+        raise AlgorithmError(
+            "--noise shared takes one step of all banks a round: leave out other algorithms, partial participation and "
+            "compression, or use --noise own"
+        )
 
 
 def calibrated(config: RunConfig, source: PartitionedTable, federation: Federation) -> RunConfig:
@@ -131,6 +154,8 @@ def calibrated(config: RunConfig, source: PartitionedTable, federation: Federati
         sigma, entry = _statistics_noise(config.statistics, privacy, histories, source)
         config = replace(config, statistics=replace(config.statistics, sigma=sigma))
         histories = [[*history, entry] for history in histories]
+    if privacy.noise == "shared":
+        return replace(config, privacy=_shared_noise(config, privacy, histories, source, federation))
     noise = max(
         calibrate(
             history,
@@ -239,8 +264,49 @@ def _client_noise(
     return replace(privacy, share_variance=max(variances))
 
 
+def _shared_noise(
+    config: RunConfig,
+    privacy: PrivacySettings,
+    histories: list[list[Entry]],
+    source: PartitionedTable,
+    federation: Federation,
+) -> PrivacySettings:
+    inputs = len(federation.feature_names)
+    if config.statistics is not None:
+        assert config.statistics.sigma is not None
+        noise = plan_noise(config.statistics.sigma, len(source.banks), config.statistics.colluders)
+        plan, _ = plan_sharing(source, config.statistics, noise, bytes(32))
+        inputs = len(names_with_shared(source.table.schema, plan))
+    length = layout(build_model(inputs, seed=0)).length
+    found = [
+        calibrate_steps(
+            history,
+            sensitivity=step_sensitivity(length),
+            dimension=length,
+            banks=len(federation.banks),
+            colluders=privacy.colluders,
+            steps=max(config.rounds, 1),
+            epsilon_limit=privacy.epsilon,
+            delta=privacy.delta,
+        )
+        for history in histories
+    ]
+    once, pieces = max(found, key=lambda each: each[0].share_variance * each[1])
+    return replace(privacy, share_variance=once.share_variance, share_pieces=pieces)
+
+
+def shared_step_plan(privacy: PrivacySettings, length: int, banks: int) -> SharedStepPlan:
+    """What every bank does in a step of a run with shared noise, on a model of `length` values."""
+    if privacy.share_variance is None or privacy.share_pieces is None:
+        raise RunFolderError("config.toml names no noise share: the run never got under way; start it anew")
+    shares = privacy.share_pieces * (banks - privacy.colluders)
+    once = SharedSteps(step_sensitivity(length), privacy.share_variance, shares, length, 1)
+    divisor = privacy.expected_batch * banks
+    return SharedStepPlan(privacy.max_grad_norm, divisor, length, banks, privacy.share_pieces, once)
+
+
 def private_steps(privacy: PrivacySettings | None) -> PrivateSteps | None:
-    if privacy is None or privacy.unit == "client":
+    if privacy is None or privacy.unit == "client" or privacy.noise == "shared":
         return None
     if privacy.noise_multiplier is None:
         raise RunFolderError("config.toml names no noise_multiplier: the run never got under way; start it anew")
@@ -260,12 +326,15 @@ def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, Ledger
     return {
         "epsilon": max(ledger.spent() for ledger in ledgers.values()),
         "delta": privacy.delta,
-        "accountant": ACCOUNTANT if privacy.unit == "row" else CLIENT_ACCOUNTANT,
+        "accountant": accountant_of(entry for ledger in ledgers.values() for entry in ledger.history()),
         "rdp_epsilon": max(ledger.spent("rdp") for ledger in ledgers.values()),
         "unit": units_of(entry for ledger in ledgers.values() for entry in ledger.history()),
         "epsilon_limit": privacy.epsilon,
         "noise_multiplier": privacy.noise_multiplier,
+        "noise": privacy.noise,
+        "colluders": privacy.colluders,
         "share_variance": privacy.share_variance,
+        "share_pieces": privacy.share_pieces,
         "sample_rate": privacy.sample_rate,
         "steps": max(_steps(ledger.history()) for ledger in ledgers.values()),
         "max_grad_norm": privacy.max_grad_norm,
@@ -282,5 +351,5 @@ def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, Ledger
 
 def _steps(history: Iterable[Entry]) -> int:
     """Noisy steps, or whole updates, that a ledger has recorded."""
-    counted = {Mechanism: "steps", ClientRounds: "rounds"}
+    counted = {Mechanism: "steps", ClientRounds: "rounds", SharedSteps: "rounds"}
     return sum(getattr(entry, counted[type(entry)]) for entry in history if type(entry) in counted)

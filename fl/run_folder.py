@@ -93,8 +93,10 @@ class PrivacySettings:
     noise_multiplier: float | None = None  # calibrated to all rounds when the run starts, and kept
     unit: Literal["row", "client"] = "row"  # what one epsilon is about
     update_norm: float = 1.0  # L2 bound of a bank's update; unit client only
-    colluders: int = 1  # t, the observing bank included; unit client only
-    share_variance: float | None = None  # of a bank's noise share, calibrated as noise_multiplier; unit client only
+    noise: Literal["own", "shared"] = "own"  # each bank's own, or shares of one noise inside the encrypted sum
+    colluders: int = 1  # t, the observing bank included; unit client and shared noise only
+    share_variance: float | None = None  # of a bank's noise share, calibrated as noise_multiplier; as colluders
+    share_pieces: int | None = None  # draws of that variance that make one share; shared noise only
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,19 @@ class Style:
 # batches of 128 and 20 bits the encrypted run ended 0.002 of average precision away from the plain one.
 OPEN = Style(
     ModelSettings(DROPOUT, PRIOR),
-    LocalTraining("sgd", learning_rate=0.1, momentum=0.9, epochs=4, batch_size=512),
+    LocalTraining("sgd", learning_rate=0.1, momentum=0.9, epochs=16, batch_size=512),
     value_bits=32,
 )
 # Without dropout, since the noise is regularisation enough; with large plain steps, since Adam normalises
 # the noise up; with a grid that is coarse beside the noise and hides the lowest bits of its floating-point
 # numbers.
 PRIVATE = Style(ModelSettings(0.0, PRIOR), LocalTraining("sgd", learning_rate=30.0), value_bits=16)
+
+ROUNDS, SHARED_ROUNDS = 10, 100  # where nobody says otherwise: rounds of local training, steps under shared noise
+
+# Full batches, one step a round: a large step with momentum, since a hundred of them are all there is. Figures in
+# docs/adr/0012-utility-under-privacy.md.
+SHARED = Style(ModelSettings(0.0, PRIOR), LocalTraining("sgd", learning_rate=5.0, momentum=0.9, pos_weight=1.0), 16)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from fl.features import features
 from fl.federation import BankData, Federation, Rows
 from fl.key_slots import KeySlots
 from fl.schema import Schema
-from fl.statistics import Totals
+from fl.statistics import StatisticsPlan, Totals
 
 Z_SCALE = 0.5  # of a z-score: 6 sigma then reach the bound of 3
 
@@ -39,20 +39,12 @@ class SharedColumns:
 
     @property
     def names(self) -> tuple[str, ...]:
-        if self._exact:
-            windows, figures = shared_windows(self.schema), ("count", "risk")
-            return tuple(f"terminal_{what}_{days}d_all_banks" for days in windows for what in figures)
-        block = self._block
-        frauds = (f"terminal_frauds_{n * block}d_all_banks" for n in self._depths)
-        return (f"terminal_count_{self._depths[-1] * block}d_all_banks", *frauds)
+        return shared_names(self.schema, self.totals.plan)
 
     @property
     def replaced(self) -> tuple[str, ...]:
         """Names of the bank's own features that these stand in for."""
-        if not self._exact:
-            return ()
-        days = shared_windows(self.schema)
-        return tuple(f"terminal_{what}_{d}d" for d in days for what in ("count", "risk"))
+        return replaced_names(self.schema, self.totals.plan)
 
     def extend(
         self, x: NDArray[np.float32], day: NDArray[np.int32], identifiers: NDArray[np.object_]
@@ -75,8 +67,7 @@ class SharedColumns:
     @property
     def all_names(self) -> tuple[str, ...]:
         """Names of all inputs of a model, in column order."""
-        own = (feature.name for feature in features(self.schema))
-        return (*(name for name in own if name not in self.replaced), *self.names)
+        return names_with_shared(self.schema, self.totals.plan)
 
     @property
     def _exact(self) -> bool:
@@ -88,9 +79,7 @@ class SharedColumns:
 
     @property
     def _depths(self) -> tuple[int, ...]:
-        """How many blocks each fraud column looks back on: 1, 2, 4, ... and as many as the longest window holds."""
-        deepest = max(1, round(max(self.schema.windows_days) / self._block))
-        return tuple(sorted({1, deepest, *(2**i for i in range(1, deepest.bit_length()) if 2**i < deepest)}))
+        return block_depths(self.schema, self._block)
 
     def _windows(
         self, day: NDArray[np.int32], slot: NDArray[np.int64], own: NDArray[np.float32]
@@ -129,6 +118,39 @@ class SharedColumns:
         for depth in self._depths:
             made.append(Z_SCALE * total(depth, 1) / (plan.noise.released_sigma * np.sqrt(depth)))
         return made
+
+
+def names_with_shared(schema: Schema, plan: StatisticsPlan) -> tuple[str, ...]:
+    """Names of all inputs of a model that has the columns of a release under `plan`, in column order."""
+    replaced = replaced_names(schema, plan)
+    own = (feature.name for feature in features(schema))
+    return (*(name for name in own if name not in replaced), *shared_names(schema, plan))
+
+
+def shared_names(schema: Schema, plan: StatisticsPlan) -> tuple[str, ...]:
+    """Names of the columns that a release under `plan` gives."""
+    if plan.mode == "exact windows":
+        windows, figures = shared_windows(schema), ("count", "risk")
+        return tuple(f"terminal_{what}_{days}d_all_banks" for days in windows for what in figures)
+    block = len(plan.periods[0])
+    depths = block_depths(schema, block)
+    frauds = (f"terminal_frauds_{depth * block}d_all_banks" for depth in depths)
+    return (f"terminal_count_{depths[-1] * block}d_all_banks", *frauds)
+
+
+def replaced_names(schema: Schema, plan: StatisticsPlan) -> tuple[str, ...]:
+    """Names of a bank's own features that columns of a release under `plan` stand in for."""
+    if plan.mode != "exact windows":
+        return ()
+    return tuple(f"terminal_{what}_{days}d" for days in shared_windows(schema) for what in ("count", "risk"))
+
+
+def block_depths(schema: Schema, block: int) -> tuple[int, ...]:
+    """How many blocks of `block` days each fraud column looks back on: 1, 2, 4, ... and as many as the longest window
+    holds.
+    """
+    deepest = max(1, round(max(schema.windows_days) / block))
+    return tuple(sorted({1, deepest, *(2**i for i in range(1, deepest.bit_length()) if 2**i < deepest)}))
 
 
 def shared_windows(schema: Schema) -> tuple[int, ...]:

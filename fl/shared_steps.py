@@ -47,13 +47,13 @@ from fl.errors import AggregationError, BudgetError
 from fl.federation import Rows
 from fl.privacy import SharedSteps
 from fl.randomness import Entropy
-from fl.secure import Aggregate, Draw, Integers, encrypted_sum
+from fl.secure import Aggregate, Draw, Integers, IntegerSum, bits_for, encrypted_sum
 from fl.shared_noise import tail_bound
 
 GRID = 2**11  # grid units in the clipping norm, before noise
 MOST_ROWS = 2**16  # clipped gradients that may add up in one coordinate; what is beyond is cut
 FLOAT_SLACK = 1e-6  # of the clipping norm: float64 sums of up to 10^8 rows err by far less
-PHYSICAL_BATCH = 1024  # rows whose gradients are in memory at once; changes nothing else
+PHYSICAL_BATCH = 256  # rows whose gradients are in memory at once; changes nothing else
 
 Gradient = NDArray[np.float64]
 
@@ -165,11 +165,12 @@ def noised_integers(
 
 
 def shared_gradient(
-    gradients: Sequence[Gradient], plan: SharedStepPlan, *, model_hash: str, engine: str = "auto"
+    gradients: Sequence[Gradient], plan: SharedStepPlan, *, model_hash: str, engine: str | None = "auto"
 ) -> Aggregate:
     """The noisy mean gradient: sum over banks / `plan.divisor`, float64[dimension], and what it cost.
 
-    `gradients`: one clipped sum per bank. The caller has recorded the spend. `error_bound` is that of the noise per
+    `gradients`: one clipped sum per bank. The caller has recorded the spend. `engine`: None adds in plain sight, where
+    a bank's share hides its rows as far as a share alone can: a baseline. `error_bound` is that of the noise per
     coordinate, but for a probability of 2^-100.
     """
     start = time.perf_counter()
@@ -177,16 +178,16 @@ def shared_gradient(
     def draw_for(gradient: Gradient) -> Draw:
         return lambda roster: noised_integers(gradient, plan, roster)
 
-    summed = encrypted_sum(
-        [draw_for(gradient) for gradient in gradients],
-        length=plan.dimension,
-        largest=plan.largest,
-        bound_to=bytes.fromhex(model_hash),
-        engine=engine,
-    )
+    draws = [draw_for(gradient) for gradient in gradients]
+    if engine is None:
+        totals: Integers = np.sum([draw(len(draws)) for draw in draws], axis=0)
+        summed = IntegerSum(totals, bytes_up=0, bytes_down=0, seconds=0.0, value_bits=bits_for(plan.largest))
+    else:
+        bound_to = bytes.fromhex(model_hash)
+        summed = encrypted_sum(draws, length=plan.dimension, largest=plan.largest, bound_to=bound_to, engine=engine)
     tail = plan.pieces * tail_bound(plan.variance, plan.pieces * plan.dimension) + 0.5
     return Aggregate(
-        average=summed.totals * (plan.grid / plan.divisor),
+        average=summed.totals.astype(np.float64) * (plan.grid / plan.divisor),
         error_bound=len(gradients) * tail * plan.grid / plan.divisor,
         clipped=(0,) * len(gradients),
         stages={},
@@ -194,4 +195,5 @@ def shared_gradient(
         bytes_down=summed.bytes_down,
         seconds=time.perf_counter() - start,
         total_weight=len(gradients),
+        value_bits=summed.value_bits,
     )

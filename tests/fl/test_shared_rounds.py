@@ -1,0 +1,120 @@
+"""Training under one shared noise, from the command line to the ledger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from small_banks import CPU, FEATURES, make_banks, make_schedule
+
+from demos.train import train
+from fl.algorithms.state import State
+from fl.errors import BudgetError, FederationError
+from fl.experiment import Experiment
+from fl.model import flatten, layout
+from fl.privacy import COUNTS_UNIT, UNIT, Mechanism, SharedSteps, epsilon
+from fl.shared_rounds import VELOCITY, SharedTraining, play_shared_rounds, stepped
+from fl.shared_steps import SharedStepPlan, clipped_gradient_sum, sensitivity
+
+SMALL = ["--customers", "400", "--clients", "3", "--fraud-share", "0.03", "--seed", "5", "--local-epochs", "1"]
+SHARED = [*SMALL, "--noise", "shared", "--rounds", "3"]
+
+
+def run(*arguments: str | Path) -> dict[str, Any]:
+    done = CliRunner().invoke(train, [*map(str, arguments), "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("shared") / "run"
+    return folder, run(*SHARED, "--run-dir", folder)
+
+
+def noiseless_training(rounds: int) -> SharedTraining:
+    schedule = make_schedule(rounds)
+    length = layout(schedule.first_model(FEATURES)).length
+    once = SharedSteps(sensitivity(length), 4.0, 3, length, 1)  # sigma 2 grid units in 2048: next to nothing
+    return SharedTraining(SharedStepPlan(1.0, 400.0, length, 4, 1, once), schedule)
+
+
+def test_a_step_with_momentum_is_that_of_a_hand_computed_example() -> None:
+    state = State(np.array([1.0, -1.0], np.float32), {VELOCITY: np.array([0.5, 0.0])})
+    after = stepped(state, np.array([1.0, 2.0]), learning_rate=0.1, momentum=0.9)
+    np.testing.assert_allclose(after.memory[VELOCITY], [1.45, 2.0])
+    np.testing.assert_allclose(after.model, [0.855, -1.2], rtol=1e-6)
+
+
+def test_a_round_is_one_step_along_the_mean_of_all_clipped_gradients_encrypted_or_not() -> None:
+    banks, training = make_banks(4), noiseless_training(1)
+    ((record, state),) = play_shared_rounds(banks, training, device=CPU)
+    ((plain, beside),) = play_shared_rounds(banks, SharedTraining(training.plan, training.schedule, None), device=CPU)
+    model = training.schedule.first_model(FEATURES)
+    gradient = sum(
+        clipped_gradient_sum(model, bank.train, max_grad_norm=1.0, pos_weight=4.0, device=CPU) for bank in banks
+    )
+    expected = flatten(model) - 0.1 * gradient / 400.0
+    assert np.abs(state.model - expected).max() < 0.1 * record.aggregate.error_bound + 1e-7
+    assert np.abs(beside.model - expected).max() < 0.1 * record.aggregate.error_bound + 1e-7
+    assert (record.aggregate.bytes_up > 0) and (plain.aggregate.bytes_up == 0)
+    assert record.members == tuple(bank.name for bank in banks) and record.max_abs_error < record.aggregate.error_bound
+
+
+def test_rounds_continue_from_a_state_and_stop_before_a_step_that_a_bank_cannot_pay() -> None:
+    banks, training = make_banks(4), noiseless_training(3)
+    paid: list[tuple[str, int]] = []
+    states = [state for _, state in play_shared_rounds(banks, training, device=CPU)]
+    later = play_shared_rounds(
+        banks, training, device=CPU, finished=1, state=states[0], pay=lambda bank, number: paid.append((bank, number))
+    )
+    continued = [state for _, state in later]
+    assert len(continued) == 2 and np.abs(continued[-1].model - states[-1].model).max() < 1e-3  # noise is never seeded
+    assert paid == [(f"bank {i}", number) for number in (2, 3) for i in range(4)]
+    left = iter([True, False])
+    stopped = play_shared_rounds(
+        banks, training, device=CPU, pay=lambda *_: paid.append(_), afford=lambda _: next(left)
+    )
+    assert len(list(stopped)) == 1 and len(paid) == 8 + 4
+
+
+def test_a_run_spends_counts_and_steps_from_one_ledger_and_names_unit_accountant_and_colluders(finished) -> None:
+    folder, result = finished
+    privacy = result["privacy"]
+    assert privacy["unit"] == f"{UNIT}; {COUNTS_UNIT}" and privacy["accountant"] == "RDP"
+    assert 2.9 < privacy["epsilon"] <= 3.0 and privacy["steps"] == 3 and privacy["colluders"] == 1
+    experiment = Experiment.resume(folder)
+    for ledger in experiment.ledgers.values():
+        kinds = [type(entry) for entry in ledger.history()]
+        assert kinds.count(SharedSteps) == 3 and len(kinds) == 4
+        assert ledger.spent() == pytest.approx(privacy["epsilon"])
+    assert set(result["baselines"]) >= {"plain", "plain_without_privacy", "pooled", "alone"}
+
+
+def test_shared_noise_needs_less_of_it_than_noise_of_each_banks_own(finished) -> None:
+    folder, _ = finished
+    steps = [e for e in next(iter(Experiment.resume(folder).ledgers.values())).history() if isinstance(e, SharedSteps)]
+    honest = np.sqrt(steps[0].shares * steps[0].share_variance) / steps[0].sensitivity
+    assert epsilon([Mechanism(1.0, float(honest), 3)], 1e-5, "rdp") == pytest.approx(epsilon(steps, 1e-5), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--aggregation", "plain"], "encrypted"),
+        (["--unit", "client", "--no-shared-statistics"], "shares its noise already"),
+        (["--algorithm", "fedadam"], "leave out other algorithms"),
+        (["--colluders", "3"], "colluders"),
+    ],
+)
+def test_what_shared_noise_cannot_go_with_is_refused_before_any_budget_is_touched(
+    tmp_path: Path, options: list[str], words: str
+) -> None:
+    done = CliRunner().invoke(train, [*SHARED, *options, "--run-dir", str(tmp_path / "run"), "--json"])
+    assert isinstance(done.exception, (BudgetError, FederationError)) and words in str(done.exception)
+    assert not (tmp_path / "run").exists()
