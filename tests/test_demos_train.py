@@ -21,9 +21,11 @@ from click.testing import CliRunner
 
 from demos.score import score
 from demos.train import train
+from fl.algorithms.state import State
 from fl.errors import AggregationError, BudgetError, FederationError, RunFolderError
 from fl.experiment import Experiment
 from fl.privacy import COUNTS_UNIT, UNIT, Mechanism, epsilon
+from fl.run_folder import RunFolder
 from fl.scoring import load_model, score_file
 from fl.simulate import Simulation, simulate
 from fl.training import predict
@@ -244,6 +246,130 @@ def test_help_does_not_wait_for_torch() -> None:
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# --- algorithms
+# -----------------------------------------------------------------------------------------------------
+
+FOUR = ["--customers", "400", "--clients", "4", "--fraud-share", "0.03", "--seed", "5", "--no-baselines"]
+FAST = [*FOUR, "--no-dp", "--local-epochs", "1", "--rounds", "3"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["fedadam", "--server-lr", "0.01"],
+        ["heads", "--head", "logit"],
+        ["fedbuff", "--buffer", "3", "--durations", "1,2,4,4"],
+        ["fedprox", "--mu", "0.1", "--fraction", "0.75", "--bits", "1:8,3:32"],
+    ],
+    ids=lambda options: str(options[0]),
+)
+def test_an_interrupted_run_of_any_algorithm_continues_to_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    result = run(*FAST, "--algorithm", *options, "--run-dir", whole)
+    assert (result["algorithm"], result["rounds"]) == (options[0], 3)
+    finish = RunFolder.finish_round
+
+    def power_cut(self: RunFolder, number: int, record: dict[str, Any], state: State) -> None:
+        finish(self, number, record, state)
+        if number == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish_round", power_cut)
+        CliRunner().invoke(train, [*FAST, "--algorithm", *options, "--run-dir", str(cut)])
+    assert not (cut / "model.safetensors").exists()
+    run("--resume", cut)
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert figures_of(cut) == figures_of(whole)
+    assert {p.name: p.read_bytes() for p in cut.glob("heads/*")} == {
+        p.name: p.read_bytes() for p in whole.glob("heads/*")
+    }
+
+
+def test_private_banks_of_different_speed_stay_in_their_budgets(tmp_path: Path) -> None:
+    """Trainings under way when the run ends are paid for, too."""
+    options = ["--algorithm", "fedbuff", "--durations", "1,1,2,4", "--rounds", "3", "--local-steps", "2"]
+    result = run(*FOUR, *options, "--no-shared-statistics", "--run-dir", tmp_path / "run")
+    privacy = result["privacy"]
+    assert 2.9 < privacy["epsilon"] <= 3.0
+    recorded = {name: bank["rounds_recorded"] for name, bank in privacy["per_bank"].items()}
+    assert max(recorded.values()) == 3 > min(recorded.values()) >= 1
+    assert privacy["per_bank"]["bank-3"]["epsilon"] < privacy["epsilon"]
+    joined = [line["members"] for line in figures_of(tmp_path / "run")]
+    assert sum(recorded.values()) > sum(map(len, joined))
+
+
+def test_each_bank_scores_new_transactions_with_its_own_head(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    past, new = files
+    folder = tmp_path / "run"
+    options = [*SMALL, "--no-dp", "--local-epochs", "1", "--rounds", "2", "--no-baselines"]
+    run(*options, "--algorithm", "heads", "--run-dir", folder)
+    model = load_model(folder)
+    assert set(model.own) == {"bank-0", "bank-1", "bank-2"}
+    found = np.concatenate([chunk.score for chunk in score_file(model, new, past)])
+    experiment = Experiment.resume(folder)
+    offset = len(pd.read_csv(past))
+    for bank, own in zip(experiment.federation.banks, experiment.models(), strict=True):
+        expected = predict(own, bank.test[0].x, device=torch.device("cpu"))
+        assert found[bank.test[0].index - offset] == pytest.approx(expected, abs=1e-5)
+    next((folder / "heads").iterdir()).unlink()
+    with pytest.raises(RunFolderError, match="own layers logit are not there"):
+        load_model(folder)
+
+
+def test_banks_that_vanish_are_named_in_the_metrics(tmp_path: Path) -> None:
+    options = ["--vanish-before", "0.1", "--vanish-after", "0.1", "--quorum", "3", "--retries", "6"]
+    run(*FAST, *options, "--rounds", "4", "--run-dir", tmp_path / "run")
+    lines = figures_of(tmp_path / "run")
+    assert len(lines) == 4
+    for line in lines:
+        assert sorted([*line["members"], *line["left_out"]]) == [f"bank-{i}" for i in range(4)]
+        assert len(line["members"]) >= 3
+    assert any(line["left_out"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--mu", "0.1"], "mu is an option of fedprox"),
+        (["--algorithm", "heads", "--head", "logits"], "no layers logits"),
+        (["--algorithm", "fedbuff", "--fraction", "0.5"], "no fraction of them is drawn"),
+        (["--algorithm", "fedbuff", "--buffer", "9"], "cannot be filled by 4 banks"),
+        (["--layers", "hidden1/hiden2"], "no layers hiden2"),
+        (["--vanish-after", "0.1", "--reuse-updates", "--epsilon", "3"], "trains afresh"),
+        (["--unit", "client", "--no-shared-statistics", "--fraction", "0.8"], "one roster of all banks"),
+        (["--unit", "client", "--no-shared-statistics", "--bits", "1:8"], "one vector and one grid"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_anything_is_written(
+    tmp_path: Path, options: list[str], error: str
+) -> None:
+    with pytest.raises(FederationError, match=error):
+        run(*FOUR, *options, "--run-dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [["--quorum", "3"], ["--reuse-updates"], ["--bits", "1:8", "--value-bits", "8"]], ids=lambda o: o[0]
+)
+def test_options_that_mean_nothing_alone_are_wrong_usage(options: list[str]) -> None:
+    done = CliRunner().invoke(train, [*FOUR, *options])
+    assert done.exit_code == 2
+    assert options[0] in done.stderr
+
+
+def test_every_example_of_the_help_is_an_invocation() -> None:
+    assert train.help is not None
+    examples = [line.split() for line in train.help.splitlines() if line.strip().startswith("python -m demos train")]
+    assert len(examples) >= 10
+    for example in examples:
+        train.make_context("train", example[4:])
+    shown = {word for example in examples for word in example}
+    assert {"fedprox", "fedadam", "heads", "fedbuff", "--fraction", "--bits", "--limits"} <= shown
 
 
 # --- scoring
