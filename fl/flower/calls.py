@@ -3,22 +3,29 @@
 Flower's own `send_and_receive` looks for answers every three seconds and returns what came; here every node that was
 asked gets an `Answer`, its failure included, as soon as there is one. Nothing waits without a limit, and a message that
 was not answered in time has expired at the SuperLink too.
+
+# Strategy: a SuperNode looks for messages every three seconds, so the parts of a long byte string are on their way in
+# windows of `WINDOW_PARTS`. This process, which meets everybody's byte strings, makes and takes them one at a time.
 """
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fl.flower.errors import PartyFailed, TransferError
-from fl.flower.transport import PART_BYTES, Call, Incoming, Outgoing, from_records, message_type, parts_of, to_records
+from fl.flower.transport import PART_BYTES, Call, Incoming, Outgoing, from_records, message_type, to_records
 
 NO_ANSWER = "NoAnswer"
 NODE_FAILED = "NodeFailed"
+NOT_SENT = "NotSent"
+WINDOW_PARTS = 8
+_AT_ONCE = 8  # answers fetched in one look: at most so many parts are in memory together
 _POLL_S = 0.2
 _GRACE_S = 5.0  # a SuperNode that has nothing to do looks for messages every three seconds
 
@@ -29,7 +36,9 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node said. error: empty, the name of its refusal, `NO_ANSWER`, or `NODE_FAILED` for a defect there."""
+    """What a node said. error: empty, the name of its refusal, `NO_ANSWER`, `NODE_FAILED` for a defect there, or
+    `NOT_SENT` when the SuperLink did not take the message.
+    """
 
     node: int
     call: Call
@@ -74,26 +83,28 @@ class Calls:
 
         enough: asked while waiting; once true, only `_GRACE_S` more are waited for the rest.
         """
-        records = {node: to_records(call, action) for node, call in calls.items()}
-        for call in calls.values():
-            self._note(call)
-        return self._exchange(message_type(action), records, timeout_s, enough)
+        asked = ((node, self._request(action, call)) for node, call in calls.items())
+        return self._exchange(message_type(action), asked, timeout_s, enough)
 
     def start(self, nodes: Sequence[int], arrays: ArrayRecord, timeout_s: float) -> dict[int, Answer]:
         """Send the first model as Flower's own arrays."""
-        records = {}
-        for node in nodes:
-            records[node] = to_records(Call(), "start")
-            records[node]["arrays"] = arrays
-        return {answer.node: answer for answer in self._exchange("train", records, timeout_s)}
+        records = to_records(Call(), "start")
+        records["arrays"] = arrays
+        asked = ((node, records) for node in nodes)
+        return {answer.node: answer for answer in self._exchange("train", asked, timeout_s)}
 
     def send_ahead(self, nodes: Sequence[int], name: str, wire: Outgoing, timeout_s: float) -> dict[int, Answer]:
-        """Send a long byte string to several nodes in parts; the last answer of each, or its first failure."""
+        """Send a long byte string to several nodes in parts; the last answer of each, or its first failure.
+
+        timeout_s: for each window of parts.
+        """
         answers: dict[int, Answer] = {}
         left = list(nodes)
-        for index, part in parts_of(wire):
-            call = Call({"name": name, "index": index, "total": len(wire)}, {"part": part})
-            answers |= self.ask("put", dict.fromkeys(left, call), timeout_s)
+        # The first part opens the byte string at its receiver, so it must be there before any other comes.
+        for window in (range(1), *_windows(1, wire.parts)):
+            for answer in self._exchange(message_type("put"), self._parts(left, name, wire, window), timeout_s):
+                if answer.node not in answers or not answers[answer.node].error:
+                    answers[answer.node] = answer
             left = [node for node in left if not answers[node].error]
         return answers
 
@@ -110,42 +121,59 @@ class Calls:
     def wire(self, answer: Answer, name: str, limit: int, timeout_s: float) -> bytes | bytearray | memoryview:
         """A byte string of an answer, fetched in parts when it was held back.
 
-        limit: the most bytes it may have. timeout_s: for each part. Raises `TransferError` or `PartyFailed`.
+        limit: the most bytes it may have. timeout_s: for each window of parts. Raises `TransferError` or `PartyFailed`.
         """
         if name in answer.call.wires:
             return answer.call.wires[name]
         if name not in answer.call.held:
             raise TransferError(f"the answer has no {name!r}")
         incoming = Incoming(answer.call.held[name], limit)
-        for index in range(-(-answer.call.held[name] // PART_BYTES)):
-            asked = Call({"name": name, "index": index})
-            part = self.one("get", answer.node, asked, timeout_s).require(f"node {answer.node}", f"part of {name}")
-            incoming.put(index, part.wire("part"))
+        for window in _windows(0, incoming.parts):
+            asked = ((answer.node, self._request("get", Call({"name": name, "index": index}))) for index in window)
+            for part in self._exchange(message_type("get"), asked, timeout_s, at_once=1):
+                call = part.require(f"node {answer.node}", f"part of {name}")
+                incoming.put(call.number("index"), call.wire("part"))
+                # Not beside the next one: Flower's client leaves what it received in reference cycles.
+                del part, call
+                gc.collect(1)
         return incoming.take()
 
     # --- inside
 
+    def _request(self, action: str, call: Call) -> RecordDict:
+        self._note(call)
+        return to_records(call, action)
+
+    def _parts(
+        self, nodes: Sequence[int], name: str, wire: Outgoing, window: range
+    ) -> Iterator[tuple[int, RecordDict]]:
+        for index in window:
+            part = wire.part(index)
+            for node in nodes:
+                call = Call({"name": name, "index": index, "total": len(wire)}, {"part": part})
+                yield node, self._request("put", call)
+
     def _exchange(
         self,
         kind: str,
-        records: Mapping[int, RecordDict],
+        asked: Iterable[tuple[int, RecordDict]],
         timeout_s: float,
         enough: Callable[[], bool] = _never,
+        at_once: int = _AT_ONCE,
     ) -> Iterator[Answer]:
-        group, deadline = str(self.step), time.monotonic() + timeout_s
-        messages = [
-            Message(content, dst_node_id=node, message_type=kind, ttl=timeout_s, group_id=group)
-            for node, content in records.items()
-        ]
-        waiting = dict(zip(self._grid.push_messages(messages), records, strict=True))
-        del messages
+        """Send (node, content) after (node, content), then yield an answer for each. at_once: answers in one look."""
+        deadline = time.monotonic() + timeout_s
+        waiting: dict[str, int] = {}
+        for node, content in asked:
+            number = self._sent(Message(content, node, kind, ttl=timeout_s, group_id=str(self.step)))
+            if number is None:
+                yield Answer(node, Call(), NOT_SENT, "the SuperLink did not take the message")
+            else:
+                waiting[number] = node
         while waiting and time.monotonic() < deadline:
-            for reply in self._grid.pull_messages(list(waiting)):
-                node = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if node is not None:
-                    answer = _answer(node, reply)
-                    self._note(answer.call)
-                    yield answer
+            numbers = list(waiting)
+            for start in range(0, len(numbers), at_once):
+                yield from self._come(numbers[start : start + at_once], waiting)
             if enough():
                 deadline = min(deadline, time.monotonic() + _GRACE_S)
                 enough = _never
@@ -154,8 +182,26 @@ class Calls:
         for node in waiting.values():
             yield Answer(node, Call(), NO_ANSWER, f"nothing came within {timeout_s:g} s")
 
+    def _come(self, numbers: Sequence[str], waiting: dict[str, int]) -> Iterator[Answer]:
+        """Answers to these messages that the SuperLink has; they leave `waiting`."""
+        for reply in self._grid.pull_messages(numbers):
+            sender = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if sender is not None:
+                answer = _answer(sender, reply)
+                self._note(answer.call)
+                yield answer
+
+    def _sent(self, message: Message) -> str | None:
+        """The number that the SuperLink gave a message; None when it did not take it."""
+        return next(iter(self._grid.push_messages([message])), None)
+
     def _note(self, call: Call) -> None:
         self.largest_message = max(self.largest_message, sum(len(wire) for wire in call.wires.values()))
+
+
+def _windows(start: int, stop: int) -> list[range]:
+    """Parts start..stop-1 in windows."""
+    return [range(at, min(at + WINDOW_PARTS, stop)) for at in range(start, stop, WINDOW_PARTS)]
 
 
 def _answer(node: int, reply: Message) -> Answer:

@@ -578,7 +578,10 @@ class AggregatorParty(_Member):
     def close(self) -> Outgoing:
         """The encrypted sum."""
         role, plan = self._opened()
-        return _outgoing(role.close(), plan)
+        total = _outgoing(role.close(), plan)
+        # A role keeps its accumulator, as large as the sum: not while the sum is on its way.
+        self._role = secagg.Aggregator(self.identity, self.enrolment, plan)
+        return total
 
     def give_up(self) -> None:
         """Drop the round that is being collected, if there is one."""

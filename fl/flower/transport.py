@@ -12,7 +12,7 @@ repeated, exchanged or altered on the way shows there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, Recor
 from fl.flower.errors import TransferError
 
 CHUNK_BYTES = 5 * 2**20  # Flower's own, flwr.common.constant
-PART_BYTES = 4 * CHUNK_BYTES
+PART_BYTES = CHUNK_BYTES
 INLINE_BYTES = 2**18
 """Up to here a byte string is a value of the ConfigRecord: Flower fetches every record, Array and chunk of a message by
 a request of its own, four times on the way from one app to another."""
@@ -85,6 +85,10 @@ class Incoming:
             raise TransferError(f"part {index}: expected {max(expected, 0)} bytes, got {len(part)}")
         self._data[start : start + expected] = part
         self._missing.discard(index)
+
+    @property
+    def parts(self) -> int:
+        return -(-len(self._data) // PART_BYTES)
 
     @property
     def complete(self) -> bool:
@@ -201,8 +205,3 @@ def _paired(fields: dict[str, Any], first: str, second: str, kind: type[V]) -> d
     if not all(isinstance(name, str) for name in names) or not all(type(value) is kind for value in values):
         raise TransferError(f"{second}: expected {kind.__name__} values by name")
     return dict(zip(names, values, strict=True))
-
-
-def parts_of(wire: Outgoing) -> Iterator[tuple[int, bytes]]:
-    """(index, part) of a byte string, one after the other."""
-    return ((index, wire.part(index)) for index in range(wire.parts))

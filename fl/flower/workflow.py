@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from flwr.app import ArrayRecord
@@ -386,7 +386,7 @@ class EncryptedRounds:
         call = Call({}, {"roster": closed.roster})
         sealing = adding = 0.0
         failures: dict[str, str] = {}
-        for answer in self._calls.each("contribute", dict.fromkeys(members, call), self._limits.contribute_s):
+        for answer in self._contributions(dict.fromkeys(members, call)):
             who = members[answer.node].organisation
             try:
                 contribution = answer.require(who, "contribution")
@@ -403,6 +403,16 @@ class EncryptedRounds:
         if failures:
             raise _RoundLost("; ".join(failures.values()), failures)
         return sealing, round(adding, 3)
+
+    def _contributions(self, calls: Mapping[int, Call]) -> Iterator[Answer]:
+        """Answers as they come; those whose byte string is fetched in parts last, when nobody else's time runs out."""
+        in_parts = []
+        for answer in self._calls.each("contribute", calls, self._limits.contribute_s):
+            if answer.call.held:
+                in_parts.append(answer)
+            else:
+                yield answer
+        yield from in_parts
 
     def _release(self, step: int, length: int) -> tuple[Outgoing, float, bool]:
         """(release, the key holder's seconds, whether it came from its ledger)."""
