@@ -25,7 +25,7 @@ from torch import nn
 from fl.examination.evidence import Evidence, ScoredPart
 from fl.seeds import derive_seed
 
-ROWS = 500  # sampled per bank, and as many of its highest alerts
+ROWS = 300  # sampled per bank, and as many of its highest alerts
 BACKGROUND = 500  # training rows that stand for "nothing known"
 DRAWS = 200  # backgrounds and interpolation points per row
 TOP = 5  # features that count as a bank's top ones
