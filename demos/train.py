@@ -331,14 +331,16 @@ def _absolute_partition(spec: str | None) -> str | None:
 def _play(experiment: Experiment) -> None:
     """All that is left of the run, with progress."""
     banks, planned = len(experiment.federation.banks), experiment.config.rounds
-    if left := planned - experiment.finished:
+    numbers = range(experiment.finished + 1, planned + 1)
+    if trainings := sum(len(experiment.algorithm.timetable.seats(number)) for number in numbers):
         done = 0
-        with progress(f"training, {planned} rounds at {banks} banks", left * banks) as advance:
+        with progress(f"training, {planned} rounds at {banks} banks", trainings) as advance:
 
             def bank_done(_: str) -> None:
                 nonlocal done
-                done += 1
-                advance(done)
+                if done < trainings:  # a lost round is trained again
+                    done += 1
+                    advance(done)
 
             for _ in experiment.rounds(bank_done):
                 pass
@@ -372,7 +374,7 @@ NAMES = {
 
 def _show_figures(result: dict[str, Any]) -> None:
     epsilon = result["privacy"]["epsilon"]
-    title = f"Fraud found on test days, {result['banks']} banks, {result['rounds']} rounds"
+    title = f"Fraud found on test days, {result['banks']} banks, {result['rounds']} rounds of {result['algorithm']}"
     columns = ("AP", "AUC", "prec.", "recall", "F1", "cards")
     made = table(title, "model", *columns, right=tuple(range(1, 7)))
     own = "federated, no DP" if epsilon is None else f"federated, epsilon {epsilon:.2f}"
@@ -420,6 +422,19 @@ def _show_costs(result: dict[str, Any]) -> None:
         "coordinates clipped",
         highlight=False,
     )
+    if overhead["attempts"] > result["rounds"] or overhead["left_out"]:
+        out.print(
+            f"{overhead['attempts']} rosters for {result['rounds']} rounds; banks were left out {overhead['left_out']} "
+            "times (metrics.jsonl names them)",
+            highlight=False,
+        )
+    if (chosen := result["resources"]) is not None:
+        batches = ", ".join(f"{bank} {share['batch']}" for bank, share in chosen["banks"].items())
+        chunk = "all coordinates" if chosen["chunk"] is None else f"{chosen['chunk']:,} coordinates"
+        out.print(
+            f"the banks' limits chose {chosen['value_bits']} bits, {chunk} at once, rows at once: {batches}",
+            highlight=False,
+        )
 
 
 def _show_statistics(result: dict[str, Any]) -> None:

@@ -502,6 +502,8 @@ def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:
         "max_abs_error": max((record["max_abs_error"] for record in records), default=0.0),
         "error_bound": max((record["error_bound"] for record in records), default=0.0),
         "clipped": sum(sum(record["clipped"]) for record in records),
+        "attempts": sum(record["attempts"] for record in records),
+        "left_out": sum(len(record["left_out"]) for record in records),
     }
 
 
