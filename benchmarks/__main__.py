@@ -144,6 +144,30 @@ def run(
         sys.exit(1)
 
 
+@cli.command()
+@click.option("--length", default=1_000_000, type=click.IntRange(min=1), help="Values per update.")
+@click.option("--clients", default=8, type=click.IntRange(min=2), help="Contributions, all encrypted.")
+@click.option("--value-bits", default=16, type=click.IntRange(2, 32), help="Bits of a quantised value.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+def floor(length: int, clients: int, value_bits: int, as_json: bool) -> None:
+    """How far each stage is from the least that its work could take on one core of this machine.
+
+    \b
+    python -m benchmarks floor
+    python -m benchmarks floor --length 100000 --clients 3 --json
+    """
+    import json
+
+    from benchmarks.floor import as_dict, floors
+    from benchmarks.tables import show_floors
+
+    speeds, found = floors(length, clients, value_bits, lambda line: err.print(line, highlight=False))
+    if as_json:
+        click.echo(json.dumps(as_dict(speeds, found), indent=2))
+    else:
+        show_floors(speeds, found)
+
+
 @cli.command("list")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where torch cases run.")
 def list_cases(device: str) -> None:

@@ -41,10 +41,17 @@ def _phase(repetition: Repetition, name: str, clock: str = "seconds") -> float:
     return float(repetition["phases"].get(name, {}).get(clock, 0.0))
 
 
+def _stages(repetition: Repetition, phase: str, names: tuple[str, ...]) -> float:
+    """Wall time of some stages of a phase: stages have no processor time."""
+    stages = repetition["phases"].get(phase, {}).get("stages", {})
+    return sum(float(stages[name]["seconds"]) for name in names if name in stages)
+
+
 METRICS = {
     "client": Metric("client, per contribution", lambda r, w, clock: _phase(r, "client", clock) / w.fresh),
     "server": Metric("server, per contribution", lambda r, w, clock: _phase(r, "server", clock) / w.clients),
     "open": Metric("open the sum, once", lambda r, w, clock: _phase(r, "open", clock)),
+    "decrypt": Metric("of it decrypt and unpack", lambda r, w, clock: _stages(r, "open", ("decrypt", "unpack"))),
     "setup": Metric("set-up, all parties, once", lambda r, w, clock: _phase(r, "setup", clock)),
     "finish": Metric("server, once", lambda r, w, clock: _phase(r, "finish", clock)),
     "train": Metric("local training, per client", lambda r, w, clock: _phase(r, "train", clock) / w.clients),

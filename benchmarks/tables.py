@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.compare import Comparison
+from benchmarks.floor import Floor, Speeds
 from benchmarks.results import Measurement, Results
 from benchmarks.statistics import Spread
 
@@ -20,6 +21,7 @@ COLUMNS = (
     "client ms",
     "server ms",
     "open ms",
+    "decrypt ms",
     "bytes/value",
     "largest error",
     "x tutorial",
@@ -29,7 +31,8 @@ COLUMNS = (
 )
 COLUMN_NOTES = (
     "client: update to contribution; server: one contribution checked and added; open: sum to average, once",
-    "x tutorial: how many times faster the client is than with TenSEAL's tutorial parameters, in this run",
+    "decrypt: of open, what decrypting and unpacking take; the rest is checks, masks, signatures and the ledger",
+    "x tutorial: how many times faster client, server and decrypt are than with TenSEAL's tutorial parameters here",
     "cores: processor time over wall time, as measured; peak MB: memory of one contribution beyond the update itself",
 )
 SUM_COLUMNS = ("sum ms", "transfer ms", "of the copy bandwidth")
@@ -76,26 +79,27 @@ def cells(results: Results, m: Measurement) -> tuple[str, ...]:
     if m.status != "ok":
         return (f"{m.status}: {m.reason}", *[""] * (len(COLUMNS) - 1))
     peak = m.peak_bytes.get("client")
-    ratio = times_faster(results, m)
+    ratios = [times_faster(results, m, metric) for metric in ("client", "server", "decrypt")]
     return (
         milliseconds(m.spread("client")),
         milliseconds(m.spread("server")),
         milliseconds(m.spread("open")),
+        milliseconds(m.spread("decrypt")),
         _optional(m.bytes_per_value, "{:.2f}"),
         _optional(m.largest_error, "{:.1e}"),
-        _optional(ratio, "{:,.1f}"),
+        " / ".join(_optional(ratio, "{:,.1f}") for ratio in ratios),
         _optional(m.cores_used, "{:.2f}"),
         "-" if peak is None else f"{peak / 1e6:,.1f}",
         str(len(m.repetitions)),
     )
 
 
-def times_faster(results: Results, m: Measurement) -> float | None:
-    """How many times faster its client is than REFERENCE's at the same point; None for plain averages."""
+def times_faster(results: Results, m: Measurement, metric: str = "client") -> float | None:
+    """How many times faster it is in `metric` than REFERENCE at the same point; None for plain averages."""
     reference = results.find(REFERENCE, m.workload.point)
-    base = reference.spread("client") if reference is not None else None
-    own = m.spread("client")
-    if base is None or own is None or m.family not in ("secagg", "stock", "flower"):
+    base = reference.spread(metric) if reference is not None else None
+    own = m.spread(metric)
+    if base is None or own is None or not own.median or m.family not in ("secagg", "stock", "flower"):
         return None
     return base.median / own.median
 
@@ -311,3 +315,29 @@ def markdown_tables(results: Results) -> str:
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     align = "|".join("---" if index == 0 else "---:" for index in range(len(columns)))
     return [f"| {' | '.join(columns)} |", f"|{align}|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def show_floors(speeds: Speeds, found: Sequence[Floor]) -> None:
+    """Every stage beside its floor, on stdout."""
+    table = Table(title="One party on one core: the least that its work could take, and what it takes")
+    for name in ("stage", "MB moved", "products M", "AES MB", "SHA MB", "floor ms", "ms", "times"):
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=name == "stage")
+    for each in found:
+        work = each.work
+        table.add_row(
+            f"{each.phase}: {each.stage}",
+            *(f"{amount / 1e6:.1f}" for amount in (work.moved, work.products, work.keystream, work.hashed)),
+            f"{each.floor_seconds * 1e3:.2f}",
+            f"{each.seconds * 1e3:.2f}",
+            f"{each.seconds / each.floor_seconds:.1f}",
+        )
+    console = Console()
+    console.print(table)
+    console.print("What would bring a stage nearer:")
+    for each in found:
+        console.print(f"{each.phase}: {each.stage}: {each.closes}", highlight=False)
+    console.print(
+        f"one core: {speeds.copied / 1e9:.1f} GB/s copied (read and written), {speeds.multiplied / 1e9:.2f} products "
+        f"a nanosecond, {speeds.keystream / 1e9:.1f} GB/s AES-256-CTR, {speeds.hashed / 1e9:.1f} GB/s SHA-256",
+        highlight=False,
+    )

@@ -1,0 +1,193 @@
+"""How far each stage of a round is from its floor: the work that it cannot avoid, at the speed this machine does it.
+
+What it does: measures what one core does of each kind of work when nothing else is in the way (`Speeds`), counts what a
+round's stages need of it (`works`), plays rounds on one thread and sets both side by side (`floors`).
+
+What it leaves to others: comparing with other systems (`benchmarks.runner`).
+
+A floor is the larger of two times: moving the stage's arrays through the caches once, and its modular products at
+the rate of a loop that does nothing else on data in the first-level cache. Keystream and hash bytes are added, since
+one core cannot do them at the same time. A floor is no prediction: transforms also shuffle, and a pass over memory that
+holds the caches for one stage empties them for the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+import secagg
+from benchmarks.cases.encrypted import Setting, play_round
+from benchmarks.errors import SettingsError
+from benchmarks.meter import Meter
+from benchmarks.workload import CLIP
+from secagg.packing import lanes_per_row
+
+WORD = 4  # bytes of a residue in memory
+BLOCK = 1 << 21  # bytes: a polynomial of all primes and its neighbours, which is what the loops work on
+LARGE = 1 << 24  # bytes hashed in one go
+REPEATS = 7
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What one core of this machine does in a second, each kind of work by itself; the best of several measurements."""
+
+    copied: float  # bytes read, plus bytes written, of arrays the size of a block
+    multiplied: float  # products modulo a 30-bit prime, in the first-level cache
+    keystream: float  # bytes of AES-256-CTR
+    hashed: float  # bytes of SHA-256
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage of one party cannot avoid. moved: bytes read and written once; products: modulo a prime."""
+
+    moved: float
+    products: float = 0.0
+    keystream: float = 0.0  # bytes
+    hashed: float = 0.0  # bytes
+
+    def seconds(self, speeds: Speeds) -> float:
+        """The floor."""
+        passes = max(self.moved / speeds.copied, self.products / speeds.multiplied)
+        return passes + self.keystream / speeds.keystream + self.hashed / speeds.hashed
+
+
+@dataclass(frozen=True)
+class Floor:
+    """One line of the table. Seconds are those of one party: a client, the server per contribution, the key holder."""
+
+    phase: str
+    stage: str
+    work: Work
+    floor_seconds: float
+    seconds: float
+    closes: str  # what would bring the stage nearer
+
+
+CLOSES = {
+    ("client", "pack"): "one pass from update to residues instead of two",
+    ("client", "encrypt"): "transforms of higher radix: fewer passes over each polynomial",
+    ("client", "mask"): "keystream and folding in one compiled loop, without a cipher object per key and prime",
+    ("client", "serialize"): "packing words while they are in the cache of the encryption",
+    ("server", "check"): "a tree hash, which several cores could share",
+    ("server", "sum"): "adding while unpacking, without storing what was unpacked",
+    ("open", "verify"): "as the masks of a client",
+    ("open", "decrypt"): "a binding that hands out a plaintext's memory: SEAL's compresses it to a file",
+    ("open", "unpack"): "digits of several lanes in one division; a second core takes it off the round already",
+}
+
+
+def works(plan: secagg.RoundPlan, clients: int) -> dict[tuple[str, str], Work]:
+    """What a masked round needs of each stage, at one client, at the server per contribution, at the key holder."""
+    degree, primes, blocks = plan.params.degree, len(plan.params.primes), plan.blocks
+    polynomials = primes * blocks  # transforms of one half of a ciphertext
+    half = polynomials * degree  # residues in one half
+    transform = degree / 2 * math.log2(degree)  # butterflies, a product each
+    payload, ciphertext = float(plan.residue_bytes), 2.0 * half * WORD
+    rows = math.ceil(plan.lanes / lanes_per_row(plan))
+    garner = primes * (primes - 1) / 2
+    digits = (plan.lanes + 1) * (primes + 1) / 2  # divisions with remainder, about a product each
+    terms = clients  # an own seed and one key for every peer
+    noise = blocks * degree * (1 + 2 * 8.0)  # bytes: ternary, and two errors of 8
+    return {
+        ("client", "pack"): Work(plan.length * 4.0 + half * WORD, rows * half),
+        ("client", "encrypt"): Work(half * WORD + ciphertext, 3 * polynomials * transform + 2 * half, noise),
+        ("client", "mask"): Work(2.0 * half * WORD, 0.0, terms * half * WORD),
+        ("client", "serialize"): Work(ciphertext + payload, hashed=payload),
+        ("server", "check"): Work(payload + ciphertext, hashed=payload),
+        ("server", "sum"): Work(3 * ciphertext),
+        ("open", "verify"): Work(payload + 2 * ciphertext, 0.0, clients * half * WORD, payload),
+        ("open", "decrypt"): Work(ciphertext + half * WORD, 2 * half),
+        ("open", "unpack"): Work(
+            half * WORD + plan.length * 8.0, polynomials * transform + (garner + digits) * blocks * degree
+        ),
+    }
+
+
+def measure_speeds() -> Speeds:
+    """This core's speeds. Raises `SettingsError` without numba: the floor of products is that of compiled loops."""
+    try:
+        from benchmarks.products import multiply_repeatedly
+    except ImportError as fault:
+        raise SettingsError("floors are those of compiled loops: install secagg[fast]") from fault
+    source, target, hashed = np.ones(BLOCK, np.uint8), np.empty(BLOCK, np.uint8), bytes(LARGE)
+    zeros = bytes(1 << 16)
+    cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
+    values, passes = np.arange(1, 4097, dtype=np.uint32), 2_000
+    multiply_repeatedly(values, 1)
+    return Speeds(
+        copied=2 * BLOCK / _best(lambda: np.copyto(target, source)),
+        multiplied=passes * values.size / _best(lambda: multiply_repeatedly(values, passes)),
+        keystream=64 * len(zeros) / _best(lambda: [cipher.update(zeros) for _ in range(64)]),
+        hashed=LARGE / _best(lambda: hashlib.sha256(hashed).digest()),
+    )
+
+
+def floors(length: int, clients: int, value_bits: int, say: Callable[[str], None]) -> tuple[Speeds, list[Floor]]:
+    """Floors and measured seconds of every stage, from rounds on one thread; the least of `REPEATS` rounds."""
+    plan = secagg.plan_round(length=length, max_clients=clients, clip=CLIP, value_bits=value_bits)
+    say("speeds of one core")
+    speeds = measure_speeds()
+    generator = np.random.default_rng(0)
+    updates = [(0.1 * generator.standard_normal(length)).astype(np.float32) for _ in range(clients)]
+    setting = Setting(plan, "fast", masking=True, threads=1)
+    least: dict[tuple[str, str], float] = {}
+    with _one_thread():
+        for number in range(1, REPEATS + 1):
+            say(f"round {number} of {REPEATS}")
+            meter = Meter()
+            play_round(updates.__getitem__, clients, setting, meter)
+            for key, seconds in _per_party(meter, clients):
+                least[key] = min(least.get(key, math.inf), seconds)
+    needed = works(plan, clients)
+    return speeds, [
+        Floor(phase, stage, work, work.seconds(speeds), least[phase, stage], CLOSES[phase, stage])
+        for (phase, stage), work in needed.items()
+    ]
+
+
+def _per_party(meter: Meter, clients: int) -> Iterator[tuple[tuple[str, str], float]]:
+    record: dict[str, Any] = meter.as_dict()["phases"]
+    for phase, parties in (("client", clients), ("server", clients), ("open", 1)):
+        for stage, found in record[phase]["stages"].items():
+            yield (phase, stage), found["seconds"] / parties
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Hold this process to one core, so that no thread of SEAL or numpy helps."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _best(action: Callable[[], object]) -> float:
+    """Least seconds of several calls."""
+    seconds = math.inf
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        action()
+        seconds = min(seconds, time.perf_counter() - start)
+    return seconds
+
+
+def as_dict(speeds: Speeds, found: list[Floor]) -> dict[str, Any]:
+    """Ready for JSON. Speeds per second; everything else in seconds, bytes and products."""
+    return {"speeds": asdict(speeds), "stages": [asdict(floor) for floor in found]}
