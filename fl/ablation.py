@@ -237,13 +237,16 @@ def summarise(cells: Sequence[tuple[Variant, int, Mapping[str, Any]]]) -> dict[s
         "seeds": sorted({seed for _, seed, _ in cells}),
         "confidence": CONFIDENCE,
         "config": asdict(chosen[WHOLE].config),
-        "variants": [_row(chosen[name], results, whole) for name, results in by_variant.items()],
+        "comparisons": len(by_variant) - 1,
+        "variants": [_row(chosen[name], results, whole, len(by_variant) - 1) for name, results in by_variant.items()],
         "curve": _curve(chosen, by_variant),
         "mask_seconds": fmean(result["overhead"]["seconds"].get("mask", 0.0) for result in whole),
     }
 
 
-def _row(variant: Variant, results: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _row(
+    variant: Variant, results: Sequence[Mapping[str, Any]], whole: Sequence[Mapping[str, Any]], comparisons: int
+) -> dict[str, Any]:
     row: dict[str, Any] = {"name": variant.name, "what": variant.what, "n": len(results)}
     for figure in FIGURES:
         values = [float(result["metrics"][figure]) for result in results]
@@ -252,25 +255,28 @@ def _row(variant: Variant, results: Sequence[Mapping[str, Any]], whole: Sequence
         gained = [other - value for other, value in zip(others, values, strict=True)]
         row[figure] = {"mean": fmean(values), "per_seed": values, "worth": None}
         if variant.name != WHOLE:
-            row[figure]["worth"] = paired(gained)
+            row[figure]["worth"] = paired(gained, comparisons)
     row["epsilon"] = results[0]["privacy"]["epsilon"]
+    row["largest_average_error"] = max(result["overhead"]["max_abs_error"] for result in results)
     row["bytes_up_per_bank"] = fmean(result["overhead"]["bytes_up"] / result["banks"] for result in results)
     row["train_seconds"] = fmean(result["overhead"]["seconds"]["training"] for result in results)
     row["aggregate_seconds"] = fmean(result["overhead"]["seconds"]["aggregation"] for result in results)
     return row
 
 
-def paired(differences: Sequence[float]) -> dict[str, Any]:
+def paired(differences: Sequence[float], comparisons: int = 1) -> dict[str, Any]:
     """Mean of paired differences with its t-interval; no interval for a single pair.
 
-    `certain`: whether the interval leaves out zero.
+    `certain`: whether zero lies outside an interval that is widened for `comparisons` of them (Bonferroni): of twenty
+    intervals at 95 %, one leaves out zero by luck.
     """
     n, mean = len(differences), fmean(differences)
     told: dict[str, Any] = {"mean": mean, "per_seed": list(differences), "n": n, "low": None, "high": None}
-    if n > 1:
-        half = float(student.ppf(0.5 + CONFIDENCE / 2, n - 1)) * stdev(differences) / n**0.5
-        told |= {"low": mean - half, "high": mean + half}
-    return {**told, "certain": n > 1 and (told["low"] > 0.0 or told["high"] < 0.0)}
+    if n < 2:
+        return {**told, "certain": False}
+    error = stdev(differences) / n**0.5
+    half, wide = (float(student.ppf(1 - (1 - CONFIDENCE) / (2 * times), n - 1)) * error for times in (1, comparisons))
+    return {**told, "low": mean - half, "high": mean + half, "certain": abs(mean) > wide}
 
 
 def _curve(

@@ -34,7 +34,8 @@ def body(result: dict[str, Any]) -> str:
     note = (
         "A component is worth what the whole run has and the run without it has not. With so few seeds intervals "
         "are wide: "
-        "where one holds zero, this ablation does not tell. Under differential privacy a part of every difference "
+        "where one holds zero, this ablation does not tell. The last column corrects for "
+        f"{result['comparisons']} comparisons at once. Under differential privacy a part of every difference "
         "is the "
         "draw of the noise, which is never seeded."
     )
@@ -69,12 +70,12 @@ def body(result: dict[str, Any]) -> str:
 
 
 def _worth_table(result: dict[str, Any]) -> str:
-    heads = ("run", "what it does", "n", "average precision", "worth of the component", "interval", "tells")
+    heads = ("run", "n", "average precision", "component is worth", "interval", "tells")
     rows = []
     for row in result["variants"]:
         figures = row["average_precision"]
         gained = figures["worth"]
-        cells = [row["name"], row["what"], str(row["n"]), f"{figures['mean']:.3f}"]
+        cells = [f"{row['name']}: {row['what']}", str(row["n"]), f"{figures['mean']:.3f}"]
         if gained is None:
             cells += ["", "", ""]
         else:
@@ -86,7 +87,7 @@ def _worth_table(result: dict[str, Any]) -> str:
 
 
 def _cost_table(result: dict[str, Any]) -> str:
-    heads = ("run", "sent per bank, kB", "training, s", "aggregation, s", "epsilon spent")
+    heads = ("run", "sent per bank, kB", "training, s", "aggregation, s", "error of an average", "epsilon spent")
     rows = [
         (
             "",
@@ -95,6 +96,7 @@ def _cost_table(result: dict[str, Any]) -> str:
                 f"{row['bytes_up_per_bank'] / 1000:,.1f}",
                 f"{row['train_seconds']:.1f}",
                 f"{row['aggregate_seconds']:.1f}",
+                f"{row['largest_average_error']:.1e}",
                 "none kept" if row["epsilon"] is None else f"{row['epsilon']:.2f}",
             ],
         )

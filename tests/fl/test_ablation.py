@@ -1,0 +1,199 @@
+"""An ablation takes out what is there, compares pairs, and survives being killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from finished_runs import open_config, train
+
+from fl.ablation import WHOLE, cell, paired, play, prepare, read_config, summarise, variants
+from fl.algorithms.settings import AlgorithmSettings
+from fl.errors import AblationError
+from fl.run_folder import (
+    OPEN,
+    PRIVATE,
+    AggregationSettings,
+    DataSettings,
+    PrivacySettings,
+    RunConfig,
+    config_to_toml,
+)
+from fl.sharing import StatisticsSettings
+
+TINY = DataSettings("simulated", clients=3, customers=200, fraud_share=0.05)
+QUICK = replace(open_config(TINY, rounds=2), training=replace(OPEN.training, epochs=1))
+
+
+def private_config() -> RunConfig:
+    """A run that has everything, calibrated and with ledgers elsewhere."""
+    privacy = PrivacySettings(3.0, 1e-5, 0.25, 2, 1.0, 2048.0, budget_dir="/ledgers", noise_multiplier=2.5)
+    return replace(
+        QUICK,
+        model=PRIVATE.model,
+        training=PRIVATE.training,
+        aggregation=AggregationSettings("encrypted", value_bits=16),
+        privacy=privacy,
+        statistics=StatisticsSettings(1, sigma=4.0),
+        algorithm=AlgorithmSettings("fedprox", mu=0.1),
+    )
+
+
+# --- what is taken out -----------------------------------------------------------------------------------------------
+
+
+def test_every_component_that_the_run_has_is_taken_out_and_no_other() -> None:
+    found = {variant.name: variant.config for variant in variants(private_config())}
+    assert list(found) == [
+        WHOLE,
+        "without encryption",
+        "without privacy",
+        "without statistics",
+        "without algorithm",
+        "without compression",
+        "without fraud weight",
+    ]
+    assert found["without encryption"].aggregation.mode == "plain"
+    assert found["without statistics"].statistics is None
+    assert found["without algorithm"].algorithm == AlgorithmSettings("fedavg")
+    assert found["without compression"].aggregation.value_bits == OPEN.value_bits
+    whole = found.pop(WHOLE)
+    assert all(config != whole for config in found.values())
+
+
+def test_without_privacy_the_training_is_the_one_that_suits_that() -> None:
+    found = {variant.name: variant.config for variant in variants(private_config())}["without privacy"]
+    assert found.privacy is None
+    assert found.training == QUICK.baseline_training and found.model == QUICK.baseline_model
+    assert found.statistics is not None and found.statistics.sigma is None
+
+
+def test_a_cell_has_its_own_ledgers_and_calibrates_its_own_noise() -> None:
+    for variant in variants(private_config(), epsilons=[1.0]):
+        privacy = variant.config.privacy
+        assert privacy is None or (privacy.budget_dir, privacy.noise_multiplier) == (None, None)
+        assert not variant.config.with_baselines
+
+
+@pytest.mark.parametrize(
+    ("components", "epsilons", "message"),
+    [(["colour"], [], "expected components among"), (["privacy"], [], "no privacy that"), (None, [1.0], "no epsilon")],
+)
+def test_what_cannot_be_taken_out_is_refused_by_name(
+    components: list[str] | None, epsilons: list[float], message: str
+) -> None:
+    with pytest.raises(AblationError, match=message):
+        variants(QUICK, components, epsilons)
+
+
+def test_a_configuration_is_read_from_a_run_or_a_file(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(config_to_toml(QUICK))
+    assert read_config(tmp_path) == read_config(tmp_path / "config.toml") == QUICK
+    with pytest.raises(AblationError, match=r"expected the config\.toml of a run"):
+        read_config(tmp_path / "nowhere")
+
+
+# --- comparing -------------------------------------------------------------------------------------------------------
+
+
+def test_an_interval_of_three_differences_by_hand() -> None:
+    """Mean 2, standard deviation 1, t with two degrees of freedom 4.3027: 2 +- 4.3027 / sqrt 3."""
+    told = paired([1.0, 2.0, 3.0])
+    assert (told["mean"], told["n"], told["certain"]) == (2.0, 3, False)
+    assert (told["low"], told["high"]) == (pytest.approx(-0.48414, abs=1e-4), pytest.approx(4.48414, abs=1e-4))
+
+
+def test_one_pair_has_no_interval_and_is_never_certain() -> None:
+    told = paired([5.0])
+    assert (told["low"], told["high"], told["certain"]) == (None, None, False)
+
+
+def test_many_comparisons_ask_for_more_than_one() -> None:
+    differences = [1.0, 1.3, 0.7]
+    assert paired(differences)["certain"] and not paired(differences, comparisons=50)["certain"]
+
+
+def test_pairs_are_of_equal_seed(tmp_path: Path) -> None:
+    whole, other = variants(QUICK, ["dropout"])
+
+    def result(figure: float) -> dict:
+        metrics = dict.fromkeys(("average_precision", "roc_auc", "card_precision_at_100"), figure)
+        overhead = {"bytes_up": 0, "max_abs_error": 0.0, "seconds": {"training": 1.0, "aggregation": 0.0}}
+        return {"metrics": metrics, "banks": 3, "privacy": {"epsilon": None}, "overhead": overhead}
+
+    cells = [(whole, 0, result(0.5)), (other, 0, result(0.4)), (whole, 1, result(0.9)), (other, 1, result(0.7))]
+    told = summarise(cells)
+    assert told["variants"][1]["average_precision"]["worth"]["per_seed"] == pytest.approx([0.1, 0.2])
+    assert told["curve"] == [] and told["seeds"] == [0, 1]
+
+
+# --- continuing ------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_cell_is_read_and_an_interrupted_one_continues(tmp_path: Path) -> None:
+    path = tmp_path / "cell"
+    first = cell(QUICK, path)
+    (path / "result.json").write_text(json.dumps({**first, "marked": True}))
+    assert cell(QUICK, path)["marked"]
+    (path / "result.json").unlink()
+    (path / "model.safetensors").unlink()
+    assert cell(QUICK, path)["metrics"] == first["metrics"]
+
+
+def test_another_ablation_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    plan = variants(QUICK, ["dropout"])
+    prepare(tmp_path / "out", QUICK, plan, 2, resume=False)
+    prepare(tmp_path / "out", QUICK, plan, 2, resume=True)
+    with pytest.raises(AblationError, match="--resume"):
+        prepare(tmp_path / "out", QUICK, plan, 2, resume=False)
+    with pytest.raises(AblationError, match="other options or seeds"):
+        prepare(tmp_path / "out", QUICK, plan, 3, resume=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    with pytest.raises(AblationError, match="something else"):
+        prepare(tmp_path / "mine", QUICK, plan, 2, resume=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("private", [False, True])
+def test_an_ablation_that_was_killed_ends_as_if_it_had_not_been(private: bool, tmp_path: Path) -> None:
+    config = private_config() if private else QUICK
+    base = tmp_path / "base" / "config.toml"
+    base.parent.mkdir()
+    base.write_text(config_to_toml(config))
+    folder, names = tmp_path / "out", "encryption,algorithm" if private else "dropout,momentum"
+    command = [sys.executable, "-m", "demos", "ablate", str(base), "--seeds", "2", "--components", names]
+    command += ["--out", str(folder), "--json"]
+    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while len(list(folder.glob("cells/*/manifest.json"))) < 3:  # in the middle of the third cell
+        assert victim.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
+    assert len(kept) >= 2
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [row["n"] for row in told["variants"]] == [2, 2, 2]
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+    lost = [json.loads(path.read_text())["rounds_lost"] for path in folder.glob("cells/*/result.json")]
+    assert lost == [0] * 6
+    if not private:
+        plan = variants(config, names.split(","))
+        fresh = [result["metrics"] for _, _, result in play(tmp_path / "again", plan, 2)]
+        again = [result["metrics"] for _, _, result in play(folder, plan, 2)]
+        assert fresh == again
+
+
+def test_a_run_is_its_own_configuration_for_an_ablation(tmp_path: Path) -> None:
+    run = train(QUICK, tmp_path / "run")
+    assert variants(read_config(run), ["dropout"])[0].config == QUICK

@@ -1,0 +1,68 @@
+"""Cards say what the run knows, mark what it does not, and promise nothing that did not happen."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from finished_runs import open_config, train
+
+from fl.card_templates import DPIA, MODEL_CARD
+from fl.cards import FIELD, MARK, Cards, FinishedRun, cards, read_run
+from fl.errors import RunFolderError
+from fl.run_folder import AggregationSettings, DataSettings
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    data = DataSettings("simulated", clients=3, customers=200, fraud_share=0.05)
+    return read_run(train(open_config(data, rounds=2, baselines=True), tmp_path_factory.mktemp("runs") / "run"))
+
+
+@pytest.fixture(scope="module")
+def made(run: FinishedRun) -> Cards:
+    return cards(run)
+
+
+def test_the_four_parts_of_article_35_7_stand_in_their_order(made: Cards) -> None:
+    parts = ["## (a) Description", "## (b) Necessity", "## (c) Risks", "## (d) Measures"]
+    places = [made.dpia.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_every_field_of_the_templates_becomes_a_mark_and_nothing_else_is_open(made: Cards) -> None:
+    assert made.open_in_model_card == len(FIELD.findall(MODEL_CARD))
+    judgements = made.dpia.count(f"{MARK}: judge.")
+    assert made.open_in_dpia == len(FIELD.findall(DPIA)) + judgements and judgements == 7
+    for text in (made.model_card, made.dpia):
+        assert not re.search(r"\[\[(?!\")|\$[a-z]", text)
+
+
+def test_figures_are_those_of_the_run(run: FinishedRun, made: Cards) -> None:
+    own = f"{run.result['metrics']['average_precision']:.3f}"
+    assert f"| this model | {own} |" in made.model_card
+    assert f"{run.result['baselines']['alone']['average_precision']:.3f}" in made.dpia
+    assert f"{run.result['parameters']:,} parameters" in made.model_card
+
+
+def test_averages_in_plain_sight_are_called_no_measure(run: FinishedRun, made: Cards) -> None:
+    assert "None: this run averaged updates in plain sight" in made.dpia
+    hidden = cards(replace(run, config=replace(run.config, aggregation=AggregationSettings("encrypted"))))
+    assert "masked pairwise" in hidden.dpia and "plain sight. It must not" not in hidden.dpia
+
+
+def test_a_run_without_privacy_claims_none(made: Cards) -> None:
+    assert "Trained without differential privacy." in made.model_card
+    assert "epsilon" not in made.model_card.lower().split("## limits")[0]
+
+
+def test_what_was_not_examined_is_said(made: Cards) -> None:
+    assert made.model_card.count("Not examined: run") == 2
+    assert "Drift was not looked for yet." in made.dpia
+
+
+def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="no run folder"):
+        read_run(tmp_path)
