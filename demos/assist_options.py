@@ -1,0 +1,184 @@
+"""What the options of `demos assist` mean, and how its stories are run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from demos.console import err, progress
+
+if TYPE_CHECKING:
+    from fl.assist.session import Session, Settings
+    from fl.assist.stories import DataChoice, Effort
+
+F = TypeVar("F", bound=Callable[..., Any])
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+
+
+def _options(*made: Callable[[Any], Any]) -> Callable[[F], F]:
+    def add(command: F) -> F:
+        for option in reversed(made):
+            command = option(command)
+        return command
+
+    return add
+
+
+data_options = _options(
+    click.option("--data", default="simulated", metavar="FILE|simulated", help="Transactions of all banks."),
+    click.option("--schema", metavar="NAME|FILE.toml", help="What the columns mean; recognised if left out."),
+    click.option("--partition", metavar="COLUMN|FILE.csv:COLUMN", help="Which bank holds which row."),
+    click.option("--clients", type=click.IntRange(3), help="So many banks; not beside --partition."),
+    click.option("--customers", type=click.IntRange(10), help="Customers of the embedded generator."),
+    click.option("--fraud-share", type=float, help="Share of frauds of the embedded generator."),
+    click.option("--test-windows", type=click.IntRange(1), help="Consecutive test weeks; the schema's if left out."),
+    click.option("--seed", default=0, help="Of data, models, offline rules and bootstrap."),
+)
+effort_options = _options(
+    click.option("--rounds", default=5, type=click.IntRange(1), help="Of training, in plain sight."),
+    click.option("--repeats", default=3, type=click.IntRange(1), help="Trainings with other seeds."),
+    click.option("--replicates", default=1000, type=click.IntRange(100), help="Of the bootstrap."),
+)
+provider_options = _options(
+    click.option(
+        "--provider",
+        type=click.Choice(["offline", "openai"]),
+        default="offline",
+        help="offline: plain rules on this machine. OPENAI_API_KEY alone changes nothing.",
+    ),
+    click.option("--model", help="With openai: the model. None is built in."),
+    click.option(
+        "--api",
+        type=click.Choice(["responses", "chat"]),
+        default="responses",
+        help="With openai: chat is for local servers, with OPENAI_BASE_URL.",
+    ),
+    click.option("--allow", multiple=True, metavar="NAME", help="This column may leave, redacted. Repeatable."),
+    click.option("--customer-list", type=FILE, help="Names of the bank's customers, one a line."),
+    click.option("--no-customer-list", is_flag=True, help="Send redacted text without such a list."),
+    click.option("--min-customers", default=10, type=click.IntRange(1), help="Who must use a word before it leaves."),
+    click.option("--max-tokens", default=100_000, type=click.IntRange(0), help="Budget of the work folder's log."),
+    click.option("--max-cost", type=float, help="Budget in money; needs both prices."),
+    click.option("--price-in", type=float, help="Per million input tokens."),
+    click.option("--price-out", type=float, help="Per million output (or training) tokens."),
+    click.option("--timeout", default=60.0, help="Seconds per attempt."),
+    click.option("--max-retries", default=2, type=click.IntRange(0), help="Of the SDK."),
+    click.option("--ask-again", is_flag=True, help="Pay again for what was refused or malformed before."),
+    click.option("--dry-run", is_flag=True, help="Print exactly what would be sent, one request a line; send nothing."),
+    click.option("--work", default="runs/assist", type=FOLDER, help="Log, cache and results."),
+)
+
+
+class Bars:
+    """One progress line after another, a new one whenever the work changes its name."""
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._advance: Callable[[int], None] = lambda _: None
+        self._bar = ExitStack()
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        if name != self._name:
+            self._bar.close()
+            self._name = name
+            self._advance = self._bar.enter_context(progress(name, total))
+        self._advance(done)
+        if done >= total:
+            self._bar.close()
+            self._name = ""
+
+
+def run_story(
+    options: dict[str, Any], story: Callable[[Any], dict[str, Any]], *, with_label: bool = False
+) -> dict[str, Any] | None:
+    """The story's result; None when it was a dry run, which has shown what would be sent."""
+    from fl.assist.errors import NotSent
+    from fl.assist.session import Session
+
+    one_thread()
+    settings = settings_of(options)
+
+    def session_for(schema: Any) -> Session:
+        return Session(settings, schema, with_label=with_label)
+
+    try:
+        result = story(session_for)
+    except NotSent:
+        result = None
+    if settings.dry_run is not None:
+        err.print("dry run: nothing was sent", highlight=False)
+        return None
+    return result
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    """The options of `provider_options`, checked against each other. Raises `click.UsageError`."""
+    from fl.assist.account import Limits, Prices
+    from fl.assist.session import Settings, read_customer_list
+
+    if options["dry_run"] and options["provider"] == "offline":
+        raise click.UsageError("--dry-run shows what --provider openai would send; offline sends nothing")
+    if options["customer_list"] and options["no_customer_list"]:
+        raise click.UsageError("--customer-list and --no-customer-list contradict each other")
+    if options["provider"] == "openai" and not options["model"]:
+        raise click.UsageError("--provider openai needs --model: none is built in")
+    if (options["price_in"] is None) != (options["price_out"] is None):
+        raise click.UsageError("give both --price-in and --price-out")
+    names: tuple[str, ...] | None = () if options["no_customer_list"] else None
+    if options["customer_list"]:
+        names = read_customer_list(options["customer_list"])
+    prices = None if options["price_in"] is None else Prices(options["price_in"], options["price_out"])
+    return Settings(
+        work=options["work"],
+        provider=options["provider"],
+        model=options["model"],
+        api=options["api"],
+        limits=Limits(options["max_tokens"], options["max_cost"], prices),
+        timeout_s=options["timeout"],
+        max_retries=options["max_retries"],
+        allow=options["allow"],
+        customer_list=names,
+        min_customers=options["min_customers"],
+        ask_again=options["ask_again"],
+        dry_run=_print_body if options["dry_run"] else None,
+        seed=options["seed"],
+    )
+
+
+def _print_body(body: bytes) -> None:
+    sys.stdout.write(body.decode("utf-8", errors="replace") + "\n")
+
+
+def choice_of(options: dict[str, Any]) -> DataChoice:
+    """The options of `data_options`."""
+    from fl.assist.stories import DataChoice
+
+    names = ("data", "schema", "partition", "clients", "customers", "fraud_share", "test_windows", "seed")
+    return DataChoice(**{name: options[name] for name in names})
+
+
+def effort_of(options: dict[str, Any]) -> Effort:
+    """The options of `effort_options`."""
+    from fl.assist.stories import Effort
+
+    return Effort(options["rounds"], options["repeats"], options["replicates"])
+
+
+def one_thread() -> None:
+    """Let torch use one thread: fastest for models this small."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def need_openai(options: dict[str, Any]) -> None:
+    """For commands that only make sense when something is sent. Raises `click.UsageError`."""
+    if options["provider"] != "openai":
+        raise click.UsageError("this sends something: say --provider openai and --model NAME")
