@@ -258,10 +258,10 @@ FAST = [*FOUR, "--no-dp", "--local-epochs", "1", "--rounds", "3"]
 @pytest.mark.parametrize(
     "options",
     [
-        ["fedadam", "--server-lr", "0.01"],
-        ["heads", "--head", "logit"],
         ["fedbuff", "--buffer", "3", "--durations", "1,2,4,4"],
-        ["fedprox", "--mu", "0.1", "--fraction", "0.75", "--bits", "1:8,3:32"],
+        pytest.param(["fedadam", "--server-lr", "0.01"], marks=pytest.mark.long),
+        pytest.param(["heads", "--head", "logit"], marks=pytest.mark.long),
+        pytest.param(["fedprox", "--mu", "0.1", "--fraction", "0.75", "--bits", "1:8,3:32"], marks=pytest.mark.long),
     ],
     ids=lambda options: str(options[0]),
 )
