@@ -19,7 +19,7 @@ This module is the only one that imports openai or httpx2, and it does so when a
 (a test reads all sources for it). Nothing here prints; the SDK's own loggers are kept at warnings.
 
 Leaves to others: what columns look like outside (`release`), what identifiers look like (`redact`), money
-(`account`), answers in lasting form (`cache`), rules (`offline`).
+(`account`), bodies that are no answer (`bodies`), answers in lasting form (`cache`), rules (`offline`).
 """
 
 from __future__ import annotations
@@ -37,13 +37,11 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from fl.assist.account import Account, Usage
+from fl.assist.bodies import body_of, refuse_completion, refuse_response
 from fl.assist.cache import UNANSWERED, Cache, content_key
 from fl.assist.errors import (
     AnswerError,
     AnswerMalformed,
-    AnswerRefused,
-    AnswerTruncated,
-    AnswerUnexpected,
     AssistError,
     AssistNotInstalled,
     CredentialsRefused,
@@ -295,9 +293,9 @@ class OpenAIProvider:
         about = (("model", self.model), ("endpoint", self.endpoint), ("prompt", request.prompt.label))
         self._outgoing = _Outgoing(about, request.max_output_tokens, request.guard)
         raw = self._guarded(lambda: self._send(request))
-        body = _body(raw)
+        body = body_of(raw.http_response.content)
         self._settle(body)
-        (_refuse_response if self.api == "responses" else _refuse_completion)(body)
+        (refuse_response if self.api == "responses" else refuse_completion)(body)
         return self._parsed(raw, request.answer)
 
     def fine_tune(self, examples: Path, *, epochs: int, guard: Callable[[str], list[str]], today: date) -> str:
@@ -478,56 +476,3 @@ def _translated(sdk: Any, fault: Exception) -> AssistError:
     if fault.status_code >= 500:
         return ProviderFailed(f"{status}, after retries{retry}")
     return RequestRejected(f"{status}: the endpoint does not take this; check --model, --api and OPENAI_BASE_URL")
-
-
-def _body(raw: Any) -> dict[str, Any]:
-    try:
-        body = json.loads(raw.http_response.content)
-    except ValueError:
-        raise AnswerMalformed("the response is no JSON, or was cut off") from None
-    if not isinstance(body, dict):
-        raise AnswerMalformed("the response is no JSON object")
-    return body
-
-
-def _refuse_response(body: dict[str, Any]) -> None:
-    """Raise for a Responses body that is anything but one complete message."""
-    incomplete = body.get("incomplete_details") or {}
-    if body.get("status") == "incomplete":
-        if incomplete.get("reason") == "content_filter":
-            raise AnswerRefused("the endpoint's filter stopped the answer")
-        raise AnswerTruncated("the answer ended at the output limit")
-    if body.get("status") != "completed":
-        raise AnswerMalformed("the response is not marked as completed")
-    output = [item for item in _objects(body.get("output")) if item.get("type") != "reasoning"]
-    if any(item.get("type") != "message" for item in output):
-        raise AnswerUnexpected("the answer calls a tool, and none was offered")
-    contents = [part for item in output for part in _objects(item.get("content"))]
-    if any(part.get("type") == "refusal" for part in contents):
-        raise AnswerRefused("the model declined to answer")
-    if len(contents) != 1 or contents[0].get("type") != "output_text":
-        raise AnswerMalformed("expected one message with one text")
-
-
-def _refuse_completion(body: dict[str, Any]) -> None:
-    """Raise for a Chat Completions body that is anything but one complete message."""
-    choices = _objects(body.get("choices"))
-    if len(choices) != 1:
-        raise AnswerMalformed("expected one choice")
-    message = choices[0].get("message")
-    if not isinstance(message, dict):
-        raise AnswerMalformed("expected a message")
-    if message.get("tool_calls") or message.get("function_call"):
-        raise AnswerUnexpected("the answer calls a tool, and none was offered")
-    if message.get("refusal") or choices[0].get("finish_reason") == "content_filter":
-        raise AnswerRefused("the model declined to answer")
-    if choices[0].get("finish_reason") == "length":
-        raise AnswerTruncated("the answer ended at the output limit")
-    if choices[0].get("finish_reason") != "stop":
-        raise AnswerMalformed("the answer is not marked as finished")
-
-
-def _objects(value: object) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise AnswerMalformed("the response is not one of this interface")
-    return value
