@@ -32,9 +32,10 @@ from torch import nn
 from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.participation import Dropouts, Everyone
 from fl.compression import Compression
+from fl.evaluation import Evaluation, evaluate
 from fl.federation import BankData, Federation, pooled_local
 from fl.model import flatten
-from fl.rounds import Evaluation, Schedule, bank_models, evaluate, play_rounds
+from fl.rounds import Schedule, bank_models, play_rounds
 from fl.secure import plain_sum
 from fl.training import derive_seed, train_seeded
 

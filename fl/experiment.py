@@ -31,6 +31,7 @@ from fl.baselines import Baseline, baselines, played_plainly
 from fl.client_dp import ClientPlan, private_average, sensitivity
 from fl.durable import replace_durably
 from fl.errors import AggregationError, BudgetExhausted, RunFolderError
+from fl.evaluation import evaluate, require_measurable
 from fl.federation import (
     SIMULATED,
     Federation,
@@ -49,16 +50,7 @@ from fl.privacy import (
     noisy_counts,
 )
 from fl.resources import Choice
-from fl.rounds import (
-    Progress,
-    RoundRecord,
-    Schedule,
-    Summation,
-    bank_models,
-    evaluate,
-    play_rounds,
-    require_measurable,
-)
+from fl.rounds import Progress, RoundRecord, Schedule, Summation, bank_models, play_rounds
 from fl.run_budget import (
     STATISTICS_ROUND,
     calibrated,

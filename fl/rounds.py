@@ -1,12 +1,11 @@
 """The rounds of a run: who trains, what travels, what everybody then holds.
 
 What it does: `play_rounds` plays the rounds of a schedule with any algorithm of `fl.algorithms`, lost rounds and their
-retries included; `federated_rounds` is the same for FedAvg with everybody; `evaluate` measures models on the banks'
-validation and test rows.
+retries included; `federated_rounds` is the same for FedAvg with everybody.
 
 What it leaves to others: what makes an algorithm (`fl.algorithms`), local training (`fl.training`), averaging
-(`fl.secure`), the budget (`fl.privacy`, through `pay`), files (`fl.run_folder`), what is run beside it for comparison
-(`fl.baselines`).
+(`fl.secure`), measuring (`fl.evaluation`), the budget (`fl.privacy`, through `pay`), files (`fl.run_folder`), what is
+run beside it for comparison (`fl.baselines`).
 
 Every bank weighs the same, but for staleness: a weight by its number of rows would publish that number and, under
 differential privacy, is itself a function of the rows that has no noise on it.
@@ -19,13 +18,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from statistics import fmean
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
 from fl.algorithms.fedavg import FedAvg
@@ -33,21 +30,18 @@ from fl.algorithms.fedbuff import FedBuff
 from fl.algorithms.participation import Dropouts, Everyone
 from fl.algorithms.state import Released, Seat, State, Vector
 from fl.compression import Compression, compression_of, frozen
-from fl.errors import AggregationError, BanksVanished, CompressionError, MetricError, TrainingError
-from fl.federation import BankData, Rows
-from fl.metrics import Metrics, choose_threshold, measure
+from fl.errors import AggregationError, BanksVanished, CompressionError, TrainingError
+from fl.evaluation import validation_figures
+from fl.federation import BankData
 from fl.model import build_model, flatten, layout, model_hash, unflatten
 from fl.secure import Aggregate, Joined, Update, plain_average
-from fl.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, derive_seed, predict, train_private, train_seeded
+from fl.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, derive_seed, train_private, train_seeded
 
 Aggregation = Callable[[Sequence[Update], str], Aggregate]  # (updates, hash of the model they refer to)
 Summation = Callable[[Joined], Aggregate]  # the same for rosters that change; raises `BanksVanished`
 Payment = Callable[[str, int], None]  # (bank, round): records a bank's spend or refuses the round
 Affordable = Callable[[Sequence[str]], bool]  # whether each of these banks has a training left
 Progress = Callable[[str], None]  # (bank that has finished its part of a round)
-
-
-MEASURED = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100", "threshold")
 
 
 @dataclass(frozen=True)
@@ -382,14 +376,6 @@ class _Attempts:
         )
 
 
-def validation_figures(
-    banks: Sequence[BankData], models: Sequence[nn.Module], device: torch.device
-) -> tuple[float, float]:
-    """(average precision, ROC-AUC) of `models[i]` on bank i's validation rows, all banks together."""
-    labels, scores = _scored([bank.validation for bank in banks], models, device)
-    return float(average_precision_score(labels, scores)), float(roc_auc_score(labels, scores))
-
-
 def bank_models(
     banks: Sequence[BankData], schedule: Schedule, algorithm: FedAvg, state: State, device: torch.device
 ) -> list[nn.Module]:
@@ -401,72 +387,3 @@ def bank_models(
             made[id(vector)] = schedule.first_model(banks[0].train.x.shape[1]).to(device)
             unflatten(made[id(vector)], vector)
     return [made[id(vector)] for vector in vectors]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Figures of one or more models on all banks' test rows: the mean over test windows, and each window's
-    own.
-    """
-
-    mean: dict[str, float]
-    windows: tuple[Metrics, ...]
-    per_bank: dict[str, float | None]  # average precision on the bank's own test rows; None without frauds
-
-    def as_json(self) -> dict[str, object]:
-        """The means at the top level, then the range over windows, `windows` and `average_precision_per_bank`."""
-        windows = [asdict(window) for window in self.windows]
-        weekly = [window.average_precision for window in self.windows]
-        return {
-            **self.mean,
-            "average_precision_range": [min(weekly), max(weekly)],
-            "windows": windows,
-            "average_precision_per_bank": self.per_bank,
-        }
-
-
-def evaluate(banks: Sequence[BankData], models: Sequence[nn.Module], device: torch.device) -> Evaluation:
-    """Measure `models[i]` on bank i's rows, all banks together; pass one model as often as there are banks.
-
-    One threshold, chosen for F1 on all banks' validation rows. This is evaluation by someone who may see
-    all labels; in deployment each bank would choose its own.
-    """
-    threshold = choose_threshold(*_scored([bank.validation for bank in banks], models, device))
-    windows = []
-    for number in range(len(banks[0].test)):
-        parts = [bank.test[number] for bank in banks]
-        labels, scores = _scored(parts, models, device)
-        day, customer = np.concatenate([p.day for p in parts]), np.concatenate([p.customer for p in parts])
-        windows.append(measure(labels, scores, day, customer, threshold=threshold))
-    mean = {name: fmean(getattr(window, name) for window in windows) for name in MEASURED}
-    per_bank = {bank.name: _own_precision(bank, model, device) for bank, model in zip(banks, models, strict=True)}
-    return Evaluation(mean, tuple(windows), per_bank)
-
-
-def require_measurable(banks: Sequence[BankData]) -> None:
-    """Raise `MetricError` before any training when validation or test rows could not be measured
-    afterwards.
-    """
-    tables = [("validation", [bank.validation for bank in banks])]
-    tables += [(f"test window {i + 1}", [bank.test[i] for bank in banks]) for i in range(len(banks[0].test))]
-    for name, parts in tables:
-        frauds, rows = sum(int(part.y.sum()) for part in parts), sum(len(part) for part in parts)
-        if not 0 < frauds < rows:
-            raise MetricError(
-                f"{name}: {frauds} frauds in {rows} rows of all banks, so nothing could be measured; take "
-                "a longer period or more "
-                "data"
-            )
-
-
-def _scored(
-    parts: Sequence[Rows], models: Sequence[nn.Module], device: torch.device
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """(labels, scores) of all parts, each scored by its own model."""
-    scores = [predict(model, part.x, device=device) for model, part in zip(models, parts, strict=True)]
-    return np.concatenate([part.y for part in parts]), np.concatenate(scores)
-
-
-def _own_precision(bank: BankData, model: nn.Module, device: torch.device) -> float | None:
-    labels, scores = _scored(bank.test, [model] * len(bank.test), device)
-    return float(average_precision_score(labels, scores)) if 0 < labels.sum() < len(labels) else None

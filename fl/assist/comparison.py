@@ -23,9 +23,10 @@ import torch
 from numpy.typing import NDArray
 
 from fl.errors import MetricError
+from fl.evaluation import require_measurable
 from fl.federation import BankData, Rows
 from fl.model import unflatten
-from fl.rounds import Schedule, federated_rounds, require_measurable
+from fl.rounds import Schedule, federated_rounds
 from fl.secure import plain_average
 from fl.training import derive_seed, predict
 

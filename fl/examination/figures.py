@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
 from fl.errors import ExaminationError
+from fl.evaluation import MEASURED, evaluate
 from fl.examination.evidence import Evidence
 from fl.metrics import TOP_CARDS
-from fl.rounds import MEASURED, evaluate
 
 CURVE_POINTS = 200  # of a curve in the report
 HISTOGRAM = 20  # bins of equal width

@@ -10,8 +10,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from small_banks import ALGORITHMS, BANKS, CPU, first_vector, make_algorithm, make_banks, make_schedule, play, scripted
 
 from fl.algorithms.fedadam import FedAdam
@@ -22,9 +20,10 @@ from fl.algorithms.participation import Everyone
 from fl.algorithms.settings import AlgorithmSettings, algorithm_of
 from fl.algorithms.state import Released, State
 from fl.errors import AlgorithmError
+from fl.evaluation import evaluate
 from fl.federation import load_federation
 from fl.model import layout
-from fl.rounds import Schedule, bank_models, evaluate, play_rounds
+from fl.rounds import Schedule, bank_models, play_rounds
 from fl.secure import EncryptedRounds, plain_sum
 from fl.simulate import Simulation
 
@@ -163,7 +162,7 @@ def test_rounds_continued_from_a_checkpoint_equal_rounds_played_through(name: st
 # --- laws and refusals -----------------------------------------------------------------------------------------------
 
 
-@given(mu=st.sampled_from([0.0, 1e-9]))
+@pytest.mark.parametrize("mu", [0.0, 1e-9])
 def test_fedprox_without_a_pull_is_fedavg(mu: float) -> None:
     banks = make_banks(3, train=70)
     algorithms = (FedAvg(Everyone(3)), FedProx(Everyone(3), mu))

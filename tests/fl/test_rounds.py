@@ -10,9 +10,10 @@ import torch
 from fl import secure
 from fl.baselines import alone, plain, pooled
 from fl.errors import AggregationError, BudgetExhausted, MetricError, TrainingError
+from fl.evaluation import evaluate, require_measurable
 from fl.federation import BankData, Rows
 from fl.model import flatten, model_hash, unflatten
-from fl.rounds import Schedule, evaluate, federated_rounds, require_measurable
+from fl.rounds import Schedule, federated_rounds
 from fl.secure import Aggregate, Update, encrypted_average, plain_average, plan_for
 from fl.training import LocalTraining, PrivateSteps, derive_seed, train_seeded
 
