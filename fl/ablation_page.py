@@ -28,15 +28,13 @@ def body(result: dict[str, Any]) -> str:
     about = (
         f"{config['rounds']} rounds on {config['data']['source'].rsplit('/', 1)[-1]}, algorithm "
         f"{config['algorithm']['name']}, seeds {', '.join(map(str, seeds))}. Each cell was trained by itself; "
-        "differences "
-        f"are taken between runs of the same seed, n = {len(seeds)}, with a {percent} t-interval of their mean."
+        f"differences are taken between runs of the same seed, n = {len(seeds)}, with a {percent} t-interval of "
+        "their mean."
     )
     note = (
         "A component is worth what the whole run has and the run without it has not. With so few seeds intervals "
-        "are wide: "
-        "where one holds zero, this ablation does not tell. The last column corrects for "
-        f"{result['comparisons']} comparisons at once. Under differential privacy a part of every difference "
-        "is the "
+        "are wide: where one holds zero, this ablation does not tell. The last column corrects for "
+        f"{result['comparisons']} comparisons at once. Under differential privacy a part of every difference is the "
         "draw of the noise, which is never seeded."
     )
     parts = [
@@ -52,8 +50,7 @@ def body(result: dict[str, Any]) -> str:
         _cost_table(result),
         paragraph(
             f"Masks have no switch: they cancel exactly. Of the whole run they take {result['mask_seconds']:.2f} s, "
-            "all banks "
-            "and rounds together.",
+            "all banks and rounds together.",
             "small",
         ),
     ]

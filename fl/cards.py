@@ -142,8 +142,7 @@ def _run(run: FinishedRun) -> dict[str, str]:
         "risks_table": _risks(run, encrypted),
         "aggregation_measure": (
             "Updates are encrypted under CKKS and masked pairwise; only the sum over one closed roster of all "
-            "banks can be "
-            "opened, once (docs/threat-model.md names the tests that hold this, and the limits)."
+            "banks can be opened, once (docs/threat-model.md names the tests that hold this, and the limits)."
             if encrypted
             else "None: this run averaged updates in plain sight. It must not be used on real customers like this."
         ),
@@ -273,8 +272,7 @@ def _privacy(run: FinishedRun) -> dict[str, str]:
     else:
         told["privacy_line"] = (
             f"Epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} was spent ({privacy['accountant']}), "
-            "for one "
-            f"{privacy['unit']}."
+            f"for one {privacy['unit']}."
         )
     if statistics is None:
         told["statistics_line"] = "No statistics were shared."

@@ -5,11 +5,11 @@ Three kinds of signal:
 - **PSI**, the population stability index, of every feature and of the score: the last week's distribution beside that
   of the training period. The expected distribution takes each weekday in the proportion in which the last week holds
   it, or every Monday would be a drift.
-- **ADWIN on scores**: the validation rows, then the test rows, one after the other.
-- **ADWIN on errors** (squared, of a score against its label), on test rows alone, each entered when its label is known.
+- **ADWIN on scores** of the test rows, one after the other.
+- **ADWIN on errors** (squared, of a score against its label) of the test rows, each entered when its label is known.
 
 A signal alarms once. PSI has to exceed its limit on several days in a row, since customers return and one odd week of a
-few of them is no drift. Limits were chosen on twelve simulated runs and confirmed on twenty others: docs/evaluation.md.
+few of them is no drift. Limits were chosen on simulated runs and confirmed on twenty others: docs/evaluation.md.
 
 What it leaves to others: what to do about an alarm.
 
@@ -38,7 +38,7 @@ class Limits:
     psi_days: int = 3  # test days in a row on which a PSI has to exceed its limit
     window_days: int = 7  # of the distribution that is compared
     bins: int = 10  # of equal frequency in the training period
-    score_delta: float = 1e-6  # of ADWIN: chance of a false alarm, were rows independent; they are not
+    score_delta: float = 1e-7  # of ADWIN: chance of a false alarm, were rows independent; they are not
     error_delta: float = 1e-5
 
 
@@ -61,8 +61,8 @@ def drift(evidence: Evidence, limits: Limits = LIMITS) -> dict[str, Any]:
     delay = schema.label.delay_days
     alarms = [
         *(_psi_alarm(name, values, days, limits) for name, values in series.items()),
-        _alarm("scores, ADWIN", scores_alarm(evidence.validation, test, limits.score_delta), 0),
-        _alarm("errors, ADWIN", errors_alarm(test, limits.error_delta), delay),
+        _alarm("scores, ADWIN", mean_alarm(test.score, test.day, limits.score_delta), 0),
+        _alarm("errors, ADWIN", mean_alarm(_squared_error(test), test.day, limits.error_delta), delay),
     ]
     raised = sorted((alarm for alarm in alarms if alarm is not None), key=lambda alarm: int(alarm["known"]))
     return {
@@ -146,25 +146,13 @@ def _shares(values: NDArray[np.floating], edges: NDArray[np.floating]) -> NDArra
     return shares
 
 
-def scores_alarm(validation: ScoredPart, test: ScoredPart, delta: float) -> int | None:
-    """The first test day on which ADWIN, having seen the validation rows, finds that the mean score has changed."""
+def mean_alarm(values: NDArray[np.float64], day: NDArray[np.integer], delta: float) -> int | None:
+    """The first day on which ADWIN finds that the mean of `values`, float64[n] in time order, has changed."""
     watch = ADWIN(delta=delta)  # type: ignore[no-untyped-call]
-    for score in validation.score.tolist():
-        watch.update(score)  # type: ignore[no-untyped-call]
-    return _first_alarm(watch, test.score.tolist(), test.day.tolist())
-
-
-def errors_alarm(test: ScoredPart, delta: float) -> int | None:
-    """The first day whose errors make ADWIN find a change within the test days; labels become known later."""
-    watch = ADWIN(delta=delta)  # type: ignore[no-untyped-call]
-    return _first_alarm(watch, _squared_error(test).tolist(), test.day.tolist())
-
-
-def _first_alarm(watch: ADWIN, values: Sequence[float], days: Sequence[int]) -> int | None:
-    for value, day in zip(values, days, strict=True):
+    for value, today in zip(values.tolist(), day.tolist(), strict=True):
         watch.update(value)  # type: ignore[no-untyped-call]
         if watch.drift_detected:
-            return day
+            return int(today)
     return None
 
 

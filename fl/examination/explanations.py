@@ -53,6 +53,7 @@ def explanations(evidence: Evidence) -> dict[str, Any]:
         per_bank.append({"bank": bank, "rows": len(sampled), "alerts": len(flagged), **_named(names, importance)})
     return {
         "unit": "logit",
+        "odds_per_logit": float(np.e),
         "top": TOP,
         "rows_per_bank": ROWS,
         "background_rows": len(background),

@@ -47,6 +47,7 @@ def fairness(evidence: Evidence, columns: Sequence[str] = ()) -> dict[str, Any]:
     """
     asked = list(columns) or [BANK, *(c.column for c in evidence.schema.categorical)]
     return {
+        "confidence": 0.95,
         "small_rows": SMALL_ROWS,
         "small_frauds": SMALL_FRAUDS,
         "shown_rows": SHOWN_ROWS,

@@ -113,8 +113,7 @@ def _calibrated(calibration: dict[str, Any]) -> list[Finding]:
     )
     text = (
         f"Scores are no probabilities as they stand: they add up to {raw:.2f} times the frauds. Corrected for the "
-        "weight "
-        f"of {calibration['pos_weight']:g} that training gives a fraud, they add up to {ratio:.2f} times"
+        f"weight of {calibration['pos_weight']:g} that training gives a fraud, they add up to {ratio:.2f} times"
     )
     verdict = "." if usable else ": do not read them as probabilities."
     kind = "concern" if not usable else "note" if corrected["slices_off"] else "good"

@@ -217,10 +217,8 @@ def _time(report: dict[str, Any]) -> str:
         (
             paragraph(
                 "From the first fraud of a card or terminal on the test days to the first of its transactions at "
-                "or above "
-                f"the threshold. Terminals with a fraud in the {told['look_back_days']} days before are counted "
-                "apart; such "
-                "cards are blocked and no longer tested."
+                f"or above the threshold. Terminals with a fraud in the {told['look_back_days']} days before are "
+                "counted apart; such cards are blocked and no longer tested."
             ),
             table(heads, rows),
             figure(
@@ -251,20 +249,17 @@ def _drift(report: dict[str, Any]) -> str:
     return "\n".join(
         (
             paragraph(
-                f"PSI compares the last {limits['window_days']} days with the training period, weekday by weekday, and "
-                f"alarms above {limits['psi']:g} on {limits['psi_days']} days in a row. ADWIN watches the mean of "
-                "scores and "
-                f"of squared errors; errors are known {told['label_delay_days']} days late. Limits are such that "
-                "simulated "
-                "runs without drift raise none."
+                f"PSI compares the last {limits['window_days']} days with the training period, weekday by weekday, "
+                f"and alarms above {limits['psi']:g} on {limits['psi_days']} days in a row. ADWIN watches the mean "
+                f"of scores and of squared errors; errors are known {told['label_delay_days']} days late. Limits "
+                "are such that simulated runs without drift raise none."
             ),
             alarms,
             figure([plots.days(told)], "All banks, by test day; alarms dashed.", "days"),
             figure(
                 [plots.stability(told)],
                 "Stability of every feature and of the score, the most changed on top; blue is below the limit. "
-                "The largest "
-                f"PSI is {told['largest_psi'][most]:.3f} ({most}).",
+                f"The largest PSI is {told['largest_psi'][most]:.3f} ({most}).",
                 "stability",
             ),
         )
@@ -276,14 +271,21 @@ def _groups(report: dict[str, Any]) -> str:
     parts = [
         paragraph(
             "Selection rate: share of a group's transactions that are flagged. False-positive rate: the same among "
-            "those "
-            "that are no fraud. Groups may differ because fraud does; the recall should not, and its interval says how "
-            f"sure that is. Groups with fewer than {told['small_rows']} rows or {told['small_frauds']} frauds are "
-            "small: "
-            "shown pale, and left out of differences."
+            "those that are no fraud. Groups may differ because fraud does; the recall should not, and its "
+            f"interval says how sure that is. Groups with fewer than {told['small_rows']} rows or "
+            f"{told['small_frauds']} frauds are small: shown pale, and left out of differences."
         )
     ]
-    heads = ("group", "rows", "frauds", "alerts", "selection rate", "recall", "95 % interval", "false-positive rate")
+    heads = (
+        "group",
+        "rows",
+        "frauds",
+        "alerts",
+        "selection rate",
+        "recall",
+        f"{100 * told['confidence']:g} % interval",
+        "false-positive rate",
+    )
     for number, column in enumerate(told["columns"]):
         rows = [("small" if one["small"] else "", _group(one)) for one in column["groups"]]
         parts += [
@@ -318,25 +320,22 @@ def _features(report: dict[str, Any]) -> str:
         ranks, shared = agreement["rank_correlation"], agreement["shared_top"]
         alike = (
             f"Between banks, the rank correlation of importances is {ranks['mean']:.2f} on average and "
-            f"{ranks['least']:.2f} "
-            f"at least; of the {told['top']} top features of either bank, a share of {shared['mean']:.2f} is common "
-            "to both "
-            f"({shared['least']:.2f} at least)."
+            f"{ranks['least']:.2f} at least; of the {told['top']} top features of either bank, a share of "
+            f"{shared['mean']:.2f} is common to both ({shared['least']:.2f} at least)."
         )
     return "\n".join(
         (
             paragraph(
                 "SHAP values split the difference between a score and the usual score among the features, in "
-                "logits: 1 logit "
-                "multiplies the odds of fraud by 2.7. Importance is the mean of their size."
+                f"logits: one logit multiplies the odds of fraud by {told['odds_per_logit']:.1f}. Importance is the "
+                "mean of their size."
             ),
             figure(
                 [plots.importance(told)],
                 f"Up to {told['rows_per_bank']} sampled transactions and as many of the highest alerts per bank, "
-                "against "
-                f"{told['background_rows']} training rows. The values of a row miss its logit by "
-                f"{told['mean_gap']:.3f} on "
-                f"average, where it moves by {told['mean_logit_change']:.3f}: they are estimates.",
+                f"against {told['background_rows']} training rows. The values of a row miss its logit by "
+                f"{told['mean_gap']:.3f} on average, where it moves by {told['mean_logit_change']:.3f}: they are "
+                "estimates.",
                 "importance",
             ),
             "<h3>Bank by bank</h3>",
@@ -370,8 +369,7 @@ def _run(report: dict[str, Any]) -> str:
     listed = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in entries.items())
     note = paragraph(
         "This examination read labelled transactions of all banks in one place and lies outside every privacy "
-        "budget. It "
-        "shows figures of groups, days and banks. Every number is in report.json.",
+        "budget. It shows figures of groups, days and banks. Every number is in report.json.",
         "small",
     )
     return f"<dl>{listed}</dl>\n{note}"

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from fl.algorithms.settings import AlgorithmSettings
 from fl.errors import ExaminationError, RunFolderError
 from fl.examination.calibration import expected_calibration_error, measured, reliability, unweighted, wilson
 from fl.examination.evidence import Evidence, gather
@@ -53,6 +54,14 @@ def test_a_finished_run_is_measured_as_it_measured_itself(evidence: Evidence) ->
     assert told["average_precision"] == evidence.stored("metrics.json")["average_precision"]
     assert told["rows"] == len(evidence.test) == sum(bank["rows"] for bank in told["per_bank"])
     assert told["frauds"] == evidence.test.label.sum() == sum(bank["frauds"] for bank in told["per_bank"])
+
+
+def test_a_bank_with_layers_of_its_own_is_scored_by_its_own_model(tmp_path: Path) -> None:
+    data = DataSettings("simulated", clients=3, customers=200, fraud_share=0.05)
+    config = replace(open_config(data, rounds=2), algorithm=AlgorithmSettings("heads"))
+    evidence = gather(train(config, tmp_path / "run"))
+    assert len({id(model) for model in evidence.models}) == 3
+    assert figures(evidence)["largest_difference_to_run"] == 0.0
 
 
 def test_rows_of_all_banks_stand_in_the_order_of_their_time(evidence: Evidence) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from finished_runs import open_config, simulated_csv, train
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl.errors import DataError
+from fl.errors import DataError, MetricError
 from fl.examination.drift import LIMITS, _psi_alarm, drift, psi_by_day, stability_index
 from fl.examination.evidence import gather
 from fl.run_folder import DataSettings
@@ -21,9 +23,9 @@ from fl.simulate import Drift, Simulation, simulate
 CUSTOMERS, BANKS, TEST_WEEKS = 800, 4, 3
 PLANTED_DAY = 60  # 2024-03-01, the fifth of 21 test days
 PLANTED = dt.date(2024, 1, 1) + dt.timedelta(days=PLANTED_DAY)
-# Limits were chosen on seeds 0 to 11; these are others.
-UNDRIFTED = range(200, 220)
-DRIFTED = range(300, 305)
+# Limits were chosen on seeds below 500; these are others.
+FIRST_UNDRIFTED, RUNS = 500, 20
+DRIFTED = range(600, 605)
 
 
 def examined(seed: int, change: Drift | None, folder: Path, *, customers: int = CUSTOMERS) -> dict[str, Any]:
@@ -135,7 +137,13 @@ def test_higher_amounts_are_found_within_two_weeks_and_their_absence_is_not(tmp_
 
 @pytest.mark.long
 def test_no_drift_is_reported_in_twenty_runs_without_any(tmp_path: Path) -> None:
-    found = {seed: examined(seed, None, tmp_path) for seed in UNDRIFTED}
+    found: dict[int, dict[str, Any]] = {}
+    for seed in itertools.count(FIRST_UNDRIFTED):
+        if len(found) == RUNS:
+            break
+        # In so small a world a few seeds have no fraud among validation customers; they cannot be trained at all.
+        with contextlib.suppress(MetricError):
+            found[seed] = examined(seed, None, tmp_path)
     largest = {seed: max(told["largest_psi"].values()) for seed, told in found.items()}
     print(f"largest PSI of {len(found)} runs without drift: {max(largest.values()):.3f} (limit {LIMITS.psi})")
     assert {seed: told["alarms"] for seed, told in found.items() if told["alarms"]} == {}
