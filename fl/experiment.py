@@ -95,7 +95,10 @@ class Experiment:
             self.ledgers = open_ledgers(where, privacy, federation)
         self._choice: Choice | None = None
         if self.config.resources is not None:
-            self._choice = Choice.from_json(folder.read_json("resources.json"))
+            chosen = folder.read_json("resources.json")
+            if not chosen:
+                raise RunFolderError(f"{folder.path} has no resources.json: the run never got under way; start it anew")
+            self._choice = Choice.from_json(chosen)
         self._plan_for(federation)
         self._dropouts = dropouts_of(self.config.participation, seed=self.config.seed)
         self._quorum = quorum_of(self.config.participation, self.algorithm.timetable)

@@ -303,6 +303,19 @@ def test_private_banks_of_different_speed_stay_in_their_budgets(tmp_path: Path) 
     assert sum(recorded.values()) > sum(map(len, joined))
 
 
+@pytest.mark.long
+def test_lost_rosters_of_a_private_run_take_the_place_of_later_rounds(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = ["--rounds", "5", "--local-steps", "2", "--vanish-after", "0.15", "--quorum", "3", "--retries", "6"]
+    result = run(*FOUR, *options, "--clients", "5", "--run-dir", folder)
+    lost = result["overhead"]["attempts"] - result["rounds"]
+    assert lost > 0
+    assert 0 < result["rounds_lost"] == 5 - result["rounds"]
+    assert 2.9 < result["privacy"]["epsilon"] <= 3.0
+    assert max(bank["rounds_recorded"] for bank in result["privacy"]["per_bank"].values()) == 5
+    assert run("--resume", folder)["rounds"] == result["rounds"]
+
+
 def test_each_bank_scores_new_transactions_with_its_own_head(tmp_path: Path, files: tuple[Path, Path]) -> None:
     past, new = files
     folder = tmp_path / "run"

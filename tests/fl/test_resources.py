@@ -15,7 +15,7 @@ from small_banks import CPU, make_schedule, rows
 
 import secagg
 from demos.train import train
-from fl.errors import ResourceError
+from fl.errors import ResourceError, RunFolderError
 from fl.model import flatten
 from fl.resources import (
     BATCHES,
@@ -255,6 +255,9 @@ def test_a_run_with_one_weak_bank_works_and_says_what_it_chose(tmp_path: Path) -
     assert line["over_limits"] == []
     again = CliRunner().invoke(train, ["--resume", str(run), "--json"], catch_exceptions=False)
     assert json.loads(again.stdout)["metrics"] == result["metrics"]
+    (run / "resources.json").unlink()
+    with pytest.raises(RunFolderError, match="no resources"):
+        CliRunner().invoke(train, ["--resume", str(run)], catch_exceptions=False)
 
 
 def test_a_run_that_a_bank_cannot_join_is_refused_before_it_begins(tmp_path: Path) -> None:
