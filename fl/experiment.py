@@ -145,7 +145,7 @@ class Experiment:
         planned_algorithm(config, federation)
         planned_compression(config, federation)
         config = calibrated(config, source, federation)
-        choice = None if config.resources is None else chosen_resources(config, federation)
+        choice = None if config.resources is None else chosen_resources(config, source, federation)
         folder = RunFolder.create(path, config, run_id=run_id, description=federation.description)
         if choice is not None:
             folder.write_json("resources.json", choice.as_json())

@@ -128,10 +128,11 @@ def _require_room_for_shared_noise(config: RunConfig, privacy: PrivacySettings, 
             f"--noise shared hides each bank's share inside the encrypted sum of at least {QUORUM} banks: use "
             "--aggregation encrypted, or --noise own"
         )
-    if config.participation is not None or config.compression is not None or config.algorithm.name != "fedavg":
+    others = (config.participation, config.compression, config.resources)
+    if any(each is not None for each in others) or config.algorithm.name != "fedavg":
         raise AlgorithmError(
-            "--noise shared takes one step of all banks a round: leave out other algorithms, partial participation and "
-            "compression, or use --noise own"
+            "--noise shared takes one step of all banks a round: leave out other algorithms, partial participation, "
+            "compression and limits, or use --noise own"
         )
 
 
@@ -174,9 +175,14 @@ def _trainings(config: RunConfig, federation: Federation) -> int:
     return trainings(planned_algorithm(config, federation).timetable, config.rounds)
 
 
-def chosen_resources(config: RunConfig, federation: Federation) -> Choice:
+def chosen_resources(config: RunConfig, source: PartitionedTable, federation: Federation) -> Choice:
     """What the banks' limits choose for this run. Raises `ResourceError`."""
     assert config.resources is not None
+    if config.statistics is not None:  # the model will also have the columns of counts that are not shared yet
+        sigma, colluders = config.statistics.sigma, config.statistics.colluders
+        noise = None if sigma is None else plan_noise(sigma, len(federation.banks), colluders)
+        plan, _ = plan_sharing(source, config.statistics, noise, bytes(32))
+        federation = replace(federation, feature_names=names_with_shared(source.table.schema, plan))
     inputs, banks = len(federation.feature_names), federation.banks
     model = build_model(inputs, seed=0, dropout=config.model.dropout, prior=config.model.prior)
     shape, steps = layout(model), private_steps(config.privacy)

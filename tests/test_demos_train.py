@@ -356,6 +356,8 @@ def test_banks_that_vanish_are_named_in_the_metrics(tmp_path: Path) -> None:
         (["--vanish-after", "0.1", "--reuse-updates", "--epsilon", "3"], "trains afresh"),
         (["--unit", "client", "--no-shared-statistics", "--fraction", "0.8"], "one roster of all banks"),
         (["--unit", "client", "--no-shared-statistics", "--bits", "1:8"], "one vector and one grid"),
+        (["--unit", "client", "--no-shared-statistics", "--bank-seconds", "60"], "bits and noise together"),
+        (["--noise", "shared", "--bank-seconds", "60"], "compression and limits"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_anything_is_written(
