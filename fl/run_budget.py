@@ -19,7 +19,7 @@ from fl.algorithms.settings import algorithm_of
 from fl.algorithms.state import trainings
 from fl.client_dp import sensitivity
 from fl.compression import Compression, compression_of
-from fl.errors import AggregationError, AlgorithmError, BudgetError, CompressionError, RunFolderError
+from fl.errors import AggregationError, AlgorithmError, BudgetError, CompressionError, ResourceError, RunFolderError
 from fl.federation import Federation, PartitionedTable
 from fl.model import HIDDEN, build_model, layout
 from fl.privacy import (
@@ -112,6 +112,8 @@ def require_room(config: RunConfig, banks: int) -> None:
             "--unit client plans its noise for one roster of all banks: leave out partial participation, dropouts and "
             "fedbuff"
         )
+    if config.resources is not None:
+        raise ResourceError("--unit client plans bits and noise together: leave out the banks' limits")
     if config.compression is not None:
         raise CompressionError(
             "--unit client plans its noise for one vector and one grid: leave out --bits and --layers"
