@@ -170,14 +170,16 @@ class Calls:
                 yield Answer(node, Call(), NOT_SENT, "the SuperLink did not take the message")
             else:
                 waiting[number] = node
-        while waiting and time.monotonic() < deadline:
+        late = False
+        while waiting and not late:
+            late = time.monotonic() >= deadline  # one last look: sending, or the caller, may have taken all the time
             numbers = list(waiting)
             for start in range(0, len(numbers), at_once):
                 yield from self._come(numbers[start : start + at_once], waiting)
             if enough():
                 deadline = min(deadline, time.monotonic() + _GRACE_S)
                 enough = _never
-            if waiting:
+            if waiting and not late:
                 time.sleep(_POLL_S)
         for node in waiting.values():
             yield Answer(node, Call(), NO_ANSWER, f"nothing came within {timeout_s:g} s")

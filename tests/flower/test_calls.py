@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -47,3 +48,10 @@ def test_a_message_that_the_superlink_does_not_take_is_answered_as_such(
         monkeypatch.setattr(here.grid, "push_messages", lambda _, nothing=nothing: nothing)
         answer = Calls(here.grid).one("status", 1, Call(), timeout_s=1.0)
         assert answer.error == NOT_SENT and answer.node == 1
+
+
+def test_an_answer_that_is_there_counts_even_when_sending_took_all_the_time(federation) -> None:
+    here = federation()
+    here.fail("bank-0", lambda message, deliver: time.sleep(0.3) or deliver(message))
+    answers = Calls(here.grid).ask("status", dict.fromkeys(here.grid.get_node_ids(), Call()), timeout_s=0.2)
+    assert [answer.error for answer in answers.values()] == [""] * 5
