@@ -84,7 +84,7 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
     help="Passes per round, with --no-dp.",
 )
 @click.option("--batch-size", default=512, type=click.IntRange(1), show_default=True, help="Rows, with --no-dp.")
-@click.option("--lr", type=float, help="Learning rate of sgd; 30 with privacy, 0.1 without.")
+@click.option("--lr", type=float, help="Of sgd; 30 with privacy, 0.1 without, chosen by the noise where it is shared.")
 @click.option("--pos-weight", type=float, help="Weight of a fraud in the loss, a public constant; 4 if left out.")
 @click.option(
     "--algorithm",

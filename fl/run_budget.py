@@ -41,15 +41,16 @@ from fl.privacy import (
     units_of,
 )
 from fl.resources import Choice, Workload, choose, limits_of, measure_machine
-from fl.run_folder import PrivacySettings, RunConfig
+from fl.run_folder import BY_NOISE, PrivacySettings, RunConfig
 from fl.secure import QUORUM
 from fl.shared_features import names_with_shared
 from fl.shared_noise import plan_noise
-from fl.shared_steps import SharedStepPlan
+from fl.shared_steps import GRID, SharedStepPlan
 from fl.shared_steps import sensitivity as step_sensitivity
 from fl.sharing import StatisticsSettings, plan_sharing
-from fl.training import PrivateSteps
+from fl.training import LocalTraining, PrivateSteps
 
+NOISE_PER_STEP = 2.7e-3  # standard deviation, in the unit of the weights; figures in docs/adr/0012
 STATISTICS_ROUND = 0  # what a ledger calls the round in which counts were shared
 
 NOT_COVERED = (
@@ -158,7 +159,8 @@ def calibrated(config: RunConfig, source: PartitionedTable, federation: Federati
         config = replace(config, statistics=replace(config.statistics, sigma=sigma))
         histories = [[*history, entry] for history in histories]
     if privacy.noise == "shared":
-        return replace(config, privacy=_shared_noise(config, privacy, histories, source, federation))
+        privacy = _shared_noise(config, privacy, histories, source, federation)
+        return replace(config, privacy=privacy, training=_step_for_noise(config.training, privacy, len(source.banks)))
     noise = max(
         calibrate(
             history,
@@ -301,6 +303,18 @@ def _shared_noise(
     ]
     once, pieces = max(found, key=lambda each: each[0].share_variance * each[1])
     return replace(privacy, share_variance=once.share_variance, share_pieces=pieces)
+
+
+def _step_for_noise(training: LocalTraining, privacy: PrivacySettings, banks: int) -> LocalTraining:
+    """The learning rate that was asked for, or the one at which noise moves every weight by `NOISE_PER_STEP` a step:
+    a function of the calibrated noise alone.
+    """
+    if training.learning_rate != BY_NOISE:
+        return training
+    assert privacy.share_variance is not None and privacy.share_pieces is not None
+    shares = privacy.share_pieces * (banks - privacy.colluders)
+    sigma = math.sqrt(shares * privacy.share_variance) / GRID * privacy.max_grad_norm  # of a summed gradient
+    return replace(training, learning_rate=NOISE_PER_STEP * privacy.expected_batch * banks / sigma)
 
 
 def shared_step_plan(privacy: PrivacySettings, length: int, banks: int) -> SharedStepPlan:

@@ -142,9 +142,10 @@ PRIVATE = Style(ModelSettings(0.0, PRIOR), LocalTraining("sgd", learning_rate=30
 
 ROUNDS, SHARED_ROUNDS = 10, 100  # where nobody says otherwise: rounds of local training, steps under shared noise
 
-# Full batches, one step a round: a large step with momentum, since a hundred of them are all there is. Figures in
-# docs/adr/0012-utility-under-privacy.md.
-SHARED = Style(ModelSettings(0.0, PRIOR), LocalTraining("sgd", learning_rate=5.0, momentum=0.9, pos_weight=1.0), 16)
+BY_NOISE = 0.0  # a learning rate that is chosen when the noise of a run is calibrated
+
+# Full batches, one step a round, as large as the noise allows. Figures in docs/adr/0012-utility-under-privacy.md.
+SHARED = Style(ModelSettings(0.0, PRIOR), LocalTraining("sgd", BY_NOISE, momentum=0.9, pos_weight=1.0), 16)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from fl.errors import BudgetError, FederationError
 from fl.experiment import Experiment
 from fl.model import flatten, layout
 from fl.privacy import COUNTS_UNIT, UNIT, Mechanism, SharedSteps, epsilon
+from fl.run_budget import NOISE_PER_STEP
 from fl.shared_rounds import VELOCITY, SharedTraining, play_shared_rounds, stepped
-from fl.shared_steps import SharedStepPlan, clipped_gradient_sum, sensitivity
+from fl.shared_steps import GRID, SharedStepPlan, clipped_gradient_sum, sensitivity
 
 SMALL = ["--customers", "400", "--clients", "3", "--fraud-share", "0.03", "--seed", "5", "--local-epochs", "1"]
 SHARED = [*SMALL, "--noise", "shared", "--rounds", "3"]
@@ -94,6 +95,18 @@ def test_a_run_spends_counts_and_steps_from_one_ledger_and_names_unit_accountant
         assert kinds.count(SharedSteps) == 3 and len(kinds) == 4
         assert ledger.spent() == pytest.approx(privacy["epsilon"])
     assert set(result["baselines"]) >= {"plain", "plain_without_privacy", "pooled", "alone"}
+
+
+def test_the_step_is_as_large_as_the_noise_allows_unless_a_rate_is_asked_for(finished, tmp_path: Path) -> None:
+    folder, _ = finished
+    experiment = Experiment.resume(folder)
+    steps = [e for e in next(iter(experiment.ledgers.values())).history() if isinstance(e, SharedSteps)]
+    privacy = experiment.config.privacy
+    assert privacy is not None
+    noise = np.sqrt(steps[0].shares * steps[0].share_variance) / GRID / (privacy.expected_batch * 3)
+    assert experiment.config.training.learning_rate * noise == pytest.approx(NOISE_PER_STEP)
+    run(*SHARED, "--rounds", "1", "--lr", "0.5", "--no-baselines", "--run-dir", tmp_path / "run")
+    assert Experiment.resume(tmp_path / "run").config.training.learning_rate == 0.5
 
 
 def test_shared_noise_needs_less_of_it_than_noise_of_each_banks_own(finished) -> None:
