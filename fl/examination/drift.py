@@ -9,7 +9,7 @@ Three kinds of signal:
 - **ADWIN on errors** (squared, of a score against its label) of the test rows, each entered when its label is known.
 
 A signal alarms once. PSI has to exceed its limit on several days in a row, since customers return and one odd week of a
-few of them is no drift. Limits were chosen on simulated runs and confirmed on twenty others: docs/evaluation.md.
+few of them is no drift. Limits were chosen on simulated runs and confirmed on twenty others, see docs/evaluation.md.
 
 What it leaves to others: what to do about an alarm.
 
@@ -34,12 +34,12 @@ from fl.examination.evidence import Evidence, ScoredPart
 class Limits:
     """When a signal counts as an alarm."""
 
-    psi: float = 0.2
+    psi: float = 0.25
     psi_days: int = 3  # test days in a row on which a PSI has to exceed its limit
     window_days: int = 7  # of the distribution that is compared
     bins: int = 10  # of equal frequency in the training period
-    score_delta: float = 1e-7  # of ADWIN: chance of a false alarm, were rows independent; they are not
-    error_delta: float = 1e-5
+    score_delta: float = 1e-8  # of ADWIN: chance of a false alarm, were rows independent; they are not
+    error_delta: float = 1e-8
 
 
 LIMITS = Limits()

@@ -26,7 +26,8 @@ h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.25rem; margin: 3rem 0 .4rem; padding-top: 1rem; border-top: 1px solid #d0d7de; }
 h3 { font-size: 1rem; margin: 1.8rem 0 .2rem; }
 p { max-width: 46rem; margin: .5rem 0; } .meta, figcaption, .small { color: #57606a; font-size: .875rem; }
-nav { font-size: .875rem; margin: .8rem 0 0; } nav a { margin-right: 1rem; white-space: nowrap; } a { color: #1b6ca8; }
+nav { font-size: .875rem; margin: .8rem 0 0; } nav a { margin-right: 1rem; display: inline-block; }
+a { color: #1b6ca8; }
 ul.findings { list-style: none; padding: 0; margin: 1rem 0; max-width: 52rem; }
 ul.findings li { display: grid; grid-template-columns: 6.2rem 1fr; gap: .8rem; padding: .45rem 0;
   border-bottom: 1px solid #eaeef2; }
@@ -38,7 +39,7 @@ ul.findings li { display: grid; grid-template-columns: 6.2rem 1fr; gap: .8rem; p
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; margin: .7rem 0; }
 th, td { padding: .32rem .7rem; text-align: right; border-bottom: 1px solid #e3e7eb; white-space: nowrap; }
 th { font-weight: 600; color: #47515b; border-bottom: 1px solid #8b949e; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; white-space: normal; padding-left: 0; }
+th:first-child, td:first-child { text-align: left; white-space: normal; padding-left: 0; min-width: 6rem; }
 tr.own td { font-weight: 600; } tr.small td { color: #6e7781; }
 figure { margin: 1rem 0 1.6rem; } figcaption { max-width: 46rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; font-size: .875rem; }
