@@ -147,7 +147,7 @@ def train(resume: str | None, run_dir: str | None, as_json: bool, **options: Any
     python -m demos train --no-dp --algorithm fedadam --server-lr 0.03
     python -m demos train --no-dp --algorithm heads --head logit
     python -m demos train --no-dp --algorithm fedbuff --clients 5 --buffer 3 --durations 1,2,5
-    python -m demos train --no-dp --fraction 0.6 --vanish-after 0.1 --quorum 3
+    python -m demos train --no-dp --fraction 0.75 --vanish-after 0.1 --quorum 3
     python -m demos train --no-dp --bits 1:8,6:16 --layers hidden1/hidden2,logit
     python -m demos train --no-dp --limits limits.toml --bank-bytes 100000
     python -m demos train --resume runs/NAME
