@@ -46,7 +46,7 @@ TERMINALS_MAY_STAND = "totals.npz"  # the public directory of the terminals that
 
 def planted(folder: Path) -> Path:
     """A csv whose every customer, text and terminal carries a marker, and a tenth of its rows an odd amount."""
-    data = simulate(Simulation(300, 150, banks=3, fraud_share=0.03, seed=2))
+    data = simulate(Simulation(160, 80, banks=3, fraud_share=0.03, seed=2))
     data["CUSTOMER"] = CUSTOMER + data.CUSTOMER
     data["TERMINAL"] = TERMINAL + data.TERMINAL
     data["DESCRIPTION"] = data.DESCRIPTION + " " + TEXT
