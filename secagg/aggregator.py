@@ -30,7 +30,7 @@ from secagg.plan import RoundPlan
 from secagg.ring import ring_of
 from secagg.stages import StageClock
 from secagg.states import Machine
-from secagg.transcript import message_hash, parts_hash, signed_bytes
+from secagg.transcript import parts_hash, signed_bytes
 from secagg.verification import check_offer, check_roster, check_same_round, check_signature
 
 
@@ -86,11 +86,11 @@ class Aggregator:
         """Start collecting for a closed roster. Raises `PeerError` leaves."""
         following = self._machine.require("open")
         check_offer(offer, self._enrolment, self._plan, self._masking, quorum=1)
-        check_roster(roster, offer, self._enrolment, self._plan, quorum=1)
+        roster_hash = check_roster(roster, offer, self._enrolment, self._plan, quorum=1)
         shape = (self._plan.blocks, 2, len(self._plan.params.primes), self._plan.params.degree)
         self._total = np.zeros(shape, dtype=np.uint32)
         self._offer, self._roster = offer, roster
-        self._roster_hash = message_hash(roster)
+        self._roster_hash = roster_hash
         self._received = {}
         self._machine.enter(following)
 
@@ -166,7 +166,7 @@ class Aggregator:
     def _forget(self, following: AggregatorState) -> None:
         self._offer = self._roster = None
         self._received = {}
-        self._total = self._total[:0]
+        self._total = np.zeros((0, *self._total.shape[1:]), dtype=np.uint32)  # a slice would keep the memory
         self._machine.enter(following)
 
     def _check(self, contribution: Contribution) -> None:

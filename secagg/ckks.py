@@ -126,7 +126,9 @@ def generate_keys(params: ParameterSet) -> tuple[PublicKey, SecretKey]:
         generator.create_public_key(raw)
         count = 2 * (len(params.primes) + 1) * params.degree
         residues = _saved_residues(raw, _CIPHERTEXT_RESIDUES, count)
-        public = PublicKey(params, residues.reshape(2, len(params.primes) + 1, params.degree))
+        residues = residues.reshape(2, len(params.primes) + 1, params.degree)
+        residues.flags.writeable = False
+        public = PublicKey(params, residues)
         public.check()
         secret = SecretKey(context, seal.Decryptor(context.context, generator.secret_key()))
         if _keys_are_sound(public, secret):

@@ -30,7 +30,7 @@ from secagg.plan import RoundPlan
 from secagg.secrecy import Secret
 from secagg.stages import StageClock
 from secagg.states import Machine
-from secagg.transcript import message_hash, signed_bytes
+from secagg.transcript import signed_bytes
 from secagg.verification import check_offer, check_roster, check_same_round, check_signature
 from secagg.workers import Workers
 
@@ -131,14 +131,13 @@ class Client(Secret):
         """
         following = self._machine.require("join")
         with self._clock.stage("check"):
-            check_offer(offer, self._enrolment, self._plan, self._masking, self._quorum)
+            offer_hash = check_offer(offer, self._enrolment, self._plan, self._masking, self._quorum)
         # Different models to different clients would let their sums be told apart (Pasquini et al., 2111.07380).
         if offer.header.model != model:
             raise WrongModel(f"model: expected {model.hex()[:16]}, the offer is for {offer.header.model.hex()[:16]}")
         self._journal.check_step(offer.header.step)
         with self._clock.stage("mask"):
             agreement, seed = masks.AgreementKey(), masks.new_seed()
-            offer_hash = message_hash(offer)
             sealed = masks.seal_seed(seed, agreement, offer.agreement_key, offer_hash, self._identity.key)
         header = offer.header.reply(self._identity.key, previous=offer_hash)
         unsigned = Join(header, agreement.public, sealed, b"")
@@ -277,11 +276,11 @@ class Client(Secret):
 
     def _check_roster(self, roster: Roster, state: _Round) -> bytes:
         with self._clock.stage("check"):
-            check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum)
+            roster_hash = check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum)
         own = next((entry for entry in roster.entries if entry.sender == self._identity.key), None)
         if own is None or own.agreement_key != state.join.agreement_key or own.signature != state.join.signature:
             raise RosterMismatch("the roster does not hold this client's own join: refuse the key holder")
-        return message_hash(roster)
+        return roster_hash
 
     def _mask_terms(self, roster: Roster, roster_hash: bytes, state: _Round) -> list[masks.MaskTerm]:
         own = self._identity.key

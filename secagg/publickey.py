@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,16 +13,41 @@ from secagg.errors import WrongKey
 from secagg.kernels_numpy import U64
 from secagg.parameters import ParameterSet
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class PublicKey:
-    """A public key as residues modulo the data primes and the special prime, the last: uint64[2, primes + 1, N]."""
+    """A public key as residues modulo the data primes and the special prime, the last: uint64[2, primes + 1, N].
+
+    Several parties check and hash it in every round: where `residues` cannot be written to, each is done once.
+    """
 
     params: ParameterSet
     residues: U64
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over the residues as little-endian uint64."""
+        return self._once("_digest", self._hashed)
+
     def check(self) -> None:
         """Raise `WrongKey` unless the shape is right, every residue is below its prime and neither half is zero."""
+        self._once("_checked", self._checked_now)
+
+    def _once(self, name: str, make: Callable[[], T]) -> T:
+        known: dict[str, T] = self.__dict__
+        if name in known:
+            return known[name]
+        made = make()
+        if not self.residues.flags.writeable:
+            known[name] = made
+        return made
+
+    def _hashed(self) -> bytes:
+        return hashlib.sha256(np.ascontiguousarray(self.residues, dtype="<u8").data.cast("B")).digest()
+
+    def _checked_now(self) -> bool:
         primes = (*self.params.primes, self.params.special_prime)
         shape = (2, len(primes), self.params.degree)
         if self.residues.shape != shape or self.residues.dtype != np.uint64:
@@ -30,6 +58,7 @@ class PublicKey:
             raise WrongKey("public key: a residue is not below its prime; refuse this offer")
         if not self.residues.any(axis=-1).all():
             raise WrongKey("public key: a polynomial is zero; refuse this offer")
+        return True
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PublicKey):

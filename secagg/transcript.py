@@ -142,4 +142,4 @@ def sums_hash(sums: I64) -> bytes:
 
 def public_key_hash(key: PublicKey) -> bytes:
     """SHA-256 over the residues as little-endian uint64, in the order of `PublicKey.residues`."""
-    return hashlib.sha256(np.ascontiguousarray(key.residues, dtype="<u8").data.cast("B")).digest()
+    return key.digest

@@ -57,8 +57,11 @@ def check_signature(message: Message, sender: bytes) -> bytes:
     return hashlib.sha256(signed).digest()
 
 
-def check_offer(offer: Offer, enrolment: Enrolment, plan: RoundPlan, masked: bool, quorum: int) -> None:
-    """An offer of the enrolled key holder for this session and plan, with a well-formed key and enough of a quorum."""
+def check_offer(offer: Offer, enrolment: Enrolment, plan: RoundPlan, masked: bool, quorum: int) -> bytes:
+    """An offer of the enrolled key holder for this session and plan, with a well-formed key and enough of a quorum.
+
+    Returns the offer's hash.
+    """
     header = offer.header
     if header.session != enrolment.session:
         raise WrongRound(f"session: expected {_show(enrolment.session)}, got {_show(header.session)}")
@@ -77,11 +80,14 @@ def check_offer(offer: Offer, enrolment: Enrolment, plan: RoundPlan, masked: boo
     offer.public_key.check()
     if public_key_hash(offer.public_key) != header.key:
         raise WrongKey("the offer's key is not the one that its header names")
-    check_signature(offer, enrolment.key_holder.key)
+    return check_signature(offer, enrolment.key_holder.key)
 
 
-def check_roster(roster: Roster, offer: Offer, enrolment: Enrolment, plan: RoundPlan, quorum: int) -> None:
-    """A roster of this offer: enough members, all enrolled here and distinct, each with its own signed join."""
+def check_roster(roster: Roster, offer: Offer, enrolment: Enrolment, plan: RoundPlan, quorum: int) -> bytes:
+    """A roster of this offer: enough members, all enrolled here and distinct, each with its own signed join.
+
+    Returns the roster's hash.
+    """
     check_same_round(roster.header, offer.header)
     if roster.header.previous != message_hash(offer) or roster.header.roster != NO_ROSTER:
         raise RosterMismatch("the roster does not answer this offer")
@@ -93,11 +99,12 @@ def check_roster(roster: Roster, offer: Offer, enrolment: Enrolment, plan: Round
     needed = max(quorum, offer.quorum)
     if not needed <= len(senders) <= plan.max_clients:
         raise QuorumNotMet(f"roster: expected {needed}..{plan.max_clients} members, got {len(senders)}")
-    check_signature(roster, enrolment.key_holder.key)
+    roster_hash = check_signature(roster, enrolment.key_holder.key)
     for entry in roster.entries:
         enrolment.client(entry.sender)  # organisations are distinct within the enrolment list
         join = entry_join(entry, roster)
         check_signature(join, entry.sender)
+    return roster_hash
 
 
 def _show(value: object) -> str:

@@ -240,7 +240,9 @@ def _read_public_key(payload: memoryview, plan: RoundPlan) -> PublicKey:
     wide = np.zeros((special.shape[0], 8), dtype=np.uint8)
     wide[:, :_SPECIAL_BYTES] = special
     residues[:, -1, :] = wide.view("<u8").reshape(2, params.degree)
-    key = PublicKey(params, residues.astype(np.uint64, copy=False))
+    native = residues.astype(np.uint64, copy=False)
+    native.flags.writeable = False
+    key = PublicKey(params, native)
     key.check()
     return key
 
