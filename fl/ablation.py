@@ -59,7 +59,11 @@ class Variant:
 
 
 def _without_encryption(config: RunConfig) -> RunConfig | None:
+    """None also where noise is put into the encrypted sum itself: without encryption there is no such sum."""
+    privacy = config.privacy
     if config.aggregation.mode == "plain":
+        return None
+    if privacy is not None and (privacy.unit == "client" or privacy.noise == "shared"):
         return None
     return replace(config, aggregation=replace(config.aggregation, mode="plain"))
 
@@ -86,11 +90,23 @@ def _without_accidents(config: RunConfig) -> RunConfig | None:
     return None if config.participation is None else replace(config, participation=None)
 
 
+def _without_shared_noise(config: RunConfig) -> RunConfig | None:
+    if config.privacy is None or config.privacy.noise != "shared":
+        return None
+    return replace(config, privacy=replace(config.privacy, noise="own"))
+
+
 def _without_compression(config: RunConfig) -> RunConfig | None:
     aggregation = config.aggregation
-    if aggregation.mode == "plain" or aggregation.value_bits >= OPEN.value_bits:
+    fine = aggregation.mode == "plain" or aggregation.value_bits >= OPEN.value_bits
+    if fine and config.compression is None:
         return None
-    return replace(config, aggregation=replace(aggregation, value_bits=OPEN.value_bits))
+    bits = max(aggregation.value_bits, OPEN.value_bits)
+    return replace(config, aggregation=replace(aggregation, value_bits=bits), compression=None)
+
+
+def _without_limits(config: RunConfig) -> RunConfig | None:
+    return None if config.resources is None else replace(config, resources=None)
 
 
 def _without_weight(config: RunConfig) -> RunConfig | None:
@@ -115,10 +131,12 @@ COMPONENTS = {
     for component in (
         Component("encryption", "averages in plain sight, without masks or quantisation", _without_encryption),
         Component("privacy", "no differential privacy, with the training that suits that", _without_privacy),
+        Component("shared noise", "noise of every bank's own, each alone enough", _without_shared_noise),
         Component("statistics", "no shared counts of terminals", _without_statistics),
         Component("algorithm", "FedAvg in place of the run's algorithm", _without_algorithm),
         Component("participation", "every bank in every round, no accidents", _without_accidents),
-        Component("compression", f"updates at {OPEN.value_bits} bits a value", _without_compression),
+        Component("compression", f"all layers at {OPEN.value_bits} bits a value", _without_compression),
+        Component("limits", "no limits of any bank's memory, time or bytes", _without_limits),
         Component("fraud weight", "frauds weigh like other rows in the loss", _without_weight),
         Component("dropout", "no dropout", _without_dropout),
         Component("momentum", "no momentum in local steps", _without_momentum),
@@ -167,7 +185,7 @@ def _apart(config: RunConfig) -> RunConfig:
     """`config` without what belongs to another run: its ledgers, its calibrated noise, its baselines."""
     privacy, statistics = config.privacy, config.statistics
     if privacy is not None:
-        privacy = replace(privacy, budget_dir=None, noise_multiplier=None, share_variance=None)
+        privacy = replace(privacy, budget_dir=None, noise_multiplier=None, share_variance=None, share_pieces=None)
     if statistics is not None:
         statistics = replace(statistics, sigma=None)
     return replace(config, privacy=privacy, statistics=statistics, with_baselines=False)

@@ -16,7 +16,9 @@ from finished_runs import open_config, train
 
 from fl.ablation import WHOLE, cell, paired, play, prepare, read_config, summarise, variants
 from fl.algorithms.settings import AlgorithmSettings
+from fl.compression import CompressionSettings
 from fl.errors import AblationError
+from fl.resources import ResourceSettings
 from fl.run_folder import (
     OPEN,
     PRIVATE,
@@ -66,6 +68,23 @@ def test_every_component_that_the_run_has_is_taken_out_and_no_other() -> None:
     assert found["without compression"].aggregation.value_bits == OPEN.value_bits
     whole = found.pop(WHOLE)
     assert all(config != whole for config in found.values())
+
+
+def test_chosen_layers_and_limits_are_components_too() -> None:
+    config = replace(QUICK, compression=CompressionSettings(layers="logit"), resources=ResourceSettings(seconds=60.0))
+    found = {variant.name: variant.config for variant in variants(config)}
+    assert found["without compression"].compression is None and found["without compression"].resources is not None
+    assert found["without limits"].resources is None and found["without limits"].compression is not None
+
+
+def test_noise_inside_the_encrypted_sum_goes_before_the_encryption_does() -> None:
+    config = private_config()
+    assert config.privacy is not None
+    shared = replace(config, privacy=replace(config.privacy, noise="shared"))
+    found = {variant.name: variant.config.privacy for variant in variants(shared)}
+    assert "without encryption" not in found
+    own = found["without shared noise"]
+    assert own is not None and own.noise == "own"
 
 
 def test_without_privacy_the_training_is_the_one_that_suits_that() -> None:
