@@ -143,7 +143,7 @@ def train(resume: str | None, run_dir: str | None, as_json: bool, **options: Any
     python -m demos train
     python -m demos train --no-dp --rounds 5 --json
     python -m demos train --data FILE.csv.gz --partition PARTITION.csv:REGION8 --epsilon 3
-    python -m demos train --algorithm fedprox --mu 0.1
+    python -m demos train --algorithm fedprox --mu 0.01
     python -m demos train --no-dp --algorithm fedadam --server-lr 0.03
     python -m demos train --no-dp --algorithm heads --head logit
     python -m demos train --no-dp --algorithm fedbuff --clients 5 --buffer 3 --durations 1,2,5

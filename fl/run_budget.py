@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fl.algorithms.fedavg import FedAvg
+from fl.algorithms.fedprox import require_stable_pull
 from fl.algorithms.settings import algorithm_of
 from fl.algorithms.state import trainings
 from fl.client_dp import sensitivity
@@ -219,13 +220,16 @@ def planned_compression(config: RunConfig, federation: Federation) -> Compressio
 def planned_algorithm(config: RunConfig, federation: Federation) -> FedAvg:
     """The run's algorithm. Raises `AlgorithmError`."""
     model = build_model(len(federation.feature_names), seed=0)
-    return algorithm_of(
+    algorithm = algorithm_of(
         config.algorithm,
         config.participation,
         banks=len(federation.banks),
         model=layout(model),
         seed=config.seed,
     )
+    if config.training.optimiser == "sgd":
+        require_stable_pull(algorithm.proximal, config.training.learning_rate, config.training.momentum)
+    return algorithm
 
 
 def _statistics_noise(

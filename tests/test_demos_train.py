@@ -349,6 +349,7 @@ def test_banks_that_vanish_are_named_in_the_metrics(tmp_path: Path) -> None:
     ("options", "error"),
     [
         (["--mu", "0.1"], "mu is an option of fedprox"),
+        (["--algorithm", "fedprox", "--mu", "0.1"], "at learning rate 30 .* overshoots"),
         (["--algorithm", "heads", "--head", "logits"], "no layers logits"),
         (["--algorithm", "fedbuff", "--fraction", "0.5"], "no fraction of them is drawn"),
         (["--algorithm", "fedbuff", "--buffer", "9"], "cannot be filled by 4 banks"),

@@ -42,6 +42,20 @@ class FedProx(FedAvg):
         return self.mu
 
 
+def require_stable_pull(mu: float, learning_rate: float, momentum: float) -> None:
+    """Raise `AlgorithmError` where SGD's steps along the pull alone would grow without end.
+
+    On mu / 2 * |w - w_t|^2 a step multiplies the distance by 1 - learning_rate * mu; with momentum the iteration is
+    stable below 2 * (1 + momentum) (Polyak 1964).
+    """
+    most = 2 * (1 + momentum)
+    if learning_rate * mu >= most:
+        raise AlgorithmError(
+            f"fedprox: at learning rate {learning_rate:g} a pull of mu {mu:g} overshoots further with every step; "
+            f"expected mu below {most / learning_rate:.3g}"
+        )
+
+
 def anchor_of(module: nn.Module) -> list[torch.Tensor]:
     """w_t: a copy of the parameters before local training."""
     return [p.detach().clone() for p in module.parameters()]

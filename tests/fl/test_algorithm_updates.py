@@ -15,7 +15,7 @@ from small_banks import ALGORITHMS, BANKS, CPU, first_vector, make_algorithm, ma
 from fl.algorithms.fedadam import FedAdam
 from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.fedbuff import Clock, FedBuff, staleness_weight
-from fl.algorithms.fedprox import FedProx
+from fl.algorithms.fedprox import FedProx, require_stable_pull
 from fl.algorithms.participation import Everyone
 from fl.algorithms.settings import AlgorithmSettings, algorithm_of
 from fl.algorithms.state import Released, State
@@ -196,6 +196,7 @@ def test_options_of_another_algorithm_are_refused(settings: dict, message: str) 
     ("make", "message"),
     [
         (lambda: FedProx(Everyone(3), -1.0), "mu is expected"),
+        (lambda: require_stable_pull(0.07, 30.0, 0.0), "overshoots .* expected mu below 0.0667"),
         (lambda: FedAdam(Everyone(3), tau=0.0), "tau > 0"),
         (lambda: FedBuff(Clock((1, 1, 1), 3, 8), 0.0), "server_lr"),
         (lambda: Clock((1, 1), 3, 8), "cannot be filled by 2 banks"),
