@@ -97,8 +97,8 @@ def _privacy(privacy: dict[str, Any]) -> list[Finding]:
         text = "Trained without differential privacy: the model may give away rows it was trained on."
         return [_finding("concern", text)]
     text = (
-        f"Epsilon {privacy['epsilon']:.2f} at delta {privacy['delta']:g} was spent, for one {privacy['unit']}; "
-        "no promise is made for a card or a customer as a whole."
+        f"Epsilon {privacy['epsilon']:.2f} at delta {privacy['delta']:g} was spent, for one {privacy['unit']}. "
+        f"Not covered: {'; '.join(privacy['not_covered'])}."
     )
     return [_finding("note", text)]
 
