@@ -244,8 +244,7 @@ class EncryptedRounds:
 
         # 3. One sum, one decryption, one release; every bank divides.
         release = line.to_banks(key_holder.release(aggregator.close()), len(banks))
-        with clock.stage("unpack"):
-            averages = [bank.accept(release) for bank in banks.values()]
+        averages = [bank.accept(release) for bank in banks.values()]
         return Aggregate(
             average=averages[0].values,
             error_bound=averages[0].error_bound,

@@ -42,6 +42,7 @@ _CIPHERTEXT_RESIDUES = _CIPHERTEXT.size + _HEADER.size + _COUNT.size  # 97
 _PLAINTEXT_RESIDUES = 72
 
 _KEY_ATTEMPTS = 8
+_WRITTEN_AT_ONCE = 1 << 15  # residues
 
 
 class SecretKey:
@@ -59,30 +60,24 @@ class SecretKey:
 
     def decrypt(self, block: U32) -> U32:
         """c0 + c1*s of one checked block uint32[2, primes, N]; returns uint32[primes, N], coefficients."""
-        return self.begin_decrypt(block)()
+        plain = self.decrypt_transformed(block)
+        ring_of(self._context.params).from_ntt(plain)
+        return plain
 
     def decrypt_transformed(self, block: U32) -> U32:
         """As `decrypt`, still in SEAL's transformed order."""
-        return self._begin(block)()
+        return self.begin_decrypt(block)().astype(np.uint32)
 
-    def begin_decrypt(self, block: U32) -> Callable[[], U32]:
-        """SEAL's part of `decrypt`, which holds the interpreter lock; the rest, for any thread, is what comes back."""
-        transformed = self._begin(block)
-
-        def coefficients() -> U32:
-            plain = transformed()
-            ring_of(self._context.params).from_ntt(plain)
-            return plain
-
-        return coefficients
-
-    def _begin(self, block: U32) -> Callable[[], U32]:
+    def begin_decrypt(self, block: U32) -> Callable[[], U64]:
+        """SEAL's part, which holds the interpreter lock. What comes back reads the result, uint64[primes, N] in SEAL's
+        transformed order, on any thread.
+        """
         shape = (len(self._context.params.primes), self._context.params.degree)
         ciphertext = self._context.load_ciphertext(block)
         plaintext = seal.Plaintext()
         self._decryptor.decrypt(ciphertext, plaintext)
         read = _begin_reading_plaintext(plaintext, shape[0] * shape[1])
-        return lambda: read().astype(np.uint32).reshape(shape)
+        return lambda: read().reshape(shape)
 
 
 class Encryptor:
@@ -178,29 +173,38 @@ class _Context:
 
     def load_ciphertext(self, block: U32) -> Any:
         ciphertext = seal.Ciphertext()
-        self._load(ciphertext, self._data_id, block.astype("<u8"))
+        self._load(ciphertext, self._data_id, block)
         return ciphertext
 
     def load_public_key(self, residues: U64) -> Any:
         public_key = seal.PublicKey()
-        self._load(public_key, self._key_id, residues.astype("<u8"))
+        self._load(public_key, self._key_id, residues)
         return public_key
 
-    def _load(self, target: Any, parms_id: bytes, residues: U64) -> None:
-        data = np.ascontiguousarray(residues).data.cast("B")
-        inner = _HEADER.pack(
-            _MAGIC, _HEADER_SIZE, *_version(), _UNCOMPRESSED, 0, _HEADER.size + _COUNT.size + len(data)
-        )
+    def _load(self, target: Any, parms_id: bytes, residues: U32 | U64) -> None:
+        size = 8 * residues.size
+        inner = _HEADER.pack(_MAGIC, _HEADER_SIZE, *_version(), _UNCOMPRESSED, 0, _HEADER.size + _COUNT.size + size)
         body = (
             _CIPHERTEXT.pack(parms_id, 1, residues.shape[0], residues.shape[2], residues.shape[1], 1.0, 1)
             + inner
             + _COUNT.pack(residues.size)
         )
-        total = _HEADER.size + len(body) + len(data)
+        total = _HEADER.size + len(body) + size
         outer = _HEADER.pack(_MAGIC, _HEADER_SIZE, *_version(), _UNCOMPRESSED, 0, total)
         with _private_file() as (descriptor, path):
-            os.writev(descriptor, [outer, body, data])
+            os.write(descriptor, outer + body)
+            wide = np.empty(_WRITTEN_AT_ONCE, dtype="<u8")  # small enough to stay in the cache
+            flat = residues.reshape(-1)
+            for start in range(0, flat.size, wide.size):
+                part = flat[start : start + wide.size]
+                wide[: part.size] = part
+                _write_all(descriptor, wide[: part.size].data.cast("B"))
             target.load(self.context, path)
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 @lru_cache(maxsize=32)

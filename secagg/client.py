@@ -82,7 +82,7 @@ class Client(Secret):
 
     identity: an enrolled client's. plan, quorum: this client's own; offers that differ are refused. masking=False
     trusts the aggregator (warned about). journal: where uses of updates are remembered; in memory when None.
-    engine: "auto" or an engine's name (`engines.py`). threads: for mask expansion; all cores when None.
+    engine: "auto" or an engine's name (`engines.py`). threads: for packing and encryption; all cores when None.
     """
 
     def __init__(
@@ -262,10 +262,12 @@ class Client(Secret):
             raise RosterMismatch("the release is for another roster than the one this client contributed to")
         if release.contributors != members:
             raise RosterMismatch(f"contributors: the roster has {members}, the release names {release.contributors}")
-        release_hash = check_signature(release, self._enrolment.key_holder.key)
-        sums = packing.IntegerSums(release.sums, release.total_weight)
-        packing.check_sums(sums, self._plan, release.contributors)
-        average = packing.average(sums, self._plan)
+        with self._clock.stage("check"):
+            release_hash = check_signature(release, self._enrolment.key_holder.key)
+            sums = packing.IntegerSums(release.sums, release.total_weight)
+            packing.check_sums(sums, self._plan, release.contributors)
+        with self._clock.stage("unpack"):
+            average = packing.average(sums, self._plan)
         self._journal.finished(header.step, header.model, header.round_id, release_hash)
         bound = packing.error_bound(self._plan)
         return Average(average, bound, release.total_weight, release.contributors)
@@ -300,7 +302,7 @@ class Client(Secret):
         packed: U8 = np.frombuffer(payload, dtype=np.uint8)
         block = empty_block(plan.params)
         with Workers(self._threads, plan.residue_bytes) as workers:
-            stream = masks.MaskStream(terms, plan.params, workers)
+            stream = masks.MaskStream(terms, plan.params)
             with clock.stage("encrypt"):
                 engine = encryptor(self._engine, state.offer.public_key, workers)
             blocks = encoder.blocks(workers)

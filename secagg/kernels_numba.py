@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.kernels_numpy import I64, U8, U32
+from secagg.kernels_numpy import I64, U8, U32, U64
 
 
 def _cache_is_writable() -> bool:
@@ -267,6 +267,46 @@ def unpack_lanes(residues: U32, primes: U32, inverses: U32, offsets: U32, diviso
     """See `kernels_numpy.unpack_lanes`."""
     left = np.empty(residues.shape[1], dtype=np.uint8)
     _unpack_lanes(residues, primes, inverses, offsets, divisors, digits, left)
+    return left
+
+
+@_jit
+def _unpack_transformed(
+    wide: Any,
+    roots: Any,
+    quotients: Any,
+    scale: Any,
+    primes: Any,
+    inverses: Any,
+    offsets: Any,
+    divisors: Any,
+    digits: Any,
+    left: Any,
+) -> None:
+    count, degree = wide.shape
+    residues = np.empty((count, degree), dtype=np.uint32)
+    for i in range(count):
+        row = residues[i]
+        for c in range(degree):
+            row[c] = np.uint32(wide[i, c])
+        _inverse(row, roots[i], quotients[i], primes[i], scale[i])
+    _unpack_lanes(residues, primes, inverses, offsets, divisors, digits, left)
+
+
+def unpack_transformed(
+    wide: U64,
+    roots: U32,
+    quotients: U32,
+    scale: U32,
+    primes: U32,
+    inverses: U32,
+    offsets: U32,
+    divisors: I64,
+    digits: I64,
+) -> U8:
+    """See `kernels_numpy.unpack_transformed`."""
+    left = np.empty(wide.shape[1], dtype=np.uint8)
+    _unpack_transformed(wide, roots, quotients, scale, primes, inverses, offsets, divisors, digits, left)
     return left
 
 

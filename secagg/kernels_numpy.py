@@ -100,6 +100,23 @@ def unpack_lanes(residues: U32, primes: U32, inverses: U32, offsets: U32, diviso
     return left
 
 
+def unpack_transformed(
+    wide: U64,
+    roots: U32,
+    quotients: U32,
+    scale: U32,
+    primes: U32,
+    inverses: U32,
+    offsets: U32,
+    divisors: I64,
+    digits: I64,
+) -> U8:
+    """`inverse_ntt` of uint64[primes, N] whose values fit 32 bits, then `unpack_lanes`; `wide` stays as it is."""
+    residues = wide.astype(np.uint32)
+    inverse_ntt(residues, roots, quotients, primes, scale)
+    return unpack_lanes(residues, primes, inverses, offsets, divisors, digits)
+
+
 def _divide(garner: U64, primes: U32, divisor: int) -> I64:
     """Divide the mixed-radix numbers in place by `divisor` (< 2**48); returns the remainders.
 

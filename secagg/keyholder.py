@@ -38,7 +38,7 @@ from secagg.errors import (
     UnknownClient,
 )
 from secagg.identity import Identity, verify
-from secagg.kernels_numpy import U32
+from secagg.kernels_numpy import U64
 from secagg.ledger import Ledger, Outcome
 from secagg.messages import (
     NO_ROSTER,
@@ -353,8 +353,9 @@ class KeyHolder(Secret):
         decoder = packing.Decoder(plan, len(state.joins))
         terms = [masks.MaskTerm(seed, negative=False) for seed in state.seeds.values()] if self._masking else []
         block = empty_block(plan.params)
-        with Workers(self._threads, plan.residue_bytes) as workers:
-            stream = masks.MaskStream(terms, plan.params, workers)
+        stream = masks.MaskStream(terms, plan.params)
+        with Workers(self._threads, plan.residue_bytes, most=2) as beside:  # one more thread: blocks unpack in order
+            waiting = 1 if beside.threads == 1 else 3  # blocks that may wait for their unpacking
             unpacking: deque[Callable[[], None]] = deque()  # beside SEAL, which holds the interpreter lock; in order
             for index in range(plan.blocks):
                 read_block(encrypted_sum.payload, index, plan.params, block)
@@ -363,8 +364,8 @@ class KeyHolder(Secret):
                 with clock.stage("decrypt") as stage:
                     read = state.secret_key.begin_decrypt(block)
                     stage.bytes += block[0].nbytes
-                unpacking.append(workers.start(partial(_unpack, decoder, index, read)))
-                while len(unpacking) >= workers.threads:
+                unpacking.append(beside.start(partial(_unpack, decoder, index, read)))
+                while len(unpacking) >= waiting:
                     self._await_unpacking(unpacking)
             while unpacking:
                 self._await_unpacking(unpacking)
@@ -377,5 +378,5 @@ class KeyHolder(Secret):
             stage.bytes += len(self._plan.params.primes) * self._plan.params.degree * 4
 
 
-def _unpack(decoder: packing.Decoder, index: int, read: Callable[[], U32]) -> None:
-    decoder.add(index, read())
+def _unpack(decoder: packing.Decoder, index: int, read: Callable[[], U64]) -> None:
+    decoder.add_transformed(index, read())

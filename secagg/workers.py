@@ -17,13 +17,14 @@ ALONE_BELOW = 1 << 20  # bytes of residues: handing over less work than this cos
 class Workers:
     """Splits ranges over threads. threads: all usable cores when None; 1 runs everything in the caller.
 
-    work: bytes of residues of the contribution or sum; below `ALONE_BELOW`, None means one thread.
+    work: bytes of residues of the contribution or sum; below `ALONE_BELOW`, None means one thread. most: threads that
+    can be of use.
     """
 
-    def __init__(self, threads: int | None = None, work: int = ALONE_BELOW) -> None:
+    def __init__(self, threads: int | None = None, work: int = ALONE_BELOW, most: int | None = None) -> None:
         if threads is None:
             threads = usable_cores() if work >= ALONE_BELOW else 1
-        self.threads = max(1, threads)
+        self.threads = max(1, threads if most is None else min(threads, most))
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
 
     def over(self, count: int, job: Callable[[int, int], None]) -> None:

@@ -75,8 +75,7 @@ def play_round(update_of: Callable[[int], F32], clients: int, setting: Setting, 
         encrypted_sum = wire.decode(received, plan)
         assert isinstance(encrypted_sum, EncryptedSum)
         release = key_holder.release(encrypted_sum)
-        with clock.stage("unpack"):
-            average = banks[0].accept(release).values
+        average = banks[0].accept(release).values
     meter.wire_bytes["release"] = wire.message_bytes(Release, plan)
     return Opened(average, release.sums)
 

@@ -49,12 +49,33 @@ def residues(rng: np.random.Generator, params: ParameterSet, *leading: int) -> n
 def test_both_modules_offer_the_same_functions() -> None:
     compiled = module("numba")
     for name in (
-        "forward_ntt", "inverse_ntt", "quantise_onto", "pack_lanes", "unpack_lanes",
+        "forward_ntt", "inverse_ntt", "quantise_onto", "pack_lanes", "unpack_lanes", "unpack_transformed",
         "add_modular", "subtract_modular", "in_range", "pack30", "unpack30", "fold_words",
     ):  # fmt: skip
         assert callable(getattr(plain, name))
         assert callable(getattr(compiled, name))
         assert getattr(kernels, name) in (getattr(plain, name), getattr(compiled, name))
+
+
+@some_sets
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_unpacking_from_transformed_words_is_transforming_back_and_unpacking(params: ParameterSet, name: str) -> None:
+    kernel, ring = plain if name == "numpy" else module("numba"), ring_of(params)
+    a = residues(np.random.default_rng(4), params)
+    transformed = a.copy()
+    plain.forward_ntt(transformed, ring.roots, ring.root_quotients, ring.primes)
+    bases = np.array([2**20, 1001, 77], dtype=np.int64)
+    offsets = np.array([p // 3 for p in params.primes], dtype=np.uint32)
+    expected, found = (np.empty((3, params.degree), dtype=np.int64) for _ in range(2))
+    wide = transformed.astype(np.uint64)
+    left_expected = plain.unpack_lanes(a, ring.primes, ring.garner_inverses, offsets, bases, expected)
+    left_found = kernel.unpack_transformed(
+        wide, ring.inverse_roots, ring.inverse_root_quotients, ring.inverse_degree, ring.primes, ring.garner_inverses,
+        offsets, bases, found,
+    )  # fmt: skip
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(left_found, left_expected)
+    np.testing.assert_array_equal(wide, transformed)
 
 
 @some_sets

@@ -20,7 +20,6 @@ from secagg import masks
 from secagg.errors import BadSeal
 from secagg.masks import AgreementKey, MaskStream, MaskTerm
 from secagg.parameters import ALLOWED
-from secagg.workers import Workers
 from tests import reference_masks as reference
 
 VECTORS = json.loads(reference.VECTORS.read_text())
@@ -233,16 +232,6 @@ def test_streams_differ_between_keys_blocks_and_primes():
     for i, one in enumerate(rows):
         for other in rows[i + 1 :]:
             assert (one == other).sum() <= 3
-
-
-def test_any_number_of_threads_gives_the_same_masks():
-    terms = [MaskTerm(reference.bytes32(str(i)), i % 2 == 0) for i in range(5)]
-    alone = np.zeros((len(ALLOWED[1].primes), ALLOWED[1].degree), dtype=np.uint32)
-    together = alone.copy()
-    MaskStream(terms, ALLOWED[1]).apply(7, alone)
-    with Workers(3) as workers:
-        MaskStream(terms, ALLOWED[1], workers).apply(7, together)
-    assert np.array_equal(alone, together)
 
 
 def test_seeds_and_agreement_keys_are_fresh():

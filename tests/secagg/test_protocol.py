@@ -188,3 +188,13 @@ def _aggregator_peak(plan, count):
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_number_of_threads_gives_the_same_sums_over_many_blocks(threads):
+    plan = secagg.plan_round(length=400_000, max_clients=3, value_bits=16)
+    assert plan.blocks > 1
+    updates = [np.random.default_rng(i).uniform(-1.1, 1.1, plan.length).astype(np.float32) for i in range(3)]
+    result = secagg.run_round(updates, plan=plan, threads=threads)
+    exact = sum(np.rint(np.clip(u.astype(np.float64), -1, 1) / plan.step) for u in updates).astype(np.int64)
+    assert (result.sums == exact).all()
