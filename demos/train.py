@@ -111,7 +111,7 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 @click.option("--aggregation", type=click.Choice(["encrypted", "plain"]), default="encrypted", show_default=True)
 @click.option("--engine", default="auto", show_default=True, help="Encryption engine.")
 @click.option("--clip", default=1.0, show_default=True, help="Of every coordinate of an update.")
-@click.option("--value-bits", type=int, help="Of a quantised coordinate; 16 with privacy, 32 without.")
+@click.option("--value-bits", type=int, help="Of a quantised coordinate; 16 with privacy, 40 without.")
 @click.option("--bits", metavar="FROM:BITS,...", help="Bits by round, as 1:8,6:16, instead of --value-bits.")
 @click.option("--layers", metavar="GROUP/...", help="Layers that travel, by turns, as hidden1/hidden2,logit.")
 @click.option("--limits", metavar="FILE.toml", help="What single banks can spare; docs/algorithms.md has an example.")

@@ -33,7 +33,7 @@ from torch import nn
 from fl.errors import CompressionError, ModelError
 from fl.model import Layout, layer_mask
 
-FEWEST_BITS, MOST_BITS = 2, 32
+FEWEST_BITS, MOST_BITS = 2, 40
 
 
 @dataclass(frozen=True)

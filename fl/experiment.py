@@ -63,7 +63,7 @@ from fl.run_budget import (
     require_room,
     shared_step_plan,
 )
-from fl.run_folder import ROUNDS, DataSettings, RunConfig, RunFolder, random_banks, refuse_used
+from fl.run_folder import APPLIED_GRID, ROUNDS, DataSettings, RunConfig, RunFolder, random_banks, refuse_used
 from fl.secure import QUORUM, EncryptedRounds, plain_sum
 from fl.shared_features import SharedColumns, with_shared_columns
 from fl.shared_noise import plan_noise
@@ -469,16 +469,16 @@ def _read(data: DataSettings, seed: int) -> PartitionedTable:
 
 
 def _schedule(config: RunConfig, rounds: int, private: PrivateSteps | None) -> Schedule:
-    return Schedule(rounds, config.training, private, config.model.dropout, config.model.prior, config.seed)
+    model, grid = config.model, APPLIED_GRID * config.aggregation.clip
+    return Schedule(rounds, config.training, private, model.dropout, model.prior, config.seed, grid)
 
 
 def _open_schedule(config: RunConfig) -> Schedule:
     """The schedule of the baselines that train without privacy."""
     model = config.baseline_model
     shared = config.privacy is not None and config.privacy.noise == "shared"
-    return Schedule(
-        ROUNDS if shared else config.rounds, config.baseline_training, None, model.dropout, model.prior, config.seed
-    )
+    rounds, grid = ROUNDS if shared else config.rounds, APPLIED_GRID * config.aggregation.clip
+    return Schedule(rounds, config.baseline_training, None, model.dropout, model.prior, config.seed, grid)
 
 
 def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:

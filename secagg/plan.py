@@ -36,7 +36,7 @@ HEADROOM_BITS = 1
 block with 2**-N (design: the key holder's check of the headroom)."""
 
 MAX_CLIENTS = 65_536
-MAX_VALUE_BITS = 32
+MAX_VALUE_BITS = 40
 MAX_WEIGHT = 2**20
 MAX_LENGTH = 2**33
 MAX_RADIX = 2**47  # base of one lane; a digit stays exact in the float64 quotient estimate of kernels.unpack_lanes
@@ -202,7 +202,7 @@ def plan_round(
     """Choose parameters for a round, or say which input makes it impossible.
 
     length: values per update, 1..2**33.  max_clients: 1..65,536.  clip: > 0, in the unit of the update.
-    value_bits: 2..32.  max_weight: 1..2**20.  params: use this allowed set rather than the cheapest.
+    value_bits: 2..40.  max_weight: 1..2**20.  params: use this allowed set rather than the cheapest.
     Raises `PlanError`, naming the input to change.
     """
     _check_inputs(length, max_clients, clip, value_bits, max_weight)

@@ -13,7 +13,8 @@ from fl.errors import AggregationError, BudgetExhausted, MetricError, TrainingEr
 from fl.evaluation import evaluate, require_measurable
 from fl.federation import BankData, Rows
 from fl.model import flatten, model_hash, unflatten
-from fl.rounds import Schedule, federated_rounds
+from fl.rounds import Schedule, federated_rounds, on_grid
+from fl.run_folder import APPLIED_GRID
 from fl.secure import Aggregate, Update, encrypted_average, plain_average, plan_for
 from fl.training import LocalTraining, PrivateSteps, derive_seed, train_seeded
 
@@ -147,6 +148,23 @@ def test_encryption_changes_the_model_by_no_more_than_quantisation() -> None:
     plan = plan_for(len(flatten(schedule.first_model(3))), 3, 1.0, 24)
     encrypted = play(banks, schedule, aggregate=lambda u, h: encrypted_average(u, plan=plan, model_hash=h))
     assert encrypted[-1] == pytest.approx(play(banks, schedule)[-1], abs=1e-5)
+
+
+def test_on_the_applied_grid_encrypted_and_plain_rounds_end_at_the_same_bits() -> None:
+    banks = make_banks()
+    schedule = dataclasses.replace(make_schedule(rounds=4), applied_grid=APPLIED_GRID)
+    length = flatten(schedule.first_model(banks[0].train.x.shape[1])).shape[0]
+    plan = plan_for(length, len(banks), 1.0, 40)
+    encrypted = play(banks, schedule, aggregate=lambda u, h: encrypted_average(u, plan=plan, model_hash=h))
+    assert all((a == b).all() for a, b in zip(encrypted, play(banks, schedule), strict=True))
+    off_grid = play(banks, dataclasses.replace(schedule, applied_grid=0.0))
+    assert np.abs(encrypted[-1] - off_grid[-1]).max() > 0
+
+
+def test_averages_are_moved_to_the_nearest_multiple_of_the_grid_and_by_no_more_than_half_of_it() -> None:
+    average = np.array([0.26, -0.26, 0.1, 0.0])
+    assert on_grid(average, 0.5).tolist() == [0.5, -0.5, 0.0, 0.0]
+    assert on_grid(average, 0.0) is average
 
 
 def test_all_banks_pay_before_any_bank_trains() -> None:

@@ -232,9 +232,9 @@ def test_a_bad_input_is_refused_by_its_name(name: str, value: Any) -> None:
 
 
 def test_a_lane_that_cannot_hold_the_sum_names_every_input_that_would_help() -> None:
-    plan_round(10, MAX_CLIENTS, value_bits=MAX_VALUE_BITS - 2)
+    plan_round(10, MAX_CLIENTS, value_bits=30)
     with pytest.raises(PlanError, match=r"value_bits \(now 31\), max_weight \(now 2\) or max_clients \(now 65536\)"):
-        plan_round(10, MAX_CLIENTS, value_bits=MAX_VALUE_BITS - 1, max_weight=2)
+        plan_round(10, MAX_CLIENTS, value_bits=31, max_weight=2)
 
 
 def test_a_set_too_small_for_one_lane_is_refused_although_a_larger_one_would_do() -> None:
