@@ -247,7 +247,7 @@ def test_a_run_with_one_weak_bank_works_and_says_what_it_chose(tmp_path: Path) -
     result = json.loads(done.stdout)
     chosen = result["resources"]
     assert chosen == json.loads((run / "resources.json").read_text())
-    assert chosen["value_bits"] == 32  # one ciphertext is the least that one can send, and it holds them
+    assert chosen["value_bits"] == 40  # one ciphertext is the least that one can send, and it holds them
     assert chosen["banks"]["bank-2"]["batch"] < chosen["banks"]["bank-0"]["batch"] == 1024
     line = json.loads((run / "metrics.jsonl").read_text())
     assert line["value_bits"] == chosen["value_bits"]
