@@ -276,7 +276,7 @@ _PLAN_REFUSALS = (
     ({"length": 10, "max_clients": 2, "clip": 0.0}, "clip"),
     ({"length": 10, "max_clients": 2, "clip": -1.0}, "clip"),
     ({"length": 10, "max_clients": 2, "value_bits": 1}, "value_bits"),
-    ({"length": 10, "max_clients": 2, "value_bits": 33}, "value_bits"),
+    ({"length": 10, "max_clients": 2, "value_bits": 41}, "value_bits"),
     ({"length": 10, "max_clients": 2, "max_weight": 0}, "max_weight"),
     ({"length": 10, "max_clients": 65_536, "value_bits": 32, "max_weight": 2}, "value_bits"),
 )
