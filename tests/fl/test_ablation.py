@@ -44,7 +44,7 @@ def private_config() -> RunConfig:
         aggregation=AggregationSettings("encrypted", value_bits=16),
         privacy=privacy,
         statistics=StatisticsSettings(1, sigma=4.0),
-        algorithm=AlgorithmSettings("fedprox", mu=0.1),
+        algorithm=AlgorithmSettings("fedprox", mu=0.01),
     )
 
 
