@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fl.flower.errors import PartyFailed, TransferError
@@ -27,6 +28,8 @@ NOT_SENT = "NotSent"
 WINDOW_PARTS = 8
 _AT_ONCE = 8  # answers fetched in one look: at most so many parts are in memory together
 _POLL_S = 0.2
+# What the SuperLink answers in place of a node that said nothing in the message's time, or that is no longer there.
+_GONE = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
 _GRACE_S = 5.0  # a SuperNode that has nothing to do looks for messages every three seconds
 
 
@@ -208,7 +211,8 @@ def _windows(start: int, stop: int) -> list[range]:
 
 def _answer(node: int, reply: Message) -> Answer:
     if reply.has_error():
-        return Answer(node, Call(), NODE_FAILED, f"code {reply.error.code}: {reply.error.reason}")
+        error = NO_ANSWER if reply.error.code in _GONE else NODE_FAILED
+        return Answer(node, Call(), error, f"code {reply.error.code}: {reply.error.reason}")
     try:
         call = from_records(reply.content)
     except TransferError as error:
