@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,7 +30,7 @@ from fl.discrete_gaussian import discrete_gaussian
 from fl.errors import AggregationError, BudgetError
 from fl.privacy import ClientRounds
 from fl.randomness import Entropy
-from fl.secure import Aggregate, Draw, Integers, Update, encrypted_sum
+from fl.secure import Aggregate, Draw, Integers, Update, noisy_sum
 from fl.shared_noise import tail_bound
 
 CLIP_STEPS = 2**11  # grid units in the clipping norm, before noise
@@ -93,25 +92,17 @@ def private_average(updates: Sequence[Update], plan: ClientPlan, *, model_hash: 
     `error_bound` is that of the noise, with probability 1 - 2^-100. `clipped` counts 1 for a bank whose
     update was longer than the clipping norm; it stays at the bank in a deployment. The caller has recorded the spend.
     """
-    start = time.perf_counter()
 
     def draw_for(update: Update) -> Draw:
         return lambda roster: private_integers(update, plan, roster)
 
-    summed = encrypted_sum(
+    return noisy_sum(
         [draw_for(update) for update in updates],
         length=plan.dimension,
         largest=plan.largest,
-        bound_to=bytes.fromhex(model_hash),
-        engine=engine,
-    )
-    return Aggregate(
-        average=summed.totals.astype(np.float64) * (plan.step / len(updates)),
+        unit=plan.step / len(updates),
         error_bound=plan.step * (tail_bound(plan.variance, plan.dimension) + 0.5),
         clipped=tuple(int(np.linalg.norm(update.astype(np.float64)) > plan.clip_norm) for update in updates),
-        stages={},
-        bytes_up=summed.bytes_up,
-        bytes_down=summed.bytes_down,
-        seconds=time.perf_counter() - start,
-        total_weight=len(updates),
+        model_hash=model_hash,
+        engine=engine,
     )

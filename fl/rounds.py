@@ -73,7 +73,7 @@ class RoundRecord:
     validation_roc_auc: float
     train_seconds: float  # over all banks and attempts
     aggregate: Aggregate
-    max_abs_error: float  # largest |average - float64 mean of the clipped updates| over coordinates
+    max_abs_error: float  # largest |average - float64 mean of what entered it, clipped| over coordinates
     relative_error: float  # L2 length of that difference over that of the mean
     members: tuple[str, ...]  # of the roster that was released
     left_out: tuple[str, ...]  # seated, and not in that roster
@@ -360,15 +360,15 @@ class _Attempts:
         models = bank_models(stage.banks, stage.schedule, stage.algorithm, after, stage.device)
         precision, auc = validation_figures(stage.banks, models, stage.device)
         exact = plain_average(joined.updates, clip=stage.clip, weights=joined.weights).average
-        error = result.average - exact
+        largest, relative = result.error_against(exact)
         return RoundRecord(
             self.number,
             precision,
             auc,
             sum(self.seconds.values()),
             result,
-            float(np.abs(error).max(initial=0.0)),
-            float(np.linalg.norm(error)) / max(float(np.linalg.norm(exact)), 1e-300),
+            largest,
+            relative,
             joined.banks,
             tuple(left_out),
             attempts,

@@ -43,7 +43,8 @@ class Aggregate:
     `error_bound`: |average - exact mean of the clipped updates| per coordinate. `clipped`: per bank, how many
     coordinates were clipped. `stages`: seconds by stage over all parties. `bytes_up`, `bytes_down`: all banks
     together; 0 in plain sight, where nothing is sent. `total_weight`: of all contributions.
-    `value_bits`: of a coordinate; 0 where nothing was quantised.
+    `value_bits`: of a coordinate; 0 where nothing was quantised. `entered`: float64[length], the same average of what
+    entered the sum, where that has the banks' noise in it already; None where the updates entered as they were.
     """
 
     average: NDArray[np.float64] = field(repr=False)
@@ -55,6 +56,18 @@ class Aggregate:
     seconds: float
     total_weight: int
     value_bits: int = 0
+    entered: NDArray[np.float64] | None = field(default=None, repr=False)
+
+    def error_against(self, exact: NDArray[np.float64]) -> tuple[float, float]:
+        """(largest |average - exact| over coordinates, L2 length of that difference over that of `exact`).
+
+        Where noise is part of the sum, what entered it takes the place of `exact`: a distance to values without noise
+        would be one more release about them, with none on it.
+        """
+        exact = exact if self.entered is None else self.entered
+        difference = self.average - exact
+        length = max(float(np.linalg.norm(exact)), 1e-300)
+        return float(np.abs(difference).max(initial=0.0)), float(np.linalg.norm(difference)) / length
 
 
 @dataclass(frozen=True)
@@ -377,6 +390,51 @@ def encrypted_sum(
         bytes_down=len(draws) * release.sums.nbytes,
         seconds=time.perf_counter() - start,
         value_bits=bits,
+    )
+
+
+def noisy_sum(
+    draws: Sequence[Draw],
+    *,
+    length: int,
+    largest: int,
+    unit: float,
+    error_bound: float,
+    clipped: tuple[int, ...],
+    model_hash: str,
+    engine: str | None,
+) -> Aggregate:
+    """`unit` times the exact sum of integers that have shares of the banks' noise in them; arguments as in
+    `encrypted_sum`. `engine`: None adds in plain sight, for comparison.
+    """
+    start = time.perf_counter()
+    entered: list[Integers] = []
+
+    def kept(draw: Draw) -> Draw:
+        def drawn(roster: int) -> Integers:
+            entered.append(draw(roster))
+            return entered[-1]
+
+        return drawn
+
+    drawing = [kept(draw) for draw in draws]
+    if engine is None:
+        totals: Integers = np.sum([draw(len(draws)) for draw in drawing], axis=0)
+        summed = IntegerSum(totals, bytes_up=0, bytes_down=0, seconds=0.0, value_bits=bits_for(largest))
+    else:
+        bound_to = bytes.fromhex(model_hash)
+        summed = encrypted_sum(drawing, length=length, largest=largest, bound_to=bound_to, engine=engine)
+    return Aggregate(
+        average=summed.totals.astype(np.float64) * unit,
+        error_bound=error_bound,
+        clipped=clipped,
+        stages={},
+        bytes_up=summed.bytes_up,
+        bytes_down=summed.bytes_down,
+        seconds=time.perf_counter() - start,
+        total_weight=len(draws),
+        value_bits=summed.value_bits,
+        entered=np.sum(entered, axis=0).astype(np.float64) * unit,
     )
 
 

@@ -87,8 +87,7 @@ def play_shared_rounds(
         state = stepped(state, result.average, schedule.local.learning_rate, schedule.local.momentum)
         unflatten(module, state.model)
         precision, auc = validation_figures(banks, [module] * len(banks), device)
-        exact = np.sum(gradients, axis=0) / training.plan.divisor
-        difference, length = result.average - exact, float(np.linalg.norm(exact))
+        largest, relative = result.error_against(np.sum(gradients, axis=0) / training.plan.divisor)
         yield (
             RoundRecord(
                 number=number,
@@ -96,8 +95,8 @@ def play_shared_rounds(
                 validation_roc_auc=auc,
                 train_seconds=seconds,
                 aggregate=result,
-                max_abs_error=float(np.abs(difference).max()),
-                relative_error=float(np.linalg.norm(difference)) / length if length else 0.0,
+                max_abs_error=largest,
+                relative_error=relative,
                 members=tuple(names),
                 left_out=(),
                 attempts=1,

@@ -28,7 +28,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ from fl.errors import AggregationError, BudgetError
 from fl.federation import Rows
 from fl.privacy import SharedSteps
 from fl.randomness import Entropy
-from fl.secure import Aggregate, Draw, Integers, IntegerSum, bits_for, encrypted_sum
+from fl.secure import Aggregate, Draw, Integers, noisy_sum
 from fl.shared_noise import tail_bound
 
 GRID = 2**11  # grid units in the clipping norm, before noise
@@ -171,27 +170,19 @@ def shared_gradient(
     a bank's share hides its rows as far as a share alone can: a baseline. `error_bound` is that of the noise per
     coordinate, but for a probability of 2^-100.
     """
-    start = time.perf_counter()
 
     def draw_for(gradient: Gradient) -> Draw:
         return lambda roster: noised_integers(gradient, plan, roster)
 
-    draws = [draw_for(gradient) for gradient in gradients]
-    if engine is None:
-        totals: Integers = np.sum([draw(len(draws)) for draw in draws], axis=0)
-        summed = IntegerSum(totals, bytes_up=0, bytes_down=0, seconds=0.0, value_bits=bits_for(plan.largest))
-    else:
-        bound_to = bytes.fromhex(model_hash)
-        summed = encrypted_sum(draws, length=plan.dimension, largest=plan.largest, bound_to=bound_to, engine=engine)
+    unit = plan.grid / plan.divisor
     tail = plan.pieces * tail_bound(plan.variance, plan.pieces * plan.dimension) + 0.5
-    return Aggregate(
-        average=summed.totals.astype(np.float64) * (plan.grid / plan.divisor),
-        error_bound=len(gradients) * tail * plan.grid / plan.divisor,
+    return noisy_sum(
+        [draw_for(gradient) for gradient in gradients],
+        length=plan.dimension,
+        largest=plan.largest,
+        unit=unit,
+        error_bound=len(gradients) * tail * unit,
         clipped=(0,) * len(gradients),
-        stages={},
-        bytes_up=summed.bytes_up,
-        bytes_down=summed.bytes_down,
-        seconds=time.perf_counter() - start,
-        total_weight=len(gradients),
-        value_bits=summed.value_bits,
+        model_hash=model_hash,
+        engine=engine,
     )

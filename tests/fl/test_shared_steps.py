@@ -118,6 +118,16 @@ def test_a_released_gradient_holds_the_exact_sum_and_the_planned_noise(banks: in
     assert noise_verdict(added / GRID / 2, plan.released_sigma) == "too little"
 
 
+def test_what_a_round_records_of_its_error_says_nothing_about_gradients_without_noise() -> None:
+    plan = plan_of(3)
+    gradients = [np.full(LENGTH, float(i)) for i in range(3)]
+    released = shared_gradient(gradients, plan, model_hash=model_hash(MODEL))
+    assert released.error_against(np.sum(gradients, axis=0) / plan.divisor) == (0.0, 0.0)
+    assert released.error_against(np.full(LENGTH, 1e9)) == (0.0, 0.0)
+    noise = released.average - np.sum(gradients, axis=0) / plan.divisor
+    assert np.abs(noise).max() > 0  # the control: there is a distance that is not told
+
+
 def test_noise_planned_for_another_roster_or_model_is_refused() -> None:
     plan = plan_of()
     with pytest.raises(AggregationError, match="plan anew"):
