@@ -1,17 +1,16 @@
-"""What a bank's rows have cost in privacy: mechanisms, accountants, calibration, and one lifelong ledger
-per bank.
+"""What a bank's rows have cost in privacy: mechanisms, accountants, and one lifelong ledger per bank.
 
 What it does: `epsilon` turns a history of training steps, shared counts and client-level releases into
-(epsilon, delta); `calibrate` finds the noise for a whole schedule; `Ledger` remembers everything a bank ever
-spent and refuses what would overspend.
+(epsilon, delta); `Ledger` remembers everything a bank ever spent and refuses what would overspend.
 
-What it leaves to others: drawing the noise (`fl.randomness`), taking the steps (`fl.training`).
+What it leaves to others: finding the noise that a budget allows (`fl.calibrate`), drawing it (`fl.randomness`,
+`fl.discrete_gaussian`), taking the steps (`fl.training`, `fl.shared_steps`).
 
 Sources: the Poisson-subsampled Gaussian composed numerically as privacy random variables (PRV; Gopi, Lee,
 Wutschitz, NeurIPS 2021), whose *upper* bound is reported; Renyi DP (Mironov, Talwar, Zhang 2019) beside it.
 Both are Opacus' implementations; `fl.privacy_loss` adds the exact privacy loss of noisy counts to the first.
-Client-level rounds are composed as zCDP (Bun, Steinke 2016). A Gaussian-DP (central limit) figure is never
-offered: it can understate.
+Client-level rounds are composed as zCDP (Bun, Steinke 2016), steps under shared noise as zCDP within Renyi DP. A
+Gaussian-DP (central limit) figure is never offered: it can understate.
 
 Three units, and what each does not say:
 
@@ -35,7 +34,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -44,11 +43,10 @@ from typing import Any, Literal
 import numpy as np
 from opacus.accountants import RDPAccountant
 
-from fl.discrete_gaussian import LARGEST_VARIANCE, exact_variance
 from fl.durable import locked, replace_durably
 from fl.errors import BudgetError, BudgetExhausted, LedgerError
 from fl.privacy_loss import CountLoss, composed_epsilon
-from fl.shared_noise import NoisePlan, plan_noise, sum_correction
+from fl.shared_noise import NoisePlan, sum_correction
 
 UNIT = "training row, features fixed"
 COUNTS_UNIT = "transaction in shared counts"
@@ -58,14 +56,9 @@ CLIENT_ACCOUNTANT = "zCDP"
 SHARED_ACCOUNTANT = "RDP"  # of shared steps, and of everything beside them
 ALL_UNITS = (UNIT, COUNTS_UNIT, f"{UNIT}; {COUNTS_UNIT}", CLIENT_UNIT)  # of a whole ledger
 LEDGER_FORMAT = "fl privacy ledger 2"
-SMALLEST_NOISE = 0.5  # noise multipliers below are not worth searching
-LARGEST_NOISE = 10_000.0
-MOSTLY_SPENT = 0.99  # of a budget: beyond it no further schedule is started
 HOPELESS_EPSILON = 1000.0  # the PRV grid of a larger one would not fit in memory, nor would the figure help
 RENYI_ORDERS = [*RDPAccountant.DEFAULT_ALPHAS, 80, 128, 256, 512, 1024]  # the large ones serve small epsilons
 
-LEAST_COUNT_NOISE = 0.2  # events
-MOST_COUNT_NOISE = 1000.0  # events
 
 Accountant = Literal["prv", "rdp"]
 CountsKey = tuple[int, int, float, int]  # columns, resolution, share variance, shares
@@ -191,190 +184,9 @@ def _by_day(entries: Sequence[Entry]) -> set[tuple[CountsKey, ...]]:
     return found
 
 
-def calibrate(spent: Sequence[Entry], *, sample_rate: float, steps: int, epsilon_limit: float, delta: float) -> float:
-    """The smallest noise multiplier (>= 0.5, to 3 decimals, rounded up) for which `spent` and `steps`
-    further steps stay in the limit.
-
-    Raises `BudgetExhausted` when no noise is enough because `spent` has used the budget up.
-    """
-    already = require_left(spent, epsilon_limit, delta)
-
-    def total(thousandths: int) -> float:
-        return epsilon([*spent, Mechanism(sample_rate, thousandths / 1000, steps)], delta)
-
-    low, high = 0, round(1000 * SMALLEST_NOISE)  # thousandths; `low` is too little noise, `high` enough
-    above, below = math.inf, total(high)  # what they would spend
-    while below > epsilon_limit:
-        low, above = high, below
-        high *= 2
-        below = total(high)
-        if high > 1000 * LARGEST_NOISE:
-            raise BudgetExhausted(
-                f"no noise up to {LARGEST_NOISE:g} lets {steps} steps fit into epsilon {epsilon_limit} at "
-                "delta "
-                f"{delta} beside the {already:.3f} spent: ask for fewer rounds or a larger epsilon"
-            )
-    halve = False
-    while high - low > 1:
-        guess = _between(low, high, above, below, epsilon_limit, halve)
-        if (spending := total(guess)) <= epsilon_limit:
-            high, below = guess, spending
-        else:
-            low, above = guess, spending
-        halve = not halve
-    return high / 1000
-
-
-def require_left(spent: Sequence[Entry], epsilon_limit: float, delta: float) -> float:
-    """The epsilon of `spent`. Raises `BudgetExhausted` when it is nearly all of the limit."""
-    if not epsilon_limit > 0:
-        raise BudgetError(f"epsilon must be positive, got {epsilon_limit}")
-    already = epsilon(spent, delta)
-    if already > MOSTLY_SPENT * epsilon_limit:
-        raise BudgetExhausted(
-            f"{already:.3f} of epsilon {epsilon_limit} is spent (delta {delta}): what is left would buy "
-            "noise and nothing else. "
-            "This data has been used up; train on rows that no ledger has seen."
-        )
-    return already
-
-
-def _between(low: int, high: int, above: float, below: float, target: float, halve: bool) -> int:
-    """A point strictly between: where a power law through both ends meets the target, every other time the
-    middle.
-    """
-    if halve or math.isinf(above) or low == 0:
-        return (low + high) // 2
-    share = math.log(above / target) / math.log(above / below)
-    point: int = round(low * (high / low) ** share)
-    return min(max(point, low + 1), high - 1)
-
-
-def calibrate_counts(
-    spent: Sequence[Entry],
-    *,
-    columns: int,
-    days: tuple[int, int],
-    banks: int,
-    colluders: int,
-    epsilon_limit: float,
-    delta: float,
-) -> NoisePlan:
-    """The least noise (to half a per cent, rounded up) under which `spent` and one release of counts of
-    the `days` (first, last) stay within the limit. Raises `BudgetExhausted` when none does.
-    """
-
-    def cost(thousandths: int, accountant: Accountant = "prv") -> float:
-        plan = plan_noise(thousandths / 1000, banks, colluders)
-        return epsilon([*spent, noisy_counts(plan, columns, days)], delta, accountant)
-
-    # Renyi DP is quick and errs upwards: it brackets what the exact accountant then decides.
-    low, high = 0, round(1000 * LEAST_COUNT_NOISE)
-    while cost(high, "rdp") > epsilon_limit:
-        low, high = high, 2 * high
-        if high > 1000 * MOST_COUNT_NOISE:
-            raise BudgetExhausted(
-                f"no noise up to {MOST_COUNT_NOISE:g} events lets shared counts fit into epsilon {epsilon_limit:g} at "
-                f"delta {delta}: raise --epsilon or --statistics-share, or leave them out (--no-shared-statistics)"
-            )
-    while high - low > max(1, high // 200):
-        middle = (low + high) // 2
-        low, high = (low, middle) if cost(middle, "rdp") <= epsilon_limit else (middle, high)
-    low = high // 2
-    while high - low > max(1, high // 200):
-        middle = (low + high) // 2
-        low, high = (low, middle) if cost(middle) <= epsilon_limit else (middle, high)
-    return plan_noise(high / 1000, banks, colluders)
-
-
 def noisy_counts(plan: NoisePlan, columns: int, days: tuple[int, int]) -> NoisyCounts:
     """What a ledger is told of a release of counts under `plan`, of the transactions of `days` (first, last)."""
     return NoisyCounts(columns, plan.resolution, float(plan.share_variance), plan.honest, *days)
-
-
-def calibrate_clients(
-    spent: Sequence[Entry],
-    *,
-    sensitivity: float,
-    dimension: int,
-    banks: int,
-    colluders: int,
-    rounds: int,
-    epsilon_limit: float,
-    delta: float,
-) -> ClientRounds:
-    """One of `rounds` equal client-level rounds that together, beside `spent`, stay within the limit.
-
-    The share's variance is the least that can be sampled exactly, to one part in a thousand. Raises
-    `BudgetExhausted` when no noise that fits the sampler is enough.
-    """
-    require_left(spent, epsilon_limit, delta)
-    honest = banks - colluders
-    if not 1 <= colluders < banks:
-        raise BudgetError(f"colluders: expected 1 to {banks - 1} of {banks} banks, got {colluders}")
-
-    def once(sigma: float) -> ClientRounds:
-        variance = float(exact_variance(min(max(sigma**2, 1.0), LARGEST_VARIANCE)))
-        return ClientRounds(sensitivity, variance, honest, dimension, 1)
-
-    def fits(sigma: float) -> bool:
-        return epsilon([*spent, *([once(sigma)] * rounds)], delta) <= epsilon_limit
-
-    low, high = 1.0, math.sqrt(LARGEST_VARIANCE)
-    if not fits(high):
-        raise BudgetExhausted(
-            f"no noise lets {rounds} client-level rounds fit into epsilon {epsilon_limit:g} at delta {delta}: "
-            "raise --epsilon or ask for fewer --rounds"
-        )
-    while high / low > 1.0005:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return once(high)
-
-
-MOST_PIECES = 4096  # discrete Gaussians in one share
-
-
-def calibrate_steps(
-    spent: Sequence[Entry],
-    *,
-    sensitivity: float,
-    dimension: int,
-    banks: int,
-    colluders: int,
-    steps: int,
-    epsilon_limit: float,
-    delta: float,
-) -> tuple[SharedSteps, int]:
-    """(one of `steps` equal shared steps that together, beside `spent`, stay within the limit; pieces of a share).
-
-    The noise is the least that can be sampled exactly, to one part in a thousand. Raises `BudgetExhausted` when none
-    up to `MOST_PIECES` pieces of the sampler's largest variance is enough.
-    """
-    require_left(spent, epsilon_limit, delta)
-    honest = banks - colluders
-    if not 1 <= colluders < banks:
-        raise BudgetError(f"colluders: expected 1 to {banks - 1} of {banks} banks, got {colluders}")
-
-    def once(sigma: float) -> tuple[SharedSteps, int]:
-        pieces = math.ceil(sigma**2 / LARGEST_VARIANCE)
-        variance = float(exact_variance(max(sigma**2 / pieces, 4.0)))
-        return SharedSteps(sensitivity, variance, pieces * honest, dimension, 1), pieces
-
-    def fits(sigma: float) -> bool:
-        every = replace(once(sigma)[0], rounds=steps)
-        return epsilon([*spent, every], delta) <= epsilon_limit
-
-    low, high = 2.0, math.sqrt(LARGEST_VARIANCE * MOST_PIECES)
-    if not fits(high):
-        raise BudgetExhausted(
-            f"no noise lets {steps} shared steps fit into epsilon {epsilon_limit:g} at delta {delta}: raise --epsilon "
-            "or ask for fewer --rounds"
-        )
-    while high / low > 1.0005:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    return once(high)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.fedprox import require_stable_pull
 from fl.algorithms.settings import algorithm_of
 from fl.algorithms.state import trainings
+from fl.calibrate import calibrate, calibrate_clients, calibrate_counts, calibrate_steps, require_left
 from fl.client_dp import sensitivity
 from fl.compression import Compression, compression_of
 from fl.errors import AggregationError, AlgorithmError, BudgetError, CompressionError, ResourceError, RunFolderError
@@ -32,13 +33,8 @@ from fl.privacy import (
     NoisyCounts,
     SharedSteps,
     accountant_of,
-    calibrate,
-    calibrate_clients,
-    calibrate_counts,
-    calibrate_steps,
     ledger_path,
     noisy_counts,
-    require_left,
     units_of,
 )
 from fl.resources import Choice, Workload, choose, limits_of, measure_machine

@@ -16,9 +16,10 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from fl import privacy
+from fl.calibrate import SMALLEST_NOISE, calibrate
 from fl.durable import replace_durably
 from fl.errors import BudgetError, BudgetExhausted, LedgerError
-from fl.privacy import UNIT, Ledger, Mechanism, calibrate, epsilon, ledger_path
+from fl.privacy import UNIT, Ledger, Mechanism, epsilon, ledger_path
 
 DELTA = 1e-5
 
@@ -89,7 +90,7 @@ def test_delta_outside_its_range_is_refused(delta: float) -> None:
 def test_calibrated_noise_stays_in_the_limit_and_no_smaller_noise_would(rate: float, steps: int, limit: float) -> None:
     noise = calibrate([], sample_rate=rate, steps=steps, epsilon_limit=limit, delta=DELTA)
     assert epsilon([Mechanism(rate, noise, steps)], DELTA) <= limit
-    if noise > privacy.SMALLEST_NOISE:
+    if noise > SMALLEST_NOISE:
         assert epsilon([Mechanism(rate, noise - 0.001, steps)], DELTA) > limit
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fl.audit import noise_verdict
+from fl.calibrate import calibrate_steps
 from fl.errors import AggregationError, BudgetError, BudgetExhausted
 from fl.federation import Rows
 from fl.model import build_model, flatten, model_hash
@@ -23,7 +24,6 @@ from fl.privacy import (
     NoisyCounts,
     SharedSteps,
     accountant_of,
-    calibrate_steps,
     epsilon,
     units_of,
 )

@@ -1,0 +1,208 @@
+"""How much noise a budget allows: the least under which everything spent and everything planned stays within it.
+
+What it does: one function for each mechanism of `fl.privacy`. What it leaves to others: what a mechanism costs and what
+was spent (`fl.privacy`), when a run calibrates and what it keeps of the result (`fl.run_budget`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from fl.discrete_gaussian import LARGEST_VARIANCE, exact_variance
+from fl.errors import BudgetError, BudgetExhausted
+from fl.privacy import Accountant, ClientRounds, Entry, Mechanism, SharedSteps, epsilon, noisy_counts
+from fl.shared_noise import NoisePlan, plan_noise
+
+SMALLEST_NOISE = 0.5  # noise multipliers below are not worth searching
+LARGEST_NOISE = 10_000.0
+MOSTLY_SPENT = 0.99  # of a budget: beyond it no further schedule is started
+LEAST_COUNT_NOISE = 0.2  # events
+MOST_COUNT_NOISE = 1000.0  # events
+MOST_PIECES = 4096  # discrete Gaussians in one share
+
+
+def calibrate(spent: Sequence[Entry], *, sample_rate: float, steps: int, epsilon_limit: float, delta: float) -> float:
+    """The smallest noise multiplier (>= 0.5, to 3 decimals, rounded up) for which `spent` and `steps`
+    further steps stay in the limit.
+
+    Raises `BudgetExhausted` when no noise is enough because `spent` has used the budget up.
+    """
+    already = require_left(spent, epsilon_limit, delta)
+
+    def total(thousandths: int) -> float:
+        return epsilon([*spent, Mechanism(sample_rate, thousandths / 1000, steps)], delta)
+
+    low, high = 0, round(1000 * SMALLEST_NOISE)  # thousandths; `low` is too little noise, `high` enough
+    above, below = math.inf, total(high)  # what they would spend
+    while below > epsilon_limit:
+        low, above = high, below
+        high *= 2
+        below = total(high)
+        if high > 1000 * LARGEST_NOISE:
+            raise BudgetExhausted(
+                f"no noise up to {LARGEST_NOISE:g} lets {steps} steps fit into epsilon {epsilon_limit} at "
+                "delta "
+                f"{delta} beside the {already:.3f} spent: ask for fewer rounds or a larger epsilon"
+            )
+    halve = False
+    while high - low > 1:
+        guess = _between(low, high, above, below, epsilon_limit, halve)
+        if (spending := total(guess)) <= epsilon_limit:
+            high, below = guess, spending
+        else:
+            low, above = guess, spending
+        halve = not halve
+    return high / 1000
+
+
+def require_left(spent: Sequence[Entry], epsilon_limit: float, delta: float) -> float:
+    """The epsilon of `spent`. Raises `BudgetExhausted` when it is nearly all of the limit."""
+    if not epsilon_limit > 0:
+        raise BudgetError(f"epsilon must be positive, got {epsilon_limit}")
+    already = epsilon(spent, delta)
+    if already > MOSTLY_SPENT * epsilon_limit:
+        raise BudgetExhausted(
+            f"{already:.3f} of epsilon {epsilon_limit} is spent (delta {delta}): what is left would buy "
+            "noise and nothing else. "
+            "This data has been used up; train on rows that no ledger has seen."
+        )
+    return already
+
+
+def _between(low: int, high: int, above: float, below: float, target: float, halve: bool) -> int:
+    """A point strictly between: where a power law through both ends meets the target, every other time the
+    middle.
+    """
+    if halve or math.isinf(above) or low == 0:
+        return (low + high) // 2
+    share = math.log(above / target) / math.log(above / below)
+    point: int = round(low * (high / low) ** share)
+    return min(max(point, low + 1), high - 1)
+
+
+def calibrate_counts(
+    spent: Sequence[Entry],
+    *,
+    columns: int,
+    days: tuple[int, int],
+    banks: int,
+    colluders: int,
+    epsilon_limit: float,
+    delta: float,
+) -> NoisePlan:
+    """The least noise (to half a per cent, rounded up) under which `spent` and one release of counts of
+    the `days` (first, last) stay within the limit. Raises `BudgetExhausted` when none does.
+    """
+
+    def cost(thousandths: int, accountant: Accountant = "prv") -> float:
+        plan = plan_noise(thousandths / 1000, banks, colluders)
+        return epsilon([*spent, noisy_counts(plan, columns, days)], delta, accountant)
+
+    # Renyi DP is quick and errs upwards: it brackets what the exact accountant then decides.
+    low, high = 0, round(1000 * LEAST_COUNT_NOISE)
+    while cost(high, "rdp") > epsilon_limit:
+        low, high = high, 2 * high
+        if high > 1000 * MOST_COUNT_NOISE:
+            raise BudgetExhausted(
+                f"no noise up to {MOST_COUNT_NOISE:g} events lets shared counts fit into epsilon {epsilon_limit:g} at "
+                f"delta {delta}: raise --epsilon or --statistics-share, or leave them out (--no-shared-statistics)"
+            )
+    while high - low > max(1, high // 200):
+        middle = (low + high) // 2
+        low, high = (low, middle) if cost(middle, "rdp") <= epsilon_limit else (middle, high)
+    low = high // 2
+    while high - low > max(1, high // 200):
+        middle = (low + high) // 2
+        low, high = (low, middle) if cost(middle) <= epsilon_limit else (middle, high)
+    return plan_noise(high / 1000, banks, colluders)
+
+
+def calibrate_clients(
+    spent: Sequence[Entry],
+    *,
+    sensitivity: float,
+    dimension: int,
+    banks: int,
+    colluders: int,
+    rounds: int,
+    epsilon_limit: float,
+    delta: float,
+) -> ClientRounds:
+    """One of `rounds` equal client-level rounds that together, beside `spent`, stay within the limit.
+
+    The share's variance is the least that can be sampled exactly, to one part in a thousand. Raises
+    `BudgetExhausted` when no noise that fits the sampler is enough.
+    """
+    require_left(spent, epsilon_limit, delta)
+    honest = _honest(banks, colluders)
+
+    def once(sigma: float) -> ClientRounds:
+        variance = float(exact_variance(min(max(sigma**2, 1.0), LARGEST_VARIANCE)))
+        return ClientRounds(sensitivity, variance, honest, dimension, 1)
+
+    def fits(sigma: float) -> bool:
+        return epsilon([*spent, *([once(sigma)] * rounds)], delta) <= epsilon_limit
+
+    sigma = _least(1.0, math.sqrt(LARGEST_VARIANCE), fits)
+    if sigma is None:
+        raise BudgetExhausted(
+            f"no noise lets {rounds} client-level rounds fit into epsilon {epsilon_limit:g} at delta {delta}: "
+            "raise --epsilon or ask for fewer --rounds"
+        )
+    return once(sigma)
+
+
+def calibrate_steps(
+    spent: Sequence[Entry],
+    *,
+    sensitivity: float,
+    dimension: int,
+    banks: int,
+    colluders: int,
+    steps: int,
+    epsilon_limit: float,
+    delta: float,
+) -> tuple[SharedSteps, int]:
+    """(one of `steps` equal shared steps that together, beside `spent`, stay within the limit; pieces of a share).
+
+    The noise is the least that can be sampled exactly, to one part in a thousand. Raises `BudgetExhausted` when none
+    up to `MOST_PIECES` pieces of the sampler's largest variance is enough.
+    """
+    require_left(spent, epsilon_limit, delta)
+    honest = _honest(banks, colluders)
+
+    def once(sigma: float) -> tuple[SharedSteps, int]:
+        pieces = math.ceil(sigma**2 / LARGEST_VARIANCE)
+        variance = float(exact_variance(max(sigma**2 / pieces, 4.0)))
+        return SharedSteps(sensitivity, variance, pieces * honest, dimension, 1), pieces
+
+    def fits(sigma: float) -> bool:
+        every = replace(once(sigma)[0], rounds=steps)
+        return epsilon([*spent, every], delta) <= epsilon_limit
+
+    sigma = _least(2.0, math.sqrt(LARGEST_VARIANCE * MOST_PIECES), fits)
+    if sigma is None:
+        raise BudgetExhausted(
+            f"no noise lets {steps} shared steps fit into epsilon {epsilon_limit:g} at delta {delta}: raise --epsilon "
+            "or ask for fewer --rounds"
+        )
+    return once(sigma)
+
+
+def _honest(banks: int, colluders: int) -> int:
+    """Shares that nobody in the coalition knows. Raises `BudgetError`."""
+    if not 1 <= colluders < banks:
+        raise BudgetError(f"colluders: expected 1 to {banks - 1} of {banks} banks, got {colluders}")
+    return banks - colluders
+
+
+def _least(low: float, high: float, fits: Callable[[float], bool]) -> float | None:
+    """The least sigma up to `high` that fits, to one part in two thousand; None when `high` itself does not."""
+    if not fits(high):
+        return None
+    while high / low > 1.0005:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
