@@ -4,7 +4,7 @@
     client_app.py     ClientApp = bank, under mod.py    key_holder_app.py   ClientApp = key holder
     resident.py       runs a ClientApp from installed code in one process that keeps a round's secrets in memory
 
-`parties.py` is the only module here that imports `secagg`; docs/flower.md has the whole picture and docs/adr/0040 the
+`parties/` is the only package here that imports `secagg`; docs/flower.md has the whole picture and docs/adr/0040 the
 reasons. Nothing heavy is imported on `import fl.flower`: the aggregator and the key holder never load torch.
 
 Importing it turns off what would call home, unless the environment says otherwise already: Flower's telemetry and

@@ -17,7 +17,9 @@ from flwr.app import Context, Message
 
 from fl.errors import FederationError
 from fl.flower.errors import TransferError
-from fl.flower.parties import BankParty, KeyHolderParty, Refusal, largest_message
+from fl.flower.parties.bank import BankParty
+from fl.flower.parties.key_holder import KeyHolderParty
+from fl.flower.parties.party import Refusal, largest_message
 from fl.flower.settings import PartySettings, load_settings, party_file
 from fl.flower.transport import PART_BYTES, Bytes, Call, Incoming, Outgoing, action_of, from_records, to_records
 

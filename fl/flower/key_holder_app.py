@@ -11,7 +11,8 @@ from flwr.clientapp import ClientApp
 from fl.errors import FederationError
 from fl.flower.endpoint import Endpoint, endpoint_of, failed_before_it_had_an_endpoint
 from fl.flower.errors import TransferError
-from fl.flower.parties import KeyHolderParty, Refusal
+from fl.flower.parties.key_holder import KeyHolderParty
+from fl.flower.parties.party import Refusal
 from fl.flower.transport import action_of
 
 app = ClientApp()

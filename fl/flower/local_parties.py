@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fl.flower.parties import enrol_locally
+from fl.flower.parties.enrolment import enrol_locally
 from fl.flower.settings import PlanSettings
 
 KEY_HOLDER = "key-holder"

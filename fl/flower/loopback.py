@@ -24,7 +24,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fl.flower import key_holder_app
 from fl.flower.local_parties import AGGREGATOR, KEY_HOLDER, LocalParties
-from fl.flower.parties import AggregatorParty
+from fl.flower.parties.aggregator import AggregatorParty
 from fl.flower.settings import PlanSettings, load_settings
 
 Deliver = Callable[[Message], Message | None]

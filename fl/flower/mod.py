@@ -21,7 +21,8 @@ from fl.errors import FederationError
 from fl.flower.endpoint import Answer, Endpoint, endpoint_of, failed_before_it_had_an_endpoint
 from fl.flower.errors import ModelMismatch, TransferError
 from fl.flower.models import FlatModel
-from fl.flower.parties import BankParty, Refusal, Trained
+from fl.flower.parties.bank import BankParty, Trained
+from fl.flower.parties.party import Refusal
 from fl.flower.transport import Call, action_of, to_records
 
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"

@@ -16,7 +16,8 @@ from flwr.serverapp import Grid, ServerApp
 from fl.durable import replace_durably
 from fl.errors import FederationError
 from fl.flower.errors import SettingsError
-from fl.flower.parties import AggregatorParty, Refusal
+from fl.flower.parties.aggregator import AggregatorParty
+from fl.flower.parties.party import Refusal
 from fl.flower.settings import load_settings
 from fl.flower.workflow import EncryptedRounds, Limits, RoundReport, peak_memory
 

@@ -25,7 +25,7 @@ from flwr.serverapp import Grid, ServerApp
 from fl.flower import key_holder_app
 from fl.flower.local_parties import AGGREGATOR, KEY_HOLDER, LocalParties
 from fl.flower.mod import SecAggMod
-from fl.flower.parties import AggregatorParty
+from fl.flower.parties.aggregator import AggregatorParty
 from fl.flower.settings import PARTIES, PlanSettings, load_settings, party_file
 from fl.flower.workflow import EncryptedRounds, Limits
 

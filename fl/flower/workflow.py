@@ -35,7 +35,8 @@ from fl.flower.errors import (
     TransferError,
 )
 from fl.flower.models import FlatModel
-from fl.flower.parties import AggregatorParty, Closed, Refusal, largest_message
+from fl.flower.parties.aggregator import AggregatorParty, Closed
+from fl.flower.parties.party import Refusal, largest_message
 from fl.flower.transport import PART_BYTES, Bytes, Call, Outgoing, numbered
 
 

@@ -15,7 +15,7 @@ from fl.flower.local_parties import AGGREGATOR, KEY_HOLDER, LocalParties
 from fl.flower.loopback import Fault, LoopbackGrid, Node, honest
 from fl.flower.mod import secagg_mod
 from fl.flower.models import FlatModel
-from fl.flower.parties import AggregatorParty
+from fl.flower.parties.aggregator import AggregatorParty
 from fl.flower.settings import PlanSettings, load_settings
 from fl.flower.workflow import EncryptedRounds, Limits
 

@@ -9,7 +9,7 @@ import foreign_flower_app
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fl.flower.parties import AggregatorParty
+from fl.flower.parties.aggregator import AggregatorParty
 from fl.flower.settings import load_settings
 
 app = ServerApp()

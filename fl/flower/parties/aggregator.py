@@ -1,0 +1,118 @@
+"""The aggregator: signs its requests, checks and adds contributions, holds no secret of any update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+import secagg
+from fl.flower.parties.party import IDLE, Party, expect, outgoing, plan_of
+from fl.flower.parties.request import ControlRequest
+from fl.flower.settings import PartySettings
+from fl.flower.transport import Bytes, Outgoing
+from secagg import packing, wire
+from secagg.errors import (
+    WrongState,
+)
+from secagg.messages import Contribution, Join, Offer, Release, Roster
+from secagg.verification import check_signature
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A closed roster. members: organisations."""
+
+    step: int
+    members: tuple[str, ...]
+    roster: bytes
+
+
+class AggregatorParty(Party):
+    """The aggregator: signs its requests, checks and adds contributions, holds no secret of any update."""
+
+    def __init__(self, settings: PartySettings) -> None:
+        super().__init__(settings, "aggregator")
+        self._role: secagg.Aggregator | None = None
+        self._plan: secagg.RoundPlan | None = None
+        self._offer: Offer | None = None
+
+    def organisation_of(self, key: str) -> str | None:
+        """The enrolled bank with this public key (hexadecimal), or None."""
+        return next((m.organisation for m in self.enrolment.clients if m.key.hex() == key), None)
+
+    def is_key_holder(self, key: str) -> bool:
+        return self.enrolment.key_holder.key.hex() == key
+
+    def request(self, action: str, step: int, model: bytes = bytes(32), length: int = 0) -> bytes:
+        """A signed control request."""
+        unsigned = ControlRequest(action, self.enrolment.session, step, model, length)
+        return unsigned.encode() + self.identity.sign(unsigned.signed_bytes())
+
+    def plan(self, length: int) -> secagg.RoundPlan:
+        """The plan of rounds over updates of this length."""
+        return plan_of(self.settings.plan, length)
+
+    def offered(self, data: Bytes, length: int) -> None:
+        """Take the offer of a round."""
+        plan = self.plan(length)
+        self._offer = expect(data, Offer, plan)
+        if self._role is None or self._plan != plan:
+            self._role, self._plan = secagg.Aggregator(self.identity, self.enrolment, plan), plan
+
+    def joined_by(self, data: Bytes) -> str:
+        """The organisation that a join names as its sender; the key holder verifies it."""
+        assert self._plan is not None
+        return self.enrolment.client(expect(data, Join, self._plan).header.sender).organisation
+
+    def open(self, data: Bytes) -> Closed:
+        """Start collecting for a roster."""
+        role, plan = self._opened()
+        assert self._offer is not None
+        roster = expect(data, Roster, plan)
+        if role.state.value != IDLE:
+            role.abort()
+        role.open(self._offer, roster)
+        members = tuple(self.enrolment.client(entry.sender).organisation for entry in roster.entries)
+        return Closed(roster.header.step, members, bytes(data))
+
+    def receive(self, data: Bytes) -> None:
+        """Check a contribution and add it."""
+        role, plan = self._opened()
+        role.receive(expect(data, Contribution, plan))
+
+    def missing(self) -> tuple[str, ...]:
+        return self._opened()[0].missing()
+
+    def close(self) -> Outgoing:
+        """The encrypted sum."""
+        role, plan = self._opened()
+        return outgoing(role.close(), plan)
+
+    def give_up(self) -> None:
+        """Drop the round that is being collected, if there is one."""
+        if self._role is not None and self._role.state.value != IDLE:
+            self._role.abort()
+
+    def average(self, data: Bytes) -> tuple[int, NDArray[np.float64], int]:
+        """(step, average float64[length], contributors) of a release that the key holder signed."""
+        _, plan = self._opened()
+        release = expect(data, Release, plan)
+        check_signature(release, self.enrolment.key_holder.key)
+        sums = packing.IntegerSums(release.sums, release.total_weight)
+        packing.check_sums(sums, plan, release.contributors)
+        return release.header.step, packing.average(sums, plan), release.contributors
+
+    def contribution_bytes(self) -> int:
+        """Length of one contribution on the wire."""
+        return wire.message_bytes(Contribution, self._opened()[1])
+
+    def error_bound(self) -> float:
+        """Bound of |average - exact weighted mean of the clipped updates|."""
+        return packing.error_bound(self._opened()[1])
+
+    def _opened(self) -> tuple[secagg.Aggregator, secagg.RoundPlan]:
+        if self._role is None or self._plan is None:
+            raise WrongState("no round was offered yet: ask the key holder to open one")
+        return self._role, self._plan

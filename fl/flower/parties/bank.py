@@ -1,0 +1,256 @@
+"""A bank between Flower and its own training.
+
+# Strategy: a bank holds its own copy of the model and moves it by releases that the key holder signed, one after the
+# other. A bank that missed a round catches up with the stored release of that round, byte for byte the one the others
+# had; nobody has to be believed about what the current model is.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+import secagg
+from fl.durable import replace_durably
+from fl.flower.errors import ModelMismatch, RoundStateLost, TransferError
+from fl.flower.models import FlatModel
+from fl.flower.parties.party import Party, expect, outgoing, plan_of
+from fl.flower.settings import PartySettings
+from fl.flower.transport import Call, Outgoing
+from secagg import packing
+from secagg.client import ClientState
+from secagg.errors import (
+    PeerError,
+    QuorumNotMet,
+    UpdateReused,
+    WrongModel,
+    WrongRound,
+)
+from secagg.messages import Abort, Contribution, Offer, Release, Roster
+from secagg.verification import check_offer, check_signature
+
+Values = NDArray[np.float32] | NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What local training gave. update: one value per model value.  weight: used when the plan weighs."""
+
+    update: Values
+    weight: int = 1
+
+
+class BankApp(Protocol):
+    """What a bank's role needs of the application it serves."""
+
+    def initial(self) -> FlatModel | None:
+        """The model before round 1, when the application can make it itself."""
+
+    def train(self, model: FlatModel, number: int, attempt: int) -> Trained:
+        """Train from `model` for round `number`; another `attempt` must give another update."""
+
+    def evaluate(self, model: FlatModel) -> dict[str, float | int | str]:
+        """What the application reports about `model`."""
+
+
+class BankParty(Party):
+    """A bank between Flower and its own training. Keeps model.npz and journal.db in its folder."""
+
+    def __init__(self, settings: PartySettings) -> None:
+        super().__init__(settings, "bank")
+        self._journal = secagg.Journal(settings.folder / "journal.db", self.identity)
+        self._model_file = settings.folder / "model.npz"
+        self._model: FlatModel | None = None
+        self._rounds, self._step = 0, 0
+        if self._model_file.exists():
+            self._model, self._rounds, self._step = FlatModel.from_bytes(self._model_file.read_bytes())
+        self._client: secagg.Client | None = None
+        self._plan: secagg.RoundPlan | None = None
+        self._round: tuple[int, bytes] | None = None  # step and id of the round that this process is in
+        self._trained: tuple[bytes, int, Trained] | None = None  # (model, attempt, update)
+        self._sent: tuple[bytes, Outgoing] | None = None  # (roster, contribution): only these bytes are sent again
+
+    def answer(self, action: str, call: Call, app: BankApp) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+        """Fields and wires of the answer. Raises `SecAggError` and `FlowerError` leaves."""
+        match action:
+            case "status":
+                return self._status(app), {}
+            case "join":
+                return self._join(call, app)
+            case "contribute":
+                return self._contribute(call, app)
+            case "accept":
+                return self._accept(call)
+            case "abort":
+                self._take_aborts(call)
+                return self._status(app), {}
+            case "evaluate":
+                return dict(app.evaluate(self._held_model())), {}
+        raise TransferError(f"a bank has no action {action!r}")
+
+    def start(self, model: FlatModel) -> dict[str, str | int]:
+        """Take the first model from the aggregator. Raises `ModelMismatch` when this bank holds another."""
+        if self._model is not None and self._model.digest != model.digest:
+            raise ModelMismatch(f"start: this bank holds {self._model.digest.hex()[:16]} after {self._rounds} rounds")
+        if self._model is None:
+            self._keep(model, rounds=0, step=0)
+        return self._model_fields()
+
+    # --- one action each
+
+    def _status(self, app: BankApp) -> dict[str, str | int | float]:
+        if self._model is None and (first := app.initial()) is not None:
+            self._keep(first, rounds=0, step=0)
+        return {**self.status_fields(), **self._model_fields()}
+
+    def _join(self, call: Call, app: BankApp) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+        self._take_aborts(call)
+        client, plan, model = self._ready()
+        offer = expect(call.wire("offer"), Offer, plan)
+        check_offer(offer, self.enrolment, plan, True, self.settings.quorum)
+        if offer.header.model != model.digest:
+            raise WrongModel(f"model: this bank holds {model.digest.hex()[:16]}, the offer is for another")
+        if client.state is not ClientState.IDLE:
+            client.abort()  # the key holder opened another round: it has given up the one this bank is in
+        join = client.join(offer, model.digest)
+        self._round, self._sent = (offer.header.step, offer.header.round_id), None
+        started = time.perf_counter()
+        self._prepare(model, app, attempt=0)
+        seconds = round(time.perf_counter() - started, 3)
+        self.log("joined", step=offer.header.step, round=self._rounds + 1, train_seconds=seconds)
+        return {"train_seconds": seconds}, {"join": outgoing(join, plan)}
+
+    def _contribute(self, call: Call, app: BankApp) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+        client, plan, model = self._ready()
+        data = bytes(call.wire("roster"))
+        if self._sent is not None and self._sent[0] == data:
+            return {}, {"contribution": self._sent[1]}
+        roster = expect(data, Roster, plan)
+        if self._round != (roster.header.step, roster.header.round_id) or client.state is not ClientState.JOINED:
+            raise RoundStateLost(
+                f"step {roster.header.step}: this process did not join that round; the secrets of a round live in one "
+                "process: run the SuperNode with --isolation process beside `python -m fl.flower.resident`"
+            )
+        started = time.perf_counter()
+        contribution = self._sealed(client, roster, model, app)
+        sealed = outgoing(contribution, plan)
+        self._sent = (data, sealed)
+        seconds = round(time.perf_counter() - started, 3)
+        self.log("contributed", step=roster.header.step, seconds=seconds, bytes=len(sealed), clipped=client.clipped)
+        return {"seal_seconds": seconds}, {"contribution": sealed}
+
+    def _sealed(self, client: secagg.Client, roster: Roster, model: FlatModel, app: BankApp) -> Contribution:
+        """The contribution; an update that other members have been rostered with is trained anew, never reused."""
+        trained, reuse = self._prepare(model, app, attempt=0), self.settings.allow_reuse
+        while True:
+            try:
+                return client.contribute(roster, trained.update, self._weight(trained), allow_reuse=reuse)
+            except UpdateReused as error:
+                assert self._trained is not None
+                before, attempt = trained, self._trained[1] + 1
+                trained = self._prepare(model, app, attempt)
+                self.log("trained anew", step=roster.header.step, attempt=attempt)
+                if np.array_equal(trained.update, before.update):
+                    raise ModelMismatch(
+                        "training gives the same update whatever config['attempt'] says: seed it with that number, or "
+                        "set allow_reuse = true in the party file and accept that two sums can be differenced"
+                    ) from error
+
+    def _accept(self, call: Call) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+        client, plan, model = self._ready()
+        release = expect(call.wire("release"), Release, plan)
+        step = release.header.step
+        if step <= self._step:
+            return dict(self._model_fields()), {}  # came before; nothing is applied twice
+        if release.header.model != model.digest:
+            raise WrongModel(
+                f"step {step}: the release moves {release.header.model.hex()[:16]}, this bank holds "
+                f"{model.digest.hex()[:16]}: it needs the releases before this one"
+            )
+        if self._round == (step, release.header.round_id) and client.state is ClientState.CONTRIBUTED:
+            average, how = client.accept(release).values, "member"
+        elif self._journal_waits_for(step) and client.state is ClientState.IDLE:
+            settled = client.settle(release)
+            assert settled is not None
+            average, how = settled.values, "settled"
+        else:
+            average, how = self._caught_up(release, plan), "caught up"
+        self._keep(model.moved_by(average), self._rounds + 1, step)
+        self._trained = self._sent = None
+        self.log("accepted", step=step, how=how, round=self._rounds, model=self._held_model().digest.hex()[:16])
+        return dict(self._model_fields()), {}
+
+    def _caught_up(self, release: Release, plan: secagg.RoundPlan) -> NDArray[np.float64]:
+        """The average of a round that this bank was no member of: signed by the key holder for this bank's model."""
+        header = release.header
+        if header.session != self.enrolment.session or not header.masked:
+            raise WrongRound("the release is of another federation, or of a round without masks")
+        check_signature(release, self.enrolment.key_holder.key)
+        if release.contributors < self.settings.quorum:
+            raise QuorumNotMet(f"the release has {release.contributors} contributors, this bank asks for more")
+        sums = packing.IntegerSums(release.sums, release.total_weight)
+        packing.check_sums(sums, plan, release.contributors)
+        return packing.average(sums, plan)
+
+    def _take_aborts(self, call: Call) -> None:
+        """Signed aborts end the rounds they belong to; an update may then be used again among the same members."""
+        if self._model is None:
+            return
+        client, plan, _ = self._ready()
+        for data in call.numbered("abort"):
+            try:
+                abort = expect(data, Abort, plan)
+                header = abort.header
+                if self._round == (header.step, header.round_id) and client.state is not ClientState.IDLE:
+                    client.abort(abort)
+                elif client.state is ClientState.IDLE and header.step in client.unfinished():
+                    client.settle(abort)
+                else:
+                    continue
+                self.log("aborted", step=header.step, reason=abort.reason.name)
+            except PeerError as error:
+                self.log("abort refused", error=type(error).__name__, message=str(error))
+
+    # --- inside
+
+    def _ready(self) -> tuple[secagg.Client, secagg.RoundPlan, FlatModel]:
+        model = self._held_model()
+        if self._client is None or self._plan is None or self._plan.length != model.length:
+            self._plan = plan_of(self.settings.plan, model.length)
+            quorum = self.settings.quorum
+            self._client = secagg.Client(self.identity, self.enrolment, self._plan, quorum, journal=self._journal)
+        return self._client, self._plan, model
+
+    def _held_model(self) -> FlatModel:
+        if self._model is None:
+            raise ModelMismatch("this bank has no model yet: send the first one with the action 'start'")
+        return self._model
+
+    def _prepare(self, model: FlatModel, app: BankApp, attempt: int) -> Trained:
+        """Training for the next round; the result is kept until a release moves the model."""
+        if self._trained is not None and self._trained[0] == model.digest and self._trained[1] >= attempt:
+            return self._trained[2]
+        trained = app.train(model, self._rounds + 1, attempt)
+        self._trained = (model.digest, attempt, trained)
+        return trained
+
+    def _weight(self, trained: Trained) -> int:
+        return trained.weight if self.settings.plan.max_weight > 1 else 1
+
+    def _journal_waits_for(self, step: int) -> bool:
+        known = self._journal.round_of(step)
+        return known is not None and not known.finished and known.contribution is not None
+
+    def _keep(self, model: FlatModel, rounds: int, step: int) -> None:
+        """Durable before it is reported, so that a bank never tells of a model that a crash takes back."""
+        replace_durably(self._model_file, model.to_bytes(rounds, step))
+        self._model, self._rounds, self._step = model, rounds, step
+
+    def _model_fields(self) -> dict[str, str | int]:
+        digest = "" if self._model is None else self._model.digest.hex()
+        length = 0 if self._model is None else self._model.length
+        return {"model": digest, "length": length, "rounds": self._rounds, "step": self._step}

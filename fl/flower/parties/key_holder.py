@@ -1,0 +1,168 @@
+"""The key holder behind a SuperNode of its own; it does what the enrolled aggregator signed, and nothing else."""
+
+from __future__ import annotations
+
+import time
+
+import secagg
+from fl.flower.errors import RequestRefused, RoundStateLost, TransferError
+from fl.flower.parties.party import IDLE, Party, expect, outgoing, plan_of
+from fl.flower.parties.request import ControlRequest
+from fl.flower.settings import PartySettings
+from fl.flower.transport import Call, Outgoing, numbered
+from secagg import wire
+from secagg.errors import (
+    BadSignature,
+    PeerError,
+    StepNotIncreasing,
+)
+from secagg.ledger import Outcome
+from secagg.messages import AbortReason, EncryptedSum, Join
+
+
+class KeyHolderParty(Party):
+    """The key holder behind a SuperNode of its own. Keeps ledger.db in its folder."""
+
+    def __init__(self, settings: PartySettings) -> None:
+        super().__init__(settings, "key_holder")
+        self._ledger = secagg.Ledger(settings.folder / "ledger.db", self.identity)
+        self._role: secagg.KeyHolder | None = None
+        self._plan: secagg.RoundPlan | None = None
+        self._step: int | None = None  # of the round that this process has open
+
+    def answer(self, action: str, call: Call) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+        """Fields and wires of the answer. Raises `SecAggError` and `FlowerError` leaves."""
+        match action:
+            case "status":
+                return {**self.status_fields(), "next_step": self._next_step()}, {}
+            case "open":
+                return self._open(call)
+            case "close":
+                return self._close(call)
+            case "release":
+                return self._release(call)
+            case "stored":
+                return self._stored(call)
+            case "abort":
+                request = self._verified("abort", call)
+                return {}, self._aborted(request.step, AbortReason.ABANDONED)
+        raise TransferError(f"the key holder has no action {action!r}")
+
+    def _open(self, call: Call) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+        request = self._verified("open", call)
+        if request.step != self._next_step():
+            raise StepNotIncreasing(f"step: the next one is {self._next_step()}, the request names {request.step}")
+        role = self._role_for(request.length)
+        aborts = self._aborted(self._step, AbortReason.ABANDONED)
+        offer = role.open(request.step, request.model)
+        self._step = request.step
+        assert self._plan is not None
+        self.log("opened", step=request.step, length=request.length, model=request.model.hex()[:16])
+        return {}, {"offer": outgoing(offer, self._plan), **aborts}
+
+    def _close(self, call: Call) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+        role, plan = self._current("close", call)
+        refused = []
+        for data in call.numbered("join"):
+            try:
+                role.receive_join(expect(data, Join, plan))
+            except PeerError as error:
+                refused.append(f"{type(error).__name__}: {error}")
+                self.log("join refused", step=self._step, error=type(error).__name__, message=str(error))
+        roster = role.close_roster()
+        self.log("roster", step=self._step, members=len(roster.entries), refused=len(refused))
+        return {"refused": "; ".join(refused)}, {"roster": outgoing(roster, plan)}
+
+    def _release(self, call: Call) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+        if self._role is None or self._plan is None:
+            raise RoundStateLost("no round is open here: the key holder was restarted; ask for the stored release")
+        encrypted_sum = expect(call.wire("sum"), EncryptedSum, self._plan)
+        step = encrypted_sum.header.step
+        if (stored := self._role.stored_release(step)) is not None:
+            return {"stored": 1}, {"release": outgoing(stored, self._plan)}
+        started = time.perf_counter()
+        release = self._role.release(encrypted_sum)
+        self._step = None
+        seconds = round(time.perf_counter() - started, 3)
+        self.log("released", step=step, contributors=release.contributors, seconds=seconds)
+        return {"open_seconds": seconds}, {"release": outgoing(release, self._plan)}
+
+    def _stored(self, call: Call) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+        """The first release after a step, as it was sent, and what became of the step after it.
+
+        model: of the releases that move this model, the first; of all when empty.
+        """
+        role, plan = self._role_for(call.number("length")), self._plan
+        assert plan is not None
+        after, model = call.number("after"), call.text("model")
+        outcome = role.outcome(after + 1)
+        for step in range(after + 1, self._next_step()):
+            release = role.stored_release(step) if role.outcome(step) is Outcome.RELEASED else None
+            if release is not None and model in ("", release.header.model.hex()):
+                return {"step": step, "outcome": Outcome.RELEASED.value}, {"release": outgoing(release, plan)}
+        return {"step": 0, "outcome": "none" if outcome is None else outcome.value}, {}
+
+    # --- inside
+
+    def _role_for(self, length: int) -> secagg.KeyHolder:
+        """The role for updates of this length; a round that is open under another plan is given up."""
+        plan = plan_of(self.settings.plan, length)
+        if self._role is None or self._plan != plan:
+            if self._role is not None and self._role.state.value != IDLE:
+                self._role.abort()
+            self._step, self._plan = None, plan
+            quorum = self.settings.quorum
+            self._role = secagg.KeyHolder(self.identity, self.enrolment, plan, quorum, ledger=self._ledger)
+        return self._role
+
+    def _aborted(self, step: int | None, reason: AbortReason) -> dict[str, Outgoing]:
+        """End the round that is open, and report those that an earlier process left; the signed aborts."""
+        role, plan = self._role, self._plan
+        if role is None or plan is None:
+            return {}
+        aborts = []
+        if role.state.value != IDLE:
+            if step != self._step:
+                raise RequestRefused(f"step {step} is not open here; step {self._step} is")
+            aborts.append(role.abort(reason))
+        aborts += [abort for abort in role.report_abandoned() if abort.header.plan == plan.fingerprint]
+        self._step = None
+        for abort in aborts:
+            self.log("aborted", step=abort.header.step, reason=abort.reason.name)
+        return {
+            name: Outgoing(data) for name, data in numbered("abort", [wire.encode(a, plan) for a in aborts]).items()
+        }
+
+    def _current(self, action: str, call: Call) -> tuple[secagg.KeyHolder, secagg.RoundPlan]:
+        request = self._verified(action, call)
+        if self._role is None or self._plan is None or request.step != self._step:
+            raise RoundStateLost(f"step {request.step} is not open here: the key holder was restarted; open another")
+        return self._role, self._plan
+
+    def _next_step(self) -> int:
+        """One above the last step of the ledger, found by asking it which steps it would open."""
+        low, high = 0, 1
+        while not self._opens(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._opens(middle) else (middle, high)
+        return high
+
+    def _opens(self, step: int) -> bool:
+        try:
+            self._ledger.check_step(step)
+        except (StepNotIncreasing, PeerError):
+            return False
+        return True
+
+    def _verified(self, action: str, call: Call) -> ControlRequest:
+        """The control request in a call. Raises `RequestRefused` unless the enrolled aggregator signed it."""
+        request = ControlRequest.parse(bytes(call.wire("request")))
+        if request.action != action or request.session != self.enrolment.session:
+            raise RequestRefused(f"the request is signed for {request.action!r} or for another federation")
+        try:
+            self.enrolment.aggregator.verify(request.signature, request.signed_bytes())
+        except BadSignature as error:
+            raise RequestRefused("the request is not signed by the enrolled aggregator") from error
+        return request

@@ -1,0 +1,69 @@
+"""What all parties have in common: settings, an enrolled identity, the list, messages as bytes and back."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import secagg
+from fl.flower.errors import SettingsError, TransferError
+from fl.flower.logs import RoleLog
+from fl.flower.settings import PartySettings, PlanSettings
+from fl.flower.transport import Bytes, Outgoing
+from secagg import wire
+from secagg.errors import (
+    SecAggError,
+)
+from secagg.messages import Abort, Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
+
+Refusal = SecAggError  # what answers of these roles may name, beside the app's own errors
+
+M = TypeVar("M", Offer, Join, Roster, Contribution, EncryptedSum, Release, Abort)
+
+IDLE = "idle"  # of KeyHolderState and AggregatorState; importing secagg.keyholder would load tenseal at the aggregator
+_LONGEST_FRAME = 2**20  # bytes of offers, rosters and joins: checked again, exactly, when they are decoded
+
+
+def expect(data: Bytes, kind: type[M], plan: secagg.RoundPlan) -> M:
+    message: Message = wire.decode(data, plan)
+    if not isinstance(message, kind):
+        raise TransferError(f"expected a {kind.__name__}, got a {type(message).__name__}")
+    return message
+
+
+def outgoing(message: Message, plan: secagg.RoundPlan) -> Outgoing:
+    return Outgoing(*wire.encode_parts(message, plan))
+
+
+def plan_of(settings: PlanSettings, length: int) -> secagg.RoundPlan:
+    if not 0 < length <= settings.max_length:
+        raise SettingsError(
+            f"length: this party takes part in 1..{settings.max_length} values (max_length), got {length}"
+        )
+    return secagg.plan_round(length, settings.max_clients, settings.clip, settings.value_bits, settings.max_weight)
+
+
+def largest_message(settings: PlanSettings) -> int:
+    """Bytes: no message that this party accepts is longer."""
+    plan = plan_of(settings, settings.max_length)
+    members = plan.max_clients
+    sizes = [wire.message_bytes(kind, plan, members) for kind in (Offer, Roster, Contribution, EncryptedSum, Release)]
+    return max(*sizes, _LONGEST_FRAME)
+
+
+class Party:
+    """What all parties have: settings, an enrolled identity, the list."""
+
+    def __init__(self, settings: PartySettings, role: str) -> None:
+        if settings.role != role:
+            raise SettingsError(f"this process plays the {role}, and {settings.folder} is a {settings.role}'s")
+        self.settings = settings
+        self.enrolment = secagg.Enrolment.load(settings.enrolment)
+        self.identity = secagg.Identity.load(settings.identity, passphrase=settings.passphrase)
+        self.log = RoleLog(role, self.identity.member.organisation)
+
+    @property
+    def organisation(self) -> str:
+        return self.identity.member.organisation
+
+    def status_fields(self) -> dict[str, str | int]:
+        return {"role": self.settings.role, "organisation": self.organisation, "key": self.identity.key.hex()}
