@@ -33,12 +33,10 @@ from fl.durable import replace_durably
 from fl.errors import AggregationError, BudgetExhausted, RunFolderError
 from fl.evaluation import evaluate, require_measurable
 from fl.federation import (
-    SIMULATED,
     Federation,
     PartitionedTable,
     federation_of,
     pooled_global,
-    read_partitioned,
 )
 from fl.model import MODEL_FORMAT, flatten, layers_of, layout, model_hash, unflatten
 from fl.privacy import (
@@ -63,14 +61,14 @@ from fl.run_budget import (
     require_room,
     shared_step_plan,
 )
-from fl.run_folder import APPLIED_GRID, ROUNDS, DataSettings, RunConfig, RunFolder, random_banks, refuse_used
+from fl.run_data import read_source
+from fl.run_folder import APPLIED_GRID, ROUNDS, RunConfig, RunFolder, refuse_used
 from fl.secure import QUORUM, EncryptedRounds, plain_sum
 from fl.shared_features import SharedColumns, with_shared_columns
 from fl.shared_noise import plan_noise
 from fl.shared_rounds import SharedTraining, play_shared_rounds
 from fl.shared_steps import SharedStepPlan
 from fl.sharing import describe, plan_sharing
-from fl.simulate import Simulation
 from fl.statistics_round import TOTALS, bank_salt, share_statistics
 from fl.training import PrivateSteps, pick_device
 
@@ -129,7 +127,7 @@ class Experiment:
         """Read the data, refuse what cannot work before anything is spent, and make the run folder."""
         pick_device(config.device)
         refuse_used(path)
-        source = _read(config.data, config.seed)
+        source = read_source(config.data, config.seed)
         federation = federation_of(source)
         banks = len(federation.banks)
         if config.aggregation.mode == "encrypted" and banks < QUORUM:
@@ -155,7 +153,7 @@ class Experiment:
     def resume(cls, path: Path) -> Experiment:
         """Continue the run in `path` after its last finished round, or read the figures of a finished one."""
         folder = RunFolder.open(path)
-        source = _read(folder.config.data, folder.config.seed)
+        source = read_source(folder.config.data, folder.config.seed)
         federation = federation_of(source)
         if json.loads(json.dumps(federation.description)) != folder.read_json("manifest.json")["data"]:
             raise RunFolderError(
@@ -447,25 +445,6 @@ class Experiment:
         # files.
         content = save(tensors, {"about": json.dumps(about)})
         replace_durably(self.folder.path / "model.safetensors", content)
-
-
-def _read(data: DataSettings, seed: int) -> PartitionedTable:
-    simulation = None
-    if data.source == SIMULATED:
-        banks = Simulation.banks if data.clients is None else data.clients
-        customers = Simulation.customers if data.customers is None else data.customers
-        share = Simulation.fraud_share if data.fraud_share is None else data.fraud_share
-        terminals = max(customers // 2, banks)
-        simulation = Simulation(customers=customers, terminals=terminals, banks=banks, fraud_share=share, seed=seed)
-    return read_partitioned(
-        data.source,
-        data.schema,
-        data.partition,
-        random_banks(data),
-        seed,
-        test_windows=data.test_windows,
-        simulation=simulation,
-    )
 
 
 def _schedule(config: RunConfig, rounds: int, private: PrivateSteps | None) -> Schedule:

@@ -22,12 +22,12 @@ from torch import nn
 
 from fl.data import Transactions
 from fl.errors import ExaminationError
-from fl.federation import SIMULATED, BankData, Federation, PartitionedTable, Rows, federation_of, read_partitioned
-from fl.run_folder import DataSettings, RunConfig, RunFolder, config_from_toml, random_banks
+from fl.federation import SIMULATED, BankData, Federation, Rows, federation_of
+from fl.run_data import read_source
+from fl.run_folder import RunConfig, RunFolder, config_from_toml
 from fl.schema import Schema
 from fl.scoring import load_model
 from fl.shared_features import with_shared_columns
-from fl.simulate import embedded
 from fl.training import predict
 
 
@@ -144,18 +144,6 @@ def gather(run: Path) -> Evidence:
         train=_scored(federation, models, source.table, lambda bank: (bank.train,)),
         validation=_scored(federation, models, source.table, lambda bank: (bank.validation,)),
         test=_scored(federation, models, source.table, lambda bank: bank.test),
-    )
-
-
-def read_source(data: DataSettings, seed: int) -> PartitionedTable:
-    """The transactions of a run, partitioned and split as they were when it trained."""
-    simulation = None
-    if data.source == SIMULATED:
-        simulation = embedded(data.customers, data.clients, data.fraud_share, seed)
-    banks = random_banks(data)
-    windows = data.test_windows
-    return read_partitioned(
-        data.source, data.schema, data.partition, banks, seed, test_windows=windows, simulation=simulation
     )
 
 
