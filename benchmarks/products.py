@@ -12,7 +12,7 @@ PRIME = 1_073_643_521  # 30 bits, 1 modulo 2^15, as the primes of a plan
 FACTOR = 123_456_789
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba has no types
 def _multiply(values: Any, passes: Any, factor: Any, quotient: Any, prime: Any) -> None:
     for _ in range(passes):
         for i in range(values.shape[0]):

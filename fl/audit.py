@@ -190,7 +190,7 @@ def _row_gradients(
         module.zero_grad()
         logit = module(row[None]).sum()
         loss = nn.functional.softplus(-logit if label == 1 else logit)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         gradient = torch.cat([p.grad.reshape(-1) for p in module.parameters() if p.grad is not None]).double().numpy()
         found.append(gradient * min(1.0, norm / max(float(np.linalg.norm(gradient)), 1e-12)))
     module.zero_grad()

@@ -334,6 +334,7 @@ class _Cells:
         try:
             numbers = _array(pc.cast(values, pa.float64()))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            # Arrow says that some cell is no number, and not which: read again, so that `refuse` names the first one.
             numbers = pd.to_numeric(self.as_text(column).to_pandas(), errors="coerce").to_numpy(np.float64)
         self.refuse(column, ~np.isfinite(numbers) & ~absent, "a finite number")
         return numbers

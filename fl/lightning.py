@@ -93,6 +93,7 @@ class FraudModule(LightningModule):
     def _measure(self, part: str, batch: Batch) -> None:
         x, y = batch
         metric = self.precision_of[part]
+        # torchmetrics as a submodule: torch types attributes of modules as Tensor or Module.
         metric.update(self(x), y.int())  # type: ignore[operator]
         self.log(f"{part}_average_precision", metric, on_step=False, on_epoch=True)  # type: ignore[arg-type]
 

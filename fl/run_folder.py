@@ -370,6 +370,7 @@ T = TypeVar("T")
 
 
 def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
+    # Every kind here is a dataclass, which a TypeVar cannot say.
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - known):
         raise RunFolderError(f"{where} has unknown keys {unknown}: was it written by another version?")

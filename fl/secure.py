@@ -323,6 +323,7 @@ class _Line:
 
     def _sent(self, message: M) -> tuple[M, int]:
         with self._clock.stage("serialize"):
+            # M is one of the messages, each of which encode takes; mypy does not join their union.
             data = secagg.encode(message, self._plan)  # type: ignore[arg-type]
         with self._clock.stage("check"):
             received = secagg.decode(data, self._plan)

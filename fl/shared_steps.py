@@ -124,7 +124,7 @@ def clipped_gradient_sum(
             losses = binary_cross_entropy_with_logits(logits, y[part], pos_weight=weight, reduction="none")
             # Ghost clipping (Li et al., ICLR 2022): the first pass gives every row's norm without its gradient, the
             # second the sum of gradients, each scaled by what its norm allows.
-            losses.sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+            losses.sum().backward(retain_graph=True)
             scale = norms.get_clipping_coef()
             norms.disable_hooks()
             wide.zero_grad()

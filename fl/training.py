@@ -111,7 +111,7 @@ def train_seeded(
                     # A batch in one piece is averaged, as before; pieces are shares of the batch's mean.
                     loss = weighted_loss(module, x[part], y[part], local.pos_weight, "mean")
                     share = loss if len(part) == len(batch) else loss * (len(part) / len(batch))
-                    share.backward()  # type: ignore[no-untyped-call]
+                    share.backward()
                 add_proximal_gradient(module, anchor, proximal)
                 optimiser.step()
     _require_finite(module)
@@ -161,7 +161,7 @@ def train_private(
     _require_finite(module)
 
 
-class SystemNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
+class SystemNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus has no types
     """Opacus' DPOptimizer (clip per row, sum, add noise, divide) with noise from the operating system's
     generator.
     """
@@ -214,7 +214,7 @@ def _sum_clipped_gradients(
     chunks = range(0, max(len(y), 1), at_once)  # an empty batch is one empty chunk
     for start in chunks:
         part = slice(start, start + at_once)
-        weighted_loss(per_row, x[part], y[part], pos_weight, "sum").backward()  # type: ignore[no-untyped-call]
+        weighted_loss(per_row, x[part], y[part], pos_weight, "sum").backward()
         if start != chunks[-1]:
             optimiser.signal_skip_step(True)
             optimiser.pre_step()

@@ -142,7 +142,7 @@ def _image_model(device: torch.device) -> _Training:
         model.train()
         for x, y in zip(images, labels, strict=True):
             optimiser.zero_grad()
-            torch.nn.functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+            torch.nn.functional.cross_entropy(model(x), y).backward()
             optimiser.step()
 
     return _Training(model, f"{STEPS} steps of {BATCH} images of {PIXELS} x {PIXELS}", train)

@@ -8,6 +8,8 @@ else's cancel. The aggregator cannot tell; the key holder's checks can.
 
 from __future__ import annotations
 
+from typing import Any
+
 from demos.attacks import stock
 from demos.attacks.federation import COLLUDER, VICTIM, Federation
 from demos.attacks.verdict import Attack, Control, Loot, Shipped, correlation, judge
@@ -29,12 +31,13 @@ def control() -> Control:
     return Control(stock.NAME, found >= WANTED_CORRELATION, f"a {CLIENTS}-client mean correlates at {found:.5f}")
 
 
-def _multiple(vector: object, factor: int) -> object:
+def _multiple(vector: Any, factor: int) -> Any:
+    """`factor` times a TenSEAL vector (the binding has no types), by doubling. factor: at least 1."""
     total, doubled = None, vector
     while factor:
         if factor & 1:
-            total = doubled if total is None else total + doubled  # type: ignore[operator]
-        doubled, factor = doubled + doubled, factor >> 1  # type: ignore[operator]
+            total = doubled if total is None else total + doubled
+        doubled, factor = doubled + doubled, factor >> 1
     return total
 
 

@@ -16,7 +16,7 @@ from demos.attacks import federation, stock
 from demos.attacks.federation import COLLUDER, VICTIM, Collected, Federation
 from demos.attacks.verdict import F64, Attack, Control, Loot, Shipped, judge, largest_error
 from secagg.ckks import generate_keys
-from secagg.messages import Contribution
+from secagg.messages import Contribution, Offer
 from secagg.transcript import public_key_hash, signed_bytes
 
 OTHER_MODEL = b"\x01" * 32
@@ -79,7 +79,8 @@ def wrong_key() -> Shipped:
         if signed:
             offer = replace(offer, signature=cast.server.sign(signed_bytes(offer)))
         received = cast.sent(offer) if through_bytes else offer
-        cast.clients[VICTIM].join(received, bytes(32))  # type: ignore[arg-type]
+        assert isinstance(received, Offer)
+        cast.clients[VICTIM].join(received, bytes(32))
         return cast.taken()
 
     def contribution_under_the_other_key() -> Loot:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fl.assist.errors import ColumnNotAllowed
 from fl.assist.redact import Redactor
@@ -78,14 +79,14 @@ class Policy:
                 )
         return {name: self._form(name, value, redactor) for name, value in record.items()}
 
-    def _form(self, name: str, value: object, redactor: Redactor) -> str:
+    def _form(self, name: str, value: Any, redactor: Redactor) -> str:
         schema = self.schema
         if any(name == column.column for column in schema.text):
             return redactor.redact(str(value))
         for column in schema.categorical:
             if name == column.column:
                 return str(value) if str(value) in column.vocabulary else "other"
-        number = float(value)  # type: ignore[arg-type]
+        number = float(value)
         if name == schema.label.column:
             return "fraud" if number else "genuine"
         if schema.time is not None and name == schema.time.column:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import GenericAlias
 from typing import Any, Literal
 
 import numpy as np
@@ -97,7 +98,7 @@ def row_model(schema: Schema) -> type[Transaction]:
 @lru_cache(maxsize=8)
 def task(schema: Schema) -> Task[Transaction]:
     """The request for synthetic transactions of this schema."""
-    rows: Any = list[row_model(schema)]  # type: ignore[misc]
+    rows: Any = GenericAlias(list, (row_model(schema),))  # list[...] of a class that is made at run time
     batch = create_model("SyntheticTransactions", __base__=Answer, transactions=(rows, ...))
     return Task(load_prompt("synthetic"), batch, "transactions", TOKENS_PER_ROW, _check)
 

@@ -148,9 +148,9 @@ def _shares(values: NDArray[np.floating], edges: NDArray[np.floating]) -> NDArra
 
 def mean_alarm(values: NDArray[np.float64], day: NDArray[np.integer], delta: float) -> int | None:
     """The first day on which ADWIN finds that the mean of `values`, float64[n] in time order, has changed."""
-    watch = ADWIN(delta=delta)  # type: ignore[no-untyped-call]
+    watch = ADWIN(delta=delta)
     for value, today in zip(values.tolist(), day.tolist(), strict=True):
-        watch.update(value)  # type: ignore[no-untyped-call]
+        watch.update(value)
         if watch.drift_detected:
             return int(today)
     return None

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -59,7 +59,7 @@ def train(message: Message, context: Context) -> Message:
     place = _workplace(party_file(context))
     model = _loaded(place, message)
     config = message.content.config_records[CONFIG]
-    number, attempt = int(config[ROUND]), int(config[ATTEMPT])  # type: ignore[arg-type]
+    number, attempt = (int(cast(int, config[name])) for name in (ROUND, ATTEMPT))
     # The first attempt is the in-process run's training; later ones must differ (an update enters one roster only).
     labels = ("batches", place.bank.name, number, *((attempt,) if attempt else ()))
     seed = derive_seed(place.schedule.seed, *labels)

@@ -91,6 +91,7 @@ def endpoint_of(context: Context, make: Callable[[PartySettings], P]) -> Endpoin
     found = _ENDPOINTS.get(path)
     if found is None:
         found = _ENDPOINTS[path] = Endpoint(make(load_settings(path)))
+    # One process is one party: what lies at a path was made by this very `make`.
     return found  # type: ignore[return-value]
 
 

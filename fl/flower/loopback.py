@@ -66,6 +66,7 @@ class LoopbackGrid(Grid):
             number = f"message {next(self._numbers)}"
             message.metadata.__dict__["_message_id"] = number
             node = self.nodes[message.metadata.dst_node_id]
+            # mypy infers no type for a lambda with a default.
             reply = node.fault(_carried(message), lambda m, node=node: self._delivered(node, m))  # type: ignore[misc]
             if reply is not None:
                 self._replies[number] = _carried(reply)
@@ -110,6 +111,7 @@ def _carried(message: Message) -> Message:
     """The message after a way over the network: taken apart into objects of at most 5 MiB and put together again."""
     metadata = message.metadata
     if message.has_error():
+        # flwr's overloads leave out the form with `metadata`, which its own code uses.
         return Message(Error(message.error.code, message.error.reason), metadata=metadata)  # type: ignore[call-overload,no-any-return]
     number = metadata.message_id
     with no_object_id_recompute():

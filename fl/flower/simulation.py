@@ -82,6 +82,7 @@ def simulate(banks: int, length: int, rounds: int) -> dict[str, Any]:
         started = time.perf_counter()
         cores = os.cpu_count() or 1
         resources = {"client_resources": {"num_cpus": cores}, "init_args": {"num_cpus": cores, "log_to_driver": False}}
+        # flwr's own examples pass nested settings; its annotation knows flat ones only.
         run_simulation(server, EveryParty(), num_supernodes=banks + 1, backend_config=resources)  # type: ignore[arg-type]
     last = outcome["rounds"][-1]
     return {

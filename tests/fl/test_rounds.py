@@ -5,30 +5,20 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
+from small_banks import CPU, rows
 
 from fl import secure
 from fl.baselines import alone, plain, pooled
 from fl.errors import AggregationError, BudgetExhausted, MetricError, TrainingError
 from fl.evaluation import evaluate, require_measurable
-from fl.federation import BankData, Rows
+from fl.federation import BankData
 from fl.model import flatten, model_hash, unflatten
 from fl.rounds import Schedule, federated_rounds, on_grid
 from fl.run_folder import APPLIED_GRID
 from fl.secure import Aggregate, Update, encrypted_average, plain_average, plan_for
 from fl.training import LocalTraining, PrivateSteps, derive_seed, train_seeded
 
-CPU = torch.device("cpu")
 HASH = "ab" * 32
-
-
-def rows(n: int, seed: int, *, features: int = 3) -> Rows:
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((n, features)).astype(np.float32)
-    y = (x[:, 0] + 0.5 * rng.standard_normal(n) > 1.2).astype(np.float32)
-    y[:2] = (0.0, 1.0)  # both kinds, however few rows
-    index = np.arange(n, dtype=np.int64)
-    return Rows(x, y, (index % 3).astype(np.int32), index + 1000 * seed, index)
 
 
 def make_banks(count: int = 3, train: int = 300) -> tuple[BankData, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from simulator import Federation, Peers
 
 import secagg
 from secagg import errors, wire
@@ -118,19 +119,12 @@ def test_a_flipped_bit_before_a_ciphertext_is_a_digest_mismatch_and_one_within_i
 
 
 def test_a_flipped_bit_in_a_contributions_ciphertext_is_refused_by_the_aggregator_as_a_digest_mismatch():
-    plan = secagg.plan_round(length=2_000, max_clients=5, value_bits=10)
-    banks = [secagg.Identity.generate(f"bank {i}") for i in range(3)]
-    authority, server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
-    enrolment = secagg.Enrolment.of(authority.member, server.member, tuple(b.member for b in banks))
-    key_holder = secagg.KeyHolder(authority, enrolment, plan)
-    aggregator = secagg.Aggregator(server, enrolment, plan)
-    clients = [secagg.Client(b, enrolment, plan) for b in banks]
-    offer = key_holder.open(1, MODEL)
-    for client in clients:
-        key_holder.receive_join(client.join(offer, MODEL))
-    roster = key_holder.close_roster()
+    federation = Federation(length=2_000)
+    peers = Peers(federation)
+    plan, aggregator = federation.plan, peers.aggregator
+    offer, roster, contributions = peers.contributions(1, [np.zeros(plan.length)] * 3)
     aggregator.open(offer, roster)
-    data = wire.encode(clients[0].contribute(roster, np.zeros(plan.length)), plan)
+    data = wire.encode(contributions[0], plan)
     flipped = bytearray(data)
     flipped[-1000] ^= 1
     with pytest.raises(errors.DigestMismatch):
