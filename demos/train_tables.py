@@ -1,0 +1,138 @@
+"""What a finished run of `demos train` shows a person: figures, who saw what, costs, counts, privacy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from demos.console import out, seconds, size, table
+
+NAMES = {
+    "alone": "each bank alone",
+    "pooled": "all rows pooled",
+    "pooled_with_statistics": "pooled, shared counts",
+    "pooled_global": "pooled, features too",
+    "plain": "federated, plain sums",
+    "plain_without_privacy": "the same without DP",
+}
+
+
+def show(result: dict[str, Any]) -> None:
+    """Everything that `train --json` would print, as tables and sentences on stdout."""
+    _show_figures(result)
+    _show_who_saw_what(result)
+    _show_costs(result)
+    _show_statistics(result)
+    _show_privacy(result)
+    out.print(f"run folder: {result['run_dir']}", highlight=False, soft_wrap=True)
+
+
+def _show_figures(result: dict[str, Any]) -> None:
+    epsilon = result["privacy"]["epsilon"]
+    title = f"Fraud found on test days, {result['banks']} banks, {result['rounds']} rounds of {result['algorithm']}"
+    columns = ("AP", "AUC", "prec.", "recall", "F1", "cards")
+    made = table(title, "model", *columns, right=tuple(range(1, 7)))
+    own = "federated, no DP" if epsilon is None else f"federated, epsilon {epsilon:.2f}"
+    rows = {own: result["metrics"], **{NAMES[name]: figures for name, figures in result["baselines"].items()}}
+    for name, figures in rows.items():
+        keys = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100")
+        made.add_row(name, *(f"{figures[key]:.3f}" for key in keys), style="bold" if name == own else None)
+    out.print(made)
+    out.print(
+        "AP: average precision. AUC: area under the ROC curve. prec., recall, F1: at the threshold of "
+        "best F1 on "
+        "validation customers. cards: card precision@100 per day. Alone and pooled: without DP.",
+        style="dim",
+    )
+
+
+def _show_who_saw_what(result: dict[str, Any]) -> None:
+    overhead, encrypted = result["overhead"], result["aggregation"] == "encrypted"
+    seen = table("Who saw what", "party", "traffic, all rounds", "sees of the banks' updates")
+    if encrypted:
+        sent, received = overhead["bytes_up"] / result["banks"], overhead["bytes_down"] / result["banks"]
+        each = f"sent {size(sent)}, received {size(received)}"
+        seen.add_row("each bank", each, "its own, and every round's average")
+        seen.add_row(
+            "aggregator",
+            f"received {size(overhead['bytes_up'])}",
+            "masked ciphertexts and their sum: nothing",
+        )
+        seen.add_row("key holder", "one sum per round", "every round's average, no single update")
+    else:
+        seen.add_row("everyone", "-", "[bold red]every single update[/]: --aggregation plain hides nothing")
+    seen.add_row("this program", "-", "everything: it plays all parties and holds all labels, to measure")
+    out.print(seen)
+
+
+def _show_costs(result: dict[str, Any]) -> None:
+    overhead = result["overhead"]
+    made = table("Seconds, all banks and rounds", "stage", "seconds", right=(1,))
+    for name, spent in overhead["seconds"].items():
+        made.add_row(name if name in ("training", "aggregation") else f"  {name}", seconds(spent))
+    out.print(made)
+    out.print(
+        f"aggregation is {100 * overhead['encryption_share']:.1f} % of the time; largest error of an average "
+        f"{overhead['max_abs_error']:.2g}, bound {overhead['error_bound']:.2g}; {overhead['clipped']} "
+        "coordinates clipped",
+        highlight=False,
+    )
+    if overhead["attempts"] > result["rounds"] or overhead["left_out"]:
+        out.print(
+            f"{overhead['attempts']} rosters for {result['rounds']} rounds; banks were left out {overhead['left_out']} "
+            "times (metrics.jsonl names them)",
+            highlight=False,
+        )
+    if (chosen := result["resources"]) is not None:
+        batches = ", ".join(f"{bank} {share['batch']}" for bank, share in chosen["banks"].items())
+        chunk = "all coordinates" if chosen["chunk"] is None else f"{chosen['chunk']:,} coordinates"
+        out.print(
+            f"the banks' limits chose {chosen['value_bits']} bits, {chunk} at once, rows at once: {batches}",
+            highlight=False,
+        )
+
+
+def _show_statistics(result: dict[str, Any]) -> None:
+    shared = result["statistics"]
+    if shared is None:
+        out.print("no statistics were shared", highlight=False)
+        return
+    out.print(
+        f"shared statistics: {shared['mode']}, {shared['integers_per_bank']:,} integers a bank, "
+        f"{seconds(shared['seconds'])}, {size(shared['bytes_up'])} sent by all banks; suppressed below "
+        f"{shared['min_banks']} banks: {100 * shared['suppressed_share']:.1f} % of filled cells",
+        highlight=False,
+    )
+    if "warning" in shared:
+        out.print(f"[bold]{shared['warning']}[/]", highlight=False)
+        return
+    out.print(
+        f"noise of a count: sigma {shared['sigma']:.3f} without the shares of t = {shared['colluders']} colluding "
+        f"banks, the observing one included. Unit: one {shared['unit']}. Not covered: {shared['not_covered']}.",
+        highlight=False,
+    )
+
+
+def _show_privacy(result: dict[str, Any]) -> None:
+    privacy = result["privacy"]
+    if privacy["epsilon"] is None:
+        out.print("[bold]no differential privacy[/]: the averages may give away single rows", highlight=False)
+        return
+    out.print(
+        f"epsilon {privacy['epsilon']:.3f} of {privacy['epsilon_limit']:g} at delta {privacy['delta']:g} "
+        f"({privacy['accountant']}; RDP {privacy['rdp_epsilon']:.3f}), spent over {privacy['steps']} steps, "
+        f"{_noise(privacy)}\n"
+        f"unit: one {privacy['unit']}. Not covered: {'; '.join(privacy['not_covered'])}.",
+        highlight=False,
+    )
+
+
+def _noise(privacy: dict[str, Any]) -> str:
+    if privacy["noise"] == "shared":
+        return (
+            f"under shares of one noise for the rows of all banks: {privacy['share_pieces']} x sigma "
+            f"{privacy['share_variance'] ** 0.5:.0f} grid units a bank, without those of t = {privacy['colluders']} "
+            "colluding banks, the observing one included"
+        )
+    if privacy["noise_multiplier"] is None:
+        return f"a bank's share of the noise {privacy['share_variance'] ** 0.5:.1f} grid units"
+    return f"noise multiplier {privacy['noise_multiplier']:.3f}"
