@@ -21,7 +21,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from threading import Lock
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import tenseal.sealapi as seal
@@ -51,6 +53,8 @@ class SecretKey:
     def __init__(self, context: _Context, decryptor: Any) -> None:
         self._context = context
         self._decryptor = decryptor
+        self._file: _KeptFile | None = None
+        self._decrypting = Lock()
 
     def __repr__(self) -> str:
         return "SecretKey(OMITTED)"
@@ -66,18 +70,45 @@ class SecretKey:
 
     def decrypt_transformed(self, block: U32) -> U32:
         """As `decrypt`, still in SEAL's transformed order."""
-        return self.begin_decrypt(block)().astype(np.uint32)
+        return self.begin_decrypt(block).take_out()().astype(np.uint32)
 
-    def begin_decrypt(self, block: U32) -> Callable[[], U64]:
-        """SEAL's part, which holds the interpreter lock. What comes back reads the result, uint64[primes, N] in SEAL's
-        transformed order, on any thread.
-        """
+    def begin_decrypt(self, block: U32) -> Decrypted:
+        """`decrypt` in two steps, for a caller who has other work to do beside them."""
         shape = (len(self._context.params.primes), self._context.params.degree)
-        ciphertext = self._context.load_ciphertext(block)
         plaintext = seal.Plaintext()
+        with self._decrypting, self._block_file() as file:
+            ciphertext = self._context.load_ciphertext(block, file)
         self._decryptor.decrypt(ciphertext, plaintext)
-        read = _begin_reading_plaintext(plaintext, shape[0] * shape[1])
+        return Decrypted(plaintext, shape)
+
+    @contextmanager
+    def _block_file(self) -> Iterator[_File]:
+        """The file that blocks go through to SEAL: kept where it is in memory, so that its pages are allocated once."""
+        if not _has_memory_files():
+            with _private_file() as file:
+                yield file
+            return
+        if self._file is None or self._file.process != os.getpid():  # a forked child would write into its parent's
+            self._file = _KeptFile()
+        yield self._file
+
+
+class Decrypted:
+    """A decrypted block that is still inside SEAL; shows nothing."""
+
+    def __init__(self, plaintext: Any, shape: tuple[int, int]) -> None:
+        self._plaintext, self._shape = plaintext, shape
+
+    def take_out(self) -> Callable[[], U64]:
+        """Have SEAL save it, which holds the interpreter lock for long. What comes back reads the result, uint64
+        [primes, N] in SEAL's transformed order, on any thread.
+        """
+        shape = self._shape
+        read = _begin_reading_plaintext(self._plaintext, shape[0] * shape[1])
         return lambda: read().reshape(shape)
+
+    def __repr__(self) -> str:
+        return "Decrypted(OMITTED)"
 
 
 class Encryptor:
@@ -86,7 +117,9 @@ class Encryptor:
     def __init__(self, public_key: PublicKey) -> None:
         public_key.check()
         self._context = _context_of(public_key.params)
-        self._encryptor = seal.Encryptor(self._context.context, self._context.load_public_key(public_key.residues))
+        with _private_file() as file:
+            loaded = self._context.load_public_key(public_key.residues, file)
+        self._encryptor = seal.Encryptor(self._context.context, loaded)
         self._ciphertext = seal.Ciphertext()
 
     def encrypt_coefficients(self, plaintext: U32, block: U32) -> None:
@@ -171,17 +204,19 @@ class _Context:
         self._data_id = _parms_id(self.context.first_parms_id())
         self._key_id = _parms_id(self.context.key_parms_id())
 
-    def load_ciphertext(self, block: U32) -> Any:
+    def load_ciphertext(self, block: U32, file: _File) -> Any:
+        """block: uint32[2, primes, N], checked. file: overwritten."""
         ciphertext = seal.Ciphertext()
-        self._load(ciphertext, self._data_id, block)
+        self._load(ciphertext, self._data_id, block, file)
         return ciphertext
 
-    def load_public_key(self, residues: U64) -> Any:
+    def load_public_key(self, residues: U64, file: _File) -> Any:
+        """residues: uint64[2, primes + 1, N], checked. file: overwritten."""
         public_key = seal.PublicKey()
-        self._load(public_key, self._key_id, residues)
+        self._load(public_key, self._key_id, residues, file)
         return public_key
 
-    def _load(self, target: Any, parms_id: bytes, residues: U32 | U64) -> None:
+    def _load(self, target: Any, parms_id: bytes, residues: U32 | U64, file: _File) -> None:
         size = 8 * residues.size
         inner = _HEADER.pack(_MAGIC, _HEADER_SIZE, *_version(), _UNCOMPRESSED, 0, _HEADER.size + _COUNT.size + size)
         body = (
@@ -190,21 +225,8 @@ class _Context:
             + _COUNT.pack(residues.size)
         )
         total = _HEADER.size + len(body) + size
-        outer = _HEADER.pack(_MAGIC, _HEADER_SIZE, *_version(), _UNCOMPRESSED, 0, total)
-        with _private_file() as (descriptor, path):
-            os.write(descriptor, outer + body)
-            wide = np.empty(_WRITTEN_AT_ONCE, dtype="<u8")  # small enough to stay in the cache
-            flat = residues.reshape(-1)
-            for start in range(0, flat.size, wide.size):
-                part = flat[start : start + wide.size]
-                wide[: part.size] = part
-                _write_all(descriptor, wide[: part.size].data.cast("B"))
-            target.load(self.context, path)
-
-
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+        file.write(_HEADER.pack(_MAGIC, _HEADER_SIZE, *_version(), _UNCOMPRESSED, 0, total) + body, residues)
+        target.load(self.context, file.path)
 
 
 @lru_cache(maxsize=32)
@@ -227,28 +249,66 @@ def _has_memory_files() -> bool:
     return hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 
 
+class _File:
+    """An open file that SEAL reaches by its path."""
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self.descriptor, self.path = descriptor, path
+
+    def write(self, start: bytes, residues: U32 | U64) -> None:
+        """Overwrite the file with `start` and the residues as little-endian uint64."""
+        os.ftruncate(self.descriptor, len(start) + 8 * residues.size)
+        _write_all(self.descriptor, memoryview(start), 0)
+        wide = np.empty(_WRITTEN_AT_ONCE, dtype="<u8")  # small enough to stay in the cache
+        flat = residues.reshape(-1)
+        for first in range(0, flat.size, wide.size):
+            part = flat[first : first + wide.size]
+            wide[: part.size] = part
+            _write_all(self.descriptor, wide[: part.size].data.cast("B"), len(start) + 8 * first)
+
+    def read(self) -> bytes:
+        """All of it."""
+        return os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
+
+
+class _KeptFile(_File):
+    """A file in memory that lives as long as this object, for the process that made it."""
+
+    def __init__(self) -> None:
+        descriptor = os.memfd_create("secagg")
+        super().__init__(descriptor, f"/proc/self/fd/{descriptor}")
+        self.process = os.getpid()
+        finalize(self, os.close, descriptor)
+
+
 @contextmanager
-def _private_file() -> Iterator[tuple[int, str]]:
-    """A file that only this process can open: (descriptor, path)."""
+def _private_file() -> Iterator[_File]:
+    """A file that only this process can open, gone afterwards."""
     if _has_memory_files():
         descriptor = os.memfd_create("secagg")
         try:
-            yield descriptor, f"/proc/self/fd/{descriptor}"
+            yield _File(descriptor, f"/proc/self/fd/{descriptor}")
         finally:
             os.close(descriptor)
         return
     descriptor, path = tempfile.mkstemp(prefix="secagg")
     try:
-        yield descriptor, path
+        yield _File(descriptor, path)
     finally:
         os.close(descriptor)
         os.unlink(path)
 
 
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
 def _save(source: Any) -> bytes:
-    with _private_file() as (descriptor, path):
-        source.save(path)
-        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    with _private_file() as file:
+        source.save(file.path)
+        return file.read()
 
 
 def _begin_reading_plaintext(plaintext: Any, count: int) -> Callable[[], U64]:

@@ -35,6 +35,7 @@ inverse_ntt = _module.inverse_ntt
 quantise_onto = _module.quantise_onto
 pack_lanes = _module.pack_lanes
 unpack_lanes = _module.unpack_lanes
+unpack_sums = _module.unpack_sums
 unpack_transformed = _module.unpack_transformed
 add_modular = _module.add_modular
 subtract_modular = _module.subtract_modular

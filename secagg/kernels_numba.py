@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.kernels_numpy import I64, U8, U32, U64
+from secagg.kernels_numpy import I64, U8, U32, U64, Found, Inverse, Lanes
 
 
 def _cache_is_writable() -> bool:
@@ -205,13 +205,21 @@ def pack_lanes(values: I64, factors: U32, primes: U32, out: U32) -> None:
 
 @_jit
 def _unpack_lanes(
-    residues: Any, primes: Any, inverses: Any, offsets: Any, divisors: Any, digits: Any, left: Any
+    residues: Any,
+    primes: Any,
+    inverses: Any,
+    offsets: Any,
+    divisors: Any,
+    digits: Any,
+    left: Any,
+    first: Any,
+    last: Any,
 ) -> None:
-    count, degree = residues.shape
+    count = residues.shape[0]
     garner = np.empty((count, _TILE), dtype=np.uint32)
     remainders = np.empty(_TILE, dtype=np.int64)
-    for start in range(0, degree, _TILE):
-        width = min(_TILE, degree - start)
+    for start in range(first, last, _TILE):
+        width = min(_TILE, last - start)
         for i in range(count):
             p = primes[i]
             row = garner[i]
@@ -266,8 +274,60 @@ def _unpack_lanes(
 def unpack_lanes(residues: U32, primes: U32, inverses: U32, offsets: U32, divisors: I64, digits: I64) -> U8:
     """See `kernels_numpy.unpack_lanes`."""
     left = np.empty(residues.shape[1], dtype=np.uint8)
-    _unpack_lanes(residues, primes, inverses, offsets, divisors, digits, left)
+    _unpack_lanes(residues, primes, inverses, offsets, divisors, digits, left, 0, residues.shape[1])
     return left
+
+
+@_jit
+def _sums_of(
+    digits: Any, left: Any, noise_bound: Any, max_lane: Any, sums: Any, rest: Any, first: Any, last: Any
+) -> Any:
+    degree = digits.shape[1]
+    noise, above = np.int64(0), np.uint8(0)
+    for c in range(first, last):
+        noise = max(noise, abs(digits[0, c] - noise_bound))
+        above |= left[c]
+    highest = lowest = np.int64(0)
+    for lane in range(digits.shape[0] - 1):
+        row = digits[lane + 1]
+        base = lane * degree
+        end = min(max(sums.shape[0] - base, first), last)  # columns from here on belong to `rest`
+        for c in range(first, end):
+            value = row[c] - max_lane
+            highest = max(highest, value)
+            lowest = min(lowest, value)
+            sums[base + c] = value
+        for c in range(end, last):
+            rest[base + c - sums.shape[0]] = row[c] - max_lane
+    return noise, highest, lowest, above
+
+
+@_jit
+def _unpack_sums(
+    residues: Any,
+    primes: Any,
+    inverses: Any,
+    offsets: Any,
+    divisors: Any,
+    noise_bound: Any,
+    max_lane: Any,
+    digits: Any,
+    left: Any,
+    sums: Any,
+    rest: Any,
+    first: Any,
+    last: Any,
+) -> Any:
+    _unpack_lanes(residues, primes, inverses, offsets, divisors, digits, left, first, last)
+    return _sums_of(digits, left, noise_bound, max_lane, sums, rest, first, last)
+
+
+def unpack_sums(
+    residues: U32, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64, first: int, last: int
+) -> Found:
+    """See `kernels_numpy.unpack_sums`."""
+    noise, highest, lowest, above = _unpack_sums(residues, *lanes, digits, left, sums, rest, first, last)
+    return Found(int(noise), int(highest), int(lowest), bool(above))
 
 
 @_jit
@@ -280,9 +340,13 @@ def _unpack_transformed(
     inverses: Any,
     offsets: Any,
     divisors: Any,
+    noise_bound: Any,
+    max_lane: Any,
     digits: Any,
     left: Any,
-) -> None:
+    sums: Any,
+    rest: Any,
+) -> Any:
     count, degree = wide.shape
     residues = np.empty((count, degree), dtype=np.uint32)
     for i in range(count):
@@ -290,24 +354,14 @@ def _unpack_transformed(
         for c in range(degree):
             row[c] = np.uint32(wide[i, c])
         _inverse(row, roots[i], quotients[i], primes[i], scale[i])
-    _unpack_lanes(residues, primes, inverses, offsets, divisors, digits, left)
+    _unpack_lanes(residues, primes, inverses, offsets, divisors, digits, left, 0, degree)
+    return _sums_of(digits, left, noise_bound, max_lane, sums, rest, 0, degree)
 
 
-def unpack_transformed(
-    wide: U64,
-    roots: U32,
-    quotients: U32,
-    scale: U32,
-    primes: U32,
-    inverses: U32,
-    offsets: U32,
-    divisors: I64,
-    digits: I64,
-) -> U8:
+def unpack_transformed(wide: U64, inverse: Inverse, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64) -> Found:
     """See `kernels_numpy.unpack_transformed`."""
-    left = np.empty(wide.shape[1], dtype=np.uint8)
-    _unpack_transformed(wide, roots, quotients, scale, primes, inverses, offsets, divisors, digits, left)
-    return left
+    noise, highest, lowest, above = _unpack_transformed(wide, *inverse, *lanes, digits, left, sums, rest)
+    return Found(int(noise), int(highest), int(lowest), bool(above))
 
 
 @_jit

@@ -7,6 +7,8 @@ mixed-radix conversion (Knuth, TAOCP vol. 2, section 4.3.2).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -100,21 +102,70 @@ def unpack_lanes(residues: U32, primes: U32, inverses: U32, offsets: U32, diviso
     return left
 
 
-def unpack_transformed(
-    wide: U64,
-    roots: U32,
-    quotients: U32,
-    scale: U32,
-    primes: U32,
-    inverses: U32,
-    offsets: U32,
-    divisors: I64,
-    digits: I64,
-) -> U8:
-    """`inverse_ntt` of uint64[primes, N] whose values fit 32 bits, then `unpack_lanes`; `wide` stays as it is."""
+class Inverse(NamedTuple):
+    """Tables of the inverse transform, as `inverse_ntt` takes them: uint32[primes, N] twice, uint32[primes]."""
+
+    roots: U32
+    quotients: U32
+    scale: U32
+
+
+class Lanes(NamedTuple):
+    """How the coefficients of a sum are taken apart: the first five as `unpack_lanes` takes them, with the offset that
+    centres the number, which leaves `noise_bound` on top of the noise and `max_lane` on top of every lane.
+    """
+
+    primes: U32
+    inverses: U32
+    offsets: U32
+    divisors: I64
+    noise_bound: int
+    max_lane: int
+
+
+class Found(NamedTuple):
+    """Of a part of a block. noise: largest |noise|. highest, lowest: of the sums, and zero. above: whether anything is
+    left above the highest digit of a coefficient.
+    """
+
+    noise: int
+    highest: int
+    lowest: int
+    above: bool
+
+
+def unpack_sums(
+    residues: U32, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64, first: int, last: int
+) -> Found:
+    """Write the lanes of columns first..last-1 of a block: value lane * N + column into `sums`, what is beyond its end
+    into `rest`.
+
+    residues: uint32[primes, N]. sums, rest: int64, together lanes * N. digits: int64[1 + lanes, N] and left: uint8[N],
+    scratch; of both only these columns are touched, so that threads can share them.
+    """
+    columns = digits[:, first:last]
+    left[first:last] = unpack_lanes(
+        residues[:, first:last], lanes.primes, lanes.inverses, lanes.offsets, lanes.divisors, columns
+    )
+    noise = int(np.abs(columns[0] - lanes.noise_bound).max(initial=0))
+    highest = lowest = 0
+    for lane in range(columns.shape[0] - 1):
+        values = columns[lane + 1] - lanes.max_lane
+        start = lane * digits.shape[1] + first
+        inside = min(max(sums.shape[0] - start, 0), last - first)
+        sums[start : start + inside] = values[:inside]
+        beyond = start + inside - sums.shape[0]
+        rest[beyond : beyond + values.shape[0] - inside] = values[inside:]
+        highest = max(highest, int(values[:inside].max(initial=0)))
+        lowest = min(lowest, int(values[:inside].min(initial=0)))
+    return Found(noise, highest, lowest, bool(left[first:last].any()))
+
+
+def unpack_transformed(wide: U64, inverse: Inverse, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64) -> Found:
+    """`inverse_ntt` of uint64[primes, N] whose values fit 32 bits, then `unpack_sums` of all columns; `wide` stays."""
     residues = wide.astype(np.uint32)
-    inverse_ntt(residues, roots, quotients, primes, scale)
-    return unpack_lanes(residues, primes, inverses, offsets, divisors, digits)
+    inverse_ntt(residues, inverse.roots, inverse.quotients, lanes.primes, inverse.scale)
+    return unpack_sums(residues, lanes, digits, left, sums, rest, 0, residues.shape[1])
 
 
 def _divide(garner: U64, primes: U32, divisor: int) -> I64:

@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from functools import partial
 
 from secagg import masks, packing, wire
 from secagg.blocks import empty_block, payload_hash, read_block
@@ -38,7 +35,6 @@ from secagg.errors import (
     UnknownClient,
 )
 from secagg.identity import Identity, verify
-from secagg.kernels_numpy import U64
 from secagg.ledger import Ledger, Outcome
 from secagg.messages import (
     NO_ROSTER,
@@ -53,13 +49,13 @@ from secagg.messages import (
     Roster,
     RosterEntry,
 )
+from secagg.opening import open_sum
 from secagg.plan import RoundPlan
 from secagg.secrecy import Secret
 from secagg.stages import StageClock
 from secagg.states import Machine
 from secagg.transcript import header_bytes, message_hash, parse_header, parts_hash, public_key_hash, signed_bytes
 from secagg.verification import check_same_round, check_signature
-from secagg.workers import Workers
 
 ROUND_ID_BYTES = 16
 _CONSUMED = (Outcome.RELEASED, Outcome.REFUSED)
@@ -349,34 +345,6 @@ class KeyHolder(Secret):
 
     def _open(self, encrypted_sum: EncryptedSum, state: _Round) -> packing.IntegerSums:
         """Take the seed masks off, decrypt, check every coefficient. Raises `SumRefused`."""
-        plan, clock = self._plan, self._clock
-        decoder = packing.Decoder(plan, len(state.joins))
         terms = [masks.MaskTerm(seed, negative=False) for seed in state.seeds.values()] if self._masking else []
-        block = empty_block(plan.params)
-        stream = masks.MaskStream(terms, plan.params)
-        with Workers(self._threads, plan.residue_bytes, most=2) as beside:  # one more thread: blocks unpack in order
-            waiting = 1 if beside.threads == 1 else 3  # blocks that may wait for their unpacking
-            unpacking: deque[Callable[[], None]] = deque()  # beside SEAL, which holds the interpreter lock; in order
-            for index in range(plan.blocks):
-                read_block(encrypted_sum.payload, index, plan.params, block)
-                with clock.stage("verify", "seed masks"):
-                    stream.apply(index, block[0], inverse=True)
-                with clock.stage("decrypt") as stage:
-                    read = state.secret_key.begin_decrypt(block)
-                    stage.bytes += block[0].nbytes
-                unpacking.append(beside.start(partial(_unpack, decoder, index, read)))
-                while len(unpacking) >= waiting:
-                    self._await_unpacking(unpacking)
-            while unpacking:
-                self._await_unpacking(unpacking)
-        with clock.stage("unpack"):
-            return decoder.sums()
-
-    def _await_unpacking(self, unpacking: deque[Callable[[], None]]) -> None:
-        with self._clock.stage("unpack", "checks of the sum") as stage:
-            unpacking.popleft()()
-            stage.bytes += len(self._plan.params.primes) * self._plan.params.degree * 4
-
-
-def _unpack(decoder: packing.Decoder, index: int, read: Callable[[], U64]) -> None:
-    decoder.add_transformed(index, read())
+        payload, clients = encrypted_sum.payload, len(state.joins)
+        return open_sum(payload, state.secret_key, terms, self._plan, clients, self._threads, self._clock)

@@ -27,7 +27,7 @@ from secagg.errors import (
     WeightOutOfRange,
     WrongState,
 )
-from secagg.kernels_numpy import F64, I64, U8, U32, U64
+from secagg.kernels_numpy import F64, I64, U32, U64, Found, Inverse, Lanes
 from secagg.plan import RoundPlan
 from secagg.ring import ring_of
 from secagg.workers import Workers
@@ -141,10 +141,17 @@ class Decoder:
         self._plan = plan
         self._clients = clients
         self._ring = ring_of(plan.params)
-        self._divisors = np.array([plan.span] + [plan.radix] * plan.lanes, dtype=np.int64)
         offset = (plan.span * plan.radix**plan.lanes - 1) // 2
-        self._offsets = np.array([offset % p for p in plan.params.primes], dtype=np.uint32)
+        self._lanes = Lanes(
+            self._ring.primes,
+            self._ring.garner_inverses,
+            np.array([offset % p for p in plan.params.primes], dtype=np.uint32),
+            np.array([plan.span] + [plan.radix] * plan.lanes, dtype=np.int64),
+            plan.noise_bound,
+            plan.max_lane,
+        )
         self._digits = np.empty((plan.lanes + 1, plan.params.degree), dtype=np.int64)
+        self._left = np.empty(plan.params.degree, dtype=np.uint8)
         self._sums = np.empty(plan.length, dtype=np.int64)
         self._total_weight = 0
         self._highest = self._lowest = 0  # of all sums so far
@@ -152,59 +159,69 @@ class Decoder:
         self._next = 0
         self.largest_noise = 0
 
-    def add(self, block: int, residues: U32) -> None:
+    def add(self, block: int, residues: U32, workers: Workers | None = None) -> None:
         """Take block number `block`: uint32[primes, N], coefficients modulo each prime.
 
         Blocks come in order, each once; raises `WrongState` otherwise.
         """
-        self._expect(block)
-        ring = self._ring
-        left = kernels.unpack_lanes(
-            residues, ring.primes, ring.garner_inverses, self._offsets, self._divisors, self._digits
-        )
-        self._take(block, left)
+        sums, rest = self._room(block)
+        found: list[Found] = []
 
-    def add_transformed(self, block: int, residues: U64) -> None:
-        """As `add`, from uint64[primes, N] in SEAL's transformed order: one compiled pass that needs no interpreter."""
-        self._expect(block)
+        def some_columns(first: int, last: int) -> None:
+            part = kernels.unpack_sums(residues, self._lanes, self._digits, self._left, sums, rest, first, last)
+            found.append(part)
+
+        (workers or Workers(1)).over(residues.shape[1], some_columns)
+        self._take(block, rest, found)
+
+    def add_transformed(self, block: int, residues: U64, workers: Workers | None = None) -> None:
+        """As `add`, from uint64[primes, N] in SEAL's transformed order.
+
+        Without `workers`, one compiled call that needs no interpreter, for a thread beside one that holds it.
+        """
         ring = self._ring
-        left = kernels.unpack_transformed(
+        if workers is not None and workers.threads > 1:
+            narrow = np.empty(residues.shape, dtype=np.uint32)
+
+            def some_primes(start: int, stop: int) -> None:
+                narrow[start:stop] = residues[start:stop]
+                ring.from_ntt(narrow[start:stop], slice(start, stop))
+
+            workers.over(residues.shape[0], some_primes)
+            self.add(block, narrow, workers)
+            return
+        sums, rest = self._room(block)
+        found = kernels.unpack_transformed(
             residues,
-            ring.inverse_roots,
-            ring.inverse_root_quotients,
-            ring.inverse_degree,
-            ring.primes,
-            ring.garner_inverses,
-            self._offsets,
-            self._divisors,
+            Inverse(ring.inverse_roots, ring.inverse_root_quotients, ring.inverse_degree),
+            self._lanes,
             self._digits,
+            self._left,
+            sums,
+            rest,
         )
-        self._take(block, left)
+        self._take(block, rest, [found])
 
-    def _expect(self, block: int) -> None:
+    def _room(self, block: int) -> tuple[I64, I64]:
+        """Where the values of the next block go: those of the update, and what stands behind the last one."""
         if block != self._next or block == self._plan.blocks:
             raise WrongState(f"block: expected number {self._next} of {self._plan.blocks}, counted from 0, got {block}")
         self._next += 1
+        start, size = block * self._plan.values_per_block, self._plan.values_per_block
+        sums = self._sums[start : start + size]
+        return sums, np.empty(size - sums.shape[0], dtype=np.int64)
 
-    def _take(self, block: int, left: U8) -> None:
-        """Check and keep the digits of a block. left: uint8[N], 1 where something is above the highest digit."""
-        plan, digits = self._plan, self._digits
-        noise = int(np.max(np.abs(digits[0] - plan.noise_bound)))
+    def _take(self, block: int, rest: I64, parts: list[Found]) -> None:
+        """Check what was found in a block. rest: the values behind the update's last one, the sum of weights first."""
+        plan = self._plan
+        noise = max(part.noise for part in parts)
         self.largest_noise = max(self.largest_noise, noise)
-        self._sound &= noise <= plan.noise_limit(self._clients) and not left.any()
-        values = digits[1:].reshape(-1)
-        values -= plan.max_lane
-        start = block * plan.values_per_block
-        count = max(min(plan.length - start, plan.values_per_block), 0)
-        self._sums[start : start + count] = values[:count]
-        if count:
-            self._highest = max(self._highest, int(values[:count].max()))
-            self._lowest = min(self._lowest, int(values[:count].min()))
-        weight_position = plan.length - start
-        if 0 <= weight_position < plan.values_per_block:
-            self._total_weight = int(values[weight_position])
-            count += 1
-        self._sound &= not values[count:].any()
+        self._sound &= noise <= plan.noise_limit(self._clients) and not any(part.above for part in parts)
+        self._highest = max(self._highest, *(part.highest for part in parts))
+        self._lowest = min(self._lowest, *(part.lowest for part in parts))
+        if 0 <= plan.length - block * plan.values_per_block < plan.values_per_block:
+            self._total_weight, rest = int(rest[0]), rest[1:]
+        self._sound &= not rest.any()
 
     def sums(self) -> IntegerSums:
         """The verdict over all blocks.

@@ -77,9 +77,15 @@ class Ring:
         """Transform uint32[primes, N] from coefficients to SEAL's transformed order, in place."""
         kernels.forward_ntt(residues, self.roots, self.root_quotients, self.primes)
 
-    def from_ntt(self, residues: U32) -> None:
-        """Inverse of `to_ntt`, in place."""
-        kernels.inverse_ntt(residues, self.inverse_roots, self.inverse_root_quotients, self.primes, self.inverse_degree)
+    def from_ntt(self, residues: U32, primes: slice = slice(None)) -> None:
+        """Inverse of `to_ntt`, in place. primes: those that `residues` has rows for."""
+        kernels.inverse_ntt(
+            residues,
+            self.inverse_roots[primes],
+            self.inverse_root_quotients[primes],
+            self.primes[primes],
+            self.inverse_degree[primes],
+        )
 
     def add(self, total: U32, term: U32) -> None:
         """`total += term` modulo the primes, in place."""

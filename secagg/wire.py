@@ -60,6 +60,8 @@ _SPECIAL_BYTES = 6  # a residue of the special prime, below 2**48
 _KINDS: dict[type, int] = {Offer: 1, Join: 2, Roster: 3, Contribution: 4, EncryptedSum: 5, Release: 6, Abort: 7}
 _NAMED_HASH = {Contribution: HEADER.size, EncryptedSum: HEADER.size + 4}  # where a body names its payload's hash
 
+_AT_ONCE = 1 << 15  # released sums written or read in one go: they stay in the cache
+
 assert SESSION_BYTES == 16  # HEADER spells it out
 
 
@@ -137,9 +139,12 @@ def _public_key_payload(key: PublicKey) -> bytes:
     return packed.tobytes() + special.view(np.uint8).reshape(-1, 8)[:, :_SPECIAL_BYTES].tobytes()
 
 
-def _sums_payload(sums: I64, plan: RoundPlan) -> bytes:
-    shifted = np.ascontiguousarray(sums + plan.max_lane, dtype="<u8")
-    return shifted.view(np.uint8).reshape(-1, 8)[:, : release_width(plan)].tobytes()
+def _sums_payload(sums: I64, plan: RoundPlan) -> Payload:
+    packed = np.empty((sums.shape[0], release_width(plan)), dtype=np.uint8)
+    for start in range(0, sums.shape[0], _AT_ONCE):
+        shifted = (sums[start : start + _AT_ONCE] + plan.max_lane).astype("<i8", copy=False)
+        packed[start : start + _AT_ONCE] = shifted.view(np.uint8).reshape(-1, 8)[:, : packed.shape[1]]
+    return packed.reshape(-1).data
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -282,16 +287,19 @@ def _read_sum(header: Header, body: memoryview, plan: RoundPlan) -> EncryptedSum
 def _read_release(header: Header, body: memoryview, plan: RoundPlan) -> Release:
     contributors, total_weight = struct.unpack_from("<IQ", body)
     signature = bytes(body[12 : 12 + SIGNATURE_BYTES])
-    width = release_width(plan)
-    packed = np.frombuffer(body, dtype=np.uint8, offset=12 + SIGNATURE_BYTES).reshape(-1, width)
-    wide = np.zeros((packed.shape[0], 8), dtype=np.uint8)
-    wide[:, :width] = packed
-    shifted = wide.view("<u8").reshape(-1)
-    if int(shifted.max()) > 2 * plan.max_lane:
-        raise MalformedMessage("a released sum is larger than the plan allows")
+    packed = np.frombuffer(body, dtype=np.uint8, offset=12 + SIGNATURE_BYTES).reshape(-1, release_width(plan))
+    sums = np.empty(packed.shape[0], dtype=np.int64)
+    wide = np.zeros((_AT_ONCE, 8), dtype=np.uint8)
+    for start in range(0, packed.shape[0], _AT_ONCE):
+        part = packed[start : start + _AT_ONCE]
+        wide[: part.shape[0], : part.shape[1]] = part
+        shifted = wide[: part.shape[0]].reshape(-1).view("<i8")
+        if int(shifted.max()) > 2 * plan.max_lane:
+            raise MalformedMessage("a released sum is larger than the plan allows")
+        np.subtract(shifted, plan.max_lane, out=sums[start : start + _AT_ONCE])
     if not 1 <= contributors <= plan.max_clients or total_weight > contributors * plan.max_weight:
         raise MalformedMessage("the release names more contributors or weight than the plan allows")
-    return Release(header, contributors, total_weight, shifted.astype(np.int64) - plan.max_lane, signature)
+    return Release(header, contributors, total_weight, sums, signature)
 
 
 def _read_abort(header: Header, body: memoryview, plan: RoundPlan) -> Abort:

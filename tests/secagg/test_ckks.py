@@ -153,7 +153,8 @@ def test_without_zstd_everything_works_through_the_binding(monkeypatch: pytest.M
 
 def test_a_saved_object_of_another_size_is_refused_by_name(keys: tuple[PublicKey, SecretKey]) -> None:
     context = ckks._context_of(SMALL)
-    public = context.load_public_key(keys[0].residues)
+    with ckks._private_file() as file:
+        public = context.load_public_key(keys[0].residues, file)
     count = keys[0].residues.size
     ckks._saved_residues(public, 97, count)
     for wrong in (count - 1, count + 1):
@@ -179,10 +180,52 @@ def test_without_memory_files_nothing_secret_touches_the_disk(monkeypatch: pytes
 def test_a_temporary_file_is_private_while_it_exists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delattr(os, "memfd_create", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with ckks._private_file() as (_, path):
-        assert Path(path).parent == tmp_path
-        assert os.stat(path).st_mode & 0o077 == 0
+    with ckks._private_file() as file:
+        assert Path(file.path).parent == tmp_path
+        assert os.stat(file.path).st_mode & 0o077 == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not ckks._has_memory_files(), reason="the file is kept only where it is in memory")
+def test_the_file_that_blocks_go_through_is_closed_with_its_key() -> None:
+    generate_keys(SMALL)
+    before = open_files()
+    public, secret = generate_keys(SMALL)
+    block = encrypted(Encryptor(public), uniform(SMALL, 7), SMALL)
+    for _ in range(3):
+        secret.decrypt(block)
+    assert open_files() == before + 1
+    del secret
+    assert open_files() == before
+
+
+@pytest.mark.skipif(not ckks._has_memory_files(), reason="the file is kept only where it is in memory")
+def test_a_forked_child_never_writes_into_its_parents_file(keys: tuple[PublicKey, SecretKey]) -> None:
+    public, secret = keys
+    one, other = uniform(SMALL, 8), uniform(SMALL, 9)
+    blocks = [encrypted(Encryptor(public), plaintext, SMALL) for plaintext in (one, other)]
+    expected = [secret.decrypt(block) for block in blocks]
+    kept = secret._file
+    assert kept is not None
+    content = kept.read()
+    child = os.fork()
+    if child == 0:
+        right = np.array_equal(secret.decrypt(blocks[0]), expected[0]) and secret._file is not kept
+        os._exit(0 if right else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert kept.read() == content
+    np.testing.assert_array_equal(secret.decrypt(blocks[1]), expected[1])
+    assert secret._file is kept
+
+
+def test_what_is_decrypted_shows_nothing(keys: tuple[PublicKey, SecretKey]) -> None:
+    public, secret = keys
+    decrypted = secret.begin_decrypt(encrypted(Encryptor(public), uniform(SMALL, 10), SMALL))
+    assert repr(decrypted) == "Decrypted(OMITTED)"
 
 
 def test_a_set_that_seal_refuses_is_named() -> None:

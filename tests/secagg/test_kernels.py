@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from types import ModuleType
 
 import exact_reference as exact
@@ -49,7 +50,8 @@ def residues(rng: np.random.Generator, params: ParameterSet, *leading: int) -> n
 def test_both_modules_offer_the_same_functions() -> None:
     compiled = module("numba")
     for name in (
-        "forward_ntt", "inverse_ntt", "quantise_onto", "pack_lanes", "unpack_lanes", "unpack_transformed",
+        "forward_ntt", "inverse_ntt", "quantise_onto", "pack_lanes", "unpack_lanes", "unpack_sums",
+        "unpack_transformed",
         "add_modular", "subtract_modular", "in_range", "pack30", "unpack30", "fold_words",
     ):  # fmt: skip
         assert callable(getattr(plain, name))
@@ -57,24 +59,69 @@ def test_both_modules_offer_the_same_functions() -> None:
         assert getattr(kernels, name) in (getattr(plain, name), getattr(compiled, name))
 
 
+def lanes_of(params: ParameterSet, rng: np.random.Generator, divisors: list[int]) -> plain.Lanes:
+    ring = ring_of(params)
+    offsets = np.array([int(rng.integers(0, p)) for p in params.primes], dtype=np.uint32)
+    bases = np.array(divisors, dtype=np.int64)
+    return plain.Lanes(ring.primes, ring.garner_inverses, offsets, bases, divisors[0] // 2, divisors[-1] // 2)
+
+
+@both
 @some_sets
-@pytest.mark.parametrize("name", ["numpy", "numba"])
+@pytest.mark.parametrize("edges", [(0,), (0, 257, 300)], ids=["whole", "in parts"])
+@pytest.mark.parametrize("length", [0, 1, 300, "all"])
+def test_sums_are_the_digits_in_the_order_of_values(
+    name: str, params: ParameterSet, edges: tuple[int, ...], length: int | str
+) -> None:
+    kernel, degree = module(name), params.degree
+    rng = np.random.default_rng(6)
+    lanes = lanes_of(params, rng, [2**20, 1001, 1001])
+    mixed = residues(rng, params)
+    mixed[:, :100] = rng.integers(0, 1000, 100, dtype=np.uint32)
+    digits = np.empty((3, degree), dtype=np.int64)
+    left = plain.unpack_lanes(mixed, lanes.primes, lanes.inverses, lanes.offsets, lanes.divisors, digits)
+    values = digits[1:].reshape(-1) - lanes.max_lane
+    count = values.shape[0] if length == "all" else int(length)
+    sums, rest = np.full(count, -9, np.int64), np.full(values.shape[0] - count, -9, np.int64)
+    scratch, above = np.empty((3, degree), dtype=np.int64), np.empty(degree, dtype=np.uint8)
+    parts = [
+        kernel.unpack_sums(mixed, lanes, scratch, above, sums, rest, first, last)
+        for first, last in pairwise([*edges, degree])
+    ]
+    np.testing.assert_array_equal(np.concatenate([sums, rest]), values)
+    assert max(part.noise for part in parts) == np.abs(digits[0] - lanes.noise_bound).max()
+    assert max(part.highest for part in parts) == values[:count].max(initial=0)
+    assert min(part.lowest for part in parts) == values[:count].min(initial=0)
+    assert any(part.above for part in parts) is bool(left.any())
+
+
+@both
+def test_nothing_above_the_highest_digit_is_found_where_nothing_is(name: str) -> None:
+    kernel, rng = module(name), np.random.default_rng(7)
+    lanes = lanes_of(SMALL, rng, [2**20, 1001, 1001])._replace(offsets=np.zeros(len(SMALL.primes), dtype=np.uint32))
+    small = np.repeat(rng.integers(0, 2**20 * 7, (1, SMALL.degree), dtype=np.uint32), len(SMALL.primes), axis=0)
+    scratch, above = np.empty((3, SMALL.degree), dtype=np.int64), np.empty(SMALL.degree, dtype=np.uint8)
+    sums, rest = np.empty(2 * SMALL.degree, dtype=np.int64), np.empty(0, dtype=np.int64)
+    assert kernel.unpack_sums(small, lanes, scratch, above, sums, rest, 0, SMALL.degree).above is False
+
+
+@some_sets
+@both
 def test_unpacking_from_transformed_words_is_transforming_back_and_unpacking(params: ParameterSet, name: str) -> None:
-    kernel, ring = plain if name == "numpy" else module("numba"), ring_of(params)
-    a = residues(np.random.default_rng(4), params)
+    kernel, ring = module(name), ring_of(params)
+    rng = np.random.default_rng(4)
+    a, lanes = residues(rng, params), lanes_of(params, rng, [2**20, 1001, 77])
     transformed = a.copy()
     plain.forward_ntt(transformed, ring.roots, ring.root_quotients, ring.primes)
-    bases = np.array([2**20, 1001, 77], dtype=np.int64)
-    offsets = np.array([p // 3 for p in params.primes], dtype=np.uint32)
-    expected, found = (np.empty((3, params.degree), dtype=np.int64) for _ in range(2))
     wide = transformed.astype(np.uint64)
-    left_expected = plain.unpack_lanes(a, ring.primes, ring.garner_inverses, offsets, bases, expected)
-    left_found = kernel.unpack_transformed(
-        wide, ring.inverse_roots, ring.inverse_root_quotients, ring.inverse_degree, ring.primes, ring.garner_inverses,
-        offsets, bases, found,
-    )  # fmt: skip
+    scratch, above = np.empty((3, params.degree), dtype=np.int64), np.empty(params.degree, dtype=np.uint8)
+    expected, found = (np.empty(2 * params.degree, dtype=np.int64) for _ in range(2))
+    one, other = expected[:-5], found[:-5]
+    inverse = plain.Inverse(ring.inverse_roots, ring.inverse_root_quotients, ring.inverse_degree)
+    of_coefficients = plain.unpack_sums(a, lanes, scratch, above, one, expected[-5:], 0, params.degree)
+    of_words = kernel.unpack_transformed(wide, inverse, lanes, scratch, above, other, found[-5:])
+    assert of_words == of_coefficients
     np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(left_found, left_expected)
     np.testing.assert_array_equal(wide, transformed)
 
 

@@ -48,6 +48,7 @@ from secagg.packing import (
 from secagg.parameters import ALLOWED
 from secagg.plan import RoundPlan, plan_round
 from secagg.ring import ring_of
+from secagg.workers import Workers
 
 VECTORS = json.loads((exact.VECTORS / "packing.json").read_text(encoding="utf-8"))
 KINDS = ("all +clip", "all -clip", "alternating", "one-hot", "denormals", "beyond the clip", "random", "zero")
@@ -548,6 +549,40 @@ def test_a_refusal_in_an_early_block_is_not_forgotten() -> None:
     decoder.add(1, good)
     with pytest.raises(SumRefused):
         decoder.sums()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("transformed", [False, True], ids=["coefficients", "transformed"])
+def test_a_block_taken_apart_on_several_threads_gives_the_same_sums(threads: int, transformed: bool) -> None:
+    block = sum_blocks(honest(_1=5, _2047=-7, _2048=11))[0]
+    alone = decoded([block], SUM_PLAN, CLIENTS)
+    decoder = Decoder(SUM_PLAN, CLIENTS)
+    with Workers(threads) as workers:
+        if transformed:
+            ring_of(SUM_PLAN.params).to_ntt(block)
+            decoder.add_transformed(0, block.astype(np.uint64), workers)
+        else:
+            decoder.add(0, block, workers)
+    np.testing.assert_array_equal(decoder.sums().sums, alone.sums)
+    assert decoder.sums().total_weight == alone.total_weight
+
+
+@pytest.mark.parametrize("column", [0, 2047, 2048, 4095])
+def test_one_bad_coefficient_is_found_by_whichever_thread_has_it(column: int) -> None:
+    def verdict_of(blocks: list[np.ndarray]) -> None:
+        decoder = Decoder(SUM_PLAN, CLIENTS)
+        with Workers(2) as workers:
+            decoder.add(0, blocks[0], workers)
+        decoder.sums()
+
+    limit, above = SUM_PLAN.noise_limit(CLIENTS), SUM_PLAN.span * SUM_PLAN.radix**SUM_PLAN.lanes
+    verdict_of(sum_blocks(honest(), noise=limit, coefficient=column))
+    for wrong in (
+        sum_blocks(honest(), noise=limit + 1, coefficient=column),
+        sum_blocks(honest(), extra=above, coefficient=column),
+    ):
+        with pytest.raises(SumRefused):
+            verdict_of(wrong)
 
 
 def test_the_largest_noise_seen_is_reported() -> None:
