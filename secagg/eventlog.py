@@ -134,6 +134,12 @@ class EventLog:
         with _translated(self.path):
             return list(_select(self._connection, self.path, f"{where} ORDER BY sequence", tuple(values)))
 
+    def holding(self, kind: str, offset: int, part: bytes) -> list[Event]:
+        """Events of a kind whose body has `part` at `offset`, in order."""
+        found = "WHERE kind = ? AND substr(body, ?, ?) = ? ORDER BY sequence"
+        with _translated(self.path):
+            return list(_select(self._connection, self.path, found, (kind, offset + 1, len(part), part)))
+
     def last(self, kind: str) -> Event | None:
         """The latest event of a kind, or None."""
         with _translated(self.path):

@@ -126,8 +126,8 @@ class Journal:
         name = self._name(update)
         senders = hashlib.sha256(b"".join(members)).digest()
         circumstances = _CIRCUMSTANCES.pack(senders, len(members), weight)
-        for event in self._log.events(kind="contributing"):
-            if event.body[_HASH : 2 * _HASH] == name and not self._harmless(event, circumstances):
+        for event in self._log.holding("contributing", _HASH, name):
+            if not self._harmless(event, circumstances):
                 if not allow_reuse:
                     raise UpdateReused(
                         f"this update entered step {event.step} with other members, or a round that was not aborted; "
