@@ -160,7 +160,8 @@ class Client(Secret):
         following = self._machine.require("contribute")
         state = self._current()
         encoder = packing.Encoder(update, weight, self._plan)
-        roster_hash = self._check_roster(roster, state)
+        with self._clock.stage("check"):
+            roster_hash = check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum, state.join)
         header = state.offer.header.reply(self._identity.key, previous=roster_hash, roster=roster_hash)
         with self._clock.stage("mask", "key agreement"):
             terms = self._mask_terms(roster, roster_hash, state) if self._masking else []
@@ -275,14 +276,6 @@ class Client(Secret):
     def _forget(self, following: ClientState) -> None:
         self._round = None
         self._machine.enter(following)
-
-    def _check_roster(self, roster: Roster, state: _Round) -> bytes:
-        with self._clock.stage("check"):
-            roster_hash = check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum)
-        own = next((entry for entry in roster.entries if entry.sender == self._identity.key), None)
-        if own is None or own.agreement_key != state.join.agreement_key or own.signature != state.join.signature:
-            raise RosterMismatch("the roster does not hold this client's own join: refuse the key holder")
-        return roster_hash
 
     def _mask_terms(self, roster: Roster, roster_hash: bytes, state: _Round) -> list[masks.MaskTerm]:
         own = self._identity.key

@@ -24,7 +24,7 @@ from secagg.errors import (
     WrongRound,
 )
 from secagg.identity import verify
-from secagg.messages import NO_ROSTER, Header, Message, Offer, Roster
+from secagg.messages import NO_ROSTER, Header, Join, Message, Offer, Roster
 from secagg.plan import RoundPlan
 from secagg.transcript import entry_join, message_hash, public_key_hash, signed_bytes
 
@@ -83,10 +83,12 @@ def check_offer(offer: Offer, enrolment: Enrolment, plan: RoundPlan, masked: boo
     return check_signature(offer, enrolment.key_holder.key)
 
 
-def check_roster(roster: Roster, offer: Offer, enrolment: Enrolment, plan: RoundPlan, quorum: int) -> bytes:
+def check_roster(
+    roster: Roster, offer: Offer, enrolment: Enrolment, plan: RoundPlan, quorum: int, own: Join | None = None
+) -> bytes:
     """A roster of this offer: enough members, all enrolled here and distinct, each with its own signed join.
 
-    Returns the roster's hash.
+    own: of the client that checks; it must be among them, unchanged. Returns the roster's hash.
     """
     check_same_round(roster.header, offer.header)
     if roster.header.previous != message_hash(offer) or roster.header.roster != NO_ROSTER:
@@ -100,10 +102,13 @@ def check_roster(roster: Roster, offer: Offer, enrolment: Enrolment, plan: Round
     if not needed <= len(senders) <= plan.max_clients:
         raise QuorumNotMet(f"roster: expected {needed}..{plan.max_clients} members, got {len(senders)}")
     roster_hash = check_signature(roster, enrolment.key_holder.key)
-    for entry in roster.entries:
-        enrolment.client(entry.sender)  # organisations are distinct within the enrolment list
-        join = entry_join(entry, roster)
-        check_signature(join, entry.sender)
+    joins = [entry_join(entry, roster) for entry in roster.entries]
+    if own is not None and own not in joins:
+        raise RosterMismatch("the roster does not hold this client's own join: refuse the key holder")
+    for join in joins:
+        enrolment.client(join.header.sender)  # organisations are distinct within the enrolment list
+        if join != own:  # one's own signature needs no verifying
+            check_signature(join, join.header.sender)
     return roster_hash
 
 

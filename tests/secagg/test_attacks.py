@@ -217,7 +217,7 @@ def test_a_roster_that_replaces_a_peers_join_is_refused(peers):
             )
 
 
-def test_a_roster_with_this_clients_own_earlier_join_is_refused(peers):
+def test_a_roster_with_an_earlier_join_of_a_member_is_refused_by_that_member_and_by_the_others(peers):
     """Same client, same key holder, another offer: nothing of it fits."""
     first_offer = peers.key_holder.open(1, MODEL)
     earlier = peers.clients[0].join(first_offer, MODEL)
@@ -225,8 +225,11 @@ def test_a_roster_with_this_clients_own_earlier_join_is_refused(peers):
     peers.clients[0].abort()
     offer = peers.key_holder.open(2, MODEL)
     joins = [client.join(offer, MODEL) for client in peers.clients]
+    roster = signed_roster(peers.federation, offer, [earlier, *joins[1:]])
+    with pytest.raises(errors.RosterMismatch, match="own join"):
+        peers.clients[0].contribute(roster, update(peers))
     with pytest.raises(errors.BadSignature):
-        peers.clients[0].contribute(signed_roster(peers.federation, offer, [earlier, *joins[1:]]), update(peers))
+        peers.clients[1].contribute(roster, update(peers))
 
 
 def test_a_roster_without_this_client_is_refused(peers):
