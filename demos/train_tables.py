@@ -71,7 +71,8 @@ def _show_costs(result: dict[str, Any]) -> None:
         made.add_row(name if name in ("training", "aggregation") else f"  {name}", seconds(spent))
     out.print(made)
     out.print(
-        f"aggregation is {100 * overhead['encryption_share']:.1f} % of the time; largest error of an average "
+        f"aggregation is {100 * overhead['encryption_share']:.1f} % of the time, beside "
+        f"{seconds(overhead['preparation_seconds'])} once to get ready; largest error of an average "
         f"{overhead['max_abs_error']:.2g}, bound {overhead['error_bound']:.2g}; {overhead['clipped']} "
         "coordinates clipped",
         highlight=False,

@@ -473,6 +473,7 @@ def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:
         "bytes_up": sum(record["bytes_up"] for record in records),
         "bytes_down": sum(record["bytes_down"] for record in records),
         "seconds": {"training": train, "aggregation": aggregate, **stages},
+        "preparation_seconds": sum(record.get("prepare_seconds", 0.0) for record in records),
         "max_abs_error": max((record["max_abs_error"] for record in records), default=0.0),
         "error_bound": max((record["error_bound"] for record in records), default=0.0),
         "clipped": sum(sum(record["clipped"]) for record in records),

@@ -89,6 +89,7 @@ class RoundRecord:
             "train_seconds": self.train_seconds,
             "bank_seconds": dict(self.bank_seconds),
             "aggregate_seconds": self.aggregate.seconds,
+            "prepare_seconds": self.aggregate.preparation,
             "stage_seconds": dict(self.aggregate.stages),
             "bytes_up": self.aggregate.bytes_up,
             "bytes_down": self.aggregate.bytes_down,

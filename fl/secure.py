@@ -45,6 +45,7 @@ class Aggregate:
     together; 0 in plain sight, where nothing is sent. `total_weight`: of all contributions.
     `value_bits`: of a coordinate; 0 where nothing was quantised. `entered`: float64[length], the same average of what
     entered the sum, where that has the banks' noise in it already; None where the updates entered as they were.
+    `preparation`: seconds that this process spent, once, on getting ready for such rounds; not in `seconds`.
     """
 
     average: NDArray[np.float64] = field(repr=False)
@@ -57,6 +58,7 @@ class Aggregate:
     total_weight: int
     value_bits: int = 0
     entered: NDArray[np.float64] | None = field(default=None, repr=False)
+    preparation: float = 0.0
 
     def error_against(self, exact: NDArray[np.float64]) -> tuple[float, float]:
         """(largest |average - exact| over coordinates, L2 length of that difference over that of `exact`).
@@ -224,8 +226,9 @@ class EncryptedRounds:
 
     def _average(self, joined: Joined, value_bits: int) -> Aggregate:
         """The mean of one chunk."""
-        start = time.perf_counter()
         plan = plan_for(len(joined.updates[0]), self._largest, self._clip, value_bits, self._max_weight)
+        preparation = secagg.prepare(plan, self._engine)
+        start = time.perf_counter()
         clock, model = secagg.StageClock(), bytes.fromhex(joined.bound_to)
         line = _Line(plan, clock)
         key_holder = secagg.KeyHolder(
@@ -268,6 +271,7 @@ class EncryptedRounds:
             seconds=time.perf_counter() - start,
             total_weight=averages[0].total_weight,
             value_bits=value_bits,
+            preparation=preparation,
         )
 
     def _bank(self, name: str, plan: secagg.RoundPlan, clock: secagg.StageClock) -> secagg.Client:
@@ -298,6 +302,7 @@ def _joined_up(chunks: Sequence[Aggregate]) -> Aggregate:
         seconds=sum(chunk.seconds for chunk in chunks),
         total_weight=chunks[0].total_weight,
         value_bits=chunks[0].value_bits,
+        preparation=sum(chunk.preparation for chunk in chunks),
     )
 
 

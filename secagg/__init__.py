@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from secagg.keyholder import KeyHolder
     from secagg.ledger import Ledger
     from secagg.plan import RoundPlan, plan_round
+    from secagg.preparation import prepare
     from secagg.protocol import RoundResult, run_round
     from secagg.stages import Stage, StageClock
     from secagg.wire import decode, encode
@@ -47,6 +48,7 @@ _HOMES = {
     "decode": "wire",
     "encode": "wire",
     "plan_round": "plan",
+    "prepare": "preparation",
     "run_round": "protocol",
 }
 
@@ -81,5 +83,6 @@ __all__ = [
     "encode",
     "errors",
     "plan_round",
+    "prepare",
     "run_round",
 ]

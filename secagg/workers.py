@@ -22,8 +22,7 @@ class Workers:
     """
 
     def __init__(self, threads: int | None = None, work: int = ALONE_BELOW, most: int | None = None) -> None:
-        if threads is None:
-            threads = usable_cores() if work >= ALONE_BELOW else 1
+        threads = threads_for(threads, work)
         self.threads = max(1, threads if most is None else min(threads, most))
         self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
 
@@ -60,6 +59,13 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def threads_for(threads: int | None, work: int) -> int:
+    """How many threads `threads` means for `work` bytes of residues."""
+    if threads is not None:
+        return threads
+    return usable_cores() if work >= ALONE_BELOW else 1
 
 
 def usable_cores() -> int:

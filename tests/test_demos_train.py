@@ -82,6 +82,7 @@ def test_the_json_has_what_the_contract_names(finished: Path) -> None:
     for name in ("alone", "pooled", "plain"):
         assert 0.0 < result["baselines"][name]["average_precision"] <= 1.0
     assert 0.0 < result["overhead"]["encryption_share"] < 1.0
+    assert result["overhead"]["preparation_seconds"] >= 0.0
     assert result["overhead"]["bytes_up"] > 4 * 3 * 2 * result["parameters"]
     assert result["overhead"]["max_abs_error"] <= result["overhead"]["error_bound"]
     assert result["privacy"]["epsilon"] is None
