@@ -6,10 +6,12 @@ For every case of this project that both runs measured on the same workload, and
    training) at the same point. Those that run on one thread use all of a core on a machine that does nothing else: it
    was quiet where, in both runs, their processor time is QUIET of their wall time or more.
 2. One figure per cycle: the median of its repetitions. Wall time on a quiet machine, processor time on a busy one.
-3. On a quiet machine, divided by how slow it was in that cycle: the median, over the controls, of a control's figure
-   in the cycle over its median in the old run. A figure of a control is used where it lasts STEADY and exists in every
-   cycle that is compared. Without any, there is nothing to tell a slower machine from slower code: no verdict. On a
-   busy machine controls suffer from others in their own way, and correcting by them was seen to do harm.
+3. On a quiet machine, divided by how slow it was in that cycle: a control's figure in the cycle over its median in the
+   old run. The control is the one that follows the case most closely: whose ratio to it scatters least over the cycles
+   of each run, because what disturbs one kind of work leaves another alone. A figure of a control is considered where
+   it lasts STEADY and exists in every cycle that is compared. Without any, there is nothing to tell a slower machine
+   from slower code: no verdict. On a busy machine controls suffer from others in their own way, and correcting by them
+   was seen to do harm.
 4. The ratio of the medians, new over old, with a bootstrap interval of CONFIDENCE over cycles (`statistics.py`).
 5. Slower: the whole interval lies above 1 + tolerance. Faster: the whole interval lies below 1 / (1 + tolerance).
    Otherwise within the noise; where the interval is wider than the change that one would want to see, "cannot tell",
@@ -23,6 +25,7 @@ interrupts, not code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -197,10 +200,14 @@ def _slowness(controls: Sequence[Pair], old: PerCycle, new: PerCycle) -> tuple[P
                     parts.append(({c: one[c] / usual for c in old}, {c: other[c] / usual for c in new}))
     if not parts:
         return None
-    return (
-        {cycle: median(part[cycle] for part, _ in parts) for cycle in old},
-        {cycle: median(part[cycle] for _, part in parts) for cycle in new},
-    )
+    return min(parts, key=lambda part: _scatter(old, part[0]) + _scatter(new, part[1]))
+
+
+def _scatter(figures: PerCycle, slowness: PerCycle) -> float:
+    """Median absolute deviation of the logarithms of the corrected figures."""
+    logs = [math.log(figures[cycle] / slowness[cycle]) for cycle in figures]
+    middle = median(logs)
+    return median(abs(each - middle) for each in logs)
 
 
 def _sizes(before: Measurement, after: Measurement) -> Iterable[Comparison]:

@@ -109,6 +109,24 @@ def test_a_slow_down_is_found_although_the_machine_drifts_within_each_run() -> N
     assert verdicts(run(drift=drift), run(slower=1.2, drift=drift[::-1], seed=9))["client"] == "slower"
 
 
+@pytest.mark.parametrize(("slower", "verdict"), [(1.0, "same"), (1.2, "slower")])
+def test_controls_that_go_their_own_way_are_not_followed(slower: float, verdict: str) -> None:
+    """Two of three controls hang on something else that was slow half of the time in one run and never in the other."""
+    moody = [1.4, 1.0, 1.4, 1.0, 1.4, 1.0, 1.4]
+
+    def with_moods(run: Results, drift: list[float], seed: int) -> Results:
+        more = (
+            measurement(name, 0.1, ours=False, drift=drift, noise=NOISE, seed=seed + i)
+            for i, name in enumerate(("plain-y", "plain-z"))
+        )
+        return results(*run.measurements, *more)
+
+    steady = [1.0] * len(moody)
+    old = with_moods(run(drift=steady), moody, seed=20)
+    new = with_moods(run(slower=slower, drift=steady, seed=9), steady, seed=30)
+    assert verdicts(old, new)["client"] == verdict
+
+
 def test_one_disturbed_cycle_is_no_regression() -> None:
     assert not any(c.regression for c in compare(run(), run(drift=[1.0, 1.0, 3.0, 1.0, 1.0], seed=9)))
 
