@@ -7,12 +7,13 @@ For every case of this project that both runs measured on the same workload, and
    was quiet where, in both runs, their processor time is QUIET of their wall time or more.
 2. One figure per cycle: the median of its repetitions. Wall time on a quiet machine, processor time on a busy one.
 3. On a quiet machine, divided by how slow it was in that cycle: a control's figure in the cycle over its median in the
-   old run. The control is the one that follows the case most closely: whose ratio to it scatters least over the cycles
-   of each run, because what disturbs one kind of work leaves another alone. A figure of a control is considered where
-   it lasts STEADY and exists in every cycle that is compared. Without any, there is nothing to tell a slower machine
-   from slower code: no verdict. On a busy machine controls suffer from others in their own way, and correcting by them
-   was seen to do harm.
-4. The ratio of the medians, new over old, with a bootstrap interval of CONFIDENCE over cycles (`statistics.py`).
+   old run. Controls that follow the case are used: the one whose ratio to it scatters least over the cycles of each
+   run, and all that scatter at most FOLLOWING times as much, because what disturbs one kind of work leaves another
+   alone. A figure of a control is considered where it lasts STEADY and exists in every cycle that is compared. Without
+   any, there is nothing to tell a slower machine from slower code: no verdict. On a busy machine controls suffer from
+   others in their own way, and correcting by them was seen to do harm.
+4. The ratio of the medians, new over old, with a bootstrap interval of CONFIDENCE over cycles (`statistics.py`): from
+   the lowest end to the highest over the controls used, so that one that moved between the runs decides nothing alone.
 5. Slower: the whole interval lies above 1 + tolerance. Faster: the whole interval lies below 1 / (1 + tolerance).
    Otherwise within the noise; where the interval is wider than the change that one would want to see, "cannot tell",
    and so with fewer than FEWEST_CYCLES cycles: three against three lie apart by chance once in twenty. On a busy
@@ -33,13 +34,14 @@ from statistics import median
 from benchmarks.errors import NothingInCommon, UnlikeMachines
 from benchmarks.machine import likeness
 from benchmarks.results import COMPARED, Measurement, Results
-from benchmarks.statistics import ratio_interval
+from benchmarks.statistics import ratio_interval, spread
 
 CONFIDENCE = 0.98
 TOLERANCE = 0.05
 SHORTEST = 1e-3  # seconds
 FEWEST_CYCLES = 5
 QUIET = 0.9  # processor time over wall time of a single thread
+FOLLOWING = 1.5
 STEADY = 1e-2  # seconds; shorter figures of controls are page faults and timers
 BUSY_TOLERANCE = 0.5  # processor times of the same code were seen to differ by 0.3 at a load of ten on two cores
 TOO_WIDE = 0.25  # upper end of the interval over lower end, minus 1
@@ -121,13 +123,15 @@ def _times(before: Measurement, after: Measurement, controls: Sequence[Pair], to
         old, new = _per_cycle(before, metric, clock), _per_cycle(after, metric, clock)
         if not old or not new or median(old.values()) < SHORTEST:
             continue
-        slowness = _slowness(near, old, new) if quiet else None
-        slow_old, slow_new = slowness or (dict.fromkeys(old, 1.0), dict.fromkeys(new, 1.0))
-        one = [seconds / slow_old[cycle] for cycle, seconds in old.items()]
-        other = [seconds / slow_new[cycle] for cycle, seconds in new.items()]
-        ratio, low, high = ratio_interval(one, other, CONFIDENCE)
-        cycles = (len(one), len(other))
-        if not near or (quiet and slowness is None):
+        slownesses = _slownesses(near, old, new) if quiet else []
+        uncorrected = (dict.fromkeys(old, 1.0), dict.fromkeys(new, 1.0))
+        found = [
+            ratio_interval(_divided(old, slow_old), _divided(new, slow_new), CONFIDENCE)
+            for slow_old, slow_new in slownesses or [uncorrected]
+        ]
+        ratio, low, high = median(f[0] for f in found), min(f[1] for f in found), max(f[2] for f in found)
+        cycles = (len(old), len(new))
+        if not near or (quiet and not slownesses):
             verdict = "no controls"
         elif min(cycles) < FEWEST_CYCLES:
             verdict = "cannot tell"
@@ -188,26 +192,35 @@ def _per_cycle(measurement: Measurement, metric: str, clock: str = "seconds") ->
     return {cycle: median(samples) for cycle, samples in measurement.by_cycle(metric, clock).items()}
 
 
-def _slowness(controls: Sequence[Pair], old: PerCycle, new: PerCycle) -> tuple[PerCycle, PerCycle] | None:
-    """Per cycle of each run, how slow the machine was relative to the old run's median; None without controls."""
-    parts: list[tuple[PerCycle, PerCycle]] = []
+def _slownesses(controls: Sequence[Pair], old: PerCycle, new: PerCycle) -> list[tuple[PerCycle, PerCycle]]:
+    """For each control that follows the case: per cycle of each run, how slow the machine was, over the old
+    run's median.
+    """
+    parts: list[tuple[float, tuple[PerCycle, PerCycle]]] = []
     for before, after in controls:
         for metric in (*COMPARED, "train"):
             one, other = _per_cycle(before, metric), _per_cycle(after, metric)
-            if old.keys() <= one.keys() and new.keys() <= other.keys():
-                usual = median(one[cycle] for cycle in old)
-                if usual >= STEADY:
-                    parts.append(({c: one[c] / usual for c in old}, {c: other[c] / usual for c in new}))
-    if not parts:
-        return None
-    return min(parts, key=lambda part: _scatter(old, part[0]) + _scatter(new, part[1]))
+            if not (old.keys() <= one.keys() and new.keys() <= other.keys()):
+                continue
+            usual = median(one[cycle] for cycle in old)
+            if usual >= STEADY and min(*one.values(), *other.values()) > 0:
+                slow_old, slow_new = {c: one[c] / usual for c in old}, {c: other[c] / usual for c in new}
+                scatter = _scatter(_divided(old, slow_old)) + _scatter(_divided(new, slow_new))
+                parts.append((scatter, (slow_old, slow_new)))
+    least = min((scatter for scatter, _ in parts), default=0.0)
+    return [part for scatter, part in parts if scatter <= FOLLOWING * least]
 
 
-def _scatter(figures: PerCycle, slowness: PerCycle) -> float:
-    """Median absolute deviation of the logarithms of the corrected figures."""
-    logs = [math.log(figures[cycle] / slowness[cycle]) for cycle in figures]
-    middle = median(logs)
-    return median(abs(each - middle) for each in logs)
+def _divided(figures: PerCycle, slowness: PerCycle) -> list[float]:
+    return [seconds / slowness[cycle] for cycle, seconds in figures.items()]
+
+
+def _scatter(figures: Sequence[float]) -> float:
+    """Distance of the quartiles over the median. A median absolute deviation would overlook a second level that the
+    machine was on for nearly half of the cycles.
+    """
+    found = spread(figures)
+    return (found.upper - found.lower) / found.median if found.median else math.inf
 
 
 def _sizes(before: Measurement, after: Measurement) -> Iterable[Comparison]:

@@ -210,6 +210,7 @@ class EncryptedRounds:
         self._ledger = secagg.Ledger.in_memory(self._authority)
         self._journals = {name: secagg.Journal.in_memory(own) for name, own in self._identities.items()}
         self._step = 0
+        self._preparation = 0.0
 
     def average(self, joined: Joined, value_bits: int) -> Aggregate:
         """The weighted mean of `joined`, which nobody can take apart.
@@ -226,9 +227,10 @@ class EncryptedRounds:
 
     def _average(self, joined: Joined, value_bits: int) -> Aggregate:
         """The mean of one chunk."""
-        plan = plan_for(len(joined.updates[0]), self._largest, self._clip, value_bits, self._max_weight)
-        preparation = secagg.prepare(plan, self._engine)
         start = time.perf_counter()
+        plan = plan_for(len(joined.updates[0]), self._largest, self._clip, value_bits, self._max_weight)
+        prepared = secagg.prepare(plan, self._engine)
+        self._preparation += prepared
         clock, model = secagg.StageClock(), bytes.fromhex(joined.bound_to)
         line = _Line(plan, clock)
         key_holder = secagg.KeyHolder(
@@ -268,11 +270,16 @@ class EncryptedRounds:
             stages={name: stage.seconds for name, stage in clock.stages.items()},
             bytes_up=line.bytes_up,
             bytes_down=line.bytes_down,
-            seconds=time.perf_counter() - start,
+            seconds=time.perf_counter() - start - prepared,
             total_weight=averages[0].total_weight,
             value_bits=value_bits,
-            preparation=preparation,
+            preparation=self._prepared(),
         )
+
+    def _prepared(self) -> float:
+        """Seconds of getting ready since the last average, those of rosters that were lost included."""
+        seconds, self._preparation = self._preparation, 0.0
+        return seconds
 
     def _bank(self, name: str, plan: secagg.RoundPlan, clock: secagg.StageClock) -> secagg.Client:
         return secagg.Client(
@@ -345,6 +352,7 @@ class IntegerSum:
     bytes_down: int
     seconds: float
     value_bits: int
+    preparation: float = 0.0
 
 
 def bits_for(largest: int) -> int:
@@ -370,6 +378,7 @@ def encrypted_sum(
         raise AggregationError(f"an encrypted sum needs at least {QUORUM} banks, got {len(draws)}")
     start, bits = time.perf_counter(), bits_for(largest)
     plan = secagg.plan_round(length=length, max_clients=len(draws), clip=2.0 ** (bits - 1) - 1, value_bits=bits)
+    preparation = secagg.prepare(plan, engine)
     identities = [secagg.Identity.generate(f"bank {i}") for i in range(len(draws))]
     authority, server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
     enrolment = secagg.Enrolment.of(authority.member, server.member, tuple(i.member for i in identities))
@@ -394,8 +403,9 @@ def encrypted_sum(
         release.sums,
         bytes_up=len(draws) * plan.residue_bytes,
         bytes_down=len(draws) * release.sums.nbytes,
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - start - preparation,
         value_bits=bits,
+        preparation=preparation,
     )
 
 
@@ -437,10 +447,11 @@ def noisy_sum(
         stages={},
         bytes_up=summed.bytes_up,
         bytes_down=summed.bytes_down,
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - start - summed.preparation,
         total_weight=len(draws),
         value_bits=summed.value_bits,
         entered=np.sum(entered, axis=0).astype(np.float64) * unit,
+        preparation=summed.preparation,
     )
 
 

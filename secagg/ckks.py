@@ -34,6 +34,7 @@ from secagg.parameters import ParameterSet
 from secagg.plan import ERROR_MAX, key_norm_limits
 from secagg.publickey import PublicKey
 from secagg.ring import ring_of
+from secagg.secrecy import Secret
 
 # Serialised SEAL object (SEAL 4.x, native/src/seal/serialization.h, ciphertext.cpp, plaintext.cpp, dynarray.h).
 _HEADER = struct.Struct("<HBBBBHQ")  # magic, header size, major, minor, compression, reserved, total size
@@ -54,7 +55,6 @@ class SecretKey:
         self._context = context
         self._decryptor = decryptor
         self._file: _KeptFile | None = None
-        self._decrypting = Lock()
 
     def __repr__(self) -> str:
         return "SecretKey(OMITTED)"
@@ -76,7 +76,7 @@ class SecretKey:
         """`decrypt` in two steps, for a caller who has other work to do beside them."""
         shape = (len(self._context.params.primes), self._context.params.degree)
         plaintext = seal.Plaintext()
-        with self._decrypting, self._block_file() as file:
+        with self._block_file() as file:
             ciphertext = self._context.load_ciphertext(block, file)
         self._decryptor.decrypt(ciphertext, plaintext)
         return Decrypted(plaintext, shape)
@@ -88,23 +88,25 @@ class SecretKey:
             with _private_file() as file:
                 yield file
             return
-        if self._file is None or self._file.process != os.getpid():  # a forked child would write into its parent's
-            self._file = _KeptFile()
-        yield self._file
+        kept = self._file
+        if kept is None or kept.process != os.getpid():  # a forked child would write into its parent's
+            kept = self._file = _KeptFile()
+        with kept.in_use:
+            yield kept
 
 
-class Decrypted:
+class Decrypted(Secret):
     """A decrypted block that is still inside SEAL; shows nothing."""
 
     def __init__(self, plaintext: Any, shape: tuple[int, int]) -> None:
         self._plaintext, self._shape = plaintext, shape
 
     def take_out(self) -> Callable[[], U64]:
-        """Have SEAL save it, which holds the interpreter lock for long. What comes back reads the result, uint64
-        [primes, N] in SEAL's transformed order, on any thread.
+        """Have SEAL save it, once, which holds the interpreter lock for long, and drop it there. What comes back reads
+        the result, uint64[primes, N] in SEAL's transformed order, on any thread.
         """
-        shape = self._shape
-        read = _begin_reading_plaintext(self._plaintext, shape[0] * shape[1])
+        plaintext, self._plaintext, shape = self._plaintext, None, self._shape
+        read = _begin_reading_plaintext(plaintext, shape[0] * shape[1])
         return lambda: read().reshape(shape)
 
     def __repr__(self) -> str:
@@ -278,7 +280,14 @@ class _KeptFile(_File):
         descriptor = os.memfd_create("secagg")
         super().__init__(descriptor, f"/proc/self/fd/{descriptor}")
         self.process = os.getpid()
-        finalize(self, os.close, descriptor)
+        self.in_use = Lock()
+        finalize(self, _close_own, descriptor, self.process)
+
+
+def _close_own(descriptor: int, process: int) -> None:
+    """Close a descriptor in the process that opened it: in a forked child the number may mean another file by now."""
+    if os.getpid() == process:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class KeyHolder(Secret):
     """The role of the party that decrypts.
 
     identity: the enrolled key holder's. quorum: smallest roster it will close. ledger: its memory across restarts; in
-    memory when None. masking=False trusts the aggregator (warned about). threads: for mask expansion.
+    memory when None. masking=False trusts the aggregator (warned about). threads: 1, or 2 to unpack beside SEAL.
     """
 
     def __init__(

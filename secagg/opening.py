@@ -3,9 +3,9 @@
 Called by the key holder once the step is consumed; nothing here decides whether a sum may be opened.
 
 # Strategy: SEAL's binding holds the interpreter lock while it works, longest while it saves a plaintext. Another thread
-decompresses and unpacks the block before, in compiled calls that do not need the lock. It needs it for a moment between
-the two; SEAL therefore starts to save only once the other thread is past that moment. The last block has nobody to run
-beside and is unpacked on both threads.
+takes the block before apart meanwhile: decompressing it and one compiled call need no lock. Between the two the thread
+needs it for a moment; so SEAL starts to save only once that block is decompressed, and the thread usually has the lock
+before SEAL does. The last block has nobody to run beside and is taken apart on both threads.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from secagg.blocks import Payload, empty_block, read_block
 from secagg.ckks import SecretKey
 from secagg.kernels_numpy import U64
 from secagg.plan import RoundPlan
+from secagg.secrecy import Secret
 from secagg.stages import StageClock
 from secagg.workers import Workers
-
-_WAITING = 3  # blocks that may wait for their unpacking
 
 
 def open_sum(
@@ -42,6 +41,7 @@ def open_sum(
     stream = masks.MaskStream(seed_terms, plan.params)
     block = empty_block(plan.params)
     with Workers(threads, plan.residue_bytes, most=2) as workers:  # no more: blocks are unpacked in order
+        beside = workers.threads > 1
         waiting: deque[Callable[[], None]] = deque()
         before: _Unpacking | None = None
         for index in range(plan.blocks):
@@ -50,14 +50,15 @@ def open_sum(
                 stream.apply(index, block[0], inverse=True)
             with clock.stage("decrypt") as stage:
                 decrypted = secret_key.begin_decrypt(block)
-                if before is not None and workers.threads > 1:
-                    before.begun.wait()
-                before = _Unpacking(decoder, index, decrypted.take_out())
                 stage.bytes += block[0].nbytes
+            if before is not None and beside:
+                with clock.stage("unpack"):
+                    before.decompressed.wait()
+            with clock.stage("decrypt"):
+                before = _Unpacking(decoder, index, decrypted.take_out())
             if index < plan.blocks - 1:
                 waiting.append(workers.start(before))
-            limit = _WAITING if workers.threads > 1 and index < plan.blocks - 1 else 1
-            while len(waiting) >= limit:
+            while len(waiting) > (1 if beside and index < plan.blocks - 1 else 0):
                 with clock.stage("unpack", "checks of the sum"):
                     waiting.popleft()()
         assert before is not None  # a plan has at least one block
@@ -68,16 +69,19 @@ def open_sum(
         return decoder.sums()
 
 
-class _Unpacking:
-    """Takes one decrypted block apart, on any thread. begun: set once that no longer needs the interpreter."""
+class _Unpacking(Secret):
+    """Takes one decrypted block apart, on any thread. decompressed: set once that is done, well or not."""
 
     def __init__(self, decoder: packing.Decoder, index: int, read: Callable[[], U64]) -> None:
         self._decoder, self._index, self._read = decoder, index, read
-        self.begun = Event()
+        self.decompressed = Event()
 
     def __call__(self, workers: Workers | None = None) -> None:
         try:
             words = self._read()
         finally:
-            self.begun.set()
+            self.decompressed.set()
         self._decoder.add_transformed(self._index, words, workers)
+
+    def __repr__(self) -> str:
+        return f"_Unpacking(block {self._index}, OMITTED)"

@@ -100,7 +100,7 @@ def message_bytes(kind: type, plan: RoundPlan, members: int = 0) -> int:
 
 
 def release_width(plan: RoundPlan) -> int:
-    """Bytes of one released sum."""
+    """Bytes of one released sum: at most 6, since a lane is below 2**47 (`plan.MAX_RADIX`)."""
     return -(-(2 * plan.max_lane).bit_length() // 8)
 
 

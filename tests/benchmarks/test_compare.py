@@ -127,6 +127,17 @@ def test_controls_that_go_their_own_way_are_not_followed(slower: float, verdict:
     assert verdicts(old, new)["client"] == verdict
 
 
+@pytest.mark.parametrize(("moved", "slower"), [(0.8, 1.0), (1.3, 1.2)])
+def test_one_control_that_moved_between_the_runs_decides_nothing_alone(moved: float, slower: float) -> None:
+    """It is steady in each run, so nothing within the runs tells it from a good one."""
+    steady = [1.0] * 7
+    one = measurement("plain-y", 0.1, ours=False, drift=steady, noise=NOISE / 2, seed=20)
+    other = measurement("plain-y", 0.1, ours=False, drift=steady, noise=NOISE / 2, seed=30, slower=moved)
+    old = results(*run(drift=steady).measurements, one)
+    new = results(*run(slower=slower, drift=steady, seed=9).measurements, other)
+    assert verdicts(old, new)["client"] in ("same", "cannot tell")
+
+
 def test_one_disturbed_cycle_is_no_regression() -> None:
     assert not any(c.regression for c in compare(run(), run(drift=[1.0, 1.0, 3.0, 1.0, 1.0], seed=9)))
 

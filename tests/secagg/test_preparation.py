@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import secagg
-from secagg import preparation
+from secagg import kernels, preparation
 from secagg.errors import EngineUnavailable
 
 PLAN = secagg.plan_round(length=100, max_clients=4, value_bits=16)
@@ -41,6 +41,55 @@ def test_every_engine_and_number_of_threads_is_prepared_by_itself(engine: str, m
 def test_an_engine_that_is_not_there_is_named() -> None:
     with pytest.raises(EngineUnavailable, match="expected auto or one of"):
         secagg.prepare(PLAN, "nonsense")
+
+
+COUNT_COMPILATIONS = """
+import sys
+import numba
+import numpy as np
+import secagg
+
+threads, prepared = int(sys.argv[1]), sys.argv[2] == "prepared"
+params = secagg.plan_round(length=1, max_clients=4, value_bits=8).params
+one = secagg.plan_round(length=1, max_clients=4, value_bits=8, params=params)
+plan = secagg.plan_round(length=3 * one.values_per_block, max_clients=4, value_bits=8, params=params)
+assert plan.blocks == 4
+if prepared:
+    secagg.prepare(plan, threads=threads)
+seen = []
+dispatcher = type(numba.njit(lambda x: x))
+honest = dispatcher._compile_for_args
+
+def counted(self, *arguments, **named):
+    seen.append(self)
+    return honest(self, *arguments, **named)
+
+dispatcher._compile_for_args = counted
+secagg.run_round([np.zeros(plan.length, kind) for kind in (np.float32, np.float64)] * 2, plan=plan, threads=threads)
+print(len(seen))
+"""
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_after_it_a_round_of_several_blocks_compiles_and_loads_nothing(threads: str) -> None:
+    pytest.importorskip("numba", reason="without numba (extra `fast`) nothing is compiled")
+    if kernels.NAME != "numba":
+        pytest.skip("the compiled loops are switched off in this run")
+
+    def compilations(how: str) -> int:
+        command = [sys.executable, "-c", COUNT_COMPILATIONS, threads, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert compilations("not prepared") > 5
+    assert compilations("prepared") == 0
+
+
+def test_an_engine_whose_sums_are_refused_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = kernels.unpack_transformed
+    monkeypatch.setattr(preparation, "_prepared", set())
+    monkeypatch.setattr(kernels, "unpack_transformed", lambda *a: honest(*a)._replace(above=True))
+    with pytest.raises(EngineUnavailable, match="does not add exactly on this machine"):
+        secagg.prepare(PLAN, threads=1)
 
 
 def test_an_engine_that_adds_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
