@@ -6,6 +6,7 @@ regression; 2: wrong usage, which includes comparing what cannot be compared.
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -127,7 +128,7 @@ def run(
         results = measure(
             asked,
             machine=machine,
-            command=shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+            command=shlex.join(["python", "-m", "benchmarks", *map(_without_folder, sys.argv[1:])]),
             path=target,
             resume=resume,
             seed=seed,
@@ -166,6 +167,11 @@ def floor(length: int, clients: int, value_bits: int, as_json: bool) -> None:
         click.echo(json.dumps(as_dict(speeds, found), indent=2))
     else:
         show_floors(speeds, found)
+
+
+def _without_folder(argument: str) -> str:
+    """A results file is passed on, and whose folder it first lay in is nobody's business."""
+    return Path(argument).name if os.path.isabs(argument) else argument
 
 
 @cli.command("list")

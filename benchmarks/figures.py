@@ -146,7 +146,7 @@ def round_overhead(results: Results) -> str | None:
         axis.barh(names, rest, left=train, color=COLOURS["secagg"], label="set-up and aggregation")
         for row, (spent, more) in enumerate(zip(train, rest, strict=True)):
             axis.text(spent + more, row, f" {more / (spent + more):.1%}", va="center", fontsize=9)
-        axis.set_title(f"{chosen[0].label.split(',')[1].strip()}, {length:,} values")
+        axis.set_title(f"{chosen[0].label.split(',')[1].strip()},\n{length:,} values")
         axis.set_xlabel(f"seconds, all {chosen[0].workload.clients} clients one after the other")
         axis.grid(axis="y", visible=False)
         axis.margins(x=0.18)

@@ -34,7 +34,8 @@ def test_a_run_writes_its_results_and_prints_its_table(tmp_path: Path) -> None:
     assert "1 threads used" in done.stderr
     run = load(path)
     assert run.complete and run.machine["threads"] == 1
-    assert str(ROOT) not in path.read_text()
+    assert run.command.endswith("--json r.json")
+    assert str(ROOT) not in path.read_text() and str(tmp_path) not in path.read_text()
 
 
 def test_compare_ends_1_on_a_regression_and_0_on_the_same_code(tmp_path: Path) -> None:
