@@ -66,6 +66,8 @@ class Worker:
             parameters = case.prepare(self._vectors[key[1]])
         except CaseNotRunnable as reason:
             return {"status": "not run", "reason": str(reason)}
+        except ModuleNotFoundError as absent:
+            return {"status": "not run", "reason": f"{absent.name} is not installed"}
         self._prepared[key] = (entry, case)
         return {"status": "ready", "parameters": parameters, "warm_up_seconds": warm_up_seconds}
 

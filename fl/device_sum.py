@@ -2,7 +2,8 @@
 
 What it does: keeps a running sum of residues modulo 30-bit primes as one torch tensor on a device, takes contributions
 one at a time or several stacked, and gives the sum back as the residues that `secagg` speaks. Moving a contribution to
-the device is a call of its own, so that transfers can be counted, and overlapped, apart from sums.
+the device is a call of its own, so that transfers can be counted, and overlapped, apart from sums. `DeviceBlocks` is
+the same sum as an aggregator of whole rounds takes it.
 
 What it leaves to others: checking contributions (shape and range are checked again here, signatures and hashes are
 `secagg.Aggregator`'s), and what the residues mean.
@@ -68,18 +69,33 @@ class DeviceAccumulator:
         """
         contributions = stack.shape[0]
         self._require(stack, (contributions, *self.shape), contributions)
-        if contributions == 1:
-            self._total += stack[0]
-        elif contributions == 2:
-            # Two residues fit int32 together: the widening pass over the stack is spared.
-            self._total += stack[0] + stack[1]
-        else:
+        if contributions > 2 and self.device.type != "cpu":
             self._total += torch.sum(stack, dim=0, dtype=torch.int64)
+        else:
+            # Two residues fit int32 together: the widening pass over the stack is spared. On a CPU torch's reduction
+            # along the first axis took eight times as long as pairs (docs/benchmarks.md).
+            for first in range(0, contributions - 1, 2):
+                self._total += stack[first] + stack[first + 1]
+            if contributions % 2:
+                self._total += stack[-1]
         self.count += contributions
 
     def residues(self) -> Residues:
         """The sum so far modulo each prime, back in memory as uint32[blocks, 2, primes, N]."""
         reduced = torch.remainder(self._total, self._limits).to(torch.int32)
+        result: Residues = reduced.cpu().numpy().view(np.uint32)
+        return result
+
+    def add_block(self, index: int, block: Residues, times: int = 1) -> None:
+        """Add `times` (1, or -1 to take out again) one block of a contribution: uint32[2, primes, N], in range."""
+        if block.dtype != np.uint32 or block.shape != self.shape[1:]:
+            raise AggregationError(f"block: expected uint32{self.shape[1:]}, got {block.dtype}{block.shape}")
+        moved = torch.from_numpy(np.ascontiguousarray(block).view(np.int32)).to(self.device)
+        self._total[index].add_(moved, alpha=times)
+
+    def block(self, index: int) -> Residues:
+        """The sum of one block modulo each prime, back in memory as uint32[2, primes, N]."""
+        reduced = torch.remainder(self._total[index], self._limits[0]).to(torch.int32)
         result: Residues = reduced.cpu().numpy().view(np.uint32)
         return result
 
@@ -93,3 +109,25 @@ class DeviceAccumulator:
             raise AggregationError(
                 f"a sum holds at most {LARGEST_COUNT} contributions: take its residues and start anew"
             )
+
+
+class DeviceBlocks:
+    """The same sum as `secagg.Aggregator` takes it (`secagg.accumulator.Accumulator`), block by checked block.
+
+    A round has fewer clients than LARGEST_COUNT, so it never overflows. Raises as `DeviceAccumulator`.
+    """
+
+    def __init__(self, blocks: int, primes: tuple[int, ...], degree: int, device: torch.device) -> None:
+        self._total = DeviceAccumulator(blocks, primes, degree, device)
+
+    def add(self, index: int, block: Residues) -> None:
+        """Add uint32[2, primes, N], in range, to block `index`."""
+        self._total.add_block(index, block)
+
+    def subtract(self, index: int, block: Residues) -> None:
+        """Take it out again."""
+        self._total.add_block(index, block, times=-1)
+
+    def block(self, index: int) -> Residues:
+        """The sum of block `index` modulo each prime, in memory."""
+        return self._total.block(index)

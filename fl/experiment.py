@@ -281,6 +281,7 @@ class Experiment:
             max_weight=self.algorithm.max_weight,
             engine=settings.engine,
             chunk=None if self._choice is None else self._choice.chunk,
+            device=None if self._device.type == "cpu" else str(self._device),
         )
         return lambda joined: rounds.average(joined, self._compression.bits_of(joined.number))
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 import secagg
 from fl.errors import AggregationError, BanksVanished
+from secagg.accumulator import Accumulator, InMemory, MakeAccumulator
 from secagg.messages import Contribution, Join
 from secagg.wire import message_bytes
 
@@ -171,6 +172,21 @@ def chunk_sizes(length: int, chunk: int | None) -> list[int]:
     return [length // pieces + (i < length % pieces) for i in range(pieces)]
 
 
+def sums_on(device: str | None) -> MakeAccumulator:
+    """What makes an aggregator's running sum on a torch device; the core's own, without torch, for None."""
+    if device is None:
+        return InMemory
+
+    def made(plan: secagg.RoundPlan) -> Accumulator:
+        import torch
+
+        from fl.device_sum import DeviceBlocks
+
+        return DeviceBlocks(plan.blocks, plan.params.primes, plan.params.degree, torch.device(device))
+
+    return made
+
+
 class EncryptedRounds:
     """Encrypted rounds of one federation, one after the other, with rosters that change.
 
@@ -178,7 +194,8 @@ class EncryptedRounds:
     banks' journals last as long as this object, so that an update cannot enter two rosters unnoticed; the roles
     themselves are made anew for each round, whose plan may differ. `banks`: all that may ever join. `largest`: most
     members of a roster. `quorum`: fewest. `chunk`: coordinates that a bank seals at once, all when None; every chunk
-    is an encrypted sum of its own, with the same members.
+    is an encrypted sum of its own, with the same members. `device`: a torch device to add ciphertexts on; None adds in
+    memory.
     """
 
     def __init__(
@@ -191,8 +208,10 @@ class EncryptedRounds:
         max_weight: int = 1,
         engine: str = "auto",
         chunk: int | None = None,
+        device: str | None = None,
     ) -> None:
         """Raises `AggregationError` when fewer than three banks could be averaged."""
+        self._sums = sums_on(device)
         self._clip, self._quorum, self._max_weight, self._engine = clip, quorum, max_weight, engine
         self._largest = len(banks) if largest is None else largest
         self._chunk = chunk
@@ -236,7 +255,7 @@ class EncryptedRounds:
         key_holder = secagg.KeyHolder(
             self._authority, self._enrolment, plan, self._quorum, ledger=self._ledger, clock=clock
         )
-        aggregator = secagg.Aggregator(self._server, self._enrolment, plan, clock=clock)
+        aggregator = secagg.Aggregator(self._server, self._enrolment, plan, accumulator=self._sums, clock=clock)
         banks = {name: self._bank(name, plan, clock) for name in joined.banks}
 
         # 1. Offer, joins, roster: from here on, exactly these.

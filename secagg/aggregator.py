@@ -2,9 +2,9 @@
 
     IDLE --open--> COLLECTING --close--> IDLE        abort leads back to IDLE
 
-Addition modulo 30-bit primes, in place, into one accumulator: a thousand clients cost no more memory than two. A
-contribution is hashed and its signature verified before any residue is read; a residue out of range found halfway is
-taken out again exactly, so a refused contribution leaves the sum as it was.
+Addition modulo 30-bit primes, into one accumulator (`accumulator.py`). A contribution is hashed and its signature
+verified before any residue is read; a residue out of range found halfway is taken out again exactly, so a refused
+contribution leaves the sum as it was.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from enum import Enum
 
 import numpy as np
 
+from secagg.accumulator import Accumulator, InMemory, MakeAccumulator
 from secagg.blocks import empty_block, payload_hash, read_block, write_block
 from secagg.enrolment import Enrolment
 from secagg.errors import (
@@ -24,10 +25,9 @@ from secagg.errors import (
     UnknownClient,
 )
 from secagg.identity import Identity
-from secagg.kernels_numpy import U8, U32
+from secagg.kernels_numpy import U8
 from secagg.messages import Abort, Contribution, EncryptedSum, Offer, Roster, SignedHash
 from secagg.plan import RoundPlan
-from secagg.ring import ring_of
 from secagg.stages import StageClock
 from secagg.states import Machine
 from secagg.transcript import parts_hash, signed_bytes
@@ -50,7 +50,8 @@ _TABLE = {
 class Aggregator:
     """The role of the party that adds.
 
-    identity: the enrolled aggregator's. masking: what it expects of offers; the sums work the same way.
+    identity: the enrolled aggregator's. masking: what it expects of offers; the sums work the same way. accumulator:
+    makes the running sum of a round; in memory unless another is given.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Aggregator:
         plan: RoundPlan,
         *,
         masking: bool = True,
+        accumulator: MakeAccumulator = InMemory,
         clock: StageClock | None = None,
     ) -> None:
         if identity.member != enrolment.aggregator:
@@ -70,12 +72,12 @@ class Aggregator:
         self._masking = masking
         self._clock = clock or StageClock()
         self._machine = Machine(_TABLE, AggregatorState.IDLE)
-        self._ring = ring_of(plan.params)
+        self._make_accumulator = accumulator
         self._offer: Offer | None = None
         self._roster: Roster | None = None
         self._roster_hash = b""
         self._received: dict[bytes, SignedHash] = {}
-        self._total: U32 = np.zeros((0, 2, len(plan.params.primes), plan.params.degree), dtype=np.uint32)
+        self._total: Accumulator | None = None
         self._scratch = empty_block(plan.params)
 
     @property
@@ -87,8 +89,7 @@ class Aggregator:
         following = self._machine.require("open")
         check_offer(offer, self._enrolment, self._plan, self._masking, quorum=1)
         roster_hash = check_roster(roster, offer, self._enrolment, self._plan, quorum=1)
-        shape = (self._plan.blocks, 2, len(self._plan.params.primes), self._plan.params.degree)
-        self._total = np.zeros(shape, dtype=np.uint32)
+        self._total = self._make_accumulator(self._plan)
         self._offer, self._roster = offer, roster
         self._roster_hash = roster_hash
         self._received = {}
@@ -97,21 +98,23 @@ class Aggregator:
     def receive(self, contribution: Contribution) -> None:
         """Check a contribution and add it. Raises `PeerError` leaves; then the sum is as it was."""
         following = self._machine.require("receive")
-        with self._clock.stage("check"):
+        total = self._running_sum()
+        with self._clock.stage("check") as stage:
             self._check(contribution)
+            stage.bytes += len(contribution.payload)
         added = 0
         try:
             for index in range(self._plan.blocks):
                 with self._clock.stage("check"):
                     read_block(contribution.payload, index, self._plan.params, self._scratch)
                 with self._clock.stage("sum") as stage:
-                    self._ring.add(self._total[index], self._scratch)
+                    total.add(index, self._scratch)
                     stage.bytes += self._scratch.nbytes
                 added += 1
         except BaseException:
             for index in range(added):
                 read_block(contribution.payload, index, self._plan.params, self._scratch)
-                self._ring.subtract(self._total[index], self._scratch)
+                total.subtract(index, self._scratch)
             raise
         self._received[contribution.header.sender] = SignedHash(contribution.payload_hash, contribution.signature)
         self._machine.enter(following)
@@ -131,12 +134,13 @@ class Aggregator:
                 f"{len(missing)} of {len(roster.entries)} members have not contributed ({', '.join(missing[:5])}): "
                 "wait for them, or abort and open a new round"
             )
+        total = self._running_sum()
         parts = tuple(self._received[entry.sender] for entry in roster.entries)
         with self._clock.stage("serialize") as stage:
             payload = bytearray(self._plan.residue_bytes)
             packed: U8 = np.frombuffer(payload, dtype=np.uint8)
             for index in range(self._plan.blocks):
-                write_block(self._total[index], index, self._plan.params, packed)
+                write_block(total.block(index), index, self._plan.params, packed)
             stage.bytes += len(payload)
             header = roster.header.reply(self._identity.key, previous=parts_hash(parts), roster=self._roster_hash)
             unsigned = EncryptedSum(header, parts, payload_hash(payload), payload, b"")
@@ -163,10 +167,14 @@ class Aggregator:
         assert self._roster is not None
         return self._roster
 
+    def _running_sum(self) -> Accumulator:
+        assert self._total is not None  # the state machine allows no call that gets here without one
+        return self._total
+
     def _forget(self, following: AggregatorState) -> None:
         self._offer = self._roster = None
         self._received = {}
-        self._total = np.zeros((0, *self._total.shape[1:]), dtype=np.uint32)  # a slice would keep the memory
+        self._total = None
         self._machine.enter(following)
 
     def _check(self, contribution: Contribution) -> None:

@@ -170,7 +170,8 @@ class Client(Secret):
             header.step, header.model, header.round_id, roster_hash, members, update, weight, allow_reuse
         )
         payload = self._seal(encoder, terms, state)
-        with self._clock.stage("serialize"):
+        with self._clock.stage("serialize") as stage:
+            stage.bytes += len(payload)
             unsigned = Contribution(header, payload_hash(payload), payload, b"")
             signature = self._identity.sign(signed_bytes(unsigned))
         self._journal.sealed(header.step, header.model, header.round_id, unsigned.payload_hash)

@@ -219,8 +219,9 @@ class KeyHolder(Secret):
         following = self._machine.require("release")
         state = self._current()
         roster = self._closed_roster()
-        with self._clock.stage("verify"):
+        with self._clock.stage("verify") as stage:
             self._verify(encrypted_sum, roster)
+            stage.bytes += len(encrypted_sum.payload)
         header = state.offer.header
         self._ledger.consumed(header.step, header.model, header.round_id, message_hash(encrypted_sum))
         # The step is burnt from here on. Whatever goes wrong, key and seeds are dropped with the round.

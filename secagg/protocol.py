@@ -126,10 +126,8 @@ class _Wire:
         self.bytes: dict[str, int] = {}
 
     def send(self, message: Message, kind: type[M], clock: StageClock) -> M:
-        with clock.stage("serialize") as stage:
+        with clock.stage("serialize"):
             data = wire.encode(message, self._plan)
-            if isinstance(message, Contribution):
-                stage.bytes += len(data)
         self.bytes[_NAMES[kind]] = len(data)
         with clock.stage("check"):
             received = wire.decode(data, self._plan)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 import secagg
 from benchmarks.cases import Outcome, compared
-from benchmarks.errors import WrongResult
+from benchmarks.errors import CaseNotRunnable, WrongResult
 from benchmarks.meter import Meter
 from benchmarks.workload import CHUNK, CLIP, F32, F64, Vectors
+from fl.secure import sums_on
 from secagg import wire
 from secagg.client import MaskingDisabledWarning
 from secagg.messages import Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
@@ -38,12 +39,16 @@ class Opened:
 
 @dataclass(frozen=True)
 class Setting:
-    """How a round is played: with which engine, masked or not, on how many threads (None: as the roles choose)."""
+    """How a round is played: with which engine, masked or not, on how many threads (None: as the roles choose).
+
+    sums_on: torch device of the aggregator's running sum; None adds in memory.
+    """
 
     plan: secagg.RoundPlan
     engine: str
     masking: bool
     threads: int | None
+    sums_on: str | None = None
 
 
 def play_round(update_of: Callable[[int], F32], clients: int, setting: Setting, meter: Meter) -> Opened:
@@ -91,7 +96,8 @@ def _roles(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MaskingDisabledWarning)  # measuring without masks is what such a case is for
         key_holder = secagg.KeyHolder(authority, enrolment, plan, quorum, masking=masking, threads=threads, clock=clock)
-        aggregator = secagg.Aggregator(server, enrolment, plan, masking=masking, clock=clock)
+        sums = sums_on(setting.sums_on)
+        aggregator = secagg.Aggregator(server, enrolment, plan, masking=masking, accumulator=sums, clock=clock)
         banks = [
             secagg.Client(
                 i, enrolment, plan, quorum, masking=masking, engine=setting.engine, threads=threads, clock=clock
@@ -131,16 +137,23 @@ class _Post:
 
 
 class EncryptedAverage:
-    """A round with one engine, masked or not."""
+    """A round with one engine, masked or not. sums_on: torch device that ciphertexts are added on; None: in memory."""
 
-    def __init__(self, engine: str = "auto", masking: bool = True, threads: int | None = None) -> None:
-        self._engine, self._masking, self._threads = engine, masking, threads
+    def __init__(
+        self, engine: str = "auto", masking: bool = True, threads: int | None = None, sums_on: str | None = None
+    ) -> None:
+        self._engine, self._masking, self._threads, self._sums_on = engine, masking, threads, sums_on
 
     def prepare(self, vectors: Vectors) -> dict[str, Any]:
         from secagg.engines import resolve_engine
         from secagg.kernels import NAME
         from secagg.masks import neighbours_needed
 
+        if self._sums_on is not None and self._sums_on != "cpu":
+            import torch
+
+            if not torch.cuda.is_available():
+                raise CaseNotRunnable("no CUDA device")
         workload = vectors.workload
         self._vectors = vectors
         self.setting = Setting(
@@ -148,6 +161,7 @@ class EncryptedAverage:
             resolve_engine(self._engine),
             self._masking,
             self._threads,
+            self._sums_on,
         )
         return {
             "engine": self.setting.engine,
@@ -155,6 +169,7 @@ class EncryptedAverage:
             "neighbours": neighbours_needed(workload.clients) if self._masking else 0,
             "kernels": NAME,
             "threads": self._threads,
+            "sums_on": self._sums_on or "memory",
             "plan": self.setting.plan.as_dict(),
         }
 

@@ -56,7 +56,7 @@ def cases(device: str = "cpu", threads: int | None = None) -> dict[str, Entry]:
     entries = [
         Entry("plain-numpy", "plain FedAvg, numpy", "plain:NumpyAverage"),
         Entry(f"plain-torch-{device}", f"plain FedAvg, torch on {device}", "plain:TorchAverage", {"device": device}),
-        *_own(threads),
+        *_own(threads, device),
         *_stock(),
         Entry(
             "flower-secagg-plus",
@@ -73,7 +73,7 @@ def cases(device: str = "cpu", threads: int | None = None) -> dict[str, Entry]:
 
 
 def find(name: str, device: str, threads: int | None) -> Entry:
-    """The case called `name`; "module:class" names a case outside this package. Raises `SettingsError`."""
+    """The case called `name`. Raises `SettingsError`."""
     known = cases(device, threads)
     if name in known:
         return known[name]
@@ -93,8 +93,17 @@ def default_case() -> str:
     return f"secagg-{engines()[0]}-masked"
 
 
-def _own(threads: int | None) -> list[Entry]:
-    return [
+def _own(threads: int | None, device: str) -> list[Entry]:
+    on_device = Entry(
+        f"secagg-{engines()[0]}-masked-sums-{device}",
+        f"this project, engine {engines()[0]}, masked, ciphertexts added on {device}",
+        "encrypted:EncryptedAverage",
+        {"engine": engines()[0], "masking": True, "threads": threads, "sums_on": device},
+        family="secagg",
+        ours=True,
+        longest=10**7,
+    )
+    return [on_device] * (device != "cpu") + [
         Entry(
             f"secagg-{engine}-{'masked' if masking else 'unmasked'}",
             f"this project, engine {engine}, {'masked' if masking else 'masks off'}",

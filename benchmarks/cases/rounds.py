@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import secagg
 from benchmarks.cases import Outcome
 from benchmarks.cases.encrypted import Setting, play_round
-from benchmarks.errors import CaseNotRunnable
+from benchmarks.errors import CaseNotRunnable, WrongResult
 from benchmarks.machine import usable_cores
 from benchmarks.meter import Meter
 from benchmarks.workload import CLIP, F32, F64, Vectors
@@ -75,8 +76,9 @@ class WholeRound:
         if self._engine is None:
             average, allowed = self._plain(updates, meter), float(self._clients) * 2.0**-24
         else:
-            average = play_round(updates.__getitem__, self._clients, self._setting, meter).average
-            allowed = self._setting.plan.max_error
+            opened = play_round(updates.__getitem__, self._clients, self._setting, meter)
+            _check_sums(opened.sums, updates, self._setting.plan)
+            average, allowed = opened.average, self._setting.plan.max_error
         return Outcome(float(np.abs(average - exact).max()), allowed)
 
     def _local(self, client: int, meter: Meter) -> F32:
@@ -146,6 +148,15 @@ def _image_model(device: torch.device) -> _Training:
             optimiser.step()
 
     return _Training(model, f"{STEPS} steps of {BATCH} images of {PIXELS} x {PIXELS}", train)
+
+
+def _check_sums(sums: NDArray[np.int64], updates: Sequence[F32], plan: secagg.RoundPlan) -> None:
+    """Raise `WrongResult` unless `sums` are exactly the sums of the quantised updates."""
+    total = np.zeros(plan.length, dtype=np.int64)
+    for update in updates:
+        total += np.rint(update.astype(np.float64) * (1.0 / plan.step)).astype(np.int64)
+    if wrong := int(np.count_nonzero(sums != total)):
+        raise WrongResult(f"{wrong} integer sums are not exact")
 
 
 def _mean(updates: Sequence[F32]) -> F64:

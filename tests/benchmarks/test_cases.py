@@ -99,6 +99,29 @@ def test_a_case_whose_integer_sums_are_off_by_one_is_wrong(monkeypatch: pytest.M
         case.repeat(Meter())
 
 
+def test_a_whole_round_whose_integer_sums_are_off_by_one_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.cases import rounds
+
+    right = rounds.play_round
+
+    def off_by_one(*arguments: Any) -> Any:
+        opened = right(*arguments)
+        opened.sums[0] += 1
+        return opened
+
+    monkeypatch.setattr(rounds, "play_round", off_by_one)
+    with pytest.raises(WrongResult, match="1 integer sums are not exact"):
+        repeat(KNOWN["round-mlp-encrypted-cpu"], Workload(3_137, clients=3))
+
+
+def test_a_round_whose_ciphertexts_are_added_by_torch_is_measured_like_any_other() -> None:
+    case = EncryptedAverage(sums_on="cpu")
+    assert case.prepare(Vectors(SMALL))["sums_on"] == "cpu"
+    meter = Meter()
+    case.repeat(meter).check()
+    assert meter.phases["server"].stages["sum"].seconds > 0
+
+
 @pytest.mark.parametrize("error", [2e-6, float("nan")])
 def test_an_average_beyond_the_allowed_error_is_wrong(error: float) -> None:
     vectors = Vectors(SMALL)
@@ -120,7 +143,7 @@ def test_cuda_cases_say_that_they_did_not_run_where_there_is_no_device() -> None
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     for name, entry in cases("cuda").items():
-        if entry.options.get("device") == "cuda":
+        if "cuda" in (entry.options.get("device"), entry.options.get("sums_on")):
             with pytest.raises(CaseNotRunnable, match="no CUDA device"):
                 entry.make().prepare(Vectors(replace(SMALL, length=3_137, clients=8)))
             assert "cuda" in name
@@ -225,3 +248,15 @@ def test_a_case_that_cannot_run_says_why() -> None:
     too_few = Workload(3_000, clients=2)
     [answer] = ask(request("prepare", "flower-secagg-plus", too_few))
     assert answer == {"status": "not run", "reason": "SecAgg+ needs at least 3 clients"}
+
+
+def test_a_case_whose_library_is_not_installed_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.cases import plain
+
+    def prepare(self: object, vectors: Vectors) -> dict[str, Any]:
+        importlib.import_module("a_library_that_nobody_has")
+        raise AssertionError
+
+    monkeypatch.setattr(plain.NumpyAverage, "prepare", prepare)
+    [answer] = ask(request("prepare"))
+    assert answer == {"status": "not run", "reason": "a_library_that_nobody_has is not installed"}

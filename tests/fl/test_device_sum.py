@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.device_sum import DeviceAccumulator
+from fl.device_sum import DeviceAccumulator, DeviceBlocks
 from fl.errors import AggregationError
 
 PRIMES = (1073692673, 1073668097, 12289)
@@ -70,6 +70,50 @@ def test_it_adds_what_the_aggregator_of_the_core_adds() -> None:
         total.to_device(part, stack[0])
         total.add(stack)
     assert np.array_equal(total.residues()[0], expected)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 5), st.booleans()), max_size=30))
+def test_blocks_on_a_device_add_and_take_out_what_blocks_in_memory_do(calls: list[tuple[int, int, bool]]) -> None:
+    from secagg.accumulator import InMemory
+    from secagg.parameters import ALLOWED
+    from secagg.plan import plan_round
+
+    one = plan_round(1, 3, value_bits=8, params=ALLOWED[0])
+    plan = plan_round(one.values_per_block, 3, value_bits=8, params=ALLOWED[0])
+    params = plan.params
+    rng = np.random.default_rng(4)
+    limits = np.array(params.primes, dtype=np.uint32)[None, :, None]
+    blocks = [rng.integers(0, limits, size=(2, len(params.primes), params.degree), dtype=np.uint32) for _ in range(6)]
+    memory, device = InMemory(plan), DeviceBlocks(plan.blocks, params.primes, params.degree, CPU)
+    for index, which, out in calls:
+        for total in (memory, device):
+            (total.subtract if out else total.add)(index, blocks[which])
+    for index in range(plan.blocks):
+        assert np.array_equal(memory.block(index), device.block(index))
+
+
+def test_encrypted_rounds_add_on_a_device_what_they_add_in_memory() -> None:
+    from fl.secure import EncryptedRounds, Joined
+
+    names = ("a", "b", "c")
+    updates = tuple(np.random.default_rng(i).normal(0, 0.1, 20_000).astype(np.float32) for i in range(3))
+    averages = [
+        EncryptedRounds(names, clip=1.0, quorum=3, device=device)
+        .average(Joined(names, updates, (1, 1, 1), "00" * 32), 16)
+        .average
+        for device in (None, "cpu")
+    ]
+    assert np.array_equal(averages[0], averages[1])
+
+
+@pytest.mark.parametrize("wrong", ["dtype", "shape"])
+def test_a_block_of_another_form_is_refused(wrong: str) -> None:
+    total = DeviceBlocks(SHAPE[0], PRIMES, SHAPE[-1], CPU)
+    block = contributions(1, 0)[0][0]
+    with pytest.raises(AggregationError, match="block: expected uint32"):
+        total.add(0, block.astype(np.int32) if wrong == "dtype" else block[:1])  # type: ignore[arg-type]
+    assert not total.block(0).any()
 
 
 def test_a_residue_that_is_not_below_its_prime_is_seen() -> None:

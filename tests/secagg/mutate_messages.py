@@ -85,7 +85,7 @@ def main(count: int, seed: int) -> None:
     warnings.simplefilter("error")
     rng = random.Random(seed)
     plan, aggregator, key_holder, contribution, encrypted_sum = round_in_flight()
-    total_before = aggregator._total.copy()
+    total_before = [aggregator._total.block(index).copy() for index in range(plan.blocks)]
     verdicts: collections.Counter[str] = collections.Counter()
     for name, message, receive in (
         ("contribution", contribution, aggregator.receive),
@@ -120,7 +120,8 @@ def main(count: int, seed: int) -> None:
                 verdicts[f"{name} payload in range"] += 1
             except PeerError as error:
                 verdicts[f"{name} payload {type(error).__name__}"] += 1
-    state_kept = bool(np.array_equal(total_before, aggregator._total)) and key_holder.state.value == "closed"
+    total_after = [aggregator._total.block(index) for index in range(plan.blocks)]
+    state_kept = bool(np.array_equal(total_before, total_after)) and key_holder.state.value == "closed"
     aggregator.receive(contribution)
     released = key_holder.release(encrypted_sum)
     exact = bool((released.sums == 3 * round(0.25 * plan.max_value)).all())

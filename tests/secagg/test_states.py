@@ -252,7 +252,8 @@ def test_a_refused_sum_burns_the_step_and_forgets_its_keys(played):
     peers.aggregator.open(offer, roster)
     for contribution in made:
         peers.aggregator.receive(contribution)
-    peers.aggregator._total[0, 0, 0, 0] = (int(peers.aggregator._total[0, 0, 0, 0]) + 1) % 2**29
+    running = peers.aggregator._total.block(0)
+    running[0, 0, 0] = (int(running[0, 0, 0]) + 1) % 2**29
     with pytest.raises(SumRefused, match=r"^refused$") as caught:
         peers.key_holder.release(peers.aggregator.close())
     assert caught.value.__suppress_context__

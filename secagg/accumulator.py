@@ -1,0 +1,53 @@
+"""The running sum of one round's residues: where the aggregator adds.
+
+In memory by default. An aggregator whose sums shall run elsewhere, on a GPU for instance, is given another factory
+(`fl.secure.sums_on`); checks, order and protocol stay the aggregator's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from secagg.kernels_numpy import U32
+from secagg.plan import RoundPlan
+from secagg.ring import ring_of
+
+
+class Accumulator(Protocol):
+    """Sums of checked blocks, uint32[2, primes, N] with every residue below its prime. All sums start at zero."""
+
+    def add(self, index: int, block: U32) -> None:
+        """Add a contribution's block number `index`, from 0. `block` is the caller's and is reused by it."""
+
+    def subtract(self, index: int, block: U32) -> None:
+        """Take a block that was added out again, exactly."""
+
+    def block(self, index: int) -> U32:
+        """The sum of block `index` modulo each prime."""
+
+
+MakeAccumulator = Callable[[RoundPlan], Accumulator]
+
+
+class InMemory:
+    """One array, added to in place: a thousand clients cost no more memory than two."""
+
+    def __init__(self, plan: RoundPlan) -> None:
+        self._ring = ring_of(plan.params)
+        self._total: U32 = np.zeros((plan.blocks, 2, len(plan.params.primes), plan.params.degree), dtype=np.uint32)
+
+    def add(self, index: int, block: U32) -> None:
+        """See `Accumulator`."""
+        self._ring.add(self._total[index], block)
+
+    def subtract(self, index: int, block: U32) -> None:
+        """See `Accumulator`."""
+        self._ring.subtract(self._total[index], block)
+
+    def block(self, index: int) -> U32:
+        """See `Accumulator`; a view."""
+        view: U32 = self._total[index]
+        return view
