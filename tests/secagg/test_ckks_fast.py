@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import exact_reference as exact
 import numpy as np
@@ -23,9 +24,11 @@ from secagg.ring import ring_of
 from secagg.workers import Workers
 
 pytest.importorskip("numba", reason="the fast engine needs the extra 'fast'")
+from secagg import ckks_fast
 from secagg.ckks_fast import FastEncryptor, binomial, ternary
 
 SMALL, MIDDLE, LARGE = ALLOWED[0], ALLOWED[5], ALLOWED[-1]
+HEADLINE = plan_round(length=1_000_000, max_clients=8).params  # what the benchmarks measure
 P_VALUE = 1e-9  # a right sampler fails a test of this file once in a thousand million runs
 
 
@@ -49,18 +52,19 @@ def noise_of(secret: SecretKey, block: np.ndarray, plaintext: np.ndarray, params
     return centred[0]
 
 
-def test_ciphertexts_equal_the_formula_in_python_integers_residue_by_residue() -> None:
-    public, _ = generate_keys(SMALL)
+@pytest.mark.parametrize("params", [SMALL, HEADLINE], ids=lambda params: params.name)
+def test_ciphertexts_equal_the_formula_in_python_integers_residue_by_residue(params: ParameterSet) -> None:
+    public, _ = generate_keys(params)
     rng = np.random.default_rng(0)
-    plaintext = uniform(SMALL, rng)
-    u = rng.integers(-1, 2, SMALL.degree).astype(np.int8)
-    e0, e1 = (rng.integers(-21, 22, SMALL.degree).astype(np.int8) for _ in range(2))
+    plaintext = uniform(params, rng)
+    u = rng.integers(-1, 2, params.degree).astype(np.int8)
+    e0, e1 = (rng.integers(-21, 22, params.degree).astype(np.int8) for _ in range(2))
     for extreme, low, high in ((u, -1, 1), (e0, -21, 21), (e1, -21, 21)):
         extreme[:2] = low, high
-    block = empty_block(SMALL)
+    block = empty_block(params)
     FastEncryptor(public).encrypt_with(u, e0, e1, plaintext.copy(), block)
-    for i, prime in enumerate(SMALL.primes):
-        root = exact.smallest_primitive_root(prime, SMALL.degree)
+    for i, prime in enumerate(params.primes):
+        root = exact.smallest_primitive_root(prime, params.degree)
         message = [int(m) + int(e) for m, e in zip(plaintext[i], e0, strict=True)]
         ut, mt, et = (exact.transformed([int(x) for x in row], root, prime) for row in (u, message, e1))
         b, a = (public.residues[half, i].tolist() for half in (0, 1))
@@ -180,33 +184,79 @@ def test_errors_count_21_bits_against_the_next_21() -> None:
     assert binomial(key, "e1", 1_000).tolist() == wanted
 
 
-def _zero_block(public: PublicKey) -> bytes:
-    block = empty_block(public.params)
-    encryptor = FastEncryptor(public)
-    encryptor.encrypt_coefficients(np.zeros(block.shape[1:], dtype=np.uint32), block)
-    return block.tobytes()
+FACTOR = 1_000  # far above what errors reach
 
 
-def _forked(encryptor: FastEncryptor, pipe) -> None:  # type: ignore[no-untyped-def]
+def glass_key() -> PublicKey:
+    """A key that hides nothing: both halves are the constant FACTOR, so that u, e0 and e1 can be read off."""
+    residues = np.full((2, len(SMALL.primes) + 1, SMALL.degree), FACTOR, dtype=np.uint64)
+    residues.flags.writeable = False
+    return PublicKey(SMALL, residues)
+
+
+def drawn(encryptor: FastEncryptor) -> np.ndarray:
+    """int64[3, N]: u, e0 and e1 of one call, from what it wrote."""
     block = empty_block(SMALL)
     encryptor.encrypt_coefficients(np.zeros(block.shape[1:], dtype=np.uint32), block)
-    pipe.send(block.tobytes())
+    halves = []
+    for half in block:
+        ring_of(SMALL).from_ntt(half)
+        prime = SMALL.primes[0]
+        halves.append(half[0].astype(np.int64) - prime * (half[0] > prime // 2))
+    u = np.rint(halves[0] / FACTOR).astype(np.int64)
+    assert np.array_equal(u, np.rint(halves[1] / FACTOR))
+    return np.stack([u, halves[0] - FACTOR * u, halves[1] - FACTOR * u])
 
 
-def test_calls_threads_and_forked_children_never_share_a_stream() -> None:
-    public, _ = generate_keys(SMALL)
-    encryptor = FastEncryptor(public)
-    seen = [_zero_block(public) for _ in range(4)]
+def largest_correlation(found: list[np.ndarray]) -> float:
+    """Of any two of all vectors drawn, as a multiple of what independent ones exceed with probability P_VALUE."""
+    rows = np.concatenate(found).astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    correlation = np.abs(rows @ rows.T - np.eye(len(rows)))
+    pairs = len(rows) * (len(rows) - 1) / 2
+    limit = stats.norm.isf(P_VALUE / pairs / 2) / np.sqrt(SMALL.degree)
+    return float(correlation.max() / limit)
+
+
+def _drawn_of_new(_: int = 0) -> np.ndarray:
+    return drawn(FastEncryptor(glass_key()))
+
+
+def _send_drawn(encryptor: FastEncryptor | None, pipe: Any) -> None:
+    pipe.send(_drawn_of_new() if encryptor is None else drawn(encryptor))
+
+
+def test_what_is_read_off_a_key_of_glass_is_what_the_samplers_promise() -> None:
+    u, e0, e1 = drawn(FastEncryptor(glass_key()))
+    assert set(np.unique(u)) == {-1, 0, 1}
+    for e in (e0, e1):
+        assert np.abs(e).max() <= 21
+        assert e.var() == pytest.approx(10.5, rel=0.15)
+
+
+def test_blocks_calls_threads_forked_and_spawned_processes_draw_independently() -> None:
+    """Every u, e0 and e1 against every other: none is equal to, and none follows, another."""
+    encryptor = FastEncryptor(glass_key())
+    found = [drawn(encryptor) for _ in range(4)]  # the blocks of one contribution
+    found += [_drawn_of_new() for _ in range(3)]  # other contributions
     with ThreadPoolExecutor(4) as pool:
-        seen += pool.map(_zero_block, [public] * 8)
-    context = multiprocessing.get_context("fork")
-    for _ in range(3):  # the same object in children of the same moment
+        found += pool.map(_drawn_of_new, range(8))
+        found += pool.map(drawn, [encryptor] * 4)
+    for start, given in (("fork", encryptor), ("fork", encryptor), ("fork", None), ("spawn", None), ("spawn", None)):
+        context = multiprocessing.get_context(start)
         here, there = context.Pipe(duplex=False)
-        child = context.Process(target=_forked, args=(encryptor, there))
+        child = context.Process(target=_send_drawn, args=(given, there))
         child.start()
-        seen.append(here.recv())
+        found.append(here.recv())
         child.join()
-    assert len(set(seen)) == len(seen)
+    assert largest_correlation(found) < 1.0
+
+
+def test_a_stream_that_two_calls_share_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [_drawn_of_new() for _ in range(3)]
+    monkeypatch.setattr(ckks_fast.os, "urandom", bytes)
+    assert largest_correlation([*found, _drawn_of_new()]) < 1.0
+    assert largest_correlation([*found, _drawn_of_new(), _drawn_of_new()]) > 5.0
 
 
 def test_a_key_whose_residues_are_out_of_range_is_refused_before_it_is_used() -> None:
