@@ -181,8 +181,28 @@ def notes(results: Results) -> list[str]:
         lines.append("The run was interrupted or ran out of its time: fewer repetitions, and perhaps fewer cases.")
     if results.machine["device"] == "cpu":
         lines.append("Not run: all CUDA cases (the run was for the CPU).")
+    lines += _stacking_line(results)
+    lines += _first_run_line(results)
     lines += [f"Growth of {line}." for line in growth_lines(results)]
     return lines
+
+
+def _stacking_line(results: Results) -> list[str]:
+    """Which stacking of contributions added fastest on the device."""
+    sums = [m for m in of_family(results, "device") if m.status == "ok"]
+    if not sums:
+        return []
+    best = min(sums, key=lambda m: m.stages()["server/sum"][0].median)
+    return [f"Ciphertexts added fastest with {best.parameters['stacked']} contributions per pass ({best.case})."]
+
+
+def _first_run_line(results: Results) -> list[str]:
+    """What the first run of each case took in its process; none of it is in the figures."""
+    firsts = {m.case: m.warm_up_seconds for m in results.measurements if m.ours and m.warm_up_seconds is not None}
+    if not firsts:
+        return []
+    each = ", ".join(f"{case} {seconds:.2f} s" for case, seconds in firsts.items())
+    return [f"First run in a process, on a small input, with compiled code built or read from its cache: {each}."]
 
 
 def growth_lines(results: Results) -> list[str]:

@@ -12,7 +12,7 @@ from made_up import WORKLOAD, measurement, results
 
 from benchmarks import tables
 from benchmarks.html import write_report
-from benchmarks.results import Results
+from benchmarks.results import Results, load
 
 DRIFT = [1.0, 1.05, 0.95]
 
@@ -152,3 +152,11 @@ def test_the_markdown_names_command_and_machine_and_is_a_table() -> None:
 def test_a_hostile_label_cannot_become_markup(tmp_path: Path) -> None:
     evil = replace(bare().measurements[0], label="<script>alert(1)</script>")
     assert "script" not in Page(written([results(evil)], tmp_path)).tags
+
+
+def test_the_notes_name_the_best_stacking_and_what_first_runs_took() -> None:
+    committed = load(next((Path(__file__).resolve().parents[2] / "benchmarks" / "results").glob("*.json")))
+    sums = {m.parameters["stacked"]: m.stages()["server/sum"][0].median for m in tables.of_family(committed, "device")}
+    found = tables.notes(committed)
+    assert any(f"fastest with {min(sums, key=sums.__getitem__)} contributions per pass" in line for line in found)
+    assert any(line.startswith("First run in a process") and "secagg-fast-masked" in line for line in found)
