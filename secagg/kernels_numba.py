@@ -28,6 +28,7 @@ def _cache_is_writable() -> bool:
 _jit = numba.njit(cache=_cache_is_writable(), nogil=True, boundscheck=False)
 _inline = numba.njit(inline="always", nogil=True, boundscheck=False)
 
+_LARGEST_DIVISOR = 2**47
 _TILE = 256  # coefficients whose mixed-radix digits are held in the first-level cache at a time
 
 
@@ -236,8 +237,12 @@ def _unpack_lanes(
                     k = min(known[c], np.uint32(known[c] - p))
                     row[c] = _times(np.uint32(row[c] + p - k), w, wq, p)
         top = count
-        for position in range(divisors.shape[0]):
-            divisor = divisors[position]
+        position = 0
+        while position < divisors.shape[0]:
+            single = divisors[position]
+            # Two digits at once where both fit a divisor that keeps the estimates exact (`plan.MAX_RADIX`).
+            pair = position + 1 < divisors.shape[0] and single <= _LARGEST_DIVISOR // divisors[position + 1]
+            divisor = single * divisors[position + 1] if pair else single
             reciprocal = 1.0 / np.float64(divisor)
             remainders[:] = 0
             for i in range(top - 1, -1, -1):
@@ -254,8 +259,21 @@ def _unpack_lanes(
                     remainders[c] = rest + (low - high) * divisor
                     row[c] = np.uint32(estimate - low + high)
             target = digits[position, start : start + width]
-            for c in range(width):
-                target[c] = remainders[c]
+            if pair:
+                reciprocal = 1.0 / np.float64(single)
+                upper = digits[position + 1, start : start + width]
+                for c in range(width):
+                    remainder = remainders[c]
+                    estimate = np.int64(np.float64(remainder) * reciprocal)
+                    rest = remainder - estimate * single
+                    low = np.int64(rest < 0)
+                    high = np.int64(rest >= single)
+                    target[c] = rest + (low - high) * single
+                    upper[c] = estimate - low + high
+            else:
+                for c in range(width):
+                    target[c] = remainders[c]
+            position += 2 if pair else 1
             while top > 0:
                 highest = np.uint32(0)
                 row = garner[top - 1]

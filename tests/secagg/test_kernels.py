@@ -232,7 +232,11 @@ def test_both_lane_packings_agree_with_exact_integers(seed: int, params: Paramet
             assert one[i, column] == total % prime
 
 
-@given(seeds, st.sampled_from([SMALL, MIDDLE, LARGE]), st.lists(st.integers(2, 2**47), min_size=1, max_size=12))
+@given(
+    seeds,
+    st.sampled_from([SMALL, MIDDLE, LARGE]),
+    st.lists(st.integers(2, 2**47) | st.integers(2, 2**24), min_size=1, max_size=12),
+)
 @settings(max_examples=15, deadline=None)
 def test_both_lane_unpackings_agree(seed: int, params: ParameterSet, divisors: list[int]) -> None:
     compiled, ring = module("numba"), ring_of(params)
@@ -271,6 +275,28 @@ def test_long_division_is_exact_at_and_next_to_every_multiple(name: str, params:
         left = kernel.unpack_lanes(value.astype(np.uint32), ring.primes, ring.garner_inverses, none, bases, digits)
         np.testing.assert_array_equal(digits[0], remainder.astype(np.int64))
         np.testing.assert_array_equal(left != 0, multiplier.any(axis=0))
+
+
+@both
+def test_two_digits_taken_in_one_division_are_exact_at_and_next_to_every_multiple(name: str) -> None:
+    """Pairs whose product is near the largest divisor, or small: on either side of where they are joined."""
+    kernel, ring = module(name), ring_of(SMALL)
+    rng = np.random.default_rng(11)
+    pairs = [(2**23, 2**24), (2**23 + 1, 2**24), (3, 2**45), (2**20, 2**20), (2, 2), (2**46, 3), (5, 2**44 + 7)]
+    pairs += [(int(rng.integers(2, 2**b)), int(rng.integers(2, 2 ** (47 - b)))) for b in rng.integers(2, 46, 20)]
+    for low, high in pairs:
+        product = low * high
+        edges = [0, 1, low - 1, low, low + 1, product - 1, product - low, product // 2]
+        rests = [edges[i] % product for i in rng.integers(0, len(edges), SMALL.degree)]
+        multiples = rng.integers(0, max(SMALL.modulus // product // 2, 1).bit_length(), SMALL.degree)
+        values = [(1 << int(m)) // 2 * product + rest for m, rest in zip(multiples, rests, strict=True)]
+        residues_of_values = np.array([[v % p for v in values] for p in SMALL.primes], dtype=np.uint32)
+        digits = np.empty((2, SMALL.degree), dtype=np.int64)
+        none, bases = np.zeros(len(SMALL.primes), dtype=np.uint32), np.array([low, high], dtype=np.int64)
+        left = kernel.unpack_lanes(residues_of_values, ring.primes, ring.garner_inverses, none, bases, digits)
+        assert digits[0].tolist() == [v % SMALL.modulus % low for v in values]
+        assert digits[1].tolist() == [v % SMALL.modulus // low % high for v in values]
+        assert (left != 0).tolist() == [v % SMALL.modulus // product != 0 for v in values]
 
 
 @given(seeds, st.integers(1, 500))
