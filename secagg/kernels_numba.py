@@ -344,7 +344,11 @@ def unpack_sums(
     residues: U32, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64, first: int, last: int
 ) -> Found:
     """See `kernels_numpy.unpack_sums`."""
-    noise, highest, lowest, above = _unpack_sums(residues, *lanes, digits, left, sums, rest, first, last)
+    return _found(_unpack_sums(residues, *lanes, digits, left, sums, rest, first, last))
+
+
+def _found(extremes: Any) -> Found:
+    noise, highest, lowest, above = extremes
     return Found(int(noise), int(highest), int(lowest), bool(above))
 
 
@@ -372,14 +376,14 @@ def _unpack_transformed(
         for c in range(degree):
             row[c] = np.uint32(wide[i, c])
         _inverse(row, roots[i], quotients[i], primes[i], scale[i])
-    _unpack_lanes(residues, primes, inverses, offsets, divisors, digits, left, 0, degree)
-    return _sums_of(digits, left, noise_bound, max_lane, sums, rest, 0, degree)
+    return _unpack_sums(
+        residues, primes, inverses, offsets, divisors, noise_bound, max_lane, digits, left, sums, rest, 0, degree
+    )
 
 
 def unpack_transformed(wide: U64, inverse: Inverse, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64) -> Found:
     """See `kernels_numpy.unpack_transformed`."""
-    noise, highest, lowest, above = _unpack_transformed(wide, *inverse, *lanes, digits, left, sums, rest)
-    return Found(int(noise), int(highest), int(lowest), bool(above))
+    return _found(_unpack_transformed(wide, *inverse, *lanes, digits, left, sums, rest))
 
 
 @_jit

@@ -191,6 +191,11 @@ def _exact_sums(vectors: Vectors, plan: secagg.RoundPlan) -> Iterator[tuple[int,
     for start in range(0, plan.length, CHUNK):
         total = np.zeros(min(CHUNK, plan.length - start), dtype=np.int64)
         for client in range(vectors.workload.clients):
-            values = np.clip(vectors.chunk(client, start).astype(np.float64), -plan.clip, plan.clip)
-            total += np.rint(values * (1.0 / plan.step)).astype(np.int64)
+            total += quantised(vectors.chunk(client, start), plan)
         yield start, total
+
+
+def quantised(update: F32, plan: secagg.RoundPlan) -> NDArray[np.int64]:
+    """The integers that an update enters a sum with, worked out apart from `secagg`."""
+    values = np.clip(update.astype(np.float64), -plan.clip, plan.clip)
+    return np.rint(values * (1.0 / plan.step)).astype(np.int64)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import secagg
 from benchmarks.cases import Outcome
-from benchmarks.cases.encrypted import Setting, play_round
+from benchmarks.cases.encrypted import Setting, play_round, quantised
 from benchmarks.errors import CaseNotRunnable, WrongResult
 from benchmarks.machine import usable_cores
 from benchmarks.meter import Meter
@@ -154,7 +154,7 @@ def _check_sums(sums: NDArray[np.int64], updates: Sequence[F32], plan: secagg.Ro
     """Raise `WrongResult` unless `sums` are exactly the sums of the quantised updates."""
     total = np.zeros(plan.length, dtype=np.int64)
     for update in updates:
-        total += np.rint(update.astype(np.float64) * (1.0 / plan.step)).astype(np.int64)
+        total += quantised(update, plan)
     if wrong := int(np.count_nonzero(sums != total)):
         raise WrongResult(f"{wrong} integer sums are not exact")
 

@@ -82,17 +82,21 @@ def test_a_whole_round_trains_and_averages_what_was_trained(way: str) -> None:
     assert outcome.largest_error <= outcome.allowed_error
 
 
-def test_a_case_whose_integer_sums_are_off_by_one_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.cases import encrypted
-
-    right = encrypted.play_round
+def first_sum_off_by_one(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = module.play_round
 
     def off_by_one(*arguments: Any) -> Any:
         opened = right(*arguments)
         opened.sums[0] += 1
         return opened
 
-    monkeypatch.setattr(encrypted, "play_round", off_by_one)
+    monkeypatch.setattr(module, "play_round", off_by_one)
+
+
+def test_a_case_whose_integer_sums_are_off_by_one_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.cases import encrypted
+
+    first_sum_off_by_one(encrypted, monkeypatch)
     case = EncryptedAverage()
     case.prepare(Vectors(SMALL))
     with pytest.raises(WrongResult, match="not exact"):
@@ -102,14 +106,7 @@ def test_a_case_whose_integer_sums_are_off_by_one_is_wrong(monkeypatch: pytest.M
 def test_a_whole_round_whose_integer_sums_are_off_by_one_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.cases import rounds
 
-    right = rounds.play_round
-
-    def off_by_one(*arguments: Any) -> Any:
-        opened = right(*arguments)
-        opened.sums[0] += 1
-        return opened
-
-    monkeypatch.setattr(rounds, "play_round", off_by_one)
+    first_sum_off_by_one(rounds, monkeypatch)
     with pytest.raises(WrongResult, match="1 integer sums are not exact"):
         repeat(KNOWN["round-mlp-encrypted-cpu"], Workload(3_137, clients=3))
 
