@@ -6,13 +6,17 @@ fails is the column searched for the first cell that does not convert, so that t
 column and row. Rows are counted as an editor counts them (the header is row 1; a quoted line break counts as
 part of its row).
 
-Leaves to others: what columns mean (`schema`), which bank a row belongs to (`partition`), features
-(`features`).
+A date is what it says or it is refused: Arrow's parser and its unchecked casts would turn 31 February into
+2 March and a year beyond 64 bits into another.
+
+Leaves to others: what columns mean (`schema`), cells of a kind that no column can hold (`cells`), which bank a
+row belongs to (`partition`), features (`features`).
 """
 
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import gzip
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
@@ -28,11 +32,17 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from fl.cells import CellError, first_that_fails, plain
 from fl.errors import DataError
 from fl.schema import DAY_US, EPOCH, MICROSECONDS, LabelColumn, Schema, TimeColumn
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")  # how files write an absent number
 BLOCK_BYTES = 4 << 20  # of csv text per streamed chunk
+
+# What the calendar can name, in microseconds since 1970-01-01.
+FIRST_US = (dt.date.min - EPOCH).days * DAY_US
+LAST_US = ((dt.date.max - EPOCH).days + 1) * DAY_US - 1
+CALENDAR = "in the years 1 to 9999"
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,7 @@ def read_header(path: str | Path, delimiter: str = ",") -> list[str]:
             opener = gzip.open if path.suffix == ".gz" else open
             with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
                 names = next(csv.reader(lines, delimiter=delimiter), [])
-    except (pa.ArrowInvalid, OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot read its header: {error}") from error
     if not names:
         raise DataError(f"{path}: expected a header and rows, got an empty file")
@@ -149,9 +159,9 @@ def load_transactions(
             table = pa.parquet.read_table(path, columns=columns, partitioning=None)
         else:
             table = pa.csv.read_csv(path, **_csv_options(schema.delimiter, columns, bool(schema.text)))
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: {error}") from error
-    cells = _Cells(str(path), table, np.arange(len(table), dtype=np.int64), 1 if _is_parquet(path) else 2)
+    cells = _cells(str(path), table, np.arange(len(table), dtype=np.int64), 1 if _is_parquet(path) else 2)
     return _whole(cells, schema, labelled, bank_column, needs_fraud=needs_fraud)
 
 
@@ -161,8 +171,8 @@ def transactions_from_frame(
     """The same from a pandas frame that is already in memory; `source` names it in messages."""
     wanted = _wanted(schema, labelled, bank_column)
     _refuse_absent(wanted, list(frame.columns), source, schema)
-    table = pa.Table.from_pandas(frame[wanted], preserve_index=False)
-    cells = _Cells(source, table, np.arange(len(table), dtype=np.int64), 1)
+    columns = {name: _from_pandas(frame[name], name, source) for name in wanted}
+    cells = _cells(source, pa.table(columns), np.arange(len(frame), dtype=np.int64), 1)
     return _whole(cells, schema, labelled, bank_column, needs_fraud=True)
 
 
@@ -190,9 +200,9 @@ def stream_transactions(
                 part = table.slice(start, rows)
                 index = np.arange(seen, seen + len(part), dtype=np.int64)
                 seen += len(part)
-                cells = _Cells(str(path), part, index, 1 if _is_parquet(path) else 2).without_blanks(schema)
+                cells = _cells(str(path), part, index, 1 if _is_parquet(path) else 2).without_blanks(schema)
                 yield _build(cells, schema, labelled, bank_column)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: {error}") from error
 
 
@@ -201,12 +211,12 @@ def read_sample(path: str | Path, columns: list[str], rows: int) -> dict[str, ND
     path = Path(path)
     try:
         batches = _first_rows(_batches(path, _csv_options(",", columns, True), columns, rows), rows)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: {error}") from error
     if sum(len(batch) for batch in batches) == 0:
         raise DataError(f"{path}: expected rows below the header, got none")
     head = pa.Table.from_batches(batches)
-    cells = _Cells(str(path), head, np.arange(len(head), dtype=np.int64), 1)
+    cells = _cells(str(path), head, np.arange(len(head), dtype=np.int64), 1)
     return {name: np.array(cells.as_text(name).to_pylist(), object) for name in columns}
 
 
@@ -231,6 +241,21 @@ def _batches(
     else:
         with pa.csv.open_csv(path, **csv_options) as reader:
             yield from reader
+
+
+def _from_pandas(values: pd.Series | pd.DataFrame, name: str, source: str) -> pa.Array:
+    """A column of a frame. Raises `DataError` for a cell that is not of the kind of those above it."""
+    if isinstance(values, pd.DataFrame):
+        raise DataError(f"{source}: expected each column once, got {name!r} {values.shape[1]} times; rename them")
+    convert = (pa.ArrowException, TypeError, ValueError, OverflowError)
+    try:
+        return pa.Array.from_pandas(values)
+    except convert:
+        at = first_that_fails(len(values), lambda end: pa.Array.from_pandas(values.iloc[:end]), convert)
+        raise DataError(
+            f"{source}: row {at + 1}, column {name!r}: expected a value of the kind of those above, got "
+            f"{values.iloc[at]!r}; correct the frame"
+        ) from None
 
 
 def _is_parquet(path: Path) -> bool:
@@ -273,9 +298,21 @@ def _csv_options(delimiter: str, columns: list[str], quoted_breaks: bool) -> dic
     }
 
 
+def _cells(source: str, table: pa.Table, index: NDArray[np.int64], first_row: int) -> _Cells:
+    """The columns in the few types that the conversions below know. Raises `DataError` for a cell of no such type."""
+    columns = {}
+    for name in table.column_names:
+        try:
+            columns[name] = plain(table[name])
+        except CellError as fault:
+            where = "" if fault.at is None else f"row {int(index[fault.at]) + first_row}, "
+            raise DataError(f"{source}: {where}column {name!r}: {fault}; correct the file") from None
+    return _Cells(source, pa.table(columns), index, first_row)
+
+
 @dataclass(frozen=True)
 class _Cells:
-    """Columns of a source as Arrow holds them, with the source position of each row, for conversion and its
+    """Columns of a source as `plain` leaves them, with the source position of each row, for conversion and its
     errors.
     """
 
@@ -306,8 +343,11 @@ class _Cells:
         whole numbers.
         """
         values = self.table[column]
-        if pa.types.is_floating(values.type) and not pc.any(pc.not_equal(pc.floor(values), values)).as_py():
-            values = pc.cast(values, pa.int64())
+        if pa.types.is_floating(values.type):
+            values = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+            whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**63))
+            if pc.all(pc.fill_null(whole, True)).as_py():
+                values = pc.cast(values, pa.int64())
         return pc.fill_null(pc.cast(values, pa.string()), "")
 
     def refuse(self, column: str, bad: NDArray[np.bool_], expected: str, advice: str = "") -> None:
@@ -371,42 +411,85 @@ class _Cells:
             return values.astype(np.int64)
         unit = MICROSECONDS[time.unit]
         self.refuse(time.column, np.abs(values) > 2**60 / unit, f"{time.unit} within +-{2**60 // unit}")
-        origin = 0 if time.origin is None else (time.origin - EPOCH).days * DAY_US
-        return np.rint(values * unit).astype(np.int64) + origin
+        counted = np.rint(values * unit).astype(np.int64)
+        if time.origin is None:
+            return counted
+        counted += (time.origin - EPOCH).days * DAY_US
+        return self._in_calendar(time.column, counted, f"{time.unit} after {time.origin}, {CALENDAR}")
+
+    def _in_calendar(self, column: str, instants: NDArray[np.int64], expected: str) -> NDArray[np.int64]:
+        self.refuse(column, (instants < FIRST_US) | (instants > LAST_US), expected)
+        return instants
 
     def _datetimes(self, time: TimeColumn) -> NDArray[np.int64]:
         """Instants; a UTC offset is honoured when every cell has one."""
         values = self.table[time.column]
         if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
             return self._typed_datetimes(time, values)
+        self.refuse(time.column, _mask(pc.is_null(values)), "a date and time")
         if time.format is not None:
-            parsed = pc.strptime(values, format=time.format, unit="us", error_is_null=True)
-            self.refuse(time.column, _mask(pc.is_null(parsed)), f"a date as {time.format!r} writes it")
-            return _array(pc.cast(parsed, pa.int64()))
+            return self._formatted_datetimes(time.column, time.format, values)
         for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
             try:
-                return _array(pc.cast(pc.cast(values, kind), pa.int64()))
+                instants = _array(pc.cast(pc.cast(values, kind), pa.int64()))
             except pa.ArrowInvalid:
                 continue
-        bad = pd.to_datetime(values.to_pandas(), format="ISO8601", errors="coerce", utc=True).isna().to_numpy()
-        self.refuse(time.column, bad, "an ISO 8601 date and time, as in 2018-04-01 13:05:00")
-        naive = _mask(pc.invert(pc.match_substring_regex(values, r"(Z|[+-]\d\d:?\d\d)$")))
+            return self._in_calendar(time.column, instants, f"a date {CALENDAR}")
+        expected = "an ISO 8601 date and time, as in 2018-04-01 13:05:00"
         self.refuse(
             time.column,
-            naive if naive.any() else ~naive,
-            "ISO 8601 times all with, or all without, a UTC offset",
+            pd.to_datetime(values.to_pandas(), format="ISO8601", errors="coerce", utc=True).isna().to_numpy(),
+            expected,
         )
-        raise AssertionError("unreachable: one of the two refusals above applies")
+        naive = _mask(pc.invert(pc.match_substring_regex(values, r"(Z|[+-]\d\d:?\d\d)$")))
+        if 0 < naive.sum() < len(naive):
+            self.refuse(time.column, naive, "ISO 8601 times all with, or all without, a UTC offset")
+        # What pandas takes and Arrow does not, such as a fraction of more than six digits.
+        kind = pa.timestamp("us", tz=None if naive.all() else "UTC")
+        at = first_that_fails(len(values), lambda end: pc.cast(values.slice(0, end), kind), (pa.ArrowInvalid,))
+        self.refuse(time.column, np.arange(len(values)) == at, expected)
+        raise AssertionError("unreachable: one of the refusals above applies")
+
+    def _formatted_datetimes(self, column: str, format: str, values: pa.ChunkedArray) -> NDArray[np.int64]:
+        """Dates as Python's strptime reads them. Arrow's is thirty times as fast, and turns 31/02 into 2 March: its
+        answer counts where it writes the same text again; other cells are read one by one, each distinct one once.
+        """
+        coded = values.combine_chunks().dictionary_encode()
+        words = coded.dictionary
+        parsed = pc.strptime(words, format=format, unit="s", error_is_null=True)
+        try:
+            sure = _mask(pc.equal(pc.cast(pc.strftime(parsed, format=format), words.type), words))
+        except pa.ArrowInvalid:  # it cannot write in this format
+            sure = np.zeros(len(words), bool)
+        instants = np.asarray(pc.fill_null(pc.cast(parsed, pa.int64()), 0)) * np.int64(1_000_000)
+        bad = np.zeros(len(words), bool)
+        for at in np.flatnonzero(~sure):
+            try:
+                instants[at] = _microseconds(dt.datetime.strptime(words[int(at)].as_py(), format))
+            except ValueError:
+                bad[at] = True
+        code = coded.indices.to_numpy()
+        self.refuse(column, bad[code], f"a date as {format!r} writes it")
+        return self._in_calendar(column, instants[code], f"a date {CALENDAR}")
 
     def _typed_datetimes(self, time: TimeColumn, values: pa.ChunkedArray) -> NDArray[np.int64]:
-        if not pa.types.is_temporal(values.type):
+        if not (pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)):
             raise DataError(
                 f'{self.source}: column {time.column!r}: the schema expects dates (unit = "datetime"), got '
                 f"{values.type}; set [time] unit to what the numbers count"
             )
         self.refuse(time.column, _mask(pc.is_null(values)), "a date and time")
-        tz = getattr(values.type, "tz", None)
-        return _array(pc.cast(pc.cast(values, pa.timestamp("us", tz=tz), safe=False), pa.int64()))
+        # Finer than a microsecond is cut off. Nothing overflows: `plain` has refused what the calendar cannot name.
+        kind = pa.timestamp("us", tz=getattr(values.type, "tz", None))
+        cut = pc.CastOptions(kind, allow_time_truncate=True)
+        return _array(pc.cast(pc.cast(values, options=cut), pa.int64()))
+
+
+def _microseconds(moment: dt.datetime) -> int:
+    """Since 1970-01-01; without an offset as if in UTC."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
 
 
 def _array(values: pa.ChunkedArray) -> NDArray[Any]:

@@ -136,7 +136,7 @@ def _customers(path: Path, column: str, schema: Schema) -> dict[str, str]:
         text = dict.fromkeys((key, column), pa.string())
         options = pa.csv.ConvertOptions(include_columns=list(text), column_types=text, strings_can_be_null=False)
         table = pa.csv.read_csv(path, convert_options=options)
-    except (DataError, pa.ArrowInvalid, OSError) as error:
+    except (DataError, pa.ArrowException, OSError) as error:
         raise PartitionError(f"partition file {path}: {error}") from error
     customers, banks = table[key].to_pylist(), table[column].to_pylist()
     assigned: dict[str, str] = {}

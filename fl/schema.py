@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -77,6 +78,11 @@ class TimeColumn:
         _require(
             self.format is None or self.unit == "datetime",
             f"[time] format belongs to unit = 'datetime', got unit = {self.unit!r}; remove it",
+        )
+        _require(
+            self.format is None or _names_the_year(self.format),
+            f"[time] format: expected codes of Python's strptime that name a date with its year, as in "
+            f"'%d/%m/%Y %H:%M', got {self.format!r}",
         )
         _require(
             self.origin is None or self.unit in MICROSECONDS,
@@ -346,6 +352,15 @@ class Schema:
         if self.time is not None and self.time.has_calendar:
             return (EPOCH + dt.timedelta(days=day)).isoformat()
         return f"day {day}"
+
+
+def _names_the_year(format: str) -> bool:
+    """Whether strptime knows the codes of `format`, and reads the year of a date that is written with them."""
+    moment = dt.datetime(2001, 2, 3, 16, 5, 6, tzinfo=dt.UTC)
+    try:
+        return dt.datetime.strptime(moment.strftime(format), format).year == moment.year
+    except (ValueError, re.error):  # re.error: a code that stands there twice
+        return False
 
 
 def _refuse_repeats(names: Iterable[str], what: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import gzip
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from fl.data import Transactions, load_transactions, read_header, stream_transactions, transactions_from_frame
-from fl.errors import DataError
+from fl.errors import DataError, SchemaError
 from fl.schema import (
     AmountColumn,
     CategoricalColumn,
@@ -195,6 +198,120 @@ def test_a_date_format_of_the_schema_is_used_and_enforced() -> None:
     frame.loc[1, "t"] = "2024-02-03"
     with pytest.raises(DataError, match="row 2, column 't'"):
         transactions_from_frame(frame, schema, "frame")
+
+
+@pytest.mark.parametrize(
+    ("format", "cell"),
+    [
+        ("%d/%m/%Y", "31/02/2024"),
+        ("%d/%m/%Y", "29/02/2023"),
+        ("%d-%b-%Y", "31-Apr-2024"),
+        ("%y%m%d", "240230"),
+        ("%d/%m/%Y %H:%M:%S", "01/01/2024 23:59:60"),
+        ("%d/%m/%Y %H:%M:%S", "01/01/2024 24:00:00"),
+        ("%d/%m/%Y", "01/01/0000"),
+        ("%d/%m/%Y", "01/01/20245"),
+        ("%d/%m/%Y", "now"),
+        (None, "2024-02-31"),
+        (None, "2024-01-01 23:59:60"),
+        (None, "0000-01-01"),
+        (None, "2024-01-01 00:00:00.1234567"),
+    ],
+)
+def test_an_impossible_date_is_refused_and_never_another_date(format: str | None, cell: str) -> None:
+    sound = "2024-01-01 00:00:00" if format is None else pd.Timestamp("2024-01-01").strftime(format)
+    frame = pd.DataFrame({"when": [sound, cell], "fraud": [0, 1]})
+    schema = Schema("s", LabelColumn("fraud"), TimeColumn("when", format=format))
+    with pytest.raises(DataError) as caught:
+        transactions_from_frame(frame, schema, "test")
+    assert "row 2, column 'when'" in str(caught.value) and repr(cell) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("format", "cell", "expected"),
+    [
+        ("%d/%m/%Y", "29/02/2024", "2024-02-29 00:00:00"),
+        ("%d/%m/%Y", "1/2/2024", "2024-02-01 00:00:00"),
+        ("%d-%b-%Y", "01-FEB-2024", "2024-02-01 00:00:00"),
+        ("%I:%M %p %d/%m/%Y", "11:00 pm 01/02/2024", "2024-02-01 23:00:00"),
+        ("%Y-%m-%d %H:%M:%S.%f", "2024-01-01 00:00:00.250000", "2024-01-01 00:00:00.250000"),
+        ("%d/%m/%Y %H:%M:%S %z", "01/02/2024 01:00:00 +0200", "2024-01-31 23:00:00"),
+    ],
+)
+def test_a_date_is_read_as_python_reads_it(format: str, cell: str, expected: str) -> None:
+    frame = pd.DataFrame({"when": [cell, cell], "fraud": [0, 1]})
+    table = transactions_from_frame(frame, Schema("s", LabelColumn("fraud"), TimeColumn("when", format=format)), "test")
+    assert table.time is not None
+    assert pd.to_datetime(table.time, unit="us").tolist() == [pd.Timestamp(expected)] * 2
+
+
+@pytest.mark.parametrize("format", ["%H:%M", "%d/%m", "%Q %Y", "%Y %Y", "%"])
+def test_a_date_format_without_a_year_or_of_unknown_codes_is_refused_in_the_schema(format: str) -> None:
+    with pytest.raises(SchemaError, match=r"\[time\] format"):
+        TimeColumn("when", format=format)
+
+
+TABLE = {
+    "when": pa.array([dt.datetime(2024, 1, day) for day in (1, 2, 3)]),
+    "who": pa.array(["a", "b", "a"]),
+    "where": pa.array(["x", "y", "x"]),
+    "amount": pa.array([1.0, 2.0, 3.0]),
+    "fraud": pa.array([0, 1, 0]),
+    "age": pa.array([1.0, None, 3.0]),
+    "kind": pa.array(["card", "cash", "card"]),
+}
+NOT_UTF8 = pa.StringArray.from_buffers(3, pa.py_buffer(np.array([0, 1, 3, 4], np.int32)), pa.py_buffer(b"0\xff\xfe1"))
+HOSTILE = {
+    "seconds beyond 64 bits of microseconds": pa.array([0, 2**50, 1], pa.timestamp("s")),
+    "milliseconds beyond the calendar": pa.array([0, 2**62, 1], pa.timestamp("ms")),
+    "microseconds beyond the calendar": pa.array([0, 2**63 - 1, -(2**63)], pa.timestamp("us")),
+    "days beyond the calendar": pa.array([0, 2**31 - 1, 1], pa.int32()).cast(pa.date32()),
+    "an unknown time zone": pa.array([0, 1, 2], pa.timestamp("us", tz="Mars/Olympus")),
+    "durations": pa.array([dt.timedelta(1)] * 3),
+    "times of day": pa.array([dt.time(1)] * 3),
+    "lists": pa.array([[1], [2], [3]]),
+    "structs": pa.array([{"a": 1}] * 3),
+    "bytes that are no text": pa.array([b"1", b"\xff\xfe", b"0"]),
+    "text that is not UTF-8": NOT_UTF8,
+    "half precision": pa.array(np.array([0, 1, 0], np.float16)),
+    "numbers beyond 64 bits": pa.array([0.0, 1e300, 1.0]),
+    "infinity": pa.array([0.0, float("inf"), 1.0]),
+    "a dictionary of numbers": pa.array([1, 0, 1]).dictionary_encode(),
+    "views": pa.array(["1", "0", "1"], pa.string_view()),
+    "nothing": pa.nulls(3),
+    "the largest integers": pa.array([2**64 - 1, 1, 0], pa.uint64()),
+}
+
+
+@pytest.mark.parametrize("cells", HOSTILE)
+def test_any_cell_of_a_parquet_file_is_read_or_refused_by_name(tmp_path: Path, cells: str) -> None:
+    for column in TABLE:
+        path = tmp_path / f"{column}.parquet"
+        pa.parquet.write_table(pa.table({**TABLE, column: HOSTILE[cells]}), path)
+        for read in (load_transactions, lambda path, schema: list(stream_transactions(path, schema, labelled=True))):
+            try:
+                read(path, SCHEMA)
+            except DataError as error:
+                assert str(path) in str(error) and (repr(column) in str(error) or "no fraud" in str(error))
+
+
+@pytest.mark.parametrize("cells", [name for name in HOSTILE if "beyond the calendar" in name or "64 bits of" in name])
+def test_a_year_that_no_calendar_has_is_refused_by_row_and_never_another_year(tmp_path: Path, cells: str) -> None:
+    pa.parquet.write_table(pa.table({**TABLE, "when": HOSTILE[cells]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="row 2, column 'when': expected a date in the years 1 to 9999"):
+        load_transactions(tmp_path / "x.parquet", SCHEMA)
+
+
+def test_a_count_of_days_after_a_date_stays_within_the_calendar() -> None:
+    schema = Schema("s", LabelColumn("fraud"), TimeColumn("when", unit="days", origin=dt.date(2024, 1, 1)))
+    with pytest.raises(DataError, match="row 2, column 'when': expected days after 2024-01-01, in the years 1 to 9999"):
+        transactions_from_frame(pd.DataFrame({"when": [0, 3_000_000], "fraud": [0, 1]}), schema, "test")
+
+
+def test_a_frame_whose_column_mixes_kinds_is_refused_by_row() -> None:
+    frame = pd.DataFrame({"when": pd.Series(["2024-01-01", "2024-01-02", 3], dtype=object), "fraud": [0, 1, 0]})
+    with pytest.raises(DataError, match="test: row 3, column 'when'"):
+        transactions_from_frame(frame, Schema("s", LabelColumn("fraud"), TimeColumn("when")), "test")
 
 
 def test_streaming_a_file_gives_the_same_rows_as_loading_it(tmp_path: Path) -> None:
