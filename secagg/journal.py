@@ -3,7 +3,8 @@
 Events of a step, in this order:  joined -> contributing -> sealed -> finished,  or  aborted  (by a signed abort) at any
 point before.  After a crash nothing is encrypted again under the same masks: ephemeral keys and seeds were in memory
 only, so a round that was joined and not finished is abandoned, unless its contribution had left already and the release
-still comes (`Client.settle`).
+still comes (`Client.settle`).  The release of a round that this client was no member of moved the model all the same:
+caught up  stands alone, or after  joined, and is compared with the ledger as any other release is.
 
 The journal holds hashes, never values; an update's is keyed, because a vector of few bits could be guessed from a plain
 one, and a journal is shown to others to compare it with the key holder's ledger (`ledger.compare_journal`).
@@ -15,7 +16,7 @@ import hashlib
 import hmac
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +40,9 @@ _FOLLOWS: dict[str, tuple[str | None, ...]] = {
     "sealed": ("contributing",),
     "finished": ("sealed",),
     "aborted": ("joined", "contributing", "sealed"),
+    "caught up": (None, "joined"),
 }
+_ACCEPTED = ("finished", "caught up")
 
 
 class UpdateReuseWarning(UserWarning):
@@ -50,15 +53,16 @@ class UpdateReuseWarning(UserWarning):
 class JournalRound:
     """What a journal knows about one round. All hashes 32 bytes, None where the round did not get so far.
 
-    anchor: the ledger head that the offer named. roster: accepted; members: its size. contribution: sealed, perhaps
-    sent. release: accepted. aborted: by a signed abort of the key holder.
+    offer: answered, None for a round that this client did not join. anchor: the ledger head that the offer named.
+    roster: accepted; members: its size. contribution: sealed, perhaps sent. release: accepted, as a member or catching
+    up. aborted: by a signed abort of the key holder.
     """
 
     step: int
     model: bytes
     round_id: bytes
-    offer: bytes
-    anchor: bytes
+    offer: bytes | None
+    anchor: bytes | None
     key_holder: bytes
     roster: bytes | None = None
     members: int = 0
@@ -93,10 +97,10 @@ class Journal:
         return self._log.head
 
     def check_step(self, step: int) -> None:
-        """Raise `StepNotIncreasing` unless `step` is above every step joined before."""
-        last = self._log.last("joined")
-        if last is not None and step <= last.step:
-            raise StepNotIncreasing(f"step: expected more than {last.step}, the last one joined, got {step}")
+        """Raise `StepNotIncreasing` unless `step` is above every step joined, or caught up with, before."""
+        known = [last.step for kind in ("joined", "caught up") if (last := self._log.last(kind)) is not None]
+        if known and step <= max(known):
+            raise StepNotIncreasing(f"step: expected more than {max(known)}, the last one joined, got {step}")
 
     def joined(self, step: int, model: bytes, round_id: bytes, offer: bytes, anchor: bytes, key_holder: bytes) -> None:
         """Remember a join. offer: its hash. anchor: the ledger head it names. key_holder: public key. 32 bytes each."""
@@ -152,6 +156,23 @@ class Journal:
         """The key holder's signed abort came."""
         self._append("aborted", step, model, round_id, b"")
 
+    def caught_up(self, step: int, model: bytes, round_id: bytes, release: bytes, key_holder: bytes) -> None:
+        """A release of a round that this client was no member of is about to move the model.
+
+        release: its hash. key_holder: public key that signed it. 32 bytes each. Raises `StepNotIncreasing` unless the
+        step is above every step whose release was accepted, and `WrongState` for a round that had this client's
+        contribution, or was told to be aborted.
+        """
+        accepted = self.last_accepted()
+        if accepted is not None and step <= accepted.step:
+            raise StepNotIncreasing(f"step: expected more than {accepted.step}, the last one accepted, got {step}")
+        self._append("caught up", step, model, round_id, release + key_holder)
+
+    def last_accepted(self) -> JournalRound | None:
+        """The round of the highest step whose release was accepted, as a member or catching up, or None."""
+        steps = [event.step for kind in _ACCEPTED for event in self._log.events(kind=kind)]
+        return self.round_of(max(steps)) if steps else None
+
     def round_of(self, step: int) -> JournalRound | None:
         """What became of a step; None when it was never joined."""
         known: JournalRound | None = None
@@ -162,7 +183,7 @@ class Journal:
     def unfinished(self) -> tuple[int, ...]:
         """Steps that were joined and neither finished nor aborted, in order."""
         joined = {event.step for event in self._log.events(kind="joined")}
-        done = {event.step for kind in ("finished", "aborted") for event in self._log.events(kind=kind)}
+        done = {event.step for kind in (*_ACCEPTED, "aborted") for event in self._log.events(kind=kind)}
         return tuple(sorted(joined - done))
 
     def close(self) -> None:
@@ -237,7 +258,7 @@ def journal_rounds(found: Audit) -> dict[int, JournalRound]:
         if (
             not legal
             or (before and before.round_id != entry.round_id)
-            or (not before and entry.step <= max(last, default=-1))
+            or (not before and entry.step <= _floor(entry.kind, rounds))
         ):
             raise LedgerError(
                 f"{found.path}: event {entry.sequence} ({entry.kind}, step {entry.step}) breaks the rules of a journal"
@@ -249,10 +270,18 @@ def journal_rounds(found: Audit) -> dict[int, JournalRound]:
     return rounds
 
 
+def _floor(kind: str, rounds: Mapping[int, JournalRound]) -> int:
+    """The step that the first event of another must be above: any joined before; to catch up, any accepted before."""
+    steps = (step for step, each in rounds.items() if kind != "caught up" or each.release is not None)
+    return max(steps, default=-1)
+
+
 def _advanced(
     known: JournalRound | None, kind: str, step: int, model: bytes, round_id: bytes, body: bytes
 ) -> JournalRound:
     """The round after one more event."""
+    if known is None and kind == "caught up":
+        return JournalRound(step, model, round_id, None, None, body[_HASH : 2 * _HASH], release=body[:_HASH])
     if known is None:
         offer, anchor, key_holder = body[:_HASH], body[_HASH : 2 * _HASH], body[2 * _HASH : 3 * _HASH]
         return JournalRound(step, model, round_id, offer, anchor, key_holder)
@@ -264,7 +293,7 @@ def _advanced(
             return replace(known, roster=body[:_HASH], members=members)
         case "sealed":
             return replace(known, contribution=body[:_HASH])
-        case "finished":
+        case "finished" | "caught up":
             return replace(known, release=body[:_HASH])
         case _:
             return replace(known, aborted=True)

@@ -211,8 +211,9 @@ def compare_journal(ledger: str | Path, journal: str | Path) -> int:
     """Check a ledger against what a client saw; returns the number of rounds compared.
 
     For each round of this key holder in the journal: the offer that the client answered stands in the ledger, right
-    after the event whose hash the offer anchored; the roster is the one the client accepted; the release it accepted
-    is the stored one; and no round it was told is aborted was released. Copy the ledger after the journal.
+    after the event whose hash the offer anchored; the roster is the one the client accepted; the release it accepted,
+    as a member or catching up, is the stored one; and no round it was told is aborted was released. Copy the ledger
+    after the journal.
     Raises `LedgerError` with the first contradiction.
     """
     found, seen = _audited(ledger), audit(journal)
@@ -232,10 +233,13 @@ def _contradiction(seen: JournalRound, entries: list[Entry], heads: list[bytes])
     held = {entry.kind: entry for entry in entries}
     opened = held.get("opened")
     if opened is None:
-        return "the client joined it, and the ledger has no such step: rolled back, or a copy older than the journal"
-    if opened.start[:_HASH] != seen.offer:
+        met = "joined it" if seen.offer is not None else "caught up with its release"
+        return f"the client {met}, and the ledger has no such step: rolled back, or a copy older than the journal"
+    if seen.offer is not None and opened.start[:_HASH] != seen.offer:
         return "the client answered another offer: the ledger was forked, or rolled back and continued"
-    if heads[opened.sequence - 1] != seen.anchor:
+    if opened.round_id != seen.round_id:
+        return "the client caught up with another round: the ledger was forked, or rolled back and continued"
+    if seen.anchor is not None and heads[opened.sequence - 1] != seen.anchor:
         return "the offer anchored another head: events before it were exchanged"
     for kind, own, what in (("roster", seen.roster, "roster"), ("released", seen.release, "release")):
         entry = held.get(kind)

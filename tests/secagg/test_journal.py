@@ -173,6 +173,10 @@ def test_signed_events_that_break_the_rules_of_a_journal_do_not_pass_an_audit(tm
             [("joined", 1, 1), ("aborted", 1, 2)],
             [("joined", 1, 1), ("contributing", 1, 1)],  # with a body that is too short
             [("joined", 1, 1), ("lost", 1, 1)],
+            [("caught up", 2, 2), ("caught up", 1, 1)],
+            [("caught up", 2, 2), ("joined", 1, 1)],
+            [("joined", 1, 1), ("caught up", 1, 2)],
+            [("joined", 1, 1), ("aborted", 1, 1), ("caught up", 1, 1)],
         )
     ):
         log = EventLog(tmp_path / f"{number}.db", OWNER, PURPOSE)
@@ -181,6 +185,57 @@ def test_signed_events_that_break_the_rules_of_a_journal_do_not_pass_an_audit(tm
         log.close()
         with pytest.raises(LedgerError):
             audit_journal(tmp_path / f"{number}.db")
+
+
+# --- a client that was no member ---
+
+
+def caught_up(journal: Journal, step: int, release: bytes = b"f" * 32, name: int | None = None) -> None:
+    journal.caught_up(step, MODEL, round_id(step if name is None else name), release, b"k" * 32)
+
+
+def test_a_release_that_a_client_catches_up_with_is_remembered_and_is_the_last_one_accepted(tmp_path):
+    journal = Journal(tmp_path / "j.db", OWNER)
+    contributing(journal, 1)
+    journal.sealed(1, MODEL, round_id(1), b"c" * 32)
+    assert journal.last_accepted() is None
+    journal.finished(1, MODEL, round_id(1), b"e" * 32)
+    joined(journal, 2)  # and was not on the roster
+    caught_up(journal, 2)
+    caught_up(journal, 4, b"g" * 32)
+    assert journal.unfinished() == ()
+    last = journal.last_accepted()
+    assert last is not None and (last.step, last.release, last.offer) == (4, b"g" * 32, None)
+    journal.close()
+    first, second, third = audit_journal(tmp_path / "j.db").rounds
+    assert [each.release for each in (first, second, third)] == [b"e" * 32, b"f" * 32, b"g" * 32]
+    assert second.offer == b"o" * 32 and third.offer is None and third.finished
+    assert {each.key_holder for each in (first, second, third)} == {b"k" * 32}
+
+
+def test_a_step_is_caught_up_with_once_and_no_earlier_one_is_joined_or_caught_up_with_afterwards(journal):
+    caught_up(journal, 3)
+    for step in (1, 3):
+        with pytest.raises(StepNotIncreasing):
+            caught_up(journal, step, b"g" * 32)
+        with pytest.raises(StepNotIncreasing):
+            joined(journal, step)
+    joined(journal, 4)
+
+
+def test_no_client_catches_up_with_a_round_that_had_its_contribution_or_was_said_to_be_aborted(journal):
+    contributing(journal, 1)
+    with pytest.raises(WrongState, match="caught up after contributing"):
+        caught_up(journal, 1)
+    journal.sealed(1, MODEL, round_id(1), b"c" * 32)
+    with pytest.raises(WrongState, match="caught up after sealed"):
+        caught_up(journal, 1)
+    journal.aborted(1, MODEL, round_id(1))
+    with pytest.raises(WrongState, match="caught up after aborted"):
+        caught_up(journal, 1)
+    joined(journal, 2)
+    with pytest.raises(WrongState, match="in this round"):
+        caught_up(journal, 2, name=7)
 
 
 # --- a client that lost its memory ----------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from simulator import Federation, Peers
 
 from secagg.errors import LedgerError, RoundAlreadyReleased, SecAggError, StepNotIncreasing, WrongState
-from secagg.eventlog import NO_HEAD
+from secagg.eventlog import NO_HEAD, audit
 from secagg.identity import Identity
-from secagg.journal import Journal
+from secagg.journal import Journal, journal_rounds
 from secagg.ledger import Ledger, Outcome, audit_ledger, compare, compare_journal
 
 MODEL = b"m" * 32
@@ -307,6 +307,32 @@ def test_a_key_holder_that_lies_about_an_abort_is_caught(federation, monkeypatch
     monkeypatch.setattr(module, "journal_rounds", told_aborted)
     with pytest.raises(LedgerError, match="told that it was aborted, and the ledger released it"):
         compare_journal(federation.ledger_file, federation.journal_file(0))
+
+
+def caught_up(federation, path, step: int, round_id: bytes, release: bytes) -> None:
+    """A journal of the third bank, which was no member of any round and caught up with one release."""
+    journal = Journal(path, OWNER)
+    journal.caught_up(step, MODEL, round_id, release, federation.authority.key)
+    journal.close()
+
+
+def test_a_release_that_a_client_caught_up_with_must_stand_in_the_ledger_as_it_was(federation, tmp_path):
+    first = journal_rounds(audit(federation.journal_file(0)))[1]
+    assert first.release is not None
+    cases = {
+        "as it was": (1, first.round_id, first.release, None),
+        "another release": (1, first.round_id, b"x" * 32, "step 1: the client accepted a release that the ledger"),
+        "another round": (1, b"x" * 16, first.release, "step 1: the client caught up with another round"),
+        "in no ledger": (9, b"x" * 16, b"x" * 32, "step 9: the client caught up with its release, and the ledger has"),
+        "never released": (3, journal_rounds(audit(federation.journal_file(0)))[3].round_id, b"x" * 32, "step 3: "),
+    }
+    for name, (step, round_id, release, said) in cases.items():
+        caught_up(federation, tmp_path / f"{name}.db", step, round_id, release)
+        if said is None:
+            assert compare_journal(federation.ledger_file, tmp_path / f"{name}.db") == 1
+            continue
+        with pytest.raises(LedgerError, match=said):
+            compare_journal(federation.ledger_file, tmp_path / f"{name}.db")
 
 
 def test_rounds_of_another_key_holder_are_not_compared(federation, tmp_path):
