@@ -3,6 +3,10 @@
 Honest roles are the shipped ones and talk in bytes. A malicious aggregator or client holds its own identity and
 signs whatever it likes (`signed_sum`, `signed_contribution`); a malicious or robbed key holder holds the decryption
 key (`stolen_key`). Small parameters (N = 4096) keep a round at some 30 ms; nothing else is weakened.
+
+Luck: the noise of an honest sum is refused with probability below 2**-45. The plan's 2**-40 is the bound for the worst
+key that generation lets through; tests/test_demos_attack.py computes it over all keys. A control that opens a sum
+may put no more noise into it than the honest contributions have, and is then not left to chance.
 """
 
 from __future__ import annotations

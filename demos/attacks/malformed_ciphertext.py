@@ -22,7 +22,8 @@ from secagg.messages import EncryptedSum
 from secagg.ring import ring_of
 
 SHIFT = 15
-"""2**15 quantisation steps: above twice any honest sum here, and with it still within the lane's bound."""
+"""2**15 quantisation steps: above twice any honest sum here, and with it still within the lane's bound. A sum of five
+has standard deviation 1,465 steps: one of 6,000 values beyond 2**14, eleven of them, has probability below 2**-75."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,9 @@
 """Attack 10: a sum that is honest where it is looked at.
 
 A secret token in a lane, or here the sum of weights, protects the block that holds it. In all the other blocks the
-aggregator swaps, doubles, shifts by a power of X, replaces, or puts one client alone; the digits stay well formed.
+aggregator swaps, shifts by a power of X, replaces, puts one client alone or one client twice; the digits stay well
+formed. No trick makes more noise than the five honest contributions do: the control opens five sums and must release
+all of them, and noise is refused in one of them with probability below 2**-43 (`federation.py`, "Luck").
 
 What stops it here: the masks cover every coefficient of every block, and each has a stream of its own.
 """
@@ -27,10 +29,10 @@ def swapped(cast: Federation, collected: Collected) -> U32:
     return cast.honest_sum(collected)[[1, 0, 2]]
 
 
-def doubled(cast: Federation, collected: Collected) -> U32:
-    """Block 0 counted twice."""
+def victim_twice(cast: Federation, collected: Collected) -> U32:
+    """Block 0 replaced by twice the victim's: the noise variance of four contributions, in a sum of five."""
     total = cast.honest_sum(collected)
-    total[0] = cast.scaled(total[0], 2)
+    total[0] = cast.scaled(cast.residues(collected.contributions[VICTIM]), 2)[0]
     return total
 
 
@@ -62,7 +64,7 @@ def victim_block(cast: Federation, collected: Collected) -> U32:
     return total
 
 
-TRICKS: tuple[Trick, ...] = (swapped, doubled, shifted, made_up, victim_block)
+TRICKS: tuple[Trick, ...] = (swapped, shifted, made_up, victim_twice, victim_block)
 
 
 def control() -> Control:
@@ -93,5 +95,5 @@ def shipped() -> Shipped:
 
 
 ATTACK = Attack(
-    "tokens-in-lanes", "tamper with the blocks that hold no token: swap, double, shift, replace", control, shipped
+    "tokens-in-lanes", "tamper with the blocks that hold no token: swap, shift, replace, repeat", control, shipped
 )
