@@ -127,7 +127,7 @@ class Client(Secret):
         """Answer an offer. model: the hash of the model that the update will refer to, 32 bytes.
 
         Raises `PeerError` leaves for an offer that is not the enrolled key holder's for this session, plan, quorum and
-        model, and `StepNotIncreasing` for a step that was joined before.
+        model, and `StepNotIncreasing` or `StepJump` for a step that does not follow those joined before.
         """
         following = self._machine.require("join")
         with self._clock.stage("check"):
@@ -148,6 +148,16 @@ class Client(Secret):
         self._machine.enter(following)
         return join
 
+    def check_update(self, update: NDArray[np.floating], weight: int = 1) -> None:
+        """Refuse, before a round is joined for it, an update that no roster could take; changes nothing.
+
+        Raises `UpdateError`, `WeightOutOfRange`, or `UpdateReused` for one that entered a round which was not aborted.
+        """
+        packing.check_update(update, self._plan)
+        packing.check_weight(weight, self._plan)
+        with self._clock.stage("check"):
+            self._journal.check_update(self._journal.name(update, self._plan))
+
     def contribute(
         self, roster: Roster, update: NDArray[np.floating], weight: int = 1, *, allow_reuse: bool = False
     ) -> Contribution:
@@ -162,12 +172,13 @@ class Client(Secret):
         encoder = packing.Encoder(update, weight, self._plan)
         with self._clock.stage("check"):
             roster_hash = check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum, state.join)
+            name = self._journal.name(update, self._plan)
         header = state.offer.header.reply(self._identity.key, previous=roster_hash, roster=roster_hash)
         with self._clock.stage("mask", "key agreement"):
             terms = self._mask_terms(roster, roster_hash, state) if self._masking else []
         members = [entry.sender for entry in roster.entries]
         self._journal.contributing(
-            header.step, header.model, header.round_id, roster_hash, members, update, weight, allow_reuse
+            header.step, header.model, header.round_id, roster_hash, members, name, weight, allow_reuse
         )
         payload = self._seal(encoder, terms, state)
         with self._clock.stage("serialize") as stage:

@@ -71,8 +71,12 @@ class StepNotIncreasing(LocalError):
     """Steps of a session increase strictly; this one does not."""
 
 
+class StepJump(LocalError):
+    """An offer's step is further above the last one joined than a bank follows in one go."""
+
+
 class UpdateReused(LocalError):
-    """This update already entered a roster; in another one, the two sums could be differenced."""
+    """This update, or what a plan makes of it, entered a roster; in another one, two sums could be differenced."""
 
 
 class LedgerError(LocalError):

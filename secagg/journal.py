@@ -6,8 +6,13 @@ only, so a round that was joined and not finished is abandoned, unless its contr
 still comes (`Client.settle`).  The release of a round that this client was no member of moved the model all the same:
 caught up  stands alone, or after  joined, and is compared with the ledger as any other release is.
 
-The journal holds hashes, never values; an update's is keyed, because a vector of few bits could be guessed from a plain
-one, and a journal is shown to others to compare it with the key holder's ledger (`ledger.compare_journal`).
+The journal holds hashes, never values; an update's are keyed, because a vector of few bits could be guessed from a
+plain one, and a journal is shown to others to compare it with the key holder's ledger (`ledger.compare_journal`).
+
+An update has two names. What is encrypted are integers, so their hash is the one that counts: values that differ by
+less than the quantisation, or beyond the clip, are the same update. Another plan makes other integers of the same
+values: the hash of the values as float32 finds those. Neither finds a copy that was changed on purpose; what a second
+training from the same model tells is another rule's business.
 """
 
 from __future__ import annotations
@@ -23,15 +28,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.errors import LedgerError, RosterMismatch, StepNotIncreasing, UpdateReused, WrongState
+from secagg import packing
+from secagg.errors import LedgerError, RosterMismatch, StepJump, StepNotIncreasing, UpdateReused, WrongState
 from secagg.eventlog import IN_MEMORY, Audit, Entry, Event, EventLog, audit
 from secagg.identity import Identity
+from secagg.plan import RoundPlan
 
 PURPOSE = "client journal"
 
 _HASH = 32  # bytes
 _CIRCUMSTANCES = struct.Struct("<32sIQ")  # hash of the senders, their number, own weight
-_SCAN = 1 << 18  # values hashed in one go
+_PLACES = struct.Struct(f"<32s32s{_CIRCUMSTANCES.size}s32s32s")  # roster, values, circumstances, integers, plan
+_VALUES, _INTEGERS = _HASH, 2 * _HASH + _CIRCUMSTANCES.size  # offsets of the two names
+_WIDTHS = (np.int8, np.int16, np.int32, np.int64)
+
+MAX_STEP_JUMP = 2**20
+"""How far above the last step joined an offer may be, and above 0 the first. Steps count rounds, or days: a jump of a
+million is a mistake or an attack, and one to the end of the range would leave the bank no step to join."""
 
 # Kind of event -> what may stand before it in the same step.
 _FOLLOWS: dict[str, tuple[str | None, ...]] = {
@@ -47,6 +60,24 @@ _ACCEPTED = ("finished", "caught up")
 
 class UpdateReuseWarning(UserWarning):
     """An update enters a second roster at the caller's request."""
+
+
+class ZeroUpdateWarning(UserWarning):
+    """An update of which every value quantises to zero comes again: it hides nobody in the roster."""
+
+
+@dataclass(frozen=True)
+class UpdateName:
+    """What the journal knows of an update under a plan. Hashes of 32 bytes.
+
+    integers: keyed, of the quantised and clipped integers before the weight. values: keyed, of the values as float32.
+    plan: fingerprint. zero: whether all integers are 0.
+    """
+
+    integers: bytes
+    values: bytes
+    plan: bytes
+    zero: bool
 
 
 @dataclass(frozen=True)
@@ -97,10 +128,34 @@ class Journal:
         return self._log.head
 
     def check_step(self, step: int) -> None:
-        """Raise `StepNotIncreasing` unless `step` is above every step joined, or caught up with, before."""
-        known = [last.step for kind in ("joined", "caught up") if (last := self._log.last(kind)) is not None]
-        if known and step <= max(known):
-            raise StepNotIncreasing(f"step: expected more than {max(known)}, the last one joined, got {step}")
+        """Raise unless `step` is above every step joined, or caught up with, before, by at most `MAX_STEP_JUMP`.
+
+        Leaves: `StepNotIncreasing`, `StepJump`.
+        """
+        latest = self._latest()
+        if latest is not None and step <= latest:
+            raise StepNotIncreasing(f"step: expected more than {latest}, the last one joined, got {step}")
+        self._check_jump(step)
+
+    def name(self, update: NDArray[np.floating], plan: RoundPlan) -> UpdateName:
+        """Both names of a checked update: one pass over its values and one over its integers, in small pieces."""
+        values, integers, zero = self._owner.keyed_hash(b"update"), self._owner.keyed_hash(b"quantised update"), True
+        for start in range(0, update.shape[0], packing.SCAN):
+            with np.errstate(over="ignore", under="ignore"):
+                narrow = np.ascontiguousarray(update[start : start + packing.SCAN], dtype="<f4")
+            values.update(narrow.data.cast("B"))
+        for piece in packing.quantised(update, plan):
+            zero &= not _hash_integers(integers, piece)
+        return UpdateName(integers.digest(), values.digest(), plan.fingerprint, zero)
+
+    def check_update(self, update: UpdateName) -> None:
+        """Raise `UpdateReused` for an update that no roster can take any more: to be asked before a round is joined.
+
+        One whose round was aborted passes here; `contributing` then sees whether the members are the same.
+        """
+        for event in self._uses(update):
+            if not update.zero and not self._log.events(event.step, "aborted"):
+                raise self._reused(event)
 
     def joined(self, step: int, model: bytes, round_id: bytes, offer: bytes, anchor: bytes, key_holder: bytes) -> None:
         """Remember a join. offer: its hash. anchor: the ledger head it names. key_holder: public key. 32 bytes each."""
@@ -114,35 +169,41 @@ class Journal:
         round_id: bytes,
         roster: bytes,
         members: Sequence[bytes],
-        update: NDArray[np.floating],
+        update: UpdateName,
         weight: int,
         allow_reuse: bool,
     ) -> None:
         """Bind this offer to one roster and this update to its members; durable before anything is encrypted.
 
-        roster: its hash, 32 bytes. members: all senders, in roster order. update: float32 or float64; only its keyed
-        hash is kept. Raises `RosterMismatch` for a second roster of the same offer and `UpdateReused` for an update
-        that entered another roster. The exception is one whose round was aborted, with identical members and weight:
-        then both sums, even if both came out, are the same sum.
+        roster: its hash, 32 bytes. members: all senders, in roster order. Raises `RosterMismatch` for a second roster
+        of the same offer and `UpdateReused` for an update that entered another roster. The exception is one whose
+        round was aborted, with identical members, weight and plan: then both sums, even if both came out, are the same
+        sum. An update of zeros alone may come again, with a warning: it adds nothing to any sum, so two of them differ
+        by nothing that this client keeps to itself, and it hid no other member the first time.
         """
         if self._log.events(step, "contributing"):
             raise RosterMismatch(f"step {step}: this offer already had a roster; nothing is encrypted under a second")
-        name = self._name(update)
         senders = hashlib.sha256(b"".join(members)).digest()
         circumstances = _CIRCUMSTANCES.pack(senders, len(members), weight)
-        for event in self._log.holding("contributing", _HASH, name):
-            if not self._harmless(event, circumstances):
+        for event in self._uses(update):
+            if update.zero:
+                warnings.warn(
+                    f"every value of this update is 0 after quantisation, as at step {event.step}: it hides no other "
+                    "member; is training stuck, or the clip far too large?",
+                    ZeroUpdateWarning,
+                    stacklevel=3,
+                )
+                break
+            if not self._harmless(event, circumstances, update):
                 if not allow_reuse:
-                    raise UpdateReused(
-                        f"this update entered step {event.step} with other members, or a round that was not aborted; "
-                        "train a fresh one (with DP: fresh noise), or pass allow_reuse=True and accept differencing"
-                    )
+                    raise self._reused(event)
                 warnings.warn(
                     f"an update of step {event.step} enters another roster: the two sums can be differenced",
                     UpdateReuseWarning,
                     stacklevel=3,
                 )
-        self._append("contributing", step, model, round_id, roster + name + circumstances)
+        body = _PLACES.pack(roster, update.values, circumstances, update.integers, update.plan)
+        self._append("contributing", step, model, round_id, body)
 
     def sealed(self, step: int, model: bytes, round_id: bytes, contribution: bytes) -> None:
         """Remember the hash of the contribution that will be sent; only identical bytes are ever sent again."""
@@ -160,12 +221,13 @@ class Journal:
         """A release of a round that this client was no member of is about to move the model.
 
         release: its hash. key_holder: public key that signed it. 32 bytes each. Raises `StepNotIncreasing` unless the
-        step is above every step whose release was accepted, and `WrongState` for a round that had this client's
-        contribution, or was told to be aborted.
+        step is above every step whose release was accepted, `StepJump` for one far above, and `WrongState` for a round
+        that had this client's contribution, or was told to be aborted.
         """
         accepted = self.last_accepted()
         if accepted is not None and step <= accepted.step:
             raise StepNotIncreasing(f"step: expected more than {accepted.step}, the last one accepted, got {step}")
+        self._check_jump(step)
         self._append("caught up", step, model, round_id, release + key_holder)
 
     def last_accepted(self) -> JournalRound | None:
@@ -190,19 +252,37 @@ class Journal:
         """Release the lock on the file."""
         self._log.close()
 
-    def _harmless(self, earlier: Event, circumstances: bytes) -> bool:
-        return earlier.body[2 * _HASH :] == circumstances and bool(self._log.events(earlier.step, "aborted"))
+    def _latest(self) -> int | None:
+        """The highest step that was joined or caught up with."""
+        known = [last.step for kind in ("joined", "caught up") if (last := self._log.last(kind)) is not None]
+        return max(known, default=None)
 
-    def _name(self, update: NDArray[np.floating]) -> bytes:
-        """Keyed hash of the values, the same in float32 and float64: of float32 where that holds them all."""
-        narrow, wide = self._owner.keyed_hash(b"update"), None
-        for start in range(0, update.shape[0], _SCAN):
-            values = update[start : start + _SCAN]
-            if wide is None and not _fits_float32(values):
-                wide = self._owner.keyed_hash(b"wide update")
-                _hash_values(wide, update[:start], "<f8")
-            _hash_values(narrow if wide is None else wide, values, "<f4" if wide is None else "<f8")
-        return (narrow if wide is None else wide).digest()
+    def _check_jump(self, step: int) -> None:
+        highest = (self._latest() or 0) + MAX_STEP_JUMP
+        if step > highest:
+            raise StepJump(
+                f"step: expected at most {highest}, {MAX_STEP_JUMP} above the last one joined, got {step}: ask the key "
+                "holder why its steps jump"
+            )
+
+    def _uses(self, update: UpdateName) -> list[Event]:
+        """Earlier rosters that this update entered, under whichever plan, in the order of their steps."""
+        found = {
+            event.sequence: event
+            for offset, name in ((_VALUES, update.values), (_INTEGERS, update.integers))
+            for event in self._log.holding("contributing", offset, name)
+        }
+        return [found[sequence] for sequence in sorted(found)]
+
+    def _harmless(self, earlier: Event, circumstances: bytes, update: UpdateName) -> bool:
+        same = earlier.body[2 * _HASH :] == circumstances + update.integers + update.plan
+        return same and bool(self._log.events(earlier.step, "aborted"))
+
+    def _reused(self, event: Event) -> UpdateReused:
+        return UpdateReused(
+            f"this update entered step {event.step} with other members, weight or plan, or a round that was not "
+            "aborted; train a fresh one (with DP: fresh noise), or pass allow_reuse=True and accept differencing"
+        )
 
     def _append(self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes) -> None:
         """Write an event if the table allows it. Raises `WrongState`."""
@@ -213,16 +293,13 @@ class Journal:
         self._log.append(kind, step, model, round_id, body)
 
 
-def _fits_float32(values: NDArray[np.floating]) -> bool:
-    if values.dtype == np.float32:
-        return True
-    with np.errstate(over="ignore", under="ignore"):
-        return bool((values.astype(np.float32) == values).all())
-
-
-def _hash_values(digest: hmac.HMAC, values: NDArray[np.floating], as_type: str) -> None:
-    for start in range(0, values.shape[0], _SCAN):
-        digest.update(np.ascontiguousarray(values[start : start + _SCAN], dtype=as_type).data.cast("B"))
+def _hash_integers(digest: hmac.HMAC, integers: NDArray[np.int64]) -> bool:
+    """Hash them in the narrowest type that holds them, the same under every plan; whether any of them is not 0."""
+    largest = max(int(integers.max()), -int(integers.min()))
+    width = next(each for each in _WIDTHS if largest <= np.iinfo(each).max)
+    digest.update(bytes([np.dtype(width).itemsize]))
+    digest.update(integers.astype(np.dtype(width).newbyteorder("<")).data.cast("B"))
+    return largest > 0
 
 
 # --- offline --------------------------------------------------------------------------------------------------------
@@ -287,8 +364,9 @@ def _advanced(
         return JournalRound(step, model, round_id, offer, anchor, key_holder)
     match kind:
         case "contributing":
-            if len(body) != 2 * _HASH + _CIRCUMSTANCES.size:
-                raise LedgerError(f"step {step}: expected {2 * _HASH + _CIRCUMSTANCES.size} bytes about a contribution")
+            # Journals of before the second name end here; they stay readable, and their names still count.
+            if len(body) < _INTEGERS:
+                raise LedgerError(f"step {step}: expected at least {_INTEGERS} bytes about a contribution")
             _, members, _ = _CIRCUMSTANCES.unpack_from(body, 2 * _HASH)
             return replace(known, roster=body[:_HASH], members=members)
         case "sealed":

@@ -33,6 +33,7 @@ from secagg.ring import ring_of
 from secagg.workers import Workers
 
 _SCAN = 1 << 20  # values looked at in one go
+SCAN = 1 << 16  # values quantised in one go, away from the encoder: they stay in the cache
 
 
 def check_update(update: NDArray[np.floating], plan: RoundPlan) -> None:
@@ -115,6 +116,18 @@ class Encoder:
                 )
                 if start <= plan.length < start + degree:
                     self._rows[row, plan.length - start] += self._weight * factor
+
+
+def quantised(update: NDArray[np.floating], plan: RoundPlan) -> Iterator[I64]:
+    """The integers that `Encoder` encrypts, before the weight, `SCAN` at a time. The array is reused."""
+    room = np.empty(min(SCAN, plan.length), dtype=np.int64)
+    inverse_step = 1.0 / plan.step
+    for start in range(0, plan.length, SCAN):
+        values = update[start : start + SCAN]
+        integers = room[: values.shape[0]]
+        integers[:] = 0
+        kernels.quantise_onto(values, plan.clip, inverse_step, 1, integers)
+        yield integers
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -404,6 +404,25 @@ def test_an_abort_that_the_aggregator_signs_frees_no_update(peers):
         peers.clients[0].contribute(peers.key_holder.close_roster(), update(peers))
 
 
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        lambda u: u.astype(np.float32),
+        lambda u: np.nextafter(u, 0),
+        lambda u: np.where(np.abs(u) > 1, 2 * u, u),
+    ],
+    ids=["as float32", "one ulp", "beyond the clip"],
+)
+def test_an_update_in_disguise_enters_no_second_roster(peers, disguise):
+    """The three others send what rounds to the same integers without the fourth: the difference is its update."""
+    whole = [np.float64(peers.federation.update(seed)) for seed in range(4)]
+    peers.round(1, whole)
+    _, roster = peers.roster(2, members=[0, 1, 2])
+    for client, update in zip(peers.clients[:3], whole[:3], strict=True):
+        with pytest.raises(errors.UpdateReused):
+            client.contribute(roster, disguise(update))
+
+
 def test_a_retry_shows_a_lying_key_holder_how_far_those_moved_who_did_not_retry():
     """A limit that is stated, not a promise (docs/attacks.md): the members are the same, the updates are not.
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 import warnings
 
 import numpy as np
 import pytest
 from simulator import MODEL, Federation, Peers
 
-from secagg.errors import LedgerError, RosterMismatch, StepNotIncreasing, UpdateReused, WrongRound, WrongState
+from secagg import packing
+from secagg.errors import (
+    LedgerError,
+    RosterMismatch,
+    StepJump,
+    StepNotIncreasing,
+    UpdateReused,
+    WrongRound,
+    WrongState,
+)
 from secagg.identity import Identity
-from secagg.journal import Journal, UpdateReuseWarning, audit_journal
+from secagg.journal import MAX_STEP_JUMP, Journal, UpdateReuseWarning, ZeroUpdateWarning, audit_journal
 from secagg.messages import AbortReason
+from secagg.plan import RoundPlan, plan_round
 
 OWNER = Identity.generate("bank")
 UPDATE = np.linspace(-1, 1, 300_000)
+PLAN = plan_round(length=len(UPDATE), max_clients=4, value_bits=16)
 MEMBERS = [b"a" * 32, b"b" * 32]
 
 
@@ -26,9 +39,12 @@ def joined(journal: Journal, step: int) -> None:
     journal.joined(step, MODEL, round_id(step), b"o" * 32, b"h" * 32, b"k" * 32)
 
 
-def contributing(journal: Journal, step: int, update=UPDATE, members=MEMBERS, weight=1, allow_reuse=False) -> None:
+def contributing(
+    journal: Journal, step: int, update=UPDATE, members=MEMBERS, weight=1, allow_reuse=False, plan: RoundPlan = PLAN
+) -> None:
     joined(journal, step)
-    journal.contributing(step, MODEL, round_id(step), b"r" * 32, members, update, weight, allow_reuse)
+    name = journal.name(update, plan)
+    journal.contributing(step, MODEL, round_id(step), b"r" * 32, members, name, weight, allow_reuse)
 
 
 @pytest.fixture
@@ -47,7 +63,7 @@ def test_steps_are_joined_once_and_in_rising_order(journal):
 def test_an_offer_has_one_roster(journal):
     contributing(journal, 1)
     with pytest.raises(RosterMismatch, match="already had a roster"):
-        journal.contributing(1, MODEL, round_id(1), b"s" * 32, MEMBERS, UPDATE * 2, 1, False)
+        journal.contributing(1, MODEL, round_id(1), b"s" * 32, MEMBERS, journal.name(UPDATE * 2, PLAN), 1, False)
 
 
 @pytest.mark.parametrize("same", [UPDATE, UPDATE.copy(), UPDATE[::-1][::-1]])
@@ -57,21 +73,125 @@ def test_an_update_enters_one_roster_only(journal, same):
         contributing(journal, 2, same)
 
 
-def test_an_update_is_recognised_in_another_float_type(journal):
-    update = UPDATE.astype(np.float32)
-    contributing(journal, 1, update)
-    with pytest.raises(UpdateReused):
-        contributing(journal, 2, update.astype(np.float64))
+FINE = plan_round(length=len(UPDATE), max_clients=4, value_bits=24)
+WIDE = plan_round(length=len(UPDATE), max_clients=4, value_bits=16, clip=2.0)
+SHORT = plan_round(length=4, max_clients=4, value_bits=8)
 
 
-@pytest.mark.parametrize("place", [0, 270_000, -1])
-def test_an_update_that_float32_cannot_hold_is_recognised_and_told_apart_from_its_rounding(journal, place):
-    wide = UPDATE.astype(np.float32).astype(np.float64)
-    wide[place] = 0.1
-    contributing(journal, 1, wide)
-    contributing(journal, 2, wide.astype(np.float32))
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (UPDATE.astype(np.float32), UPDATE.astype(np.float32).astype(np.float64)),
+        (UPDATE, np.nextafter(UPDATE, 0)),
+        (UPDATE * 3, np.clip(UPDATE * 3, -1, 1)),
+        (UPDATE * 3, np.where(np.abs(UPDATE * 3) > 1, UPDATE * 7, UPDATE * 3)),
+    ],
+    ids=["as float64", "one ulp", "clipped already", "other values beyond the clip"],
+)
+def test_what_becomes_the_same_integers_is_the_same_update(journal, first, again):
+    assert all((a == b).all() for a, b in zip(pieces(first), pieces(again), strict=True))
+    contributing(journal, 1, first)
     with pytest.raises(UpdateReused, match="step 1"):
-        contributing(journal, 3, wide.copy())
+        contributing(journal, 2, again)
+
+
+def test_an_update_is_recognised_in_float32_even_where_a_rounded_value_becomes_another_integer(journal):
+    narrow = UPDATE.astype(np.float32)
+    assert any((a != b).any() for a, b in zip(pieces(UPDATE), pieces(narrow), strict=True))
+    contributing(journal, 1)
+    with pytest.raises(UpdateReused, match="step 1"):
+        contributing(journal, 2, narrow)
+
+
+def pieces(update, plan=PLAN):
+    return [piece.copy() for piece in packing.quantised(update, plan)]
+
+
+@pytest.mark.parametrize("plan", [FINE, WIDE], ids=["more bits", "another clip"])
+def test_an_update_is_recognised_under_another_plan_whose_integers_differ(journal, plan):
+    assert any((a != b).any() for a, b in zip(pieces(UPDATE), pieces(UPDATE, plan), strict=True))
+    contributing(journal, 1)
+    with pytest.raises(UpdateReused, match="step 1"):
+        contributing(journal, 2, UPDATE.astype(np.float32), plan=plan)
+
+
+def test_integers_are_recognised_under_a_plan_that_gives_them_another_meaning(journal):
+    doubled = plan_round(length=4, max_clients=4, value_bits=8, clip=2.0)
+    update = np.array([0.1, -0.5, 1.0, 0.0])
+    contributing(journal, 1, update, plan=SHORT)
+    with pytest.raises(UpdateReused, match="step 1"):
+        contributing(journal, 2, update * 2, plan=doubled)
+
+
+def test_after_an_abort_another_plan_is_another_circumstance(journal):
+    contributing(journal, 1)
+    journal.aborted(1, MODEL, round_id(1))
+    with pytest.raises(UpdateReused, match="plan"):
+        contributing(journal, 2, plan=FINE)
+    contributing(journal, 3)
+
+
+def test_the_integers_that_are_named_are_those_that_are_encrypted():
+    plan = plan_round(length=10_000, max_clients=4, value_bits=16)
+    update = np.random.default_rng(0).uniform(-1.5, 1.5, plan.length)
+    decoder = packing.Decoder(plan, 1)
+    for number, block in enumerate(packing.Encoder(update, 1, plan).blocks()):
+        decoder.add(number, block)
+    assert (np.concatenate(pieces(update, plan)) == decoder.sums().sums).all()
+
+
+@pytest.mark.parametrize("bits", [2, 8, 9, 16, 17, 32, 33, 40])
+def test_one_changed_integer_gives_another_name_at_every_width(journal, bits):
+    plan = plan_round(length=3, max_clients=2, value_bits=bits)
+    update = np.array([1.0, -1.0, 0.0])
+    changed = np.array([1.0, -1.0, plan.step])
+    first, second = journal.name(update, plan), journal.name(changed, plan)
+    assert first.integers != second.integers
+    assert journal.name(update, plan) == first
+
+
+def test_zeros_may_come_again_and_are_warned_about(journal):
+    """They add nothing to either sum, so that the two differ by nothing of this client's."""
+    zeros = np.full(4, 0.4 * SHORT.step)
+    contributing(journal, 1, zeros, plan=SHORT)
+    journal.check_update(journal.name(zeros, SHORT))
+    with pytest.warns(ZeroUpdateWarning, match="hides no other member"):
+        contributing(journal, 2, np.zeros(4), plan=SHORT, members=MEMBERS[:1])
+
+
+def test_an_update_that_no_roster_can_take_is_known_before_it_is_joined(journal):
+    contributing(journal, 1)
+    with pytest.raises(UpdateReused):
+        journal.check_update(journal.name(UPDATE, PLAN))
+    journal.aborted(1, MODEL, round_id(1))
+    journal.check_update(journal.name(UPDATE, PLAN))  # the same members may come together again
+    journal.check_update(journal.name(UPDATE * 2, PLAN))
+
+
+def test_an_update_of_a_journal_from_before_its_second_name_is_still_known(journal):
+    name = journal.name(UPDATE, PLAN)
+    joined(journal, 1)
+    senders = hashlib.sha256(b"".join(MEMBERS)).digest()
+    body = b"r" * 32 + name.values + struct.pack("<32sIQ", senders, len(MEMBERS), 1)
+    journal._log.append("contributing", 1, MODEL, round_id(1), body)
+    known = journal.round_of(1)
+    assert known is not None and (known.roster, known.members) == (b"r" * 32, 2)
+    with pytest.raises(UpdateReused, match="step 1"):
+        contributing(journal, 2)
+
+
+@pytest.mark.parametrize("last", [None, 1, 7 * MAX_STEP_JUMP])
+def test_an_offer_far_above_the_last_step_is_refused_and_leaves_steps_to_join(journal, last):
+    if last is not None:
+        journal._log.append("joined", last, MODEL, round_id(last), b"x" * 96)
+    head, latest = journal.head, last or 0
+    for step in (2**63 - 1, latest + MAX_STEP_JUMP + 1):
+        with pytest.raises(StepJump, match="ask the key holder"):
+            joined(journal, step)
+        with pytest.raises(StepJump):
+            caught_up(journal, step)
+    assert journal.head == head
+    joined(journal, latest + MAX_STEP_JUMP)
 
 
 def test_a_fresh_update_is_welcome(journal):
@@ -112,7 +232,7 @@ def test_reuse_on_request_is_warned_about(journal):
         lambda j: j.finished(1, MODEL, round_id(1), b"f" * 32),
         lambda j: j.aborted(2, MODEL, round_id(2)),
         lambda j: j.aborted(1, MODEL, round_id(2)),
-        lambda j: j.contributing(2, MODEL, round_id(2), b"r" * 32, MEMBERS, UPDATE, 1, False),
+        lambda j: j.contributing(2, MODEL, round_id(2), b"r" * 32, MEMBERS, j.name(UPDATE, PLAN), 1, False),
     ],
 )
 def test_events_out_of_order_or_of_another_round_change_nothing(journal, move):
@@ -146,17 +266,18 @@ def test_a_journal_remembers_over_a_restart_what_became_of_each_step(tmp_path):
 
 
 def test_a_journal_shows_no_value_and_no_hash_that_could_be_guessed(tmp_path):
-    import hashlib
-
     journal = Journal(tmp_path / "j.db", OWNER)
     update = np.array([1.0])
-    contributing(journal, 1, update)
+    plan = plan_round(length=1, max_clients=4, value_bits=8)
+    contributing(journal, 1, update, plan=plan)
     journal.close()
     stored = (tmp_path / "j.db").read_bytes()
     for guess in (
         update.tobytes(),
         hashlib.sha256(update.tobytes()).digest(),
         hashlib.sha256(b"<f8" + update.tobytes()).digest(),
+        hashlib.sha256(update.astype("<f4").tobytes()).digest(),
+        hashlib.sha256(b"\1\x7f").digest(),
     ):
         assert guess not in stored
 

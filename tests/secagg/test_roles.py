@@ -91,6 +91,30 @@ def test_a_client_joins_each_step_once_and_in_rising_order(peers):
         refuses(client, errors.StepNotIncreasing, lambda again=again: client.join(again, MODEL))
 
 
+def test_an_offer_at_the_end_of_all_steps_does_not_take_them_from_the_client(peers):
+    offer = peers.key_holder.open(5, MODEL)
+    client = peers.clients[0]
+    for step in (2**63 - 1, 2**20 + 1):
+        far = signed(offer, FEDERATION.authority, step=step)
+        refuses(client, errors.StepJump, lambda far=far: client.join(far, MODEL))
+    client.join(offer, MODEL)
+
+
+def test_an_update_is_checked_before_a_round_is_joined_for_it(peers):
+    client, update = peers.clients[0], FEDERATION.update(1)
+    client.check_update(update)
+    for error, bad in (
+        (errors.UpdateNotFinite, np.where(np.arange(update.size) == 3, np.nan, update)),
+        (errors.UpdateLengthMismatch, update[1:]),
+        (errors.UpdateTypeUnsupported, update.astype(np.int64)),
+    ):
+        refuses(client, error, lambda bad=bad: client.check_update(bad))
+    for weight in (0, FEDERATION.plan.max_weight + 1, 1.0, True):
+        refuses(client, errors.WeightOutOfRange, lambda weight=weight: client.check_update(update, weight))
+    peers.round(1, [FEDERATION.update(seed) for seed in range(1, 1 + len(peers.clients))])
+    refuses(client, errors.UpdateReused, lambda: client.check_update(update.astype(np.float32)))
+
+
 @pytest.mark.parametrize(
     ("error", "changes"),
     [
