@@ -111,7 +111,8 @@ def scale_publicly(raw: NDArray[np.float64], schema: Schema) -> NDArray[np.float
         values = raw[:, column]
         if feature.transform in LOG_TRANSFORMS:
             values = np.sign(values) * np.log1p(np.abs(values))
-        scaled[:, column] = np.clip((values - feature.center) / feature.scale, -schema.bound, schema.bound)
+        with np.errstate(over="ignore"):  # beyond float64 is beyond the bound
+            scaled[:, column] = np.clip((values - feature.center) / feature.scale, -schema.bound, schema.bound)
     return scaled
 
 
@@ -165,15 +166,12 @@ class CustomerWindows:
     def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
         assert table.customer is not None and table.time is not None
         windows = GroupWindows.of(table.customer.code, table.time, rows)
-        running = None if table.amount is None else windows.running(table.amount)
         end = windows.after()
-        columns = []
-        for days in self._windows:
-            start = windows.later_than(days * DAY_US)
-            count = (end - start).astype(np.float64)
-            columns.append(count)
-            if running is not None:
-                columns.append(windows.total(running, start, end) / count)
+        starts = [windows.later_than(days * DAY_US) for days in self._windows]
+        columns = [(end - start).astype(np.float64) for start in starts]
+        if table.amount is not None:
+            means = windows.means(table.amount, starts, end)
+            columns = [column for pair in zip(columns, means, strict=True) for column in pair]
         return windows.in_asked_order(columns)
 
 

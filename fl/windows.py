@@ -1,21 +1,25 @@
-"""Sums over the past of a row's own group, with no look ahead: sorted groups, prefix sums, binary search.
+"""Counts and means over the past of a row's own group, with no look ahead: sorted groups, binary search.
 
 For a row at time t a window is an interval of time that ends at or before t. The rows of a group are
-contiguous after one stable sort, so a window is a range of positions, found by binary search, and a sum over
-it is a difference of prefix sums: O(n log n) per window and no Python loop.
+contiguous after one stable sort, so a window is a range of positions, found by binary search: O(n log n) per
+window and no Python loop over rows. A count is a difference of prefix sums, which is exact in integers. A mean
+is not: what the prefix lost to rounding, or to an overflow, before the window began would stay lost. It adds
+sums of 1, 2, 4, ... rows that lie within the window.
 
 Leaves to others: which windows mean something (`features`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 Positions = NDArray[np.int64]
+
+ROOM = 2.0**-40  # values are summed times this, so that no sum of fewer than 2**40 of them overflows
 
 
 @dataclass(frozen=True)
@@ -81,19 +85,32 @@ class GroupWindows:
         prefix = np.concatenate(([0], np.cumsum(flags[self.order], dtype=np.int64)))
         return prefix[end] - prefix[start]
 
-    def running(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Prefix sums of `values` (float64[n], table order), for `total`.
+    def means(
+        self, values: NDArray[np.float64], starts: Sequence[Positions], end: Positions
+    ) -> list[NDArray[np.float64]]:
+        """The mean of `values` (float64[n], table order, finite) in each window, for each of `starts`; no window is
+        empty.
 
-        They run within a group, never across: otherwise one group's future would round another's past.
+        Within 2 log2(count) * 2**-53 * the mean of the absolute values in the window (values below 2**-980 aside),
+        never infinite, and a function of the window's own values alone.
         """
-        by_group = pd.Series(values[self.order]).groupby(self.group, sort=False)
-        running: NDArray[np.float64] = by_group.cumsum().to_numpy(np.float64)
-        return running
-
-    def total(self, running: NDArray[np.float64], start: Positions, end: Positions) -> NDArray[np.float64]:
-        """The sum of the values behind `running` in each window."""
-        upto = np.where(end > self.first, running[end - 1], 0.0)
-        return upto - np.where(start > self.first, running[start - 1], 0.0)
+        block = values[self.order] * ROOM  # the sum of the `length` rows that end at each position
+        counts = [end - start for start in starts]
+        sums = [np.zeros(len(end)) for _ in starts]
+        last = [end - 1 for _ in starts]
+        longest = max((int(count.max(initial=0)) for count in counts), default=0)
+        length = 1
+        while length <= longest:
+            for count, total, upto in zip(counts, sums, last, strict=True):
+                taken = np.flatnonzero(count & length)
+                total[taken] += block[upto[taken]]
+                upto[taken] -= length
+            # Across the border of two groups a block means nothing, and no window asks for it.
+            block[length:] = block[length:] + block[:-length]
+            length *= 2
+        most = np.finfo(np.float64).max
+        with np.errstate(over="ignore"):  # the last bit of a mean of the largest numbers may round beyond them
+            return [np.clip(total / count / ROOM, -most, most) for total, count in zip(sums, counts, strict=True)]
 
     def in_asked_order(self, columns: list[NDArray[np.float64]]) -> NDArray[np.float64]:
         """float64[asked rows, columns], in the order in which the rows were asked about."""

@@ -4,7 +4,9 @@ own data.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ from fl.schema import (
     TimeColumn,
 )
 from fl.schema_file import load_schema
+from fl.windows import GroupWindows
 
 HOUR_US = DAY_US // 24
 
@@ -184,6 +187,50 @@ def test_scaled_features_are_finite_and_within_the_bound(rows: list[tuple[int, i
     x = scaled_features(table)
     assert x.dtype == np.float32 and x.shape == (len(table), len(features(table.schema)))
     assert np.isfinite(x).all() and np.abs(x).max() <= table.schema.bound
+
+
+def customer_means(amounts: list[float], days: list[float]) -> NDArray[np.float64]:
+    """Of one customer's rows, per window of 1 and 3 days."""
+    table = table_of(schema_with_delay(0), [(int(24 * day), 0, 0, 0, 0) for day in days])
+    table = replace(table, amount=np.array(amounts))
+    names = [feature.name for feature in features(table.schema)]
+    wanted = [names.index(f"customer_mean_amount_{days}d") for days in (1, 3)]
+    return raw_features(table)[:, wanted]
+
+
+def test_a_mean_keeps_what_a_sum_from_before_its_window_would_have_rounded_away() -> None:
+    means = customer_means([1e17, 1.5, 2.5], [0, 5, 5.5])
+    assert means[1:].tolist() == [[1.5, 1.5], [2.0, 2.0]]
+
+
+def test_a_mean_of_the_largest_numbers_is_finite_and_scales_to_the_bound() -> None:
+    largest = float(np.finfo(np.float64).max)
+    means = customer_means(
+        [largest, largest, largest, 7.0, -largest, -largest, -largest], [0, 0.1, 0.2, 9, 20, 20.1, 20.2]
+    )
+    assert means[2].tolist() == [largest, largest] and means[3].tolist() == [7.0, 7.0]
+    assert means[6].tolist() == [-largest, -largest]
+    table = replace(
+        table_of(schema_with_delay(0), [(hour, 0, 0, 0, 0) for hour in range(3)]), amount=np.full(3, largest)
+    )
+    assert np.isfinite(scaled_features(table)).all()
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 3), FINITE), min_size=1, max_size=40), st.integers(1, 12))
+def test_a_mean_is_that_of_the_exact_sum_within_its_stated_error(rows: list[tuple[int, float]], longest: int) -> None:
+    group, values = np.array([g for g, _ in rows]), np.array([value for _, value in rows])
+    windows = GroupWindows.of(group, np.arange(len(rows)), np.arange(len(rows)))
+    start, end = windows.later_than(longest), windows.after()
+    (means,) = windows.means(values, [start], end)
+    for at, mean in enumerate(means):
+        inside = [Fraction(float(value)) for value in values[windows.order][start[at] : end[at]]]
+        exact, size = sum(inside) / len(inside), sum(map(abs, inside)) / len(inside)
+        allowed = 2 * max(1, math.log2(len(inside))) * Fraction(2) ** -53 * size + Fraction(2) ** -1030
+        assert abs(Fraction(float(mean)) - exact) <= allowed
 
 
 def test_public_scaling_puts_a_typical_transaction_at_zero() -> None:
