@@ -130,9 +130,13 @@ class Journal:
         return journal
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Remember a fact and have it on disk."""
-        self._take(entry)
+        """Have a fact on disk, then remember it.
+
+        An interruption may fall anywhere in here. What is remembered, and so reported, is then on disk as well, and
+        `--resume` finds it; a fact that only the disk has is not measured again.
+        """
         self._write(entry)
+        self._take(entry)
 
     def close(self) -> None:
         """Stop writing."""

@@ -178,6 +178,35 @@ def test_an_interrupted_run_keeps_what_is_done_and_goes_on_where_it_stopped(
     assert all(len(m.repetitions) == 3 for m in results.measurements if m.status == "ok")
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_what_an_interrupted_run_reports_is_what_it_is_resumed_with(
+    moment: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A signal may arrive just before or just after a repetition gets onto the disk."""
+    path, writes = tmp_path / "r.json", 0
+    honest = runner.Journal._write
+
+    def interrupted(journal: runner.Journal, entry: dict[str, Any]) -> None:
+        nonlocal writes
+        writes += entry.get("kind") == "repetition"
+        if moment == "before" and writes == 4:
+            raise KeyboardInterrupt
+        honest(journal, entry)
+        if moment == "after" and writes == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner.Journal, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            play(patched, path, Played())
+    kept = load(path)
+    results = play(monkeypatch, path, Played(), resume=True)
+    for before, after in zip(kept.measurements, results.measurements, strict=True):
+        assert after.repetitions[: len(before.repetitions)] == before.repetitions
+    assert sum(len(m.repetitions) for m in kept.measurements) == 3
+    assert all(len(m.repetitions) == 3 for m in results.measurements if m.status == "ok")
+
+
 def test_a_line_that_an_interruption_cut_short_is_measured_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
