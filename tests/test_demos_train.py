@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from planted import killed_after_write
 
 from demos.score import score
 from demos.train import train
@@ -59,16 +57,9 @@ def figures_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def killed_after(folder: Path, rounds: int, arguments: list[str]) -> None:
-    """Start the run in a process of its own and kill it once `rounds` rounds are on disk."""
-    command = [sys.executable, "-m", "demos", "train", *arguments, "--run-dir", str(folder), "--json"]
-    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= rounds):
-        assert victim.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.wait()
+    """A run in a process of its own that is killed once `rounds` rounds are in metrics.jsonl."""
+    command = ["-m", "demos", "train", *arguments, "--run-dir", str(folder), "--json"]
+    killed_after_write(folder.with_name("planted"), r"/metrics\.jsonl$", rounds, command)
 
 
 # --- results

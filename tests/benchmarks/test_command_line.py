@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from made_up import measurement, results
+from planted import PLANTER, with_path
 
 from benchmarks.presets import preset
 from benchmarks.results import load
@@ -157,38 +157,6 @@ def test_a_slow_down_planted_into_the_real_code_is_found_and_its_absence_is_not(
     found = benchmarks("compare", str(tmp_path / "old.json"), str(tmp_path / "slow.json"))
     assert found.returncode == 1, found.stdout
 
-
-def with_path(folder: Path) -> dict[str, str]:
-    """This environment, with a folder whose sitecustomize.py every Python process runs first."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
-
-
-PLANTER = '''
-"""Changes a module of the real code in the processes of one test, as soon as it is imported."""
-
-import sys
-from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder
-
-
-class Planter(MetaPathFinder):
-    def __init__(self, module, plant):
-        self.module, self.plant = module, plant
-
-    def find_spec(self, name, path=None, target=None):
-        if name != self.module:
-            return None
-        sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(name, path, target)
-        execute = spec.loader.exec_module
-
-        def exec_module(module):
-            execute(module)
-            self.plant(module)
-
-        spec.loader.exec_module = exec_module
-        return spec
-'''
 
 SLOW_DOWN = """
 import time

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from finished_runs import open_config, train
+from planted import killed_after_write
 
 from fl.ablation import WHOLE, cell, paired, play, prepare, read_config, summarise, variants
 from fl.algorithms.settings import AlgorithmSettings
@@ -188,18 +186,12 @@ def test_an_ablation_that_was_killed_ends_as_if_it_had_not_been(private: bool, t
     base.parent.mkdir()
     base.write_text(config_to_toml(config))
     folder, names = tmp_path / "out", "encryption,algorithm" if private else "dropout,momentum"
-    command = [sys.executable, "-m", "demos", "ablate", str(base), "--seeds", "2", "--components", names]
+    command = ["-m", "demos", "ablate", str(base), "--seeds", "2", "--components", names]
     command += ["--out", str(folder), "--json"]
-    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while len(list(folder.glob("cells/*/manifest.json"))) < 3:  # in the middle of the third cell
-        assert victim.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.wait()
+    killed_after_write(tmp_path / "planted", r"/cells/[^/]+/manifest\.json$", 3, command)  # in the third cell
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
     assert len(kept) >= 2
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *command, "--resume"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [row["n"] for row in told["variants"]] == [2, 2, 2]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted import killed_after_write
 
 from fl.account import accounts
 from fl.audit import noise_verdict
@@ -252,14 +250,8 @@ PRIVATE = ["--customers", "300", "--clients", "3", "--fraud-share", "0.03", "--r
 @pytest.mark.long
 def test_a_run_killed_while_sharing_and_resumed_spends_what_the_ledger_says(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "demos", "train", *PRIVATE, "--no-baselines", "--run-dir", str(folder), "--json"]
-    victim = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while victim.poll() is None and not list((folder / "statistics").glob("contribution-*.npy")):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.wait()
+    command = ["-m", "demos", "train", *PRIVATE, "--no-baselines", "--run-dir", str(folder), "--json"]
+    killed_after_write(tmp_path / "planted", r"/contribution-1\.npy$", 1, command)  # two of three drafts are on disk
     before = [path.read_bytes() for path in sorted((folder / "budget").glob("*.json"))]
     assert len(before) == 3 and not (folder / "statistics" / "totals.npz").exists()
     resumed = subprocess.run(
