@@ -139,13 +139,17 @@ def flatten(module: nn.Module) -> NDArray[np.float32]:
     """`module`'s parameters and floating-point buffers as float32[layout(module).length], in the order of
     `layout`.
 
-    Exact for float32, float16 and bfloat16 tensors; float64 is rounded to float32.
+    Exact for float32, float16 and bfloat16 tensors; float64 is rounded to float32. Raises `ModelError` for a finite
+    float64 beyond float32. NaN and infinity pass: who uses the vector refuses them.
     """
     slots = layout(module).slots
     vector = np.empty(sum(slot.size for slot in slots), dtype=np.float32)
     tensors = {name: tensor for name, tensor, _ in _state(module)}
     for slot in slots:
-        values = tensors[slot.name].detach().to(device="cpu", dtype=torch.float32)
+        tensor = tensors[slot.name].detach()
+        values = tensor.to(device="cpu", dtype=torch.float32)
+        if slot.dtype == torch.float64 and (tensor.cpu().isfinite() & ~values.isfinite()).any():
+            raise ModelError(f"{slot.name} holds values beyond float32 (+-3.4e38), in which a model is averaged")
         vector[slot.start : slot.start + slot.size] = values.reshape(-1).numpy()
     return vector
 
@@ -154,7 +158,8 @@ def unflatten(module: nn.Module, vector: NDArray[np.float32] | NDArray[np.float6
     """Write `vector` (shape (layout(module).length,), finite) into `module`, restoring each tensor's shape,
     dtype and device.
 
-    Raises `ModelError`, with the module unchanged, for another length or for a NaN or infinity.
+    Raises `ModelError`, with the module unchanged, for another length, for a NaN or infinity, and for a value beyond
+    its tensor's dtype: 1e5 would be infinite in float16.
     """
     slots = layout(module).slots
     length = sum(slot.size for slot in slots)
@@ -169,11 +174,19 @@ def unflatten(module: nn.Module, vector: NDArray[np.float32] | NDArray[np.float6
     if not np.isfinite(values).all():
         count = int(values.size - np.isfinite(values).sum())
         raise ModelError(f"{count} of {length} values are NaN or infinite: a diverged model is never loaded")
+    parts: dict[str, torch.Tensor] = {}
+    for slot in slots:
+        part = torch.from_numpy(values[slot.start : slot.start + slot.size]).reshape(slot.shape)
+        parts[slot.name] = part.to(slot.dtype)
+        if beyond := int((~parts[slot.name].to(torch.float32).isfinite()).sum()):
+            raise ModelError(
+                f"{beyond} of {slot.size} values of {slot.name} are beyond {slot.dtype}, up to "
+                f"{float(part.abs().max()):.3g}: a model that overflows is never loaded; keep it in float32"
+            )
     tensors = {name: tensor for name, tensor, _ in _state(module)}
     with torch.no_grad():
-        for slot in slots:
-            part = torch.from_numpy(values[slot.start : slot.start + slot.size])
-            tensors[slot.name].copy_(part.reshape(slot.shape))
+        for name, values_of in parts.items():
+            tensors[name].copy_(values_of)
 
 
 def model_hash(module: nn.Module) -> str:

@@ -80,7 +80,11 @@ class FlatModel:
         return difference
 
     def moved_by(self, average: NDArray[np.float64]) -> FlatModel:
-        """self + average, each array in its own dtype. average: float64[length]."""
+        """self + average, each array in its own dtype. average: float64[length].
+
+        Raises `ModelMismatch` for another length, and for a sum that is not finite in its array's dtype: 1e5 would be
+        infinite in float16.
+        """
         if average.shape != (self.length,):
             raise ModelMismatch(f"average: expected shape ({self.length},), got {average.shape}")
         moved: dict[str, NDArray[np.generic]] = {}
@@ -90,7 +94,13 @@ class FlatModel:
                 moved[name] = array
                 continue
             part = average[start : start + array.size].reshape(array.shape)
-            moved[name] = np.add(array, part, dtype=np.float64).astype(array.dtype)
+            with np.errstate(over="ignore", invalid="ignore"):  # refused below
+                moved[name] = np.add(array, part, dtype=np.float64).astype(array.dtype)
+            if beyond := int((~np.isfinite(moved[name])).sum()):
+                raise ModelMismatch(
+                    f"{beyond} of {array.size} values of {name} would be NaN or beyond {array.dtype}; "
+                    "nothing was moved: keep the model in float32"
+                )
             start += array.size
         return FlatModel(moved)
 

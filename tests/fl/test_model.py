@@ -68,6 +68,35 @@ def test_a_diverged_vector_is_refused_and_changes_nothing(value: float) -> None:
     assert flatten(module)[0] == 0.5
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("place", ["parameter", "buffer"])
+def test_a_value_beyond_its_tensors_dtype_is_refused_and_changes_nothing(dtype: torch.dtype, place: str) -> None:
+    module = nn.Module()
+    module.first = nn.Parameter(torch.ones(2))
+    if place == "parameter":
+        module.narrow = nn.Parameter(torch.ones(2, dtype=dtype))
+    else:
+        module.register_buffer("narrow", torch.ones(2, dtype=dtype))
+    beyond = 1e5 if dtype == torch.float16 else 3.4028e38
+    with pytest.raises(ModelError, match="1 of 2 values of narrow are beyond"):
+        unflatten(module, np.array([3.0, 3.0, 3.0, beyond]))
+    assert flatten(module).tolist() == [1.0, 1.0, 1.0, 1.0]
+    unflatten(module, np.array([3.0, 3.0, 3.0, 4.0]))
+    assert flatten(module).tolist() == [3.0, 3.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("place", ["parameter", "buffer"])
+def test_a_double_beyond_float32_is_refused_by_name_and_not_averaged_as_infinity(place: str) -> None:
+    module = nn.Module()
+    wide = torch.tensor([1.0, 1e39], dtype=torch.float64)
+    if place == "parameter":
+        module.wide = nn.Parameter(wide)
+    else:
+        module.register_buffer("wide", wide)
+    with pytest.raises(ModelError, match="wide holds values beyond float32"):
+        flatten(module)
+
+
 def test_complex_parameters_are_refused_by_name() -> None:
     module = nn.Module()
     module.phase = nn.Parameter(torch.zeros(1, dtype=torch.complex64))

@@ -43,6 +43,20 @@ def test_moving_rounds_once_from_float64() -> None:
 
 
 @pytest.mark.parametrize(
+    ("dtype", "start", "average"),
+    [(np.float16, 1.0, 1e5), (np.float16, 60000.0, 10000.0), (np.float32, 3e38, 3e38), (np.float64, 1e308, 1e308)],
+)
+def test_a_move_beyond_the_dtype_is_refused_by_name_and_the_model_stays(
+    dtype: type[np.floating], start: float, average: float
+) -> None:
+    model = FlatModel({"first": np.zeros(1, np.float32), "narrow": np.full(2, start, dtype)})
+    digest = FlatModel(model.arrays).digest
+    with pytest.raises(ModelMismatch, match="1 of 2 values of narrow"):
+        model.moved_by(np.array([1.0, 0.0, average]))
+    assert FlatModel(model.arrays).digest == digest
+
+
+@pytest.mark.parametrize(
     "other",
     [
         {"w": np.zeros((2, 3), np.float32), "b": np.zeros(2, np.float32)},
