@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,7 +28,8 @@ from secagg.ckks_fast import FastEncryptor, binomial, ternary
 
 SMALL, MIDDLE, LARGE = ALLOWED[0], ALLOWED[5], ALLOWED[-1]
 HEADLINE = plan_round(length=1_000_000, max_clients=8).params  # what the benchmarks measure
-P_VALUE = 1e-9  # a right sampler fails a test of this file once in a thousand million runs
+P_VALUE = 1e-4  # for streams of fixed keys, which a right sampler passes in every run or in none
+CHANCE = 2.0**-45  # that a right encryptor, whose keys come from the operating system, fails one test of this file
 
 
 @pytest.fixture(scope="module", params=[SMALL, MIDDLE, LARGE], ids=lambda params: params.name)
@@ -131,15 +131,19 @@ def test_auto_is_the_fast_engine_where_numba_is_and_an_unknown_one_is_refused() 
 # --- randomness -----------------------------------------------------------------------------------------------------
 
 
+def fixed_key(number: int) -> bytes:
+    return number.to_bytes(32, "little")
+
+
 def test_ternary_digits_are_uniform_by_chi_square() -> None:
-    digits = np.concatenate([ternary(os.urandom(32), 16_384) for _ in range(20)])
+    digits = np.concatenate([ternary(fixed_key(i), 16_384) for i in range(20)])
     counts = np.bincount(digits + 1, minlength=3)
     assert counts.shape == (3,)
     assert stats.chisquare(counts).pvalue > P_VALUE
 
 
 def test_errors_follow_the_centred_binomial_of_42_bits_by_chi_square_and_moments() -> None:
-    draws = np.concatenate([binomial(os.urandom(32), "e0", 16_384) for _ in range(20)]).astype(np.int64)
+    draws = np.concatenate([binomial(fixed_key(i), "e0", 16_384) for i in range(20)]).astype(np.int64)
     assert np.abs(draws).max() <= 21
     support = np.arange(-21, 22)
     expected = stats.binom.pmf(support + 21, 42, 0.5) * draws.size
@@ -152,7 +156,7 @@ def test_errors_follow_the_centred_binomial_of_42_bits_by_chi_square_and_moments
 
 
 def test_the_ranges_of_one_key_and_the_streams_of_two_keys_are_uncorrelated() -> None:
-    one, other = os.urandom(32), os.urandom(32)
+    one, other = fixed_key(1), fixed_key(2)
     streams = [ternary(one, 16_384), binomial(one, "e0", 16_384), binomial(one, "e1", 16_384)]
     streams += [ternary(other, 16_384), binomial(other, "e0", 16_384)]
     correlation = np.corrcoef(np.array(streams, dtype=np.float64))
@@ -209,12 +213,12 @@ def drawn(encryptor: FastEncryptor) -> np.ndarray:
 
 
 def largest_correlation(found: list[np.ndarray]) -> float:
-    """Of any two of all vectors drawn, as a multiple of what independent ones exceed with probability P_VALUE."""
+    """Of any two of all vectors drawn, as a multiple of what independent ones exceed with probability CHANCE."""
     rows = np.concatenate(found).astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     correlation = np.abs(rows @ rows.T - np.eye(len(rows)))
     pairs = len(rows) * (len(rows) - 1) / 2
-    limit = stats.norm.isf(P_VALUE / pairs / 2) / np.sqrt(SMALL.degree)
+    limit = stats.norm.isf(CHANCE / pairs / 2) / np.sqrt(SMALL.degree)
     return float(correlation.max() / limit)
 
 
@@ -231,7 +235,7 @@ def test_what_is_read_off_a_key_of_glass_is_what_the_samplers_promise() -> None:
     assert set(np.unique(u)) == {-1, 0, 1}
     for e in (e0, e1):
         assert np.abs(e).max() <= 21
-        assert e.var() == pytest.approx(10.5, rel=0.15)
+        assert e.var() == pytest.approx(10.5, rel=0.2)  # nine standard deviations
 
 
 def test_blocks_calls_threads_forked_and_spawned_processes_draw_independently() -> None:

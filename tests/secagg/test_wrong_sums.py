@@ -323,7 +323,10 @@ def test_the_honest_sum_with_a_chosen_plaintext_added_is_released():
 
 
 def test_an_encryption_of_zero_added_to_the_honest_sum_changes_nothing():
-    """Rerandomised, the sum is another ciphertext of the same sum: refusing it would refuse honest noise."""
+    """Rerandomised, the sum is another ciphertext of the same sum: refusing it would refuse honest noise.
+
+    SEAL encrypts this zero, with a 250th of the noise variance that the plan has for one client: no matter of luck.
+    """
     rounds = Rounds()
     given = rounds.next()
     state = rounds.key_holder._current()
@@ -333,17 +336,49 @@ def test_an_encryption_of_zero_added_to_the_honest_sum_changes_nothing():
     assert np.array_equal(release.sums, honest.sums)
 
 
+# What passes every check of the digits without masks, and always: no more noise than the honest sum has, whose noise is
+# refused with probability below 2**-45 (tests/test_demos_attack.py). One contribution doubled has twice as much of it.
+def one_left_out(given: Given) -> np.ndarray:
+    filler = plaintext(given.plan, np.zeros(given.plan.length), weight=1)
+    return added(given.plan, *given.residues[1:], filler)
+
+
+def one_alone(given: Given) -> np.ndarray:
+    return added(given.plan, given.residues[0], plaintext(given.plan, np.zeros(given.plan.length), CLIENTS - 1))
+
+
+def first_block_times_x(given: Given) -> np.ndarray:
+    monomial = np.zeros((len(given.plan.params.primes), given.plan.params.degree), dtype=np.uint32)
+    monomial[:, 1] = 1
+    ring_of(given.plan.params).to_ntt(monomial)
+    total = given.sum
+    total[0] = multiplied(given.plan, total[0], monomial)
+    return total
+
+
+def first_block_replaced(given: Given) -> np.ndarray:
+    total = given.sum
+    total[0] = given.residues[0, 0]
+    return total
+
+
+def invented(given: Given) -> np.ndarray:
+    return encryption_of(given, plaintext(given.plan, np.full(given.plan.length, 777), CLIENTS))
+
+
 @pytest.mark.filterwarnings("ignore:masking is off")
-def test_without_masks_wrong_sums_of_half_the_kinds_are_released():
-    """The control that shows what the masks do: the same sums, the same checks of every digit, no masks."""
-    rounds, rng = Rounds(masking=False), random.Random(4)
-    released = set()
-    for kind in KINDS:
-        for _ in range(5):  # some variants of a kind get the sum of weights wrong, which the digits' checks see
-            given = rounds.next()
-            try:
-                rounds.key_holder.release(signed_sum(given, kind(given, rng)))
-            except errors.SumRefused:
-                continue
-            released.add(kind)
-    assert released >= {several_missing, one_missing, one_doubled, one_block_replaced, made_up}
+@pytest.mark.parametrize(
+    "wrong", [one_left_out, one_alone, first_block_times_x, first_block_replaced, invented], ids=lambda f: f.__name__
+)
+def test_without_masks_wrong_sums_of_half_the_kinds_are_released(wrong):
+    """The control that shows what the masks do: sums of five kinds, the same checks of every digit, no masks."""
+    for masking in (True, False):
+        rounds = Rounds(masking=masking)
+        given = rounds.next()
+        honest = rounds.key_holder._open(signed_sum(given, given.sum), rounds.key_holder._current())
+        message = signed_sum(given, wrong(given))
+        if masking:
+            with pytest.raises(errors.SumRefused):
+                rounds.key_holder.release(message)
+        else:
+            assert not np.array_equal(rounds.key_holder.release(message).sums, honest.sums)
