@@ -164,18 +164,23 @@ def audit_counts(
     return one_run_bound(scores, included, claimed_epsilon=claimed_epsilon, delta=delta, guesses=guesses)
 
 
-def noise_verdict(samples: NDArray[np.int64] | Floats, sigma: float) -> Literal["consistent", "too little", "too much"]:
-    """Whether noise (any shape) can have standard deviation `sigma`, by a two-sided chi-square test at 1e-6.
+def noise_verdict(
+    samples: NDArray[np.int64] | Floats, sigma: float, significance: float = 1e-6
+) -> Literal["consistent", "too little", "too much"]:
+    """Whether noise (any shape) can have standard deviation `sigma`, by a two-sided chi-square test.
 
-    With n samples it tells sigma from sigma / 2 for n >= 100. Raises `AuditError` for fewer, or a sigma <= 0.
+    significance: probability in (0, 1) with which right noise is called wrong. At 1e-6, n samples tell sigma from
+    sigma / 2 for n >= 100. Raises `AuditError` for fewer, a sigma <= 0, or a significance outside its range.
     """
     flat = np.asarray(samples, np.float64).reshape(-1)
     if len(flat) < 100 or not sigma > 0:
         raise AuditError(f"expected at least 100 samples and sigma > 0, got {len(flat)} and {sigma}")
+    if not 0 < significance < 1:
+        raise AuditError(f"significance: expected a probability between 0 and 1, got {significance}")
     statistic = float(np.square(flat).sum()) / sigma**2
-    if float(chi2.cdf(statistic, len(flat))) < 5e-7:
+    if float(chi2.cdf(statistic, len(flat))) < significance / 2:
         return "too little"
-    return "too much" if float(chi2.sf(statistic, len(flat))) < 5e-7 else "consistent"
+    return "too much" if float(chi2.sf(statistic, len(flat))) < significance / 2 else "consistent"
 
 
 def _row_gradients(

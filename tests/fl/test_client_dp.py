@@ -16,6 +16,7 @@ from fl.errors import AggregationError, BudgetError, BudgetExhausted
 from fl.privacy import ClientRounds, Mechanism, concentrated_epsilon, epsilon
 
 DELTA = 1e-5
+SELDOM = 2.0**-41  # how often right noise, which the operating system draws, may fail a test
 BANKS, LENGTH = 5, 3000
 
 
@@ -50,8 +51,8 @@ def test_the_average_carries_everybodys_noise_and_nothing_else() -> None:
     result = private_average(updates, made, model_hash="00" * 32)
     noise = (result.average - np.mean(updates, axis=0)) * BANKS / made.step
     released = math.sqrt(BANKS * made.once.share_variance)
-    assert noise_verdict(noise, released) == "consistent"
-    assert noise_verdict(noise / 2, released) == "too little"
+    assert noise_verdict(noise, released, SELDOM) == "consistent"
+    assert noise_verdict(noise / 2, released, SELDOM) == "too little"
     assert float(np.abs(result.average - np.mean(updates, axis=0)).max()) <= result.error_bound
     assert result.clipped == (0,) * BANKS
 
@@ -61,7 +62,7 @@ def test_a_long_update_is_shortened_and_counted() -> None:
     updates = [np.full(LENGTH, 1.0, np.float32), *[np.zeros(LENGTH, np.float32)] * (BANKS - 1)]
     result = private_average(updates, made, model_hash="00" * 32)
     assert result.clipped == (1, 0, 0, 0, 0)
-    assert abs(float(result.average.sum()) * BANKS - 0.5 * math.sqrt(LENGTH)) < 6 * released_sum_sigma(made)
+    assert abs(float(result.average.sum()) * BANKS - 0.5 * math.sqrt(LENGTH)) < 8 * released_sum_sigma(made)
 
 
 def released_sum_sigma(made: ClientPlan) -> float:

@@ -38,6 +38,7 @@ from fl.shared_steps import (
 )
 
 CPU = torch.device("cpu")
+SELDOM = 2.0**-41  # how often right noise, which the operating system draws, may fail a test
 INPUTS = 5
 MODEL = build_model(INPUTS, seed=3, hidden=(6, 4))
 LENGTH = flatten(MODEL).shape[0]
@@ -114,8 +115,8 @@ def test_a_released_gradient_holds_the_exact_sum_and_the_planned_noise(banks: in
     np.testing.assert_allclose(sums, np.rint(sums), atol=1e-6)
     added = np.rint(sums) - exact
     assert np.abs(added).max() * plan.grid / plan.divisor <= released.error_bound
-    assert noise_verdict(added / GRID, plan.released_sigma) == "consistent"
-    assert noise_verdict(added / GRID / 2, plan.released_sigma) == "too little"
+    assert noise_verdict(added / GRID, plan.released_sigma, SELDOM) == "consistent"
+    assert noise_verdict(added / GRID / 2, plan.released_sigma, SELDOM) == "too little"
 
 
 def test_what_a_round_records_of_its_error_says_nothing_about_gradients_without_noise() -> None:

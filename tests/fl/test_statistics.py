@@ -34,6 +34,7 @@ SCHEMA = load_schema("simulated")
 START = pd.Timestamp("2024-01-01")
 FIRST = (START - pd.Timestamp("1970-01-01")).days
 KEYS = KeySlots(("T0", "T1", "T2", "T3", "T4"), 3, bytes(range(32)))
+SELDOM = 2.0**-41  # how often right noise, which the operating system draws, may fail a test
 
 
 def transactions(rows: int, banks: int, seed: int, days: int = 20) -> pd.DataFrame:
@@ -125,9 +126,9 @@ def test_released_noise_is_what_the_plan_says(tmp_path: Path, colluders: int, le
     released = share_statistics(split_by_bank(frame, banks), plan, keys, tmp_path, pay=lambda: None).totals
     exact = sum(bank_counts(table, keys, plan) for _, table in split_by_bank(frame, banks))
     added = released.sums / plan.resolution - exact
-    assert noise_verdict(added, noise.released_sigma) == "consistent"
-    assert noise_verdict(added / 2, noise.released_sigma) == "too little"
-    assert noise_verdict(added, noise.sigma) == ("consistent" if colluders == 0 else "too much")
+    assert noise_verdict(added, noise.released_sigma, SELDOM) == "consistent"
+    assert noise_verdict(added / 2, noise.released_sigma, SELDOM) == "too little"
+    assert noise_verdict(added, noise.sigma, SELDOM) == ("consistent" if colluders == 0 else "too much")
     assert released.suppressed.any() == (least > 1)
     if least > 1:
         assert (released.suppressed == (released.sums[:, :, 2] / plan.resolution < least)).all()

@@ -74,7 +74,8 @@ def test_decryption_is_the_plaintext_plus_noise_of_the_promised_size(params: Par
     noise = noise_of(secret, block, plaintext, params)
     rounding = math.sqrt((1 + 2 * params.degree / 3) / 12)  # c0 and c1*s, rounded after division by the special prime
     assert noise.std() == pytest.approx(rounding, rel=0.08)
-    assert 3 * rounding < np.abs(noise).max() < single_block_limit(params, 1)
+    # Of 4,096 normal values none beyond two standard deviations: once in 2^270.
+    assert 2 * rounding < np.abs(noise).max() < single_block_limit(params, 1)
 
 
 @pytest.mark.parametrize("params", [ALLOWED[1], ALLOWED[6], ALLOWED[-1]], ids=lambda params: params.name)
