@@ -107,7 +107,13 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 @click.option("--quorum", type=click.IntRange(3), help="Fewest banks of a round; all that were asked if left out.")
 @click.option("--vanish-before", default=0.0, show_default=True, help="Simulate: a bank is gone before the roster.")
 @click.option("--vanish-after", default=0.0, show_default=True, help="Simulate: a bank is gone after the roster.")
-@click.option("--retries", default=2, type=click.IntRange(0), show_default=True, help="Of a round that was lost.")
+@click.option(
+    "--retries",
+    default=2,
+    type=click.IntRange(0),
+    show_default=True,
+    help="Of a round that was lost; without DP each bank consents to as many.",
+)
 @click.option("--reuse-updates", is_flag=True, help="In a retry, with --no-dp: send the same update, do not train.")
 @click.option("--aggregation", type=click.Choice(["encrypted", "plain"]), default="encrypted", show_default=True)
 @click.option("--engine", default="auto", show_default=True, help="Encryption engine.")

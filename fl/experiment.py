@@ -4,7 +4,7 @@ What it does: puts the parts together in the order that the promises need, and k
 run killed at any moment continues.
 
 What it leaves to others: every part. Rounds are in `fl.rounds`, the run's budget in `fl.run_budget`, the ledger's
-rule in `fl.ledger`, files in `fl.run_folder`.
+rule in `fl.privacy`, files in `fl.run_folder`.
 
 On continuing: without differential privacy the result is that of an uninterrupted run, bit for bit. With
 it, a round that was paid for and did not finish is lost: the noise was calibrated to so many rounds and no
@@ -38,11 +38,11 @@ from fl.federation import (
     federation_of,
     pooled_global,
 )
-from fl.ledger import Ledger
 from fl.model import MODEL_FORMAT, flatten, layers_of, layout, model_hash, unflatten
 from fl.privacy import (
     ClientRounds,
     Entry,
+    Ledger,
     Mechanism,
     NoisyCounts,
     noisy_counts,
@@ -281,6 +281,9 @@ class Experiment:
             max_weight=self.algorithm.max_weight,
             engine=settings.engine,
             chunk=None if self._choice is None else self._choice.chunk,
+            # Each retry of a lost round trains from the same model again, with other members: whoever asks for retries
+            # accepts that many. Under differential privacy fresh noise covers them.
+            model_repeats=self._dropouts.retries if self.config.privacy is None else None,
             device=None if self._device.type == "cpu" else str(self._device),
         )
         return lambda joined: rounds.average(joined, self._compression.bits_of(joined.number))

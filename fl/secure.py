@@ -13,7 +13,9 @@ quantisation alone.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -194,7 +196,9 @@ class EncryptedRounds:
     banks' journals last as long as this object, so that an update cannot enter two rosters unnoticed; the roles
     themselves are made anew for each round, whose plan may differ. `banks`: all that may ever join. `largest`: most
     members of a roster. `quorum`: fewest. `chunk`: coordinates that a bank seals at once, all when None; every chunk
-    is an encrypted sum of its own, with the same members. `device`: a torch device to add ciphertexts on; None adds in
+    is an encrypted sum of its own, with the same members. `model_repeats`: rosters that every bank accepts for one
+    model once their members differ, as they do after a round was lost; None where every update has fresh noise in it.
+    `device`: a torch device to add ciphertexts on; None adds in
     memory.
     """
 
@@ -208,13 +212,14 @@ class EncryptedRounds:
         max_weight: int = 1,
         engine: str = "auto",
         chunk: int | None = None,
+        model_repeats: int | None = 0,
         device: str | None = None,
     ) -> None:
         """Raises `AggregationError` when fewer than three banks could be averaged."""
         self._sums = sums_on(device)
         self._clip, self._quorum, self._max_weight, self._engine = clip, quorum, max_weight, engine
         self._largest = len(banks) if largest is None else largest
-        self._chunk = chunk
+        self._chunk, self._model_repeats = chunk, model_repeats
         if min(quorum, self._largest) < QUORUM:
             raise AggregationError(
                 f"an encrypted average of {min(quorum, self._largest)} banks would show each the others' sum: at "
@@ -238,19 +243,25 @@ class EncryptedRounds:
         `secagg.errors.SecAggError` otherwise.
         """
         sizes = chunk_sizes(len(joined.updates[0]), self._chunk)
+        model = bytes.fromhex(joined.bound_to)
         if len(sizes) == 1:
-            return self._average(joined, value_bits)
+            return self._average(joined, value_bits, model)
         ends = np.cumsum(sizes)[:-1]
         pieces = zip(*(np.split(update, ends) for update in joined.updates), strict=True)
-        return _joined_up([self._average(replace(joined, updates=piece), value_bits) for piece in pieces])
+        return _joined_up(
+            [
+                self._average(replace(joined, updates=piece), value_bits, _part_of(model, number, len(sizes)))
+                for number, piece in enumerate(pieces)
+            ]
+        )
 
-    def _average(self, joined: Joined, value_bits: int) -> Aggregate:
+    def _average(self, joined: Joined, value_bits: int, model: bytes) -> Aggregate:
         """The mean of one chunk."""
         start = time.perf_counter()
         plan = plan_for(len(joined.updates[0]), self._largest, self._clip, value_bits, self._max_weight)
         prepared = secagg.prepare(plan, self._engine)
         self._preparation += prepared
-        clock, model = secagg.StageClock(), bytes.fromhex(joined.bound_to)
+        clock = secagg.StageClock()
         line = _Line(plan, clock)
         key_holder = secagg.KeyHolder(
             self._authority, self._enrolment, plan, self._quorum, ledger=self._ledger, clock=clock
@@ -307,9 +318,15 @@ class EncryptedRounds:
             plan,
             self._quorum,
             journal=self._journals[name],
+            model_repeats=self._model_repeats,
             engine=self._engine,
             clock=clock,
         )
+
+
+def _part_of(model: bytes, number: int, parts: int) -> bytes:
+    """What the offer of one chunk is for. Journals count rosters by model: chunks of one round are no repetition."""
+    return hashlib.sha256(b"fl v1 part of a model" + struct.pack("<II", number, parts) + model).digest()
 
 
 def _joined_up(chunks: Sequence[Aggregate]) -> Aggregate:

@@ -21,9 +21,9 @@ from secagg import masks, packing
 from secagg.blocks import empty_block, payload_hash, write_block
 from secagg.engines import encryptor, resolve_engine
 from secagg.enrolment import Enrolment
-from secagg.errors import PlanError, RosterMismatch, UnknownClient, WrongModel, WrongPlan, WrongRound
+from secagg.errors import LocalError, PlanError, RosterMismatch, UnknownClient, WrongModel, WrongPlan, WrongRound
 from secagg.identity import Identity
-from secagg.journal import Journal, JournalRound
+from secagg.journal import Consent, Journal, JournalRound
 from secagg.kernels_numpy import F64, U8
 from secagg.messages import Abort, Contribution, Join, Offer, Release, Roster
 from secagg.plan import RoundPlan
@@ -82,6 +82,10 @@ class Client(Secret):
 
     identity: an enrolled client's. plan, quorum: this client's own; offers that differ are refused. masking=False
     trusts the aggregator (warned about). journal: where uses of updates are remembered; in memory when None.
+    model_repeats: how many rosters may train from one model once members differ from those of its first roster: what a
+    lost round costs when it is tried again without the bank that vanished, and what a key holder that lies about lost
+    rounds could difference. None: any number; says that every update carries fresh noise of its own (differential
+    privacy).
     engine: "auto" or an engine's name (`engines.py`). threads: for packing and encryption; all cores when None.
     """
 
@@ -94,6 +98,7 @@ class Client(Secret):
         *,
         masking: bool = True,
         journal: Journal | None = None,
+        model_repeats: int | None = 0,
         engine: str = "auto",
         threads: int | None = None,
         clock: StageClock | None = None,
@@ -103,6 +108,8 @@ class Client(Secret):
         if not 2 <= quorum <= plan.max_clients:
             # A roster of one would release this client's own update.
             raise PlanError(f"quorum: expected 2..{plan.max_clients} (the plan's max_clients), got {quorum}")
+        if model_repeats is not None and (not isinstance(model_repeats, int) or not 0 <= model_repeats < 2**31):
+            raise LocalError(f"model_repeats: expected an integer from 0, or None (fresh noise), got {model_repeats!r}")
         if not masking:
             warn_masking_disabled()
         self._identity = identity
@@ -111,6 +118,7 @@ class Client(Secret):
         self._quorum = quorum
         self._masking = masking
         self._journal = journal or Journal.in_memory(identity)
+        self._model_repeats = model_repeats
         self._engine = resolve_engine(engine)
         self._threads = threads
         self._clock = clock or StageClock()
@@ -165,7 +173,7 @@ class Client(Secret):
 
         update: float32 or float64, shape (plan.length,). weight: integer in 1..plan.max_weight. allow_reuse: accept an
         update that entered another roster before (differencing becomes possible; warned about).
-        Raises `UpdateError`, `WeightOutOfRange`, `UpdateReused`, or `PeerError` leaves for the roster.
+        Raises `UpdateError`, `WeightOutOfRange`, `UpdateReused`, `ModelRepeated`, or `PeerError` leaves for the roster.
         """
         following = self._machine.require("contribute")
         state = self._current()
@@ -177,8 +185,9 @@ class Client(Secret):
         with self._clock.stage("mask", "key agreement"):
             terms = self._mask_terms(roster, roster_hash, state) if self._masking else []
         members = [entry.sender for entry in roster.entries]
+        consent = Consent(allow_reuse, self._model_repeats)
         self._journal.contributing(
-            header.step, header.model, header.round_id, roster_hash, members, name, weight, allow_reuse
+            header.step, header.model, header.round_id, roster_hash, members, name, weight, consent
         )
         payload = self._seal(encoder, terms, state)
         with self._clock.stage("serialize") as stage:

@@ -79,6 +79,17 @@ class UpdateReused(LocalError):
     """This update, or what a plan makes of it, entered a roster; in another one, two sums could be differenced."""
 
 
+class ModelRepeated(LocalError):
+    """A roster with other members trains from a model that an earlier roster trained from; their sums can be compared.
+
+    A bank allows it a number of times, or none (`Client`, model_repeats).
+    """
+
+
+class ModelUnmoved(ModelRepeated):
+    """The same, and an earlier round from this model was released: the model does not move any more."""
+
+
 class LedgerError(LocalError):
     """A ledger or journal is damaged, locked by another process, or of another owner."""
 

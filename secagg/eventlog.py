@@ -123,10 +123,10 @@ class EventLog:
             self._length, self._head = sequence, digest
         return event
 
-    def events(self, step: int | None = None, kind: str | None = None) -> list[Event]:
-        """Events in order, narrowed to a step or a kind."""
+    def events(self, step: int | None = None, kind: str | None = None, model: bytes | None = None) -> list[Event]:
+        """Events in order, narrowed to a step, a kind or a model."""
         clauses, values = [], []
-        for column, value in (("step", step), ("kind", kind)):
+        for column, value in (("step", step), ("kind", kind), ("model", model)):
             if value is not None:
                 clauses.append(f"{column} = ?")
                 values.append(value)

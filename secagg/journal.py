@@ -11,8 +11,13 @@ plain one, and a journal is shown to others to compare it with the key holder's 
 
 An update has two names. What is encrypted are integers, so their hash is the one that counts: values that differ by
 less than the quantisation, or beyond the clip, are the same update. Another plan makes other integers of the same
-values: the hash of the values as float32 finds those. Neither finds a copy that was changed on purpose; what a second
-training from the same model tells is another rule's business.
+values: the hash of the values as float32 finds those. Neither finds a copy that was changed on purpose.
+
+A second training from one model gives an update much like the first, under no name that could be recognised. So rosters
+are counted by the model that they train from: as long as their members stay the same, their sums tell two trainings of
+everybody apart and nothing else; once members differ, the difference of two sums is about one bank, and each such
+roster needs the consent of this client's operator. Noise that is fresh in each update (differential privacy) bounds
+what all of them tell together, and takes the place of that consent.
 """
 
 from __future__ import annotations
@@ -29,7 +34,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg import packing
-from secagg.errors import LedgerError, RosterMismatch, StepJump, StepNotIncreasing, UpdateReused, WrongState
+from secagg.errors import (
+    LedgerError,
+    ModelRepeated,
+    ModelUnmoved,
+    RosterMismatch,
+    StepJump,
+    StepNotIncreasing,
+    UpdateReused,
+    WrongState,
+)
 from secagg.eventlog import IN_MEMORY, Audit, Entry, Event, EventLog, audit
 from secagg.identity import Identity
 from secagg.plan import RoundPlan
@@ -78,6 +92,18 @@ class UpdateName:
     values: bytes
     plan: bytes
     zero: bool
+
+
+@dataclass(frozen=True)
+class Consent:
+    """What this client's operator accepts. reuse: that an update enters a second roster.
+
+    model_repeats: how many rosters may train from one model once members differ from those of its first roster; None
+    for any number, because each update carries fresh noise of its own.
+    """
+
+    reuse: bool = False
+    model_repeats: int | None = 0
 
 
 @dataclass(frozen=True)
@@ -171,7 +197,7 @@ class Journal:
         members: Sequence[bytes],
         update: UpdateName,
         weight: int,
-        allow_reuse: bool,
+        consent: Consent,
     ) -> None:
         """Bind this offer to one roster and this update to its members; durable before anything is encrypted.
 
@@ -179,13 +205,18 @@ class Journal:
         of the same offer and `UpdateReused` for an update that entered another roster. The exception is one whose
         round was aborted, with identical members, weight and plan: then both sums, even if both came out, are the same
         sum. An update of zeros alone may come again, with a warning: it adds nothing to any sum, so two of them differ
-        by nothing that this client keeps to itself, and it hid no other member the first time.
+        by nothing that this client keeps to itself, and it hid no other member the first time. Raises `ModelRepeated`
+        or `ModelUnmoved` for one roster more, with other members, than `consent` has for a model.
         """
         if self._log.events(step, "contributing"):
             raise RosterMismatch(f"step {step}: this offer already had a roster; nothing is encrypted under a second")
         senders = hashlib.sha256(b"".join(members)).digest()
         circumstances = _CIRCUMSTANCES.pack(senders, len(members), weight)
-        for event in self._uses(update):
+        uses = self._uses(update)
+        harmless = [event for event in uses if self._harmless(event, circumstances, update)]
+        if not harmless:
+            self._check_model(model, senders, consent.model_repeats)
+        for event in uses:
             if update.zero:
                 warnings.warn(
                     f"every value of this update is 0 after quantisation, as at step {event.step}: it hides no other "
@@ -194,14 +225,15 @@ class Journal:
                     stacklevel=3,
                 )
                 break
-            if not self._harmless(event, circumstances, update):
-                if not allow_reuse:
-                    raise self._reused(event)
-                warnings.warn(
-                    f"an update of step {event.step} enters another roster: the two sums can be differenced",
-                    UpdateReuseWarning,
-                    stacklevel=3,
-                )
+            if event in harmless:
+                continue
+            if not consent.reuse:
+                raise self._reused(event)
+            warnings.warn(
+                f"an update of step {event.step} enters another roster: the two sums can be differenced",
+                UpdateReuseWarning,
+                stacklevel=3,
+            )
         body = _PLACES.pack(roster, update.values, circumstances, update.integers, update.plan)
         self._append("contributing", step, model, round_id, body)
 
@@ -273,6 +305,27 @@ class Journal:
             for event in self._log.holding("contributing", offset, name)
         }
         return [found[sequence] for sequence in sorted(found)]
+
+    def _check_model(self, model: bytes, senders: bytes, allowed: int | None) -> None:
+        """Count the rosters for this model from the first on whose members are not those of its first roster."""
+        earlier = self._log.events(kind="contributing", model=model)
+        members = [*(event.body[2 * _HASH : 3 * _HASH] for event in earlier), senders]
+        further = next((len(members) - i for i, each in enumerate(members) if each != members[0]), 0)
+        if allowed is None or further <= allowed:
+            return
+        first = f"the first from model {model.hex()[:16]} (step {earlier[0].step})"
+        named = f"roster {further} with other members than {first}"
+        for kind in _ACCEPTED:
+            if moved := self._log.events(kind=kind, model=model):
+                raise ModelUnmoved(
+                    f"{named}: this bank allows {allowed}, and the release of step {moved[0].step} left the model as "
+                    "it was: end the training, or find out why it stands still; model_repeats allows more rosters"
+                )
+        raise ModelRepeated(
+            f"{named}: this bank allows {allowed}: sums of other members from one model can be differenced, if a round "
+            "that was called lost was opened: wait for the first members, or train with fresh noise (differential "
+            "privacy), or allow more with model_repeats"
+        )
 
     def _harmless(self, earlier: Event, circumstances: bytes, update: UpdateName) -> bool:
         same = earlier.body[2 * _HASH :] == circumstances + update.integers + update.plan

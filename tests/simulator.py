@@ -26,6 +26,7 @@ class Federation:
     """Enrolled parties that outlive their roles: a role made twice is a party that restarted.
 
     folder: where ledger and journals are kept; None keeps them in memory, and then every role is made once only.
+    model_repeats: None, since all rounds here train from `MODEL`, whoever their members are.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class Federation:
         masking: bool = True,
         params: ParameterSet | None = None,
         folder: Path | None = None,
+        model_repeats: int | None = None,
     ) -> None:
         self.plan = secagg.plan_round(
             length=length, max_clients=max_clients or clients, max_weight=max_weight, params=params
         )
         self.quorum, self.masking, self.folder = quorum, masking, folder
+        self.model_repeats = model_repeats
         self.authority = secagg.Identity.generate("key holder")
         self.server = secagg.Identity.generate("aggregator")
         self.banks = [secagg.Identity.generate(f"bank {i}") for i in range(clients)]
@@ -72,7 +75,14 @@ class Federation:
         bank = self.banks[index]
         journal = secagg.Journal(self.journal_file(index), bank) if self.folder else None
         return secagg.Client(
-            bank, self.enrolment, self.plan, self.quorum, masking=self.masking, journal=journal, threads=1
+            bank,
+            self.enrolment,
+            self.plan,
+            self.quorum,
+            masking=self.masking,
+            journal=journal,
+            model_repeats=self.model_repeats,
+            threads=1,
         )
 
     def update(self, seed: int) -> NDArray[np.float64]:

@@ -1,17 +1,23 @@
 """Attack 3: two sums that differ by one client.
 
 Under one key: decrypt S, then S without the victim. Across keys: claim that the round failed, take the same updates
-again under a new key without the victim, and subtract. No single answer is wrong in either case.
+again under a new key without the victim, and subtract. Or let the others train once more: from the same model they send
+much the same. No single answer is wrong in any case.
 
 What stops it here: the key holder opens one sum per step, whatever the key, and remembers that across restarts; a sum
-without the victim is uniform; and a client's journal lets an update into one roster only.
+without the victim is uniform; and a client's journal lets an update into one roster only, and a model into one set of
+members, unless its operator consented to more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from demos.attacks import federation, stock
 from demos.attacks.federation import VICTIM, Collected, Federation
-from demos.attacks.verdict import Attack, Control, Loot, Shipped, judge, largest_error
+from demos.attacks.verdict import F64, Attack, Control, Loot, Shipped, correlation, exposes, judge, largest_error
 from secagg.messages import AbortReason
 
 
@@ -74,22 +80,52 @@ def after_abort() -> Shipped:
     """A lying key holder opens the sum, signs an abort, and asks the others for the same updates again."""
 
     def retry(signed: bool) -> Loot:
-        cast, collected = _collected()
-        everyone = cast.opened_in_secret(collected, cast.honest_sum(collected))
-        abort = cast.key_holder.abort(AbortReason.ABANDONED)
-        for client in cast.clients:
-            client.abort(abort if signed else None)
-        offer = cast.key_holder.open(step=2, model=bytes(32))
-        others = cast.clients[VICTIM + 1 :]
-        for client in others:
-            cast.key_holder.receive_join(client.join(offer, bytes(32)))
-        roster = cast.key_holder.close_roster()
-        sent = [client.contribute(roster, u) for client, u in zip(others, cast.updates[VICTIM + 1 :], strict=True)]
-        again = Collected(offer, roster, tuple(sent))
-        release = cast.key_holder.release(cast.signed_sum(again, cast.honest_sum(again)))
-        return Loot(cast.estimate(everyone - release.sums), cast.victim)
+        cast = Federation()
+        return _without_victim(cast, cast.updates, signed)
 
     return judge([lambda: retry(signed=True), lambda: retry(signed=False)])
+
+
+def retrained_control() -> Control:
+    """What the operators' consent costs: the same protocol without the rule about models."""
+    cast = Federation(model_repeats=None)
+    loot = _without_victim(cast, _trained_again(cast), signed=True)
+    hit = correlation(loot.estimate, loot.victim)
+    return Control("clients that consented", exposes(loot.estimate, loot.victim), f"an estimate correlated {hit:.2f}")
+
+
+def retrained() -> Shipped:
+    """As `after_abort`, and the others train anew, as an honest retry without the victim would have them do."""
+
+    def retry(signed: bool) -> Loot:
+        cast = Federation(model_repeats=0)
+        return _without_victim(cast, _trained_again(cast), signed)
+
+    return judge([lambda: retry(signed=True), lambda: retry(signed=False)])
+
+
+def _trained_again(cast: Federation) -> list[F64]:
+    """A second training from one model: 5 % of an update's length away from the first."""
+    noise = np.random.default_rng()
+    return [update + noise.normal(0.0, 0.05 * float(update.std()), update.size) for update in cast.updates]
+
+
+def _without_victim(cast: Federation, updates: Sequence[F64], signed: bool) -> Loot:
+    """Open a round in secret, call it lost, collect `updates` of all but the victim, and subtract."""
+    collected = cast.collect()
+    everyone = cast.opened_in_secret(collected, cast.honest_sum(collected))
+    abort = cast.key_holder.abort(AbortReason.ABANDONED)
+    for client in cast.clients:
+        client.abort(abort if signed else None)
+    offer = cast.key_holder.open(step=2, model=bytes(32))
+    others = cast.clients[VICTIM + 1 :]
+    for client in others:
+        cast.key_holder.receive_join(client.join(offer, bytes(32)))
+    roster = cast.key_holder.close_roster()
+    sent = [client.contribute(roster, u) for client, u in zip(others, updates[VICTIM + 1 :], strict=True)]
+    again = Collected(offer, roster, tuple(sent))
+    release = cast.key_holder.release(cast.signed_sum(again, cast.honest_sum(again)))
+    return Loot(cast.estimate(everyone - release.sums), cast.victim)
 
 
 def _collected() -> tuple[Federation, Collected]:
@@ -104,5 +140,11 @@ ATTACKS = (
         "call the round failed and collect the same updates again without the victim",
         after_abort_control,
         after_abort,
+    ),
+    Attack(
+        "differencing-after-retraining",
+        "call the round failed and let the others train again from the same model, without the victim",
+        retrained_control,
+        retrained,
     ),
 )

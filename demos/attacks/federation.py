@@ -64,9 +64,14 @@ class Collected:
 
 
 class Federation:
-    """A key holder, an aggregator and clients, each with an identity of its own, all in this process."""
+    """A key holder, an aggregator and clients, each with an identity of its own, all in this process.
 
-    def __init__(self, clients: int = CLIENTS, length: int = LENGTH, *, masking: bool = True) -> None:
+    model_repeats: of every client, as in `secagg.Client`; None switches that rule off, so that others are seen to hold.
+    """
+
+    def __init__(
+        self, clients: int = CLIENTS, length: int = LENGTH, *, masking: bool = True, model_repeats: int | None = None
+    ) -> None:
         self.plan: RoundPlan = plan_round(length, max_clients=16, params=SMALL)
         self.masking = masking
         self.identities = [Identity.generate(f"bank {i}") for i in range(clients)]
@@ -80,7 +85,15 @@ class Federation:
             self.key_holder = KeyHolder(self.authority, self.enrolment, self.plan, QUORUM, masking=masking, threads=1)
             self.aggregator = Aggregator(self.server, self.enrolment, self.plan, masking=masking)
             self.clients = [
-                Client(identity, self.enrolment, self.plan, QUORUM, masking=masking, threads=1)
+                Client(
+                    identity,
+                    self.enrolment,
+                    self.plan,
+                    QUORUM,
+                    masking=masking,
+                    model_repeats=model_repeats,
+                    threads=1,
+                )
                 for identity in self.identities
             ]
         self.updates: list[F64] = [_update(length) for _ in range(clients)]

@@ -24,6 +24,7 @@ class LocalParties:
     """A folder for each party, named like its organisation, with party.toml in it.
 
     banks: organisation -> [app] table.  outsiders: the same, for banks that are not on the enrolment list.
+    model_repeats: of every bank; all of them are one person's here, who may lose rounds on purpose.
     """
 
     folder: Path
@@ -31,6 +32,7 @@ class LocalParties:
     banks: Mapping[str, AppTable]
     quorum: int = 3
     outsiders: Mapping[str, AppTable] = field(default_factory=dict)
+    model_repeats: int = 8
 
     def make(self) -> None:
         """Create keys, list and party files."""
@@ -58,7 +60,8 @@ class LocalParties:
         plan = "\n".join(f"{name} = {value!r}" for name, value in vars(self.plan).items())
         table = "\n".join(f"{name} = {json.dumps(value)}" for name, value in app.items())
         self.file(organisation).write_text(
-            f'role = "{role}"\nidentity = "identity.json"\nenrolment = "enrolment.json"\nquorum = {self.quorum}\n\n'
+            f'role = "{role}"\nidentity = "identity.json"\nenrolment = "enrolment.json"\nquorum = {self.quorum}\n'
+            f"model_repeats = {self.model_repeats}\n\n"
             f"[plan]\n{plan}\n\n[app]\n{table}\n",
             encoding="utf-8",
         )

@@ -5,6 +5,9 @@
     enrolment = "enrolment.json"       # `demos enrol list`, the same at every party
     quorum = 3
     allow_reuse = false                # true: an update may enter a second roster after a lost round (without DP)
+    model_repeats = 0                  # a bank's: rosters from one model that it accepts once members differ, as in a
+                                       # retry without the bank that vanished; "fresh-noise": any number, because each
+                                       # update of its app carries new noise (differential privacy)
     [plan]
     max_clients = 16
     clip = 1.0
@@ -33,6 +36,7 @@ ROLES = ("bank", "key_holder", "aggregator")
 PARTY = "SECAGG_PARTY"  # environment: this process's party file
 PARTIES = "SECAGG_PARTIES"  # environment, simulation only: folder with one folder per partition
 PASSPHRASE = "SECAGG_PASSPHRASE"
+FRESH_NOISE = "fresh-noise"
 _PLAN = {"max_clients": int, "clip": float, "value_bits": int, "max_weight": int, "max_length": int}
 _DEFAULTS = {"value_bits": 20, "max_weight": 1, "clip": 1.0, "max_length": 50_000_000}
 
@@ -50,7 +54,10 @@ class PlanSettings:
 
 @dataclass(frozen=True)
 class PartySettings:
-    """One party's own settings. folder: where it keeps what must survive a restart."""
+    """One party's own settings. folder: where it keeps what must survive a restart.
+
+    model_repeats: None where the file says that every update carries fresh noise.
+    """
 
     role: str
     folder: Path
@@ -59,6 +66,7 @@ class PartySettings:
     quorum: int
     plan: PlanSettings
     allow_reuse: bool = False
+    model_repeats: int | None = 0
     app: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -76,7 +84,7 @@ def load_settings(path: str | Path) -> PartySettings:
         raise SettingsError(f"{path}: {error.strerror}; make a party file first (docs/flower.md)") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
-    unknown = set(fields) - {"role", "identity", "enrolment", "quorum", "allow_reuse", "plan", "app"}
+    unknown = set(fields) - {"role", "identity", "enrolment", "quorum", "allow_reuse", "model_repeats", "plan", "app"}
     if unknown:
         raise SettingsError(f"{path}: unknown entry {', '.join(sorted(unknown))}")
     role = _entry(path, fields, "role", str)
@@ -94,6 +102,7 @@ def load_settings(path: str | Path) -> PartySettings:
         _entry(path, fields, "quorum", int),
         PlanSettings(**values),
         _entry(path, {"allow_reuse": False, **fields}, "allow_reuse", bool),
+        _model_repeats(path, fields.get("model_repeats", 0)),
         fields.get("app", {}),
     )
 
@@ -114,6 +123,14 @@ def party_file(context: Context) -> Path:
     raise SettingsError(
         "no party file: start the SuperNode with --node-config 'party=\"/path/to/party.toml\"', or set SECAGG_PARTY"
     )
+
+
+def _model_repeats(path: Path, value: object) -> int | None:
+    if value == FRESH_NOISE:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise SettingsError(f"{path}: model_repeats: expected an integer from 0 or {FRESH_NOISE!r}, got {value!r}")
+    return value
 
 
 def _entry(path: Path, fields: Mapping[str, Any], name: str, kind: type) -> Any:

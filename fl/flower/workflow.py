@@ -300,7 +300,11 @@ class EncryptedRounds:
                 lost.append(named)
                 self._party.log("round lost", step=self._calls.step, round=number, message=named)
                 if len(lost) < self._limits.attempts:
-                    self._go_on_without(error.blamed if isinstance(error, _RoundLost) else frozenset())
+                    blamed = error.blamed if isinstance(error, _RoundLost) else frozenset()
+                    try:
+                        self._go_on_without(blamed)
+                    except PartiesMissing as missing:
+                        raise PartiesMissing(f"{missing} Lost before: {'; '.join(lost)}") from missing
         self._abort(self._calls.step)
         raise RoundFailed(f"round {number}: {len(lost)} attempts failed: {'; '.join(lost)}")
 

@@ -88,6 +88,7 @@ def play(
             quorum=least,
             largest=algorithm.timetable.largest,
             max_weight=algorithm.max_weight,
+            model_repeats=None if private else (dropouts or Dropouts()).retries,
         )
         if compression is None:
             aggregate = partial(secure.average, value_bits=32)

@@ -18,7 +18,7 @@ from fl.algorithms.state import Timetable, affordable_rounds, trainings
 from fl.errors import AggregationError, AlgorithmError, BudgetExhausted
 from fl.secure import EncryptedRounds, Joined
 from fl.training import PrivateSteps
-from secagg.errors import SecAggError, UpdateReused
+from secagg.errors import ModelRepeated, SecAggError, UpdateReused
 from secagg.journal import UpdateReuseWarning
 
 
@@ -116,7 +116,7 @@ def test_an_update_that_was_in_a_lost_roster_enters_no_other_unless_asked_to() -
     rng = np.random.default_rng(0)
     names = ("a", "b", "c", "d")
     updates = tuple(rng.normal(scale=0.1, size=50).astype(np.float32) for _ in names)
-    rounds = EncryptedRounds(names, clip=1.0, quorum=3)
+    rounds = EncryptedRounds(names, clip=1.0, quorum=3, model_repeats=1)
     lost = Joined(names, updates, (1,) * 4, "ab" * 32, silent=frozenset("d"))
     with pytest.raises(AggregationError, match="d joined the roster and never contributed"):
         rounds.average(lost, 16)
@@ -126,6 +126,27 @@ def test_an_update_that_was_in_a_lost_roster_enters_no_other_unless_asked_to() -
     with pytest.warns(UpdateReuseWarning):
         result = rounds.average(dataclasses.replace(again, reuse=True), 16)
     assert np.abs(result.average - np.mean(updates[:3], axis=0)).max() <= result.error_bound + 1e-9
+
+
+@pytest.mark.parametrize("chunk", [None, 20])
+def test_a_retry_without_the_bank_that_vanished_needs_the_consent_of_those_who_stayed(chunk) -> None:
+    """Each trains anew; the two sums are from one model all the same. Chunks of one round are no repetition."""
+    rng = np.random.default_rng(0)
+    names = ("a", "b", "c", "d")
+
+    def joined(members: int, silent: frozenset[str] = frozenset()) -> Joined:
+        updates = tuple(rng.normal(scale=0.1, size=50).astype(np.float32) for _ in range(members))
+        return Joined(names[:members], updates, (1,) * members, "ab" * 32, silent=silent)
+
+    for allowed, passes in ((0, False), (1, True), (None, True)):
+        rounds = EncryptedRounds(names, clip=1.0, quorum=3, chunk=chunk, model_repeats=allowed)
+        rounds.average(joined(4), 16)
+        rounds.average(joined(4), 16)
+        if passes:
+            rounds.average(joined(3), 16)
+        else:
+            with pytest.raises(ModelRepeated):
+                rounds.average(joined(3), 16)
 
 
 def test_with_reuse_the_retry_sends_the_first_training() -> None:

@@ -19,6 +19,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from fl.flower.errors import FlowerError, ModelMismatch, PartiesMissing, RoundFailed
 from fl.flower.local_parties import KEY_HOLDER
 from fl.flower.logs import read_log
+from fl.flower.loopback import honest
 from fl.flower.models import FlatModel
 from fl.flower.transport import PART_BYTES, Call, Outgoing, action_of, from_records, to_records
 
@@ -122,6 +123,16 @@ def test_a_bank_that_vanishes_after_the_roster_closed_costs_the_round_and_no_mor
     # The others' first updates were rostered with bank-2; among other members they train anew, never reuse.
     exact = np.mean([update_of(bank, 1, 1).astype(np.float64) for bank in (0, 1, 3)], axis=0)
     assert np.abs(weights(outcome) - exact).max() <= BOUND
+
+
+def test_a_retry_without_the_bank_that_vanished_needs_the_others_consent(federation) -> None:
+    here = federation(model_repeats=0)
+    here.fail("bank-2", only("contribute", silent))
+    with pytest.raises(FlowerError, match="ModelRepeated"):
+        here.rounds().run(1)
+    here.fail("bank-2", honest)
+    (report,) = here.rounds().run(1).rounds  # the members of the first roster are together again
+    assert len(report.members) == 4 and report.lost == ()
 
 
 def test_after_a_signed_abort_the_same_members_use_the_same_updates(federation) -> None:

@@ -33,6 +33,7 @@ def test_a_party_file_says_everything_and_defaults_are_careful(tmp_path: Path) -
     settings = load_settings(written(tmp_path, GOOD))
     assert (settings.role, settings.quorum, settings.folder) == ("bank", 3, tmp_path)
     assert settings.plan.clip == 2.0 and settings.plan.max_weight == 1 and settings.allow_reuse is False
+    assert settings.model_repeats == 0
     assert settings.identity == tmp_path / "identity.json" and settings.app == {"data": "simulated"}
 
 
@@ -46,6 +47,12 @@ def test_a_party_file_says_everything_and_defaults_are_careful(tmp_path: Path) -
         (("clip = 2", "clips = 2"), "plan: unknown entry clips"),
         (("quorum = 3", "quorum = 3\nmasking = false"), "unknown entry masking"),
         (("quorum = 3", "quorum = 3\nallow_reuse = 1"), "allow_reuse: expected bool"),
+        (
+            ("quorum = 3", "quorum = 3\nmodel_repeats = -1"),
+            "model_repeats: expected an integer from 0 or 'fresh-noise'",
+        ),
+        (("quorum = 3", "quorum = 3\nmodel_repeats = true"), "model_repeats: expected an integer from 0"),
+        (("quorum = 3", 'quorum = 3\nmodel_repeats = "any"'), "model_repeats: expected an integer from 0"),
         (("[plan]", "[plan"), "not TOML"),
     ],
 )

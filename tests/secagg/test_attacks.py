@@ -423,6 +423,47 @@ def test_an_update_in_disguise_enters_no_second_roster(peers, disguise):
             client.contribute(roster, disguise(update))
 
 
+def retrained(federation: Federation, update):
+    """What a second training from the same model gives: much the same."""
+    return np.clip(update + np.random.default_rng(7).normal(0, 0.05, update.size), -1, 1)
+
+
+def lied_about_an_abort(federation: Federation) -> tuple[Peers, np.ndarray, Roster]:
+    """All clients' sum opened in secret, the round called lost, and a roster without the first client closed."""
+    peers = Peers(federation)
+    first = [federation.update(seed) for seed in range(len(peers.clients))]
+    opened = peers.key_holder._open(peers.encrypted_sum(1, first), peers.key_holder._current())
+    abort = peers.key_holder.abort(AbortReason.ABANDONED)
+    for client in peers.clients:
+        client.abort(abort)
+    offer, roster = peers.roster(2, members=range(1, len(peers.clients)))
+    peers.aggregator = federation.aggregator()
+    peers.aggregator.open(offer, roster)
+    return peers, opened.sums, roster
+
+
+def test_a_key_holder_that_lies_about_an_abort_gets_no_second_roster_from_the_same_model():
+    federation = Federation(clients=4, length=50, quorum=3, model_repeats=0)
+    peers, _, roster = lied_about_an_abort(federation)
+    for index, client in enumerate(peers.clients[1:], start=1):
+        head = client._journal.head
+        with pytest.raises(errors.ModelRepeated, match="differenced"):
+            client.contribute(roster, retrained(federation, federation.update(index)))
+        assert client._journal.head == head
+
+
+def test_with_their_consent_the_second_roster_shows_the_absent_clients_update():
+    """The control of the test above, and what `model_repeats` costs: every update of it was trained anew."""
+    federation = Federation(clients=4, length=50, quorum=3, model_repeats=1)
+    peers, opened, roster = lied_about_an_abort(federation)
+    for index, client in enumerate(peers.clients[1:], start=1):
+        peers.aggregator.receive(client.contribute(roster, retrained(federation, federation.update(index))))
+    sums = peers.key_holder.release(peers.aggregator.close()).sums
+    difference, victim = (opened - sums).astype(np.float64), federation.quantised(federation.update(0))
+    cosine = difference @ victim / np.linalg.norm(difference) / np.linalg.norm(victim)
+    assert cosine > 0.9
+
+
 def test_a_retry_shows_a_lying_key_holder_how_far_those_moved_who_did_not_retry():
     """A limit that is stated, not a promise (docs/attacks.md): the members are the same, the updates are not.
 

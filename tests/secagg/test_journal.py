@@ -13,6 +13,8 @@ from simulator import MODEL, Federation, Peers
 from secagg import packing
 from secagg.errors import (
     LedgerError,
+    ModelRepeated,
+    ModelUnmoved,
     RosterMismatch,
     StepJump,
     StepNotIncreasing,
@@ -21,7 +23,7 @@ from secagg.errors import (
     WrongState,
 )
 from secagg.identity import Identity
-from secagg.journal import MAX_STEP_JUMP, Journal, UpdateReuseWarning, ZeroUpdateWarning, audit_journal
+from secagg.journal import MAX_STEP_JUMP, Consent, Journal, UpdateReuseWarning, ZeroUpdateWarning, audit_journal
 from secagg.messages import AbortReason
 from secagg.plan import RoundPlan, plan_round
 
@@ -40,11 +42,19 @@ def joined(journal: Journal, step: int) -> None:
 
 
 def contributing(
-    journal: Journal, step: int, update=UPDATE, members=MEMBERS, weight=1, allow_reuse=False, plan: RoundPlan = PLAN
+    journal: Journal,
+    step: int,
+    update=UPDATE,
+    members=MEMBERS,
+    weight=1,
+    allow_reuse=False,
+    plan: RoundPlan = PLAN,
+    model: bytes = MODEL,
+    model_repeats: int | None = None,
 ) -> None:
-    joined(journal, step)
-    name = journal.name(update, plan)
-    journal.contributing(step, MODEL, round_id(step), b"r" * 32, members, name, weight, allow_reuse)
+    journal.joined(step, model, round_id(step), b"o" * 32, b"h" * 32, b"k" * 32)
+    name, consent = journal.name(update, plan), Consent(allow_reuse, model_repeats)
+    journal.contributing(step, model, round_id(step), b"r" * 32, members, name, weight, consent)
 
 
 @pytest.fixture
@@ -63,7 +73,7 @@ def test_steps_are_joined_once_and_in_rising_order(journal):
 def test_an_offer_has_one_roster(journal):
     contributing(journal, 1)
     with pytest.raises(RosterMismatch, match="already had a roster"):
-        journal.contributing(1, MODEL, round_id(1), b"s" * 32, MEMBERS, journal.name(UPDATE * 2, PLAN), 1, False)
+        journal.contributing(1, MODEL, round_id(1), b"s" * 32, MEMBERS, journal.name(UPDATE * 2, PLAN), 1, Consent())
 
 
 @pytest.mark.parametrize("same", [UPDATE, UPDATE.copy(), UPDATE[::-1][::-1]])
@@ -180,6 +190,76 @@ def test_an_update_of_a_journal_from_before_its_second_name_is_still_known(journ
         contributing(journal, 2)
 
 
+# --- one roster per base model --------------------------------------------------------------------------------------
+
+OTHERS = MEMBERS[:1]
+
+
+def attempts(journal: Journal, rosters: list, allowed: int | None, end: str = "aborted") -> None:
+    """One roster after the other from one model, each update trained anew."""
+    for step, members in enumerate(rosters, start=1):
+        update = np.full(4, step / 10)
+        contributing(journal, step, update, members, plan=SHORT, model_repeats=allowed)
+        if end == "finished":
+            journal.sealed(step, MODEL, round_id(step), b"c" * 32)
+            journal.finished(step, MODEL, round_id(step), b"f" * 32)
+        else:
+            journal.aborted(step, MODEL, round_id(step))
+
+
+@pytest.mark.parametrize(
+    ("rosters", "needs"),
+    [
+        ([MEMBERS], 0),
+        ([MEMBERS, MEMBERS, MEMBERS], 0),
+        ([MEMBERS, OTHERS], 1),
+        ([OTHERS, MEMBERS], 1),
+        ([MEMBERS, MEMBERS, OTHERS], 1),
+        ([MEMBERS, OTHERS, OTHERS], 2),
+        ([MEMBERS, OTHERS, MEMBERS], 2),
+    ],
+)
+def test_rosters_from_one_model_with_other_members_need_as_much_consent_as_there_are(rosters, needs):
+    attempts(Journal.in_memory(OWNER), rosters, needs)
+    attempts(Journal.in_memory(OWNER), rosters, None)
+    if needs:
+        journal = Journal.in_memory(OWNER)
+        with pytest.raises(ModelRepeated, match=f"roster {needs} with other members .* allows {needs - 1}") as caught:
+            attempts(journal, rosters, needs - 1)
+        assert type(caught.value) is ModelRepeated
+        assert journal.unfinished() == (len(rosters),)  # joined, and nothing was bound to that roster
+        assert not journal._log.events(len(rosters), "contributing")
+
+
+def test_a_model_that_a_release_did_not_move_is_named_as_such(journal):
+    attempts(journal, [MEMBERS], 0, end="finished")
+    with pytest.raises(ModelUnmoved, match="step 1 left the model as it was"):
+        contributing(journal, 2, np.full(4, 0.9), OTHERS, plan=SHORT, model_repeats=0)
+
+
+def test_another_model_is_another_count(journal):
+    attempts(journal, [MEMBERS, OTHERS], 1)
+    contributing(journal, 3, np.full(4, 0.9), MEMBERS[1:], plan=SHORT, model=b"n" * 32, model_repeats=0)
+
+
+def test_the_same_sum_again_is_no_further_roster(journal):
+    update = np.full(4, 0.9)
+    contributing(journal, 1, update, plan=SHORT, model_repeats=1)
+    journal.aborted(1, MODEL, round_id(1))
+    contributing(journal, 2, np.full(4, 0.8), OTHERS, plan=SHORT, model_repeats=1)
+    contributing(journal, 3, update, plan=SHORT, model_repeats=1)
+
+
+def test_rosters_from_one_model_are_counted_over_a_restart(tmp_path):
+    journal = Journal(tmp_path / "j.db", OWNER)
+    attempts(journal, [MEMBERS], 0)
+    journal.close()
+    journal = Journal(tmp_path / "j.db", OWNER)
+    with pytest.raises(ModelRepeated):
+        contributing(journal, 2, np.full(4, 0.9), OTHERS, plan=SHORT, model_repeats=0)
+    journal.close()
+
+
 @pytest.mark.parametrize("last", [None, 1, 7 * MAX_STEP_JUMP])
 def test_an_offer_far_above_the_last_step_is_refused_and_leaves_steps_to_join(journal, last):
     if last is not None:
@@ -232,7 +312,7 @@ def test_reuse_on_request_is_warned_about(journal):
         lambda j: j.finished(1, MODEL, round_id(1), b"f" * 32),
         lambda j: j.aborted(2, MODEL, round_id(2)),
         lambda j: j.aborted(1, MODEL, round_id(2)),
-        lambda j: j.contributing(2, MODEL, round_id(2), b"r" * 32, MEMBERS, j.name(UPDATE, PLAN), 1, False),
+        lambda j: j.contributing(2, MODEL, round_id(2), b"r" * 32, MEMBERS, j.name(UPDATE, PLAN), 1, Consent()),
     ],
 )
 def test_events_out_of_order_or_of_another_round_change_nothing(journal, move):

@@ -221,8 +221,14 @@ class BankParty(Party):
         model = self._held_model()
         if self._client is None or self._plan is None or self._plan.length != model.length:
             self._plan = plan_of(self.settings.plan, model.length)
-            quorum = self.settings.quorum
-            self._client = secagg.Client(self.identity, self.enrolment, self._plan, quorum, journal=self._journal)
+            self._client = secagg.Client(
+                self.identity,
+                self.enrolment,
+                self._plan,
+                self.settings.quorum,
+                journal=self._journal,
+                model_repeats=self.settings.model_repeats,
+            )
         return self._client, self._plan, model
 
     def _held_model(self) -> FlatModel:
