@@ -34,7 +34,8 @@ def budget(run: Path, as_json: bool) -> None:
     out.print(made)
     first = found[0]
     parts = "; ".join(f"{unit}: {spent:.3f} by itself" for unit, spent in first.by_kind.items())
-    out.print(f"delta {first.delta:g}. Unit: one {first.unit}. {first.bank}: {parts}.", highlight=False)
+    counted = ", ".join(dict.fromkeys(account.accountant for account in found))
+    out.print(f"delta {first.delta:g} ({counted}). Unit: one {first.unit}. {first.bank}: {parts}.", highlight=False)
     out.print(
         "Not covered: a card or a customer as a whole, and features of other rows that a row flows into.", style="dim"
     )

@@ -2,18 +2,18 @@
 
 What it does: `accounts` opens the ledgers of a run folder and prices the next round at the run's own noise.
 
-What it leaves to others: writing ledgers (`fl.privacy.Ledger`, when a run spends).
+What it leaves to others: writing ledgers (`fl.ledger.Ledger`, when a run spends).
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fl.errors import BudgetError, RunFolderError
-from fl.privacy import Entry, Ledger, Mechanism, NoisyCounts, epsilon, ledger_path, units_of
+from fl.ledger import Ledger, ledger_path, read_ledger
+from fl.privacy import Entry, Mechanism, NoisyCounts, epsilon, reckoned, units_of
 from fl.run_folder import PrivacySettings, RunFolder
 
 
@@ -26,6 +26,7 @@ class Account:
     limit: float
     delta: float
     spent: float
+    accountant: str  # that counted `spent`
     by_kind: dict[str, float]  # unit -> epsilon of that part alone; the parts do not add up to the whole
     releases: int  # lines in the ledger
     next_round: float  # what one more round like the run's last would add
@@ -55,12 +56,11 @@ def accounts(run: Path) -> list[Account]:
     for bank in banks:
         path = ledger_path(where, bank)
         if not path.exists():
-            raise RunFolderError(f"{path}: the ledger of {bank} is not there yet; start the run first")
-        limit = float(json.loads(path.read_text(encoding="utf-8"))["epsilon_limit"])
-        ledger = Ledger(path, bank, limit, privacy.delta)
-        history = ledger.history()
+            raise RunFolderError(f"{path}: the ledger of {bank} is not there yet: this run has spent nothing")
+        limit = read_ledger(path, bank).epsilon_limit
+        history = Ledger(path, bank, min(limit, privacy.epsilon), privacy.delta).history()
         following: list[Entry] = [*history, _next_of(history, privacy)]
-        spent, after = ledger.spent(), epsilon(following, privacy.delta)
+        (spent, accountant), after = reckoned(history, privacy.delta), epsilon(following, privacy.delta)
         kinds = {units_of([entry]): [e for e in history if type(e) is type(entry)] for entry in history}
         found.append(
             Account(
@@ -69,6 +69,7 @@ def accounts(run: Path) -> list[Account]:
                 limit,
                 privacy.delta,
                 spent,
+                accountant,
                 {unit: epsilon(part, privacy.delta) for unit, part in kinds.items()},
                 len(history),
                 after - spent,

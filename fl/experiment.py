@@ -4,7 +4,7 @@ What it does: puts the parts together in the order that the promises need, and k
 run killed at any moment continues.
 
 What it leaves to others: every part. Rounds are in `fl.rounds`, the run's budget in `fl.run_budget`, the ledger's
-rule in `fl.privacy`, files in `fl.run_folder`.
+rule in `fl.ledger`, files in `fl.run_folder`.
 
 On continuing: without differential privacy the result is that of an uninterrupted run, bit for bit. With
 it, a round that was paid for and did not finish is lost: the noise was calibrated to so many rounds and no
@@ -38,11 +38,11 @@ from fl.federation import (
     federation_of,
     pooled_global,
 )
+from fl.ledger import Ledger
 from fl.model import MODEL_FORMAT, flatten, layers_of, layout, model_hash, unflatten
 from fl.privacy import (
     ClientRounds,
     Entry,
-    Ledger,
     Mechanism,
     NoisyCounts,
     noisy_counts,

@@ -1,13 +1,15 @@
-"""What a bank's rows have cost in privacy: mechanisms, accountants, and one lifelong ledger per bank.
+"""What a bank's rows have cost in privacy: mechanisms and accountants.
 
 What it does: `epsilon` turns a history of training steps, shared counts and client-level releases into
-(epsilon, delta); `Ledger` remembers everything a bank ever spent and refuses what would overspend.
+(epsilon, delta), and `reckoned` says which accountant's figure that is.
 
-What it leaves to others: finding the noise that a budget allows (`fl.calibrate`), drawing it (`fl.randomness`,
-`fl.discrete_gaussian`), taking the steps (`fl.training`, `fl.shared_steps`).
+What it leaves to others: remembering what was spent (`fl.ledger`), finding the noise that a budget allows
+(`fl.calibrate`), drawing it (`fl.randomness`, `fl.discrete_gaussian`), taking the steps (`fl.training`,
+`fl.shared_steps`).
 
 Sources: the Poisson-subsampled Gaussian composed numerically as privacy random variables (PRV; Gopi, Lee,
-Wutschitz, NeurIPS 2021), whose *upper* bound is reported; Renyi DP (Mironov, Talwar, Zhang 2019) beside it.
+Wutschitz, NeurIPS 2021), whose *upper* bound is reported; Renyi DP (Mironov, Talwar, Zhang 2019) beside it, and in
+its place outside the range in which float64 can hold that bound (`fl.privacy_loss`), or where it is the smaller one.
 Both are Opacus' implementations; `fl.privacy_loss` adds the exact privacy loss of noisy counts to the first.
 Client-level rounds are composed as zCDP (Bun, Steinke 2016), steps under shared noise as zCDP within Renyi DP. A
 Gaussian-DP (central limit) figure is never offered: it can understate.
@@ -21,30 +23,25 @@ Three units, and what each does not say:
 - client: everything a bank contributes to a round, its whole update. It composes with none of the others.
 
 The first two are added up, for the transaction that is both. None of them speaks of a card or a customer.
-
-Ordering rule of the ledger: the spend is on disk, synced, before the first gradient is computed. A crash
-can therefore count steps that were never taken and cannot forget one that was.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from opacus.accountants import RDPAccountant
 
-from fl.durable import locked, replace_durably
-from fl.errors import BudgetError, BudgetExhausted, LedgerError
+from fl import options
+from fl.discrete_gaussian import LARGEST_VARIANCE
+from fl.errors import BudgetError
 from fl.privacy_loss import CountLoss, composed_epsilon
 from fl.shared_noise import NoisePlan, sum_correction
 
@@ -53,14 +50,21 @@ COUNTS_UNIT = "transaction in shared counts"
 CLIENT_UNIT = "client: a bank's whole update"
 ACCOUNTANT = "PRV"
 CLIENT_ACCOUNTANT = "zCDP"
-SHARED_ACCOUNTANT = "RDP"  # of shared steps, and of everything beside them
+RENYI_ACCOUNTANT = "RDP"  # of shared steps and everything beside them, and of what PRV cannot hold
 ALL_UNITS = (UNIT, COUNTS_UNIT, f"{UNIT}; {COUNTS_UNIT}", CLIENT_UNIT)  # of a whole ledger
-LEDGER_FORMAT = "fl privacy ledger 2"
 HOPELESS_EPSILON = 1000.0  # the PRV grid of a larger one would not fit in memory, nor would the figure help
+SMALL_EPSILON = 1.0  # below it PRV's own error of 0.01 is so large a part that Renyi DP can be the smaller bound
 RENYI_ORDERS = [*RDPAccountant.DEFAULT_ALPHAS, 80, 128, 256, 512, 1024]  # the large ones serve small epsilons
 
 
 Accountant = Literal["prv", "rdp"]
+# What a mechanism can be, whoever wrote it down: beyond these, accounting is nonsense or does not end.
+NOISE_MULTIPLIER = options.Real(1e-3, 1e6)
+TIMES = options.Whole(1, 10**9)
+SHARES = options.Whole(1, 2**22)
+SHARE_VARIANCE = options.Real(0, LARGEST_VARIANCE, "grid units squared", above=True)
+DAY = options.Whole(-(10**9), 10**9)
+
 CountsKey = tuple[int, int, float, int]  # columns, resolution, share variance, shares
 
 
@@ -70,17 +74,12 @@ class Mechanism:
     clipping norm.
     """
 
-    sample_rate: float  # in (0, 1]
-    noise_multiplier: float  # > 0
-    steps: int  # >= 1
+    sample_rate: Annotated[float, options.Real(0, 1, above=True)]
+    noise_multiplier: Annotated[float, NOISE_MULTIPLIER]
+    steps: Annotated[int, TIMES]
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.sample_rate <= 1.0:
-            raise BudgetError(f"sample_rate must be in (0, 1], got {self.sample_rate}")
-        if not (self.noise_multiplier > 0.0 and math.isfinite(self.noise_multiplier)):
-            raise BudgetError(f"noise_multiplier must be positive and finite, got {self.noise_multiplier}")
-        if self.steps < 1:
-            raise BudgetError(f"steps must be at least 1, got {self.steps}")
+        options.check(self, BudgetError)
 
 
 @dataclass(frozen=True)
@@ -90,16 +89,15 @@ class NoisyCounts:
     What is accounted is the noise of the `shares` banks outside the planned coalition.
     """
 
-    columns: int  # >= 1; the integer vector's sensitivity is resolution * sqrt(columns)
-    resolution: int  # grid units per event
-    share_variance: float  # grid units squared
-    shares: int  # n - t
-    first_day: int
-    last_day: int  # included: which transactions this release is about
+    columns: Annotated[int, TIMES]  # the integer vector's sensitivity is resolution * sqrt(columns)
+    resolution: Annotated[int, TIMES]  # grid units per event
+    share_variance: Annotated[float, SHARE_VARIANCE]
+    shares: Annotated[int, SHARES]  # n - t
+    first_day: Annotated[int, DAY]
+    last_day: Annotated[int, DAY]  # included: which transactions this release is about
 
     def __post_init__(self) -> None:
-        if min(self.columns, self.resolution, self.shares) < 1 or not self.share_variance > 0:
-            raise BudgetError(f"expected positive columns, resolution, shares and variance, got {self}")
+        options.check(self, BudgetError)
         if self.first_day > self.last_day:
             raise BudgetError(f"a release ends on day {self.last_day} before it begins, on {self.first_day}")
 
@@ -110,15 +108,14 @@ class SharedGaussian:
     Gaussian noise (Kairouz, Liu, Steinke 2021).
     """
 
-    sensitivity: float  # L2, grid units, rounding included
-    share_variance: float  # grid units squared
-    shares: int  # that nobody in the planned coalition knows
-    dimension: int
-    rounds: int
+    sensitivity: Annotated[float, options.Real(0, 1e12, "L2, grid units, rounding included", above=True)]
+    share_variance: Annotated[float, SHARE_VARIANCE]
+    shares: Annotated[int, SHARES]  # that nobody in the planned coalition knows
+    dimension: Annotated[int, TIMES]
+    rounds: Annotated[int, TIMES]
 
     def __post_init__(self) -> None:
-        if min(self.shares, self.dimension, self.rounds) < 1 or not (self.share_variance > 0 < self.sensitivity):
-            raise BudgetError(f"expected positive shares, dimension, rounds, variance and sensitivity, got {self}")
+        options.check(self, BudgetError)
 
     @property
     def concentrated(self) -> float:
@@ -142,11 +139,24 @@ class SharedSteps(SharedGaussian):
 Entry = Mechanism | NoisyCounts | ClientRounds | SharedSteps  # what a ledger's line can be
 
 
-def epsilon(history: Iterable[Entry], delta: float, accountant: Accountant = "prv") -> float:
-    """The epsilon at `delta` of everything in `history` together; 0.0 for an empty one, inf beyond
-    `HOPELESS_EPSILON`.
+class Reckoned(NamedTuple):
+    """An upper bound of epsilon, and the accountant that gave it."""
 
-    An upper bound in both accountants (PRV adds its own error of 0.01). The order of `history` is irrelevant.
+    epsilon: float
+    accountant: str
+
+
+def epsilon(history: Iterable[Entry], delta: float, accountant: Accountant = "prv") -> float:
+    """The epsilon at `delta` of everything in `history` together; as `reckoned`."""
+    return reckoned(history, delta, accountant).epsilon
+
+
+def reckoned(history: Iterable[Entry], delta: float, accountant: Accountant = "prv") -> Reckoned:
+    """The epsilon at `delta` of everything in `history` together, and the name of the accountant behind that figure;
+    0.0 for an empty one, inf beyond `HOPELESS_EPSILON`.
+
+    An upper bound in both accountants (PRV adds its own error of 0.01), never below 0. "prv" asks for the smaller of
+    the two where PRV is in its range, and for Renyi DP elsewhere. The order of `history` is irrelevant.
     Raises `BudgetError` when client-level rounds stand beside row-level ones: no single unit covers both.
     """
     if not 0.0 < delta < 1.0:
@@ -159,7 +169,8 @@ def epsilon(history: Iterable[Entry], delta: float, accountant: Accountant = "pr
                 "client-level rounds and row-level releases have different units and no common epsilon: keep a "
                 "ledger for each (--budget-dir)"
             )
-        return concentrated_epsilon(sum(entry.rounds * entry.concentrated for entry in clients), delta)
+        rho = sum(entry.rounds * entry.concentrated for entry in clients)
+        return Reckoned(concentrated_epsilon(rho, delta), CLIENT_ACCOUNTANT)
     steps: dict[tuple[float, float], int] = {}
     for entry in entries:
         if isinstance(entry, Mechanism):
@@ -171,7 +182,8 @@ def epsilon(history: Iterable[Entry], delta: float, accountant: Accountant = "pr
         accountant = "rdp"
         steps[math.sqrt(1 / (2 * rho)), 1.0] = steps.get((math.sqrt(1 / (2 * rho)), 1.0), 0) + 1
     trained = tuple((*key, count) for key, count in sorted(steps.items()))
-    return max(_composed(trained, counted, delta, accountant) for counted in _by_day(entries))
+    parts = (_composed(trained, counted, delta, accountant) for counted in _by_day(entries))
+    return max(parts, key=lambda part: part.epsilon)
 
 
 def _by_day(entries: Sequence[Entry]) -> set[tuple[CountsKey, ...]]:
@@ -189,132 +201,6 @@ def noisy_counts(plan: NoisePlan, columns: int, days: tuple[int, int]) -> NoisyC
     return NoisyCounts(columns, plan.resolution, float(plan.share_variance), plan.honest, *days)
 
 
-@dataclass(frozen=True)
-class Spend:
-    """One line of a ledger: what was released, and the run and round it was recorded for (0: statistics)."""
-
-    mechanism: Entry
-    run: str
-    round: int
-    recorded: str  # UTC, ISO 8601
-
-
-class Ledger:
-    """The lifelong privacy ledger of one bank: a JSON file that only this bank's process writes.
-
-    The file holds the bank's limit, fixed when it is created, and every spend since. It is replaced
-    atomically and synced, under a lock, so that neither a crash nor two runs at once lose a line. Restoring
-    an old copy of the file is not detected.
-    """
-
-    def __init__(self, path: Path, bank: str, epsilon_limit: float, delta: float) -> None:
-        """Open the ledger at `path`, or create it with this limit.
-
-        Raises `BudgetError` when the file exists with another delta or a lower limit, `LedgerError` when it
-        cannot be trusted.
-        """
-        self.path = path
-        self.bank = bank
-        self.delta = delta
-        self.epsilon_limit = epsilon_limit
-        with locked(self.path.with_suffix(".lock")):
-            if not path.exists():
-                self._write(epsilon_limit, [])
-            lifetime_limit, lifetime_delta, _ = self._read()
-        if lifetime_delta != delta:
-            raise BudgetError(
-                f"{path}: this ledger counts at delta {lifetime_delta}, the run asks for {delta}: use "
-                f"--delta {lifetime_delta}"
-            )
-        if epsilon_limit > lifetime_limit:
-            raise BudgetError(
-                f"{path}: {bank} allows epsilon {lifetime_limit} for the life of its data, the run asks "
-                f"for {epsilon_limit}: lower "
-                '--epsilon, or let the bank raise "epsilon_limit" in that file itself'
-            )
-
-    def history(self) -> list[Entry]:
-        """Every mechanism recorded so far, by any run."""
-        return [spend.mechanism for spend in self.spends()]
-
-    def spends(self) -> list[Spend]:
-        """Every line of the ledger, oldest first. Raises `LedgerError` when the file is damaged."""
-        with locked(self.path.with_suffix(".lock")):
-            return self._read()[2]
-
-    def spent(self, accountant: Accountant = "prv") -> float:
-        """Epsilon of everything ever recorded, at this ledger's delta."""
-        return epsilon(self.history(), self.delta, accountant)
-
-    def spend(self, mechanism: Entry, *, run: str, round_number: int) -> None:
-        """Record `mechanism` durably; to be called before the first of its gradients or noises is computed.
-
-        Raises `BudgetExhausted`, with the ledger unchanged, when the total would exceed the limit this
-        ledger was opened with.
-        """
-        with locked(self.path.with_suffix(".lock")):
-            lifetime_limit, _, spends = self._read()
-            total = epsilon([*(s.mechanism for s in spends), mechanism], self.delta)
-            if total > self.epsilon_limit:
-                raise BudgetExhausted(
-                    f"{self.bank}: round {round_number} would bring epsilon to {total:.3f}, the limit is "
-                    f"{self.epsilon_limit} (delta "
-                    f"{self.delta}, {units_of([mechanism])}); nothing was trained. {self.path} lists what was spent."
-                )
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            self._write(lifetime_limit, [*spends, Spend(mechanism, run, round_number, now)])
-
-    def _read(self) -> tuple[float, float, list[Spend]]:
-        """(lifetime epsilon limit, delta, spends). Anything unexpected is refused: a ledger is never
-        repaired by guessing.
-        """
-        try:
-            content: Any = json.loads(self.path.read_text(encoding="utf-8"))
-            if content["format"] != LEDGER_FORMAT or content["unit"] not in ALL_UNITS:
-                raise LedgerError(
-                    f"{self.path}: expected format {LEDGER_FORMAT!r} and a known unit, got "
-                    f"{content['format']!r}, {content['unit']!r}"
-                )
-            if content["bank"] != self.bank:
-                raise LedgerError(f"{self.path} belongs to {content['bank']!r}, not to {self.bank!r}")
-            spends = [
-                Spend(
-                    _KINDS[line["kind"]](**line["mechanism"]),
-                    str(line["run"]),
-                    int(line["round"]),
-                    str(line["recorded"]),
-                )
-                for line in content["spent"]
-            ]
-            return float(content["epsilon_limit"]), float(content["delta"]), spends
-        except (ValueError, KeyError, TypeError, BudgetError) as fault:
-            raise LedgerError(
-                f"{self.path} is no ledger this program wrote ({type(fault).__name__}: {fault}); restore "
-                "it from the bank's backup: "
-                "without it nobody knows what was spent"
-            ) from fault
-
-    def _write(self, lifetime_limit: float, spends: list[Spend]) -> None:
-        content = {
-            "format": LEDGER_FORMAT,
-            "bank": self.bank,
-            "unit": units_of(spend.mechanism for spend in spends),
-            "epsilon_limit": lifetime_limit,
-            "delta": self.delta,
-            "spent": [
-                {"kind": _NAMES[type(s.mechanism)], "unit": units_of([s.mechanism]), **asdict(s)} for s in spends
-            ],
-        }
-        replace_durably(self.path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-_KINDS: dict[str, type[Mechanism] | type[NoisyCounts] | type[ClientRounds] | type[SharedSteps]] = {
-    "training steps": Mechanism,
-    "shared steps": SharedSteps,
-    "shared counts": NoisyCounts,
-    "client rounds": ClientRounds,
-}
-_NAMES = {kind: name for name, kind in _KINDS.items()}
 _UNITS = {Mechanism: UNIT, SharedSteps: UNIT, NoisyCounts: COUNTS_UNIT, ClientRounds: CLIENT_UNIT}
 
 
@@ -322,19 +208,6 @@ def units_of(entries: Iterable[Entry]) -> str:
     """The units that these entries speak of, as every output names them beside an epsilon."""
     present = {_UNITS[type(entry)] for entry in entries}
     return "; ".join(name for name in dict.fromkeys(_UNITS.values()) if name in present) or UNIT
-
-
-def accountant_of(entries: Iterable[Entry]) -> str:
-    """Who counted: the name of the accountant behind `epsilon` of these entries."""
-    present = {type(entry) for entry in entries}
-    if ClientRounds in present:
-        return CLIENT_ACCOUNTANT
-    return SHARED_ACCOUNTANT if SharedSteps in present else ACCOUNTANT
-
-
-def ledger_path(folder: Path, bank: str) -> Path:
-    """Where `bank`'s ledger lies in `folder`."""
-    return folder / f"{file_name(bank)}.json"
 
 
 def file_name(bank: str) -> str:
@@ -349,25 +222,33 @@ def _composed(
     counted: tuple[CountsKey, ...],
     delta: float,
     accountant: Accountant,
-) -> float:
+) -> Reckoned:
     if not trained and not counted:
-        return 0.0
+        return Reckoned(0.0, RENYI_ACCOUNTANT if accountant == "rdp" else ACCOUNTANT)
     correction = sum(2 * columns * sum_correction(v, shares) for columns, _, v, shares in counted)
-    orders = RENYI_ORDERS if accountant == "rdp" else [2, 4, 8, 16, 32]
-    renyi = _renyi(trained, counted, delta, orders)
-    # Integer orders are a closed form, hence quick; at small orders they bound even a huge epsilon.
+
+    def renyi(orders: Sequence[float]) -> Reckoned:
+        return Reckoned(max(_renyi(trained, counted, delta, orders) + correction, 0.0), RENYI_ACCOUNTANT)
+
     if accountant == "rdp":
-        return renyi + correction
-    if renyi > HOPELESS_EPSILON:
-        return math.inf
+        return renyi(RENYI_ORDERS)
+    # Integer orders are a closed form, hence quick; at small orders they bound even a huge epsilon.
+    if not renyi([2, 4, 8, 16, 32]).epsilon <= HOPELESS_EPSILON:
+        return Reckoned(math.inf, RENYI_ACCOUNTANT)
     exact = [(CountLoss(r, variance, shares), columns) for columns, r, variance, shares in counted]
     with warnings.catch_warnings(), np.errstate(divide="ignore"):
         warnings.filterwarnings("ignore", message="Optimal order is the")
-        return composed_epsilon(trained, exact, delta) + correction
+        found = composed_epsilon(trained, exact, delta)
+    if found is None:
+        return renyi(RENYI_ORDERS)
+    numerical = Reckoned(found + correction, ACCOUNTANT)
+    if numerical.epsilon >= SMALL_EPSILON:
+        return numerical
+    return min(numerical, renyi(RENYI_ORDERS), key=lambda one: one.epsilon)
 
 
 def _renyi(
-    trained: tuple[tuple[float, float, int], ...], counted: tuple[CountsKey, ...], delta: float, orders: list[float]
+    trained: tuple[tuple[float, float, int], ...], counted: tuple[CountsKey, ...], delta: float, orders: Sequence[float]
 ) -> float:
     """Renyi DP: a discrete Gaussian's divergences are at most the Gaussian's (Canonne et al., Theorem 14)."""
     renyi = RDPAccountant()
@@ -376,7 +257,7 @@ def _renyi(
     # value.
     with warnings.catch_warnings(), np.errstate(divide="ignore"):
         warnings.filterwarnings("ignore", message="Optimal order is the")
-        return float(renyi.get_epsilon(delta, alphas=orders))
+        return float(renyi.get_epsilon(delta, alphas=list(orders)))
 
 
 def concentrated_epsilon(rho: float, delta: float) -> float:

@@ -23,18 +23,17 @@ from fl.client_dp import sensitivity
 from fl.compression import Compression, compression_of
 from fl.errors import AggregationError, AlgorithmError, BudgetError, CompressionError, ResourceError, RunFolderError
 from fl.federation import Federation, PartitionedTable
+from fl.ledger import Ledger, ledger_path
 from fl.model import HIDDEN, build_model, layout
 from fl.privacy import (
     UNIT,
     ClientRounds,
     Entry,
-    Ledger,
     Mechanism,
     NoisyCounts,
     SharedSteps,
-    accountant_of,
-    ledger_path,
     noisy_counts,
+    reckoned,
     units_of,
 )
 from fl.resources import Choice, Workload, choose, limits_of, measure_machine
@@ -345,10 +344,12 @@ def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, Ledger
     """What was spent in all runs these ledgers know of."""
     if privacy is None:
         return WITHOUT_PRIVACY
+    found = [reckoned(ledger.history(), privacy.delta) for ledger in ledgers.values()]
+    dearest = max(found, key=lambda each: each.epsilon)
     return {
-        "epsilon": max(ledger.spent() for ledger in ledgers.values()),
+        "epsilon": dearest.epsilon,
         "delta": privacy.delta,
-        "accountant": accountant_of(entry for ledger in ledgers.values() for entry in ledger.history()),
+        "accountant": dearest.accountant,
         "rdp_epsilon": max(ledger.spent("rdp") for ledger in ledgers.values()),
         "unit": units_of(entry for ledger in ledgers.values() for entry in ledger.history()),
         "epsilon_limit": privacy.epsilon,

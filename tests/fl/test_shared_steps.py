@@ -23,8 +23,8 @@ from fl.privacy import (
     Mechanism,
     NoisyCounts,
     SharedSteps,
-    accountant_of,
     epsilon,
+    reckoned,
     units_of,
 )
 from fl.secure import LARGEST_VALUE
@@ -157,8 +157,8 @@ def test_shared_steps_add_up_with_counts_and_with_steps_under_own_noise_and_not_
     alone = [epsilon([entry], 1e-5, "rdp") for entry in (steps, counts, own)]
     together = epsilon([steps, counts, own], 1e-5)
     assert max(alone) < together < sum(alone)
-    assert units_of([steps, own]) == UNIT and accountant_of([steps, counts]) == "RDP"
-    assert accountant_of([own, counts]) == "PRV"
+    assert units_of([steps, own]) == UNIT and reckoned([steps, counts], 1e-5).accountant == "RDP"
+    assert reckoned([own, counts], 1e-5).accountant == "PRV"
     with pytest.raises(BudgetError, match="different units"):
         epsilon([steps, ClientRounds(1.0, 4.0, 3, 5, 1)], 1e-5)
 
