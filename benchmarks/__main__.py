@@ -16,8 +16,10 @@ from types import FrameType
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from benchmarks.errors import BenchmarkError, NothingInCommon, ResumeMismatch, SettingsError, UnlikeMachines
+from fl.errors import FederationError
 
 err = Console(stderr=True)
 WRONG_USAGE = (SettingsError, ResumeMismatch, UnlikeMachines, NothingInCommon)
@@ -242,9 +244,13 @@ def main() -> None:
     """Run the command line; expected errors become one line of advice."""
     try:
         cli(prog_name="python -m benchmarks")
-    except BenchmarkError as error:
-        err.print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+    except (BenchmarkError, FederationError) as error:
+        err.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(2 if isinstance(error, WRONG_USAGE) else 1)
+    except OSError as error:
+        what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
+        err.print(f"[bold red]cannot go on[/]: {escape(what)}", highlight=False, soft_wrap=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

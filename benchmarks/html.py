@@ -14,6 +14,7 @@ from benchmarks import figures, tables
 from benchmarks.cases.registry import default_case
 from benchmarks.results import Measurement, Results
 from benchmarks.statistics import Spread
+from fl.durable import replace_durably
 
 STYLE = """
 :root { color-scheme: light; }
@@ -74,7 +75,7 @@ def write_report(results: Sequence[Results], path: Path) -> None:
         f"<h1>What encrypted aggregation costs</h1>\n{''.join(parts)}</body>\n</html>\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    replace_durably(path, page.encode())
 
 
 def _section(results: Results) -> str:

@@ -9,7 +9,7 @@ All figures shown anywhere are derived here, from repetitions, by `METRICS`.
 
 from __future__ import annotations
 
-import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +19,8 @@ from typing import Any
 from benchmarks.errors import UnreadableResults
 from benchmarks.statistics import Growth, Spread, growth, spread
 from benchmarks.workload import Workload
+from fl.durable import replace_durably
+from fl.spreadsheet import SafeWriter
 
 NAME, VERSION = "secagg benchmark", 1
 GROWTH_FROM = 1_000_000  # values; below, fixed costs and padding hide how costs grow
@@ -231,9 +233,7 @@ class Results:
     def save(self, path: Path) -> None:
         """Write the file, replacing it only once it is complete on disk."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(path.suffix + ".partial")
-        partial.write_text(_json(self.as_dict()), encoding="utf-8")
-        partial.replace(path)
+        replace_durably(path, _json(self.as_dict()).encode())
 
 
 def load(path: Path) -> Results:
@@ -283,14 +283,14 @@ CSV_COLUMNS = (
 
 def write_csv(results: Iterable[Results], path: Path) -> None:
     """One row per case, workload and figure: every metric, stage, peak of memory, size and error."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("processor", "device", "started", *CSV_COLUMNS))
-        for run in results:
-            where = (run.machine["processor"], run.machine["device"], run.started)
-            for measurement in run.measurements:
-                for row in _csv_rows(measurement):
-                    writer.writerow((*where, *row))
+    text = io.StringIO(newline="")
+    writer = SafeWriter(text)
+    writer.row(("processor", "device", "started", *CSV_COLUMNS))
+    for run in results:
+        where = (run.machine["processor"], run.machine["device"], run.started)
+        for measurement in run.measurements:
+            writer.rows((*where, *row) for row in _csv_rows(measurement))
+    replace_durably(path, text.getvalue().encode())
 
 
 def _csv_rows(m: Measurement) -> Iterable[Sequence[Any]]:

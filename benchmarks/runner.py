@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +28,7 @@ from benchmarks.machine import likeness
 from benchmarks.presets import Point, Preset, workload_of
 from benchmarks.results import NAME, VERSION, Measurement, Results
 from benchmarks.workload import Workload
+from fl.durable import opened_to_append, replace_durably
 
 LONGEST_VISIT = 10  # repetitions of one case per cycle
 
@@ -102,7 +104,8 @@ class Journal:
         """A new journal, in place of any old one."""
         path.parent.mkdir(parents=True, exist_ok=True)
         journal = cls(path, header)
-        journal._file = path.open("w", encoding="utf-8")
+        replace_durably(path, b"")
+        journal._file = TextIOWrapper(opened_to_append(path), encoding="utf-8")
         journal._write(header)
         return journal
 
@@ -125,8 +128,8 @@ class Journal:
         journal = cls(path, entries[0])
         for entry in entries[1:]:
             journal._take(entry)
-        path.write_text("".join(lines), encoding="utf-8")
-        journal._file = path.open("a", encoding="utf-8")
+        replace_durably(path, "".join(lines).encode())
+        journal._file = TextIOWrapper(opened_to_append(path), encoding="utf-8")
         return journal
 
     def add(self, entry: dict[str, Any]) -> None:

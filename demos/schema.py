@@ -65,10 +65,12 @@ def _draft(file: Path, label: str | None) -> None:
 
 
 def _simulate(file: Path, customers: int, fraud_share: float, seed: int) -> None:
+    from fl.durable import replace_durably
     from fl.simulate import Simulation, simulate
+    from fl.spreadsheet import csv_bytes
 
     frame = simulate(Simulation(customers=customers, fraud_share=fraud_share, seed=seed))
-    frame.to_csv(file, index=False)
+    replace_durably(file, csv_bytes(frame))
     err.print(
         f"{len(frame)} transactions, {int(frame.IS_FRAUD.sum())} frauds: {file}",
         highlight=False,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import os
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +29,8 @@ def score(run: Path, file: Path, history: Path | None, target: Path | None, as_j
     FILE.
 
     The output is a csv: index (0-based row of FILE), bank, score (probability of fraud), flagged (score at
-    or above the threshold chosen on the run's validation rows).
+    or above the threshold chosen on the run's validation rows). A bank's name that a spreadsheet would run as a
+    formula has an apostrophe in front.
 
     \b
     python -m demos score runs/NAME new.csv --history past.csv --out scores.csv
@@ -39,12 +39,13 @@ def score(run: Path, file: Path, history: Path | None, target: Path | None, as_j
     if as_json and target is None:
         raise click.UsageError("--json prints a summary on stdout, so the scores need --out FILE.csv")
     from fl.scoring import load_model, score_file
+    from fl.spreadsheet import SafeWriter
 
     model = load_model(run)
     rows = flagged = 0
     with _sink(target) as sink:
-        writer = csv.writer(sink, lineterminator="\n")
-        writer.writerow(("index", "bank", "score", "flagged"))
+        writer = SafeWriter(sink)
+        writer.row(("index", "bank", "score", "flagged"))
         for chunk in score_file(model, file, history):
             columns = (
                 chunk.index.tolist(),
@@ -52,7 +53,7 @@ def score(run: Path, file: Path, history: Path | None, target: Path | None, as_j
                 chunk.score.tolist(),
                 chunk.flagged.tolist(),
             )
-            writer.writerows((i, bank, f"{s:.6g}", int(flag)) for i, bank, s, flag in zip(*columns, strict=True))
+            writer.rows((i, bank, f"{s:.6g}", int(flag)) for i, bank, s, flag in zip(*columns, strict=True))
             sink.flush()
             rows, flagged = rows + len(chunk.index), flagged + int(chunk.flagged.sum())
             err.print(f"scored {rows:,} transactions, flagged {flagged:,}", highlight=False)
@@ -66,7 +67,11 @@ def _sink(target: Path | None) -> Iterator[TextIO]:
     if target is None:
         yield sys.stdout
         return
-    partial = target.with_name(target.name + ".part")
-    with open(partial, "w", encoding="utf-8", newline="") as sink:
-        yield sink
-    os.replace(partial, target)
+    from fl.durable import replacing
+
+    with replacing(target) as file:
+        sink = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        try:
+            yield sink
+        finally:
+            sink.detach()  # closing the file is left to `replacing`

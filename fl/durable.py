@@ -1,53 +1,123 @@
 """Files that survive a crash: replaced whole or not at all, and written by one process at a time.
 
+Whatever writes a file goes through here. A file is made under a name that nobody can foresee, in the folder where it
+belongs, and only then takes its name: a link or a half-written file that stands there beforehand is neither followed
+nor filled. What is no regular file (a device, a pipe, a folder, a link) is never replaced, appended to or locked.
+
 Leaves to others: what the files mean (`fl.privacy`, `fl.run_folder`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+from fl.errors import FileRefused
+
+_NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
+_PRIVATE = 0o600
 
 
-def replace_durably(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` so that after a crash, at any moment, it holds the old bytes or the new
-    ones, complete.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path`, complete and on disk, when the block ends; when it raises, `path` stays
+    as it was and nothing is left beside it.
+
+    A file that was there hands on its mode. Raises `FileRefused` when `path` is there and no regular file.
     """
-    temporary = path.with_name(path.name + ".new")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    mode = _mode_of(path)
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666 if mode is None else _PRIVATE
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _mode_of(path)  # again, since the block may have taken hours
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
 
 
+def replace_durably(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` so that after a crash, at any moment, it holds the old bytes or the new
+    ones, complete. Raises `FileRefused` as `replacing` does.
+    """
+    with replacing(path) as file:
+        file.write(content)
+
+
 def append_durably(path: Path, line: bytes) -> None:
     """Append `line` and a newline to `path`, on disk when this returns. A crash can leave a torn last
-    line.
+    line. Raises `FileRefused` when `path` is there and no regular file.
     """
-    with open(path, "ab") as file:
+    with opened_to_append(path) as file:
         file.write(line + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
+def opened_to_append(path: Path) -> BinaryIO:
+    """`path`, created if need be, open at its end. Raises `FileRefused` when it is there and no regular file."""
+    return os.fdopen(_opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file `path`, which is created, alone. With `wait=False` raises `BlockingIOError` when
-    another holds it.
+    another holds it. Raises `FileRefused` when `path` is there and no regular file.
 
     The lock is a file of its own, since what it guards is replaced; the system releases it when the process
     dies.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as lock:
+    with os.fdopen(_opened(path, os.O_RDWR | os.O_CREAT), "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+
+
+def _opened(path: Path, flags: int) -> int:
+    """A descriptor of a regular file; a pipe without a reader cannot make this wait."""
+    _mode_of(path)
+    descriptor = os.open(path, flags | os.O_NONBLOCK | _NO_LINK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # changed since
+        os.close(descriptor)
+        raise FileRefused(f"{path}: expected a regular file; choose another name")
+    return descriptor
+
+
+def _mode_of(path: Path) -> int | None:
+    """Permissions of the regular file `path`; None when there is nothing. Raises `FileRefused`."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        raise FileRefused(
+            f"{path}: expected a regular file or none, got {_kind(status.st_mode)}; nothing was written: choose "
+            "another name, or remove it yourself"
+        )
+    return stat.S_IMODE(status.st_mode)
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISLNK, "a symbolic link"), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"))
+    return next((name for is_one, name in kinds if is_one(mode)), "a device or a socket")

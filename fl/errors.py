@@ -65,6 +65,10 @@ class RunFolderError(FederationError):
     """A run folder cannot be created, read or continued."""
 
 
+class FileRefused(FederationError):
+    """Where a file was to be written stands something that is never replaced: a link, a device, a pipe, a folder."""
+
+
 class AggregationError(FederationError):
     """Updates and the aggregation asked for do not fit each other."""
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from fl.assist.errors import LogError, PriceMissing, SpendLimitReached
-from fl.durable import append_durably, locked
+from fl.durable import append_durably, locked, opened_to_append
 
 OVERHEAD_TOKENS = 64  # per request, for framing that a byte count may miss
 FIRST = "0" * 64  # `previous` of the first line
@@ -237,9 +237,11 @@ def _end_torn_line(path: Path) -> None:
     """A crash may have cut the last line: the next one begins on a line of its own."""
     if not path.exists() or path.stat().st_size == 0:
         return
-    with open(path, "rb+") as file:
+    with open(path, "rb") as file:
         file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":
+        torn = file.read(1) != b"\n"
+    if torn:
+        with opened_to_append(path) as file:
             file.write(b"\n")
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from fl.assist.errors import ApprovalError
 from fl.durable import replace_durably
+from fl.spreadsheet import SafeWriter, unescaped
 
 DECISIONS = ("accept", "reject")
 _OURS = ("row", "decision", "reviewer", "comment", "findings", "made_by")
@@ -67,7 +68,7 @@ def accept_unflagged(path: Path, candidates: Sequence[Candidate], made_by: str, 
     lines, count = _read(path, candidates, made_by), 0
     for line, candidate in zip(lines, candidates, strict=True):
         if not line["decision"] and not candidate.findings:
-            line |= {"decision": "accept", "reviewer": _escaped(reviewer)}
+            line |= {"decision": "accept", "reviewer": reviewer}
             count += 1
     _write(path, lines)
     return count
@@ -97,18 +98,11 @@ def read_approval(path: Path, candidates: Sequence[Candidate], made_by: str) -> 
 
 
 def _fixed(number: int, candidate: Candidate, made_by: str) -> dict[str, str]:
-    cells = {name: _escaped(value) for name, value in candidate.cells.items()}
-    return {"row": str(number), "findings": _escaped(candidate.findings), "made_by": _escaped(made_by), **cells}
+    return {"row": str(number), "findings": candidate.findings, "made_by": made_by, **candidate.cells}
 
 
 def _open(candidate: Candidate) -> dict[str, str]:
     return {"decision": "reject" if candidate.blocked else "", "reviewer": "", "comment": ""}
-
-
-def _escaped(value: str) -> str:
-    if value[:1] not in ("=", "+", "-", "@", "\t", "\r"):
-        return value
-    return value if _number(value) is not None else f"'{value}"
 
 
 def _number(value: str) -> float | None:
@@ -129,25 +123,29 @@ def _same(one: str, other: str) -> bool:
 def _write(path: Path, lines: Sequence[Mapping[str, str]]) -> None:
     names = [*_OURS, *(name for name in (lines[0] if lines else {}) if name not in _OURS)]
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names)
-    writer.writeheader()
-    writer.writerows(lines)
+    writer = SafeWriter(text)
+    writer.row(names)
+    writer.rows([line[name] for name in names] for line in lines)
     replace_durably(path, text.getvalue().encode())
 
 
 def _read(path: Path, candidates: Sequence[Candidate], made_by: str) -> list[dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        lines = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        read = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as fault:
         raise ApprovalError(f"{path}: cannot read decisions: {fault}") from fault
+    lines = [
+        {unescaped(name): unescaped(value) for name, value in line.items() if name is not None and value is not None}
+        for line in read
+    ]
     if len(lines) != len(candidates):
         raise ApprovalError(
             f"{path}: expected {len(candidates)} rows, got {len(lines)}: reject rows, do not delete them"
         )
     for number, (line, candidate) in enumerate(zip(lines, candidates, strict=True)):
         expected = _fixed(number, candidate, made_by)
-        absent = {*expected, *_OURS} - {name for name, value in line.items() if value is not None}
+        absent = {*expected, *_OURS} - set(line)
         if absent:
             raise ApprovalError(f"{path}: row {number}: expected columns {sorted(absent)}, got none of them")
         for name, value in expected.items():
@@ -155,7 +153,7 @@ def _read(path: Path, candidates: Sequence[Candidate], made_by: str) -> list[dic
                 raise ApprovalError(
                     f"{path}: row {number}, column {name!r} was changed: only decision, reviewer and comment may change"
                 )
-    return [{name: line[name] for name in line if name is not None} for line in lines]
+    return lines
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -32,11 +31,13 @@ from fl.assist.review import Alert, agreement, highest, review
 from fl.assist.session import LEAST_HOLDOUT, Session, union
 from fl.assist.text_head import train_text_head
 from fl.assist.validation import Real, shown_rows, validate
+from fl.durable import replace_durably
 from fl.features import features
 from fl.federation import BankData, Federation, Rows, federation_of
 from fl.rounds import Schedule
 from fl.run_folder import OPEN
 from fl.simulate import Simulation
+from fl.spreadsheet import csv_bytes, read_back
 from fl.training import derive_seed, predict
 
 REDACTED = {
@@ -139,7 +140,7 @@ def make_synthetic(
         "data": asdict(choice),
     }
     proposal = propose(folder, "synthetic transactions", candidates, about)
-    frame.to_csv(folder / "rows.csv", index=False)
+    replace_durably(folder / "rows.csv", csv_bytes(frame))
     result = {**about, "folder": str(folder), "approval_file": str(proposal.csv), "validation": found.as_json()}
     result["frauds"] = int(sum(bool(row["fraud"]) for row in made.rows))
     return result
@@ -152,7 +153,7 @@ def compare_synthetic(folder: Path, effort: Effort, progress: Progress) -> dict[
     choice = DataChoice(**proposal.about["data"])
     described = choice.read()
     federation = federation_of(described.source)
-    accepted = pd.read_csv(folder / "rows.csv", dtype=str, keep_default_na=False).iloc[list(approval.accepted)]
+    accepted = read_back((folder / "rows.csv").read_bytes()).iloc[list(approval.accepted)]
     extra = synthetic.training_rows(accepted, described.schema, described.source.periods)
     with_rows = [_with_rows(bank, extra) for bank in federation.banks]
     found = _compare(federation, with_rows, effort, choice.seed, progress)

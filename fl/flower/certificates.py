@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fl.durable import replace_durably
+
 LOCALHOST = "127.0.0.1"
 _LIFE = timedelta(days=2)
 _SKEW = timedelta(minutes=5)
@@ -45,7 +47,7 @@ class ThrowAwayAuthority:
             .sign(self._key, hashes.SHA256())
         )
         self.root = folder / "ca.pem"
-        self.root.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        replace_durably(self.root, certificate.public_bytes(serialization.Encoding.PEM))
 
     def server(self, name: str, *, expired: bool = False) -> Pair:
         """A server certificate for 127.0.0.1 and localhost."""
@@ -72,7 +74,7 @@ class ThrowAwayAuthority:
             .sign(self._key, hashes.SHA256())
         )
         pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
-        pair.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        replace_durably(pair.certificate, certificate.public_bytes(serialization.Encoding.PEM))
         write_private(pair.key, _private_pem(key, serialization.PrivateFormat.PKCS8))
         return pair
 
@@ -82,9 +84,8 @@ def new_node_key(folder: Path) -> tuple[Path, Path]:
     key = ec.generate_private_key(ec.SECP384R1())
     private, public = folder / "node.key", folder / "node.pub"
     write_private(private, _private_pem(key, serialization.PrivateFormat.OpenSSH))
-    public.write_bytes(
-        key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH) + b"\n"
-    )
+    shown = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    replace_durably(public, shown + b"\n")
     return private, public
 
 

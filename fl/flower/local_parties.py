@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fl.durable import replace_durably
 from fl.flower.parties.enrolment import enrol_locally
 from fl.flower.settings import PlanSettings
 
@@ -59,9 +60,8 @@ class LocalParties:
     def _write(self, organisation: str, role: str, app: AppTable) -> None:
         plan = "\n".join(f"{name} = {value!r}" for name, value in vars(self.plan).items())
         table = "\n".join(f"{name} = {json.dumps(value)}" for name, value in app.items())
-        self.file(organisation).write_text(
+        text = (
             f'role = "{role}"\nidentity = "identity.json"\nenrolment = "enrolment.json"\nquorum = {self.quorum}\n'
-            f"model_repeats = {self.model_repeats}\n\n"
-            f"[plan]\n{plan}\n\n[app]\n{table}\n",
-            encoding="utf-8",
+            f"model_repeats = {self.model_repeats}\n\n[plan]\n{plan}\n\n[app]\n{table}\n"
         )
+        replace_durably(self.file(organisation), text.encode())
