@@ -71,7 +71,7 @@ class Aggregator:
         self._plan = plan
         self._masking = masking
         self._clock = clock or StageClock()
-        self._machine = Machine(_TABLE, AggregatorState.IDLE)
+        self._machine = Machine(_TABLE, AggregatorState.IDLE, "an aggregator")
         self._make_accumulator = accumulator
         self._offer: Offer | None = None
         self._roster: Roster | None = None
@@ -162,6 +162,7 @@ class Aggregator:
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _current_roster(self) -> Roster:
+        self._machine.require_own_process()
         if self._roster is None:
             self._machine.require("receive")  # raises WrongState with advice
         assert self._roster is not None
@@ -172,10 +173,10 @@ class Aggregator:
         return self._total
 
     def _forget(self, following: AggregatorState) -> None:
+        self._machine.enter(following)
         self._offer = self._roster = None
         self._received = {}
         self._total = None
-        self._machine.enter(following)
 
     def _check(self, contribution: Contribution) -> None:
         """Everything but the residues: round, roster, sender, signature, hash."""

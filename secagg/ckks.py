@@ -30,6 +30,7 @@ import tenseal.sealapi as seal
 
 from secagg.errors import EngineUnavailable, KeySelfTestFailed
 from secagg.kernels_numpy import U8, U32, U64
+from secagg.ownership import Owner
 from secagg.parameters import ParameterSet
 from secagg.plan import ERROR_MAX, key_norm_limits
 from secagg.publickey import PublicKey
@@ -49,9 +50,10 @@ _WRITTEN_AT_ONCE = 1 << 15  # residues
 
 
 class SecretKey:
-    """Decrypts blocks. Holds SEAL's decryptor; shows nothing, pickles to nothing."""
+    """Decrypts blocks, in the process that made it. Holds SEAL's decryptor; shows nothing, pickles to nothing."""
 
     def __init__(self, context: _Context, decryptor: Any) -> None:
+        self._owner = Owner("a secret key")
         self._context = context
         self._decryptor = decryptor
         self._file: _KeptFile | None = None
@@ -74,6 +76,7 @@ class SecretKey:
 
     def begin_decrypt(self, block: U32) -> Decrypted:
         """`decrypt` in two steps, for a caller who has other work to do beside them."""
+        self._owner.require()  # a copy of the key would be a second decryption; and its file is its parent's
         shape = (len(self._context.params.primes), self._context.params.degree)
         plaintext = seal.Plaintext()
         with self._block_file() as file:
@@ -88,11 +91,10 @@ class SecretKey:
             with _private_file() as file:
                 yield file
             return
-        kept = self._file
-        if kept is None or kept.process != os.getpid():  # a forked child would write into its parent's
-            kept = self._file = _KeptFile()
-        with kept.in_use:
-            yield kept
+        if self._file is None:
+            self._file = _KeptFile()
+        with self._file.in_use:
+            yield self._file
 
 
 class Decrypted(Secret):
@@ -279,14 +281,13 @@ class _KeptFile(_File):
     def __init__(self) -> None:
         descriptor = os.memfd_create("secagg")
         super().__init__(descriptor, f"/proc/self/fd/{descriptor}")
-        self.process = os.getpid()
         self.in_use = Lock()
-        finalize(self, _close_own, descriptor, self.process)
+        finalize(self, _close_own, descriptor, Owner("a file in memory"))
 
 
-def _close_own(descriptor: int, process: int) -> None:
+def _close_own(descriptor: int, owner: Owner) -> None:
     """Close a descriptor in the process that opened it: in a forked child the number may mean another file by now."""
-    if os.getpid() == process:
+    if owner.is_here:
         os.close(descriptor)
 
 

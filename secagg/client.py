@@ -122,7 +122,7 @@ class Client(Secret):
         self._engine = resolve_engine(engine)
         self._threads = threads
         self._clock = clock or StageClock()
-        self._machine = Machine(_TABLE, ClientState.IDLE)
+        self._machine = Machine(_TABLE, ClientState.IDLE, "a client")
         self._round: _Round | None = None
         self.clipped = 0
         """How many values of the last update lay outside [-clip, clip]. Stays at the client."""
@@ -295,8 +295,8 @@ class Client(Secret):
         return Average(average, bound, release.total_weight, release.contributors)
 
     def _forget(self, following: ClientState) -> None:
-        self._round = None
         self._machine.enter(following)
+        self._round = None
 
     def _mask_terms(self, roster: Roster, roster_hash: bytes, state: _Round) -> list[masks.MaskTerm]:
         own = self._identity.key

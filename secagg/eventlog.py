@@ -11,10 +11,14 @@ exclusive locking); Schneier and Kelsey, "Secure audit logs", ACM TISSEC 1999 (h
 # Strategy: the lock is SQLite's own. locking_mode=EXCLUSIVE set before the first access keeps the file locked for as
 # long as the connection lives and the kernel drops the lock with the process, so kill -9 leaves no stale lock behind.
 # Never open the file by other means in the same process: closing any descriptor of it would drop that lock.
+# A forked child holds a copy of the connection that believes in the lock of its parent. Closing it would write the
+# write-ahead log into the file and delete it under the parent's hands (sqlite.org/howtocorrupt.html, 2.6), and closing
+# is what happens when Python lets go of it. So the child keeps it for ever, and every call there raises.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import sqlite3
@@ -23,9 +27,11 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakSet
 
 from secagg.errors import BadSignature, LedgerError, LedgerLocked
 from secagg.identity import Identity, verify
+from secagg.ownership import Owner
 
 IN_MEMORY = ":memory:"
 NO_HEAD = bytes(32)
@@ -67,15 +73,17 @@ class EventLog:
     """One owner's log. purpose: what kind of log this file is, checked when it is opened again.
 
     A new file is readable by this user only. Opening verifies the whole log. Raises `LedgerError`: damaged, edited, of
-    another owner or purpose, or not a log at all; `LedgerLocked`: open in another process.
+    another owner or purpose, or not a log at all; `LedgerLocked`: open in another process. In a forked child every call
+    raises `WrongState` (`ownership.py`).
     """
 
     def __init__(self, path: str | Path, owner: Identity, purpose: str) -> None:
         self._owner = owner
         self._purpose = purpose
+        self._process = Owner(f"this {purpose}")
         self._appending = threading.Lock()
         self.path = str(path)
-        self._connection = _connect(self.path)
+        self._open_connection = _connect(self.path)
         try:
             with _translated(self.path):
                 self._claim(purpose)
@@ -83,6 +91,11 @@ class EventLog:
         except BaseException:
             self._connection.close()
             raise
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        self._process.require()
+        return self._open_connection
 
     def _claim(self, purpose: str) -> None:
         """Make a new file this owner's, in one transaction, or check that an old one is."""
@@ -101,9 +114,11 @@ class EventLog:
     @property
     def head(self) -> bytes:
         """Hash of the last event, zero for an empty log: 32 bytes."""
+        self._process.require()
         return self._head
 
     def __len__(self) -> int:
+        self._process.require()
         return self._length
 
     def append(self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes = b"") -> Event:
@@ -111,6 +126,7 @@ class EventLog:
 
         Raises `LedgerError`: a second event of this kind in this step, or the disk. Then nothing was appended.
         """
+        self._process.require()  # before the lock, which a thread of the parent may have held when it forked
         with self._appending:
             sequence = self._length + 1
             digest = _event_hash(self._purpose, self._head, sequence, kind, step, model, round_id, body)
@@ -213,11 +229,33 @@ def audit(path: str | Path) -> Audit:
 # --- SQLite ---------------------------------------------------------------------------------------------------------
 
 
+class _Connection(sqlite3.Connection):
+    """One that can be found again after a fork."""
+
+    __slots__ = ("__weakref__",)
+
+
+_connections: WeakSet[_Connection] = WeakSet()
+
+
+def _keep_open_for_ever() -> None:
+    """In a forked child: one more reference than anybody lets go of, so that no connection is ever closed."""
+    for connection in _connections:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_open_for_ever)
+
+
 def _connect(path: str) -> sqlite3.Connection:
     if path != IN_MEMORY:
         _create_private(path)
     with _translated(path):
-        connection = sqlite3.connect(path, isolation_level=None, timeout=_LOCK_PATIENCE_S, check_same_thread=False)
+        connection = sqlite3.connect(
+            path, isolation_level=None, timeout=_LOCK_PATIENCE_S, check_same_thread=False, factory=_Connection
+        )
+        _connections.add(connection)
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             _is_empty(connection, path)  # takes the lock, and refuses what is not a log before anything is changed

@@ -124,7 +124,7 @@ class KeyHolder(Secret):
         self._ledger = ledger or Ledger.in_memory(identity)
         self._threads = threads
         self._clock = clock or StageClock()
-        self._machine = Machine(_TABLE, KeyHolderState.IDLE)
+        self._machine = Machine(_TABLE, KeyHolderState.IDLE, "a key holder")
         self._round: _Round | None = None
 
     @property
@@ -315,8 +315,8 @@ class KeyHolder(Secret):
         return roster
 
     def _forget(self, following: KeyHolderState) -> None:
-        self._round = None
         self._machine.enter(following)
+        self._round = None
 
     def _verify(self, encrypted_sum: EncryptedSum, roster: Roster) -> None:
         """The aggregator's signature, every member's signature under its own hash, and all residues."""

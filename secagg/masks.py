@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from secagg import kernels
 from secagg.errors import BadSeal
 from secagg.kernels_numpy import U32
+from secagg.ownership import Owner
 from secagg.parameters import ParameterSet
 from secagg.secrecy import Secret
 
@@ -43,14 +44,16 @@ _SINGLE_USE_NONCE = bytes(12)  # the sealing key comes from an ephemeral key and
 
 
 class AgreementKey(Secret):
-    """An ephemeral X25519 key pair. Lives in memory for one round; shows nothing, pickles to nothing."""
+    """An ephemeral X25519 key pair. Lives in memory for one round of one process; shows nothing, pickles to nothing."""
 
     def __init__(self) -> None:
+        self._owner = Owner("an agreement key")
         self._private_key = X25519PrivateKey.generate()
         self.public = self._private_key.public_key().public_bytes_raw()
 
     def shared_with(self, public: bytes) -> bytes:
         """The X25519 secret with another party. Raises `BadSeal` when it is zero (RFC 7748, section 6.1)."""
+        self._owner.require()
         try:
             return self._private_key.exchange(X25519PublicKey.from_public_bytes(public))
         except ValueError as error:

@@ -29,7 +29,7 @@ ROSTER_SIZES = (2, 3, 5, 17, 128, 129, 130, 200)
 
 def agreement_key(scalar: bytes) -> AgreementKey:
     """An agreement key with a private key of our choice, which no caller of the package can make."""
-    key = AgreementKey.__new__(AgreementKey)
+    key = AgreementKey()
     key._private_key = X25519PrivateKey.from_private_bytes(scalar)
     key.public = key._private_key.public_key().public_bytes_raw()
     return key

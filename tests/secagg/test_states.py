@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+from forked import in_a_child
 from simulator import MODEL, Federation, Peers
 from snapshot import snapshot
 
@@ -149,8 +151,22 @@ def test_a_move_outside_the_table_raises_and_changes_nothing(played, name, state
     assert snapshot(role) == before
 
 
+LEGAL = [(role, *legal) for role, (table, _) in ROLES.items() for legal in table]
+
+
+@pytest.mark.parametrize(("name", "state", "move"), LEGAL, ids=lambda part: getattr(part, "name", part))
+def test_no_move_of_a_table_is_possible_in_a_forked_child(played, name, state, move):
+    peers = Peers(played.federation)
+    role = reach(peers, name, state)
+    before = snapshot(role)
+    answer = in_a_child(moves(role, played.messages, played.federation)[move])
+    assert answer.startswith("WrongState: ") and f"belongs to process {os.getpid()}" in answer
+    assert snapshot(role) == before
+
+
 def test_an_error_of_a_machine_says_what_is_possible():
-    machine = Machine({(Outcome.OPEN, "b"): Outcome.RELEASED, (Outcome.OPEN, "a"): Outcome.OPEN}, Outcome.OPEN)
+    table = {(Outcome.OPEN, "b"): Outcome.RELEASED, (Outcome.OPEN, "a"): Outcome.OPEN}
+    machine = Machine(table, Outcome.OPEN, "a role")
     with pytest.raises(WrongState, match="c: not possible while open; possible now: a, b"):
         machine.require("c")
 
