@@ -59,7 +59,7 @@ def _played(folder: Any, banks: int, rounds: int, customers: int, seed: int, tim
     plan = PlanSettings(max_clients=banks, clip=1.0, value_bits=20, max_weight=1, max_length=1_000_000)
     shared = {"data": "simulated", "banks": banks, "customers": customers, "seed": seed}
     tables = {f"bank-{number}": {**shared, "bank": f"bank-{number}"} for number in range(banks)}
-    parties = LocalParties(folder / "parties", plan, tables)
+    parties = LocalParties(folder / "parties", plan, tables, reports={"hashes": ["model_hash"]})
     parties.make()
     err.print(f"starting a SuperLink, a key holder and {banks} banks on 127.0.0.1", highlight=False)
     with LocalNetwork(parties, folder / "network") as running:

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, cast
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fl.flower.admission import ARRAYS, METRICS
 from fl.flower.errors import SettingsError
-from fl.flower.mod import ARRAYS, ATTEMPT, CONFIG, EXAMPLES, METRICS, ROUND, SecAggMod
+from fl.flower.mod import ATTEMPT, CONFIG, EXAMPLES, ROUND, SecAggMod
 from fl.flower.settings import load_settings, party_file
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """The hash of the model in the message, as `fl.model` computes it."""
+    """The hash of the model in the message, as `fl.model` computes it; told where reports.hashes lists "model_hash"."""
     from fl.model import model_hash
 
     model = _loaded(_workplace(party_file(context)), message)

@@ -17,6 +17,22 @@ class TransferError(FlowerError):
     """A Flower message does not carry what its action needs, or its parts do not fit together."""
 
 
+class MessageRefused(FlowerError):
+    """A Flower message is neither of this protocol nor of a type that the party's operator lets through."""
+
+
+class ReplyRefused(FlowerError):
+    """An app's answer holds what may not leave. withheld: what that is, for this party's own log alone."""
+
+    def __init__(self, message: str, withheld: str = "") -> None:
+        super().__init__(message)
+        self.withheld = withheld
+
+
+class AppFailed(FlowerError):
+    """The application behind a party failed; what it said is in that party's log and nowhere else."""
+
+
 class RoundStateLost(FlowerError):
     """This process does not hold the round that the message belongs to; its secrets never leave memory."""
 

@@ -25,7 +25,8 @@ class LocalParties:
     """A folder for each party, named like its organisation, with party.toml in it.
 
     banks: organisation -> [app] table.  outsiders: the same, for banks that are not on the enrolment list.
-    model_repeats: of every bank; all of them are one person's here, who may lose rounds on purpose.
+    model_repeats: of every bank; all of them are one person's here, who may lose rounds on purpose.  reports: the
+    [reports] table of every bank.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class LocalParties:
     quorum: int = 3
     outsiders: Mapping[str, AppTable] = field(default_factory=dict)
     model_repeats: int = 8
+    reports: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def make(self) -> None:
         """Create keys, list and party files."""
@@ -60,8 +62,10 @@ class LocalParties:
     def _write(self, organisation: str, role: str, app: AppTable) -> None:
         plan = "\n".join(f"{name} = {value!r}" for name, value in vars(self.plan).items())
         table = "\n".join(f"{name} = {json.dumps(value)}" for name, value in app.items())
+        reports = "\n".join(f"{name} = {json.dumps(list(names))}" for name, names in self.reports.items())
+        told = f"[reports]\n{reports}\n\n" if reports and role == "bank" else ""
         text = (
             f'role = "{role}"\nidentity = "identity.json"\nenrolment = "enrolment.json"\nquorum = {self.quorum}\n'
-            f"model_repeats = {self.model_repeats}\n\n[plan]\n{plan}\n\n[app]\n{table}\n"
+            f"model_repeats = {self.model_repeats}\n\n[plan]\n{plan}\n\n{told}[app]\n{table}\n"
         )
         replace_durably(self.file(organisation), text.encode())

@@ -5,7 +5,8 @@
 The app is called as Flower's own FedAvg would call it: a "train" message with the ArrayRecord "arrays" and the
 ConfigRecord "config" ("server-round"), answered with "arrays" and the MetricRecord "metrics" ("num-examples"). The mod
 keeps the difference to itself, and what leaves the machine is a masked ciphertext. `workflow.py` is its counterpart.
-Messages that are not of this workflow pass through untouched.
+No other message reaches the app, unless the bank's party file lets its type through (`admission.py`); Flower's stock
+FedAvg gets an error. What the app says when it fails stays in the bank's log: its text may hold data.
 
 `initial_model`, where given, makes the first model on the bank's own machine, so that none has to be sent.
 """
@@ -13,22 +14,39 @@ Messages that are not of this workflow pass through untouched.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
+from typing import TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from fl.errors import FederationError
+from fl.flower.admission import (
+    ARRAYS,
+    METRICS,
+    Value,
+    admitted,
+    log_refused,
+    log_withheld,
+    of_the_protocol,
+    passed_on,
+    refusal,
+    reported,
+)
 from fl.flower.endpoint import Answer, Endpoint, endpoint_of, failed_before_it_had_an_endpoint
-from fl.flower.errors import ModelMismatch, TransferError
+from fl.flower.errors import AppFailed, MessageRefused, ModelMismatch, ReplyRefused, TransferError
+from fl.flower.logs import RoleLog
 from fl.flower.models import FlatModel
 from fl.flower.parties.bank import BankParty, Trained
 from fl.flower.parties.party import Refusal
-from fl.flower.transport import Call, action_of, to_records
+from fl.flower.settings import Reports
+from fl.flower.transport import Call, to_records
 
-ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+CONFIG = "config"
 ROUND, ATTEMPT, EXAMPLES = "server-round", "attempt", "num-examples"
 
 InitialModel = Callable[[Context], ArrayRecord]
+T = TypeVar("T")
 
 
 class SecAggMod:
@@ -38,19 +56,29 @@ class SecAggMod:
         self._initial_model = initial_model
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        action = action_of(message.content) if message.has_content() else None
-        if action is None:
-            return call_next(message, context)
         try:
             endpoint: Endpoint[BankParty] = endpoint_of(context, BankParty)
+        except (Refusal, FederationError) as error:
+            return _answered_by_nobody(message, error)
+        party = endpoint.party
+        app = _CalledApp(message, context, call_next, self._initial_model, party.settings.reports, party.log)
+        try:
+            action = admitted(message, party.settings.reports)
+            if action is None:
+                return app.passed_on()
             if action == "start":
                 return self._start(message, endpoint)
+        except MessageRefused as error:
+            log_refused(party.log, message, error)
+            return refusal(message, error)
+        except ReplyRefused as error:
+            log_withheld(party.log, message, error)
+            return refusal(message, error)
         except (Refusal, FederationError) as error:
             return failed_before_it_had_an_endpoint(message, error)
-        app = _CalledApp(message, context, call_next, self._initial_model)
 
         def role(name: str, call: Call) -> Answer:
-            return endpoint.party.answer(name, call, app)
+            return party.answer(name, call, app)
 
         return endpoint.answer(message, role)
 
@@ -64,44 +92,94 @@ class SecAggMod:
 secagg_mod = SecAggMod()
 
 
+def _answered_by_nobody(message: Message, error: Exception) -> Message:
+    """The answer of a bank that cannot read its own files: what is wrong with them is for its own rounds only."""
+    RoleLog("bank", "")("not ready", error=type(error).__name__, message=str(error))
+    if of_the_protocol(message):
+        return failed_before_it_had_an_endpoint(message, error)
+    return refusal(message, MessageRefused("this bank is not ready, and answers nobody but its own protocol"))
+
+
 class _CalledApp:
-    """The application behind the mod, as `parties.BankApp`."""
+    """The application behind the mod, as `parties.BankApp`. What it says in words of its own stays at the bank."""
 
     def __init__(
-        self, message: Message, context: Context, call_next: ClientAppCallable, initial_model: InitialModel | None
+        self,
+        message: Message,
+        context: Context,
+        call_next: ClientAppCallable,
+        initial_model: InitialModel | None,
+        reports: Reports,
+        log: RoleLog,
     ) -> None:
         self._message, self._context, self._call_next = message, context, call_next
-        self._initial_model = initial_model
+        self._initial_model, self._reports, self._log = initial_model, reports, log
 
     def initial(self) -> FlatModel | None:
-        return None if self._initial_model is None else FlatModel.from_record(self._initial_model(self._context))
+        if self._initial_model is None:
+            return None
+        return self._flat("initial_model", self._safely("initial_model", self._initial_model, self._context))
 
     def train(self, model: FlatModel, number: int, attempt: int) -> Trained:
         answer = self._called("train", model, ConfigRecord({ROUND: number, ATTEMPT: attempt}))
         if ARRAYS not in answer.array_records:
             raise ModelMismatch(f"the app answered training without the ArrayRecord {ARRAYS!r}")
-        trained = FlatModel.from_record(answer.array_records[ARRAYS])
+        trained = self._flat("train", answer.array_records[ARRAYS], model)
         examples = answer.metric_records.get(METRICS, MetricRecord()).get(EXAMPLES, 1)
         if not isinstance(examples, int):
-            raise ModelMismatch(f"the app answered training with {EXAMPLES} {examples!r}: expected an integer")
+            raise ModelMismatch(f"{EXAMPLES} of the app's training: expected an integer, got {type(examples).__name__}")
         return Trained(model.update_to(trained), examples)
 
-    def evaluate(self, model: FlatModel) -> dict[str, float | int | str]:
+    def evaluate(self, model: FlatModel) -> dict[str, Value]:
         answer = self._called("evaluate", model, ConfigRecord())
-        reported: dict[str, float | int | str] = {}
-        for records in (answer.metric_records, answer.config_records):
-            for record in records.values():
-                reported |= {name: value for name, value in record.items() if isinstance(value, (int, float, str))}
-        return reported
+        try:
+            return reported(answer, self._reports)
+        except ReplyRefused as error:
+            log_withheld(self._log, self._message, error)
+            raise
+
+    def passed_on(self) -> Message:
+        """The answer to the message as it came, for a type that the party file lets through."""
+        kind = self._message.metadata.message_type
+        try:
+            answer = self._safely(kind, self._call_next, self._for_the_app(self._message.content), self._context)
+        except AppFailed as error:
+            return refusal(self._message, error)
+        return passed_on(self._message, answer, self._reports)
+
+    def _flat(self, call: str, arrays: ArrayRecord, like: FlatModel | None = None) -> FlatModel:
+        """The app's arrays as a model, alike to `like`. Raises `ModelMismatch`; the log names what differs."""
+        try:
+            model = FlatModel.from_record(arrays)
+            if like is not None:
+                like.require_alike(model)
+        except ModelMismatch as error:
+            self._log("app failed", call=call, error=type(error).__name__, message=str(error))
+            raise ModelMismatch(
+                f"{call}: the app gave arrays that cannot be averaged; the bank's log says why"
+            ) from error
+        return model
 
     def _called(self, kind: str, model: FlatModel, config: ConfigRecord) -> RecordDict:
         """The app's answer to a plain Flower message of this kind; the message that we got lends its metadata."""
-        ours = self._message.content
-        self._message.content = RecordDict({ARRAYS: model.record(), CONFIG: config})
-        try:
-            answer = self._call_next(self._message, self._context)
-        finally:
-            self._message.content = ours
+        asked = self._for_the_app(RecordDict({ARRAYS: model.record(), CONFIG: config}))
+        answer = self._safely(kind, self._call_next, asked, self._context)
         if answer.has_error():
-            raise ModelMismatch(f"the app answered {kind} with the error {answer.error.reason}")
+            reason = str(answer.error.reason)
+            self._log("app failed", call=kind, error=f"code {answer.error.code}", message=reason)
+            raise AppFailed(f"{kind}: the app answered with an error of code {answer.error.code}; see the bank's log")
         return answer.content
+
+    def _for_the_app(self, content: RecordDict) -> Message:
+        """A message of the app's own: what it does to metadata or content changes nothing in our reply."""
+        # flwr's overloads leave out the form with `metadata`, which its own code uses.
+        return Message(content, metadata=copy(self._message.metadata))  # type: ignore[call-overload,no-any-return]
+
+    def _safely(self, call: str, function: Callable[..., T], *arguments: object) -> T:
+        """What the app's function returns. Raises `AppFailed`, with the name and without the text of its exception."""
+        try:
+            return function(*arguments)
+        except Exception as error:
+            # Whatever an app raises: Flower would send its text to the SuperLink, and it may quote a row or a weight.
+            self._log("app failed", call=call, error=type(error).__name__, message=str(error))
+            raise AppFailed(f"{call}: the app raised {type(error).__name__}; its text is in the bank's log") from None

@@ -75,7 +75,7 @@ class FlatModel:
 
     def update_to(self, trained: FlatModel) -> NDArray[np.float32] | NDArray[np.float64]:
         """trained - self as a vector. Raises `ModelMismatch` for another architecture."""
-        self._require_alike(trained)
+        self.require_alike(trained)
         difference: NDArray[np.float32] | NDArray[np.float64] = trained.vector - self.vector
         return difference
 
@@ -122,7 +122,8 @@ class FlatModel:
     def _floats(self) -> dict[str, NDArray[np.generic]]:
         return {name: array for name, array in self.arrays.items() if array.dtype.kind == "f"}
 
-    def _require_alike(self, other: FlatModel) -> None:
+    def require_alike(self, other: FlatModel) -> None:
+        """Raises `ModelMismatch` unless names, shapes and dtypes of all arrays are equal, and their order."""
         mine = {name: (array.shape, array.dtype) for name, array in self.arrays.items()}
         theirs = {name: (array.shape, array.dtype) for name, array in other.arrays.items()}
         if list(mine.items()) != list(theirs.items()):

@@ -6,7 +6,8 @@
 Flower's own executor starts a new process for every message and runs the code that the SuperLink shipped with it. Both
 are wrong here. A round's ephemeral keys and seeds must survive from one message to the next, and must not touch a disk;
 and a party that trusts the SuperLink with nothing cannot run its code. This process takes the SuperNode's tasks through
-the same local Runtime API, answers them with installed code, and never unpacks what came along.
+the same local Runtime API, answers them with installed code, and never unpacks what came along. It hands the app
+nothing but the actions of the protocol, and lets nothing else out (`admission.py`).
 
 It uses interfaces of flwr that are not public, and flwr is pinned to one minor version for that (docs/adr/0040).
 """
@@ -21,7 +22,6 @@ import threading
 from pathlib import Path
 
 import httpx
-from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
@@ -35,6 +35,7 @@ from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
 
+from fl.flower.admission import GuardedApp
 from fl.flower.errors import SettingsError
 from fl.flower.logs import RoleLog
 
@@ -43,7 +44,6 @@ _DOWN_S = 1.0  # between attempts while the SuperNode is not there
 _HEARTBEAT_S = 20.0
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _UNANSWERED = (httpx.HTTPError, ObjectPullError, ObjectPushError, RuntimeError)  # what Flower's client raises
-_RAISED = 2  # flwr ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 
 
 class Resident:
@@ -54,7 +54,7 @@ class Resident:
     """
 
     def __init__(self, address: str, app: ClientApp, secret: bytes, log: RoleLog) -> None:
-        self._address, self._app, self._log = address, app, log
+        self._address, self._app, self._log = address, GuardedApp(app, log), log
         auth = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({_ACQUIRE}))
         self._tasks = RuntimeHttpClient.from_server_address(
             address, True, None, [RuntimeVersionHttpInterceptor(component_name="SuperExec"), auth]
@@ -78,6 +78,11 @@ class Resident:
                     self._log("supernode away", error=type(error).__name__, message=str(error))
                 down = True
                 self.stop.wait(_DOWN_S)
+            except Exception as error:
+                # Flower's own code takes a message apart before anything here sees it, and may fail in any way over
+                # what a SuperLink made up. The SuperNode answers for a task that nobody finished; the next is served.
+                self._log("task not readable", error=type(error).__name__, message=str(error))
+                self.stop.wait(_POLL_S)
         self._tasks.close()
 
     def _carry_out(self, token: str) -> None:
@@ -91,22 +96,13 @@ class Resident:
         try:
             message, context, _run, _shipped_code = pull_task_input(client)
             heart.start()
-            push_message(client, self._answered(message, context), context)
+            push_message(client, self._app(message, context), context)
             client.PushTaskOutput(PushTaskOutputRequest(context=None, sub_status="completed", details=""))
         finally:
             done.set()
             if heart.ident is not None:
                 heart.join()
             client.close()
-
-    def _answered(self, message: Message, context: Context) -> Message:
-        """The app's answer; a defect in it is reported to the other side by name only, and here in full."""
-        try:
-            return self._app(message, context)
-        except Exception as error:
-            # This is the boundary of a process: the alternative to an answer is a peer that waits for its time limit.
-            self._log("app failed", error=type(error).__name__, message=str(error))
-            return Message(Error(code=_RAISED, reason=type(error).__name__), reply_to=message)
 
     def _beat(self, client: RuntimeHttpClient, done: threading.Event) -> None:
         """Tell the SuperNode that a long task is alive. Losing a beat is its business, not a reason to stop."""

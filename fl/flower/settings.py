@@ -14,6 +14,10 @@
     value_bits = 20
     max_weight = 1                     # above 1, banks weigh by their "num-examples"
     max_length = 50_000_000            # longest update that this party will take part in
+    [reports]                          # a bank's: what its app tells in the clear; without this table, nothing
+    metrics = ["loss", "num-examples"] # numbers, by name, in answers to the rounds' "evaluate" and to `messages`
+    hashes = ["model_hash"]            # SHA-256 in hexadecimal, by name, in answers to the rounds' "evaluate"
+    messages = ["evaluate"]            # Flower message types that any ServerApp may send the app outside of rounds
     [app]                              # anything the party's own app wants to know
 
 Paths are relative to the file. ledger.db, journal.db and model.npz are kept beside it.
@@ -38,6 +42,8 @@ PARTIES = "SECAGG_PARTIES"  # environment, simulation only: folder with one fold
 PASSPHRASE = "SECAGG_PASSPHRASE"
 FRESH_NOISE = "fresh-noise"
 _PLAN = {"max_clients": int, "clip": float, "value_bits": int, "max_weight": int, "max_length": int}
+_ENTRIES = {"role", "identity", "enrolment", "quorum", "allow_reuse", "model_repeats", "plan", "reports", "app"}
+_RESERVED = {"action", "error", "message", "held_names", "held_lengths", "short_names", "short_wires"}
 _DEFAULTS = {"value_bits": 20, "max_weight": 1, "clip": 1.0, "max_length": 50_000_000}
 
 
@@ -50,6 +56,21 @@ class PlanSettings:
     value_bits: int
     max_weight: int
     max_length: int  # values
+
+
+@dataclass(frozen=True)
+class Reports:
+    """What a bank's app may tell in the clear. metrics: names of numbers. hashes: names of hashes, 64 hex digits.
+
+    messages: types beyond the protocol that reach the app, "evaluate", "query", "evaluate.NAME" or "query.NAME".
+    """
+
+    messages: frozenset[str] = frozenset()
+    metrics: frozenset[str] = frozenset()
+    hashes: frozenset[str] = frozenset()
+
+
+NO_REPORTS = Reports()
 
 
 @dataclass(frozen=True)
@@ -67,6 +88,7 @@ class PartySettings:
     plan: PlanSettings
     allow_reuse: bool = False
     model_repeats: int | None = 0
+    reports: Reports = NO_REPORTS
     app: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -84,7 +106,7 @@ def load_settings(path: str | Path) -> PartySettings:
         raise SettingsError(f"{path}: {error.strerror}; make a party file first (docs/flower.md)") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
-    unknown = set(fields) - {"role", "identity", "enrolment", "quorum", "allow_reuse", "model_repeats", "plan", "app"}
+    unknown = set(fields) - _ENTRIES
     if unknown:
         raise SettingsError(f"{path}: unknown entry {', '.join(sorted(unknown))}")
     role = _entry(path, fields, "role", str)
@@ -103,8 +125,37 @@ def load_settings(path: str | Path) -> PartySettings:
         PlanSettings(**values),
         _entry(path, {"allow_reuse": False, **fields}, "allow_reuse", bool),
         _model_repeats(path, fields.get("model_repeats", 0)),
+        _reports(path, role, _entry(path, {"reports": {}, **fields}, "reports", dict)),
         fields.get("app", {}),
     )
+
+
+def _reports(path: Path, role: str, table: Mapping[str, Any]) -> Reports:
+    if table and role != "bank":
+        raise SettingsError(f"{path}: reports: only a bank has an app that reports; this is the {role}'s file")
+    if unknown := set(table) - {"messages", "metrics", "hashes"}:
+        raise SettingsError(f"{path}: reports: unknown entry {', '.join(sorted(unknown))}")
+    named = {name: _names(path, table, name) for name in table}
+    reports = Reports(**named)
+    for kind in sorted(reports.messages):
+        category, dot, action = kind.partition(".")
+        if category not in ("evaluate", "query") or (dot and not action.isidentifier()):
+            raise SettingsError(
+                f"{path}: reports.messages: expected 'evaluate', 'query', 'evaluate.NAME' or 'query.NAME', got "
+                f"{kind!r}; what is trained leaves a bank through encrypted rounds only"
+            )
+    if reserved := (reports.metrics | reports.hashes) & _RESERVED:
+        raise SettingsError(f"{path}: reports: {min(reserved)!r} is a word of the protocol: report it under another")
+    if both := reports.metrics & reports.hashes:
+        raise SettingsError(f"{path}: reports: {min(both)!r} is a number or a hash, not both")
+    return reports
+
+
+def _names(path: Path, table: Mapping[str, Any], name: str) -> frozenset[str]:
+    listed = table[name]
+    if not isinstance(listed, list) or not all(isinstance(each, str) and each for each in listed):
+        raise SettingsError(f"{path}: reports.{name}: expected a list of names, got {listed!r}")
+    return frozenset(listed)
 
 
 def party_file(context: Context) -> Path:

@@ -32,6 +32,7 @@ Fields = Mapping[str, ConfigRecordValues]
 
 _STYPE = "secagg.wire"
 _CALL, _WIRES = "secagg", "secagg.wires"
+RECORDS = frozenset({_CALL, _WIRES})  # what a message of the protocol is made of
 
 
 class Outgoing:

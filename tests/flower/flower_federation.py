@@ -65,12 +65,14 @@ class Federation:
     length: int = LENGTH
     model_repeats: int = 8
     faults: Mapping[str, Fault] = field(default_factory=dict)
+    reports: Mapping[str, list[str]] = field(default_factory=lambda: {"metrics": ["sum"]})
 
     def __post_init__(self) -> None:
         plan = PlanSettings(max_clients=8, clip=1.0, value_bits=20, max_weight=self.max_weight, max_length=100_000)
         names = {f"bank-{number}": {} for number in range(self.banks)}
         outside = {f"outsider-{number}": {} for number in range(self.outsiders)}
-        self.parties = LocalParties(self.folder / "parties", plan, names, self.quorum, outside, self.model_repeats)
+        repeats = self.model_repeats
+        self.parties = LocalParties(self.folder / "parties", plan, names, self.quorum, outside, repeats, self.reports)
         self.parties.make()
         organisations = [KEY_HOLDER, *names, *outside]
         self.nodes = {name: self._node(name, number) for number, name in enumerate(organisations)}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flower_federation import LENGTH, QUICK, first_model, only, silent, silent_after_work, update_of
-from flwr.app import ConfigRecord, Message, RecordDict
+from flower_federation import LENGTH, QUICK, only, silent, silent_after_work, update_of
+from flwr.app import Message
 
 from fl.flower.errors import FlowerError, ModelMismatch, PartiesMissing, RoundFailed
 from fl.flower.local_parties import KEY_HOLDER
@@ -435,13 +435,6 @@ def test_a_release_with_one_bit_changed_moves_no_bank(federation) -> None:
     with pytest.raises(FlowerError):
         here.rounds().run(1)
     assert before == {n: here.model_of(f"bank-{n}").digest for n in range(4)}
-
-
-def test_banks_answer_other_flower_messages_as_if_there_were_no_mod(federation) -> None:
-    here = federation()
-    content = RecordDict({"arrays": first_model(), "config": ConfigRecord({"server-round": 1, "attempt": 0})})
-    (reply,) = here.grid.send_and_receive([Message(content, dst_node_id=2, message_type="train")])
-    assert np.array_equal(reply.content.array_records["arrays"].to_numpy_ndarrays()[0], update_of(0, 1, 0))
 
 
 # --- what is written down ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from fl.flower.errors import SettingsError
-from fl.flower.settings import load_settings, party_file
+from fl.flower.settings import Reports, load_settings, party_file
 
 GOOD = """
 role = "bank"
@@ -35,6 +35,13 @@ def test_a_party_file_says_everything_and_defaults_are_careful(tmp_path: Path) -
     assert settings.plan.clip == 2.0 and settings.plan.max_weight == 1 and settings.allow_reuse is False
     assert settings.model_repeats == 0
     assert settings.identity == tmp_path / "identity.json" and settings.app == {"data": "simulated"}
+    assert settings.reports == Reports(frozenset(), frozenset(), frozenset())
+
+
+def test_a_bank_names_what_its_app_may_report(tmp_path: Path) -> None:
+    table = '[reports]\nmessages = ["evaluate", "query.health"]\nmetrics = ["loss"]\nhashes = ["model_hash"]\n[app]'
+    reports = load_settings(written(tmp_path, GOOD.replace("[app]", table))).reports
+    assert reports == Reports(frozenset({"evaluate", "query.health"}), frozenset({"loss"}), frozenset({"model_hash"}))
 
 
 @pytest.mark.parametrize(
@@ -54,11 +61,28 @@ def test_a_party_file_says_everything_and_defaults_are_careful(tmp_path: Path) -
         (("quorum = 3", "quorum = 3\nmodel_repeats = true"), "model_repeats: expected an integer from 0"),
         (("quorum = 3", 'quorum = 3\nmodel_repeats = "any"'), "model_repeats: expected an integer from 0"),
         (("[plan]", "[plan"), "not TOML"),
+        (("[app]", "[reports]\nmessages = 'evaluate'\n[app]"), "reports.messages: expected a list of names"),
+        (("[app]", "[reports]\nmetrics = [1]\n[app]"), "reports.metrics: expected a list of names"),
+        (("[app]", "[reports]\nmetrics = ['']\n[app]"), "reports.metrics: expected a list of names"),
+        (("[app]", "[reports]\narrays = ['model']\n[app]"), "reports: unknown entry arrays"),
+        (("[app]", "[reports]\nmetrics = ['error']\n[app]"), "'error' is a word of the protocol"),
+        (("[app]", "[reports]\nmetrics = ['a']\nhashes = ['a']\n[app]"), "'a' is a number or a hash, not both"),
+        *(
+            (("[app]", f"[reports]\nmessages = ['{kind}']\n[app]"), "reports.messages: expected 'evaluate'")
+            for kind in ("train", "train.own", "system", "get_parameters", "reconnect", "query.", "evaluate.a.b", "*")
+        ),
+        (("quorum = 3", "quorum = 3\nreports = 1"), "reports: expected dict"),
     ],
 )
 def test_what_is_wrong_in_a_party_file_is_named(tmp_path: Path, change: tuple[str, str], named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         load_settings(written(tmp_path, GOOD.replace(*change)))
+
+
+def test_only_a_bank_reports(tmp_path: Path) -> None:
+    other = GOOD.replace('"bank"', '"key_holder"').replace("[app]", "[reports]\nmetrics = ['loss']\n[app]")
+    with pytest.raises(SettingsError, match="reports: only a bank has an app that reports; this is the key_holder's"):
+        load_settings(written(tmp_path, other))
 
 
 def test_a_missing_party_file_says_what_to_do(tmp_path: Path) -> None:
