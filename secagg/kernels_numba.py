@@ -298,12 +298,12 @@ def unpack_lanes(residues: U32, primes: U32, inverses: U32, offsets: U32, diviso
 
 @_jit
 def _sums_of(
-    digits: Any, left: Any, noise_bound: Any, max_lane: Any, sums: Any, rest: Any, first: Any, last: Any
+    digits: Any, left: Any, noise_centre: Any, max_lane: Any, sums: Any, rest: Any, first: Any, last: Any
 ) -> Any:
     degree = digits.shape[1]
     noise, above = np.int64(0), np.uint8(0)
     for c in range(first, last):
-        noise = max(noise, abs(digits[0, c] - noise_bound))
+        noise = max(noise, abs(digits[0, c] - noise_centre))
         above |= left[c]
     highest = lowest = np.int64(0)
     for lane in range(digits.shape[0] - 1):
@@ -327,7 +327,7 @@ def _unpack_sums(
     inverses: Any,
     offsets: Any,
     divisors: Any,
-    noise_bound: Any,
+    noise_centre: Any,
     max_lane: Any,
     digits: Any,
     left: Any,
@@ -337,7 +337,7 @@ def _unpack_sums(
     last: Any,
 ) -> Any:
     _unpack_lanes(residues, primes, inverses, offsets, divisors, digits, left, first, last)
-    return _sums_of(digits, left, noise_bound, max_lane, sums, rest, first, last)
+    return _sums_of(digits, left, noise_centre, max_lane, sums, rest, first, last)
 
 
 def unpack_sums(
@@ -362,7 +362,7 @@ def _unpack_transformed(
     inverses: Any,
     offsets: Any,
     divisors: Any,
-    noise_bound: Any,
+    noise_centre: Any,
     max_lane: Any,
     digits: Any,
     left: Any,
@@ -377,7 +377,7 @@ def _unpack_transformed(
             row[c] = np.uint32(wide[i, c])
         _inverse(row, roots[i], quotients[i], primes[i], scale[i])
     return _unpack_sums(
-        residues, primes, inverses, offsets, divisors, noise_bound, max_lane, digits, left, sums, rest, 0, degree
+        residues, primes, inverses, offsets, divisors, noise_centre, max_lane, digits, left, sums, rest, 0, degree
     )
 
 

@@ -112,14 +112,14 @@ class Inverse(NamedTuple):
 
 class Lanes(NamedTuple):
     """How the coefficients of a sum are taken apart: the first five as `unpack_lanes` takes them, with the offset that
-    centres the number, which leaves `noise_bound` on top of the noise and `max_lane` on top of every lane.
+    centres the number, which leaves `noise_centre` on top of the noise and `max_lane` on top of every lane.
     """
 
     primes: U32
     inverses: U32
     offsets: U32
     divisors: I64
-    noise_bound: int
+    noise_centre: int
     max_lane: int
 
 
@@ -147,7 +147,7 @@ def unpack_sums(
     left[first:last] = unpack_lanes(
         residues[:, first:last], lanes.primes, lanes.inverses, lanes.offsets, lanes.divisors, columns
     )
-    noise = int(np.abs(columns[0] - lanes.noise_bound).max(initial=0))
+    noise = int(np.abs(columns[0] - lanes.noise_centre).max(initial=0))
     highest = lowest = 0
     for lane in range(columns.shape[0] - 1):
         values = columns[lane + 1] - lanes.max_lane

@@ -143,7 +143,9 @@ class Decoder:
 
     The checks are those of the key holder (design: release): the noise of each coefficient within the bound for
     `clients` contributions, headroom and unused lanes zero, every lane within +-(sum of weights * max_value), the sum
-    of weights in clients..clients * max_weight.  They are all carried out before `sums()` gives one verdict.
+    of weights in clients..clients * max_weight.  They are all carried out before `sums()` gives one verdict.  Noise
+    that passes fills less than half of its digit: what was added to a sum then moves its lanes alike, whatever the
+    noise is (docs/parameters.md, "What a release may carry").
 
     clients: how many contributions the sum holds, 1..plan.max_clients; `PlanError` otherwise.
     """
@@ -160,7 +162,7 @@ class Decoder:
             self._ring.garner_inverses,
             np.array([offset % p for p in plan.params.primes], dtype=np.uint32),
             np.array([plan.span] + [plan.radix] * plan.lanes, dtype=np.int64),
-            plan.noise_bound,
+            (plan.span - 1) // 2,
             plan.max_lane,
         )
         self._digits = np.empty((plan.lanes + 1, plan.params.degree), dtype=np.int64)

@@ -4,7 +4,7 @@
 the least time, among those for which no honest round can overflow and every decrypted coefficient is right but for
 probability 2**-40 a round.  docs/parameters.md derives the bounds; in short, for one coefficient of a block
 
-    V = e + span * (m_0 + m_1 * radix + ... + m_(L-1) * radix**(L-1)),  |m_j| <= (radix - 1) / 2,  |e| <= (span - 1) / 2
+    V = e + span * (m_0 + m_1 * radix + ... + m_(L-1) * radix**(L-1)),  |m_j| <= (radix - 1) / 2,  |e| <= B < span / 4
 
 is a balanced mixed-radix number, and V is unique modulo Q whenever span * radix**L <= Q.  Here m_j is the sum of
 all clients' weighted, quantised values of lane j and e the sum of their encryption noises.
@@ -32,8 +32,8 @@ ERROR_MAX = 21  # largest absolute error coefficient of the same distribution
 TERNARY_VARIANCE = 2.0 / 3.0  # of a coefficient of u and of the secret, uniform on {-1, 0, 1}
 
 HEADROOM_BITS = 1
-"""Bits left unused above the top lane: a uniform coefficient looks well formed with probability <= 1/2, a uniform
-block with 2**-N (design: the key holder's check of the headroom)."""
+"""Bits left unused above the top lane. A coefficient that lost a mask, uniform then, looks well formed with probability
+<= 1/2, a whole block of them with 2**-N; and whatever is added to a sum moves its lanes in one way only."""
 
 MAX_CLIENTS = 65_536
 MAX_VALUE_BITS = 40
@@ -83,8 +83,11 @@ class RoundPlan:
 
     @property
     def span(self) -> int:
-        """Width of the noise digit, below the lanes."""
-        return 2 * self.noise_bound + 1
+        """Width of the noise digit, below the lanes: 4B + 1, twice what honest noise fills.
+
+        Whatever an attacker adds to a sum, two noises within +-B that both pass then carry alike into the lanes.
+        """
+        return 4 * self.noise_bound + 1
 
     @property
     def values(self) -> int:
@@ -132,7 +135,7 @@ class RoundPlan:
         """SHA-256 over the canonical encoding of every field: 32 bytes, bound into every message."""
         primes = list(self.params.primes) + [0] * (16 - len(self.params.primes))
         encoded = _FINGERPRINT.pack(
-            b"secagg plan v1",
+            b"secagg plan v2",
             self.length,
             self.max_clients,
             self.clip,
@@ -255,7 +258,7 @@ def _fit(
     while lanes >= 1:
         blocks = -(-(length + 1) // (lanes * params.degree))
         bound = _noise_bound(params.degree, max_clients, blocks * params.degree)
-        if ((2 * bound + 1) * radix**lanes) << HEADROOM_BITS <= params.modulus:
+        if ((4 * bound + 1) * radix**lanes) << HEADROOM_BITS <= params.modulus:
             return RoundPlan(length, max_clients, clip, value_bits, max_weight, params, lanes, bound)
         lanes -= 1
     return None

@@ -176,7 +176,7 @@ def choices(length: int, clients: int, value_bits: int, max_weight: int) -> list
         while radix**lanes < modulus:
             blocks = (length + 1 + lanes * degree - 1) // (lanes * degree)
             bound = noise_bound(degree, clients, blocks * degree)
-            if 2 * (2 * bound + 1) * radix**lanes <= modulus:
+            if 2 * (4 * bound + 1) * radix**lanes <= modulus:
                 size = blocks * 2 * len(primes) * degree * 30 // 8
                 found.append(Choice(degree, primes, special_prime, lanes, bound, blocks, size))
             lanes += 1
@@ -185,7 +185,7 @@ def choices(length: int, clients: int, value_bits: int, max_weight: int) -> list
 
 def fingerprint(length: int, clients: int, clip_hex: str, value_bits: int, max_weight: int, choice: Choice) -> str:
     """SHA-256 over the fixed-width little-endian fields, hexadecimal. clip_hex: the clip's float64, big-endian."""
-    encoded = b"secagg plan v1".ljust(16, b"\0")
+    encoded = b"secagg plan v2".ljust(16, b"\0")
     encoded += length.to_bytes(8, "little") + clients.to_bytes(4, "little") + bytes.fromhex(clip_hex)[::-1]
     for number in (value_bits, max_weight, choice.lanes, choice.noise_bound, choice.degree):
         encoded += number.to_bytes(4, "little")
@@ -330,7 +330,7 @@ def packing_vectors() -> dict[str, object]:
         update = [scale * ((i * 7919) % 2001 - 1000) / 1000 for i in range(length)]
         integers = [weight * quantised(value, 1.0, value_bits) for value in update] + [weight]
         radix = 2 * clients * max_weight * (2 ** (value_bits - 1) - 1) + 1
-        blocks = coefficients(integers, choice.degree, choice.lanes, 2 * choice.noise_bound + 1, radix)
+        blocks = coefficients(integers, choice.degree, choice.lanes, 4 * choice.noise_bound + 1, radix)
         cases.append(
             {
                 "plan": {"length": length, "max_clients": clients, "value_bits": value_bits, "max_weight": max_weight},

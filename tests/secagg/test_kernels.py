@@ -89,7 +89,7 @@ def test_sums_are_the_digits_in_the_order_of_values(
         for first, last in pairwise([*edges, degree])
     ]
     np.testing.assert_array_equal(np.concatenate([sums, rest]), values)
-    assert max(part.noise for part in parts) == np.abs(digits[0] - lanes.noise_bound).max()
+    assert max(part.noise for part in parts) == np.abs(digits[0] - lanes.noise_centre).max()
     assert max(part.highest for part in parts) == values[:count].max(initial=0)
     assert min(part.lowest for part in parts) == values[:count].min(initial=0)
     assert any(part.above for part in parts) is bool(left.any())
