@@ -6,8 +6,9 @@ import importlib
 import sys
 
 import click
+from rich.markup import escape
 
-from demos.console import complain
+from demos.console import err
 
 _COMMANDS = {
     "round": ("demos.round", "round_command", "one encrypted, masked round on random updates, checked exactly"),
@@ -66,11 +67,11 @@ def main() -> None:
     try:
         cli(prog_name="python -m demos")
     except (SecAggError, FederationError) as error:
-        complain(type(error).__name__, str(error))
+        err.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except OSError as error:
         what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
-        complain("cannot go on", what)
+        err.print(f"[bold red]cannot go on[/]: {escape(what)}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

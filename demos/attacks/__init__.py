@@ -14,6 +14,7 @@ from demos.attacks import (
     key_recovery,
     made_up_sum,
     malformed_ciphertext,
+    noise_in_release,
     rosters,
     single_victim,
     substitution,
@@ -33,8 +34,9 @@ ATTACKS: tuple[Attack, ...] = (
     trap_model.ATTACK,
     made_up_sum.ATTACK,
     checked_sum.ATTACK,
-    malformed_ciphertext.ATTACK,
+    *malformed_ciphertext.ATTACKS,
     tokens_in_lanes.ATTACK,
+    noise_in_release.ATTACK,
 )
 
 __all__ = ["ATTACKS", "Attack"]

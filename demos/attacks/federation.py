@@ -67,12 +67,19 @@ class Federation:
     """A key holder, an aggregator and clients, each with an identity of its own, all in this process.
 
     model_repeats: of every client, as in `secagg.Client`; None switches that rule off, so that others are seen to hold.
+    plan: of the round instead of the stories' own; `length` is not looked at then.
     """
 
     def __init__(
-        self, clients: int = CLIENTS, length: int = LENGTH, *, masking: bool = True, model_repeats: int | None = None
+        self,
+        clients: int = CLIENTS,
+        length: int = LENGTH,
+        *,
+        masking: bool = True,
+        model_repeats: int | None = None,
+        plan: RoundPlan | None = None,
     ) -> None:
-        self.plan: RoundPlan = plan_round(length, max_clients=16, params=SMALL)
+        self.plan = plan or plan_round(length, max_clients=16, params=SMALL)
         self.masking = masking
         self.identities = [Identity.generate(f"bank {i}") for i in range(clients)]
         self.authority = Identity.generate("key holder")
@@ -96,7 +103,7 @@ class Federation:
                 )
                 for identity in self.identities
             ]
-        self.updates: list[F64] = [_update(length) for _ in range(clients)]
+        self.updates: list[F64] = [_update(self.plan.length) for _ in range(clients)]
 
     @property
     def victim(self) -> F64:
@@ -180,6 +187,17 @@ class Federation:
             ring.to_ntt(block[0])
         return blocks
 
+    def integers(self) -> I64:
+        """The exact sum of everybody's quantised values, to keep score with: int64[length]."""
+        return np.sum([np.rint(update * (1.0 / self.plan.step)).astype(np.int64) for update in self.updates], axis=0)
+
+    def constant(self, polynomial: int, value: int) -> U32:
+        """`value` in every residue of c0 (0) or c1 (1) of every block, to be added. In c0 it adds `value` to the lowest
+        coefficient; in c1 `value` times the key."""
+        blocks = np.zeros((self.plan.blocks, 2, len(self.plan.params.primes), self.plan.params.degree), np.uint32)
+        blocks[:, polynomial] = np.array([[value % prime] for prime in self.plan.params.primes], dtype=np.uint32)
+        return blocks
+
     def encryption_of_zero(self, offer: Offer) -> U32:
         """A fresh encryption of zero in every block, under the offer's key: anybody can make one."""
         engine = Encryptor(offer.public_key)
@@ -237,12 +255,24 @@ class Federation:
 
     def opened_in_secret(self, collected: Collected, residues: U32) -> I64:
         """What a lying key holder can always do: take the seed masks off, decrypt, and write nothing down."""
+        return self.opened(self.without_seeds(residues), self.stolen_key())
+
+    def noise(self, residues: U32) -> I64:
+        """int64[blocks, N]: the noise of a sum of the whole roster, to keep score with."""
+        decoder, rows = packing.Decoder(self.plan, len(self.clients)), []
+        for index, block in enumerate(self.without_seeds(residues)):
+            decoder.add(index, self.stolen_key().decrypt(block))
+            rows.append(decoder._digits[0] - (self.plan.span - 1) // 2)
+        return np.stack(rows)
+
+    def without_seeds(self, residues: U32) -> U32:
+        """A sum of the whole roster without the members' own masks, as the key holder has it before it decrypts."""
         current = self.key_holder._current()
         stream = MaskStream([MaskTerm(seed, False) for seed in current.seeds.values()], self.plan.params)
         bare = residues.copy()
         for index, block in enumerate(bare):
             stream.apply(index, block[0], inverse=True)
-        return self.opened(bare, current.secret_key)
+        return bare
 
     def stolen_key(self) -> SecretKey:
         """The decryption key of the round in progress, as out of a dump of the key holder's memory."""

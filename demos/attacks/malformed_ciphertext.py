@@ -1,18 +1,21 @@
-"""Attack 9: one client's malformed ciphertext takes the decryption key out of a perfectly exact release.
+"""Attacks 9 and 11: a malformed ciphertext takes the decryption key out of a perfectly exact release.
 
-It adds the constant 2**k * span to every residue of its c1. The constant polynomial decrypts to itself times the key,
-so the lowest lane of the *exact integer* sum carries 2**k * s, one ternary coefficient above the honest sum. Residues
-are in range, the noise is normal, everything is signed. Every ciphertext that the attacker ever saw under this key is
-open from then on.
+A client adds the constant 2**k * span to every residue of its c1, or the aggregator adds it to the sum's. The constant
+polynomial decrypts to itself times the key, so the lowest lane of the *exact integer* sum carries 2**k * s, one ternary
+coefficient above the honest sum. Residues are in range, the noise is normal, everything is signed. Every ciphertext
+that the attacker ever saw under this key is open from then on.
 
 What stops it here: nothing stops the leak, and nothing has to. Contributions are masked pairwise under the encryption;
-the key opens uniform residues, and the one sum that makes sense has been released already.
+the key opens uniform residues, and the one sum that makes sense has been released already. What is released is the
+honest sum plus a vector made of the key and of the attacker's choice, and of nothing else (docs/parameters.md, "What a
+release may carry"). Refusing it would take proofs of encryption.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -38,12 +41,15 @@ class Leak:
     others: I64
 
 
-def leak(masking: bool) -> Leak:
-    """A round in which the colluder's contribution is malformed and everybody else is honest."""
+Play = Callable[[Federation, Collected], EncryptedSum]
+
+
+def leak(masking: bool, play: Play) -> Leak:
+    """A round in which somebody plays false on the way to the sum and everybody else is honest."""
     cast = Federation(masking=masking)
     collected = cast.collect()
-    truth = _centred(cast, cast.stolen_key().decrypt(_unit(cast)))  # to keep score with
-    release = cast.key_holder.release(_summed(cast, collected))
+    truth = _centred(cast, cast.stolen_key().decrypt(cast.constant(1, 1)[0]))  # to keep score with
+    release = cast.key_holder.release(play(cast, collected))
     degree = cast.plan.params.degree
     lane = release.sums[:degree]  # the lowest lane of block 0 holds values 0..N-1
     key = np.rint(lane / 2**SHIFT).astype(np.int64)
@@ -52,12 +58,9 @@ def leak(masking: bool) -> Leak:
     return Leak(cast, collected, key, int((key == truth).sum()), others)
 
 
-def _summed(cast: Federation, collected: Collected) -> EncryptedSum:
+def by_a_client(cast: Federation, collected: Collected) -> EncryptedSum:
     """The honest aggregator takes the malformed contribution: there is nothing in it to refuse."""
-    residues = cast.residues(collected.contributions[COLLUDER])
-    primes = np.array(cast.plan.params.primes, dtype=np.uint64)[:, None]
-    constant = (cast.plan.span << SHIFT) % primes
-    residues[0, 1] = ((residues[0, 1] + constant) % primes).astype(np.uint32)
+    residues = cast.added(cast.residues(collected.contributions[COLLUDER]), _shift(cast))
     malformed = cast.signed_contribution(collected, residues)
     cast.aggregator.open(collected.offer, collected.roster)
     for contribution in (*collected.contributions[:COLLUDER], malformed):
@@ -65,9 +68,18 @@ def _summed(cast: Federation, collected: Collected) -> EncryptedSum:
     return cast.aggregator.close()
 
 
-def control() -> Control:
+def by_the_aggregator(cast: Federation, collected: Collected) -> EncryptedSum:
+    """All clients are honest; the shift is added to their sum."""
+    return cast.signed_sum(collected, cast.added(cast.honest_sum(collected), _shift(cast)))
+
+
+def _shift(cast: Federation) -> U32:
+    return cast.constant(1, cast.plan.span << SHIFT)
+
+
+def control(play: Play) -> Control:
     """Masks removed: the leaked key opens the victim's contribution."""
-    found = leak(masking=False)
+    found = leak(False, play)
     cast, degree = found.cast, found.cast.plan.params.degree
     error = largest_error(cast.estimate(_open(found, VICTIM)), cast.victim)
     return Control(
@@ -77,9 +89,9 @@ def control() -> Control:
     )
 
 
-def shipped() -> Shipped:
+def shipped(play: Play) -> Shipped:
     """As shipped: the key leaks as well; every contribution is tried, and the sum of all of them."""
-    found = leak(masking=True)
+    found = leak(True, play)
     cast, count = found.cast, len(found.cast.clients)
     victims = [i for i in range(count) if i != COLLUDER]
     opened = {i: cast.estimate(_open(found, i)) for i in victims}
@@ -88,14 +100,14 @@ def shipped() -> Shipped:
     def trying(i: int) -> Callable[[], Loot]:
         return lambda: Loot(opened[i], cast.updates[i], accepted=False)
 
-    honest = cast.estimate(found.others) - cast.updates[COLLUDER]
-    total = np.sum([cast.updates[i] for i in victims], axis=0)
-    intact = largest_error(honest, total) <= count * cast.plan.max_error
+    others = cast.estimate(found.others) - cast.updates[COLLUDER]
+    exact = np.array_equal(found.others, cast.integers())
     return judge(
-        [*(trying(i) for i in victims), lambda: Loot(honest, cast.victim, accepted=False)],
+        [*(trying(i) for i in victims), lambda: Loot(others, cast.victim, accepted=not exact)],
         note=(
             f"{found.matching} of {cast.plan.params.degree} key coefficients leak; contributions open to noise "
-            f"(largest correlation {worst:.2f}), the honest sum is {'intact' if intact else 'damaged'}"
+            f"(largest correlation {worst:.2f}), the release less 2^{SHIFT} times the key is the honest sum"
+            f"{'' if exact else ' no longer'}"
         ),
     )
 
@@ -114,13 +126,6 @@ def _open(found: Leak, client: int) -> I64:
     return cast.read(plaintexts)
 
 
-def _unit(cast: Federation) -> U32:
-    """A block with c0 = 0 and c1 = 1: it decrypts to the key itself."""
-    block = np.zeros((2, len(cast.plan.params.primes), cast.plan.params.degree), dtype=np.uint32)
-    block[1] = 1
-    return block
-
-
 def _centred(cast: Federation, residues: U32) -> I64:
     prime = cast.plan.params.primes[0]
     signed: I64 = residues[0].astype(np.int64)
@@ -128,9 +133,17 @@ def _centred(cast: Federation, residues: U32) -> I64:
     return signed
 
 
-ATTACK = Attack(
-    "malformed-ciphertext",
-    "leak the decryption key through an exact release and open every ciphertext seen",
-    control,
-    shipped,
+ATTACKS = (
+    Attack(
+        "malformed-ciphertext",
+        "as a client, leak the decryption key through an exact release and open every ciphertext seen",
+        partial(control, by_a_client),
+        partial(shipped, by_a_client),
+    ),
+    Attack(
+        "key-in-the-release",
+        "as the aggregator, add a multiple of the noise span to every c1 residue and read the key in the sums",
+        partial(control, by_the_aggregator),
+        partial(shipped, by_the_aggregator),
+    ),
 )

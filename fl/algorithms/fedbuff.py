@@ -25,11 +25,10 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from fl import options
 from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.state import Released, Seat, State, Vector
 from fl.errors import AlgorithmError
@@ -46,13 +45,16 @@ class Clock:
     Equal finishing times are ordered by position. Raises `AlgorithmError`.
     """
 
-    durations: Annotated[tuple[int, ...], options.DURATIONS]  # one per bank
-    buffer: Annotated[int, options.BUFFER]  # K
-    max_weight: Annotated[int, options.MAX_WEIGHT]
+    durations: tuple[int, ...]  # ticks, one per bank
+    buffer: int  # K
+    max_weight: int
 
     def __post_init__(self) -> None:
-        options.check(self, AlgorithmError, "fedbuff: ")
-        if self.buffer > len(self.durations):
+        if min(self.durations, default=0) < 1 or self.max_weight < 1:
+            raise AlgorithmError(
+                f"fedbuff: expected durations and max_weight of at least 1, got {self.durations} and {self.max_weight}"
+            )
+        if not 1 <= self.buffer <= len(self.durations):
             raise AlgorithmError(
                 f"fedbuff: a buffer of {self.buffer} joins cannot be filled by {len(self.durations)} banks"
             )
@@ -102,14 +104,15 @@ def staleness_weight(staleness: int, max_weight: int) -> int:
 
 @dataclass(frozen=True)
 class FedBuff(FedAvg):
-    """`server_lr`: step along the buffer's mean. Raises `AlgorithmError`."""
+    """`server_lr`: > 0, step along the buffer's mean. Raises `AlgorithmError`."""
 
     name: ClassVar[str] = "fedbuff"
     timetable: Clock
-    server_lr: Annotated[float, options.SERVER_LR] = 1.0
+    server_lr: float = 1.0
 
     def __post_init__(self) -> None:
-        options.check(self, AlgorithmError, "fedbuff: ")
+        if not 0.0 < self.server_lr < math.inf:
+            raise AlgorithmError(f"fedbuff: server_lr is expected to be positive and finite, got {self.server_lr}")
 
     @property
     def max_weight(self) -> int:

@@ -9,7 +9,6 @@ What it leaves to others: figures (the parts), the page around a plot (`page.py`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 Plot = dict[str, Any]
@@ -33,11 +32,6 @@ def plot(data: list[dict[str, Any]], x: dict[str, Any], y: dict[str, Any], *, he
         **more,
     }
     return {"data": data, "layout": layout}
-
-
-def label(name: str) -> str:
-    """A name from outside as Plotly shows it: in its labels <b>, <a> and entities mean something."""
-    return escape(name, quote=False)
 
 
 def _title(text: str) -> dict[str, Any]:
@@ -179,7 +173,7 @@ def stability(drift: dict[str, Any]) -> Plot | None:
     heat = {
         "type": "heatmap",
         "x": drift["days"],
-        "y": [label(name) for name in names],
+        "y": names,
         "z": [drift["psi"][name] for name in names],
         "zmin": 0,
         "zmax": 2 * drift["limits"]["psi"],
@@ -230,7 +224,7 @@ def groups(column: dict[str, Any]) -> Plot | None:
     if not rows:
         return None
     dots = {
-        "y": [label(row["group"]) for row in rows],
+        "y": [row["group"] for row in rows],
         "x": [row["recall"] for row in rows],
         "error_x": {
             "type": "data",
@@ -256,7 +250,7 @@ def importance(explanations: dict[str, Any]) -> Plot:
         {
             "type": "bar",
             "orientation": "h",
-            "y": [label(name) for name in names],
+            "y": names,
             "x": [explanations[key]["importance"][name] for name in names],
             "name": what,
             "marker": {"color": colour},
@@ -272,8 +266,8 @@ def by_bank(explanations: dict[str, Any]) -> Plot:
     banks = explanations["per_bank"]
     heat = {
         "type": "heatmap",
-        "x": [label(bank["bank"]) for bank in banks],
-        "y": [label(name) for name in names],
+        "x": [bank["bank"] for bank in banks],
+        "y": names,
         "z": [[bank["importance"][name] for bank in banks] for name in names],
         "colorscale": [[0, "#f4f6f8"], [1, OWN]],
         "colorbar": {"title": {"text": "logit"}, "thickness": 14},
