@@ -16,12 +16,12 @@ from types import FrameType
 
 import click
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from benchmarks.errors import BenchmarkError, NothingInCommon, ResumeMismatch, SettingsError, UnlikeMachines
 from fl.errors import FederationError
 
-err = Console(stderr=True)
+err = Console(stderr=True, markup=False, emoji=False)  # names of files and cases are data
 WRONG_USAGE = (SettingsError, ResumeMismatch, UnlikeMachines, NothingInCommon)
 
 
@@ -240,16 +240,21 @@ def compare(old: Path, new: Path, tolerance: float) -> None:
         sys.exit(1)
 
 
+def complain(what: str, text: str) -> None:
+    """One line on stderr."""
+    err.print(Text.assemble((what, "bold red"), f": {text}"), highlight=False, soft_wrap=True)
+
+
 def main() -> None:
     """Run the command line; expected errors become one line of advice."""
     try:
         cli(prog_name="python -m benchmarks")
     except (BenchmarkError, FederationError) as error:
-        err.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
+        complain(type(error).__name__, str(error))
         sys.exit(2 if isinstance(error, WRONG_USAGE) else 1)
     except OSError as error:
         what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
-        err.print(f"[bold red]cannot go on[/]: {escape(what)}", highlight=False, soft_wrap=True)
+        complain("cannot go on", what)
         sys.exit(1)
 
 

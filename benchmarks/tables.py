@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.compare import Comparison
 from benchmarks.floor import Floor, Speeds
@@ -279,8 +280,8 @@ def _empty(title: str, *columns: str) -> Table:
 
 def _console() -> Console:
     """Standard output; wide enough for the tables where it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(markup=False, emoji=False, width=160)
 
 
 def show_comparison(found: Sequence[Comparison]) -> None:
@@ -312,7 +313,7 @@ def show_comparison(found: Sequence[Comparison]) -> None:
             f"{c.low:.3f} .. {c.high:.3f}",
             f"{c.cycles[0]}, {c.cycles[1]}",
             c.clock,
-            f"[{style}]{c.verdict}[/]" if style else c.verdict,
+            Text(c.verdict, style),
         )
     _console().print(table)
 
@@ -351,7 +352,7 @@ def show_floors(speeds: Speeds, found: Sequence[Floor]) -> None:
             f"{each.seconds * 1e3:.2f}",
             f"{each.seconds / each.floor_seconds:.1f}",
         )
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     console.print("What would bring a stage nearer:")
     for each in found:

@@ -6,9 +6,8 @@ import importlib
 import sys
 
 import click
-from rich.markup import escape
 
-from demos.console import err
+from demos.console import complain
 
 _COMMANDS = {
     "round": ("demos.round", "round_command", "one encrypted, masked round on random updates, checked exactly"),
@@ -67,11 +66,11 @@ def main() -> None:
     try:
         cli(prog_name="python -m demos")
     except (SecAggError, FederationError) as error:
-        err.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
+        complain(type(error).__name__, str(error))
         sys.exit(1)
     except OSError as error:
         what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
-        err.print(f"[bold red]cannot go on[/]: {escape(what)}", highlight=False, soft_wrap=True)
+        complain("cannot go on", what)
         sys.exit(1)
 
 

@@ -18,7 +18,7 @@ def show(result: dict[str, Any] | None, as_json: bool, shown: Callable[[dict[str
         return
     shown(result)
     if isinstance(result.get("made_by"), dict):
-        out.print(f"made by {result['made_by']['note']}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"made by {result['made_by']['note']}", highlight=False, soft_wrap=True)
 
 
 def show_pairs(title: str, skip: tuple[str, ...] = ()) -> Callable[[dict[str, Any]], None]:
@@ -33,7 +33,7 @@ def show_pairs(title: str, skip: tuple[str, ...] = ()) -> Callable[[dict[str, An
                 size(value) if key.startswith("bytes") else f"{value:.4g}" if isinstance(value, float) else str(value)
             )
             made.add_row(key.replace("_", " "), text)
-        out.print(made, markup=False)
+        out.print(made)
 
     return shown
 
@@ -59,7 +59,7 @@ def show_synthetic(result: dict[str, Any]) -> None:
             "-" if auc is None else f"{auc:.3f}",
         )
     out.print(like)
-    out.print(f"decide in: {result['approval_file']}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"decide in: {result['approval_file']}", highlight=False, soft_wrap=True)
 
 
 def show_comparison(result: dict[str, Any]) -> None:
@@ -81,9 +81,9 @@ def show_features(result: dict[str, Any]) -> None:
     made = table(f"Traits of {result['texts']} different descriptions", "trait", "mean over rows", right=(1,))
     for name, mean in result["shares"].items():
         made.add_row(name, f"{mean:.4f}")
-    out.print(made, markup=False)
+    out.print(made)
     for reason, count in result["unanswered"].items():
-        out.print(f"unanswered: {count} ({reason})", highlight=False, markup=False)
+        out.print(f"unanswered: {count} ({reason})", highlight=False)
     if "comparison" in result:
         show_comparison(result)
 
@@ -105,7 +105,7 @@ def show_proposals(result: dict[str, Any]) -> None:
     made = table("Examples to decide about", "folder", "candidates", right=(1,))
     for proposal in result["proposals"]:
         made.add_row(proposal["folder"], str(proposal["candidates"]))
-    out.print(made, markup=False)
+    out.print(made)
 
 
 def show_files(result: dict[str, Any]) -> None:
@@ -114,5 +114,5 @@ def show_files(result: dict[str, Any]) -> None:
     for file in result["files"]:
         cells = (file["examples"], file["frauds"], file["tokens_at_most"], file["tokens_guessed"])
         made.add_row(Path(file["file"]).parent.name, *map(str, cells))
-    out.print(made, markup=False)
-    out.print(result["note"], highlight=False, markup=False)
+    out.print(made)
+    out.print(result["note"], highlight=False)

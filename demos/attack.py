@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.text import Text
 
 from demos.console import err, out, print_json, progress, table
 
@@ -97,10 +98,9 @@ def _show(performances: list[Performance]) -> None:
     for each in performances:
         control, shipped = each.control, each.shipped
         here = {"refused": "green", "harmless": "green"}.get(shipped.outcome, "bold red")
-        works = control.against if control.succeeded else f"[bold red]fails against {control.against}[/]"
-        shown.add_row(
-            each.attack.name, works, control.figure, f"[{here}]{shipped.outcome}[/]", _ending(each), end_section=True
-        )
+        works = control.against if control.succeeded else Text(f"fails against {control.against}", "bold red")
+        outcome = Text(shipped.outcome, here)
+        shown.add_row(each.attack.name, works, control.figure, outcome, _ending(each), end_section=True)
     out.print(shown)
     exposed = sum(each.shipped.exposed_updates for each in performances)
     out.print(f"{len(performances)} attacks played; updates exposed here: {exposed}", highlight=False)

@@ -53,7 +53,7 @@ def audit(ledger: Path, against: tuple[Path, ...], as_json: bool) -> None:
         made.add_row(str(step), model.hex()[:16], outcome.value)
     out.print(made)
     for each in compared:
-        out.print(f"{each['file']}: {each['verdict']}", highlight=False, markup=False)
+        out.print(f"{each['file']}: {each['verdict']}", highlight=False)
     out.print(
         f"{report.events} events, {report.decryptions} decryptions; head {report.head.hex()}",
         highlight=False,

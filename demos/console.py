@@ -2,11 +2,15 @@
 
 Results go to stdout, everything else to stderr: with ``--json``, stdout carries one JSON object and nothing else.
 Progress is a bar on a terminal and plain lines elsewhere; rich honours NO_COLOR. Errors become one line of advice.
+
+Names of banks, columns and files come from outside: a string is data, never rich's markup or an emoji code, and a
+control character in it shows and does nothing. What a demo itself wants bold or red is a `Text` or a `style`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +20,34 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-out = Console()
-err = Console(stderr=True)
+# C0 but for tab and line feed, DEL, C1, the separators of lines, and what turns the direction of text.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """With control characters as their escapes: a terminal obeys nothing that a name holds."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class PlainConsole(Console):
+    """A console to which strings are data."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(visible(text), **how)
+
+
+out = PlainConsole()
+err = PlainConsole(stderr=True)
+
+
+def complain(what: str, text: str) -> None:
+    """One line on stderr: what went wrong, in red, and the advice."""
+    err.print(Text.assemble((what, "bold red"), f": {visible(text)}"), highlight=False, soft_wrap=True)
 
 
 def print_json(data: dict[str, Any]) -> None:
@@ -31,7 +60,12 @@ def print_json(data: dict[str, Any]) -> None:
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Yields a function that takes how much is done."""
     if err.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         with Progress(*columns, console=err, transient=True) as bar:
             task = bar.add_task(label, total=total)
             yield lambda done: bar.update(task, completed=done)

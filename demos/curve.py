@@ -65,7 +65,7 @@ def _played(run: Path, level: str, seed: str, train_options: tuple[str, ...]) ->
         command = [sys.executable, "-m", "demos", "train", *arguments, "--json"]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ)
         if done.returncode != 0:
-            err.print(done.stderr, highlight=False, markup=False)
+            err.print(done.stderr, highlight=False)
             raise click.ClickException(
                 f"the run at epsilon {level}, seed {seed} ended with {done.returncode}; call again to resume it"
             )

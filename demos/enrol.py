@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.text import Text
 
 from demos.console import err, out, print_json, table
 from secagg.enrolment import Enrolment, load_public_entry, public_entry, save_public_entry
@@ -71,9 +70,7 @@ def key(organisation: str, file: Path, public: Path | None, as_json: bool) -> No
         return
     print_json(entry)
     protection = "encrypted" if passphrase is not None else f"not encrypted: set {PASSPHRASE} to encrypt it"
-    err.print(
-        f"private key in {file} ({protection}); hand over {public}", highlight=False, soft_wrap=True, markup=False
-    )
+    err.print(f"private key in {file} ({protection}); hand over {public}", highlight=False, soft_wrap=True)
 
 
 @enrol.command(name="list")
@@ -139,10 +136,10 @@ def _show(enrolment: Enrolment, file: Path, as_json: bool, compared: bool = Fals
         return
     made = table(f"Enrolment list {file}", "role", "organisation", "key")
     for role, member in roles:
-        made.add_row(role, Text(member.organisation), member.key.hex()[:16])  # a name is no markup
+        made.add_row(role, member.organisation, member.key.hex()[:16])
     out.print(made)
     verdict = "equal to the one given" if compared else "read it to the other parties"
-    out.print(f"fingerprint ({verdict}):\n{_groups(enrolment.fingerprint)}", highlight=False, markup=False)
+    out.print(f"fingerprint ({verdict}):\n{_groups(enrolment.fingerprint)}", highlight=False)
 
 
 def _member(member: Member) -> dict[str, str]:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.text import Text
 
-from demos.console import out, print_json, progress, table
+from demos.console import out, print_json, progress, table, visible
 
-MARKS = {"good": "[green]+[/]", "note": "[dim]-[/]", "concern": "[bold yellow]![/]"}
+MARKS = {"good": ("+", "green"), "note": ("-", "dim"), "concern": ("!", "bold yellow")}
 
 
 @click.command("evaluate")
@@ -48,7 +49,7 @@ def evaluate(run: Path, columns: tuple[str, ...], page: Path | None, as_json: bo
 def _show(report: dict[str, Any]) -> None:
     _show_models(report["comparison"])
     for finding in report["findings"]:
-        out.print(f"{MARKS[finding['kind']]} {finding['text']}", highlight=False)
+        out.print(Text.assemble(MARKS[finding["kind"]], f" {visible(finding['text'])}"), highlight=False)
     out.print("+ good, - to be known, ! to be answered before the model is used", style="dim")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.text import Text
 
 from demos.console import err, out, print_json, progress, seconds, size, table
 
@@ -94,10 +95,10 @@ def _show(report: dict[str, Any]) -> None:
         times = [seconds(each[f"{part}_seconds"]) for part in ("train", "seal", "sum", "open")]
         made.add_row(str(each["number"]), ", ".join(sorted(each["members"])), *times, seconds(each["seconds"]))
     out.print(made)
-    verdict = "equal" if report["models_equal"] else "[bold red]DIFFERENT[/]"
+    verdict = "equal" if report["models_equal"] else ("DIFFERENT", "bold red")
+    one = f"model after {len(report['rounds'])} rounds: {report['in_process_model_hash'][:16]} in one process, "
+    out.print(Text.assemble(one, verdict, " at all banks"), highlight=False)
     out.print(
-        f"model after {len(report['rounds'])} rounds: {report['in_process_model_hash'][:16]} in one process, "
-        f"{verdict} at all banks\n"
         f"{report['processes']} processes, {report['processes_left']} left; largest message "
         f"{size(report['largest_message'])}; aggregator's peak memory {size(report['aggregator_peak_memory'])}\n"
         "the time of a round is Flower's: a SuperNode looks for messages every three seconds",

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.text import Text
 
 from demos.console import out, print_json, progress, seconds, size, table
 
@@ -155,10 +156,10 @@ def _show(plan: RoundPlan, report: dict[str, Any]) -> None:
             f"{seconds(masks['seconds_key_holder_seed_masks'])}, checks {seconds(masks['seconds_key_holder_checks'])}",
             highlight=False,
         )
-    verdict = "exact" if report["sum_exact"] else "[bold red]WRONG[/]"
-    out.print(
-        f"integer sums: {verdict}; largest error of the average {report['max_abs_error']:.3g}, bound "
+    verdict = "exact" if report["sum_exact"] else ("WRONG", "bold red")
+    rest = (
+        f"; largest error of the average {report['max_abs_error']:.3g}, bound "
         f"{report['error_bound']:.3g}; round {seconds(report['seconds']['round'])}, plaintext mean "
-        f"{seconds(report['seconds']['plaintext_mean'])}",
-        highlight=False,
+        f"{seconds(report['seconds']['plaintext_mean'])}"
     )
+    out.print(Text.assemble("integer sums: ", verdict, rest), highlight=False)

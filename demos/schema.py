@@ -74,7 +74,6 @@ def _simulate(file: Path, customers: int, fraud_share: float, seed: int) -> None
     err.print(
         f"{len(frame)} transactions, {int(frame.IS_FRAUD.sum())} frauds: {file}",
         highlight=False,
-        markup=False,
     )
 
 
@@ -107,4 +106,4 @@ def _check(name: str, file: Path | None, as_json: bool) -> None:
     shown = table(f"Schema {schema.name}", "what", "value")
     for key, value in found.items():
         shown.add_row(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-    out.print(shown, markup=False)
+    out.print(shown)

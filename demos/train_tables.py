@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.text import Text
+
 from demos.console import out, seconds, size, table
 
 NAMES = {
@@ -59,7 +61,8 @@ def _show_who_saw_what(result: dict[str, Any]) -> None:
         )
         seen.add_row("key holder", "one sum per round", "every round's average, no single update")
     else:
-        seen.add_row("everyone", "-", "[bold red]every single update[/]: --aggregation plain hides nothing")
+        sees = Text.assemble(("every single update", "bold red"), ": --aggregation plain hides nothing")
+        seen.add_row("everyone", "-", sees)
     seen.add_row("this program", "-", "everything: it plays all parties and holds all labels, to measure")
     out.print(seen)
 
@@ -104,7 +107,7 @@ def _show_statistics(result: dict[str, Any]) -> None:
         highlight=False,
     )
     if "warning" in shared:
-        out.print(f"[bold]{shared['warning']}[/]", highlight=False)
+        out.print(shared["warning"], style="bold", highlight=False)
         return
     out.print(
         f"noise of a count: sigma {shared['sigma']:.3f} without the shares of t = {shared['colluders']} colluding "
@@ -116,7 +119,7 @@ def _show_statistics(result: dict[str, Any]) -> None:
 def _show_privacy(result: dict[str, Any]) -> None:
     privacy = result["privacy"]
     if privacy["epsilon"] is None:
-        out.print("[bold]no differential privacy[/]: the averages may give away single rows", highlight=False)
+        out.print(Text.assemble(("no differential privacy", "bold"), ": the averages may give away single rows"))
         return
     out.print(
         f"epsilon {privacy['epsilon']:.3f} of {privacy['epsilon_limit']:g} at delta {privacy['delta']:g} "

@@ -52,7 +52,7 @@ a day. Accuracy is not reported: a model that never warns would have $never_warn
 
 ## Data
 
-- Source `$source`, schema `$schema` (SHA-256 $schema_sha256), $rows transactions of which $frauds are fraud,
+- Source $source, schema $schema (SHA-256 $schema_sha256), $rows transactions of which $frauds are fraud,
   $first_day to $last_day, divided into banks by $partition.
 - Training: $train_rows rows ($train_frauds frauds). Validation, other customers of the same days: $validation_rows
   rows
@@ -100,7 +100,7 @@ are such lines.
 other a
 transaction. [[the purpose in your words, and the legitimate interest if Article 6(1)(f) is the basis]]
 
-**Data.** $rows transactions from $first_day to $last_day (`$source`, schema `$schema`). Columns that are read:
+**Data.** $rows transactions from $first_day to $last_day ($source, schema $schema). Columns that are read:
 $columns. Columns that must not become features: $never. [[categories of data subjects, and whether special categories
 (Article 9) can be inferred from any column, for example from merchants]]
 

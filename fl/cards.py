@@ -21,6 +21,7 @@ from fl.durable import replace_durably
 from fl.errors import RunFolderError
 from fl.examination.findings import percent
 from fl.features import features
+from fl.markdown import code, text
 from fl.run_folder import RunConfig, config_from_toml
 from fl.schema import Schema
 from fl.scoring import TrainedModel, load_model
@@ -88,7 +89,7 @@ def _json(path: Path) -> dict[str, Any]:
 def cards(run: FinishedRun) -> Cards:
     """Both cards of a run."""
     values = {**_run(run), **_data(run), **_figures(run), **_privacy(run), **_examination(run)}
-    card, dpia = (_flowing(Template(_for_a_person(text)).substitute(values)) for text in (MODEL_CARD, DPIA))
+    card, dpia = (_flowing(Template(_for_a_person(card)).substitute(values)) for card in (MODEL_CARD, DPIA))
     return Cards(card, dpia, card.count(f"{MARK}:"), dpia.count(f"{MARK}:"))
 
 
@@ -101,19 +102,19 @@ def write_cards(run: Path, folder: Path) -> Cards:
     return made
 
 
-def _for_a_person(text: str) -> str:
+def _for_a_person(template: str) -> str:
     """Fields in their final form: one line each, impossible to overlook."""
 
     def marked(found: re.Match[str]) -> str:
         return f"{MARK}: {' '.join(found[1].split())}."
 
-    return FIELD.sub(marked, text)
+    return FIELD.sub(marked, template)
 
 
-def _flowing(text: str) -> str:
+def _flowing(filled: str) -> str:
     """One line per paragraph and list item, since what is filled in has any length."""
     lines: list[str] = []
-    for line in text.splitlines():
+    for line in filled.splitlines():
         begins = not line.strip() or line.startswith(("#", "- ", "|"))
         if begins or not lines or not lines[-1] or lines[-1].startswith(("#", "|")):
             lines.append(line.rstrip())
@@ -126,9 +127,9 @@ def _run(run: FinishedRun) -> dict[str, str]:
     manifest, result, config = run.manifest, run.result, run.config
     encrypted = config.aggregation.mode == "encrypted"
     return {
-        "run_id": str(manifest["run_id"]),
-        "git_revision": str(manifest["git_revision"]),
-        "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+        "run_id": text(manifest["run_id"]),
+        "git_revision": text(manifest["git_revision"]),
+        "versions": ", ".join(text(f"{name} {version}") for name, version in manifest["versions"].items()),
         "seed": str(config.seed),
         "banks": str(result["banks"]),
         "rounds": str(result["rounds"]),
@@ -136,7 +137,7 @@ def _run(run: FinishedRun) -> dict[str, str]:
         "parameters": f"{result['parameters']:,}",
         "aggregation": "encrypted and masked: nobody saw a single one" if encrypted else "taken in plain sight",
         "feature_count": str(len(run.features)),
-        "features": ", ".join(run.features),
+        "features": ", ".join(text(name) for name in run.features),
         "threshold": f"{run.threshold:.3f}",
         "receives_table": _receives(encrypted),
         "risks_table": _risks(run, encrypted),
@@ -224,26 +225,26 @@ def _data(run: FinishedRun) -> dict[str, str]:
     }
     return {
         **counts,
-        "source": str(data["source"]),
-        "schema": str(data["schema"]),
-        "schema_sha256": str(data["schema_sha256"]),
+        "source": code(data["source"]),
+        "schema": code(data["schema"]),
+        "schema_sha256": text(data["schema_sha256"]),
         "rows": f"{data['rows']:,}",
         "frauds": f"{data['frauds']:,}",
         "never_warns": percent(1.0 - data["frauds"] / data["rows"]),
-        "first_day": str(data["first_day"]),
-        "last_day": str(data["last_day"]),
-        "partition": str(data["partition"]),
+        "first_day": text(data["first_day"]),
+        "last_day": text(data["last_day"]),
+        "partition": text(data["partition"]),
         "delay": str(data["label_delay_days"]),
         "periods": json.dumps(data["periods"]),
-        "columns": ", ".join(f"`{name}`" for name in schema.columns_read()),
-        "never": ", ".join(f"`{name}`" for name in schema.never) or "none named",
+        "columns": ", ".join(code(name) for name in schema.columns_read()),
+        "never": ", ".join(code(name) for name in schema.never) or "none named",
     }
 
 
 def _figures(run: FinishedRun) -> dict[str, str]:
     metrics, baselines = run.result["metrics"], run.result["baselines"]
     rows: list[Sequence[str]] = [("model", *FIGURES)]
-    for name, figures in {"this model": metrics, **{MODELS.get(k, k): v for k, v in baselines.items()}}.items():
+    for name, figures in {"this model": metrics, **{MODELS.get(k) or text(k): v for k, v in baselines.items()}}.items():
         rows.append((name, *(f"{figures[key]:.3f}" for key in FIGURES)))
     low, high = metrics["average_precision_range"]
     own = metrics["average_precision"]
@@ -258,30 +259,32 @@ def _figures(run: FinishedRun) -> dict[str, str]:
     }
 
 
-def _beside(baseline: Mapping[str, Any] | None, own: float, text: str) -> str:
+def _beside(baseline: Mapping[str, Any] | None, own: float, sentence: str) -> str:
     if baseline is None:
         return "not known, since the run was made without baselines."
-    return text.format(other=baseline["average_precision"], own=own)
+    return sentence.format(other=baseline["average_precision"], own=own)
 
 
 def _privacy(run: FinishedRun) -> dict[str, str]:
     privacy, statistics = run.result["privacy"], run.result["statistics"]
-    told = {"not_covered": "; ".join(privacy["not_covered"])}
+    told = {"not_covered": "; ".join(text(each) for each in privacy["not_covered"])}
     if privacy["epsilon"] is None:
         told["privacy_line"] = "Trained without differential privacy."
     else:
         told["privacy_line"] = (
-            f"Epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} was spent ({privacy['accountant']}), "
-            f"for one {privacy['unit']}."
+            f"Epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} was spent "
+            f"({text(privacy['accountant'])}), "
+            f"for one {text(privacy['unit'])}."
         )
     if statistics is None:
         told["statistics_line"] = "No statistics were shared."
         told["statistics_measure"] = "None were shared."
     else:
         told["statistics_line"] = (
-            f"Counts of terminals were shared over all banks ({statistics['mode']}, {statistics['periods']} periods)."
+            f"Counts of terminals were shared over all banks ({text(statistics['mode'])}, "
+            f"{statistics['periods']} periods)."
         )
-        told["statistics_measure"] = str(
+        told["statistics_measure"] = text(
             statistics["warning"] if "warning" in statistics else f"Noise for one {statistics['unit']}."
         )
     return told
@@ -295,13 +298,13 @@ def _examination(run: FinishedRun) -> dict[str, str]:
             "examination_lines": NOT_EXAMINED,
             "drift_line": "Drift was not looked for yet.",
         }
-    lines = [f"- {finding['text']}" for finding in report["findings"]]
+    lines = [f"- {text(finding['text'])}" for finding in report["findings"]]
     groups = [f"- {_groups(column)}" for column in report["fairness"]["columns"]]
     drift = report["drift"]
     watched = (
         f"{len(drift['alarms'])} drift alarm(s) in {len(drift['days'])} test days"
         if drift["available"]
-        else (f"Drift was not looked for: {drift['why']}")
+        else (f"Drift was not looked for: {text(drift['why'])}")
     )
     return {
         "fairness_lines": "\n".join(groups),
@@ -312,12 +315,12 @@ def _examination(run: FinishedRun) -> dict[str, str]:
 
 def _groups(column: Mapping[str, Any]) -> str:
     shown = [
-        f"{group['group']}: {percent(group['recall'])} of {group['frauds']:,} frauds"
+        f"{text(group['group'])}: {percent(group['recall'])} of {group['frauds']:,} frauds"
         + (" (small)" if group["small"] else "")
         for group in column["groups"]
         if group["recall"] is not None
     ]
-    return f"By {column['column']}, share of frauds found: {', '.join(shown)}."
+    return f"By {text(column['column'])}, share of frauds found: {', '.join(shown)}."
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

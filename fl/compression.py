@@ -30,10 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from fl import options
 from fl.errors import CompressionError, ModelError
 from fl.model import Layout, layer_mask
-
-FEWEST_BITS, MOST_BITS = 2, 40
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,11 @@ class CompressionSettings:
 
     bits: str | None = None  # FROM:BITS,FROM:BITS; None: those of the aggregation in every round
     layers: str | None = None  # groups, as in "hidden1/hidden2,logit"; None: all layers in every round
+
+    def __post_init__(self) -> None:
+        options.check(self, CompressionError)
+        if self.bits is not None:
+            _schedule(self.bits)
 
 
 @dataclass(frozen=True)
@@ -113,11 +117,16 @@ def _schedule(text: str) -> tuple[tuple[int, int], ...]:
         pairs = [tuple(int(part) for part in pair.split(":")) for pair in text.split(",")]
         steps = tuple((first, bits) for first, bits in pairs)
     except ValueError as fault:
-        raise CompressionError(f"bits: expected FROM:BITS pairs as in 1:8,6:16, got {text!r}") from fault
+        got = options.shown(text)
+        raise CompressionError(f"bits: expected FROM:BITS pairs as in 1:8,6:16, got {got}") from fault
     rounds = [first for first, _ in steps]
     if rounds[0] != 1 or rounds != sorted(set(rounds)):
-        raise CompressionError(f"bits: expected ascending rounds that begin at 1, as in 1:8,6:16, got {text!r}")
+        raise CompressionError(
+            f"bits: expected ascending rounds that begin at 1, as in 1:8,6:16, got {options.shown(text)}"
+        )
     for _, bits in steps:
-        if not FEWEST_BITS <= bits <= MOST_BITS:
-            raise CompressionError(f"bits: expected {FEWEST_BITS} to {MOST_BITS}, got {bits}")
+        try:
+            options.VALUE_BITS.of(bits)
+        except options.Refused as fault:
+            raise CompressionError(f"bits: {fault}") from None
     return steps

@@ -203,7 +203,7 @@ def _unit(time: _Look) -> TimeUnit:
 def _label_section(label: _Look, days: float | None) -> str:
     delay = DELAY_DAYS if days is not None and days >= LEAST_SPAN_DAYS else 0
     why = f"the file spans {days:.0f} days" if days is not None else "time does not measure days"
-    known = LabelColumn("")
+    known = LabelColumn
     positive = [word for word in label.words if word.lower() in YES and word not in known.positive]
     negative = [word for word in label.words if word.lower() in NO and word not in known.negative]
     lines = [f"[label]  # its name, and that it has two values\ncolumn = {_quoted(label.name)}\n"]

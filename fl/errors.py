@@ -13,6 +13,10 @@ class FederationError(Exception):
     """Base of all errors raised by `fl`."""
 
 
+class OptionError(FederationError):
+    """An option is of another type than it is declared with, or outside its range."""
+
+
 class SchemaError(FederationError):
     """A schema file is malformed, contradicts itself, or does not describe the data it is used with."""
 

@@ -101,23 +101,30 @@ class Whole:
         return number
 
     def read(self, text: str) -> int:
+        """1e6 is one, too."""
         try:
-            return self.of(int(text))
-        except ValueError:  # `Refused` is one; so is a number of more digits than Python reads
-            raise refused(self, text) from None
+            if "e" not in text.lower():
+                return self.of(int(text))
+            number = float(text)
+            if number.is_integer() and abs(number) < 2**53:
+                return self.of(int(number))
+        except (ValueError, OverflowError):  # `Refused` is one; so is a number of more digits than Python reads
+            pass
+        raise refused(self, text)
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text that is not empty and holds no NUL, which no file name may; `what` it names."""
+    """A text without NUL, which no file name may hold; `what` it names. `empty`: "" is one, as the cell of a file."""
 
     what: str = "a text"
+    empty: bool = False
 
     def __str__(self) -> str:
-        return f"{self.what}, not empty and without NUL"
+        return f"{self.what}, {'' if self.empty else 'not empty and '}without NUL"
 
     def of(self, value: object) -> str:
-        if not isinstance(value, str) or not value.strip() or "\0" in value:
+        if not isinstance(value, str) or not (value or self.empty) or "\0" in value:
             raise refused(self, value)
         return value
 
@@ -245,7 +252,8 @@ def _of_type(kind: Any) -> Option | None:
         return None if each is None else Listed(each[0])
     if kind is str:
         return Text()
-    return _Instance(kind) if isinstance(kind, type) else None
+    concrete = isinstance(kind, type) and not getattr(kind, "_is_protocol", False)
+    return _Instance(kind) if concrete else None
 
 
 # --- privacy --------------------------------------------------------------------------------------------------------
@@ -255,3 +263,128 @@ EPSILON = Real(0, 1000, "for the life of a bank's data", above=True)
 # With delta each row may be published as it is: it belongs well below one over the number of rows, and a hundredth is
 # above that for every bank that could train at all.
 DELTA = Real(0, 0.01, "probability; well below 1 / rows", above=True)
+SAMPLE_RATE = Real(0, 1, "probability of a row being in a batch", above=True)
+STEPS = Whole(1, 10**6, "noisy steps per round")
+MAX_GRAD_NORM = Real(0, 1e9, "L2 norm of a row's gradient", above=True)
+EXPECTED_BATCH = Real(1, 1e9, "rows")
+UPDATE_NORM = Real(0, 1e9, "L2 norm of a bank's update", above=True)
+NOISE_MULTIPLIER = Real(0, 1e12, "of the clipping norm", above=True)
+SHARE_VARIANCE = Real(0, 1e30, "grid units squared", above=True)
+SHARE_PIECES = Whole(1, 2**31, "draws")
+
+# --- banks, and counts that they share ------------------------------------------------------------------------------
+
+MOST_BANKS = 65_536  # in a round (`secagg.plan.MAX_CLIENTS`)
+BANKS = Whole(1, MOST_BANKS, "banks")
+RANDOM_BANKS = Whole(2, MOST_BANKS, "banks")
+QUORUM = Whole(3, MOST_BANKS, "banks; of two, each learns the other's update from the average")
+BUDGET_SHARE = Real(0, 1, "of what is left of epsilon", above=True, below=True)
+INCREMENT_DAYS = Whole(1, 3660, "days")
+BUCKETS = Whole(1, 2**24, "slots")
+SIGMA = Real(0, 1e12, "events", above=True)
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+SEED = Whole(0, 2**63 - 1, "seed; TOML's largest integer, and less than torch's and numpy's")
+ROUNDS = Whole(0, 10**6, "rounds")
+SOME_ROUNDS = Whole(1, 10**6, "rounds")
+TEST_WINDOWS = Whole(1, 520, "weeks")
+CUSTOMERS = Whole(10, 10**6, "customers")
+TERMINALS = Whole(10, 10**6, "terminals")
+SIMULATED_DAYS = Whole(1, 3660, "days")
+FRAUD_SHARE = Real(0.001, 0.2, "of all transactions")
+DRIFT_DAY = Whole(0, 3660, "day of the data, 0 is the first")
+AMOUNT_FACTOR = Real(0.01, 100, "of every amount")
+FRAUD_FACTOR = Real(1, 10, "of the frauds a day")
+FILE = Text("a file's name")
+FOLDER = Text("a folder's name")
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+LEARNING_RATE = Real(0, 1e6, "step per unit of gradient", above=True)
+RATE_OR_BY_NOISE = Real(0, 1e6, "step per unit of gradient; 0: chosen by the noise")
+MOMENTUM = Real(0, 1, "of the step before", below=True)
+POS_WEIGHT = Real(0, 1e6, "weight of a fraud in the loss", above=True)
+EPOCHS = Whole(1, 10**6, "passes over a bank's rows")
+BATCH_SIZE = Whole(1, 10**9, "rows")
+DROPOUT = Real(0, 1, "probability", below=True)
+PRIOR = Real(0, 1, "public guess of the fraud share", above=True, below=True)
+THREADS = Whole(1, 1024, "threads")
+DEVICES = ("cpu", "cuda")
+
+# --- algorithms and participation -----------------------------------------------------------------------------------
+
+MU = Real(0, 1e6, "weight of the pull to the global model")
+SERVER_LR = Real(0, 1e6, "fedadam: in the unit of the weights; fedbuff: a factor", above=True)
+BETA = Real(0, 1, "decay per round", below=True)
+TAU = Real(0, 1e6, "in the unit of the weights", above=True)
+BUFFER = Whole(1, MOST_BANKS, "joins")
+SEALED_BUFFER = Whole(3, MOST_BANKS, "joins; an encrypted round needs three")
+MAX_WEIGHT = Whole(1, 2**20, "weight of one update")
+TICKS = Whole(1, 10**6, "ticks")
+DURATIONS = Listed(TICKS, least=1)
+LAYERS = Text("layers' names with commas")
+FRACTION = Real(0, 1, "of the banks", above=True)
+PROBABILITY = Real(0, 1, "probability")
+RETRIES = Whole(0, 1000, "of a round that was lost")
+
+# --- aggregation ----------------------------------------------------------------------------------------------------
+
+ENGINE = Choice(("auto", "fast", "seal"))  # `secagg.engines`
+CLIP = Real(1e-30, 1e30, "in the unit of the update")
+VALUE_BITS = Whole(2, 40, "bits of a value, sign included")
+LENGTH = Whole(1, 2**33, "values")
+
+# --- what a bank can spare ------------------------------------------------------------------------------------------
+
+MEMORY_MB = Real(0, 1e9, "MiB", above=True)
+SECONDS = Real(0, 1e9, "seconds a round", above=True)
+BYTES = Whole(1, 2**63 - 1, "bytes a round")
+SPEED = Real(0, 1e6, "of the bank's machine; 1 is this one", above=True)
+
+# --- schemas --------------------------------------------------------------------------------------------------------
+
+COLUMN = Text("a column's name")
+CELL = Text("what stands in a cell", empty=True)
+WORDS = Listed(CELL, least=1)
+DELAY_DAYS = Whole(0, 36_500, "days")
+TYPICAL = Real(0, 1e15, "in the column's currency")
+SPREAD = Real(0, 1e9, "natural-log units", above=True)
+PER_DAY = Real(0, 1e9, "transactions a day", above=True)
+CENTER = Real(-1e30, 1e30, "in the column's unit")
+SCALE = Real(0, 1e30, "in the column's unit", above=True)
+HASH_WIDTH = Whole(0, 65_536, "columns")
+TEXT_WIDTH = Whole(1, 65_536, "columns")
+NGRAMS = Listed(Whole(1, 64, "characters"))
+DAY = Whole(-4_000_000, 4_000_000, "days since 1970-01-01, or since 0 without a calendar")
+TRAIN_FRACTION = Real(0, 1, "of the rows", above=True, below=True)
+VALIDATION_SHARE = Real(0, 1, "of the customers", below=True)
+WINDOWS_DAYS = Listed(Whole(1, 36_500, "days"))
+DELIMITER = Text("one character")
+TOML = Text("TOML", empty=True)
+BOUND = Real(0, 1e6, "scaled features are clipped to it", above=True)
+
+# --- language models ------------------------------------------------------------------------------------------------
+
+SCENARIO_ROWS = Whole(2, 10_000, "transactions")
+EXAMPLE_ROWS = Whole(10, 10**6, "examples per bank")
+ALERTS = Whole(1, 1000, "alerts")
+REPEATS = Whole(1, 1000, "trainings")
+REPLICATES = Whole(100, 10**6, "of the bootstrap")
+MIN_CUSTOMERS = Whole(1, 10**9, "customers")
+TOKENS = Whole(0, 10**15, "tokens")
+COST = Real(0, 1e12, "money, in the currency of the prices")
+PRICE = Real(0, 1e9, "money per million tokens")
+TIMEOUT = Real(0, 86_400, "seconds", above=True)
+SDK_RETRIES = Whole(0, 100, "of one request")
+TUNING_EPOCHS = Whole(1, 50, "passes over the examples")
+
+# --- networks and measurements --------------------------------------------------------------------------------------
+
+NETWORK_BANKS = Whole(3, 12, "banks")
+NETWORK_CUSTOMERS = Whole(30, 10**6, "customers")
+ABLATION_SEEDS = Whole(1, 1000, "runs of every variant")
+CYCLES = Whole(1, 10**6, "visits of every case")
+MEASURED_CLIENTS = Whole(2, MOST_BANKS, "clients")
+MEASURED_BITS = Whole(2, 32, "bits of a value, sign included")
+TOLERANCE = Real(0, 1e6, "share of the time")

@@ -25,12 +25,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from fl import options
 from fl.errors import ResourceError
 from fl.federation import Rows
 from fl.secure import EncryptedRounds, Joined, SealingCost, sealing_cost
@@ -51,20 +52,26 @@ _PROBE_ROWS = 512
 class Limits:
     """What one bank can spare; None: no limit."""
 
-    memory_mb: float | None = None  # MiB, on top of interpreter, libraries and rows
-    seconds: float | None = None  # of one round's training and sealing
-    bytes_per_round: int | None = None  # that it sends
-    speed: float = 1.0  # of its machine; 1: as this one
+    memory_mb: Annotated[float | None, options.MEMORY_MB] = None  # on top of interpreter, libraries and rows
+    seconds: Annotated[float | None, options.SECONDS] = None  # of one round's training and sealing
+    bytes_per_round: Annotated[int | None, options.BYTES] = None  # that it sends
+    speed: Annotated[float, options.SPEED] = 1.0  # of its machine; 1: as this one
+
+    def __post_init__(self) -> None:
+        options.check(self, ResourceError)
 
 
 @dataclass(frozen=True)
 class ResourceSettings:
     """The `[resources]` table of config.toml: a limits file, and limits of every bank that the file does not name."""
 
-    file: str | None = None
-    memory_mb: float | None = None
-    seconds: float | None = None
-    bytes_per_round: int | None = None
+    file: Annotated[str | None, options.FILE] = None
+    memory_mb: Annotated[float | None, options.MEMORY_MB] = None
+    seconds: Annotated[float | None, options.SECONDS] = None
+    bytes_per_round: Annotated[int | None, options.BYTES] = None
+
+    def __post_init__(self) -> None:
+        options.check(self, ResourceError)
 
 
 @dataclass(frozen=True)
@@ -134,17 +141,18 @@ def limits_of(settings: ResourceSettings, banks: Sequence[str]) -> dict[str, Lim
     if settings.file is not None:
         try:
             tables = tomllib.loads(Path(settings.file).read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as fault:
+        except (OSError, ValueError, RecursionError) as fault:  # TOML's error, and no UTF-8, are ValueErrors
             raise ResourceError(f"{settings.file}: no limits could be read: {fault}") from fault
     known = {each.name for each in fields(Limits)}
     for name, table in tables.items():
         if name not in (EVERYONE, *banks) or not isinstance(table, dict):
             raise ResourceError(f"{settings.file}: expected tables [{EVERYONE}] or of {', '.join(banks)}, got {name!r}")
-        for key, value in table.items():
-            if key not in known or isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise ResourceError(
-                    f"{settings.file}: [{name}] {key} = {value!r}: expected a positive {', '.join(sorted(known))}"
-                )
+        if unknown := sorted(set(table) - known):
+            raise ResourceError(f"{settings.file}: [{name}]: expected {', '.join(sorted(known))}, got {unknown}")
+        try:
+            Limits(**table)
+        except ResourceError as fault:
+            raise ResourceError(f"{settings.file}: [{name}] {fault}") from None
     common = replace(Limits(settings.memory_mb, settings.seconds, settings.bytes_per_round), **tables.get(EVERYONE, {}))
     return {bank: replace(common, **tables.get(bank, {})) for bank in banks}
 

@@ -32,18 +32,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fl import options
 from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.algorithms.state import State
 from fl.compression import CompressionSettings
 from fl.durable import append_durably, locked, replace_durably
-from fl.errors import RunFolderError
+from fl.errors import AggregationError, BudgetError, FederationError, ModelError, OptionError, RunFolderError
 from fl.model import DROPOUT, PRIOR
 from fl.privacy import file_name
 from fl.resources import ResourceSettings
@@ -70,33 +71,39 @@ NO_REVISION = "unknown: not a git checkout"
 class DataSettings:
     """Which transactions, which banks, which days."""
 
-    source: str  # a file, or "simulated"
-    schema: str | None = None
+    source: Annotated[str, options.FILE]  # or "simulated"
+    schema: Annotated[str | None, options.FILE] = None
     partition: str | None = None
-    clients: int | None = None
-    test_windows: int | None = None  # consecutive; None: the schema's own
-    customers: int | None = None  # of the embedded generator
-    fraud_share: float | None = None  # of the embedded generator
+    clients: Annotated[int | None, options.RANDOM_BANKS] = None
+    test_windows: Annotated[int | None, options.TEST_WINDOWS] = None  # consecutive; None: the schema's own
+    customers: Annotated[int | None, options.CUSTOMERS] = None  # of the embedded generator
+    fraud_share: Annotated[float | None, options.FRAUD_SHARE] = None  # of the embedded generator
+
+    def __post_init__(self) -> None:
+        options.check(self, OptionError)
 
 
 @dataclass(frozen=True)
 class PrivacySettings:
     """The budget of every bank and the noisy steps it is spent on. All of it is public."""
 
-    epsilon: float  # for everything ever recorded in a bank's ledger
-    delta: float
-    sample_rate: float  # probability of a row being in a batch
-    steps: int  # noisy steps per round
-    max_grad_norm: float  # L2 bound of one row's gradient
-    expected_batch: float  # rows: the public divisor
-    budget_dir: str | None = None  # folder of the banks' ledgers; None: in the run folder
-    noise_multiplier: float | None = None  # calibrated to all rounds when the run starts, and kept
+    epsilon: Annotated[float, options.EPSILON]  # for everything ever recorded in a bank's ledger
+    delta: Annotated[float, options.DELTA]
+    sample_rate: Annotated[float, options.SAMPLE_RATE]  # probability of a row being in a batch
+    steps: Annotated[int, options.STEPS]  # noisy steps per round
+    max_grad_norm: Annotated[float, options.MAX_GRAD_NORM]  # L2 bound of one row's gradient
+    expected_batch: Annotated[float, options.EXPECTED_BATCH]  # rows: the public divisor
+    budget_dir: Annotated[str | None, options.FOLDER] = None  # of the banks' ledgers; None: in the run folder
+    noise_multiplier: Annotated[float | None, options.NOISE_MULTIPLIER] = None  # calibrated when the run starts, kept
     unit: Literal["row", "client"] = "row"  # what one epsilon is about
-    update_norm: float = 1.0  # L2 bound of a bank's update; unit client only
+    update_norm: Annotated[float, options.UPDATE_NORM] = 1.0  # L2 bound of a bank's update; unit client only
     noise: Literal["own", "shared"] = "own"  # each bank's own, or shares of one noise inside the encrypted sum
-    colluders: int = 1  # t, the observing bank included; unit client and shared noise only
-    share_variance: float | None = None  # of a bank's noise share, calibrated as noise_multiplier; as colluders
-    share_pieces: int | None = None  # draws of that variance that make one share; shared noise only
+    colluders: Annotated[int, options.BANKS] = 1  # t, the observing one included; unit client and shared noise only
+    share_variance: Annotated[float | None, options.SHARE_VARIANCE] = None  # of a share, as noise_multiplier
+    share_pieces: Annotated[int | None, options.SHARE_PIECES] = None  # draws that make one share; shared noise only
+
+    def __post_init__(self) -> None:
+        options.check(self, BudgetError)
 
 
 @dataclass(frozen=True)
@@ -104,17 +111,23 @@ class AggregationSettings:
     """How updates become one."""
 
     mode: Literal["encrypted", "plain"] = "encrypted"
-    clip: float = 1.0  # of every coordinate of an update
-    value_bits: int = 16  # of a quantised coordinate, sign included
-    engine: str = "auto"
+    clip: Annotated[float, options.CLIP] = 1.0  # of every coordinate of an update
+    value_bits: Annotated[int, options.VALUE_BITS] = 16  # of a quantised coordinate, sign included
+    engine: Annotated[str, options.ENGINE] = "auto"
+
+    def __post_init__(self) -> None:
+        options.check(self, AggregationError)
 
 
 @dataclass(frozen=True)
 class ModelSettings:
     """The network, and the public guess of the fraud share that its first output stands for."""
 
-    dropout: float
-    prior: float
+    dropout: Annotated[float, options.DROPOUT]
+    prior: Annotated[float, options.PRIOR]
+
+    def __post_init__(self) -> None:
+        options.check(self, ModelError)
 
 
 @dataclass(frozen=True)
@@ -125,7 +138,7 @@ class Style:
 
     model: ModelSettings
     training: LocalTraining
-    value_bits: int
+    value_bits: Annotated[int, options.VALUE_BITS]
 
 
 # Of the clip: steps in which averages enter a model, encrypted or not. Not a power of two: means of float32 lie on such
@@ -157,10 +170,10 @@ SHARED = Style(ModelSettings(0.0, PRIOR), LocalTraining("sgd", BY_NOISE, momentu
 class RunConfig:
     """Everything that decides a run's result, and nothing that is secret."""
 
-    seed: int
-    rounds: int
-    device: str
-    threads: int  # of torch; part of the result's reproducibility
+    seed: Annotated[int, options.SEED]
+    rounds: Annotated[int, options.ROUNDS]
+    device: Literal["cpu", "cuda"]
+    threads: Annotated[int, options.THREADS]  # of torch; part of the result's reproducibility
     with_baselines: bool
     data: DataSettings
     model: ModelSettings
@@ -174,6 +187,13 @@ class RunConfig:
     participation: ParticipationSettings | None = None  # None: every bank in every round
     compression: CompressionSettings | None = None  # None: the same bits and all layers in every round
     resources: ResourceSettings | None = None  # None: no bank has limits
+
+    def __post_init__(self) -> None:
+        options.check(self, OptionError)
+        shared = self.privacy is not None and self.privacy.noise == "shared"
+        for name, training in (("training", self.training), ("baseline_training", self.baseline_training)):
+            if training.learning_rate == BY_NOISE and not (shared and name == "training"):
+                raise OptionError(f"{name}.learning_rate: expected {options.LEARNING_RATE}, got {BY_NOISE}")
 
 
 def config_to_toml(config: RunConfig) -> str:
@@ -192,7 +212,7 @@ def config_from_toml(text: str) -> RunConfig:
     """The inverse of `config_to_toml`. Raises `RunFolderError` naming an absent or unknown key."""
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as fault:
+    except (ValueError, RecursionError) as fault:  # TOML's own error is a ValueError; so is a number that is too long
         raise RunFolderError(f"config.toml is not TOML: {fault}") from fault
     tables = {
         "data": DataSettings,
@@ -369,7 +389,9 @@ def source_digest(source: str) -> str | None:
 T = TypeVar("T")
 
 
-def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
+def _build(kind: type[T], values: object, where: str) -> T:
+    if not isinstance(values, dict):
+        raise RunFolderError(f"{where}: expected a table, got {options.shown(values)}")
     # Every kind here is a dataclass, which a TypeVar cannot say.
     known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - known):
@@ -378,6 +400,8 @@ def _build(kind: type[T], values: dict[str, Any], where: str) -> T:
         return kind(**values)
     except TypeError as fault:
         raise RunFolderError(f"{where}: {fault}") from fault
+    except FederationError as fault:
+        raise RunFolderError(f"{where} {fault}") from fault
 
 
 def _toml(value: str | float | bool) -> str:

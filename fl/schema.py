@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from fl import options
 from fl.errors import SchemaError
 
 TimeUnit = Literal["datetime", "seconds", "minutes", "hours", "days", "order"]
@@ -48,13 +48,13 @@ class LabelColumn:
     split.
     """
 
-    column: str
-    delay_days: int = 0
-    positive: tuple[str, ...] = ("1", "1.0", "true", "True", "TRUE")
-    negative: tuple[str, ...] = ("0", "0.0", "false", "False", "FALSE")
+    column: Annotated[str, options.COLUMN]
+    delay_days: Annotated[int, options.DELAY_DAYS] = 0
+    positive: Annotated[tuple[str, ...], options.WORDS] = ("1", "1.0", "true", "True", "TRUE")
+    negative: Annotated[tuple[str, ...], options.WORDS] = ("0", "0.0", "false", "False", "FALSE")
 
     def __post_init__(self) -> None:
-        _require(self.delay_days >= 0, f"[label] delay_days: expected >= 0, got {self.delay_days}")
+        options.check(self, SchemaError, "[label] ")
         both = sorted(set(self.positive) & set(self.negative))
         _require(not both, f"[label] {both} stand in both positive and negative; a value can mean only one")
 
@@ -65,16 +65,13 @@ class TimeColumn:
     calendar.
     """
 
-    column: str
+    column: Annotated[str, options.COLUMN]
     unit: TimeUnit = "datetime"
     format: str | None = None  # strptime format; None: ISO 8601
     origin: dt.date | None = None
 
     def __post_init__(self) -> None:
-        _require(
-            self.unit in TIME_UNITS,
-            f"[time] unit: expected one of {', '.join(TIME_UNITS)}, got {self.unit!r}",
-        )
+        options.check(self, SchemaError, "[time] ")
         _require(
             self.format is None or self.unit == "datetime",
             f"[time] format belongs to unit = 'datetime', got unit = {self.unit!r}; remove it",
@@ -104,31 +101,28 @@ class TimeColumn:
 class AmountColumn:
     """The amount. Scaled as (log1p(amount) - log1p(typical)) / spread, with the sign kept."""
 
-    column: str
-    typical: float = 50.0  # in the column's currency; a public guess, not a statistic of the data
-    spread: float = 1.0  # natural-log units
+    column: Annotated[str, options.COLUMN]
+    # In the column's currency; a public guess, not a statistic of the data.
+    typical: Annotated[float, options.TYPICAL] = 50.0
+    spread: Annotated[float, options.SPREAD] = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.typical >= 0, f"[amount] typical: expected >= 0, got {self.typical}")
-        _require(self.spread > 0, f"[amount] spread: expected > 0, got {self.spread}")
+        options.check(self, SchemaError, "[amount] ")
 
 
 @dataclass(frozen=True)
 class PartyColumns:
     """Who pays (`customer`) and where (`terminal`: a terminal, merchant or destination account)."""
 
-    customer: str | None = None
-    terminal: str | None = None
-    customer_per_day: float = 2.0  # transactions; public guesses that centre the window counts
-    terminal_per_day: float = 1.0
+    customer: Annotated[str | None, options.COLUMN] = None
+    terminal: Annotated[str | None, options.COLUMN] = None
+    # Public guesses that centre the window counts.
+    customer_per_day: Annotated[float, options.PER_DAY] = 2.0
+    terminal_per_day: Annotated[float, options.PER_DAY] = 1.0
     shared: tuple[str, ...] = ()  # parties that banks have in common, whose counts they may share
 
     def __post_init__(self) -> None:
-        for key, rate in (
-            ("customer_per_day", self.customer_per_day),
-            ("terminal_per_day", self.terminal_per_day),
-        ):
-            _require(rate > 0, f"[parties] {key}: expected > 0, got {rate}")
+        options.check(self, SchemaError, "[parties] ")
         _require(
             self.shared in ((), ("terminal",)),
             f'[parties] shared: expected [] or ["terminal"], got {list(self.shared)}; a customer belongs to one bank',
@@ -147,19 +141,14 @@ class NumericColumn:
     refuses it.
     """
 
-    column: str
+    column: Annotated[str, options.COLUMN]
     transform: Transform = "identity"
-    center: float = 0.0
-    scale: float = 1.0
-    missing: float | None = None
+    center: Annotated[float, options.CENTER] = 0.0
+    scale: Annotated[float, options.SCALE] = 1.0
+    missing: Annotated[float | None, options.CENTER] = None
 
     def __post_init__(self) -> None:
-        where = f"[[numeric]] {self.column!r}"
-        _require(
-            self.transform in TRANSFORMS,
-            f"{where} transform: expected one of {', '.join(TRANSFORMS)}, got {self.transform!r}",
-        )
-        _require(self.scale > 0, f"{where} scale: expected > 0, got {self.scale}")
+        options.check(self, SchemaError, f"[[numeric]] {self.column!r} ")
 
 
 @dataclass(frozen=True)
@@ -168,17 +157,17 @@ class CategoricalColumn:
     of the two.
     """
 
-    column: str
-    vocabulary: tuple[str, ...] = ()
-    hash_width: int = 0
+    column: Annotated[str, options.COLUMN]
+    vocabulary: Annotated[tuple[str, ...], options.Listed(options.CELL)] = ()
+    hash_width: Annotated[int, options.HASH_WIDTH] = 0
 
     def __post_init__(self) -> None:
         where = f"[[categorical]] {self.column!r}"
+        options.check(self, SchemaError, f"{where} ")
         _require(
             bool(self.vocabulary) != bool(self.hash_width),
             f"{where}: expected vocabulary or hash_width, got {'both' if self.vocabulary else 'none'}",
         )
-        _require(self.hash_width >= 0, f"{where} hash_width: expected >= 1, got {self.hash_width}")
         _refuse_repeats(self.vocabulary, f"{where} vocabulary")
 
 
@@ -188,34 +177,40 @@ class TextColumn:
     unless `use`.
     """
 
-    column: str
-    hash_width: int = 64
-    ngrams: tuple[int, int] = (3, 5)
+    column: Annotated[str, options.COLUMN]
+    hash_width: Annotated[int, options.TEXT_WIDTH] = 64
+    ngrams: Annotated[tuple[int, int], options.NGRAMS] = (3, 5)
     use: bool = False
 
     def __post_init__(self) -> None:
         where = f"[[text]] {self.column!r}"
-        _require(self.hash_width >= 1, f"{where} hash_width: expected >= 1, got {self.hash_width}")
-        low, high = self.ngrams
-        _require(1 <= low <= high, f"{where} ngrams: expected [low, high] with 1 <= low <= high, got {[low, high]}")
+        options.check(self, SchemaError, f"{where} ")
+        got = list(self.ngrams)
+        _require(
+            len(got) == 2 and got[0] <= got[1], f"{where} ngrams: expected [low, high] with low <= high, got {got}"
+        )
 
 
 @dataclass(frozen=True)
 class DropRule:
     """Rows whose `column` holds one of `values` are left out before anything else is read."""
 
-    column: str
-    values: tuple[str, ...]
+    column: Annotated[str, options.COLUMN]
+    values: Annotated[tuple[str, ...], options.WORDS]
+
+    def __post_init__(self) -> None:
+        options.check(self, SchemaError, "[drop] ")
 
 
 @dataclass(frozen=True)
 class Days:
     """Days `first` to `last`, both included, counted from 1970-01-01 (from 0 where time has no date)."""
 
-    first: int
-    last: int
+    first: Annotated[int, options.DAY]
+    last: Annotated[int, options.DAY]
 
     def __post_init__(self) -> None:
+        options.check(self, SchemaError, "[split] ")
         _require(self.first <= self.last, f"[split] a period ends before it begins: {self}")
 
     def __len__(self) -> int:
@@ -233,6 +228,7 @@ class DatedSplit:
     test: tuple[Days, ...]
 
     def __post_init__(self) -> None:
+        options.check(self, SchemaError, "[split] ")
         _require(bool(self.test), "[split] test: expected at least one [first, last] period, got none")
 
 
@@ -242,14 +238,14 @@ class FractionSplit:
     time).
     """
 
-    train: float = 0.7
-    test: float = 0.3
+    train: Annotated[float, options.TRAIN_FRACTION] = 0.7
+    test: Annotated[float, options.TRAIN_FRACTION] = 0.3
 
     def __post_init__(self) -> None:
+        options.check(self, SchemaError, "[split] ")
         _require(
-            0 < self.train < 1 and 0 < self.test < 1 and self.train + self.test <= 1 + 1e-9,
-            f"[split] expected train_fraction and test_fraction within (0, 1) and together <= 1, "
-            f"got {self.train} and {self.test}",
+            self.train + self.test <= 1 + 1e-9,
+            f"[split] expected train_fraction and test_fraction together <= 1, got {self.train} and {self.test}",
         )
 
 
@@ -265,29 +261,28 @@ class Schema:
     numeric: tuple[NumericColumn, ...] = ()
     categorical: tuple[CategoricalColumn, ...] = ()
     text: tuple[TextColumn, ...] = ()
-    never: tuple[str, ...] = ()  # columns that must not become features
+    never: Annotated[tuple[str, ...], options.Listed(options.COLUMN)] = ()  # columns that must not become features
     drop: tuple[DropRule, ...] = ()
-    partition: str | None = None  # column that holds the bank
+    partition: Annotated[str | None, options.COLUMN] = None  # column that holds the bank
     split: DatedSplit | FractionSplit = FractionSplit()
-    validation_share: float = 0.1  # of the customers (of the rows without customers)
-    windows_days: tuple[int, ...] = (1, 7, 30)
-    bound: float = 3.0  # every scaled feature is clipped to +-bound
-    delimiter: str = ","
-    source: str = field(default="", repr=False, compare=False)  # the TOML text it was read from
+    # Of the customers (of the rows without customers).
+    validation_share: Annotated[float, options.VALIDATION_SHARE] = 0.1
+    windows_days: Annotated[tuple[int, ...], options.WINDOWS_DAYS] = (1, 7, 30)  # empty: no windows
+    bound: Annotated[float, options.BOUND] = 3.0  # every scaled feature is clipped to +-bound
+    delimiter: Annotated[str, options.DELIMITER] = ","
+    # The TOML text it was read from.
+    source: Annotated[str, options.TOML] = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        options.check(self, SchemaError)
+        _require(len(self.delimiter) == 1, f"[file] delimiter: expected one character, got {self.delimiter!r}")
         _refuse_repeats(self.roles(), "column with a role")
         for column in sorted(set(self.roles()) & set(self.never)):
             raise SchemaError(f"column {column!r} is in never and has a role too; remove it from one of them")
         _require(
-            0 <= self.validation_share < 1,
-            f"[split] validation_share: expected 0 <= s < 1, got {self.validation_share}",
+            len(set(self.windows_days)) == len(self.windows_days),
+            f"[features] windows_days: expected distinct days, got {list(self.windows_days)}",
         )
-        _require(
-            all(w >= 1 for w in self.windows_days) and len(set(self.windows_days)) == len(self.windows_days),
-            f"[features] windows_days: expected distinct whole days >= 1, got {list(self.windows_days)}",
-        )
-        _require(math.isfinite(self.bound) and self.bound > 0, f"[features] bound: expected > 0, got {self.bound}")
         self._check_split()
 
     def _check_split(self) -> None:

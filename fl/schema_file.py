@@ -58,7 +58,7 @@ def parse_schema(text: str, where: str) -> Schema:
     """The schema that TOML `text` describes; `where` (a file name) opens every message."""
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOML's own error is a ValueError; so is a number that is too long
         raise SchemaError(f"{where}: not valid TOML: {error}") from error
     try:
         return _schema(_Fields(tables, ""), text, Path(where).stem)
@@ -102,6 +102,9 @@ class _Fields:
     def text(self, key: str, default: str | None = None) -> str | None:
         value: str | None = self.take(key, str, "a string", default)
         return value
+
+    def string(self, key: str, default: str) -> str:
+        return str(self.take(key, str, "a string", default))
 
     def required(self, key: str) -> str:
         value = self.text(key)
@@ -154,7 +157,6 @@ class _Fields:
 
 
 def _schema(top: _Fields, source: str, stem: str) -> Schema:
-    name = top.text("name", stem)
     top.text("about")
     label = _label(top.table("label"))
     time = _time(top.table("time"))
@@ -164,7 +166,7 @@ def _schema(top: _Fields, source: str, stem: str) -> Schema:
     file_table = top.table("file") or _Fields({}, "[file]")
     partition = top.table("partition") or _Fields({}, "[partition]")
     schema = Schema(
-        name=name or stem,
+        name=top.string("name", stem),
         label=label,
         time=time,
         amount=_amount(top.table("amount")),
@@ -177,9 +179,9 @@ def _schema(top: _Fields, source: str, stem: str) -> Schema:
         partition=partition.text("column"),
         validation_share=split_table.number("validation_share", 0.1),
         split=_split(split_table, time),
-        windows_days=tuple(features.items("windows_days", int, "whole days") or (1, 7, 30)),
+        windows_days=_windows(features),
         bound=features.number("bound", 3.0),
-        delimiter=file_table.text("delimiter", ",") or ",",
+        delimiter=file_table.string("delimiter", ","),
         source=source,
     )
     for fields in (columns, features, file_table, partition, top):
@@ -187,15 +189,19 @@ def _schema(top: _Fields, source: str, stem: str) -> Schema:
     return schema
 
 
+def _windows(features: _Fields) -> tuple[int, ...]:
+    given = features.items("windows_days", int, "whole days")
+    return Schema.windows_days if given is None else tuple(given)
+
+
 def _label(fields: _Fields | None) -> LabelColumn:
     if fields is None:
         raise SchemaError('expected a table [label] with column = "..."; it is the one thing a schema must have')
-    default = LabelColumn("")
     label = LabelColumn(
         fields.required("column"),
-        fields.integer("delay_days", default.delay_days),
-        fields.strings("positive", default.positive),
-        fields.strings("negative", default.negative),
+        fields.integer("delay_days", LabelColumn.delay_days),
+        fields.strings("positive", LabelColumn.positive),
+        fields.strings("negative", LabelColumn.negative),
     )
     fields.done()
     return label
@@ -266,10 +272,9 @@ def _categorical(fields: _Fields) -> list[CategoricalColumn]:
 
 def _text(fields: _Fields) -> TextColumn:
     column = fields.required("column")
-    ngrams = fields.items("ngrams", int, "whole numbers") or [3, 5]
-    if len(ngrams) != 2:
-        raise SchemaError(f"{fields.place('ngrams')}: expected [low, high], got {ngrams}")
-    text = TextColumn(column, fields.integer("hash_width", 64), (ngrams[0], ngrams[1]), fields.flag("use", False))
+    given = fields.items("ngrams", int, "whole numbers")
+    ngrams: Any = TextColumn.ngrams if given is None else tuple(given)  # checked by TextColumn
+    text = TextColumn(column, fields.integer("hash_width", 64), ngrams, fields.flag("use", False))
     fields.done()
     return text
 

@@ -8,11 +8,12 @@ What it leaves to others: making the release (`fl.statistics_round`), calibratin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fl import options
 from fl.data import Transactions
 from fl.errors import StatisticsError
 from fl.federation import PartitionedTable
@@ -40,18 +41,15 @@ NOISY_NOT_COVERED = "a card, a customer or a terminal as a whole; a bank's being
 class StatisticsSettings:
     """How counts of shared keys are released. All of it is public."""
 
-    min_banks: int  # cells with fewer contributing banks are suppressed
-    colluders: int = 1  # t, the observing bank included; with noise only
-    increment_days: int = 5  # days of one disjoint block; with noise only
-    budget_share: float = 0.5  # of what is left of epsilon when the run starts; with noise only
-    buckets: int = 1024  # slots for keys outside the directory
-    sigma: float | None = None  # events; calibrated when the run starts, and kept; None: exact windows
+    min_banks: Annotated[int, options.BANKS]  # cells with fewer contributing banks are suppressed
+    colluders: Annotated[int, options.BANKS] = 1  # t, the observing bank included; with noise only
+    increment_days: Annotated[int, options.INCREMENT_DAYS] = 5  # days of one disjoint block; with noise only
+    budget_share: Annotated[float, options.BUDGET_SHARE] = 0.5  # of what is left of epsilon at the start; noise only
+    buckets: Annotated[int, options.BUCKETS] = 1024  # slots for keys outside the directory
+    sigma: Annotated[float | None, options.SIGMA] = None  # calibrated when the run starts, kept; None: exact windows
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.budget_share < 1.0:
-            raise StatisticsError(
-                f"statistics share of the budget: expected a number between 0 and 1, got {self.budget_share}"
-            )
+        options.check(self, StatisticsError)
 
 
 def plan_sharing(

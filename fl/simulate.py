@@ -20,11 +20,13 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fl import options
 from fl.errors import DataError
 
 SCENARIO_SHARES = (
@@ -42,40 +44,32 @@ Texts = NDArray[np.object_]
 class Drift:
     """A change of the world from `day` on (0 is the first day); what lies before it stays as it would have been."""
 
-    day: int
-    amount_factor: float = 1.0  # of every amount: prices
-    fraud_factor: float = 1.0  # of the frauds a day, by a wave of compromised terminals
+    day: Annotated[int, options.DRIFT_DAY]
+    amount_factor: Annotated[float, options.AMOUNT_FACTOR] = 1.0  # of every amount: prices
+    # Of the frauds a day, by a wave of compromised terminals.
+    fraud_factor: Annotated[float, options.FRAUD_FACTOR] = 1.0
 
     def __post_init__(self) -> None:
-        if self.day < 0:
-            raise DataError(f"drift: expected day >= 0, got {self.day}")
-        if not 0.01 <= self.amount_factor <= 100.0:
-            raise DataError(f"drift: expected 0.01 <= amount_factor <= 100, got {self.amount_factor}")
-        if not 1.0 <= self.fraud_factor <= 10.0:
-            raise DataError(f"drift: expected 1 <= fraud_factor <= 10, got {self.fraud_factor}")
+        options.check(self, DataError, "drift: ")
 
 
 @dataclass(frozen=True)
 class Simulation:
     """What to simulate. The defaults make about 470,000 transactions that fit fl/schemas/simulated.toml."""
 
-    customers: int = 3000
-    terminals: int = 1500
-    days: int = 77
-    banks: int = 8
-    fraud_share: float = 0.01  # of all transactions
+    customers: Annotated[int, options.CUSTOMERS] = 3000
+    terminals: Annotated[int, options.TERMINALS] = 1500
+    days: Annotated[int, options.SIMULATED_DAYS] = 77
+    banks: Annotated[int, options.BANKS] = 8
+    fraud_share: Annotated[float, options.FRAUD_SHARE] = 0.01  # of all transactions
     start: dt.date = dt.date(2024, 1, 1)
-    seed: int = 0
+    seed: Annotated[int, options.SEED] = 0
     drift: Drift | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("customers", 10), ("terminals", 10), ("days", 1), ("banks", 1)):
-            if getattr(self, name) < least:
-                raise DataError(f"simulation: expected {name} >= {least}, got {getattr(self, name)}")
+        options.check(self, DataError, "simulation: ")
         if self.banks > min(self.customers, self.terminals):
             raise DataError(f"simulation: expected no more banks than customers and terminals, got {self.banks}")
-        if not 0.001 <= self.fraud_share <= 0.2:
-            raise DataError(f"simulation: expected 0.001 <= fraud_share <= 0.2, got {self.fraud_share}")
         if self.drift is not None and self.drift.day >= self.days:
             raise DataError(f"simulation: expected a drift within its {self.days} days, got day {self.drift.day}")
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from opacus.optimizers import DPOptimizer
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from fl import options
 from fl.algorithms.fedprox import add_proximal_gradient, anchor_of
 from fl.errors import DeviceError, TrainingError
 from fl.federation import Rows
@@ -52,22 +53,29 @@ class LocalTraining:
     """What every bank does alike in a round. All of it is public."""
 
     optimiser: Literal["sgd", "adam"] = "adam"
-    learning_rate: float = 3e-3
-    momentum: float = 0.0  # of sgd
-    pos_weight: float = 4.0  # weight of a fraud's loss: a public constant, never a count of frauds
-    epochs: int = 1  # passes over the bank's rows per round (without DP)
-    batch_size: int = 128  # rows (without DP)
+    learning_rate: Annotated[float, options.RATE_OR_BY_NOISE] = 3e-3
+    momentum: Annotated[float, options.MOMENTUM] = 0.0  # of sgd
+    # Weight of a fraud's loss: a public constant, never a count of frauds.
+    pos_weight: Annotated[float, options.POS_WEIGHT] = 4.0
+    epochs: Annotated[int, options.EPOCHS] = 1  # passes over the bank's rows per round (without DP)
+    batch_size: Annotated[int, options.BATCH_SIZE] = 128  # rows (without DP)
+
+    def __post_init__(self) -> None:
+        options.check(self, TrainingError)
 
 
 @dataclass(frozen=True)
 class PrivateSteps:
     """The noisy steps of one round, as the accountant is told of them. All of it is public."""
 
-    sample_rate: float  # probability of a row being in a batch
-    noise_multiplier: float  # noise standard deviation / max_grad_norm
-    steps: int  # optimiser steps per round
-    max_grad_norm: float  # L2 bound of one row's gradient
-    expected_batch: float  # rows: the public divisor of a summed gradient
+    sample_rate: Annotated[float, options.SAMPLE_RATE]  # probability of a row being in a batch
+    noise_multiplier: Annotated[float, options.NOISE_MULTIPLIER]  # noise standard deviation / max_grad_norm
+    steps: Annotated[int, options.STEPS]  # optimiser steps per round
+    max_grad_norm: Annotated[float, options.MAX_GRAD_NORM]  # L2 bound of one row's gradient
+    expected_batch: Annotated[float, options.EXPECTED_BATCH]  # rows: the public divisor of a summed gradient
+
+    def __post_init__(self) -> None:
+        options.check(self, TrainingError)
 
 
 def pick_device(name: str) -> torch.device:

@@ -15,10 +15,11 @@ anyone, and privacy is as in FedAvg. m and v are float64 and part of the checkpo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from fl import options
 from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.state import Released, State, Timetable, Vector
 from fl.errors import AlgorithmError
@@ -30,21 +31,17 @@ TAU = 1e-3  # the paper's default degree of adaptivity
 
 @dataclass(frozen=True)
 class FedAdam(FedAvg):
-    """`server_lr`, `tau`: > 0, in the unit of the weights. `beta1`, `beta2`: in [0, 1). Raises `AlgorithmError`."""
+    """`server_lr`, `tau`: in the unit of the weights. Raises `AlgorithmError` for what `fl.options` does not allow."""
 
     name: ClassVar[str] = "fedadam"
     timetable: Timetable
-    server_lr: float = SERVER_LR
-    beta1: float = BETA1
-    beta2: float = BETA2
-    tau: float = TAU
+    server_lr: Annotated[float, options.SERVER_LR] = SERVER_LR
+    beta1: Annotated[float, options.BETA] = BETA1
+    beta2: Annotated[float, options.BETA] = BETA2
+    tau: Annotated[float, options.TAU] = TAU
 
     def __post_init__(self) -> None:
-        if not (self.server_lr > 0.0 < self.tau and 0.0 <= self.beta1 < 1.0 and 0.0 <= self.beta2 < 1.0):
-            raise AlgorithmError(
-                "fedadam: expected server_lr > 0, tau > 0, beta1 and beta2 in [0, 1), got "
-                f"{self.server_lr}, {self.tau}, {self.beta1}, {self.beta2}"
-            )
+        options.check(self, AlgorithmError, "fedadam: ")
 
     def begin(self, first: Vector) -> State:
         return State(first, {"m": np.zeros(first.shape), "v": np.full(first.shape, self.tau**2)})

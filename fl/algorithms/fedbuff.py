@@ -25,10 +25,11 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from fl import options
 from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.state import Released, Seat, State, Vector
 from fl.errors import AlgorithmError
@@ -45,16 +46,13 @@ class Clock:
     Equal finishing times are ordered by position. Raises `AlgorithmError`.
     """
 
-    durations: tuple[int, ...]  # ticks, one per bank
-    buffer: int  # K
-    max_weight: int
+    durations: Annotated[tuple[int, ...], options.DURATIONS]  # one per bank
+    buffer: Annotated[int, options.BUFFER]  # K
+    max_weight: Annotated[int, options.MAX_WEIGHT]
 
     def __post_init__(self) -> None:
-        if min(self.durations, default=0) < 1 or self.max_weight < 1:
-            raise AlgorithmError(
-                f"fedbuff: expected durations and max_weight of at least 1, got {self.durations} and {self.max_weight}"
-            )
-        if not 1 <= self.buffer <= len(self.durations):
+        options.check(self, AlgorithmError, "fedbuff: ")
+        if self.buffer > len(self.durations):
             raise AlgorithmError(
                 f"fedbuff: a buffer of {self.buffer} joins cannot be filled by {len(self.durations)} banks"
             )
@@ -104,15 +102,14 @@ def staleness_weight(staleness: int, max_weight: int) -> int:
 
 @dataclass(frozen=True)
 class FedBuff(FedAvg):
-    """`server_lr`: > 0, step along the buffer's mean. Raises `AlgorithmError`."""
+    """`server_lr`: step along the buffer's mean. Raises `AlgorithmError`."""
 
     name: ClassVar[str] = "fedbuff"
     timetable: Clock
-    server_lr: float = 1.0
+    server_lr: Annotated[float, options.SERVER_LR] = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.server_lr < math.inf:
-            raise AlgorithmError(f"fedbuff: server_lr is expected to be positive and finite, got {self.server_lr}")
+        options.check(self, AlgorithmError, "fedbuff: ")
 
     @property
     def max_weight(self) -> int:

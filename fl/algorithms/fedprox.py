@@ -13,11 +13,12 @@ would be clipped with them and be sampled as often as rows are, so that an empty
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import nn
 
+from fl import options
 from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.state import Timetable
 from fl.errors import AlgorithmError
@@ -31,11 +32,10 @@ class FedProx(FedAvg):
 
     name: ClassVar[str] = "fedprox"
     timetable: Timetable
-    mu: float = MU
+    mu: Annotated[float, options.MU] = MU
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.mu < float("inf"):
-            raise AlgorithmError(f"fedprox: mu is expected to be 0 or more and finite, got {self.mu}")
+        options.check(self, AlgorithmError, "fedprox: ")
 
     @property
     def proximal(self) -> float:

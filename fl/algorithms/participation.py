@@ -19,9 +19,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
+from fl import options
 from fl.algorithms.state import Seat
 from fl.errors import AlgorithmError
 from fl.seeds import derive_seed
@@ -50,14 +52,13 @@ class Everyone:
 class Sampled:
     """A `fraction` of the `banks`, rounded up, at least `least`, drawn anew for every round; or `AlgorithmError`."""
 
-    banks: int
-    fraction: float
-    least: int
-    seed: int
+    banks: Annotated[int, options.BANKS]
+    fraction: Annotated[float, options.FRACTION]
+    least: Annotated[int, options.BANKS]
+    seed: Annotated[int, options.SEED]
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.fraction <= 1.0:
-            raise AlgorithmError(f"participation: the fraction of banks is expected in (0, 1], got {self.fraction}")
+        options.check(self, AlgorithmError, "participation: ")
         if self.least > self.banks:
             raise AlgorithmError(f"participation: a quorum of {self.least} needs as many banks, got {self.banks}")
 
@@ -80,18 +81,14 @@ class Dropouts:
     `before`, `after`: probability of one bank vanishing before or after its roster closes, in every attempt.
     """
 
-    before: float = 0.0
-    after: float = 0.0
-    retries: int = 2
+    before: Annotated[float, options.PROBABILITY] = 0.0
+    after: Annotated[float, options.PROBABILITY] = 0.0
+    retries: Annotated[int, options.RETRIES] = 2
     reuse: bool = False
-    seed: int = 0
+    seed: Annotated[int, options.SEED] = 0
 
     def __post_init__(self) -> None:
-        if not (0.0 <= self.before <= 1.0 and 0.0 <= self.after <= 1.0 and self.retries >= 0):
-            raise AlgorithmError(
-                "dropouts: expected probabilities in [0, 1] and retries >= 0, got "
-                f"{self.before}, {self.after} and {self.retries}"
-            )
+        options.check(self, AlgorithmError, "dropouts: ")
 
     def vanished(self, number: int, attempt: int, banks: Sequence[int]) -> tuple[frozenset[int], frozenset[int]]:
         """(banks that vanish before the roster closes, banks that vanish after it) among `banks`."""

@@ -7,8 +7,9 @@ plays. What it leaves to others: what the options mean (each algorithm's own fil
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
+from fl import options
 from fl.algorithms.fedadam import FedAdam
 from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.fedbuff import BUFFER, DURATIONS, MAX_WEIGHT, Clock, FedBuff
@@ -36,35 +37,48 @@ class AlgorithmSettings:
     """
 
     name: AlgorithmName = "fedavg"
-    mu: float | None = None  # fedprox: weight of the pull back to the global model
-    server_lr: float | None = None  # fedadam: step of the server, in the unit of the weights; fedbuff: a factor
-    beta1: float | None = None  # fedadam: decay of the mean
-    beta2: float | None = None  # fedadam: decay of the squares
-    tau: float | None = None  # fedadam: what is added to the root of the squares
-    head: str | None = None  # heads: layers that stay at their bank, as "hidden2,logit"
-    buffer: int | None = None  # fedbuff: joins at which a round closes
-    max_weight: int | None = None  # fedbuff: weight of an update that is not stale
+    mu: Annotated[float | None, options.MU] = None  # fedprox: weight of the pull back to the global model
+    server_lr: Annotated[float | None, options.SERVER_LR] = None  # fedadam: step of the server; fedbuff: a factor
+    beta1: Annotated[float | None, options.BETA] = None  # fedadam: decay of the mean
+    beta2: Annotated[float | None, options.BETA] = None  # fedadam: decay of the squares
+    tau: Annotated[float | None, options.TAU] = None  # fedadam: what is added to the root of the squares
+    head: Annotated[str | None, options.LAYERS] = None  # heads: layers that stay at their bank, as "hidden2,logit"
+    buffer: Annotated[int | None, options.BUFFER] = None  # fedbuff: joins at which a round closes
+    max_weight: Annotated[int | None, options.MAX_WEIGHT] = None  # fedbuff: weight of an update that is not stale
     durations: str | None = None  # fedbuff: ticks that banks train, as "1,2,5", over and over
 
     def __post_init__(self) -> None:
-        if self.name not in OPTIONS:
-            raise AlgorithmError(f"algorithm: expected one of {', '.join(OPTIONS)}, got {self.name!r}")
+        options.check(self, AlgorithmError, "algorithm: ")
+        self.ticks()
         for field in fields(self):
             if field.name != "name" and field.name not in OPTIONS[self.name] and getattr(self, field.name) is not None:
-                owners = " and ".join(name for name, options in OPTIONS.items() if field.name in options)
+                owners = " and ".join(name for name, taken in OPTIONS.items() if field.name in taken)
                 raise AlgorithmError(f"{field.name} is an option of {owners}, and the algorithm is {self.name}")
+
+    def ticks(self) -> tuple[int, ...]:
+        """`durations` as numbers. Raises `AlgorithmError`."""
+        if self.durations is None:
+            return DURATIONS
+        try:
+            ticks: tuple[int, ...] = options.DURATIONS.read(self.durations)
+        except options.Refused as fault:
+            raise AlgorithmError(f"algorithm: durations: {fault}") from None
+        return ticks
 
 
 @dataclass(frozen=True)
 class ParticipationSettings:
     """Who takes part, and which accidents are simulated. None as a table: everybody, always."""
 
-    fraction: float = 1.0  # of the banks, drawn anew for every round
-    quorum: int = QUORUM  # fewest members of a roster
-    vanish_before: float = 0.0  # probability of a bank vanishing before its roster closes
-    vanish_after: float = 0.0  # and after it
-    retries: int = 2  # of a round that was lost
+    fraction: Annotated[float, options.FRACTION] = 1.0  # of the banks, drawn anew for every round
+    quorum: Annotated[int, options.QUORUM] = QUORUM  # fewest members of a roster
+    vanish_before: Annotated[float, options.PROBABILITY] = 0.0  # of a bank vanishing before its roster closes
+    vanish_after: Annotated[float, options.PROBABILITY] = 0.0  # and after it
+    retries: Annotated[int, options.RETRIES] = 2  # of a round that was lost
     reuse: bool = False  # send the same update again in a retry; without differential privacy only
+
+    def __post_init__(self) -> None:
+        options.check(self, AlgorithmError, "participation: ")
 
 
 def algorithm_of(
@@ -74,8 +88,8 @@ def algorithm_of(
 
     Raises `AlgorithmError` for options out of range or that do not fit each other.
     """
-    options = {name: getattr(settings, name) for name in OPTIONS[settings.name]}
-    given = {name: value for name, value in options.items() if value is not None}
+    asked = {name: getattr(settings, name) for name in OPTIONS[settings.name]}
+    given = {name: value for name, value in asked.items() if value is not None}
     if settings.name == "fedbuff":
         return _fedbuff(settings, participation, banks)
     timetable = _timetable(participation, banks, seed)
@@ -89,10 +103,7 @@ def algorithm_of(
 def _fedbuff(settings: AlgorithmSettings, participation: ParticipationSettings | None, banks: int) -> FedBuff:
     if participation is not None and participation.fraction != 1.0:
         raise AlgorithmError("fedbuff: banks join when they have finished; no fraction of them is drawn")
-    try:
-        ticks = [int(part) for part in settings.durations.split(",")] if settings.durations else DURATIONS
-    except ValueError as fault:
-        raise AlgorithmError(f"fedbuff: durations are ticks as in 1,2,5, got {settings.durations!r}") from fault
+    ticks = settings.ticks()
     clock = Clock(
         tuple(ticks[i % len(ticks)] for i in range(banks)),
         BUFFER if settings.buffer is None else settings.buffer,

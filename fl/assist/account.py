@@ -21,10 +21,12 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from fl import options
 from fl.assist.errors import LogError, PriceMissing, SpendLimitReached
 from fl.durable import append_durably, locked, opened_to_append
+from fl.errors import OptionError
 
 OVERHEAD_TOKENS = 64  # per request, for framing that a byte count may miss
 FIRST = "0" * 64  # `previous` of the first line
@@ -34,21 +36,23 @@ FIRST = "0" * 64  # `previous` of the first line
 class Prices:
     """Money per million tokens, in the currency of the budget."""
 
-    input: float = 0.0
-    output: float = 0.0
+    input: Annotated[float, options.PRICE] = 0.0
+    output: Annotated[float, options.PRICE] = 0.0
+
+    def __post_init__(self) -> None:
+        options.check(self, OptionError, "price: ")
 
 
 @dataclass(frozen=True)
 class Limits:
     """Budget for everything in one log. `cost`: None for no limit in money; needs prices."""
 
-    tokens: int
-    cost: float | None = None
+    tokens: Annotated[int, options.TOKENS]
+    cost: Annotated[float | None, options.COST] = None
     prices: Prices | None = None
 
     def __post_init__(self) -> None:
-        if self.tokens < 0 or (self.cost is not None and self.cost < 0):
-            raise SpendLimitReached(f"expected a budget of at least 0, got {self.tokens} tokens and {self.cost}")
+        options.check(self, OptionError, "budget: ")
         if self.cost is not None and self.prices is None:
             raise PriceMissing("a limit in money needs prices: give --price-in and --price-out per million tokens")
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from fl import options
 from fl.assist.account import Account, Limits, read_log
 from fl.assist.cache import Cache
 from fl.assist.descriptions import Described, bank_redactor
@@ -27,6 +28,7 @@ from fl.assist.offline import OfflineProvider
 from fl.assist.provider import Api, Provider
 from fl.assist.redact import MIN_CUSTOMERS, Redactor
 from fl.assist.release import Policy
+from fl.errors import OptionError
 from fl.schema import Schema
 
 LEAST_HOLDOUT = 20  # validation rows below which a comparison with held-out rows means nothing
@@ -38,17 +40,20 @@ class Settings:
 
     work: Path
     provider: Literal["offline", "openai"] = "offline"
-    model: str | None = None
+    model: Annotated[str | None, options.Text("a model's name")] = None
     api: Api = "responses"
     limits: Limits = Limits(tokens=100_000)  # noqa: RUF009 - frozen
-    timeout_s: float = 60.0
-    max_retries: int = 2
+    timeout_s: Annotated[float, options.TIMEOUT] = 60.0
+    max_retries: Annotated[int, options.SDK_RETRIES] = 2
     allow: tuple[str, ...] = ()
     customer_list: tuple[str, ...] | None = field(default=None, repr=False)
-    min_customers: int = MIN_CUSTOMERS
+    min_customers: Annotated[int, options.MIN_CUSTOMERS] = MIN_CUSTOMERS
     ask_again: bool = False
     dry_run: Emit | None = None
-    seed: int = 0
+    seed: Annotated[int, options.SEED] = 0
+
+    def __post_init__(self) -> None:
+        options.check(self, OptionError)
 
 
 class Session:

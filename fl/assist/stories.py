@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fl import options
 from fl.assist import synthetic, traits
 from fl.assist.aggregates import released_aggregates
 from fl.assist.approval import Candidate, open_proposal, propose
@@ -32,6 +33,7 @@ from fl.assist.session import LEAST_HOLDOUT, Session, union
 from fl.assist.text_head import train_text_head
 from fl.assist.validation import Real, shown_rows, validate
 from fl.durable import replace_durably
+from fl.errors import OptionError
 from fl.features import features
 from fl.federation import BankData, Federation, Rows, federation_of
 from fl.rounds import Schedule
@@ -55,14 +57,17 @@ Progress = Callable[[str, int, int], None]  # (what, done, of)
 class DataChoice:
     """Which transactions, as the options name them."""
 
-    data: str = "simulated"
-    schema: str | None = None
+    data: Annotated[str, options.FILE] = "simulated"
+    schema: Annotated[str | None, options.FILE] = None
     partition: str | None = None
-    clients: int | None = None
-    customers: int | None = None  # of the embedded generator
-    fraud_share: float | None = None  # of the embedded generator
-    test_windows: int | None = None
-    seed: int = 0
+    clients: Annotated[int | None, options.QUORUM] = None
+    customers: Annotated[int | None, options.CUSTOMERS] = None  # of the embedded generator
+    fraud_share: Annotated[float | None, options.FRAUD_SHARE] = None  # of the embedded generator
+    test_windows: Annotated[int | None, options.TEST_WINDOWS] = None
+    seed: Annotated[int, options.SEED] = 0
+
+    def __post_init__(self) -> None:
+        options.check(self, OptionError)
 
     def read(self) -> Described:
         """The banks' transactions with their descriptions."""
@@ -93,9 +98,12 @@ class DataChoice:
 class Effort:
     """How long a comparison trains: rounds of FedAvg in plain sight, and how often with other seeds."""
 
-    rounds: int = 5
-    repeats: int = 3
-    replicates: int = 1000
+    rounds: Annotated[int, options.SOME_ROUNDS] = 5
+    repeats: Annotated[int, options.REPEATS] = 3
+    replicates: Annotated[int, options.REPLICATES] = 1000
+
+    def __post_init__(self) -> None:
+        options.check(self, OptionError)
 
     @property
     def schedule(self) -> Schedule:

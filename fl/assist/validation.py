@@ -395,9 +395,9 @@ def _detector(synthetic: Matrix, real: Matrix, seed: int) -> float | None:
         return None
     x = np.concatenate([synthetic, real])
     y = np.repeat([1, 0], [len(synthetic), len(real)])
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed % 2**32)
     # Not gradient boosting: its threads wait for each other for minutes where other work shares the cores.
-    model = RandomForestClassifier(50, min_samples_leaf=2, random_state=seed)
+    model = RandomForestClassifier(50, min_samples_leaf=2, random_state=seed % 2**32)
     score = cross_val_predict(model, x, y, cv=folds, method="predict_proba")[:, 1]
     return float(roc_auc_score(y, score))
 

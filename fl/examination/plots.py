@@ -9,6 +9,7 @@ What it leaves to others: figures (the parts), the page around a plot (`page.py`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 Plot = dict[str, Any]
@@ -32,6 +33,11 @@ def plot(data: list[dict[str, Any]], x: dict[str, Any], y: dict[str, Any], *, he
         **more,
     }
     return {"data": data, "layout": layout}
+
+
+def label(name: str) -> str:
+    """A name from outside as Plotly shows it: in its labels <b>, <a> and entities mean something."""
+    return escape(name, quote=False)
 
 
 def _title(text: str) -> dict[str, Any]:
@@ -173,7 +179,7 @@ def stability(drift: dict[str, Any]) -> Plot | None:
     heat = {
         "type": "heatmap",
         "x": drift["days"],
-        "y": names,
+        "y": [label(name) for name in names],
         "z": [drift["psi"][name] for name in names],
         "zmin": 0,
         "zmax": 2 * drift["limits"]["psi"],
@@ -224,7 +230,7 @@ def groups(column: dict[str, Any]) -> Plot | None:
     if not rows:
         return None
     dots = {
-        "y": [row["group"] for row in rows],
+        "y": [label(row["group"]) for row in rows],
         "x": [row["recall"] for row in rows],
         "error_x": {
             "type": "data",
@@ -250,7 +256,7 @@ def importance(explanations: dict[str, Any]) -> Plot:
         {
             "type": "bar",
             "orientation": "h",
-            "y": names,
+            "y": [label(name) for name in names],
             "x": [explanations[key]["importance"][name] for name in names],
             "name": what,
             "marker": {"color": colour},
@@ -266,8 +272,8 @@ def by_bank(explanations: dict[str, Any]) -> Plot:
     banks = explanations["per_bank"]
     heat = {
         "type": "heatmap",
-        "x": [bank["bank"] for bank in banks],
-        "y": names,
+        "x": [label(bank["bank"]) for bank in banks],
+        "y": [label(name) for name in names],
         "z": [[bank["importance"][name] for bank in banks] for name in names],
         "colorscale": [[0, "#f4f6f8"], [1, OWN]],
         "colorbar": {"title": {"text": "logit"}, "thickness": 14},

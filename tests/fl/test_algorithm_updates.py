@@ -195,12 +195,12 @@ def test_options_of_another_algorithm_are_refused(settings: dict, message: str) 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FedProx(Everyone(3), -1.0), "mu is expected"),
+        (lambda: FedProx(Everyone(3), -1.0), "fedprox: mu: expected a number from 0"),
         (lambda: require_stable_pull(0.07, 30.0, 0.0), "overshoots .* expected mu below 0.0667"),
-        (lambda: FedAdam(Everyone(3), tau=0.0), "tau > 0"),
+        (lambda: FedAdam(Everyone(3), tau=0.0), "fedadam: tau: expected a number above 0"),
         (lambda: FedBuff(Clock((1, 1, 1), 3, 8), 0.0), "server_lr"),
         (lambda: Clock((1, 1), 3, 8), "cannot be filled by 2 banks"),
-        (lambda: Clock((1, 0, 1), 3, 8), "at least 1"),
+        (lambda: Clock((1, 0, 1), 3, 8), "fedbuff: durations: .* got 0"),
     ],
 )
 def test_options_out_of_range_are_refused(make: Callable[[], object], message: str) -> None:

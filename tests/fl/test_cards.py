@@ -66,3 +66,37 @@ def test_what_was_not_examined_is_said(made: Cards) -> None:
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="no run folder"):
         read_run(tmp_path)
+
+
+HOSTILE = "<img src=x onerror=alert(1)> [click](http://x) | **bold** `code` _it_\n# heading"
+
+
+def test_names_from_outside_are_text_in_a_card_and_never_markup(run: FinishedRun) -> None:
+    schema = replace(run.schema, never=(f"{HOSTILE} never",))
+    result = {**run.result, "baselines": {HOSTILE: run.result["metrics"]}}
+    data = {**run.manifest["data"], "source": HOSTILE, "partition": HOSTILE, "schema": HOSTILE}
+    report = {
+        "findings": [{"kind": "note", "text": f"bank {HOSTILE}"}],
+        "fairness": {
+            "columns": [{"column": HOSTILE, "groups": [{"group": HOSTILE, "recall": 0.5, "frauds": 2, "small": False}]}]
+        },
+        "drift": {"available": False, "why": HOSTILE},
+    }
+    hostile = replace(
+        run,
+        schema=schema,
+        features=(HOSTILE, *run.features),
+        manifest={**run.manifest, "data": data},
+        result=result,
+        report=report,
+    )
+    both = cards(hostile)
+    plain = cards(run)
+    for card, sound in ((both.model_card, plain.model_card), (both.dpia, plain.dpia)):
+        without_code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", re.sub(r"\\.", "", card))
+        assert "<img" not in without_code and "](http" not in without_code and "**bold**" not in without_code
+        assert [line for line in card.splitlines() if line.startswith("#")] == [
+            line for line in sound.splitlines() if line.startswith("#")
+        ]
+    row = next(line for line in both.model_card.splitlines() if "onerror" in line and line.startswith("|"))
+    assert row.count("|") == both.model_card.splitlines()[both.model_card.splitlines().index(row) - 2].count("|")

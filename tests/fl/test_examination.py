@@ -18,6 +18,7 @@ from torch import nn
 
 from fl.algorithms.settings import AlgorithmSettings
 from fl.errors import ExaminationError, RunFolderError
+from fl.examination import plots
 from fl.examination.calibration import expected_calibration_error, measured, reliability, unweighted, wilson
 from fl.examination.evidence import Evidence, gather
 from fl.examination.explanations import agreement, shap_values
@@ -255,3 +256,22 @@ def test_banks_agree_as_far_as_their_rankings_do() -> None:
     turned = agreement([same, {"a": 1.0, "b": 2.0, "c": 3.0}])
     assert turned is not None and turned["rank_correlation"]["least"] == pytest.approx(-1.0)
     assert agreement([same]) is None
+
+
+def test_a_name_from_outside_is_no_markup_in_a_plot() -> None:
+    group = {
+        "group": "<a href='http://x'>a</a> & b",
+        "recall": 0.5,
+        "recall_high": 0.6,
+        "recall_low": 0.4,
+        "small": False,
+    }
+    shown = plots.groups({"groups": [group]})
+    assert shown is not None
+    assert shown["data"][0]["y"] == ["&lt;a href='http://x'&gt;a&lt;/a&gt; &amp; b"]
+    importance = {
+        "usual": {"importance": {"<b>f</b>": 1.0}},
+        "per_bank": [{"bank": "<i>n</i>", "importance": {"<b>f</b>": 1.0}}],
+    }
+    heat = plots.by_bank(importance)["data"][0]
+    assert heat["x"] == ["&lt;i&gt;n&lt;/i&gt;"] and heat["y"] == ["&lt;b&gt;f&lt;/b&gt;"] and heat["z"] == [[1.0]]

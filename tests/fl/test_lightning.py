@@ -146,6 +146,6 @@ def test_a_model_of_another_shape_a_bank_without_rows_and_divergence_are_refused
     nothing = replace(held, x=held.x[:0], y=held.y[:0])
     with pytest.raises(TrainingError, match="no training rows"):
         FraudData(replace(bank, train=nothing), LOCAL, seed=1)
-    wild = LocalTraining("sgd", learning_rate=1e38)
+    wild = LocalTraining("sgd", learning_rate=1e6, pos_weight=1e6)
     with pytest.raises(TrainingError, match="diverged"):
         trained_update(make_module(wild), FraudData(bank, wild, seed=1), trainer(), start=first_vector())

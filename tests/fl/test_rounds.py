@@ -196,7 +196,7 @@ def test_private_rounds_take_noise_that_no_seed_repeats() -> None:
 
 def test_a_diverging_bank_is_named() -> None:
     schedule = make_schedule()
-    wild = dataclasses.replace(schedule, local=LocalTraining("sgd", learning_rate=1e38, epochs=2))
+    wild = dataclasses.replace(schedule, local=LocalTraining("sgd", learning_rate=1e6, pos_weight=1e6, epochs=2))
     with pytest.raises(TrainingError, match="bank 0, round 1: training diverged"):
         play(make_banks(), wild)
 

@@ -56,7 +56,11 @@ def test_a_configuration_survives_toml(private: bool) -> None:
     assert config_from_toml(config_to_toml(config)) == config
 
 
-@given(name=st.text(st.characters(exclude_categories=["Cs"])), rate=st.floats(1e-12, 1e12), flag=st.booleans())
+@given(
+    name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
+    rate=st.floats(1e-12, 1e6),
+    flag=st.booleans(),
+)
 def test_any_name_and_any_number_survive_toml(name: str, rate: float, flag: bool) -> None:
     config = dataclasses.replace(
         make_config(name),

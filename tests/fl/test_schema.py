@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from demos.schema import schema as schema_command
+from fl import schema_file
 from fl.data import load_transactions
 from fl.draft import draft_schema
 from fl.errors import SchemaError
@@ -73,7 +74,7 @@ def test_the_label_is_all_a_schema_must_have() -> None:
         (LEAST + "delay = 3\n", r"\[label\] delay: unknown key; did you mean 'delay_days'"),
         (LEAST + "delay_days = 1.5\n", r"delay_days: expected a whole number, got 1\.5"),
         (LEAST + "delay_days = true\n", "delay_days: expected a whole number, got True"),
-        (LEAST + "delay_days = -1\n", "expected >= 0"),
+        (LEAST + "delay_days = -1\n", "from 0 to"),
         (LEAST + 'positive = ["0"]\n', "both positive and negative"),
         (LEAST + "[time]\n", r"\[time\] column: expected the name of a column"),
         (LEAST + '[time]\ncolumn = "t"\nunit = "hour"\n', "expected one of datetime.*got 'hour'"),
@@ -93,12 +94,33 @@ def test_the_label_is_all_a_schema_must_have() -> None:
         (LEAST + "[split]\ntrain = [1, 2]\ntest = [[3, 4]]\n", r"periods need a \[time\]"),
         (LEAST + "[split]\nvalidation_share = 1.0\n", "validation_share"),
         ("[label\n", "not valid TOML"),
+        (LEAST + f"delay_days = {'9' * 5000}\n", "not valid TOML"),
+        (f"name = {'[' * 5000}\n", "not valid TOML"),
+        ('name = ""\n' + LEAST, "name: expected a text, not empty"),
+        (LEAST + "positive = []\n", r"\[label\] positive: expected 1 or more"),
+        (LEAST + '[file]\ndelimiter = ""\n', "delimiter: expected one character, not empty"),
+        (LEAST + '[file]\ndelimiter = "ab"\n', "delimiter: expected one character"),
+        (LEAST + '[[text]]\ncolumn = "a"\nngrams = []\n', "ngrams: expected .low, high."),
+        (LEAST + "[features]\nbound = inf\n", "bound: expected a number above 0"),
+        (LEAST + '[amount]\ncolumn = "a"\nspread = nan\n', "spread: expected a number above 0"),
+        (LEAST + '[[numeric]]\ncolumn = "a"\nmissing = nan\n', "missing: expected a number"),
     ],
 )
 def test_a_mistake_in_a_schema_is_named_by_file_and_key(text: str, message: str) -> None:
     with pytest.raises(SchemaError, match=message) as refused:
         parse(text)
     assert str(refused.value).startswith("some.toml: ")
+
+
+def test_no_windows_are_no_windows_and_not_the_usual_ones(tmp_path: Path) -> None:
+    shipped = Path(schema_file.__file__).parent / "schemas" / "simulated.toml"
+    (tmp_path / "none.toml").write_text(shipped.read_text() + "\n[features]\nwindows_days = []\n")
+    schema = load_schema(tmp_path / "none.toml")
+    assert schema.windows_days == () and not schema.has_windows and not schema.shares_counts
+    assert [each.name for each in features(schema)] == ["weekend", "night", "amount"]
+    simulate(Simulation(customers=60, terminals=30, banks=3, fraud_share=0.1)).to_csv(tmp_path / "a.csv", index=False)
+    federation = load_federation(tmp_path / "a.csv", tmp_path / "none.toml")
+    assert np.isfinite(federation.banks[0].train.x).all() and len(federation.banks[0].train) > 0
 
 
 def test_a_test_period_before_labels_are_known_is_refused() -> None:

@@ -134,7 +134,7 @@ def test_a_bank_without_rows_is_told_so() -> None:
 
 
 def test_divergence_is_an_error_and_not_a_model() -> None:
-    local = LocalTraining("sgd", learning_rate=1e38, epochs=3)
+    local = LocalTraining("sgd", learning_rate=1e6, pos_weight=1e6, epochs=3)
     with pytest.raises(TrainingError, match="diverged"):
         train_seeded(build_model(4, seed=0), make_rows(300), local, seed=0, device=CPU)
 

@@ -1,0 +1,58 @@
+"""Names from outside on a terminal: data, never markup, an emoji code or a command to the terminal."""
+
+from __future__ import annotations
+
+import ast
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from demos import __main__ as command_line
+from demos.console import PlainConsole, complain, err, table
+
+HOSTILE = "[bold]x[/bold] [link=http://x]y[/] :smile: [/] \x1b[2J\x9b2J\u202e"
+SHOWN = "[bold]x[/bold] [link=http://x]y[/] :smile: [/] \\x1b[2J\\x9b2J\\u202e"
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def console() -> PlainConsole:
+    console = PlainConsole()
+    console.file, console.width = io.StringIO(), 400
+    return console
+
+
+def printed(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_printed_line_shows_a_hostile_name_as_it_is(console: PlainConsole) -> None:
+    console.print(f"bank {HOSTILE}", highlight=False)
+    assert printed(console) == f"bank {SHOWN}\n"
+
+
+def test_title_header_and_cells_of_a_table_show_a_hostile_name_as_it_is(console: PlainConsole) -> None:
+    made = table(f"of {HOSTILE}", HOSTILE, "n")
+    made.add_row(HOSTILE, "1")
+    console.print(made)
+    assert printed(console).count(SHOWN) == 3
+
+
+def test_an_error_shows_a_hostile_name_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(err, "file", text)
+    complain("DataError", f"bank {HOSTILE}")
+    assert text.getvalue() == f"DataError: bank {SHOWN}\n"
+
+
+def test_every_console_of_a_command_takes_strings_for_data() -> None:
+    """A console with markup would turn the next name that somebody prints into markup."""
+    for path in [*(ROOT / "demos").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console":
+                given = {each.arg: ast.unparse(each.value) for each in node.keywords}
+                assert given.get("markup") == "False" and given.get("emoji") == "False", path
+    assert command_line.complain is complain
