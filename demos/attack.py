@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,9 @@ from demos.console import err, out, print_json, progress, table
 
 if TYPE_CHECKING:
     from demos.attacks.verdict import Attack, Performance
+
+
+NOT_PLAYED = "not played"
 
 
 @click.command("attack")
@@ -28,7 +32,8 @@ def attack(ctx: click.Context, names: tuple[str, ...], everything: bool, listing
     python -m demos attack malformed-ciphertext
     python -m demos attack --all --json
 
-    Exit code 1 when an attack fails where it must succeed (then it shows nothing), or gets through here.
+    Exit code 1 when an attack fails where it must succeed (then it shows nothing), or gets through here. With --all,
+    what needs an extra that is not installed is left out, by name.
     """
     chosen = _chosen(names, everything, listing)
     if listing:
@@ -36,23 +41,36 @@ def attack(ctx: click.Context, names: tuple[str, ...], everything: bool, listing
         return
     from demos.attacks.verdict import perform
 
+    playable = [each for each in chosen if each.playable]
+    missing = [each for each in chosen if not each.playable]
+    if missing and not everything:
+        raise click.ClickException(_needed_by(missing[0]))
     performances = []
-    with progress("attacks", len(chosen)) as advance:
-        for done, each in enumerate(chosen, start=1):
+    with progress("attacks", len(playable)) as advance:
+        for done, each in enumerate(playable, start=1):
             performances.append(perform(each))
             advance(done)
     if as_json:
-        print_json(report(performances))
+        print_json(report(performances, missing))
     else:
         _show(performances)
+    for each in missing:
+        err.print(f"not played: {_needed_by(each)}", style="bold yellow", highlight=False, markup=False)
     for line in _alarms(performances):
         err.print(line, style="bold red", highlight=False)
     if _alarms(performances):
         ctx.exit(1)
 
 
-def report(performances: list[Performance]) -> dict[str, Any]:
-    """What `--json` prints. error: the errors that were raised, or what came out where none was."""
+def report(performances: list[Performance], missing: Sequence[Attack] = ()) -> dict[str, Any]:
+    """What `--json` prints. error: the errors that were raised, or what came out where none was.
+
+    missing: attacks that were not played, for want of an extra.
+    """
+    left_out = [
+        {"name": each.name, "stock": NOT_PLAYED, "figure": "", "ours": NOT_PLAYED, "error": _needed_by(each)}
+        for each in missing
+    ]
     return {
         "attacks": [
             {
@@ -63,7 +81,8 @@ def report(performances: list[Performance]) -> dict[str, Any]:
                 "error": _errors(each),
             }
             for each in performances
-        ],
+        ]
+        + left_out,
         "exposed_updates": sum(each.shipped.exposed_updates for each in performances),
     }
 
@@ -104,6 +123,11 @@ def _show(performances: list[Performance]) -> None:
     out.print(shown)
     exposed = sum(each.shipped.exposed_updates for each in performances)
     out.print(f"{len(performances)} attacks played; updates exposed here: {exposed}", highlight=False)
+
+
+def _needed_by(attack: Attack) -> str:
+    extra = attack.needs
+    return f"{attack.name} needs the extra {extra!r}: in a checkout, pip install -e '.[{extra}]'"
 
 
 def _errors(performance: Performance) -> str:

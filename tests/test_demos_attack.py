@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
@@ -49,11 +50,33 @@ def test_the_command_prints_one_object_and_ends_0():
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     assert set(printed) == {"attacks", "exposed_updates"} and printed["exposed_updates"] == 0
-    assert [entry["name"] for entry in printed["attacks"]] == NAMES and len(NAMES) >= 9
+    assert [entry["name"] for entry in printed["attacks"]] == NAMES and len(NAMES) >= 20
     for entry in printed["attacks"]:
         assert set(entry) == {"name", "stock", "figure", "ours", "error"}
         assert entry["stock"] == "succeeds" and entry["ours"] in ("refused", "harmless")
         assert re.search(r"\d", entry["figure"]) and entry["error"]
+
+
+def test_stock_fedavg_takes_every_model_from_stock_flower_and_none_from_here():
+    played = perform(next(each for each in attacks.ATTACKS if each.name == "stock-fedavg"))
+    assert played.control.figure.startswith("3 of 3 banks' own models, to ")
+    assert played.shipped.note == "0 arrays in 28 replies"
+    assert set(played.shipped.errors) == {"MessageRefused"} and len(played.shipped.errors) == 28
+
+
+def test_an_attack_whose_extra_is_not_installed_is_left_out_by_name_and_never_silently(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "flwr" else real(name, *rest))
+    staged = Attack("easy", "for this test", lambda: WORKS, lambda: REFUSED)
+    flower = next(each for each in attacks.ATTACKS if each.name == "stock-fedavg")
+    monkeypatch.setattr(attacks, "ATTACKS", (staged, flower))
+    together = CliRunner().invoke(attack, ["--all", "--json"])
+    assert together.exit_code == 0 and "not played: stock-fedavg needs the extra 'flower'" in together.stderr
+    easy, left_out = json.loads(together.stdout)["attacks"]
+    assert easy["stock"] == "succeeds" and left_out["stock"] == left_out["ours"] == "not played"
+    assert left_out["error"] == "stock-fedavg needs the extra 'flower': in a checkout, pip install -e '.[flower]'"
+    alone = CliRunner().invoke(attack, ["stock-fedavg"])
+    assert alone.exit_code == 1 and "needs the extra 'flower'" in alone.stderr
 
 
 def test_what_the_command_calls_refused_names_the_errors_of_the_package():

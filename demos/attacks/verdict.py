@@ -7,6 +7,7 @@ the attacker holds in the end, compared with the victim's own update, never by w
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from secagg.errors import SecAggError
 
 F64 = NDArray[np.float64]
+
+_MODULES = {"flower": "flwr"}  # extra -> what it brings
 
 EXPOSED_CORRELATION = 0.9
 """An estimate that correlates with the victim's update at least this well exposes it. An honest average of K equally
@@ -64,12 +67,18 @@ Attempt = Callable[[], Loot]
 
 @dataclass(frozen=True)
 class Attack:
-    """name: as on the command line. story: what the attacker does, in one sentence."""
+    """name: as on the command line. story: what the attacker does, in one sentence. needs: an extra, or nothing."""
 
     name: str
     story: str
     control: Callable[[], Control]
     shipped: Callable[[], Shipped]
+    needs: str = ""
+
+    @property
+    def playable(self) -> bool:
+        """Whether what it needs is installed here."""
+        return not self.needs or importlib.util.find_spec(_MODULES[self.needs]) is not None
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def honest(message: Message, deliver: Deliver) -> Message | None:
 class Node:
     """One node. config: its node-config. fault: what happens to its messages."""
 
-    app: ClientApp
+    app: Callable[[Message, Context], Message]  # a ClientApp, or one behind `admission.GuardedApp`
     config: Mapping[str, str | int]
     fault: Fault = honest
     online: bool = True

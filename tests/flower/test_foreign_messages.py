@@ -49,7 +49,7 @@ def behind(wrap: Callable[[Eager], Wrapped], here, eager: Eager) -> LoopbackGrid
     """Banks that run an eager app behind `wrap`, in Flower's executor."""
     app = as_flower_runs(wrap(eager))
     nodes = [here.nodes[f"bank-{number}"] for number in range(BANKS)]
-    return LoopbackGrid([Node(app, node.config) for node in nodes])  # type: ignore[arg-type]
+    return LoopbackGrid([Node(app, node.config) for node in nodes])
 
 
 def guarded(app: ClientApp) -> GuardedApp:
@@ -150,7 +150,7 @@ def test_the_same_messages_took_the_model_before(federation, wrap) -> None:
 def test_the_key_holder_answers_nothing_but_its_protocol(federation, wrap) -> None:
     here = federation(banks=BANKS)
     config = here.nodes[KEY_HOLDER].config
-    grid = LoopbackGrid([Node(as_flower_runs(wrap(key_holder_app.app)), config)])  # type: ignore[arg-type]
+    grid = LoopbackGrid([Node(as_flower_runs(wrap(key_holder_app.app)), config)])
     for sent in everything(node=1):
         (reply,) = grid.send_and_receive([sent.message])
         assert arrays_in(reply) == [], sent.what
@@ -161,7 +161,7 @@ def test_the_key_holder_answers_nothing_but_its_protocol(federation, wrap) -> No
 def test_a_bank_that_cannot_read_its_own_files_answers_strangers_no_more_than_others(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SECAGG_LOG", str(tmp_path / "log.jsonl"))
     eager, gone = Eager(), {"party": str(tmp_path / "gone.toml"), "partition-id": 0}
-    grid = LoopbackGrid([Node(as_flower_runs(eager.app(secagg_mod)), gone)])  # type: ignore[arg-type]
+    grid = LoopbackGrid([Node(as_flower_runs(eager.app(secagg_mod)), gone)])
     plain = Message(RecordDict({"arrays": first_model()}), dst_node_id=1, message_type="train")
     (reply,) = grid.send_and_receive([plain])
     assert reply.error.reason.startswith("MessageRefused: this bank is not ready") and "gone" not in reply.error.reason
@@ -179,7 +179,7 @@ def answering(records: dict[str, object]):  # type: ignore[no-untyped-def]
     """An app function that answers with these records."""
 
     def answer(message: Message, context: Context) -> Message:
-        return Message(RecordDict(records), reply_to=message)  # type: ignore[arg-type]
+        return Message(RecordDict(records), reply_to=message)
 
     return answer
 
@@ -190,7 +190,7 @@ def asked_to_evaluate(here, answer, wrap=lambda app: app, kind="evaluate") -> Me
     for register in (app.evaluate, app.query):
         register()(answer)
         register("health")(answer)
-    grid = LoopbackGrid([Node(as_flower_runs(wrap(app)), here.nodes["bank-0"].config)])  # type: ignore[arg-type]
+    grid = LoopbackGrid([Node(as_flower_runs(wrap(app)), here.nodes["bank-0"].config)])
     content = RecordDict({"arrays": first_model(), "config": ConfigRecord({"server-round": 1})})
     (reply,) = grid.send_and_receive([Message(content, dst_node_id=1, message_type=kind)])
     return reply
@@ -321,7 +321,7 @@ EVALUATED["a hash under another name"] = {"config": ConfigRecord({"other_hash": 
 def test_a_report_that_the_rounds_ask_for_holds_nothing_else_either(federation, records) -> None:
     here = federation(banks=BANKS, reports=NAMED)
     app = as_flower_runs(guarded(app_of(honest_train, answering(records))))
-    grid = LoopbackGrid([Node(app, here.nodes["bank-0"].config)])  # type: ignore[arg-type]
+    grid = LoopbackGrid([Node(app, here.nodes["bank-0"].config)])
     asked = Message(to_records(Call(), "evaluate"), dst_node_id=1, message_type="evaluate")
     _, reply = (*grid.send_and_receive([started(1)]), *grid.send_and_receive([asked]))
     assert from_records(reply.content).text("error") == "ReplyRefused" and not tells(reply, WEIGHTS)
