@@ -58,6 +58,8 @@ def _show_models(comparison: dict[str, Any]) -> None:
     keys = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100")
     made = table("Fraud found on test days", "model", *columns, right=tuple(range(1, 7)))
     for row in comparison["models"]:
-        cells = [f"{row[key]:.3f}" for key in keys] if row["ran"] else ["not run", *[""] * 5]
+        cells = (
+            ["-" if row[key] is None else f"{row[key]:.3f}" for key in keys] if row["ran"] else ["not run", *[""] * 5]
+        )
         made.add_row(row["what"], *cells, style="bold" if row["name"] == "federated" else None)
     out.print(made)

@@ -210,7 +210,10 @@ def _risks(run: FinishedRun, encrypted: bool) -> str:
 
 
 def _precision_line(run: FinishedRun) -> str:
-    share = 1.0 - float(run.result["metrics"]["precision"])
+    metrics = run.result["metrics"]
+    if metrics["precision"] == metrics["recall"] == 0.0:
+        return "no alert on test days was a fraud, if there was any alert; a person reviews"
+    share = 1.0 - float(metrics["precision"])
     return f"{percent(share)} of alerts on test days were no fraud; a person reviews"
 
 

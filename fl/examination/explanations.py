@@ -61,8 +61,7 @@ def explanations(evidence: Evidence) -> dict[str, Any]:
         "mean_gap": float(np.concatenate(gaps).mean()),
         "mean_logit_change": float(np.abs(np.concatenate(usual).sum(axis=1)).mean()),
         "usual": _named(names, np.abs(np.concatenate(usual)).mean(axis=0)),
-        "alerts": {**_named(names, np.abs(np.concatenate(alerts)).mean(axis=0)), "rows": sum(map(len, alerts))},
-        "alerts_signed": _signed(names, np.concatenate(alerts)),
+        **_of_alerts(names, np.concatenate(alerts)),
         "per_bank": per_bank,
         "agreement": agreement([bank["importance"] for bank in per_bank]),
     }
@@ -94,19 +93,21 @@ def shap_values(
 def agreement(importances: list[dict[str, float]]) -> dict[str, Any] | None:
     """How alike banks rank features: mean and least over pairs; None for fewer than two banks.
 
-    `rank_correlation`: Spearman's; `shared_top`: features in both banks' top `TOP` / features in either (Jaccard).
+    `rank_correlation`: Spearman's, None where every importance of a bank is the same; `shared_top`: features in
+    both banks' top `TOP` / features in either (Jaccard).
     """
     if len(importances) < 2:
         return None
     ranks, shared = [], []
     for i, one in enumerate(importances):
         for other in importances[:i]:
-            ranks.append(float(spearmanr(list(one.values()), [other[name] for name in one]).statistic))
+            if min(len(set(each.values())) for each in (one, other)) > 1:  # equal importances have no ranks
+                ranks.append(float(spearmanr(list(one.values()), [other[name] for name in one]).statistic))
             tops = [set(sorted(each, key=lambda name: -each[name])[:TOP]) for each in (one, other)]
             shared.append(len(tops[0] & tops[1]) / len(tops[0] | tops[1]))
     return {
-        "pairs": len(ranks),
-        "rank_correlation": {"mean": float(np.mean(ranks)), "least": min(ranks)},
+        "pairs": len(shared),
+        "rank_correlation": {"mean": float(np.mean(ranks)), "least": min(ranks)} if ranks else None,
         "shared_top": {"mean": float(np.mean(shared)), "least": min(shared)},
     }
 
@@ -121,7 +122,15 @@ def _named(names: tuple[str, ...], importance: NDArray[np.float64]) -> dict[str,
     return {"top": [names[i] for i in order[:TOP]], "importance": {names[i]: float(importance[i]) for i in order}}
 
 
+def _of_alerts(names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, Any]:
+    """Importances over alerts; None, with the count 0, where nothing was flagged: a mean over no row is no number."""
+    if len(values) == 0:
+        return {"alerts": {"top": [], "importance": None, "rows": 0}, "alerts_signed": None}
+    named = _named(names, np.abs(values).mean(axis=0))
+    return {"alerts": {**named, "rows": len(values)}, "alerts_signed": _signed(names, values)}
+
+
 def _signed(names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, float]:
     """Mean SHAP value per feature: positive pushes towards fraud."""
-    mean = values.mean(axis=0) if len(values) else np.zeros(len(names))
+    mean = values.mean(axis=0)
     return {names[i]: float(mean[i]) for i in np.argsort(-mean, kind="stable")}

@@ -152,6 +152,8 @@ def _words(words: NDArray[np.object_], column: str) -> NDArray[np.object_]:
 def quarters(values: NDArray[np.float64]) -> NDArray[np.object_]:
     """The quarter of each value as text, with limits rounded to two digits, so that they are no one's values."""
     finite = values[np.isfinite(values)]
+    if len(finite) == 0:
+        return np.full(len(values), "(empty)", object)
     limits = np.unique([float(f"{limit:.2g}") for limit in np.quantile(finite, (0.25, 0.5, 0.75))])
     texts = [f"{limit:g}" for limit in limits.tolist()]
     between = [f"{low} to {high}" for low, high in pairwise(texts)]

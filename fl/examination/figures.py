@@ -8,6 +8,7 @@ What it leaves to others: what a figure is (`fl.metrics`), training baselines (`
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ BASELINES = {
 
 
 def figures(evidence: Evidence) -> dict[str, Any]:
-    """Figures of the model, by test window and bank, with the curves behind them.
+    """Figures of the model, by test window and bank, with the curves behind them. A precision over no alert is None.
 
     Raises `ExaminationError` when they are not those that the run reported: then this is another program than the one
     that trained it, or its features are others.
@@ -48,13 +49,19 @@ def figures(evidence: Evidence) -> dict[str, Any]:
             "is rounding); a version with other features trained it: train it anew, or evaluate with that version"
         )
     test = evidence.test
+    alerts = _alerts_by_window(evidence)
     return {
         **found.as_json(),
+        "precision": found.mean["precision"] if any(alerts) else None,
+        "windows": [
+            {**asdict(window), "alerts": count, "precision": window.precision if count else None}
+            for window, count in zip(found.windows, alerts, strict=True)
+        ],
         "top_cards": TOP_CARDS,
         "largest_difference_to_run": furthest,
         "rows": len(test),
         "frauds": int(test.label.sum()),
-        "alerts": int((test.score >= evidence.threshold).sum()),
+        "alerts": sum(alerts),
         "fraud_share": float(test.label.mean()),
         "alerts_per_day": _alerts_per_day(evidence),
         "per_bank": _per_bank(evidence, found.per_bank),
@@ -67,6 +74,8 @@ def comparison(evidence: Evidence) -> dict[str, Any]:
     own = evidence.stored("metrics.json")
     stored = evidence.stored("baselines.json")
     rows = [_compared("federated", "this model", own, own)]
+    if not any(_alerts_by_window(evidence)):
+        rows[0]["precision"] = None
     rows += [
         _compared(name, what, stored.get(name), own) for name, what in BASELINES.items() if _applies(name, evidence)
     ]
@@ -86,6 +95,12 @@ def _compared(name: str, what: str, told: dict[str, Any] | None, own: dict[str, 
     kept = {figure: told[figure] for figure in MEASURED}
     difference = told["average_precision"] - own["average_precision"]
     return {"name": name, "what": what, "ran": True, **kept, "average_precision_difference": difference}
+
+
+def _alerts_by_window(evidence: Evidence) -> list[int]:
+    test = evidence.test
+    flagged = test.window[test.score >= evidence.threshold]
+    return [int((flagged == window).sum()) for window in range(evidence.windows)]
 
 
 def _alerts_per_day(evidence: Evidence) -> float | None:

@@ -47,11 +47,19 @@ def percent(share: float) -> str:
 
 
 def _found_fraud(figures: dict[str, Any]) -> list[Finding]:
+    chance = (
+        f"Average precision {figures['average_precision']:.3f}, where chance would have {figures['fraud_share']:.3f}."
+    )
+    if figures["alerts"] == 0:
+        text = (
+            f"The model flags none of {figures['rows']:,} test transactions: all scores are below the threshold of "
+            f"{figures['threshold']:.3f}, and none of {figures['frauds']:,} frauds is found. {chance}"
+        )
+        return [_finding("concern", text)]
     text = (
         f"The model flags {figures['alerts']:,} of {figures['rows']:,} test transactions. Of these alerts "
         f"{percent(figures['precision'])} are fraud, and they hold {percent(figures['recall'])} of the "
-        f"{figures['frauds']:,} frauds. Average precision {figures['average_precision']:.3f}, where chance would have "
-        f"{figures['fraud_share']:.3f}."
+        f"{figures['frauds']:,} frauds. {chance}"
     )
     found = [_finding("note", text)]
     if figures["precision"] == 0.0:
@@ -176,7 +184,7 @@ def _explained(explanations: dict[str, Any]) -> list[Finding]:
     )
     found = [_finding("note", f"What decides most: {decide}.")]
     agreement = explanations["agreement"]
-    if agreement is not None:
+    if agreement is not None and agreement["rank_correlation"] is not None:
         mean = agreement["rank_correlation"]["mean"]
         alike = mean >= AGREEMENT
         text = (

@@ -318,9 +318,14 @@ def _features(report: dict[str, Any]) -> str:
     alike = ""
     if agreement is not None:
         ranks, shared = agreement["rank_correlation"], agreement["shared_top"]
+        ranked = (
+            "Between banks, importances have no rank correlation, since a bank's are all the same"
+            if ranks is None
+            else f"Between banks, the rank correlation of importances is {ranks['mean']:.2f} on average and "
+            f"{ranks['least']:.2f} at least"
+        )
         alike = (
-            f"Between banks, the rank correlation of importances is {ranks['mean']:.2f} on average and "
-            f"{ranks['least']:.2f} at least; of the {told['top']} top features of either bank, a share of "
+            f"{ranked}; of the {told['top']} top features of either bank, a share of "
             f"{shared['mean']:.2f} is common to both ({shared['least']:.2f} at least)."
         )
     return "\n".join(
@@ -335,7 +340,7 @@ def _features(report: dict[str, Any]) -> str:
                 f"Up to {told['rows_per_bank']} sampled transactions and as many of the highest alerts per bank, "
                 f"against {told['background_rows']} training rows. The values of a row miss its logit by "
                 f"{told['mean_gap']:.3f} on average, where it moves by {told['mean_logit_change']:.3f}: they are "
-                "estimates.",
+                "estimates." + ("" if told["alerts"]["rows"] else " Nothing was flagged, so alerts have no bars."),
                 "importance",
             ),
             "<h3>Bank by bank</h3>",

@@ -88,7 +88,7 @@ def precision_recall(figures: dict[str, Any]) -> Plot:
         "name": "chance",
     }
     return plot(
-        [line, at, flat],
+        [line, flat] if figures["precision"] is None else [line, at, flat],
         {**_title("share of frauds found (recall)"), "tickformat": ".0%"},
         {**_title("share of alerts that are fraud (precision)"), "tickformat": ".0%", "rangemode": "tozero"},
     )

@@ -18,7 +18,8 @@ from torch import nn
 
 from fl.algorithms.settings import AlgorithmSettings
 from fl.errors import ExaminationError, RunFolderError
-from fl.examination import plots
+from fl.examination import page, plots
+from fl.examination import report as report_module
 from fl.examination.calibration import expected_calibration_error, measured, reliability, unweighted, wilson
 from fl.examination.evidence import Evidence, gather
 from fl.examination.explanations import agreement, shap_values
@@ -275,3 +276,29 @@ def test_a_name_from_outside_is_no_markup_in_a_plot() -> None:
     }
     heat = plots.by_bank(importance)["data"][0]
     assert heat["x"] == ["&lt;i&gt;n&lt;/i&gt;"] and heat["y"] == ["&lt;b&gt;f&lt;/b&gt;"] and heat["z"] == [[1.0]]
+
+
+def test_a_model_that_flags_nothing_is_examined_and_the_report_says_so(
+    evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_module, "gather", lambda run: replace(evidence, threshold=1.5))
+    report = report_module.examine(tmp_path)
+    report_module.write_report(report, tmp_path / "report.json")
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["figures"]["alerts"] == 0 and told["figures"]["precision"] is None
+    assert all(window["alerts"] == 0 and window["precision"] is None for window in told["figures"]["windows"])
+    assert told["explanations"]["alerts"] == {"top": [], "importance": None, "rows": 0}
+    assert told["comparison"]["models"][0]["precision"] is None
+    assert f"flags none of {len(evidence.test):,} test transactions" in told["findings"][0]["text"]
+    assert told["findings"][0]["kind"] == "concern"
+    text = page.page(report)
+    assert "flags none of" in text and "Nothing was flagged" in text
+
+
+def test_a_column_without_any_number_is_one_group() -> None:
+    assert set(quarters(np.full(3, np.nan))) == {"(empty)"}
+
+
+def test_banks_whose_importances_are_all_equal_have_no_rank_correlation() -> None:
+    told = agreement([{"a": 0.0, "b": 0.0}, {"a": 1.0, "b": 2.0}])
+    assert told is not None and told["rank_correlation"] is None and told["pairs"] == 1
