@@ -44,20 +44,22 @@ from fl.privacy import (
     ClientRounds,
     Entry,
     Mechanism,
-    NoisyCounts,
     noisy_counts,
 )
 from fl.resources import Choice
 from fl.rounds import Progress, RoundRecord, Schedule, Summation, bank_models, play_rounds
 from fl.run_budget import (
     STATISTICS_ROUND,
+    CountsPayment,
     calibrated,
     chosen_resources,
+    local_training,
     open_ledgers,
     planned_algorithm,
     planned_compression,
     privacy_report,
     private_steps,
+    require_paid,
     require_room,
     shared_step_plan,
 )
@@ -91,6 +93,7 @@ class Experiment:
         if privacy := self.config.privacy:
             where = Path(privacy.budget_dir) if privacy.budget_dir else folder.path / "budget"
             self.ledgers = open_ledgers(where, privacy, federation)
+            require_paid(self.ledgers, self.folder.run_id, self._records)
         self._choice: Choice | None = None
         if self.config.resources is not None:
             chosen = folder.read_json("resources.json")
@@ -167,6 +170,9 @@ class Experiment:
         figures.
         """
         with self.folder.alone():
+            self.folder.drop_interrupted(self.finished)
+            if self.config.privacy is not None and self.config.privacy.budget_dir is None:
+                self.folder.require_original()
             self._share_statistics()
             for record, state in self._play(progress):
                 line = {**record.as_json(), "epsilon": self._spent()}
@@ -354,25 +360,17 @@ class Experiment:
             noise = plan_noise(settings.sigma, len(source.banks), settings.colluders)
         plan, keys = plan_sharing(source, settings, noise, bank_salt(folder))
 
-        def pay() -> None:
-            if plan.noise is not None:
-                self._pay_statistics(noisy_counts(plan.noise, plan.columns, plan.days))
-
+        payment = None
+        if plan.noise is not None:
+            entry = noisy_counts(plan.noise, plan.columns, plan.days)
+            payment = CountsPayment(self.ledgers, self.folder.run_id, entry)
         tables = [(name, source.table.take(rows)) for name, rows, _ in source.banks]
-        released = share_statistics(tables, plan, keys, folder, pay=pay, engine=self.config.aggregation.engine)
+        engine = self.config.aggregation.engine
+        released = share_statistics(tables, plan, keys, folder, payment=payment, engine=engine)
         columns = SharedColumns(source.table.schema, keys, released.totals)
         self.federation = with_shared_columns(self._local, source.table, columns)
         self._plan_for(self.federation)  # shared columns may be more than those they replace
         self._statistics = describe(released, keys, settings)
-
-    def _pay_statistics(self, entry: NoisyCounts) -> None:
-        """Record the release in every ledger that does not hold it yet: it happens once, however often the run
-        is interrupted.
-        """
-        for ledger in self.ledgers.values():
-            paid = any(s.run == self.folder.run_id and s.round == STATISTICS_ROUND for s in ledger.spends())
-            if not paid:
-                ledger.spend(entry, run=self.folder.run_id, round_number=STATISTICS_ROUND)
 
     @property
     def _client_rounds(self) -> ClientRounds | None:
@@ -453,7 +451,7 @@ class Experiment:
 
 def _schedule(config: RunConfig, rounds: int, private: PrivateSteps | None) -> Schedule:
     model, grid = config.model, APPLIED_GRID * config.aggregation.clip
-    return Schedule(rounds, config.training, private, model.dropout, model.prior, config.seed, grid)
+    return Schedule(rounds, local_training(config), private, model.dropout, model.prior, config.seed, grid)
 
 
 def _open_schedule(config: RunConfig) -> Schedule:

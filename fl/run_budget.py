@@ -9,8 +9,8 @@ begins (`fl.experiment`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,17 @@ from fl.algorithms.state import trainings
 from fl.calibrate import calibrate, calibrate_clients, calibrate_counts, calibrate_steps, require_left
 from fl.client_dp import sensitivity
 from fl.compression import Compression, compression_of
-from fl.errors import AggregationError, AlgorithmError, BudgetError, CompressionError, ResourceError, RunFolderError
+from fl.errors import (
+    AggregationError,
+    AlgorithmError,
+    BudgetError,
+    CompressionError,
+    LedgerError,
+    ResourceError,
+    RunFolderError,
+)
 from fl.federation import Federation, PartitionedTable
-from fl.ledger import Ledger, ledger_path
+from fl.ledger import Ledger, Spend, ledger_path
 from fl.model import HIDDEN, build_model, layout
 from fl.privacy import (
     UNIT,
@@ -48,6 +56,22 @@ from fl.training import LocalTraining, PrivateSteps
 
 NOISE_PER_STEP = 2.7e-3  # standard deviation, in the unit of the weights; figures in docs/adr/0012
 STATISTICS_ROUND = 0  # what a ledger calls the round in which counts were shared
+
+ONLY_PRIVATE = (  # options of the command line that mean nothing without differential privacy
+    "epsilon",
+    "delta",
+    "unit",
+    "noise",
+    "update_norm",
+    "colluders",
+    "statistics_share",
+    "increment_days",
+    "budget_dir",
+    "sample_rate",
+    "local_steps",
+    "max_grad_norm",
+    "expected_batch",
+)
 
 NOT_COVERED = (
     "a row's influence on the features of other rows",
@@ -79,6 +103,76 @@ def open_ledgers(folder: Path, privacy: PrivacySettings, federation: Federation)
         bank.name: Ledger(ledger_path(folder, bank.name), bank.name, privacy.epsilon, privacy.delta)
         for bank in federation.banks
     }
+
+
+@dataclass(frozen=True)
+class CountsPayment:
+    """The banks' ledgers, as a run's release of counts sees them (`fl.statistics_round.Payment`).
+
+    A payment is known by what it paid for: the run's name in a ledger is the name of every copy of its folder as well.
+    """
+
+    ledgers: Mapping[str, Ledger]
+    run: str
+    entry: NoisyCounts
+
+    def began(self, release: str) -> bool:
+        return any(self._holds(ledger, release) for ledger in self.ledgers.values())
+
+    def require_room(self, release: str | None) -> None:
+        for ledger in self.ledgers.values():
+            if release is None or not self._holds(ledger, release):
+                ledger.require_room(self.entry, round_number=STATISTICS_ROUND)
+
+    def pay(self, release: str) -> None:
+        for ledger in self.ledgers.values():
+            if not self._holds(ledger, release):
+                ledger.spend(self.entry, run=self.run, round_number=STATISTICS_ROUND, bound_to=release)
+
+    def require_paid(self, release: str | None) -> None:
+        for bank, ledger in self.ledgers.items():
+            if not self._holds(ledger, release):
+                raise LedgerError(
+                    f"{ledger.path}: {bank} took part in this run's release of counts, and its ledger does not hold "
+                    "it: an older copy was put back, or the ledger is gone. Restore the one that paid: without it "
+                    "nobody knows what was spent"
+                )
+
+    def _holds(self, ledger: Ledger, release: str | None) -> bool:
+        """`release` None: totals of an earlier version, which are there and are not released again."""
+        return any(
+            spend.mechanism == self.entry and spend.bound_to == release and (release is not None or self._named(spend))
+            for spend in ledger.spends()
+        )
+
+    def _named(self, spend: Spend) -> bool:
+        return spend.run == self.run and spend.round == STATISTICS_ROUND
+
+
+def require_paid(ledgers: Mapping[str, Ledger], run: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to go on when a ledger holds fewer trainings of `run` than its bank has shown in finished rounds: it is an
+    older copy, or another ledger than the one that paid. Raises `LedgerError`.
+    """
+    for bank, ledger in ledgers.items():
+        shown = sum(bank in record["members"] for record in records)
+        paid = sum(spend.run == run and spend.round != STATISTICS_ROUND for spend in ledger.spends())
+        if paid < shown:
+            raise LedgerError(
+                f"{ledger.path}: {bank} took part in {shown} finished rounds of this run, and its ledger holds {paid}: "
+                "an older copy was put back, or the ledger is gone. Restore the one that paid: without it nobody knows "
+                "what was spent"
+            )
+
+
+def refuse_beside_no_dp(given: Collection[str]) -> None:
+    """Refuse those of the options `given` that only a private run has, beside the wish for no privacy: whoever names a
+    budget expects it to be kept. Raises `BudgetError`.
+    """
+    if contradicting := [name for name in ONLY_PRIVATE if name in given]:
+        raise BudgetError(
+            f"--no-dp trains without differential privacy, and --{contradicting[0].replace('_', '-')} says how much of "
+            "it there is, or how it is spent: leave out one of the two"
+        )
 
 
 def require_room(config: RunConfig, banks: int) -> None:
@@ -156,7 +250,7 @@ def calibrated(config: RunConfig, source: PartitionedTable, federation: Federati
         histories = [[*history, entry] for history in histories]
     if privacy.noise == "shared":
         privacy = _shared_noise(config, privacy, histories, source, federation)
-        return replace(config, privacy=privacy, training=_step_for_noise(config.training, privacy, len(source.banks)))
+        return replace(config, privacy=_with_step(config.training, privacy, len(source.banks)))
     noise = max(
         calibrate(
             history,
@@ -304,16 +398,29 @@ def _shared_noise(
     return replace(privacy, share_variance=once.share_variance, share_pieces=pieces)
 
 
-def _step_for_noise(training: LocalTraining, privacy: PrivacySettings, banks: int) -> LocalTraining:
-    """The learning rate that was asked for, or the one at which noise moves every weight by `NOISE_PER_STEP` a step:
-    a function of the calibrated noise alone.
+def _with_step(training: LocalTraining, privacy: PrivacySettings, banks: int) -> PrivacySettings:
+    """`privacy` with the learning rate at which its noise moves every weight by `NOISE_PER_STEP` a step, where
+    `training` asks for that: a function of the calibrated noise alone.
     """
     if training.learning_rate != BY_NOISE:
-        return training
+        return privacy
     assert privacy.share_variance is not None and privacy.share_pieces is not None
     shares = privacy.share_pieces * (banks - privacy.colluders)
     sigma = math.sqrt(shares * privacy.share_variance) / GRID * privacy.max_grad_norm  # of a summed gradient
-    return replace(training, learning_rate=NOISE_PER_STEP * privacy.expected_batch * banks / sigma)
+    return replace(privacy, learning_rate=NOISE_PER_STEP * privacy.expected_batch * banks / sigma)
+
+
+def local_training(config: RunConfig) -> LocalTraining:
+    """What the banks do: as it was asked for, with the learning rate that was calibrated where that was asked for.
+
+    Raises `RunFolderError` when it was not calibrated.
+    """
+    training, privacy = config.training, config.privacy
+    if training.learning_rate != BY_NOISE:
+        return training
+    if privacy is None or privacy.learning_rate is None:
+        raise RunFolderError("config.toml names no learning_rate: the run never got under way; start it anew")
+    return replace(training, learning_rate=privacy.learning_rate)
 
 
 def shared_step_plan(privacy: PrivacySettings, length: int, banks: int) -> SharedStepPlan:

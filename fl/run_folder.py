@@ -14,8 +14,8 @@
     result.json            what `train --json` prints
 
 Every file but metrics.jsonl is replaced whole. A round's line is appended before its checkpoint; a line
-beyond the checkpoint belongs to a round that was interrupted and is dropped on resuming. The lock keeps two
-processes from continuing one run.
+beyond the checkpoint belongs to a round that was interrupted and is dropped when the run goes on. The lock keeps two
+processes from continuing one run; reading takes no lock and writes nothing.
 
 What it leaves to others: what a round is (`fl.rounds`), what a ledger holds (`fl.privacy`).
 """
@@ -101,6 +101,8 @@ class PrivacySettings:
     colluders: Annotated[int, options.BANKS] = 1  # t, the observing one included; unit client and shared noise only
     share_variance: Annotated[float | None, options.SHARE_VARIANCE] = None  # of a share, as noise_multiplier
     share_pieces: Annotated[int | None, options.SHARE_PIECES] = None  # draws that make one share; shared noise only
+    # Calibrated to the noise where training asks for that; shared noise only.
+    learning_rate: Annotated[float | None, options.LEARNING_RATE] = None
 
     def __post_init__(self) -> None:
         options.check(self, BudgetError)
@@ -160,7 +162,7 @@ PRIVATE = Style(ModelSettings(0.0, PRIOR), LocalTraining("sgd", learning_rate=30
 
 ROUNDS, SHARED_ROUNDS = 10, 100  # where nobody says otherwise: rounds of local training, steps under shared noise
 
-BY_NOISE = 0.0  # a learning rate that is chosen when the noise of a run is calibrated
+BY_NOISE = 0.0  # a learning rate that is chosen when the noise is calibrated: `PrivacySettings.learning_rate`
 
 # Full batches, one step a round, as large as the noise allows. Figures in docs/adr/0012-utility-under-privacy.md.
 SHARED = Style(ModelSettings(0.0, PRIOR), LocalTraining("sgd", BY_NOISE, momentum=0.9, pos_weight=1.0), 16)
@@ -237,10 +239,11 @@ def config_from_toml(text: str) -> RunConfig:
 class RunFolder:
     """One run's folder. Make it with `create` or `open`."""
 
-    def __init__(self, path: Path, config: RunConfig, run_id: str) -> None:
+    def __init__(self, path: Path, config: RunConfig, run_id: str, made_at: str | None = None) -> None:
         self.path = path
         self.config = config
         self.run_id = run_id  # names this run in the banks' ledgers
+        self.made_at = made_at  # where the folder was made; None: by a version that did not say
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, *, run_id: str, description: dict[str, Any]) -> RunFolder:
@@ -250,8 +253,10 @@ class RunFolder:
         refuse_used(path)
         path.mkdir(parents=True, exist_ok=True)
         replace_durably(path / "config.toml", config_to_toml(config).encode())
+        made_at = str(path.resolve())
         manifest = {
             "run_id": run_id,
+            "made_at": made_at,
             "parameters": asdict(config),
             "seeds": {
                 "data and model": config.seed,
@@ -264,26 +269,49 @@ class RunFolder:
             "data": description,
         }
         replace_durably(path / "manifest.json", _json(manifest))
-        return cls(path, config, run_id)
+        return cls(path, config, run_id, made_at)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Open the folder of an earlier run. Raises `RunFolderError` when it is none, or when its data has
-        changed since.
+        """Open the folder of an earlier run. Raises `RunFolderError` when it is none, or when its data or its
+        configuration has changed since.
         """
         try:
             config = config_from_toml((path / "config.toml").read_text(encoding="utf-8"))
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
             run_id, digest = str(manifest["run_id"]), manifest["source_sha256"]
-        except (OSError, ValueError, KeyError) as fault:
+            made_at, edited = manifest.get("made_at"), _edited(manifest["parameters"], config)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
             raise RunFolderError(
                 f"{path} is no folder of a run that got under way ({type(fault).__name__}: {fault})"
             ) from fault
+        if edited:
+            raise RunFolderError(
+                f"{path}: config.toml is not the one this run began with ({edited}): what is finished would not fit "
+                "what is left. Put the value back, or start a run of its own"
+            )
         if source_digest(config.data.source) != digest:
             raise RunFolderError(
                 f"{config.data.source} has changed since this run began: the rounds would not fit together"
             )
-        return cls(path, config, run_id)
+        return cls(path, config, run_id, None if made_at is None else str(made_at))
+
+    def require_original(self) -> None:
+        """Raise `RunFolderError` when this is a copy of a folder that is still there: each would spend from its own
+        copy of the ledgers, and neither would count what the other released. A folder that was moved is no copy.
+        """
+        if self.made_at is None:
+            return
+        here, there = self.path / "manifest.json", Path(self.made_at, "manifest.json")
+        try:
+            if there.samefile(here) or json.loads(there.read_text(encoding="utf-8"))["run_id"] != self.run_id:
+                return
+        except (OSError, ValueError, KeyError, TypeError):  # this run is no longer there
+            return
+        raise RunFolderError(
+            f"{self.path} is a copy of {there.parent}, which is still there, and each has ledgers of its own: go on "
+            "with one of them and remove the other, or start runs of their own under one --budget-dir"
+        )
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -303,7 +331,7 @@ class RunFolder:
     def last_round(self) -> tuple[int, State | None, list[dict[str, Any]]]:
         """(finished rounds, state after them, their metrics lines); (0, None, []) before the first.
 
-        Lines of an interrupted round are dropped from metrics.jsonl.
+        Lines of an interrupted round are left out, and left where they are: `drop_interrupted` needs the lock.
         """
         checkpoint = self.path / "checkpoint.safetensors"
         number, state = 0, None
@@ -323,8 +351,24 @@ class RunFolder:
             records = []
         if [record.get("round") for record in records] != list(range(1, number + 1)):
             raise RunFolderError(f"{metrics}: expected rounds 1 to {number}, as in the checkpoint; start the run anew")
-        replace_durably(metrics, b"".join(line + b"\n" for line in lines[:number]))
         return number, state, records
+
+    def drop_interrupted(self, finished: int) -> None:
+        """Drop from metrics.jsonl what an interrupted round left behind, before round `finished` + 1 is appended. The
+        caller holds the folder (`alone`) and has read it since. Raises `RunFolderError` when another process has
+        finished other rounds meanwhile.
+        """
+        number, _, _ = self.last_round()
+        if number != finished:
+            raise RunFolderError(
+                f"{self.path}: another process has played rounds since this one read {finished} of them, and {number} "
+                "are finished now: resume it again"
+            )
+        path = self.path / "metrics.jsonl"
+        held = path.read_bytes() if path.exists() else b""
+        kept = b"".join(line + b"\n" for line in held.split(b"\n")[:finished])
+        if kept != held:
+            replace_durably(path, kept)
 
     def write_head(self, bank: str, head: NDArray[np.float32]) -> None:
         """Keep the coordinates of the model that are `bank`'s own, float32[n]."""
@@ -384,6 +428,26 @@ def source_digest(source: str) -> str | None:
         return None
     with open(source, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _edited(began: dict[str, Any], config: RunConfig) -> str:
+    """How `config` differs from the parameters a manifest says a run `began` with; empty when it does not. A setting
+    that the manifest does not know is of a later version, which has a default for it.
+    """
+    now = json.loads(json.dumps(asdict(config)))
+    for name, value in _flat(now).items():
+        before = _flat(began).get(name, value)
+        if before != value:
+            return f"{name} was {before!r} and is {value!r}"
+    return next((f"{name} is gone" for name in _flat(began) if name not in _flat(now)), "")
+
+
+def _flat(settings: dict[str, Any], within: str = "") -> dict[str, Any]:
+    """Settings by dotted name. A section that is left out is None, as every setting in it would be."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat.update(_flat(value, f"{within}{name}.") if isinstance(value, dict) else {within + name: value})
+    return flat
 
 
 T = TypeVar("T")

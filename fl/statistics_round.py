@@ -3,18 +3,20 @@
 What it does: `share_statistics` returns the totals of a plan, from the run folder where they are already there.
 
 What it leaves to others: counting (`fl.statistics`), the encrypted sum (`fl.secure`), the ledger's rule
-(`fl.privacy`, through `pay`).
+(`fl.ledger`, through `Payment`).
 
 Order, which the budget rests on:
 
-1. `pay`: every bank's ledger holds the release, synced, or nothing happens.
-2. The roster closes; each bank draws its noise share, and its noised integers are on its disk, synced, before they
-   are contributed.
-3. The totals are on disk; only then are the noised integers deleted.
+1. Every bank's ledger is asked whether it has room for the release, or nothing happens.
+2. The roster closes; each bank draws its noise share, and its noised integers (its draft) are on its disk, synced.
+3. Every bank's ledger holds the release, synced, by the hash of the drafts. Only then is any of them contributed.
+4. The totals are on disk; only then are the drafts deleted.
 
-A process killed between 1 and 3 and started again contributes *the same* noised integers to a roster of the same
-banks, and draws noise only where none was ever contributed. Either way one release leaves the banks, the one that
-was paid for. In a deployment each bank keeps its own file; here one process plays all of them.
+A payment is for its drafts and for nothing else: a run's name in a ledger buys nothing. A process killed after 3 and
+started again contributes *the same* drafts to a roster of the same banks. Where one of them is lost or changed, or the
+totals are lost after 4, or a copy of the run folder draws for itself, all drafts are drawn anew and paid for anew: to
+add one old draft to a new sum would show its bank's counts under less noise than was paid for. In a deployment each
+bank keeps its own file; here one process plays all of them.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ import io
 import json
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -35,7 +39,7 @@ from fl.durable import replace_durably
 from fl.errors import StatisticsError
 from fl.key_slots import SALT_BYTES, KeySlots
 from fl.schema import Days
-from fl.secure import Draw, encrypted_sum
+from fl.secure import encrypted_sum
 from fl.shared_noise import plan_noise
 from fl.statistics import Integers, StatisticsPlan, Totals, bank_counts, contribution
 
@@ -44,19 +48,45 @@ TOTALS = "totals.npz"
 
 @dataclass(frozen=True)
 class Released:
-    """Totals, and what making them took; `seconds` and bytes are those of the run that made them."""
+    """Totals, and what making them took; `seconds` and bytes are those of the run that made them. `release`: the hash
+    that was paid for; None for exact windows, and for totals of an earlier version.
+    """
 
     totals: Totals
     seconds: float
     bytes_up: int  # all banks together
     bytes_down: int
     value_bits: int
+    release: str | None = None
+
+
+class Payment(Protocol):
+    """The banks' ledgers, as a noisy release sees them."""
+
+    def began(self, release: str) -> bool:
+        """Whether some ledger holds `release`: its drafts may have been contributed."""
+
+    def require_room(self, release: str | None) -> None:
+        """Raise when a ledger neither holds `release` nor has room for another one; writes nothing."""
+
+    def pay(self, release: str) -> None:
+        """Record `release` in every ledger that does not hold it yet, or raise."""
+
+    def require_paid(self, release: str | None) -> None:
+        """Raise when a ledger does not hold the `release` that totals were made of."""
 
 
 def bank_salt(folder: Path) -> bytes:
-    """The banks' salt for keys outside the directory, made once per run and kept in `folder`."""
+    """The banks' salt for keys outside the directory, made once per run and kept in `folder`.
+
+    Raises `StatisticsError` when it is gone and the totals that were made under it are not.
+    """
     path = folder / "salt"
     if not path.exists():
+        if (folder / TOTALS).exists():
+            raise StatisticsError(
+                f"{path} is gone, and the totals beside it cannot be read without: put it back, or start the run anew"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         replace_durably(path, secrets.token_bytes(SALT_BYTES))
         path.chmod(0o600)
@@ -69,37 +99,98 @@ def share_statistics(
     keys: KeySlots,
     folder: Path,
     *,
-    pay: Callable[[], None],
+    payment: Payment | None = None,
     engine: str = "auto",
 ) -> Released:
     """The totals over `banks` (name, transactions), released now or read from `folder`.
 
-    `pay` records the release in every bank's ledger, unless it is there already, or refuses; it is called before any
-    count is made. Raises whatever `pay` raises, `StatisticsError`, `AggregationError`, `secagg.errors.SecAggError`.
+    `payment`: needed for a plan with noise, and asked before any count is made. Raises whatever it raises,
+    `StatisticsError`, `AggregationError`, `secagg.errors.SecAggError`.
     """
-    if (done := read_totals(folder, plan)) is not None:
+    done = read_totals(folder, plan)
+    if plan.noise is not None and payment is None:
+        raise StatisticsError("a noisy release is paid for: expected the banks' ledgers, got none")
+    if done is not None:
+        if payment is not None:
+            payment.require_paid(done.release)
         return done
-    pay()
     start = time.perf_counter()
+    drafts = _Drafts(banks, plan, keys, folder)
+    if payment is not None:
+        drafts.keep_if_paid(payment)
+        payment.require_room(drafts.release)
     folder.mkdir(parents=True, exist_ok=True)
-    drafts = [folder / f"contribution-{i}.npy" for i in range(len(banks))]
-
-    def draw_for(table: Transactions, draft: Path) -> Draw:
-        def prepared(roster: int) -> Integers:
-            return contribution(bank_counts(table, keys, plan), plan, roster)
-
-        return lambda roster: _drawn_once(lambda: prepared(roster), draft, plan)
-
-    draws = [draw_for(table, draft) for (_, table), draft in zip(banks, drafts, strict=True)]
     summed = encrypted_sum(
-        draws, length=plan.length, largest=plan.largest, bound_to=named(plan, banks[0][1].schema.sha256), engine=engine
+        [partial(drafts.of, position, payment) for position in range(len(banks))],
+        length=plan.length,
+        largest=plan.largest,
+        bound_to=named(plan, banks[0][1].schema.sha256),
+        engine=engine,
     )
     totals = Totals(plan, summed.totals.reshape(plan.shape))
-    released = Released(totals, time.perf_counter() - start, summed.bytes_up, summed.bytes_down, summed.value_bits)
+    seconds = time.perf_counter() - start
+    released = Released(totals, seconds, summed.bytes_up, summed.bytes_down, summed.value_bits, drafts.release)
     _write_totals(folder, released, keys)
-    for draft in drafts:
-        draft.unlink(missing_ok=True)
+    drafts.delete()
     return released
+
+
+@dataclass
+class _Drafts:
+    """What the banks contribute to one release, all of it drawn together.
+
+    `release`: the hash of the drafts, of what they count and of where their keys stand; None before they are drawn.
+    """
+
+    banks: Sequence[tuple[str, Transactions]]
+    plan: StatisticsPlan
+    keys: KeySlots
+    folder: Path
+    release: str | None = None
+    paid: bool = False
+    held: list[Integers] = field(default_factory=list, repr=False)
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.folder / f"contribution-{i}.npy" for i in range(len(self.banks))]
+
+    def keep_if_paid(self, payment: Payment) -> None:
+        """Take the drafts on disk where a ledger has paid for them. Others were contributed by nobody."""
+        found = [_read_draft(path, self.plan) for path in self.paths]
+        held = [draft for draft in found if draft is not None]
+        if len(held) == len(found) and payment.began(release := self._hash(held)):
+            self.held, self.release = held, release
+
+    def of(self, position: int, payment: Payment | None, roster: int) -> Integers:
+        """What one bank encrypts for a closed roster of `roster` banks: paid for, when this returns."""
+        if payment is None:
+            return self._drawn(position, roster)
+        if self.release is None:
+            self.held = [self._drawn(i, roster) for i in range(len(self.banks))]
+            for path, draft in zip(self.paths, self.held, strict=True):
+                buffer = io.BytesIO()
+                np.save(buffer, draft, allow_pickle=False)
+                replace_durably(path, buffer.getvalue())
+            self.release = self._hash(self.held)
+        if not self.paid:
+            payment.pay(self.release)
+            self.paid = True
+        return self.held[position]
+
+    def delete(self) -> None:
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+
+    def _drawn(self, position: int, roster: int) -> Integers:
+        _, table = self.banks[position]
+        return contribution(bank_counts(table, self.keys, self.plan), self.plan, roster)
+
+    def _hash(self, drafts: Sequence[Integers]) -> str:
+        digest = hashlib.sha256(named(self.plan, self.banks[0][1].schema.sha256))
+        digest.update(hashlib.sha256(self.keys.salt).digest())
+        for draft in drafts:
+            digest.update(hashlib.sha256(np.ascontiguousarray(draft, dtype="<i8").tobytes()).digest())
+        return digest.hexdigest()
 
 
 def named(plan: StatisticsPlan, schema_sha256: str) -> bytes:
@@ -120,7 +211,8 @@ def read_totals(folder: Path, plan: StatisticsPlan) -> Released | None:
         if bytes(file["plan"]) != named(plan, ""):
             raise StatisticsError(f"{path} holds totals of another plan: the run's data or options have changed")
         seconds, up, down, bits = file["costs"].tolist()
-        return Released(Totals(plan, file["sums"]), seconds, int(up), int(down), int(bits))
+        release = json.loads(bytes(file["about"])).get("release") if "about" in file else None
+        return Released(Totals(plan, file["sums"]), seconds, int(up), int(down), int(bits), release)
 
 
 def load_release(folder: Path) -> tuple[Totals, KeySlots]:
@@ -150,6 +242,7 @@ def _write_totals(folder: Path, released: Released, keys: KeySlots) -> None:
         "noise": None if noise is None else {k: getattr(noise, k) for k in ("sigma", "banks", "colluders")},
         "directory": keys.directory,
         "buckets": keys.buckets,
+        "release": released.release,
     }
     np.savez_compressed(
         buffer,
@@ -161,13 +254,11 @@ def _write_totals(folder: Path, released: Released, keys: KeySlots) -> None:
     replace_durably(folder / TOTALS, buffer.getvalue())
 
 
-def _drawn_once(draw: Callable[[], Integers], draft: Path, plan: StatisticsPlan) -> Integers:
-    """A bank's noised integers: those it may have contributed before, or fresh ones, on disk before they are used."""
-    if plan.noise is None:
-        return draw()
-    if not draft.exists():
-        buffer = io.BytesIO()
-        np.save(buffer, draw(), allow_pickle=False)
-        replace_durably(draft, buffer.getvalue())
-    integers: Integers = np.load(draft, allow_pickle=False)
-    return integers
+def _read_draft(path: Path, plan: StatisticsPlan) -> Integers | None:
+    """The noised integers at `path`; None where there are none that a bank could have contributed under `plan`."""
+    try:
+        draft: Integers = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    fits = isinstance(draft, np.ndarray) and draft.dtype == np.int64 and draft.shape == (plan.length,)
+    return draft if fits else None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,60 @@ def test_opening_what_is_no_run_is_refused(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("epsilon = 3.0", "epsilon = 50.0", "privacy.epsilon was 3.0 and is 50.0"),
+        ("delta = 1e-05", "delta = 0.001", "privacy.delta"),
+        ("steps = 10", "steps = 1", "privacy.steps"),
+        ('noise = "own"', 'noise = "own"\nnoise_multiplier = 0.5', "privacy.noise_multiplier"),
+        ('noise = "own"', 'noise = "own"\nbudget_dir = "/fresh"', "privacy.budget_dir"),
+        ("rounds = 10", "rounds = 100", "rounds was 10 and is 100"),
+        ("clip = 1.0", "clip = 100.0", "aggregation.clip"),
+    ],
+)
+def test_a_run_does_not_go_on_under_another_configuration(tmp_path: Path, old: str, new: str, words: str) -> None:
+    folder = make_folder(tmp_path)
+    path = folder.path / "config.toml"
+    assert path.read_text().count(old + "\n") == 1
+    path.write_text(path.read_text().replace(old + "\n", new + "\n"))
+    with pytest.raises(RunFolderError, match=words):
+        RunFolder.open(folder.path)
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_run_neither_loses_its_privacy_between_two_sittings_nor_gains_it(tmp_path: Path, private: bool) -> None:
+    folder = RunFolder.create(tmp_path / "run", make_config(private=private), run_id="r", description={})
+    (folder.path / "config.toml").write_text(config_to_toml(make_config(private=not private)))
+    with pytest.raises(RunFolderError, match=r"privacy.* is gone"):
+        RunFolder.open(folder.path)
+
+
+def test_a_manifest_of_an_earlier_version_knows_fewer_settings(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    path = folder.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["made_at"], manifest["parameters"]["threads"], manifest["parameters"]["privacy"]["colluders"]
+    path.write_text(json.dumps(manifest))
+    opened = RunFolder.open(folder.path)
+    assert opened.config == folder.config
+    opened.require_original()  # nobody knows
+
+
+def test_a_copy_is_told_from_a_folder_that_was_moved(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    folder.require_original()
+    shutil.copytree(folder.path, tmp_path / "copy")
+    with pytest.raises(RunFolderError, match="is a copy of"):
+        RunFolder.open(tmp_path / "copy").require_original()
+    (tmp_path / "link").symlink_to(folder.path)
+    RunFolder.open(tmp_path / "link").require_original()
+    folder.path.rename(tmp_path / "moved")
+    RunFolder.open(tmp_path / "moved").require_original()
+    RunFolder.create(folder.path, make_config(), run_id="run-2", description={})  # another one, where it was
+    RunFolder.open(tmp_path / "moved").require_original()
+
+
 def test_data_that_changed_under_a_run_is_noticed(tmp_path: Path) -> None:
     source = tmp_path / "data.csv"
     source.write_text("a\n1\n")
@@ -143,8 +198,31 @@ def test_a_round_killed_between_its_line_and_its_checkpoint_is_played_again(tmp_
         file.write(torn)
     number, _, records = folder.last_round()
     assert (number, len(records)) == (1, 1)
+    folder.drop_interrupted(1)
     folder.finish_round(2, {"figure": 0.3}, STATE)
     assert [record["figure"] for record in folder.last_round()[2]] == [0.1, 0.3]
+
+
+def test_opening_a_run_writes_nothing_while_another_process_may_be_appending(tmp_path: Path) -> None:
+    """The other's line is there and its checkpoint is not yet: who only looks must not take the line away."""
+    folder = make_folder(tmp_path)
+    folder.finish_round(1, {"figure": 0.1}, STATE)
+    with open(folder.path / "metrics.jsonl", "ab") as file:
+        file.write(b'{"round": 2, "figure": 0.2}\n')
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.path.iterdir()}
+    assert RunFolder.open(folder.path).last_round()[0] == 1
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.path.iterdir()} == before
+
+
+def test_who_read_a_run_before_another_process_went_on_with_it_does_not_go_on(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    folder.finish_round(1, {"figure": 0.1}, STATE)
+    read, _, _ = RunFolder.open(folder.path).last_round()
+    folder.finish_round(2, {"figure": 0.2}, STATE)
+    before = (folder.path / "metrics.jsonl").read_bytes()
+    with pytest.raises(RunFolderError, match="another process has played rounds"):
+        folder.drop_interrupted(read)
+    assert (folder.path / "metrics.jsonl").read_bytes() == before
 
 
 def test_metrics_that_lost_a_round_are_not_continued(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from fl.experiment import Experiment
 from fl.model import flatten, layout
 from fl.privacy import COUNTS_UNIT, UNIT, Mechanism, SharedSteps, epsilon
 from fl.run_budget import NOISE_PER_STEP
+from fl.run_folder import BY_NOISE
 from fl.shared_rounds import VELOCITY, SharedTraining, play_shared_rounds, stepped
 from fl.shared_steps import GRID, SharedStepPlan, clipped_gradient_sum, sensitivity
 
@@ -104,9 +105,10 @@ def test_the_step_is_as_large_as_the_noise_allows_unless_a_rate_is_asked_for(fin
     privacy = experiment.config.privacy
     assert privacy is not None
     noise = np.sqrt(steps[0].shares * steps[0].share_variance) / GRID / (privacy.expected_batch * 3)
-    assert experiment.config.training.learning_rate * noise == pytest.approx(NOISE_PER_STEP)
+    assert experiment.config.training.learning_rate == BY_NOISE  # what was asked for, and beside it what came of it
+    assert experiment.schedule.local.learning_rate * noise == pytest.approx(NOISE_PER_STEP)
     run(*SHARED, "--rounds", "1", "--lr", "0.5", "--no-baselines", "--run-dir", tmp_path / "run")
-    assert Experiment.resume(tmp_path / "run").config.training.learning_rate == 0.5
+    assert Experiment.resume(tmp_path / "run").schedule.local.learning_rate == 0.5
 
 
 def test_shared_noise_needs_less_of_it_than_noise_of_each_banks_own(finished) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +19,19 @@ from planted import killed_after_write
 from fl.account import accounts
 from fl.audit import noise_verdict
 from fl.data import Transactions, transactions_from_frame
-from fl.errors import AggregationError, BudgetError, StatisticsError
+from fl.errors import AggregationError, BudgetError, BudgetExhausted, LedgerError, StatisticsError
 from fl.features import features
 from fl.key_slots import KeySlots
+from fl.ledger import Ledger, ledger_path
 from fl.privacy import NoisyCounts
+from fl.run_budget import CountsPayment
 from fl.schema import Days
 from fl.schema_file import load_schema
 from fl.secure import encrypted_sum
 from fl.shared_features import SharedColumns
 from fl.shared_noise import plan_noise
 from fl.statistics import StatisticsPlan, Totals, bank_counts, contribution, increments_plan, windows_plan
-from fl.statistics_round import load_release, share_statistics
+from fl.statistics_round import TOTALS, bank_salt, load_release, share_statistics
 
 SCHEMA = load_schema("simulated")
 START = pd.Timestamp("2024-01-01")
@@ -69,6 +72,47 @@ def grouped(frame: pd.DataFrame, plan: StatisticsPlan) -> np.ndarray:
     return expected
 
 
+@dataclass
+class Till:
+    """Ledgers that have room for `room` releases."""
+
+    room: int = 100
+    held: list[str] = field(default_factory=list)
+
+    def began(self, release: str) -> bool:
+        return release in self.held
+
+    def require_room(self, release: str | None) -> None:
+        if release not in self.held and len(self.held) >= self.room:
+            raise BudgetExhausted("no room")
+
+    def pay(self, release: str) -> None:
+        self.require_room(release)
+        if release not in self.held:
+            self.held.append(release)
+
+    def require_paid(self, release: str | None) -> None:
+        if release not in self.held:
+            raise LedgerError("not paid")
+
+
+THREE = split_by_bank(transactions(300, 3, seed=2), 3)
+NOISY = increments_plan([FIRST + 19], 10, 7, 5, KEYS.size, 1, plan_noise(50.0, 3, 1))
+
+
+def power_cut(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def interrupted(folder: Path, till: Till, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The moment that matters: noise was drawn and paid for, perhaps contributed, and no total is on disk."""
+    with monkeypatch.context() as patch:
+        patch.setattr("fl.statistics_round._write_totals", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            share_statistics(THREE, NOISY, KEYS, folder, payment=till)
+    return [np.load(path) for path in sorted(folder.glob("contribution-*.npy"))]
+
+
 @given(banks=st.integers(2, 64), rows=st.integers(2, 400), seed=st.integers(0, 2**32), least=st.integers(1, 4))
 @settings(max_examples=12, deadline=None)
 def test_counts_of_any_number_of_banks_add_up_to_pandas(banks: int, rows: int, seed: int, least: int) -> None:
@@ -86,7 +130,8 @@ def test_counts_of_any_number_of_banks_add_up_to_pandas(banks: int, rows: int, s
 def test_encrypted_totals_equal_pandas_exactly(tmp_path: Path, banks: int) -> None:
     frame = transactions(600, banks, seed=banks)
     plan = windows_plan([FIRST + 17], (7, 30), 7, KEYS.size, 1)
-    released = share_statistics(split_by_bank(frame, banks), plan, KEYS, tmp_path, pay=lambda: None)
+    (tmp_path / "salt").write_bytes(KEYS.salt)
+    released = share_statistics(split_by_bank(frame, banks), plan, KEYS, tmp_path)
     assert (released.totals.sums == grouped(frame, plan)[:, :, :2]).all()
     again, keys = load_release(tmp_path)
     assert (again.sums == released.totals.sums).all() and again.plan == plan and keys.directory == KEYS.directory
@@ -123,7 +168,7 @@ def test_released_noise_is_what_the_plan_says(tmp_path: Path, colluders: int, le
     noise = plan_noise(1.5, banks, colluders)
     plan = increments_plan(list(range(FIRST + 20, FIRST + 60)), 10, 7, 1, 200 + KEYS.size, least, noise)
     keys = replace(KEYS, buckets=203)
-    released = share_statistics(split_by_bank(frame, banks), plan, keys, tmp_path, pay=lambda: None).totals
+    released = share_statistics(split_by_bank(frame, banks), plan, keys, tmp_path, payment=Till()).totals
     exact = sum(bank_counts(table, keys, plan) for _, table in split_by_bank(frame, banks))
     added = released.sums / plan.resolution - exact
     assert noise_verdict(added, noise.released_sigma, SELDOM) == "consistent"
@@ -222,27 +267,122 @@ def test_a_key_with_too_many_transactions_is_refused_and_not_cut(monkeypatch: py
 def test_an_interrupted_release_sends_the_same_noised_integers_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The moment that matters: noise was drawn, perhaps contributed, and no total is on disk."""
-    banks = split_by_bank(transactions(300, 3, seed=2), 3)
-    plan = increments_plan([FIRST + 19], 10, 7, 5, KEYS.size, 1, plan_noise(50.0, 3, 1))
-    paid: list[int] = []
+    till = Till(room=1)
+    drafts = interrupted(tmp_path, till, monkeypatch)
+    assert len(drafts) == 3 and len(till.held) == 1
+    again = share_statistics(THREE, NOISY, KEYS, tmp_path, payment=till)
+    assert (again.totals.sums.reshape(-1) == sum(drafts)).all()
+    assert not list(tmp_path.glob("contribution-*.npy")) and len(till.held) == 1
+    read = share_statistics(THREE, NOISY, KEYS, tmp_path, payment=till)
+    assert (read.totals.sums == again.totals.sums).all() and read.release == till.held[0]
+    with pytest.raises(StatisticsError, match="another plan"):
+        share_statistics(THREE, replace(NOISY, noise=plan_noise(5.0, 3, 1)), KEYS, tmp_path, payment=till)
 
-    def power_cut(*_: object, **__: object) -> None:
+
+def test_drafts_are_on_disk_before_they_are_paid_for_and_paid_for_before_any_is_contributed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr("fl.statistics_round.replace_durably", lambda path, _: order.append(path.name))
+
+    class Watched(Till):
+        def pay(self, release: str) -> None:
+            order.append("paid")
+
+    def summed(draws: Sequence[Callable[[int], np.ndarray]], **_: object) -> None:
+        for draw in draws:
+            draw(3)
+            order.append("contributed")
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr("fl.statistics_round._write_totals", power_cut)
-        with pytest.raises(KeyboardInterrupt):
-            share_statistics(banks, plan, KEYS, tmp_path, pay=lambda: paid.append(1))
-    drafts = [np.load(path) for path in sorted(tmp_path.glob("contribution-*.npy"))]
-    assert len(drafts) == 3 and len(paid) == 1
-    again = share_statistics(banks, plan, KEYS, tmp_path, pay=lambda: paid.append(1))
-    assert (again.totals.sums.reshape(-1) == sum(drafts)).all()
-    assert not list(tmp_path.glob("contribution-*.npy"))
-    read = share_statistics(banks, plan, KEYS, tmp_path, pay=lambda: pytest.fail("paid for what is there"))
-    assert (read.totals.sums == again.totals.sums).all()
-    with pytest.raises(StatisticsError, match="another plan"):
-        share_statistics(banks, replace(plan, noise=plan_noise(5.0, 3, 1)), KEYS, tmp_path, pay=lambda: None)
+    monkeypatch.setattr("fl.statistics_round.encrypted_sum", summed)
+    with pytest.raises(KeyboardInterrupt):
+        share_statistics(THREE, NOISY, KEYS, tmp_path, payment=Watched())
+    assert order == [f"contribution-{i}.npy" for i in range(3)] + ["paid"] + ["contributed"] * 3
+
+
+def test_totals_that_were_lost_are_released_again_only_for_another_payment(tmp_path: Path) -> None:
+    """Their drafts are gone: other noise on the same counts is a second release, whatever the run is called."""
+    till = Till(room=1)
+    first = share_statistics(THREE, NOISY, KEYS, tmp_path, payment=till)
+    (tmp_path / TOTALS).unlink()
+    with pytest.raises(BudgetExhausted):
+        share_statistics(THREE, NOISY, KEYS, tmp_path, payment=till)
+    assert not list(tmp_path.glob("*")) and len(till.held) == 1
+    till.room = 2
+    second = share_statistics(THREE, NOISY, KEYS, tmp_path, payment=till)
+    assert len(set(till.held)) == 2 and (second.totals.sums != first.totals.sums).any()
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed", "another shape", "another type", "pickled"])
+def test_a_draft_that_is_not_the_one_paid_for_makes_all_of_them_be_drawn_and_paid_for_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    till = Till()
+    before, path = interrupted(tmp_path, till, monkeypatch), tmp_path / "contribution-1.npy"
+    kept = np.load(path)
+    match damage:
+        case "gone":
+            path.unlink()
+        case "cut":
+            path.write_bytes(path.read_bytes()[:-9])
+        case "changed":
+            np.save(path, kept + (np.arange(len(kept)) == 5))
+        case "another shape":
+            np.save(path, kept[:-1])
+        case "another type":
+            np.save(path, kept.astype(np.float64))
+        case "pickled":
+            np.save(path, np.array([object()]), allow_pickle=True)
+    after = interrupted(tmp_path, till, monkeypatch)
+    assert len(set(till.held)) == 2
+    assert all((old != new).any() for old, new in zip(before, after, strict=True))  # the other banks' drafts, too
+
+
+def test_drafts_that_were_drawn_and_not_paid_for_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the draft and the payment: nothing was contributed, and fresh noise costs no more."""
+    unpaid = Till(room=100)
+    monkeypatch.setattr(unpaid, "pay", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        share_statistics(THREE, NOISY, KEYS, tmp_path, payment=unpaid)
+    before = [np.load(path) for path in sorted(tmp_path.glob("contribution-*.npy"))]
+    till = Till(room=1)
+    released = share_statistics(THREE, NOISY, KEYS, tmp_path, payment=till)
+    assert len(before) == 3 and len(till.held) == 1
+    assert (released.totals.sums.reshape(-1) != sum(before)).any()
+
+
+def test_drafts_made_under_another_salt_or_plan_are_not_those_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    till = Till()
+    interrupted(tmp_path, till, monkeypatch)
+    share_statistics(THREE, NOISY, replace(KEYS, salt=b"another salt".ljust(len(KEYS.salt))), tmp_path, payment=till)
+    (tmp_path / TOTALS).unlink()
+    interrupted(tmp_path, till, monkeypatch)
+    louder = replace(NOISY, noise=plan_noise(60.0, 3, 1))
+    share_statistics(THREE, louder, KEYS, tmp_path, payment=till)
+    assert len(set(till.held)) == 4
+
+
+def test_totals_whose_payment_no_ledger_holds_are_not_read(tmp_path: Path) -> None:
+    share_statistics(THREE, NOISY, KEYS, tmp_path, payment=Till())
+    with pytest.raises(LedgerError, match="not paid"):
+        share_statistics(THREE, NOISY, KEYS, tmp_path, payment=Till())
+    with pytest.raises(StatisticsError, match="expected the banks' ledgers"):
+        share_statistics(THREE, NOISY, KEYS, tmp_path)
+
+
+def test_totals_without_their_salt_are_not_read_under_a_new_one(tmp_path: Path) -> None:
+    """Reading makes no salt: under another one every bucket would be another terminal's."""
+    plan = windows_plan([FIRST + 19], (10,), 7, KEYS.size, 1)
+    share_statistics(THREE, plan, replace(KEYS, salt=bank_salt(tmp_path)), tmp_path)
+    load_release(tmp_path)
+    (tmp_path / "salt").unlink()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(StatisticsError, match="salt is gone"):
+        load_release(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 PRIVATE = ["--customers", "300", "--clients", "3", "--fraud-share", "0.03", "--rounds", "2", "--local-steps", "1"]
@@ -252,9 +392,9 @@ PRIVATE = ["--customers", "300", "--clients", "3", "--fraud-share", "0.03", "--r
 def test_a_run_killed_while_sharing_and_resumed_spends_what_the_ledger_says(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = ["-m", "demos", "train", *PRIVATE, "--no-baselines", "--run-dir", str(folder), "--json"]
-    killed_after_write(tmp_path / "planted", r"/contribution-1\.npy$", 1, command)  # two of three drafts are on disk
-    before = [path.read_bytes() for path in sorted((folder / "budget").glob("*.json"))]
-    assert len(before) == 3 and not (folder / "statistics" / "totals.npz").exists()
+    killed_after_write(tmp_path / "planted", r"/budget/.*\.json$", 2, command)  # two of three banks have paid
+    assert len(list((folder / "statistics").glob("contribution-*.npy"))) == 3
+    assert len(list((folder / "budget").glob("*.json"))) == 2 and not (folder / "statistics" / "totals.npz").exists()
     resumed = subprocess.run(
         [sys.executable, "-m", "demos", "train", "--resume", str(folder), "--json"], capture_output=True, check=True
     )
@@ -269,16 +409,40 @@ def test_a_run_killed_while_sharing_and_resumed_spends_what_the_ledger_says(tmp_
 
 
 def test_a_release_that_would_overspend_is_refused_before_any_count(tmp_path: Path) -> None:
-    from fl.ledger import Ledger
-
     ledger = Ledger(tmp_path / "bank.json", "bank", 1.0, 1e-5)
     entry = NoisyCounts(columns=3, resolution=1, share_variance=4.0, shares=1, first_day=0, last_day=9)
-
-    def pay() -> None:
-        ledger.spend(entry, run="r", round_number=0)
-
-    plan = increments_plan([FIRST + 19], 10, 7, 5, KEYS.size, 1, plan_noise(2.0, 3, 1))
-    banks = split_by_bank(transactions(50, 3, seed=0), 3)
+    payment = CountsPayment({"bank": ledger}, "run", entry)
     with pytest.raises(BudgetError, match="transaction in shared counts"):
-        share_statistics(banks, plan, KEYS, tmp_path / "statistics", pay=pay)
-    assert not ledger.path.exists() and not (tmp_path / "statistics").exists()
+        share_statistics(THREE, NOISY, KEYS, tmp_path / "statistics", payment=payment)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_payment_of_counts_is_known_by_what_it_paid_for_and_never_by_the_runs_name(tmp_path: Path) -> None:
+    ledgers = {bank: Ledger(ledger_path(tmp_path, bank), bank, 3.0, 1e-5) for bank in ("North", "South")}
+    entry = NoisyCounts(columns=2, resolution=4, share_variance=400.0, shares=2, first_day=0, last_day=9)
+    run, copy = CountsPayment(ledgers, "run", entry), CountsPayment(ledgers, "run", entry)
+    ledgers["North"].spend(entry, run="run", round_number=0, bound_to="a")  # killed before South's was recorded
+    assert run.began("a") and not run.began("b")
+    run.pay("a")
+    run.pay("a")
+    copy.pay("b")
+    assert {bank: [s.bound_to for s in ledger.spends()] for bank, ledger in ledgers.items()} == {
+        "North": ["a", "b"],
+        "South": ["a", "b"],
+    }
+    assert not CountsPayment(ledgers, "run", replace(entry, share_variance=900.0)).began("a")
+    run.require_paid("b")
+    with pytest.raises(LedgerError, match="does not hold it"):
+        run.require_paid("c")
+    with pytest.raises(LedgerError, match="does not hold it"):
+        run.require_paid(None)
+
+
+def test_totals_of_an_earlier_version_are_read_where_the_run_has_paid_by_name(tmp_path: Path) -> None:
+    """They are there already, so that nothing is released; a second release asks for a payment of its own."""
+    ledger = Ledger(ledger_path(tmp_path, "North"), "North", 3.0, 1e-5)
+    entry = NoisyCounts(columns=2, resolution=4, share_variance=400.0, shares=2, first_day=0, last_day=9)
+    ledger.spend(entry, run="run", round_number=0)
+    CountsPayment({"North": ledger}, "run", entry).require_paid(None)
+    with pytest.raises(LedgerError, match="does not hold it"):
+        CountsPayment({"North": ledger}, "another", entry).require_paid(None)
