@@ -31,7 +31,7 @@ from fl.algorithms.settings import AlgorithmSettings
 from fl.durable import replace_durably
 from fl.errors import AblationError
 from fl.experiment import Experiment
-from fl.run_folder import OPEN, RunConfig, config_from_toml, config_to_toml
+from fl.run_folder import OPEN, PRIVATE, ROUNDS, RunConfig, config_from_toml, config_to_toml
 
 WHOLE = "whole run"
 FIGURES = ("average_precision", "roc_auc", "card_precision_at_100")  # compared between variants
@@ -74,8 +74,21 @@ def _without_privacy(config: RunConfig) -> RunConfig | None:
         return None
     statistics = None if config.statistics is None else replace(config.statistics, sigma=None)
     return replace(
-        config, privacy=None, statistics=statistics, model=config.baseline_model, training=config.baseline_training
+        config,
+        privacy=None,
+        statistics=statistics,
+        model=config.baseline_model,
+        training=config.baseline_training,
+        rounds=_rounds_of_training(config),
     )
+
+
+def _rounds_of_training(config: RunConfig) -> int:
+    """Rounds of a run whose banks train by themselves: under shared noise a round is one step, and as many rounds of
+    training as there were steps would be another experiment.
+    """
+    shared = config.privacy is not None and config.privacy.noise == "shared"
+    return min(config.rounds, ROUNDS) if shared else config.rounds
 
 
 def _without_statistics(config: RunConfig) -> RunConfig | None:
@@ -91,9 +104,17 @@ def _without_accidents(config: RunConfig) -> RunConfig | None:
 
 
 def _without_shared_noise(config: RunConfig) -> RunConfig | None:
+    """The training that suits noise of one's own comes with it: the shared noise's step is one of all banks' rows."""
     if config.privacy is None or config.privacy.noise != "shared":
         return None
-    return replace(config, privacy=replace(config.privacy, noise="own"))
+    asked = config.training
+    return replace(
+        config,
+        privacy=replace(config.privacy, noise="own"),
+        model=PRIVATE.model,
+        training=replace(PRIVATE.training, epochs=asked.epochs, batch_size=asked.batch_size),
+        rounds=_rounds_of_training(config),
+    )
 
 
 def _without_compression(config: RunConfig) -> RunConfig | None:
@@ -186,6 +207,7 @@ def _apart(config: RunConfig) -> RunConfig:
     privacy, statistics = config.privacy, config.statistics
     if privacy is not None:
         privacy = replace(privacy, budget_dir=None, noise_multiplier=None, share_variance=None, share_pieces=None)
+        privacy = replace(privacy, learning_rate=None)
     if statistics is not None:
         statistics = replace(statistics, sigma=None)
     return replace(config, privacy=privacy, statistics=statistics, with_baselines=False)

@@ -18,8 +18,12 @@ from fl.compression import CompressionSettings
 from fl.errors import AblationError
 from fl.resources import ResourceSettings
 from fl.run_folder import (
+    BY_NOISE,
     OPEN,
     PRIVATE,
+    ROUNDS,
+    SHARED,
+    SHARED_ROUNDS,
     AggregationSettings,
     DataSettings,
     PrivacySettings,
@@ -83,6 +87,43 @@ def test_noise_inside_the_encrypted_sum_goes_before_the_encryption_does() -> Non
     assert "without encryption" not in found
     own = found["without shared noise"]
     assert own is not None and own.noise == "own"
+
+
+def shared_config(**training: float) -> RunConfig:
+    """A run of steps under shared noise as its folder keeps it: calibrated, its learning rate chosen by that noise."""
+    config = private_config()
+    assert config.privacy is not None
+    privacy = replace(config.privacy, noise="shared", noise_multiplier=None, share_variance=900.0, share_pieces=2)
+    return replace(
+        config,
+        rounds=SHARED_ROUNDS,
+        privacy=replace(privacy, learning_rate=1.25),
+        training=replace(SHARED.training, **training),  # type: ignore[arg-type]
+        algorithm=AlgorithmSettings(),
+    )
+
+
+def test_every_arm_of_a_run_under_shared_noise_trains_as_suits_it(tmp_path: Path) -> None:
+    """Not with the step calibrated to the whole run's noise, and not for as many rounds as there were steps."""
+    (tmp_path / "config.toml").write_text(config_to_toml(shared_config()))
+    arms = {v.name: v.config for v in variants(read_config(tmp_path), epsilons=[1.0])}
+    whole, own, bare = arms[WHOLE], arms["without shared noise"], arms["without privacy"]
+    for calibrated in (whole, arms["epsilon 1"], arms["without statistics"], arms["without momentum"]):
+        assert calibrated.privacy is not None and calibrated.privacy.noise == "shared"
+        assert (calibrated.privacy.learning_rate, calibrated.privacy.share_pieces) == (None, None)
+        assert calibrated.training.learning_rate == BY_NOISE and calibrated.rounds == SHARED_ROUNDS
+    assert own.privacy is not None and own.privacy.noise == "own" and own.privacy.learning_rate is None
+    assert own.training == PRIVATE.training and own.model == PRIVATE.model and own.rounds == ROUNDS
+    assert bare.privacy is None and bare.rounds == ROUNDS
+    assert bare.training == QUICK.baseline_training and bare.model == QUICK.baseline_model
+
+
+def test_a_learning_rate_that_was_asked_for_stays_with_the_arms_that_it_was_asked_for() -> None:
+    config = replace(shared_config(learning_rate=0.5), rounds=4)
+    arms = {v.name: v.config for v in variants(config, epsilons=[1.0])}
+    assert arms[WHOLE].training.learning_rate == arms["epsilon 1"].training.learning_rate == 0.5
+    assert arms["without shared noise"].training.learning_rate == PRIVATE.training.learning_rate
+    assert {arm.rounds for arm in arms.values()} == {4}  # fewer than a run of rounds would have
 
 
 def test_without_privacy_the_training_is_the_one_that_suits_that() -> None:
