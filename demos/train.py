@@ -168,6 +168,8 @@ def train(resume: str | None, run_dir: str | None, as_json: bool, **options: Any
     if resume is not None:
         experiment = Experiment.resume(Path(resume))
     else:
+        if options["no_dp"]:
+            _refuse_beside_no_dp(click.get_current_context())
         experiment = Experiment.start(_config(options), Path(run_dir or _fresh_name()))
     _play(experiment)
     result = experiment.result()
@@ -177,12 +179,24 @@ def train(resume: str | None, run_dir: str | None, as_json: bool, **options: Any
         show(result)
 
 
+def _given(ctx: click.Context) -> list[str]:
+    """Names of the options that a person wrote, whatever their values."""
+    written = click.core.ParameterSource.COMMANDLINE
+    return [name for name in ctx.params if ctx.get_parameter_source(name) is written]
+
+
+def _refuse_beside_no_dp(ctx: click.Context) -> None:
+    from fl.errors import BudgetError
+    from fl.run_budget import refuse_beside_no_dp
+
+    try:
+        refuse_beside_no_dp(_given(ctx))
+    except BudgetError as fault:
+        raise click.UsageError(str(fault)) from None
+
+
 def _refuse_other_options(ctx: click.Context) -> None:
-    given = [
-        name
-        for name in ctx.params
-        if name not in MAY_ACCOMPANY_RESUME and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    ]
+    given = [name for name in _given(ctx) if name not in MAY_ACCOMPANY_RESUME]
     if given:
         raise click.UsageError(
             f"--resume continues with the run's own options; leave out --{given[0].replace('_', '-')}"

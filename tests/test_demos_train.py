@@ -23,6 +23,7 @@ from fl.algorithms.state import State
 from fl.errors import AggregationError, BudgetError, FederationError, RunFolderError
 from fl.experiment import Experiment
 from fl.privacy import COUNTS_UNIT, UNIT, Mechanism, epsilon
+from fl.run_budget import ONLY_PRIVATE
 from fl.run_folder import RunFolder
 from fl.scoring import load_model, score_file
 from fl.simulate import Simulation, simulate
@@ -368,6 +369,39 @@ def test_options_that_mean_nothing_alone_are_wrong_usage(options: list[str]) -> 
     done = CliRunner().invoke(train, [*FOUR, *options])
     assert done.exit_code == 2
     assert options[0] in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--epsilon", "3"],
+        ["--epsilon", "3.0"],  # the default, but a person wrote it
+        ["--noise", "shared"],
+        ["--noise", "own"],
+        ["--delta", "1e-6"],
+        ["--unit", "client"],
+        ["--update-norm", "2"],
+        ["--colluders", "2"],
+        ["--statistics-share", "0.6"],
+        ["--increment-days", "3"],
+        ["--budget-dir", "ledgers"],
+        ["--sample-rate", "0.5"],
+        ["--local-steps", "3"],
+        ["--max-grad-norm", "2"],
+        ["--expected-batch", "512"],
+    ],
+    ids=" ".join,
+)
+def test_no_privacy_and_a_budget_contradict_each_other(tmp_path: Path, options: list[str]) -> None:
+    """Who names a budget expects it to be kept: to drop it in silence was to train without any."""
+    folder = tmp_path / "run"
+    done = CliRunner().invoke(train, [*FAST, *options, "--run-dir", str(folder)])
+    assert done.exit_code == 2 and not folder.exists()
+    assert "--no-dp" in done.stderr and options[0] in done.stderr
+
+
+def test_whatever_contradicts_no_privacy_is_an_option_of_the_command() -> None:
+    assert set(ONLY_PRIVATE) <= {parameter.name for parameter in train.params}
 
 
 def test_every_example_of_the_help_is_an_invocation() -> None:
