@@ -5,54 +5,31 @@ hash before it, and the owner's Ed25519 signature covers the event's hash, so a 
 or spliced does not verify. What it cannot show by itself is that its *end* was cut off, or the whole file rolled back:
 for that, heads are compared with those that others saw (`ledger.compare`, `ledger.compare_journal`).
 
-`ledger.py` and `journal.py` give the events their meaning. Sources: sqlite.org/wal.html and pragma.html (durability,
-exclusive locking); Schneier and Kelsey, "Secure audit logs", ACM TISSEC 1999 (hash chains).
-
-# Strategy: the lock is SQLite's own. locking_mode=EXCLUSIVE set before the first access keeps the file locked for as
-# long as the connection lives and the kernel drops the lock with the process, so kill -9 leaves no stale lock behind.
-# Never open the file by other means in the same process: closing any descriptor of it would drop that lock.
-# A forked child holds a copy of the connection that believes in the lock of its parent. Closing it would write the
-# write-ahead log into the file and delete it under the parent's hands (sqlite.org/howtocorrupt.html, 2.6), and closing
-# is what happens when Python lets go of it. So the child keeps it for ever, and every call there raises.
+`ledger.py` and `journal.py` give the events their meaning; `database.py` opens the file and decides how far it is
+believed. Source: Schneier and Kelsey, "Secure audit logs", ACM TISSEC 1999 (hash chains).
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import os
 import sqlite3
 import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from weakref import WeakSet
 
-from secagg.errors import BadSignature, LedgerError, LedgerLocked
+from secagg import database
+from secagg.database import IN_MEMORY as IN_MEMORY
+from secagg.errors import BadSignature, LedgerError
 from secagg.identity import Identity, verify
 from secagg.ownership import Owner
 
-IN_MEMORY = ":memory:"
 NO_HEAD = bytes(32)
 MAX_STEP = 2**63 - 1
 
-_APPLICATION_ID = 0x53414747  # "SAGG", in the header of the SQLite file
-_VERSION = 1
-_SCHEMA = (
-    "CREATE TABLE owner (only INTEGER PRIMARY KEY CHECK (only = 1), purpose TEXT NOT NULL, key BLOB NOT NULL)",
-    "CREATE TABLE events (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, step INTEGER NOT NULL,"
-    " model BLOB NOT NULL, round_id BLOB NOT NULL, body BLOB NOT NULL, hash BLOB NOT NULL, signature BLOB NOT NULL)",
-    # The database itself refuses a second consumption of a step, whatever the code around it does.
-    "CREATE UNIQUE INDEX one_of_a_kind ON events (step, kind)",
-    "CREATE TRIGGER events_are_final BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'append-only'); END",
-    "CREATE TRIGGER events_stay BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'append-only'); END",
-    f"PRAGMA application_id = {_APPLICATION_ID}",
-    f"PRAGMA user_version = {_VERSION}",
-)
 _COLUMNS = "sequence, kind, step, model, round_id, body, hash, signature"
 _TYPES = (int, str, int, bytes, bytes, bytes, bytes, bytes)
-_LOCK_PATIENCE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -72,9 +49,9 @@ class Event:
 class EventLog:
     """One owner's log. purpose: what kind of log this file is, checked when it is opened again.
 
-    A new file is readable by this user only. Opening verifies the whole log. Raises `LedgerError`: damaged, edited, of
-    another owner or purpose, or not a log at all; `LedgerLocked`: open in another process. In a forked child every call
-    raises `WrongState` (`ownership.py`).
+    A new file is readable by this user only; an old one that is not, or is a link, is refused. Opening verifies the
+    whole log. Raises `LedgerError`: damaged, edited, of another owner or purpose, not private, or not a log at all;
+    `LedgerLocked`: open in another process. In a forked child every call raises `WrongState` (`ownership.py`).
     """
 
     def __init__(self, path: str | Path, owner: Identity, purpose: str) -> None:
@@ -83,11 +60,12 @@ class EventLog:
         self._process = Owner(f"this {purpose}")
         self._appending = threading.Lock()
         self.path = str(path)
-        self._open_connection = _connect(self.path)
+        self._open_connection = database.open_exclusively(self.path)
         try:
-            with _translated(self.path):
+            with database.translated(self.path):
                 self._claim(purpose)
                 self._length, self._head = _verified_head(self._connection, self.path, purpose, owner.key)
+                database.trust(self._connection, self.path)
         except BaseException:
             self._connection.close()
             raise
@@ -99,12 +77,8 @@ class EventLog:
 
     def _claim(self, purpose: str) -> None:
         """Make a new file this owner's, in one transaction, or check that an old one is."""
-        if _is_empty(self._connection, self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA:
-                self._connection.execute(statement)
-            self._connection.execute("INSERT INTO owner VALUES (1, ?, ?)", (purpose, self._owner.key))
-            self._connection.execute("COMMIT")
+        if database.is_empty(self._connection, self.path):
+            database.begin(self._connection, purpose, self._owner.key)
         found, key = _owner(self._connection, self.path)
         if (found, key) != (purpose, self._owner.key):
             raise LedgerError(
@@ -131,7 +105,7 @@ class EventLog:
             sequence = self._length + 1
             digest = _event_hash(self._purpose, self._head, sequence, kind, step, model, round_id, body)
             event = Event(sequence, kind, step, model, round_id, body, digest, self._owner.sign(digest))
-            with _translated(self.path):
+            with database.translated(self.path):
                 self._connection.execute(
                     f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (sequence, kind, step, model, round_id, body, digest, event.signature),
@@ -147,18 +121,18 @@ class EventLog:
                 clauses.append(f"{column} = ?")
                 values.append(value)
         where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-        with _translated(self.path):
+        with database.translated(self.path):
             return list(_select(self._connection, self.path, f"{where} ORDER BY sequence", tuple(values)))
 
     def holding(self, kind: str, offset: int, part: bytes) -> list[Event]:
         """Events of a kind whose body has `part` at `offset`, in order."""
         found = "WHERE kind = ? AND substr(body, ?, ?) = ? ORDER BY sequence"
-        with _translated(self.path):
+        with database.translated(self.path):
             return list(_select(self._connection, self.path, found, (kind, offset + 1, len(part), part)))
 
     def last(self, kind: str) -> Event | None:
         """The latest event of a kind, or None."""
-        with _translated(self.path):
+        with database.translated(self.path):
             latest = "WHERE kind = ? ORDER BY sequence DESC LIMIT 1"
             return next(_select(self._connection, self.path, latest, (kind,)), None)
 
@@ -208,14 +182,9 @@ def audit(path: str | Path) -> Audit:
     The last events may still be in the file beside it that ends in `-wal`: copy both. Raises `LedgerError`: damaged,
     edited, or not a log; `LedgerLocked`: still open in a process.
     """
-    if not Path(path).is_file():
-        raise LedgerError(f"{path}: no such file")
-    with _translated(str(path)):
-        address = f"{Path(path).absolute().as_uri()}?mode=ro"
-        connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=_LOCK_PATIENCE_S)
+    with database.translated(str(path)):
+        connection = database.open_to_read(str(path))
         try:
-            if _is_empty(connection, str(path)):
-                raise LedgerError(f"{path} is empty: no log was ever begun in it")
             purpose, owner = _owner(connection, str(path))
             entries = tuple(
                 Entry(e.sequence, e.kind, e.step, e.model, e.round_id, e.body[:_START_BYTES], len(e.body), e.hash)
@@ -226,88 +195,7 @@ def audit(path: str | Path) -> Audit:
             connection.close()
 
 
-# --- SQLite ---------------------------------------------------------------------------------------------------------
-
-
-class _Connection(sqlite3.Connection):
-    """One that can be found again after a fork."""
-
-    __slots__ = ("__weakref__",)
-
-
-_connections: WeakSet[_Connection] = WeakSet()
-
-
-def _keep_open_for_ever() -> None:
-    """In a forked child: one more reference than anybody lets go of, so that no connection is ever closed."""
-    for connection in _connections:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_open_for_ever)
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    if path != IN_MEMORY:
-        _create_private(path)
-    with _translated(path):
-        connection = sqlite3.connect(
-            path, isolation_level=None, timeout=_LOCK_PATIENCE_S, check_same_thread=False, factory=_Connection
-        )
-        _connections.add(connection)
-        try:
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            _is_empty(connection, path)  # takes the lock, and refuses what is not a log before anything is changed
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.close()
-            raise
-    return connection
-
-
-def _create_private(path: str) -> None:
-    """Create the file with mode 0600 if there is none; SQLite gives its companions the same mode."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        return  # not opened: closing a second descriptor would drop another connection's lock
-    except OSError as error:
-        raise LedgerError(f"{path}: cannot be created: {error.strerror}") from error
-
-
-def _is_empty(connection: sqlite3.Connection, path: str) -> bool:
-    """Whether nothing was ever written. Raises `LedgerError` for a database that is not a log of this version."""
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if not tables:
-        return True
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if (application, version) != (_APPLICATION_ID, _VERSION):
-        raise LedgerError(
-            f"{path}: expected a log of version {_VERSION}, got a database with application id {application:#x} and "
-            f"version {version}: choose another file"
-        )
-    return False
-
-
-class _translated:
-    """Turns sqlite3's errors into this package's."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-            raise LedgerLocked(f"{self._path} is open in another process: stop that one first") from error
-        if isinstance(error, sqlite3.Error):
-            raise LedgerError(f"{self._path}: {error}: keep the file and investigate") from error
+# --- rows -----------------------------------------------------------------------------------------------------------
 
 
 def _owner(connection: sqlite3.Connection, path: str) -> tuple[str, bytes]:

@@ -10,11 +10,11 @@ and live for one round (`masks.py`, `ckks.py`).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
 import os
-import stat
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from secagg.errors import BadSignature, IdentityError
+from secagg.private_files import refusal
 from secagg.secrecy import Secret
 
 KEY_BYTES = 32
@@ -43,6 +44,7 @@ _FORMAT = "secagg identity 1"
 # Fixed by the format and not read from the file, so that an edited file cannot ask for gigabytes. OWASP's first choice.
 _SCRYPT = {"n": 2**17, "r": 8, "p": 1}
 _SALT_BYTES, _NONCE_BYTES = 16, 12
+_MAX_BYTES = 1 << 16  # of an identity's file; a real one has less than 2,000
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,8 @@ class Identity(Secret):
     def load(cls, path: str | Path, organisation: str | None = None, passphrase: bytes | None = None) -> Identity:
         """Read an identity that `save` wrote. organisation: whose it must be; anybody's when None.
 
-        Raises `IdentityError`: no such file, readable by others, not an identity, of another organisation, a
-        passphrase that is missing, wrong or not needed.
+        Raises `IdentityError`: no such file, a link, another mode than 0600, not an identity, of another organisation,
+        a passphrase that is missing, wrong or not needed.
         """
         path = Path(path)
         fields = _read_private(path)
@@ -205,14 +207,17 @@ def _write_private(path: Path, data: bytes) -> None:
 
 def _read_private(path: Path) -> dict[str, str]:
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            data = file.read()
-    except OSError as error:
-        raise IdentityError(f"{path}: {error.strerror}; make an identity first") from error
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & 0o077:
-        raise IdentityError(f"{path}: readable by others (mode {mode:o}); expected 600: chmod 600 {path}")
+        # Neither a link is followed, nor a pipe waited for: the file that is read is the file that was looked at.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            reason = refusal(str(path), os.fstat(descriptor))
+            data = file.read(_MAX_BYTES) if reason is None else b""
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            raise IdentityError(f"{path}: is a symbolic link; name the file itself") from error
+        raise IdentityError(f"{path}: {getattr(error, 'strerror', error)}; make an identity first") from error
+    if reason is not None:
+        raise IdentityError(reason)
     fields = _parsed(data)
     if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
         raise IdentityError(f"{path}: not an identity of this version; expected format {_FORMAT!r}")

@@ -88,7 +88,10 @@ def test_a_damaged_ledger_and_a_damaged_journal_are_refused(files, tmp_path):
     for name in ("ledger.db", "journal-0.db"):
         shutil.copy(files / name, tmp_path / name)
         connection = sqlite3.connect(tmp_path / name)
-        connection.executescript("DROP TRIGGER events_are_final; UPDATE events SET body = x'00' WHERE sequence = 1")
+        name_of_it = "SELECT sql FROM sqlite_master WHERE name = 'events_are_final'"
+        (trigger,) = connection.execute(name_of_it).fetchone()
+        edit = "UPDATE events SET body = x'00' WHERE sequence = 1"
+        connection.executescript(f"DROP TRIGGER events_are_final; {edit}; {trigger}")
         connection.close()
         assert "damaged or edited at event 1" in failing(tmp_path / name)
     assert "damaged" in failing(files / "ledger.db", "--against", tmp_path / "journal-0.db")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import stat
 import struct
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from secagg import database
 from secagg.errors import LedgerError, LedgerLocked
 from secagg.eventlog import NO_HEAD, EventLog, audit
 from secagg.identity import Identity, verify
@@ -35,9 +37,13 @@ def file(tmp_path, owner):
 
 
 def forged(file, *statements: str) -> None:
-    """Edit a log behind its back, as somebody with the file and without the key would."""
+    """Edit a log behind its back, as somebody with the file and without the key would; the schema stays as it was."""
     connection = sqlite3.connect(file)
-    connection.executescript("DROP TRIGGER events_are_final; DROP TRIGGER events_stay;" + ";".join(statements))
+    triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    edits = [f"DROP TRIGGER {name}" for name, _ in triggers] + list(statements)
+    if "DROP TABLE events" not in statements:
+        edits += [sql for _, sql in triggers]
+    connection.executescript(";".join(edits))
     connection.commit()
     connection.close()
 
@@ -79,6 +85,75 @@ def test_a_log_and_its_companions_are_readable_by_their_user_only(owner, tmp_pat
     log.close()
     assert set(modes) >= {"log.db", "log.db-wal"}
     assert set(modes.values()) == {0o600}
+
+
+@pytest.mark.parametrize("end", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620, 0o400, 0o700])
+def test_a_log_or_companion_of_another_mode_is_refused_with_the_command_to_fix_it(owner, file, end, mode):
+    name = file.with_name(file.name + end)
+    name.touch()
+    name.chmod(mode)
+    before = file.read_bytes()
+    with pytest.raises(LedgerError, match=f"mode {mode:o}.; expected 600: chmod 600 {name}"):
+        EventLog(file, owner, "test log")
+    assert file.read_bytes() == before
+    if name != file:
+        name.unlink()
+    file.chmod(0o600)
+    EventLog(file, owner, "test log").close()
+
+
+@pytest.mark.parametrize("end", ["", "-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("link", ["symbolic", "dangling", "hard", "pipe"])
+def test_a_log_or_companion_that_is_a_link_is_followed_by_nobody(owner, file, tmp_path, end, link):
+    name = file.with_name(file.name + end)
+    other = tmp_path / "other"
+    if link == "dangling":
+        (name if end == "" else other).unlink(missing_ok=True)
+    elif end == "":
+        name.rename(other)
+    else:
+        other.touch(mode=0o600)
+    {"symbolic": name.symlink_to, "dangling": name.symlink_to, "hard": name.hardlink_to}.get(link, lambda _: None)(
+        other
+    )
+    if link == "pipe":
+        os.mkfifo(name, 0o600)
+    before = other.read_bytes() if other.exists() else None
+    said = {"hard": "has 2 names", "pipe": "is not a regular file"}.get(
+        link, "is a symbolic link; name the file itself"
+    )
+    with pytest.raises(LedgerError, match=said):
+        EventLog(file, owner, "test log")
+    if link != "hard":  # an auditor's copies may have several names: nothing is written to them
+        with pytest.raises(LedgerError, match=said):
+            audit(file)
+    assert (other.read_bytes() if other.exists() else None) == before
+
+
+def test_a_companion_that_waits_for_a_new_log_is_not_followed(owner, tmp_path):
+    (tmp_path / "log.db-wal").symlink_to(tmp_path / "other")
+    with pytest.raises(LedgerError, match=r"log\.db-wal: is a symbolic link"):
+        EventLog(tmp_path / "log.db", owner, "test log")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_log_that_is_exchanged_while_it_is_opened_is_refused(owner, file, tmp_path, monkeypatch):
+    EventLog(tmp_path / "other.db", owner, "test log").close()
+    looked = database._distrust
+
+    def exchange(connection, path):
+        looked(connection, path)
+        (tmp_path / "other.db").rename(file)
+
+    monkeypatch.setattr(database, "_distrust", exchange)
+    with pytest.raises(LedgerError, match="was exchanged for another file"):
+        EventLog(file, owner, "test log")
+
+
+def test_a_copy_of_any_mode_is_audited(file):
+    file.chmod(0o644)
+    assert len(audit(file).entries) == 4
 
 
 def test_every_append_is_written_through_to_the_disk(owner, tmp_path):
@@ -190,6 +265,7 @@ def test_a_database_of_something_else_is_refused_and_left_alone(owner, tmp_path)
     connection.execute("CREATE TABLE customers (name TEXT)")
     connection.commit()
     connection.close()
+    foreign.chmod(0o600)
     before = foreign.read_bytes()
     for read in (audit, lambda path: EventLog(path, owner, "test log")):
         with pytest.raises(LedgerError, match="expected a log of version 1"):
@@ -202,6 +278,7 @@ def test_a_database_of_something_else_is_refused_and_left_alone(owner, tmp_path)
 )
 def test_a_file_that_is_no_database_is_refused(owner, tmp_path, content):
     (tmp_path / "log.db").write_bytes(content)
+    (tmp_path / "log.db").chmod(0o600)
     for read in (audit, lambda path: EventLog(path, owner, "test log")):
         with pytest.raises(LedgerError):
             read(tmp_path / "log.db")

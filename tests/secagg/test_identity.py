@@ -74,11 +74,33 @@ def test_an_empty_passphrase_never_means_an_unencrypted_file(identity, tmp_path)
     assert not (tmp_path / "key").exists()
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o620])
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o620, 0o400, 0o700, 0o1600])
 def test_a_file_that_others_can_reach_is_refused_with_the_command_to_fix_it(identity, tmp_path, mode):
     identity.save(tmp_path / "key")
     (tmp_path / "key").chmod(mode)
     with pytest.raises(IdentityError, match="chmod 600"):
+        Identity.load(tmp_path / "key")
+
+
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [("symbolic", "is a symbolic link; name the file itself"), ("hard", "has 2 names"), ("pipe", "not a regular file")],
+)
+def test_a_key_file_that_is_a_link_is_not_read(identity, tmp_path, link, said):
+    identity.save(tmp_path / "elsewhere")
+    if link == "pipe":
+        os.mkfifo(tmp_path / "key", 0o600)  # nobody writes into it: to read it would be to wait for ever
+    else:
+        make = (tmp_path / "key").symlink_to if link == "symbolic" else (tmp_path / "key").hardlink_to
+        make(tmp_path / "elsewhere")
+    with pytest.raises(IdentityError, match=said):
+        Identity.load(tmp_path / "key")
+
+
+def test_a_file_without_an_end_is_no_identity(tmp_path):
+    (tmp_path / "key").write_bytes(b" " * (1 << 20))
+    (tmp_path / "key").chmod(0o600)
+    with pytest.raises(IdentityError, match="not an identity"):
         Identity.load(tmp_path / "key")
 
 
