@@ -11,8 +11,9 @@ from others is checked against its own enrolment list, plan, quorum and journal.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,11 @@ from secagg.blocks import empty_block, payload_hash, write_block
 from secagg.engines import encryptor, resolve_engine
 from secagg.enrolment import Enrolment
 from secagg.errors import LocalError, PlanError, RosterMismatch, UnknownClient, WrongModel, WrongPlan, WrongRound
+from secagg.gossip import check_range, check_statements
 from secagg.identity import Identity
 from secagg.journal import Consent, Journal, JournalRound
 from secagg.kernels_numpy import F64, U8
-from secagg.messages import Abort, Contribution, Join, Offer, Release, Roster
+from secagg.messages import Abort, Contribution, Header, Join, Offer, Release, Roster
 from secagg.plan import RoundPlan
 from secagg.secrecy import Secret
 from secagg.stages import StageClock
@@ -148,9 +150,9 @@ class Client(Secret):
             agreement, seed = masks.AgreementKey(), masks.new_seed()
             sealed = masks.seal_seed(seed, agreement, offer.agreement_key, offer_hash, self._identity.key)
         header = offer.header.reply(self._identity.key, previous=offer_hash)
-        unsigned = Join(header, agreement.public, sealed, b"")
-        join = Join(header, agreement.public, sealed, self._identity.sign(signed_bytes(unsigned)))
         anchor, key_holder = offer.header.previous, offer.header.sender
+        unsigned = Join(header, agreement.public, sealed, self._journal.seen(key_holder), b"")
+        join = replace(unsigned, signature=self._identity.sign(signed_bytes(unsigned)))
         self._journal.joined(header.step, header.model, header.round_id, offer_hash, anchor, key_holder)
         self._round = _Round(offer, join, agreement, seed)
         self._machine.enter(following)
@@ -180,6 +182,7 @@ class Client(Secret):
         encoder = packing.Encoder(update, weight, self._plan)
         with self._clock.stage("check"):
             roster_hash = check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum, state.join)
+            self._check_history(roster, state.offer.header)
             name = self._journal.name(update, self._plan)
         header = state.offer.header.reply(self._identity.key, previous=roster_hash, roster=roster_hash)
         with self._clock.stage("mask", "key agreement"):
@@ -219,9 +222,9 @@ class Client(Secret):
         state = self._current()
         if abort is not None:
             check_same_round(abort.header, state.offer.header)
-            check_signature(abort, self._enrolment.key_holder.key)
+            abort_hash = check_signature(abort, self._enrolment.key_holder.key)
             header = abort.header
-            self._journal.aborted(header.step, header.model, header.round_id)
+            self._journal.aborted(header.step, header.model, header.round_id, abort_hash)
         self._forget(following)
 
     def unfinished(self) -> tuple[int, ...]:
@@ -257,8 +260,8 @@ class Client(Secret):
                 raise WrongRound(f"step {header.step}: this client never sealed a contribution to it")
             average = self._finish(message, known.roster or b"", known.members)
         else:
-            check_signature(message, self._enrolment.key_holder.key)
-            self._journal.aborted(header.step, header.model, header.round_id)
+            abort_hash = check_signature(message, self._enrolment.key_holder.key)
+            self._journal.aborted(header.step, header.model, header.round_id, abort_hash)
         self._machine.enter(following)
         return average
 
@@ -276,6 +279,16 @@ class Client(Secret):
         if known is None or known.finished:
             raise WrongRound(f"step {step}: the journal holds no round that could end now")
         return known
+
+    def _check_history(self, roster: Roster, offer: Header) -> None:
+        """What the members say they saw of the key holder, against each other and against this client's journal."""
+        names = {member.key: member.organisation for member in self._enrolment.clients}
+        key_holder, own = self._enrolment.key_holder.key, self._identity.member.organisation
+        for entry in roster.entries:
+            check_range(entry.seen, offer.step)
+        statements = [(names[entry.sender], entry.seen) for entry in roster.entries]
+        own_memory = partial(self._journal.known, key_holder=key_holder)
+        check_statements(statements, offer.step, offer.previous, own_memory, own)
 
     def _finish(self, release: Release, roster_hash: bytes, members: int) -> Average:
         """Check what does not depend on the state, write the end of the round down, divide."""

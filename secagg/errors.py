@@ -172,6 +172,10 @@ class RosterMismatch(PeerError):
     """The message names another roster than the one this party accepted."""
 
 
+class HistoryMismatch(PeerError):
+    """Two parties saw different ends of one step, or different ledgers of one key holder."""
+
+
 class RoundAlreadyReleased(PeerError):
     """This round, or this step, was already consumed: there is one decryption for each."""
 

@@ -124,6 +124,12 @@ class EventLog:
         with database.translated(self.path):
             return list(_select(self._connection, self.path, f"{where} ORDER BY sequence", tuple(values)))
 
+    def latest_first(self, *kinds: str) -> Iterator[Event]:
+        """Events of some kinds, from the highest step down."""
+        with _translated(self.path):
+            found = f"WHERE kind IN ({', '.join('?' * len(kinds))}) ORDER BY step DESC"
+            yield from _select(self._connection, self.path, found, kinds)
+
     def holding(self, kind: str, offset: int, part: bytes) -> list[Event]:
         """Events of a kind whose body has `part` at `offset`, in order."""
         found = "WHERE kind = ? AND substr(body, ?, ?) = ? ORDER BY sequence"

@@ -26,7 +26,7 @@ import hashlib
 import hmac
 import struct
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,7 +45,9 @@ from secagg.errors import (
     WrongState,
 )
 from secagg.eventlog import IN_MEMORY, Audit, Entry, Event, EventLog, audit
+from secagg.gossip import Known
 from secagg.identity import Identity
+from secagg.messages import NOTHING_SEEN, Ending, Seen
 from secagg.plan import RoundPlan
 
 PURPOSE = "client journal"
@@ -126,6 +128,7 @@ class JournalRound:
     contribution: bytes | None = None
     release: bytes | None = None
     aborted: bool = False
+    abort: bytes | None = None  # hash of the key holder's abort; journals of before do not have it
 
     @property
     def finished(self) -> bool:
@@ -245,9 +248,9 @@ class Journal:
         """release: the accepted release's hash, 32 bytes."""
         self._append("finished", step, model, round_id, release)
 
-    def aborted(self, step: int, model: bytes, round_id: bytes) -> None:
-        """The key holder's signed abort came."""
-        self._append("aborted", step, model, round_id, b"")
+    def aborted(self, step: int, model: bytes, round_id: bytes, abort: bytes) -> None:
+        """The key holder's signed abort came. abort: its hash, 32 bytes."""
+        self._append("aborted", step, model, round_id, abort)
 
     def caught_up(self, step: int, model: bytes, round_id: bytes, release: bytes, key_holder: bytes) -> None:
         """A release of a round that this client was no member of is about to move the model.
@@ -274,6 +277,28 @@ class Journal:
             known = _advanced(known, event.kind, event.step, event.model, event.round_id, event.body)
         return known
 
+    def known(self, step: int, key_holder: bytes) -> Known:
+        """How a step of this key holder ended, and which head its offer named, as far as this journal saw."""
+        seen = self.round_of(step)
+        if seen is None or seen.key_holder != key_holder:
+            return Known()
+        if seen.release is not None:
+            return Known(Ending.RELEASED, seen.release, seen.anchor)
+        return Known(Ending.ABORTED if seen.aborted else Ending.NONE, seen.abort, seen.anchor)
+
+    def seen(self, key_holder: bytes) -> Seen:
+        """The statement that this client's next join makes about this key holder."""
+        ended, joined = (
+            self._last_of(key_holder, lambda known: known.end is not None, *_ACCEPTED, "aborted"),
+            self._last_of(key_holder, lambda known: known.head is not None, "joined"),
+        )
+        seen = NOTHING_SEEN
+        if ended is not None and ended[1].end is not None:
+            seen = replace(seen, ending=ended[1].ending, step=ended[0], end=ended[1].end)
+        if joined is not None and joined[1].head is not None:
+            seen = replace(seen, joined=joined[0], head=joined[1].head)
+        return seen
+
     def unfinished(self) -> tuple[int, ...]:
         """Steps that were joined and neither finished nor aborted, in order."""
         joined = {event.step for event in self._log.events(kind="joined")}
@@ -283,6 +308,14 @@ class Journal:
     def close(self) -> None:
         """Release the lock on the file."""
         self._log.close()
+
+    def _last_of(self, key_holder: bytes, tells: Callable[[Known], bool], *kinds: str) -> tuple[int, Known] | None:
+        """The highest step with an event of these kinds of which the journal knows what is asked for."""
+        for event in self._log.latest_first(*kinds):
+            known = self.known(event.step, key_holder)
+            if tells(known):
+                return event.step, known
+        return None
 
     def _latest(self) -> int | None:
         """The highest step that was joined or caught up with."""
@@ -427,4 +460,4 @@ def _advanced(
         case "finished" | "caught up":
             return replace(known, release=body[:_HASH])
         case _:
-            return replace(known, aborted=True)
+            return replace(known, aborted=True, abort=body[:_HASH] or None)

@@ -34,6 +34,7 @@ from secagg.errors import (
     SumRefused,
     UnknownClient,
 )
+from secagg.gossip import Known, check_range, check_with_ledger
 from secagg.identity import Identity, verify
 from secagg.ledger import Ledger, Outcome
 from secagg.messages import (
@@ -42,6 +43,7 @@ from secagg.messages import (
     AbortReason,
     Contribution,
     EncryptedSum,
+    Ending,
     Header,
     Join,
     Offer,
@@ -89,6 +91,7 @@ class _Round(Secret):
     joins: dict[bytes, Join] = field(default_factory=dict)
     seeds: dict[bytes, bytes] = field(default_factory=dict, repr=False)
     roster: Roster | None = None
+    known: dict[int, Known] = field(default_factory=dict)  # earlier steps, as clients' statements asked for them
 
 
 class KeyHolder(Secret):
@@ -169,7 +172,11 @@ class KeyHolder(Secret):
         return offer
 
     def receive_join(self, join: Join) -> None:
-        """Take a client's join. Raises `PeerError` leaves: wrong round, unknown or duplicate client, bad seal."""
+        """Take a client's join.
+
+        Raises `PeerError` leaves: wrong round, unknown or duplicate client, bad seal, or `HistoryMismatch` where the
+        client saw what this ledger does not hold; then the client lies, or this ledger was rolled back.
+        """
         following = self._machine.require("receive_join")
         state = self._current()
         header = join.header
@@ -182,6 +189,8 @@ class KeyHolder(Secret):
         if len(state.joins) >= self._plan.max_clients:
             raise QuorumNotMet(f"the plan holds at most {self._plan.max_clients} clients; plan for more")
         check_signature(join, header.sender)
+        check_range(join.seen, header.step)
+        check_with_ledger(self._enrolment.client(header.sender).organisation, join.seen, self._known)
         with self._clock.stage("mask"):
             seed = masks.open_seed(
                 join.sealed_seed, state.agreement, join.agreement_key, state.offer_hash, header.sender
@@ -197,7 +206,7 @@ class KeyHolder(Secret):
         if len(state.joins) < self._quorum:
             raise QuorumNotMet(f"{len(state.joins)} clients joined, the quorum is {self._quorum}: wait, or abort")
         entries = tuple(
-            RosterEntry(sender, join.agreement_key, join.sealed_seed, join.signature)
+            RosterEntry(sender, join.agreement_key, join.sealed_seed, join.seen, join.signature)
             for sender, join in sorted(state.joins.items())
         )
         header = state.offer.header.reply(self._identity.key, previous=state.offer_hash)
@@ -294,6 +303,26 @@ class KeyHolder(Secret):
         """A sum that comes again after the verdict is the sender's fault, not a misuse of this role."""
         if self.state is not KeyHolderState.CLOSED and self._ledger.outcome(step) in _CONSUMED:
             raise RoundAlreadyReleased(f"step {step} was consumed before: there is one decryption per step")
+
+    def _known(self, step: int) -> Known:
+        """What the ledger holds about a step that a client speaks of; mostly the same one for all of a roster."""
+        state = self._current()
+        if step not in state.known:
+            state.known[step] = self._held(step)
+        return state.known[step]
+
+    def _held(self, step: int) -> Known:
+        record = self._ledger.record(step)
+        if record is None:
+            return Known()
+        header = parse_header(record.header)
+        if record.release is not None:
+            return Known(Ending.RELEASED, record.release, header.previous)
+        if record.reason is None:
+            return Known(head=header.previous)
+        reply = header.reply(self._identity.key, previous=record.offer)
+        abort = Abort(reply, AbortReason(record.reason), b"")
+        return Known(Ending.ABORTED, message_hash(abort), header.previous)
 
     def _signed_abort(self, header: Header, reason: AbortReason) -> Abort:
         return Abort(header, reason, self._identity.sign(signed_bytes(Abort(header, reason, b""))))

@@ -59,6 +59,19 @@ class AbandonedRound:
     header: bytes
 
 
+@dataclass(frozen=True)
+class StepRecord:
+    """What a ledger holds about a step. offer: its hash. header: of the offer, encoded. release: its hash, or None.
+
+    reason: of its abort, or None.
+    """
+
+    offer: bytes
+    header: bytes
+    release: bytes | None
+    reason: int | None
+
+
 class Ledger:
     """Opened by the key holder. path: a file, or `Ledger.in_memory` for a key holder that lives for one process.
 
@@ -123,6 +136,15 @@ class Ledger:
         """The wire bytes of the release of `step`, or None."""
         found = self._log.events(step, "released")
         return found[0].body[_HASH:] if found else None
+
+    def record(self, step: int) -> StepRecord | None:
+        """What there is about `step`; None when it was never opened."""
+        held = {event.kind: event.body for event in self._log.events(step)}
+        if "opened" not in held:
+            return None
+        opened, released, aborted = held["opened"], held.get("released"), held.get("aborted")
+        release, reason = released and released[:_HASH], aborted[0] if aborted else None
+        return StepRecord(opened[:_HASH], opened[_HASH:], release, reason)
 
     def outcome(self, step: int) -> Outcome | None:
         """What became of `step`; None when it was never opened."""

@@ -22,6 +22,7 @@ from secagg.kernels_numpy import I64
 from secagg.publickey import PublicKey
 
 NO_ROSTER = bytes(32)
+NO_STEP = 2**64 - 1  # in a statement about an earlier step: there is none
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,42 @@ class Offer:
     signature: bytes = field(repr=False)
 
 
+class Ending(IntEnum):
+    """How a round ended for a client."""
+
+    NONE = 0
+    RELEASED = 1
+    ABORTED = 2
+
+
+@dataclass(frozen=True, repr=False)
+class Seen:
+    """What a client saw of this key holder before it joined, for all others to compare (`gossip.py`).
+
+    step: the highest that ended for it.  end: hash of the release or the abort, 32 bytes.  joined: the highest step
+    joined before this one.  head: the ledger head that its offer named, 32 bytes.  `NO_STEP` and zeros: there is none.
+    """
+
+    ending: Ending
+    step: int
+    end: bytes
+    joined: int
+    head: bytes
+
+    def __repr__(self) -> str:
+        end, head = self.end.hex()[:16], self.head.hex()[:16]
+        return f"Seen({self.ending.name}, step={self.step}, end={end}, joined={self.joined}, head={head})"
+
+
+NOTHING_SEEN = Seen(Ending.NONE, NO_STEP, bytes(32), NO_STEP, bytes(32))
+
+
 @dataclass(frozen=True)
 class Join:
     header: Header
     agreement_key: bytes  # the client's ephemeral X25519 public key, 32 bytes
     sealed_seed: bytes = field(repr=False)  # AES-256-GCM, 32 + 16 bytes
+    seen: Seen
     signature: bytes = field(repr=False)
 
 
@@ -88,6 +120,7 @@ class RosterEntry:
     sender: bytes
     agreement_key: bytes
     sealed_seed: bytes = field(repr=False)
+    seen: Seen
     signature: bytes = field(repr=False)
 
 

@@ -16,9 +16,11 @@ from secagg.errors import MalformedMessage
 from secagg.identity import KEY_BYTES, SIGNATURE_BYTES
 from secagg.kernels_numpy import I64
 from secagg.messages import (
+    NO_STEP,
     Abort,
     Contribution,
     EncryptedSum,
+    Ending,
     Header,
     Join,
     Message,
@@ -26,22 +28,24 @@ from secagg.messages import (
     Release,
     Roster,
     RosterEntry,
+    Seen,
     SignedHash,
 )
 from secagg.publickey import PublicKey
 
-VERSION = 1
+VERSION = 2
 HASH_BYTES = 32
 SEAL_BYTES = 48  # sealed seed: 32 bytes and the tag
 HEADER = struct.Struct("<16s16sQ32s32sBB32s32s32s32s")
+SEEN = struct.Struct("<BQ32sQ32s")
 _TAGS: dict[type, bytes] = {
-    Offer: b"secagg v1 offer",
-    Join: b"secagg v1 join",
-    Roster: b"secagg v1 roster",
-    Contribution: b"secagg v1 contribution",
-    EncryptedSum: b"secagg v1 sum",
-    Release: b"secagg v1 release",
-    Abort: b"secagg v1 abort",
+    Offer: b"secagg v2 offer",
+    Join: b"secagg v2 join",
+    Roster: b"secagg v2 roster",
+    Contribution: b"secagg v2 contribution",
+    EncryptedSum: b"secagg v2 sum",
+    Release: b"secagg v2 release",
+    Abort: b"secagg v2 abort",
 }
 
 
@@ -74,6 +78,30 @@ def parse_header(data: bytes) -> Header:
     return Header(session, round_id, step, sender, plan, engine, bool(masked), key, model, roster, previous)
 
 
+def seen_bytes(seen: Seen) -> bytes:
+    """A statement in 81 bytes. Raises `MalformedMessage` as `parse_seen` does."""
+    _check_seen(seen)
+    return SEEN.pack(seen.ending, seen.step, _wide(seen.end, HASH_BYTES), seen.joined, _wide(seen.head, HASH_BYTES))
+
+
+def parse_seen(data: bytes) -> Seen:
+    """The inverse of `seen_bytes`. Raises `MalformedMessage`: each statement has one encoding."""
+    ending, step, end, joined, head = SEEN.unpack(data)
+    if ending > max(Ending):
+        raise MalformedMessage(f"a join states an unknown end of a round: {ending}")
+    seen = Seen(Ending(ending), step, end, joined, head)
+    _check_seen(seen)
+    return seen
+
+
+def _check_seen(seen: Seen) -> None:
+    for step, content in ((seen.step, seen.end), (seen.joined, seen.head)):
+        if not (0 <= step < 2**63 or (step == NO_STEP and not any(content))):
+            raise MalformedMessage("a join states a step out of range, or something about no step")
+    if (seen.ending is Ending.NONE) != (seen.step == NO_STEP):
+        raise MalformedMessage("a join states an end without a step, or a step without an end")
+
+
 def signed_bytes(message: Message) -> bytes:
     """What the sender's signature of `message` covers."""
     tag = _TAGS[type(message)].ljust(32, b"\0")
@@ -91,7 +119,8 @@ def _body(message: Message) -> bytes:
             # The public key itself is in header.key.
             return struct.pack("<I", message.quorum) + _wide(message.agreement_key, KEY_BYTES)
         case Join():
-            return _wide(message.agreement_key, KEY_BYTES) + _wide(message.sealed_seed, SEAL_BYTES)
+            keys = _wide(message.agreement_key, KEY_BYTES) + _wide(message.sealed_seed, SEAL_BYTES)
+            return keys + seen_bytes(message.seen)
         case Roster():
             return struct.pack("<I", len(message.entries)) + b"".join(map(entry_bytes, message.entries))
         case Contribution():
@@ -105,11 +134,12 @@ def _body(message: Message) -> bytes:
 
 
 def entry_bytes(entry: RosterEntry) -> bytes:
-    """A roster entry in 176 bytes."""
+    """A roster entry in 257 bytes."""
     return (
         _wide(entry.sender, KEY_BYTES)
         + _wide(entry.agreement_key, KEY_BYTES)
         + _wide(entry.sealed_seed, SEAL_BYTES)
+        + seen_bytes(entry.seen)
         + _wide(entry.signature, SIGNATURE_BYTES)
     )
 
@@ -117,7 +147,7 @@ def entry_bytes(entry: RosterEntry) -> bytes:
 def entry_join(entry: RosterEntry, roster: Roster) -> Join:
     """The join that an entry stands for, with everything its signature covers."""
     header = roster.header.reply(entry.sender, previous=roster.header.previous)
-    return Join(header, entry.agreement_key, entry.sealed_seed, entry.signature)
+    return Join(header, entry.agreement_key, entry.sealed_seed, entry.seen, entry.signature)
 
 
 def parts_hash(parts: tuple[SignedHash, ...]) -> bytes:

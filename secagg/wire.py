@@ -50,12 +50,23 @@ from secagg.messages import (
 )
 from secagg.plan import RoundPlan
 from secagg.publickey import PublicKey
-from secagg.transcript import HEADER, SEAL_BYTES, VERSION, entry_bytes, header_bytes, parse_header, public_key_hash
+from secagg.transcript import (
+    HEADER,
+    SEAL_BYTES,
+    SEEN,
+    VERSION,
+    entry_bytes,
+    header_bytes,
+    parse_header,
+    parse_seen,
+    public_key_hash,
+    seen_bytes,
+)
 
 _FRAME = struct.Struct("<4sHHQ")
 _MAGIC = b"SAGG"
 _DIGEST_BYTES = 32
-_ENTRY_BYTES = KEY_BYTES + 32 + SEAL_BYTES + SIGNATURE_BYTES
+_ENTRY_BYTES = KEY_BYTES + 32 + SEAL_BYTES + SEEN.size + SIGNATURE_BYTES
 _SPECIAL_BYTES = 6  # a residue of the special prime, below 2**48
 _KINDS: dict[type, int] = {Offer: 1, Join: 2, Roster: 3, Contribution: 4, EncryptedSum: 5, Release: 6, Abort: 7}
 _NAMED_HASH = {Contribution: HEADER.size, EncryptedSum: HEADER.size + 4}  # where a body names its payload's hash
@@ -114,7 +125,7 @@ def _fields(message: Message, plan: RoundPlan) -> tuple[bytes, Payload]:
             head = struct.pack("<I", message.quorum) + message.agreement_key + message.signature
             return head, _public_key_payload(message.public_key)
         case Join():
-            return message.agreement_key + message.sealed_seed + message.signature, b""
+            return message.agreement_key + message.sealed_seed + seen_bytes(message.seen) + message.signature, b""
         case Roster():
             count = struct.pack("<I", len(message.entries))
             return count + message.signature + b"".join(map(entry_bytes, message.entries)), b""
@@ -199,7 +210,7 @@ def _sizes(kind: type, plan: RoundPlan, members: int) -> tuple[int, int]:
     key_bytes = plan.params.ciphertext_bytes + 2 * degree * _SPECIAL_BYTES
     sizes: dict[type, tuple[int, int]] = {
         Offer: (4 + 32 + SIGNATURE_BYTES, key_bytes),
-        Join: (32 + SEAL_BYTES + SIGNATURE_BYTES, 0),
+        Join: (32 + SEAL_BYTES + SEEN.size + SIGNATURE_BYTES, 0),
         Roster: (4 + SIGNATURE_BYTES + members * _ENTRY_BYTES, 0),
         Contribution: (32 + SIGNATURE_BYTES, plan.residue_bytes),
         EncryptedSum: (4 + 32 + SIGNATURE_BYTES + members * (32 + SIGNATURE_BYTES), plan.residue_bytes),
@@ -253,20 +264,22 @@ def _read_public_key(payload: memoryview, plan: RoundPlan) -> PublicKey:
 
 
 def _read_join(header: Header, body: memoryview, plan: RoundPlan) -> Join:
-    agreement_key, sealed_seed, signature = _cut(body, 32, SEAL_BYTES, SIGNATURE_BYTES)
-    return Join(header, agreement_key, sealed_seed, signature)
+    agreement_key, sealed_seed, seen, signature = _cut(body, 32, SEAL_BYTES, SEEN.size, SIGNATURE_BYTES)
+    return Join(header, agreement_key, sealed_seed, parse_seen(seen), signature)
 
 
 def _read_roster(header: Header, body: memoryview, plan: RoundPlan) -> Roster:
     _, signature = _cut(body, 4, SIGNATURE_BYTES)
     rest = body[4 + SIGNATURE_BYTES :]
-    entries = tuple(
-        RosterEntry(*_cut(rest[start : start + _ENTRY_BYTES], KEY_BYTES, 32, SEAL_BYTES, SIGNATURE_BYTES))
-        for start in range(0, len(rest), _ENTRY_BYTES)
-    )
+    entries = tuple(_read_entry(rest[start : start + _ENTRY_BYTES]) for start in range(0, len(rest), _ENTRY_BYTES))
     if any(a.sender >= b.sender for a, b in pairwise(entries)):
         raise MalformedMessage("roster entries are not strictly ascending by sender")
     return Roster(header, entries, signature)
+
+
+def _read_entry(data: memoryview) -> RosterEntry:
+    sender, key, sealed_seed, seen, signature = _cut(data, KEY_BYTES, 32, SEAL_BYTES, SEEN.size, SIGNATURE_BYTES)
+    return RosterEntry(sender, key, sealed_seed, parse_seen(seen), signature)
 
 
 def _read_contribution(header: Header, body: memoryview, plan: RoundPlan) -> Contribution:

@@ -137,7 +137,7 @@ def split() -> Shipped:
 def signed_roster(cast: Federation, offer: Offer, joins: list[Join]) -> Roster:
     """Any joins as a roster of the offer, signed by a lying key holder."""
     entries = tuple(
-        RosterEntry(join.header.sender, join.agreement_key, join.sealed_seed, join.signature)
+        RosterEntry(join.header.sender, join.agreement_key, join.sealed_seed, join.seen, join.signature)
         for join in sorted(joins, key=lambda join: join.header.sender)
     )
     header = offer.header.reply(cast.authority.key, previous=message_hash(offer))

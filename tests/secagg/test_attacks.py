@@ -49,7 +49,7 @@ def resigned(message, identity):
 def signed_roster(federation: Federation, offer: Offer, joins: list[Join]) -> Roster:
     """A roster that a lying key holder makes of any joins."""
     entries = tuple(
-        RosterEntry(join.header.sender, join.agreement_key, join.sealed_seed, join.signature)
+        RosterEntry(join.header.sender, join.agreement_key, join.sealed_seed, join.seen, join.signature)
         for join in sorted(joins, key=lambda join: join.header.sender)
     )
     header = offer.header.reply(federation.authority.key, previous=message_hash(offer))

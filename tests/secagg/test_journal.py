@@ -135,7 +135,7 @@ def test_integers_are_recognised_under_a_plan_that_gives_them_another_meaning(jo
 
 def test_after_an_abort_another_plan_is_another_circumstance(journal):
     contributing(journal, 1)
-    journal.aborted(1, MODEL, round_id(1))
+    journal.aborted(1, MODEL, round_id(1), b"a" * 32)
     with pytest.raises(UpdateReused, match="plan"):
         contributing(journal, 2, plan=FINE)
     contributing(journal, 3)
@@ -173,7 +173,7 @@ def test_an_update_that_no_roster_can_take_is_known_before_it_is_joined(journal)
     contributing(journal, 1)
     with pytest.raises(UpdateReused):
         journal.check_update(journal.name(UPDATE, PLAN))
-    journal.aborted(1, MODEL, round_id(1))
+    journal.aborted(1, MODEL, round_id(1), b"a" * 32)
     journal.check_update(journal.name(UPDATE, PLAN))  # the same members may come together again
     journal.check_update(journal.name(UPDATE * 2, PLAN))
 
@@ -204,7 +204,7 @@ def attempts(journal: Journal, rosters: list, allowed: int | None, end: str = "a
             journal.sealed(step, MODEL, round_id(step), b"c" * 32)
             journal.finished(step, MODEL, round_id(step), b"f" * 32)
         else:
-            journal.aborted(step, MODEL, round_id(step))
+            journal.aborted(step, MODEL, round_id(step), b"a" * 32)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_another_model_is_another_count(journal):
 def test_the_same_sum_again_is_no_further_roster(journal):
     update = np.full(4, 0.9)
     contributing(journal, 1, update, plan=SHORT, model_repeats=1)
-    journal.aborted(1, MODEL, round_id(1))
+    journal.aborted(1, MODEL, round_id(1), b"a" * 32)
     contributing(journal, 2, np.full(4, 0.8), OTHERS, plan=SHORT, model_repeats=1)
     contributing(journal, 3, update, plan=SHORT, model_repeats=1)
 
@@ -283,7 +283,7 @@ def test_a_fresh_update_is_welcome(journal):
 
 def test_after_an_abort_an_update_may_meet_the_same_members_again_and_no_others(journal):
     contributing(journal, 1)
-    journal.aborted(1, MODEL, round_id(1))
+    journal.aborted(1, MODEL, round_id(1), b"a" * 32)
     for step, others in ((2, {"members": MEMBERS[:1]}), (3, {"weight": 2}), (4, {"members": MEMBERS[::-1]})):
         with pytest.raises(UpdateReused):
             contributing(journal, step, **others)
@@ -310,8 +310,8 @@ def test_reuse_on_request_is_warned_about(journal):
     [
         lambda j: j.sealed(1, MODEL, round_id(1), b"c" * 32),
         lambda j: j.finished(1, MODEL, round_id(1), b"f" * 32),
-        lambda j: j.aborted(2, MODEL, round_id(2)),
-        lambda j: j.aborted(1, MODEL, round_id(2)),
+        lambda j: j.aborted(2, MODEL, round_id(2), b"a" * 32),
+        lambda j: j.aborted(1, MODEL, round_id(2), b"a" * 32),
         lambda j: j.contributing(2, MODEL, round_id(2), b"r" * 32, MEMBERS, j.name(UPDATE, PLAN), 1, Consent()),
     ],
 )
@@ -329,7 +329,7 @@ def test_a_journal_remembers_over_a_restart_what_became_of_each_step(tmp_path):
     journal.sealed(1, MODEL, round_id(1), b"c" * 32)
     journal.finished(1, MODEL, round_id(1), b"f" * 32)
     contributing(journal, 2, UPDATE * 2)
-    journal.aborted(2, MODEL, round_id(2))
+    journal.aborted(2, MODEL, round_id(2), b"a" * 32)
     contributing(journal, 3, UPDATE * 3)
     journal.close()
     journal = Journal(tmp_path / "j.db", OWNER)
@@ -431,7 +431,7 @@ def test_no_client_catches_up_with_a_round_that_had_its_contribution_or_was_said
     journal.sealed(1, MODEL, round_id(1), b"c" * 32)
     with pytest.raises(WrongState, match="caught up after sealed"):
         caught_up(journal, 1)
-    journal.aborted(1, MODEL, round_id(1))
+    journal.aborted(1, MODEL, round_id(1), b"a" * 32)
     with pytest.raises(WrongState, match="caught up after aborted"):
         caught_up(journal, 1)
     joined(journal, 2)

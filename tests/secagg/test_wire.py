@@ -168,11 +168,11 @@ def test_the_header_has_the_width_that_the_protocol_states(conversation):
     assert len(header_bytes(messages[Offer].header)) == 234
 
 
-def test_masks_cost_at_most_a_kilobyte_and_200_bytes_per_member():
+def test_masks_and_statements_cost_at_most_a_kilobyte_and_260_bytes_per_member():
     for members in (3, 5, 64, 128):
         wide = secagg.plan_round(length=2_000, max_clients=128)
         added = wire.message_bytes(Join, wide) + wire.message_bytes(Roster, wide, members)
-        assert added <= 1000 + 200 * members
+        assert added <= 1000 + 260 * members
 
 
 def test_no_message_shows_its_payload_or_signature_in_its_repr(conversation):
