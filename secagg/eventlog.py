@@ -126,7 +126,7 @@ class EventLog:
 
     def latest_first(self, *kinds: str) -> Iterator[Event]:
         """Events of some kinds, from the highest step down."""
-        with _translated(self.path):
+        with database.translated(self.path):
             found = f"WHERE kind IN ({', '.join('?' * len(kinds))}) ORDER BY step DESC"
             yield from _select(self._connection, self.path, found, kinds)
 
