@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -59,7 +60,8 @@ def _played(run: Path, level: str, seed: str, train_options: tuple[str, ...]) ->
     """The result of one run: read, resumed or made, in a process of its own."""
     finished = run / "result.json"
     if not finished.exists():
-        fresh = [*train_options, "--seed", seed, "--run-dir", str(run), "--no-baselines"]
+        asked = without_budget(train_options) if level == WITHOUT else [*train_options]
+        fresh = [*asked, "--seed", seed, "--run-dir", str(run), "--no-baselines"]
         fresh += ["--no-dp", "--min-banks", "1"] if level == WITHOUT else ["--epsilon", level]
         arguments = ["--resume", str(run)] if (run / "manifest.json").exists() else fresh
         command = [sys.executable, "-m", "demos", "train", *arguments, "--json"]
@@ -71,6 +73,22 @@ def _played(run: Path, level: str, seed: str, train_options: tuple[str, ...]) ->
             )
     result: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return result
+
+
+def without_budget(train_options: Sequence[str]) -> list[str]:
+    """`train_options` without those that say how a budget is spent, which `train --no-dp` refuses. All take a value."""
+    from demos.train import train
+    from fl.run_budget import ONLY_PRIVATE
+
+    left_out = {flag for option in train.params if option.name in ONLY_PRIVATE for flag in option.opts}
+    kept, words = [], iter(train_options)
+    for word in words:
+        flag, has_value, _ = word.partition("=")
+        if flag not in left_out:
+            kept.append(word)
+        elif not has_value:
+            next(words, None)
+    return kept
 
 
 def _show(rows: dict[str, dict[str, Any]]) -> None:

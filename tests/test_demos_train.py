@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ import torch
 from click.testing import CliRunner
 from planted import killed_after_write
 
+from demos.curve import without_budget
 from demos.score import score
 from demos.train import train
 from fl.algorithms.state import State
@@ -398,6 +400,13 @@ def test_no_privacy_and_a_budget_contradict_each_other(tmp_path: Path, options: 
     done = CliRunner().invoke(train, [*FAST, *options, "--run-dir", str(folder)])
     assert done.exit_code == 2 and not folder.exists()
     assert "--no-dp" in done.stderr and options[0] in done.stderr
+
+
+def test_the_point_of_a_curve_without_privacy_leaves_the_budgets_options_out() -> None:
+    given = ["--noise", "shared", "--lr", "2", "--statistics-share=0.6", "--rounds", "3", "--delta", "1e-6"]
+    assert without_budget(given) == ["--lr", "2", "--rounds", "3"]
+    private = [parameter for parameter in train.params if parameter.name in ONLY_PRIVATE]
+    assert not any(isinstance(option, click.Option) and option.is_flag for option in private)
 
 
 def test_whatever_contradicts_no_privacy_is_an_option_of_the_command() -> None:
