@@ -185,7 +185,7 @@ class RoundPlan:
                 f"{p.special_prime.bit_length()} bits: {p.log2_key_modulus:.0f} of the {MAX_LOG2_Q[p.degree]} bits "
                 "that 128-bit security allows (ePrint 2024/463)",
                 f"  coefficient  {self.lanes} lanes of {math.log2(self.radix):.1f} bits above "
-                f"{math.log2(self.span):.1f} bits of noise, {_headroom_bits(self):.1f} bits of headroom",
+                f"{math.log2(self.span):.1f} bits for noise, {_headroom_bits(self):.1f} bits of headroom",
                 f"  size         {self.blocks:,} blocks, {self.residue_bytes:,} bytes per client, "
                 f"{self.bytes_per_value:.2f} bytes per value",
                 f"  error        |average - exact mean| <= {self.max_error:.3g}; a wrong sum with probability "
