@@ -10,7 +10,6 @@ control character in it shows and does nothing. What a demo itself wants bold or
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,13 +21,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-# C0 but for tab and line feed, DEL, C1, the separators of lines, and what turns the direction of text.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+from fl.text import printable
 
 
 def visible(text: str) -> str:
     """With control characters as their escapes: a terminal obeys nothing that a name holds."""
-    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+    return printable(text, keep="\t\n")
 
 
 class PlainConsole(Console):

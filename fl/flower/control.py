@@ -23,6 +23,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from fl.flower.errors import NetworkError
+from fl.text import printable
 
 ConfigValue = bool | int | float | str
 
@@ -65,7 +66,7 @@ class Control:
         except httpx.HTTPError:
             return None
         status = run_from_proto(listed.run_dict[run]).status
-        return f"{status.sub_status}: {status.details}" if status.status == "finished" else None
+        return printable(f"{status.sub_status}: {status.details}") if status.status == "finished" else None
 
     def close(self) -> None:
         self._client.close()

@@ -1,7 +1,8 @@
 """Structured logs: one JSON object a line, with role and step, and no way to put a payload in.
 
 Values are numbers, short strings and short lists of them. Bytes and arrays are refused where the line is written, so a
-key, a seed or a plaintext cannot get into a log by way of a convenient `**fields`.
+key, a seed or a plaintext cannot get into a log by way of a convenient `**fields`. Text of a peer stays inside its line
+(`fl.text`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from fl.text import printable_json
 
 MAX_TEXT = 400  # characters
 MAX_ITEMS = 200
@@ -32,7 +35,7 @@ class RoleLog:
         """Write one line. step: of the round, where there is one. Raises `TypeError` for anything but plain values."""
         line: dict[str, Value] = {"time": round(time.time(), 3), **self._fixed, "event": event, "step": step}
         line.update({name: _plain(name, value) for name, value in fields.items()})
-        text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+        text = printable_json(json.dumps(line, ensure_ascii=False, allow_nan=False)) + "\n"
         if self._path is None:
             sys.stderr.write(text)
             sys.stderr.flush()
@@ -43,20 +46,24 @@ class RoleLog:
 
 def _plain(name: str, value: Value) -> Value:
     if isinstance(value, str):
-        return value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + " ..."
+        return _short(value)
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, (list, tuple)) and len(value) <= MAX_ITEMS and all(type(item) in (str, int) for item in value):
-        return list(value)
+        return [_short(item) if isinstance(item, str) else item for item in value]
     raise TypeError(
         f"log field {name}: expected a number, a string or a short list of them, got {type(value).__name__}"
     )
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + " ..."
+
+
 def read_log(path: str | Path) -> list[dict[str, object]]:
     """The events in a log file, in order; a torn last line is left out."""
     events = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in Path(path).read_text(encoding="utf-8").split("\n"):
         try:
             events.append(json.loads(line))
         except ValueError:

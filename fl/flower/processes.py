@@ -20,6 +20,7 @@ from pathlib import Path
 
 from fl.flower.certificates import LOCALHOST
 from fl.flower.errors import NetworkError
+from fl.text import printable
 
 MARK = "SECAGG_LOCAL_NETWORK"
 _GRACE_S = 5.0
@@ -80,7 +81,8 @@ class Processes:
     def tail(self, name: str, characters: int = 800) -> str:
         """The end of what it printed."""
         path = self.output(name)
-        return path.read_text(encoding="utf-8", errors="replace")[-characters:] if path.exists() else ""
+        said = path.read_text(encoding="utf-8", errors="replace")[-characters:] if path.exists() else ""
+        return printable(said, keep="\n")
 
     def require_alive(self, names: Sequence[str]) -> None:
         """Raise `NetworkError`, with its last lines, for the first process that has ended."""

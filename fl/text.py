@@ -1,0 +1,39 @@
+"""Text that others wrote, on its way to a terminal or into a log: nothing in it may act there.
+
+A line separator splits a line of a log into two, an escape sequence or a C1 control character rewrites what a terminal
+shows, and a bidirectional override shows letters in another order than they stand in. Whatever Unicode does not call
+printable (controls, formats, separators of lines and paragraphs, surrogates, private and unassigned code points) is
+shown as its number. Spaces of every width stay.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` with every character that could act replaced by its Python escape. keep: characters left alone."""
+    if text.isprintable():
+        return text
+    return "".join(c if _harmless(c) or c in keep else _escaped(c) for c in text)
+
+
+def printable_json(document: str) -> str:
+    """A JSON document with such characters as JSON's own escapes: it reads as the same value, on one line."""
+    if document.isprintable():
+        return document
+    # Outside of strings JSON has none of them but white space, and json.dumps writes none without an indent.
+    return "".join(c if _harmless(c) else _json_escaped(c) for c in document)
+
+
+def _harmless(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _json_escaped(character: str) -> str:
+    return f"\\u{ord(character):04x}" if ord(character) < 2**16 else json.dumps(character)[1:-1]
