@@ -317,8 +317,8 @@ class _Cells:
     """
 
     source: str
-    table: pa.Table
-    index: NDArray[np.int64]
+    table: pa.Table = field(repr=False)
+    index: NDArray[np.int64] = field(repr=False)
     first_row: int
 
     def where(self, keep: NDArray[np.bool_]) -> _Cells:

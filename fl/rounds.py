@@ -263,7 +263,7 @@ class _Attempts:
     pay: Payment | None
     afford: Affordable | None
     progress: Progress | None
-    updates: dict[int, Vector] = field(default_factory=dict)
+    updates: dict[int, Vector] = field(default_factory=dict, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def play(self, *, resumed: bool) -> tuple[RoundRecord, State] | None:

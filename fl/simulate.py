@@ -116,7 +116,7 @@ def simulate(simulation: Simulation) -> pd.DataFrame:
     return frame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _World:
     """Customers and terminals. `*_region`, `bank`: int; `rate`: transactions a day; `typical`: amount."""
 

@@ -15,7 +15,7 @@ Leaves to others: training (`fl.rounds`), what changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,8 @@ class Comparison:
 class _Window:
     """Labels and customers of one test window: `customer`: int64[n], 0 to `customers` - 1."""
 
-    labels: NDArray[np.float32]
-    customer: NDArray[np.int64]
+    labels: NDArray[np.float32] = field(repr=False)
+    customer: NDArray[np.int64] = field(repr=False)
 
 
 def compare(
