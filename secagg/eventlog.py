@@ -136,6 +136,12 @@ class EventLog:
         with database.translated(self.path):
             return list(_select(self._connection, self.path, found, (kind, offset + 1, len(part), part)))
 
+    def beyond(self, kind: str, step: int, model: bytes | None = None, limit: int = 1) -> list[Event]:
+        """Events of a kind in steps above `step`, lowest step first, at most `limit`. model: None for any."""
+        found = "WHERE kind = ? AND step > ? AND (? IS NULL OR model = ?) ORDER BY step LIMIT ?"
+        with database.translated(self.path):
+            return list(_select(self._connection, self.path, found, (kind, step, model, model, limit)))
+
     def last(self, kind: str) -> Event | None:
         """The latest event of a kind, or None."""
         with database.translated(self.path):

@@ -290,6 +290,20 @@ class KeyHolder(Secret):
         self._machine.enter(following)
         return tuple(aborts)
 
+    @staticmethod
+    def aborts_after(ledger: Ledger, identity: Identity, step: int, model: bytes, limit: int) -> tuple[Abort, ...]:
+        """Signed aborts, for a client that missed them, of lost rounds from `model` above `step`: aborted, or refused.
+
+        Lowest step first, at most `limit`; the same bytes however often they are asked for. Changes nothing, and needs
+        no role: it may be asked between rounds of any plan.
+        """
+        aborts = []
+        for each in ledger.lost_after(step, model, limit):
+            header = parse_header(each.header).reply(identity.key, previous=each.offer)
+            reason = AbortReason.REFUSED if each.reason is None else AbortReason(each.reason)
+            aborts.append(_signed_abort(identity, header, reason))
+        return tuple(aborts)
+
     def __repr__(self) -> str:
         return f"KeyHolder({self._identity.member.organisation!r}, {self.state.value})"
 
@@ -318,14 +332,17 @@ class KeyHolder(Secret):
         header = parse_header(record.header)
         if record.release is not None:
             return Known(Ending.RELEASED, record.release, header.previous)
-        if record.reason is None:
+        reason = record.reason
+        if reason is None and self._ledger.outcome(step) is Outcome.REFUSED:
+            reason = AbortReason.REFUSED  # what `aborts_after` tells a client about it
+        if reason is None:
             return Known(head=header.previous)
         reply = header.reply(self._identity.key, previous=record.offer)
-        abort = Abort(reply, AbortReason(record.reason), b"")
+        abort = Abort(reply, AbortReason(reason), b"")
         return Known(Ending.ABORTED, message_hash(abort), header.previous)
 
     def _signed_abort(self, header: Header, reason: AbortReason) -> Abort:
-        return Abort(header, reason, self._identity.sign(signed_bytes(Abort(header, reason, b""))))
+        return _signed_abort(self._identity, header, reason)
 
     def _signed_release(
         self, encrypted_sum: EncryptedSum, roster: Roster, sums: packing.IntegerSums
@@ -378,3 +395,7 @@ class KeyHolder(Secret):
         terms = [masks.MaskTerm(seed, negative=False) for seed in state.seeds.values()] if self._masking else []
         payload, clients = encrypted_sum.payload, len(state.joins)
         return open_sum(payload, state.secret_key, terms, self._plan, clients, self._threads, self._clock)
+
+
+def _signed_abort(identity: Identity, header: Header, reason: AbortReason) -> Abort:
+    return Abort(header, reason, identity.sign(signed_bytes(Abort(header, reason, b""))))

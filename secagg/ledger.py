@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 
 from secagg.errors import LedgerError, RoundAlreadyReleased, StepNotIncreasing, WrongState
-from secagg.eventlog import IN_MEMORY, NO_HEAD, Audit, Entry, EventLog, audit
+from secagg.eventlog import IN_MEMORY, NO_HEAD, Audit, Entry, Event, EventLog, audit
 from secagg.identity import Identity
 from secagg.journal import PURPOSE as JOURNAL_PURPOSE
 from secagg.journal import JournalRound, journal_rounds
@@ -49,14 +49,20 @@ _VERDICTS = {"released": Outcome.RELEASED, "refused": Outcome.REFUSED, "aborted"
 
 
 @dataclass(frozen=True)
-class AbandonedRound:
-    """A round that an earlier process opened and never finished. header: of its offer, as `transcript` encodes it."""
+class LostRound:
+    """A round without a release. header: of its offer, as `transcript` encodes it. reason: its abort's, or None."""
 
     step: int
     model: bytes
     round_id: bytes
     offer: bytes  # hash of the offer, 32 bytes
     header: bytes
+    reason: int | None = None
+
+
+def _lost(opened: Event, reason: int | None = None) -> LostRound:
+    offer, header = opened.body[:_HASH], opened.body[_HASH:]
+    return LostRound(opened.step, opened.model, opened.round_id, offer, header, reason)
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,20 @@ class Ledger:
         release, reason = released and released[:_HASH], aborted[0] if aborted else None
         return StepRecord(opened[:_HASH], opened[_HASH:], release, reason)
 
+    def release_after(self, step: int, model: bytes | None = None) -> tuple[int, bytes] | None:
+        """(step, wire bytes) of the first release above `step` of a round from `model`, from any when None; or None."""
+        found = self._log.beyond("released", step, model)
+        return (found[0].step, found[0].body[_HASH:]) if found else None
+
+    def lost_after(self, step: int, model: bytes, limit: int) -> tuple[LostRound, ...]:
+        """Rounds from `model` above `step` that were aborted or refused, lowest step first, at most `limit`."""
+        ended = [each for kind in ("aborted", "refused") for each in self._log.beyond(kind, step, model, limit)]
+        ended.sort(key=lambda event: event.step)
+        return tuple(
+            _lost(self._log.events(each.step, "opened")[0], each.body[0] if each.kind == "aborted" else None)
+            for each in ended[:limit]
+        )
+
     def outcome(self, step: int) -> Outcome | None:
         """What became of `step`; None when it was never opened."""
         events = self._log.events(step)
@@ -154,12 +174,10 @@ class Ledger:
         unfinished = Outcome.OPEN if events[0].round_id == self._live else Outcome.ABANDONED
         return _VERDICTS.get(events[-1].kind, unfinished)
 
-    def abandoned(self) -> tuple[AbandonedRound, ...]:
+    def abandoned(self) -> tuple[LostRound, ...]:
         """Rounds that an earlier process opened and never finished, in the order of their steps."""
         return tuple(
-            AbandonedRound(event.step, event.model, event.round_id, event.body[:_HASH], event.body[_HASH:])
-            for event in self._log.events(kind="opened")
-            if self.outcome(event.step) is Outcome.ABANDONED
+            _lost(event) for event in self._log.events(kind="opened") if self.outcome(event.step) is Outcome.ABANDONED
         )
 
     def close(self) -> None:

@@ -20,7 +20,8 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fl.flower.errors import PartyFailed, TransferError
-from fl.flower.transport import PART_BYTES, Call, Incoming, Outgoing, from_records, message_type, to_records
+from fl.flower.transport import PART_BYTES, Bytes, Call, Incoming, Outgoing, from_records, message_type, to_records
+from fl.text import printable
 
 NO_ANSWER = "NoAnswer"
 NODE_FAILED = "NodeFailed"
@@ -89,9 +90,9 @@ class Calls:
         asked = ((node, self._request(action, call)) for node, call in calls.items())
         return self._exchange(message_type(action), asked, timeout_s, enough)
 
-    def start(self, nodes: Sequence[int], arrays: ArrayRecord, timeout_s: float) -> dict[int, Answer]:
-        """Send the first model as Flower's own arrays."""
-        records = to_records(Call(), "start")
+    def start(self, nodes: Sequence[int], arrays: ArrayRecord, request: bytes, timeout_s: float) -> dict[int, Answer]:
+        """Send the first model as Flower's own arrays. request: signed, names the model."""
+        records = to_records(Call({}, {"request": request}), "start")
         records["arrays"] = arrays
         asked = ((node, records) for node in nodes)
         return {answer.node: answer for answer in self._exchange("train", asked, timeout_s)}
@@ -112,14 +113,25 @@ class Calls:
         return answers
 
     def call_with(
-        self, action: str, nodes: Sequence[int], name: str, wire: Outgoing, timeout_s: float, part_s: float
+        self,
+        action: str,
+        nodes: Sequence[int],
+        name: str,
+        wire: Outgoing,
+        timeout_s: float,
+        part_s: float,
+        beside: Mapping[str, Bytes] | None = None,
     ) -> dict[int, Answer]:
-        """A call that carries one byte string, inline where it is short, sent ahead where it is long."""
+        """A call that carries one byte string, inline where it is short, sent ahead where it is long.
+
+        beside: short byte strings that go with it.
+        """
+        short = dict(beside or {})
         if len(wire) <= PART_BYTES:
-            return self.ask(action, dict.fromkeys(nodes, Call({}, {name: wire.whole()})), timeout_s)
+            return self.ask(action, dict.fromkeys(nodes, Call({}, {name: wire.whole(), **short})), timeout_s)
         sent = self.send_ahead(nodes, name, wire, part_s)
         ready = [node for node in nodes if not sent[node].error]
-        return sent | self.ask(action, dict.fromkeys(ready, Call({}, {}, {name: len(wire)})), timeout_s)
+        return sent | self.ask(action, dict.fromkeys(ready, Call({}, short, {name: len(wire)})), timeout_s)
 
     def wire(self, answer: Answer, name: str, limit: int, timeout_s: float) -> bytes | bytearray | memoryview:
         """A byte string of an answer, fetched in parts when it was held back.
@@ -210,12 +222,13 @@ def _windows(start: int, stop: int) -> list[range]:
 
 
 def _answer(node: int, reply: Message) -> Answer:
+    """The answer in a reply. Its text was written elsewhere, and ends in errors, logs and terminals."""
     if reply.has_error():
         error = NO_ANSWER if reply.error.code in _GONE else NODE_FAILED
-        return Answer(node, Call(), error, f"code {reply.error.code}: {reply.error.reason}")
+        return Answer(node, Call(), error, printable(f"code {reply.error.code}: {reply.error.reason}"))
     try:
         call = from_records(reply.content)
     except TransferError as error:
-        return Answer(node, Call(), type(error).__name__, str(error))
-    refusal = str(call.fields.get("error", ""))
-    return Answer(node, call, refusal, str(call.fields.get("message", "")) if refusal else "")
+        return Answer(node, Call(), type(error).__name__, printable(str(error)))
+    refusal = printable(str(call.fields.get("error", "")))
+    return Answer(node, call, refusal, printable(str(call.fields.get("message", ""))) if refusal else "")

@@ -21,12 +21,11 @@ from fl.flower.parties.bank import BankParty
 from fl.flower.parties.key_holder import KeyHolderParty
 from fl.flower.parties.party import Refusal, largest_message
 from fl.flower.settings import PartySettings, load_settings, party_file
-from fl.flower.transport import PART_BYTES, Bytes, Call, Incoming, Outgoing, action_of, from_records, to_records
+from fl.flower.transfers import Transfers
+from fl.flower.transport import PART_BYTES, Bytes, Call, Outgoing, action_of, from_records, to_records
 
 P = TypeVar("P", BankParty, KeyHolderParty)
-Answer = tuple[dict[str, str | int | float], dict[str, Outgoing]]
-
-_MAX_HELD = 8  # byte strings in the making, from a SuperLink that may send anything
+Answer = tuple[dict[str, str | int | float | bytes], dict[str, Outgoing]]
 
 
 class Endpoint(Generic[P]):
@@ -34,14 +33,14 @@ class Endpoint(Generic[P]):
 
     def __init__(self, party: P) -> None:
         self.party: P = party
-        self._limit = largest_message(party.settings.plan)
-        self._incoming: dict[str, Incoming] = {}
+        self._incoming = Transfers(largest_message(party.settings.plan))
         self._outgoing: dict[str, Outgoing] = {}
 
     def answer(self, message: Message, role: Callable[[str, Call], Answer]) -> Message:
         """Answer one message; `role` carries out every action but the transport's own."""
         action = action_of(message.content)
         assert action is not None
+        self._incoming.expire()
         try:
             call = from_records(message.content)
             answer = self._transfer(action, call) or self._carried_out(action, call, role)
@@ -53,12 +52,8 @@ class Endpoint(Generic[P]):
     def _transfer(self, action: str, call: Call) -> Call | None:
         """The transport's own actions: a part comes, or a part is asked for."""
         if action == "put":
-            name, index = call.text("name"), call.number("index")
-            if name not in self._incoming or index == 0:
-                if len(self._incoming) >= _MAX_HELD and name not in self._incoming:
-                    raise TransferError(f"{_MAX_HELD} byte strings are on their way already: finish those first")
-                self._incoming[name] = Incoming(call.number("total"), self._limit)
-            self._incoming[name].put(index, call.wire("part"))
+            index = call.number("index")
+            self._incoming.put(call.text("name"), index, call.number("total"), call.wire("part"))
             return Call({"index": index})
         if action == "get":
             name, index = call.text("name"), call.number("index")
@@ -70,10 +65,7 @@ class Endpoint(Generic[P]):
     def _carried_out(self, action: str, call: Call, role: Callable[[str, Call], Answer]) -> Call:
         wires: dict[str, Bytes] = dict(call.wires)
         for name, length in call.held.items():
-            incoming = self._incoming.pop(name, None)
-            if incoming is None:
-                raise TransferError(f"{name!r} of {length} bytes was not sent ahead of the call")
-            wires[name] = incoming.take()
+            wires[name] = self._incoming.take(name, length)
         fields, outgoing = role(action, Call(call.fields, wires))
         held = {name: wire for name, wire in outgoing.items() if len(wire) > PART_BYTES}
         if outgoing:

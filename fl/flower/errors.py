@@ -42,7 +42,15 @@ class ModelMismatch(FlowerError):
 
 
 class RequestRefused(FlowerError):
-    """A control request is not signed by the enrolled aggregator, or belongs to another step."""
+    """A request is not signed by the enrolled aggregator, or is for another action or step."""
+
+
+class RoundStillOpen(FlowerError):
+    """A bank is asked to move on while a round that it is in could still be released."""
+
+
+class ReleaseDiffers(FlowerError):
+    """A release contradicts what this bank's journal holds about its step."""
 
 
 class PartiesMissing(FlowerError):

@@ -40,7 +40,7 @@ from fl.flower.models import FlatModel
 from fl.flower.parties.bank import BankParty, Trained
 from fl.flower.parties.party import Refusal
 from fl.flower.settings import Reports
-from fl.flower.transport import Call, to_records
+from fl.flower.transport import Call, from_records, to_records
 
 CONFIG = "config"
 ROUND, ATTEMPT, EXAMPLES = "server-round", "attempt", "num-examples"
@@ -85,7 +85,8 @@ class SecAggMod:
     def _start(self, message: Message, endpoint: Endpoint[BankParty]) -> Message:
         if ARRAYS not in message.content.array_records:
             raise TransferError(f"start: expected the first model in the ArrayRecord {ARRAYS!r}")
-        fields = endpoint.party.start(FlatModel.from_record(message.content.array_records[ARRAYS]))
+        model = FlatModel.from_record(message.content.array_records[ARRAYS])
+        fields = endpoint.party.start(model, from_records(message.content))
         return Message(to_records(Call(fields), "start"), reply_to=message)
 
 

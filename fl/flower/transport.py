@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, RecordDict
 
 from fl.flower.errors import TransferError
+from fl.flower.fields import FREE, check_fields, check_held
 
 CHUNK_BYTES = 5 * 2**20  # Flower's own, flwr.common.constant
 PART_BYTES = CHUNK_BYTES
@@ -29,6 +30,8 @@ a request of its own, four times on the way from one app to another."""
 V = TypeVar("V")
 Bytes = bytes | bytearray | memoryview
 Fields = Mapping[str, ConfigRecordValues]
+
+_LONGEST_S = 1e9  # a duration that a party reports; not a number is none
 
 _STYPE = "secagg.wire"
 _CALL, _WIRES = "secagg", "secagg.wires"
@@ -69,37 +72,62 @@ class Outgoing:
 class Incoming:
     """Collects the parts of a byte string of known length, in any order, each as often as it comes.
 
-    total: bytes.  limit: the most that this message may have; `TransferError` beyond it, before anything is allocated.
+    Holds what came and no more: `total` is the sender's word. total: bytes.  limit: the most that this message may
+    have; `TransferError` beyond it.
     """
 
     def __init__(self, total: int, limit: int) -> None:
         if not 0 < total <= limit:
             raise TransferError(f"length: expected 1..{limit} bytes, got {total}: refuse this sender")
-        self._data = bytearray(total)
-        self._missing = set(range(-(-total // PART_BYTES)))
+        self.total = total
+        self._data = bytearray()  # parts 0, 1, ... as far as none is missing
+        self._early: dict[int, bytes] = {}  # parts that came before one that belongs in front of them
 
     def put(self, index: int, part: Bytes) -> None:
         """Take one part. Raises `TransferError` for a number or a length that this message does not have."""
-        start = index * PART_BYTES
-        expected = min(PART_BYTES, len(self._data) - start)
+        expected = min(PART_BYTES, self.total - index * PART_BYTES)
         if index < 0 or expected <= 0 or len(part) != expected:
             raise TransferError(f"part {index}: expected {max(expected, 0)} bytes, got {len(part)}")
-        self._data[start : start + expected] = part
-        self._missing.discard(index)
+        if self.has(index):
+            return
+        if index != self._joined:
+            self._early[index] = bytes(part)
+            return
+        self._data += part
+        while (following := self._early.pop(self._joined, None)) is not None:
+            self._data += following
+
+    def has(self, index: int) -> bool:
+        """Whether this part came."""
+        return index < self._joined or index in self._early
+
+    def agrees(self, first: Bytes) -> bool:
+        """Whether part 0, which came, is this one."""
+        return memoryview(self._data)[:PART_BYTES] == memoryview(first).cast("B")
+
+    @property
+    def held(self) -> int:
+        """Bytes that came."""
+        return len(self._data) + sum(map(len, self._early.values()))
 
     @property
     def parts(self) -> int:
-        return -(-len(self._data) // PART_BYTES)
+        return -(-self.total // PART_BYTES)
 
     @property
     def complete(self) -> bool:
-        return not self._missing
+        return len(self._data) == self.total
 
     def take(self) -> bytearray:
         """The bytes. Raises `TransferError` while parts are missing."""
-        if self._missing:
-            raise TransferError(f"{len(self._missing)} parts have not come: send them before the call")
+        if not self.complete:
+            missing = self.parts - self._joined - len(self._early)
+            raise TransferError(f"{missing} parts have not come: send them before the call")
         return self._data
+
+    @property
+    def _joined(self) -> int:
+        return -(-len(self._data) // PART_BYTES)
 
 
 @dataclass(frozen=True)
@@ -126,10 +154,17 @@ class Call:
             raise TransferError(f"field {name}: expected an integer, got {type(value).__name__}")
         return value
 
+    def octets(self, name: str) -> bytes:
+        """A field that must be bytes. Raises `TransferError`."""
+        value = self.fields.get(name)
+        if not isinstance(value, bytes):
+            raise TransferError(f"field {name}: expected bytes, got {type(value).__name__}")
+        return value
+
     def seconds(self, name: str) -> float:
         """A duration that a party reports about itself; 0.0 when it reports none. For display only."""
         value = self.fields.get(name)
-        return float(value) if isinstance(value, (int, float)) else 0.0
+        return float(value) if isinstance(value, (int, float)) and 0 <= value < _LONGEST_S else 0.0
 
     def wire(self, name: str) -> Bytes:
         """A byte string that must be there. Raises `TransferError`."""
@@ -182,13 +217,17 @@ def to_records(call: Call, action: str) -> RecordDict:
 
 
 def from_records(records: RecordDict) -> Call:
-    """The inverse of `to_records`. Raises `TransferError` for records that no call has."""
+    """The inverse of `to_records`. Raises `TransferError` for records that no call has, or fields out of range."""
     config = records.config_records.get(_CALL)
     if config is None:
         raise TransferError(f"expected the record {_CALL!r}, got {', '.join(map(repr, records)) or 'none'}")
     fields = {name: value for name, value in config.items() if name != "action"}
     held = _paired(fields, "held_names", "held_lengths", int)
     wires: dict[str, Bytes] = dict(_paired(fields, "short_names", "short_wires", bytes))
+    for name, length in held.items():
+        check_held(name, length)
+    if action_of(records) != FREE:
+        check_fields(fields)
     for name, array in records.array_records.get(_WIRES, ArrayRecord()).items():
         if array.stype != _STYPE or array.dtype != "uint8" or tuple(array.shape) != (len(array.data),):
             raise TransferError(

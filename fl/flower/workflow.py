@@ -1,6 +1,7 @@
 """The aggregator's side of encrypted rounds over a Flower `Grid`: design section 5 as calls to nodes.
 
-    status     which node is whom, which model each bank holds; who fell behind catches up with stored releases
+    status     which node is whom, signed over a challenge for that node; which model each bank holds; who fell behind
+               catches up with stored releases
     open       key holder: abort what was open, offer a round for this model            (signed request)
     join       banks: verify the offer, train, join; who is too slow is simply not on the roster
     close      key holder: close the roster over the joins that came                    (signed request)
@@ -16,6 +17,8 @@ named error.
 
 from __future__ import annotations
 
+import math
+import os
 import resource
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -37,7 +40,9 @@ from fl.flower.errors import (
 from fl.flower.models import FlatModel
 from fl.flower.parties.aggregator import AggregatorParty, Closed
 from fl.flower.parties.party import Refusal, largest_message
+from fl.flower.parties.statement import CHALLENGE_BYTES
 from fl.flower.transport import PART_BYTES, Bytes, Call, Outgoing, numbered
+from fl.text import printable
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class RoundReport:
     close_seconds: float  # the key holder's joins and roster, with the way there and back
     bytes_up: int  # one contribution
     resent: bool  # whether the release came from the key holder's ledger after a restart
+    refused: tuple[str, ...] = ()  # what those said who did not join, or not validly
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,7 @@ class EncryptedRounds:
         self._strangers: set[int] = set()  # nodes of parties that are not enrolled
         self._next_step = 0
         self._largest = largest_message(party.settings.plan)
+        self._said: dict[str, str] = {}  # by organisation: why it took no part, since the round began
         self._followed = 0  # step of the last release that moved the aggregator's copy of the model
 
     def run(self, rounds: int, *, evaluate: bool = False) -> Outcome:
@@ -184,44 +191,71 @@ class EncryptedRounds:
             missing = "" if self._key_holder else "the key holder and "
             raise PartiesMissing(
                 f"{missing}at least {quorum} enrolled banks are needed and {here} came within "
-                f"{self._limits.ready_s:g} s: do their SuperNodes and residents run, and is the enrolment list "
-                "the same everywhere?"
+                f"{self._limits.ready_s:g} s{self._why_missing()}"
             )
         self._start_models()
         self._catch_up()
+
+    def _why_missing(self) -> str:
+        """What the missing said, and what to ask about those who said nothing."""
+        here = {bank.organisation for bank in self._banks.values()}
+        away = {member.organisation for member in self._party.enrolment.clients} - here
+        if not self._key_holder:
+            away.add(self._party.enrolment.key_holder.organisation)
+        said = "".join(f"; {who}: {self._said[who]}" for who in sorted(away & set(self._said)))
+        silent = ", ".join(sorted(away - set(self._said)))
+        if silent:
+            said += f"; nothing came from {silent}: do their SuperNodes and residents run, and is the enrolment list "
+            said += "the same everywhere?"
+        return said
+
+    def _set_aside(self, bank: _Bank, error: str, message: str) -> None:
+        """Go on without a bank, and remember why."""
+        self._party.log("bank set aside", bank=bank.organisation, error=error, message=message)
+        self._said[bank.organisation] = f"{error}: {message}"
+        del self._banks[bank.node]
 
     def _enough(self, wanted: int) -> bool:
         return bool(self._key_holder) and len(self._banks) >= wanted
 
     def _look_around(self, wanted: int, without: Collection[str]) -> None:
-        """Ask every node who it is. What it says is a claim: wrong claims fail at the key holder or at the banks."""
-        calls = dict.fromkeys(self._calls.nodes(), Call())
+        """Ask every node who it is, and believe those who can sign as one of the enrolled."""
+        challenges = {node: os.urandom(CHALLENGE_BYTES) for node in self._calls.nodes()}
+        calls = {node: Call({"challenge": challenge}) for node, challenge in challenges.items()}
         self._banks, self._key_holder = {}, 0
         # A node that died a moment ago still counts as online: once enough answered, the others get one more chance.
         for answer in self._calls.each("status", calls, self._limits.call_s, enough=lambda: self._enough(wanted)):
             if not answer.error:
-                self._take_status(answer, without)
+                self._take_status(answer, challenges[answer.node], without)
             elif answer.error != NO_ANSWER:
                 self._party.log("node set aside", node=answer.node, error=answer.error, message=answer.message)
 
-    def _take_status(self, answer: Answer, without: Collection[str]) -> None:
+    def _take_status(self, answer: Answer, challenge: bytes, without: Collection[str]) -> None:
         call = answer.call
         try:
-            key = call.text("key")
-            if self._party.is_key_holder(key):
+            member = self._party.signer_of(call, challenge)
+            if member is None:
+                self._strangers.add(answer.node)
+                self._party.log(
+                    "node set aside", node=answer.node, error="UnknownClient", message=call.text("key")[:16]
+                )
+                return
+            is_key_holder = member.key == self._party.enrolment.key_holder.key
+            banks = {bank.organisation for bank in self._banks.values()}
+            if self._key_holder if is_key_holder else member.organisation in banks:
+                raise TransferError(f"{member.organisation} is at another node already: two nodes run with its key")
+            if is_key_holder:
                 self._key_holder, self._next_step = answer.node, call.number("next_step")
                 return
-            organisation = self._party.organisation_of(key)
-            if organisation is None:
-                self._strangers.add(answer.node)
-                self._party.log("node set aside", node=answer.node, error="UnknownClient", message=key[:16])
-                return
-            if organisation in without:
+            if member.organisation in without:
                 return
             numbers = (call.number(name) for name in ("length", "rounds", "step"))
-            self._banks[answer.node] = _Bank(organisation, answer.node, call.text("model"), *numbers)
-        except TransferError as error:
-            self._party.log("node set aside", node=answer.node, error="TransferError", message=str(error))
+            bank = _Bank(member.organisation, answer.node, call.text("model"), *numbers)
+            if bank.model:
+                self._party.plan(bank.length)
+            self._banks[answer.node] = bank
+        except (FlowerError, Refusal) as error:
+            self._party.log("node set aside", node=answer.node, error=type(error).__name__, message=str(error))
 
     def _somebody_came_back(self) -> bool:
         """Whether an enrolled bank is missing and a node is online that could be its."""
@@ -236,8 +270,9 @@ class EncryptedRounds:
         if self._initial is None:
             names = ", ".join(bank.organisation for bank in without)
             raise ModelMismatch(f"{names}: no first model; pass `initial` here or `initial_model` to the banks' mod")
-        record = self._initial.record()
-        for node, answer in self._calls.start([bank.node for bank in without], record, self._limits.call_s).items():
+        request = self._party.request("start", 0, self._initial.digest, self._initial.length)
+        nodes, record = [bank.node for bank in without], self._initial.record()
+        for node, answer in self._calls.start(nodes, record, request, self._limits.call_s).items():
             self._set_aside_unless_good(node, answer)
 
     def _catch_up(self) -> None:
@@ -245,27 +280,29 @@ class EncryptedRounds:
         while behind := [bank for bank in self._banks.values() if bank.rounds < self._level()]:
             furthest = min(behind, key=lambda bank: bank.rounds)
             together = [bank for bank in behind if bank.model == furthest.model]
-            call = Call({"after": furthest.step, "length": furthest.length, "model": furthest.model})
-            answer = self._calls.one("stored", self._key_holder, call, self._limits.call_s)
+            answer = self._ask_stored(furthest.step, furthest.length, bytes.fromhex(furthest.model))
             if not answer.require("key holder", "stored").number("step"):
                 for bank in together:
-                    self._party.log("bank set aside", bank=bank.organisation, message="no release follows its model")
-                    del self._banks[bank.node]
+                    self._set_aside(bank, "ModelMismatch", "no release follows the model that it holds")
                 continue
             names = [bank.organisation for bank in together]
             self._party.log("catching up", step=answer.call.number("step"), banks=names)
             wire = Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s))
-            self._accept([bank.node for bank in together], wire)
+            self._accept([bank.node for bank in together], wire, numbered("abort", answer.call.numbered("abort")))
         self._follow()
 
     def _follow(self) -> None:
         """The aggregator's own copy of the model follows stored releases too, when it has one."""
         while self._model is not None and self._model.digest.hex() != self._common_model():
-            call = Call({"after": self._followed, "length": self._model.length, "model": self._model.digest.hex()})
-            answer = self._calls.one("stored", self._key_holder, call, self._limits.call_s)
+            answer = self._ask_stored(self._followed, self._model.length, self._model.digest)
             if not answer.require("key holder", "stored").number("step"):
                 raise ModelsDiverged("the banks hold a model that does not follow from the first one given here")
             self._move(Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s)))
+
+    def _ask_stored(self, after: int, length: int, model: bytes = bytes(32)) -> Answer:
+        """The key holder's first stored release after a step that moves this model, or any."""
+        call = Call({}, {"request": self._party.request("stored", after, model, length)})
+        return self._calls.one("stored", self._key_holder, call, self._limits.call_s)
 
     def _level(self) -> int:
         return max(bank.rounds for bank in self._banks.values())
@@ -287,6 +324,7 @@ class EncryptedRounds:
     def _round(self, number: int) -> RoundReport:
         lost: list[str] = []
         started = time.monotonic()
+        self._said.clear()
         if self._somebody_came_back():
             self._find_parties(len(self._banks))
         for _ in range(self._limits.attempts):
@@ -300,21 +338,20 @@ class EncryptedRounds:
                 lost.append(named)
                 self._party.log("round lost", step=self._calls.step, round=number, message=named)
                 if len(lost) < self._limits.attempts:
-                    blamed = error.blamed if isinstance(error, _RoundLost) else frozenset()
-                    try:
-                        self._go_on_without(blamed)
-                    except PartiesMissing as missing:
-                        raise PartiesMissing(f"{missing} Lost before: {'; '.join(lost)}") from missing
+                    self._go_on_without(error.blamed if isinstance(error, _RoundLost) else frozenset(), number, lost)
         self._abort(self._calls.step)
         raise RoundFailed(f"round {number}: {len(lost)} attempts failed: {'; '.join(lost)}")
 
-    def _go_on_without(self, blamed: Collection[str]) -> None:
+    def _go_on_without(self, blamed: Collection[str], number: int, lost: Sequence[str]) -> None:
         """Prepare another attempt. Opening it makes the key holder abort the lost one, in writing, for its members."""
         left = {node: bank for node, bank in self._banks.items() if bank.organisation not in blamed}
         if blamed and len(left) >= self._party.settings.quorum:
             self._banks = left
         else:
-            self._find_parties(self._party.settings.quorum, blamed)
+            try:
+                self._find_parties(self._party.settings.quorum, blamed)
+            except PartiesMissing as error:
+                raise PartiesMissing(f"round {number} was lost: {'; '.join(lost)}; {error}") from error
 
     def _attempt(self, number: int, started: float, lost: Sequence[str]) -> RoundReport:
         limits, model, length = self._limits, self._common_model(), self._length()
@@ -355,6 +392,7 @@ class EncryptedRounds:
             round(close_seconds, 3),
             self._party.contribution_bytes(),
             resent,
+            tuple(f"{who}: {why}" for who, why in sorted(self._said.items())),
         )
         self._party.log("round done", step=step, round=number, members=list(closed.members), seconds=report.seconds)
         return report
@@ -368,10 +406,10 @@ class EncryptedRounds:
             if not answer.error and "join" in answer.call.wires:
                 joined[answer.node] = answer
             else:
-                bank = self._banks[answer.node].organisation
-                self._party.log(
-                    "did not join", step=self._calls.step, bank=bank, error=answer.error, message=answer.message
-                )
+                bank, error = self._banks[answer.node].organisation, answer.error or "TransferError"
+                message = answer.message or "the answer holds no join"
+                self._said[bank] = f"{error}: {message}"
+                self._party.log("did not join", step=self._calls.step, bank=bank, error=error, message=message)
         return joined
 
     def _close(self, step: int, joins: Mapping[int, Answer]) -> Closed:
@@ -379,10 +417,12 @@ class EncryptedRounds:
         call = Call({}, {"request": self._party.request("close", step), **numbered("join", wires)})
         answer = self._calls.one("close", self._key_holder, call, self._limits.call_s)
         if answer.error == "QuorumNotMet":
-            raise _RoundLost(f"QuorumNotMet: {answer.message}")
+            said = "".join(f"; {who}: {why}" for who, why in sorted(self._said.items()))
+            raise _RoundLost(f"QuorumNotMet: {answer.message}{said}")
         closed = answer.require("key holder", "close")
-        if refused := closed.fields.get("refused"):
-            self._party.log("joins refused", step=step, message=str(refused))
+        if refused := printable(str(closed.fields.get("refused", ""))):
+            self._said[self._party.enrolment.key_holder.organisation] = f"joins refused: {refused}"
+            self._party.log("joins refused", step=step, message=refused)
         return self._party.open(closed.wire("roster"))
 
     def _collect(self, closed: Closed) -> tuple[float, float]:
@@ -405,6 +445,7 @@ class EncryptedRounds:
             except (FlowerError, Refusal) as error:
                 named = str(error) if isinstance(error, PartyFailed) else f"{who}: {type(error).__name__}: {error}"
                 failures[who] = named
+                self._said[who] = named.removeprefix(f"{who}: ")
         if failures:
             raise _RoundLost("; ".join(failures.values()), failures)
         return sealing, round(adding, 3)
@@ -438,8 +479,7 @@ class EncryptedRounds:
         deadline = time.monotonic() + self._limits.recover_s
         last = "nothing"
         while time.monotonic() < deadline:
-            call = Call({"after": step - 1, "length": length, "model": ""})
-            answer = self._calls.one("stored", self._key_holder, call, self._limits.call_s)
+            answer = self._ask_stored(step - 1, length)
             if not answer.error and answer.call.fields.get("step") == step:
                 return Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s))
             if not answer.error:
@@ -458,21 +498,24 @@ class EncryptedRounds:
             return
         self._calls.ask("abort", dict.fromkeys(self._banks, Call({}, aborts)), self._limits.call_s)
 
-    def _accept(self, nodes: Sequence[int], release: Outgoing) -> None:
-        """Give a release to banks and note which model each holds afterwards."""
-        limits = self._limits
-        answers = self._calls.call_with("accept", nodes, "release", release, limits.call_s, limits.part_s)
+    def _accept(self, nodes: Sequence[int], release: Outgoing, aborts: Mapping[str, Bytes] | None = None) -> None:
+        """Give a release to banks, with the aborts that they may have missed, and note which model each then holds."""
+        call_s, part_s = self._limits.call_s, self._limits.part_s
+        answers = self._calls.call_with("accept", nodes, "release", release, call_s, part_s, aborts)
         for node, answer in answers.items():
             self._set_aside_unless_good(node, answer)
 
     def _set_aside_unless_good(self, node: int, answer: Answer) -> None:
         bank = self._banks[node]
         if answer.error:
-            self._party.log("bank set aside", bank=bank.organisation, error=answer.error, message=answer.message)
-            del self._banks[node]
+            self._set_aside(bank, answer.error, answer.message)
             return
-        bank.model, bank.length = answer.call.text("model"), answer.call.number("length")
-        bank.rounds, bank.step = answer.call.number("rounds"), answer.call.number("step")
+        try:
+            model, numbers = answer.call.text("model"), [answer.call.number(n) for n in ("length", "rounds", "step")]
+        except TransferError as error:
+            self._set_aside(bank, type(error).__name__, str(error))
+            return
+        bank.model, (bank.length, bank.rounds, bank.step) = model, numbers
 
     def _move(self, release: Outgoing) -> None:
         if self._model is not None:
@@ -482,13 +525,19 @@ class EncryptedRounds:
     def _reports(self) -> dict[str, dict[str, object]]:
         """What each bank's app says about the final model."""
         answers = self._calls.ask("evaluate", dict.fromkeys(self._banks, Call()), self._limits.train_s)
-        hidden = ("action", "held_names", "held_lengths")
         return {
             self._banks[node].organisation: {
-                name: value for name, value in answer.call.fields.items() if name not in hidden
+                printable(name): _shown(value) for name, value in answer.call.fields.items() if name != "action"
             }
             for node, answer in answers.items()
         }
+
+
+def _shown(value: object) -> object:
+    """A value of a bank's report as JSON has it: not-a-number and infinities are null there."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return printable(value) if isinstance(value, str) else value
 
 
 def peak_memory() -> int:

@@ -23,6 +23,8 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fl.flower.admission import ACTIONS
 from fl.flower.mod import secagg_mod
+from fl.flower.models import FlatModel
+from fl.flower.parties.aggregator import AggregatorParty
 from fl.flower.transport import Call, action_of, message_type, to_records
 
 CATEGORIES = ("train", "evaluate", "query", "system")
@@ -85,9 +87,11 @@ def forged(action: str) -> dict[str, Callable[[], RecordDict]]:
     }
 
 
-def started(node: int) -> Message:
-    """The first model, as the workflow sends it."""
-    return Message(RecordDict({**to_records(Call(), "start"), "arrays": first_model()}), node, "train")
+def started(node: int, party: AggregatorParty) -> Message:
+    """The first model, as the workflow sends it for an aggregator."""
+    request = party.request("start", 0, FlatModel.from_record(first_model()).digest, LENGTH)
+    records = to_records(Call({}, {"request": request}), "start")
+    return Message(RecordDict({**records, "arrays": first_model()}), node, "train")
 
 
 @dataclass(frozen=True)
@@ -99,10 +103,10 @@ class Sent:
     admissible: bool
 
 
-def everything(node: int) -> Iterator[Sent]:
+def everything(node: int, party: AggregatorParty) -> Iterator[Sent]:
     """Every message type with every content. The first model comes before the forged actions, which then have one."""
     yield from foreign(node)
-    yield Sent("start", started(node), True)
+    yield Sent("start", started(node, party), True)
     for kind in TYPES:
         for action in sorted(ACTIONS):
             shapes = forged(action)

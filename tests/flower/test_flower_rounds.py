@@ -396,8 +396,9 @@ def test_a_replayed_open_request_burns_no_step(federation) -> None:
 def test_a_trap_model_sent_to_one_bank_is_refused_there(federation) -> None:
     here = federation()
     here.rounds().run(1)
-    trap = FlatModel({"0": np.full(LENGTH, 9.0, np.float32)}).record()
-    answers = here.rounds()._calls.start([2], trap, 1.0)
+    trap = FlatModel({"0": np.full(LENGTH, 9.0, np.float32)})
+    request = here.party.request("start", 0, trap.digest, LENGTH)
+    answers = here.rounds()._calls.start([2], trap.record(), request, 1.0)
     assert answers[2].error == "ModelMismatch"
 
 

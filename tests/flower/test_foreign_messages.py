@@ -116,7 +116,7 @@ def test_no_message_that_flower_can_carry_makes_a_bank_send_its_model(federation
     here, eager = federation(banks=BANKS, reports={}), Eager()
     grid, weights = behind(wrap, here, eager), trained_by(0)
     endings: Counter[str] = Counter()
-    for sent in everything(node=1):
+    for sent in everything(node=1, party=here.party):
         called = len(eager.called)
         reply = next(iter(grid.send_and_receive([sent.message])))
         assert arrays_in(reply) == [] and not tells(reply, weights), sent.what
@@ -151,7 +151,7 @@ def test_the_key_holder_answers_nothing_but_its_protocol(federation, wrap) -> No
     here = federation(banks=BANKS)
     config = here.nodes[KEY_HOLDER].config
     grid = LoopbackGrid([Node(as_flower_runs(wrap(key_holder_app.app)), config)])
-    for sent in everything(node=1):
+    for sent in everything(node=1, party=here.party):
         (reply,) = grid.send_and_receive([sent.message])
         assert arrays_in(reply) == [], sent.what
         if not sent.admissible:
@@ -323,7 +323,7 @@ def test_a_report_that_the_rounds_ask_for_holds_nothing_else_either(federation, 
     app = as_flower_runs(guarded(app_of(honest_train, answering(records))))
     grid = LoopbackGrid([Node(app, here.nodes["bank-0"].config)])
     asked = Message(to_records(Call(), "evaluate"), dst_node_id=1, message_type="evaluate")
-    _, reply = (*grid.send_and_receive([started(1)]), *grid.send_and_receive([asked]))
+    _, reply = (*grid.send_and_receive([started(1, here.party)]), *grid.send_and_receive([asked]))
     assert from_records(reply.content).text("error") == "ReplyRefused" and not tells(reply, WEIGHTS)
 
 

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 import secagg
 from fl.flower.parties.party import IDLE, Party, expect, outgoing, plan_of
 from fl.flower.parties.request import ControlRequest
+from fl.flower.parties.statement import statement
 from fl.flower.settings import PartySettings
-from fl.flower.transport import Bytes, Outgoing
+from fl.flower.transport import Bytes, Call, Outgoing
 from secagg import packing, wire
-from secagg.errors import (
-    WrongState,
-)
+from secagg.errors import WrongState
 from secagg.messages import Contribution, Join, Offer, Release, Roster
 from secagg.verification import check_signature
 
@@ -38,12 +37,17 @@ class AggregatorParty(Party):
         self._plan: secagg.RoundPlan | None = None
         self._offer: Offer | None = None
 
-    def organisation_of(self, key: str) -> str | None:
-        """The enrolled bank with this public key (hexadecimal), or None."""
-        return next((m.organisation for m in self.enrolment.clients if m.key.hex() == key), None)
+    def signer_of(self, call: Call, challenge: bytes) -> secagg.Member | None:
+        """The enrolled bank or key holder whose status answer this is; None: its key is not on the list.
 
-    def is_key_holder(self, key: str) -> bool:
-        return self.enrolment.key_holder.key.hex() == key
+        challenge: what its node, and no other, was sent. Raises `BadSignature` or `TransferError`.
+        """
+        key = call.text("key")
+        known = (self.enrolment.key_holder, *self.enrolment.clients)
+        member = next((each for each in known if each.key.hex() == key), None)
+        if member is not None:
+            member.verify(call.octets("signature"), statement(self.enrolment.session, challenge, call.fields))
+        return member
 
     def request(self, action: str, step: int, model: bytes = bytes(32), length: int = 0) -> bytes:
         """A signed control request."""

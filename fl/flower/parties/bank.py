@@ -2,13 +2,16 @@
 
 # Strategy: a bank holds its own copy of the model and moves it by releases that the key holder signed, one after the
 # other. A bank that missed a round catches up with the stored release of that round, byte for byte the one the others
-# had; nobody has to be believed about what the current model is.
+# had; nobody has to be believed about what the current model is. Each release that moves the model is in the journal
+# before it does, so that one which was signed for this bank alone is found when the journal is held against the ledger.
+#
+# What training gave is looked at before the bank joins: a round is not closed over an update that no roster can take.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -16,9 +19,10 @@ from numpy.typing import NDArray
 
 import secagg
 from fl.durable import replace_durably
-from fl.flower.errors import ModelMismatch, RoundStateLost, TransferError
+from fl.flower.errors import ModelMismatch, ReleaseDiffers, RoundStateLost, RoundStillOpen, TransferError
 from fl.flower.models import FlatModel
-from fl.flower.parties.party import Party, expect, outgoing, plan_of
+from fl.flower.parties.party import Fields, Party, expect, outgoing, plan_of
+from fl.flower.parties.request import ControlRequest
 from fl.flower.settings import PartySettings
 from fl.flower.transport import Call, Outgoing
 from secagg import packing
@@ -26,22 +30,30 @@ from secagg.client import ClientState
 from secagg.errors import (
     PeerError,
     QuorumNotMet,
+    SecAggError,
     UpdateReused,
     WrongModel,
     WrongRound,
 )
-from secagg.messages import Abort, Contribution, Offer, Release, Roster
+from secagg.messages import Abort, Contribution, Header, Offer, Release, Roster
+from secagg.secrecy import Secret
 from secagg.verification import check_offer, check_signature
+
+_MAX_ATTEMPTS = 16  # trainings from one model; updates that differ by less than the quantisation are the same update
+_DIFFERS = (
+    "step {step}: the key holder signed another release than the one this bank accepted: keep the journal, and ask for "
+    "an audit of the ledger (demos audit LEDGER --against JOURNAL)"
+)
 
 Values = NDArray[np.float32] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Trained:
+class Trained(Secret):
     """What local training gave. update: one value per model value.  weight: used when the plan weighs."""
 
-    update: Values
-    weight: int = 1
+    update: Values = field(repr=False)
+    weight: int = field(default=1, repr=False)
 
 
 class BankApp(Protocol):
@@ -74,11 +86,11 @@ class BankParty(Party):
         self._trained: tuple[bytes, int, Trained] | None = None  # (model, attempt, update)
         self._sent: tuple[bytes, Outgoing] | None = None  # (roster, contribution): only these bytes are sent again
 
-    def answer(self, action: str, call: Call, app: BankApp) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+    def answer(self, action: str, call: Call, app: BankApp) -> tuple[Fields, dict[str, Outgoing]]:
         """Fields and wires of the answer. Raises `SecAggError` and `FlowerError` leaves."""
         match action:
             case "status":
-                return self._status(app), {}
+                return self._status(call, app), {}
             case "join":
                 return self._join(call, app)
             case "contribute":
@@ -87,13 +99,22 @@ class BankParty(Party):
                 return self._accept(call)
             case "abort":
                 self._take_aborts(call)
-                return self._status(app), {}
+                return self._status(Call(), app), {}
             case "evaluate":
                 return dict(app.evaluate(self._held_model())), {}
         raise TransferError(f"a bank has no action {action!r}")
 
-    def start(self, model: FlatModel) -> dict[str, str | int]:
-        """Take the first model from the aggregator. Raises `ModelMismatch` when this bank holds another."""
+    def start(self, model: FlatModel, call: Call) -> dict[str, str | int]:
+        """Take the first model from the aggregator, whose signed request names it.
+
+        Raises `RequestRefused`, or `ModelMismatch` when this bank holds another model or the request names another.
+        """
+        request = ControlRequest.verified(bytes(call.wire("request")), "start", self.enrolment)
+        if (request.model, request.length) != (model.digest, model.length):
+            raise ModelMismatch(
+                f"start: the aggregator signed {request.length} values {request.model.hex()[:16]}, what came has "
+                f"{model.length} values {model.digest.hex()[:16]}"
+            )
         if self._model is not None and self._model.digest != model.digest:
             raise ModelMismatch(f"start: this bank holds {self._model.digest.hex()[:16]} after {self._rounds} rounds")
         if self._model is None:
@@ -102,29 +123,30 @@ class BankParty(Party):
 
     # --- one action each
 
-    def _status(self, app: BankApp) -> dict[str, str | int | float]:
+    def _status(self, call: Call, app: BankApp) -> Fields:
         if self._model is None and (first := app.initial()) is not None:
             self._keep(first, rounds=0, step=0)
-        return {**self.status_fields(), **self._model_fields()}
+        return self.introduced(call, self._model_fields())
 
-    def _join(self, call: Call, app: BankApp) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+    def _join(self, call: Call, app: BankApp) -> tuple[Fields, dict[str, Outgoing]]:
         self._take_aborts(call)
         client, plan, model = self._ready()
         offer = expect(call.wire("offer"), Offer, plan)
         check_offer(offer, self.enrolment, plan, True, self.settings.quorum)
         if offer.header.model != model.digest:
             raise WrongModel(f"model: this bank holds {model.digest.hex()[:16]}, the offer is for another")
+        self._journal.check_step(offer.header.step)  # an old offer that comes again ends nothing and trains nothing
+        started = time.perf_counter()
+        self._usable(client, model, app)
+        seconds = round(time.perf_counter() - started, 3)
         if client.state is not ClientState.IDLE:
             client.abort()  # the key holder opened another round: it has given up the one this bank is in
         join = client.join(offer, model.digest)
         self._round, self._sent = (offer.header.step, offer.header.round_id), None
-        started = time.perf_counter()
-        self._prepare(model, app, attempt=0)
-        seconds = round(time.perf_counter() - started, 3)
         self.log("joined", step=offer.header.step, round=self._rounds + 1, train_seconds=seconds)
         return {"train_seconds": seconds}, {"join": outgoing(join, plan)}
 
-    def _contribute(self, call: Call, app: BankApp) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+    def _contribute(self, call: Call, app: BankApp) -> tuple[Fields, dict[str, Outgoing]]:
         client, plan, model = self._ready()
         data = bytes(call.wire("roster"))
         if self._sent is not None and self._sent[0] == data:
@@ -150,22 +172,46 @@ class BankParty(Party):
             try:
                 return client.contribute(roster, trained.update, self._weight(trained), allow_reuse=reuse)
             except UpdateReused as error:
-                assert self._trained is not None
-                before, attempt = trained, self._trained[1] + 1
-                trained = self._prepare(model, app, attempt)
-                self.log("trained anew", step=roster.header.step, attempt=attempt)
-                if np.array_equal(trained.update, before.update):
-                    raise ModelMismatch(
-                        "training gives the same update whatever config['attempt'] says: seed it with that number, or "
-                        "set allow_reuse = true in the party file and accept that two sums can be differenced"
-                    ) from error
+                trained = self._trained_anew(model, app, roster.header.step, error)
 
-    def _accept(self, call: Call) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+    def _usable(self, client: secagg.Client, model: FlatModel, app: BankApp) -> None:
+        """Have an update that some roster can take, or refuse to join. Raises `UpdateError` leaves and the like.
+
+        One that cannot be encrypted is forgotten: training may give another when it is asked again.
+        """
+        trained = self._prepare(model, app, attempt=0)
+        try:
+            while True:
+                try:
+                    return client.check_update(trained.update, self._weight(trained))
+                except UpdateReused as error:
+                    if self.settings.allow_reuse:
+                        return None
+                    trained = self._trained_anew(model, app, None, error)
+        except (SecAggError, ModelMismatch):
+            self._trained = None
+            raise
+
+    def _trained_anew(self, model: FlatModel, app: BankApp, step: int | None, reused: UpdateReused) -> Trained:
+        """Another attempt at an update that may not be used. Raises `ModelMismatch` when it is the same again."""
+        assert self._trained is not None
+        _, attempt, before = self._trained
+        trained = self._prepare(model, app, attempt + 1)
+        self.log("trained anew", step=step, attempt=attempt + 1)
+        if np.array_equal(trained.update, before.update) or attempt >= _MAX_ATTEMPTS:
+            raise ModelMismatch(
+                "training gives the same update whatever config['attempt'] says: seed it with that number, or "
+                "set allow_reuse = true in the party file and accept that two sums can be differenced"
+            ) from reused
+        return trained
+
+    def _accept(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         client, plan, model = self._ready()
         release = expect(call.wire("release"), Release, plan)
         step = release.header.step
         if step <= self._step:
-            return dict(self._model_fields()), {}  # came before; nothing is applied twice
+            self._compare(release)
+            return {**self._model_fields()}, {}  # came before; nothing is applied twice
         if release.header.model != model.digest:
             raise WrongModel(
                 f"step {step}: the release moves {release.header.model.hex()[:16]}, this bank holds "
@@ -178,23 +224,59 @@ class BankParty(Party):
             assert settled is not None
             average, how = settled.values, "settled"
         else:
-            average, how = self._caught_up(release, plan), "caught up"
+            average, how = self._caught_up(release, plan, client, call), "caught up"
         self._keep(model.moved_by(average), self._rounds + 1, step)
         self._trained = self._sent = None
         self.log("accepted", step=step, how=how, round=self._rounds, model=self._held_model().digest.hex()[:16])
-        return dict(self._model_fields()), {}
+        return {**self._model_fields()}, {}
 
-    def _caught_up(self, release: Release, plan: secagg.RoundPlan) -> NDArray[np.float64]:
-        """The average of a round that this bank was no member of: signed by the key holder for this bank's model."""
+    def _caught_up(
+        self, release: Release, plan: secagg.RoundPlan, client: secagg.Client, call: Call
+    ) -> NDArray[np.float64]:
+        """The average of a round that this bank was no member of: signed by the key holder for this bank's model.
+
+        Journalled before the model moves. Raises `RoundStillOpen` while another round from this model could still end.
+        """
         header = release.header
         if header.session != self.enrolment.session or not header.masked:
             raise WrongRound("the release is of another federation, or of a round without masks")
-        check_signature(release, self.enrolment.key_holder.key)
+        release_hash = check_signature(release, self.enrolment.key_holder.key)
         if release.contributors < self.settings.quorum:
             raise QuorumNotMet(f"the release has {release.contributors} contributors, this bank asks for more")
         sums = packing.IntegerSums(release.sums, release.total_weight)
         packing.check_sums(sums, plan, release.contributors)
+        if self._round == (header.step, header.round_id) and client.state is ClientState.JOINED:
+            client.abort()  # joined, and not on the roster that was closed
+        self._take_aborts(call)
+        self._refuse_past_open_rounds(header)
+        known = self._journal.round_of(header.step)
+        if known is None or known.release is None:
+            self._journal.caught_up(header.step, header.model, header.round_id, release_hash, header.sender)
+        elif known.release != release_hash:
+            raise ReleaseDiffers(_DIFFERS.format(step=header.step))
+        # Otherwise a crash came between the journal and the model: the same release moves it now.
         return packing.average(sums, plan)
+
+    def _compare(self, release: Release) -> None:
+        """A release of a step that is over must be the one that was accepted. Raises `ReleaseDiffers`."""
+        known = self._journal.round_of(release.header.step)
+        if known is None or known.release is None:
+            return
+        if check_signature(release, self.enrolment.key_holder.key) != known.release:
+            raise ReleaseDiffers(_DIFFERS.format(step=release.header.step))
+
+    def _refuse_past_open_rounds(self, header: Header) -> None:
+        """A round from this model that this bank is in, and that nobody ended in writing, may have been released."""
+        for step in self._journal.unfinished():
+            known = self._journal.round_of(step)
+            assert known is not None
+            if step != header.step and known.model == header.model:
+                raise RoundStillOpen(
+                    f"step {header.step}: this bank is still in step {step} from the same model; it needs that step's "
+                    "release, or the key holder's signed abort of it, first"
+                )
+            if step == header.step and (known.round_id != header.round_id or known.roster is not None):
+                raise ReleaseDiffers(f"step {step}: the release is not of the round that this bank is in")
 
     def _take_aborts(self, call: Call) -> None:
         """Signed aborts end the rounds they belong to; an update may then be used again among the same members."""

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import secagg
 from fl.flower.errors import RequestRefused, RoundStateLost, TransferError
-from fl.flower.parties.party import IDLE, Party, expect, outgoing, plan_of
+from fl.flower.parties.party import IDLE, Fields, Party, expect, outgoing, plan_of
 from fl.flower.parties.request import ControlRequest
 from fl.flower.settings import PartySettings
 from fl.flower.transport import Call, Outgoing, numbered
 from secagg import wire
-from secagg.errors import (
-    BadSignature,
-    PeerError,
-    StepNotIncreasing,
-)
+from secagg.errors import PeerError, StepNotIncreasing
 from secagg.ledger import Outcome
-from secagg.messages import AbortReason, EncryptedSum, Join
+from secagg.messages import Abort, AbortReason, EncryptedSum, Join
+
+_MAX_ABORTS = 256  # in one answer; a run tries a round three times
 
 
 class KeyHolderParty(Party):
@@ -30,11 +29,11 @@ class KeyHolderParty(Party):
         self._plan: secagg.RoundPlan | None = None
         self._step: int | None = None  # of the round that this process has open
 
-    def answer(self, action: str, call: Call) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+    def answer(self, action: str, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         """Fields and wires of the answer. Raises `SecAggError` and `FlowerError` leaves."""
         match action:
             case "status":
-                return {**self.status_fields(), "next_step": self._next_step()}, {}
+                return self.introduced(call, {"next_step": self._next_step()}), {}
             case "open":
                 return self._open(call)
             case "close":
@@ -48,7 +47,7 @@ class KeyHolderParty(Party):
                 return {}, self._aborted(request.step, AbortReason.ABANDONED)
         raise TransferError(f"the key holder has no action {action!r}")
 
-    def _open(self, call: Call) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+    def _open(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         request = self._verified("open", call)
         if request.step != self._next_step():
             raise StepNotIncreasing(f"step: the next one is {self._next_step()}, the request names {request.step}")
@@ -60,7 +59,7 @@ class KeyHolderParty(Party):
         self.log("opened", step=request.step, length=request.length, model=request.model.hex()[:16])
         return {}, {"offer": outgoing(offer, self._plan), **aborts}
 
-    def _close(self, call: Call) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+    def _close(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         role, plan = self._current("close", call)
         refused = []
         for data in call.numbered("join"):
@@ -73,7 +72,7 @@ class KeyHolderParty(Party):
         self.log("roster", step=self._step, members=len(roster.entries), refused=len(refused))
         return {"refused": "; ".join(refused)}, {"roster": outgoing(roster, plan)}
 
-    def _release(self, call: Call) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
+    def _release(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         if self._role is None or self._plan is None:
             raise RoundStateLost("no round is open here: the key holder was restarted; ask for the stored release")
         encrypted_sum = expect(call.wire("sum"), EncryptedSum, self._plan)
@@ -87,20 +86,22 @@ class KeyHolderParty(Party):
         self.log("released", step=step, contributors=release.contributors, seconds=seconds)
         return {"open_seconds": seconds}, {"release": outgoing(release, self._plan)}
 
-    def _stored(self, call: Call) -> tuple[dict[str, str | int | float], dict[str, Outgoing]]:
-        """The first release after a step, as it was sent, and what became of the step after it.
+    def _stored(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
+        """The first release after a step that moves a model, as it was sent, and what became of the step after it.
 
-        model: of the releases that move this model, the first; of all when empty.
+        With a model come the aborts of rounds from it too, for a bank that missed them. Changes nothing here.
         """
-        role, plan = self._role_for(call.number("length")), self._plan
-        assert plan is not None
-        after, model = call.number("after"), call.text("model")
-        outcome = role.outcome(after + 1)
-        for step in range(after + 1, self._next_step()):
-            release = role.stored_release(step) if role.outcome(step) is Outcome.RELEASED else None
-            if release is not None and model in ("", release.header.model.hex()):
-                return {"step": step, "outcome": Outcome.RELEASED.value}, {"release": outgoing(release, plan)}
-        return {"step": 0, "outcome": "none" if outcome is None else outcome.value}, {}
+        request = self._verified("stored", call)
+        plan, model = plan_of(self.settings.plan, request.length), request.model if any(request.model) else None
+        found = self._ledger.release_after(request.step, model)
+        if found is None:
+            outcome = self._ledger.outcome(request.step + 1)
+            return {"step": 0, "outcome": "none" if outcome is None else outcome.value}, {}
+        step, release = found
+        aborts: Sequence[Abort] = ()
+        if model is not None:
+            aborts = secagg.KeyHolder.aborts_after(self._ledger, self.identity, request.step, model, _MAX_ABORTS)
+        return {"step": step, "outcome": Outcome.RELEASED.value}, {"release": Outgoing(release), **_wires(aborts, plan)}
 
     # --- inside
 
@@ -109,7 +110,8 @@ class KeyHolderParty(Party):
         plan = plan_of(self.settings.plan, length)
         if self._role is None or self._plan != plan:
             if self._role is not None and self._role.state.value != IDLE:
-                self._role.abort()
+                gone = self._role.abort()
+                self.log("aborted", step=gone.header.step, reason=gone.reason.name)
             self._step, self._plan = None, plan
             quorum = self.settings.quorum
             self._role = secagg.KeyHolder(self.identity, self.enrolment, plan, quorum, ledger=self._ledger)
@@ -125,13 +127,11 @@ class KeyHolderParty(Party):
             if step != self._step:
                 raise RequestRefused(f"step {step} is not open here; step {self._step} is")
             aborts.append(role.abort(reason))
-        aborts += [abort for abort in role.report_abandoned() if abort.header.plan == plan.fingerprint]
+        aborts += role.report_abandoned()
         self._step = None
         for abort in aborts:
             self.log("aborted", step=abort.header.step, reason=abort.reason.name)
-        return {
-            name: Outgoing(data) for name, data in numbered("abort", [wire.encode(a, plan) for a in aborts]).items()
-        }
+        return _wires(aborts, plan)
 
     def _current(self, action: str, call: Call) -> tuple[secagg.KeyHolder, secagg.RoundPlan]:
         request = self._verified(action, call)
@@ -157,12 +157,10 @@ class KeyHolderParty(Party):
         return True
 
     def _verified(self, action: str, call: Call) -> ControlRequest:
-        """The control request in a call. Raises `RequestRefused` unless the enrolled aggregator signed it."""
-        request = ControlRequest.parse(bytes(call.wire("request")))
-        if request.action != action or request.session != self.enrolment.session:
-            raise RequestRefused(f"the request is signed for {request.action!r} or for another federation")
-        try:
-            self.enrolment.aggregator.verify(request.signature, request.signed_bytes())
-        except BadSignature as error:
-            raise RequestRefused("the request is not signed by the enrolled aggregator") from error
-        return request
+        return ControlRequest.verified(bytes(call.wire("request")), action, self.enrolment)
+
+
+def _wires(aborts: Sequence[Abort], plan: secagg.RoundPlan) -> dict[str, Outgoing]:
+    """Aborts of this plan's rounds as wires of an answer."""
+    found = [wire.encode(abort, plan) for abort in aborts if abort.header.plan == plan.fingerprint]
+    return {name: Outgoing(data) for name, data in numbered("abort", found).items()}

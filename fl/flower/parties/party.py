@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import secagg
 from fl.flower.errors import SettingsError, TransferError
 from fl.flower.logs import RoleLog
+from fl.flower.parties.statement import statement
 from fl.flower.settings import PartySettings, PlanSettings
-from fl.flower.transport import Bytes, Outgoing
+from fl.flower.transport import Bytes, Call, Outgoing
 from secagg import wire
 from secagg.errors import (
     SecAggError,
@@ -18,6 +20,8 @@ from secagg.messages import Abort, Contribution, EncryptedSum, Join, Message, Of
 Refusal = SecAggError  # what answers of these roles may name, beside the app's own errors
 
 M = TypeVar("M", Offer, Join, Roster, Contribution, EncryptedSum, Release, Abort)
+
+Fields = dict[str, str | int | float | bytes]  # plain values of an answer
 
 IDLE = "idle"  # of KeyHolderState and AggregatorState; importing secagg.keyholder would load tenseal at the aggregator
 _LONGEST_FRAME = 2**20  # bytes of offers, rosters and joins: checked again, exactly, when they are decoded
@@ -65,5 +69,11 @@ class Party:
     def organisation(self) -> str:
         return self.identity.member.organisation
 
-    def status_fields(self) -> dict[str, str | int]:
-        return {"role": self.settings.role, "organisation": self.organisation, "key": self.identity.key.hex()}
+    def introduced(self, call: Call, said: Mapping[str, str | int]) -> Fields:
+        """The answer to a status call, signed over its challenge when it has one. said: what this role adds."""
+        fields: Fields = {"role": self.settings.role, "organisation": self.organisation, **said}
+        fields["key"] = self.identity.key.hex()
+        if "challenge" in call.fields:
+            signed = statement(self.enrolment.session, call.octets("challenge"), fields)
+            fields["signature"] = self.identity.sign(signed)
+        return fields

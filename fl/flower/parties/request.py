@@ -1,11 +1,19 @@
-"""What the aggregator asks of the key holder: signed, so that a SuperLink cannot burn the key holder's steps."""
+"""What the aggregator asks for: signed, so that a SuperLink can neither burn the key holder's steps nor give a bank its
+first model.
+
+    open      open `step` for `model` with updates of `length`          close, abort    the round of `step`
+    stored    releases after `step` that move `model` (any when zero)   start           `model` is a bank's first one
+"""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
 
-from fl.flower.errors import TransferError
+from fl.flower.errors import RequestRefused, TransferError
+from fl.flower.fields import FIELDS
+from secagg import Enrolment
+from secagg.errors import BadSignature
 
 _REQUEST = struct.Struct("<32s16s16sQ32sQ")
 _REQUEST_TAG = b"secagg flower v1 request"
@@ -13,7 +21,7 @@ _REQUEST_TAG = b"secagg flower v1 request"
 
 @dataclass(frozen=True)
 class ControlRequest:
-    """What the aggregator asks of the key holder, signed. A replay names a step that is over."""
+    """One request. A replay names a step that is over, reads what may be read, or gives a model to a bank with none."""
 
     action: str
     session: bytes
@@ -39,4 +47,19 @@ class ControlRequest:
         request = cls(name, session, step, model, length, data[_REQUEST.size :])
         if tag.rstrip(b"\0") != _REQUEST_TAG or request.encode() != data:
             raise TransferError("request: not a control request of this version")
+        for name, value in (("step", step), ("length", length)):
+            if not FIELDS[name].holds(value):
+                raise TransferError(f"request: {name}: expected {FIELDS[name]}, got {value}")
+        return request
+
+    @classmethod
+    def verified(cls, data: bytes, action: str, enrolment: Enrolment) -> ControlRequest:
+        """Raises `RequestRefused` unless the enrolled aggregator signed it for this action and federation."""
+        request = cls.parse(data)
+        if request.action != action or request.session != enrolment.session:
+            raise RequestRefused(f"the request is signed for {request.action!r} or for another federation")
+        try:
+            enrolment.aggregator.verify(request.signature, request.signed_bytes())
+        except BadSignature as error:
+            raise RequestRefused("the request is not signed by the enrolled aggregator") from error
         return request

@@ -1,0 +1,25 @@
+"""What a party says about itself, signed: who is at a node, which model it holds, which step comes next.
+
+The aggregator sends each node a challenge of its own and believes only an answer that an enrolled party signed over it:
+no node can play another's part, and no answer can be kept for later or for another node.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+_STATEMENT = struct.Struct("<32s16s32s32sQQQQ")
+_STATEMENT_TAG = b"secagg flower v1 status"
+CHALLENGE_BYTES = 32
+
+
+def statement(session: bytes, challenge: bytes, fields: Mapping[str, object]) -> bytes:
+    """What the signature under a status answer covers. fields: of the answer, checked; what a role has not is 0."""
+    model, numbers = fields.get("model", ""), []
+    for name in ("length", "rounds", "step", "next_step"):
+        value = fields.get(name, 0)
+        assert isinstance(value, int)  # the table of fields says so
+        numbers.append(value)
+    assert isinstance(model, str)
+    return _STATEMENT.pack(_STATEMENT_TAG.ljust(32, b"\0"), session, challenge, bytes.fromhex(model), *numbers)
