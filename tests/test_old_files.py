@@ -1,0 +1,89 @@
+"""Files that an earlier version wrote still count, open, or are refused by name.
+
+`vectors/before` was written by revision 5bd6581 (22 November 2026), by its own commands: a finished private run with
+its lifelong ledgers, and the identities, ledger, journal and messages of one round of three clients. The run's figures
+were printed by that revision.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import secagg
+from demos.__main__ import cli
+from fl.errors import BudgetError
+
+BEFORE = Path(__file__).parent / "vectors" / "before"
+# By each of three banks, PRV at delta 1e-5. Its grid has become finer at the edges since: a millionth more.
+SPENT = pytest.approx(2.9996007, abs=2e-6)
+PLAN = secagg.plan_round(length=20, max_clients=3, clip=1.0, value_bits=8)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(BEFORE / "run", tmp_path / "run"))
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> Path:
+    folder = Path(shutil.copytree(BEFORE / "core", tmp_path / "core"))
+    for path in folder.iterdir():
+        path.chmod(0o600)  # as they were written; a checkout does not keep modes
+    return folder
+
+
+def command(*arguments: object) -> dict:
+    done = CliRunner().invoke(cli, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_what_was_spent_before_still_counts(run: Path) -> None:
+    banks = command("budget", run, "--json")["banks"]
+    assert [bank["bank"] for bank in banks] == ["bank-0", "bank-1", "bank-2"]
+    assert [bank["spent"] for bank in banks] == [SPENT] * 3
+    assert not any(bank["affordable"] for bank in banks)
+
+
+def test_a_new_run_on_old_ledgers_is_refused_when_nothing_is_left(run: Path, tmp_path: Path) -> None:
+    ledgers = {path: path.read_bytes() for path in (run / "budget").glob("*.json")}
+    options = ["--customers", "300", "--clients", "3", "--fraud-share", "0.03", "--rounds", "1", "--no-baselines"]
+    with pytest.raises(BudgetError):
+        command("train", *options, "--budget-dir", run / "budget", "--run-dir", tmp_path / "new", "--json")
+    assert len(ledgers) == 3 and all(path.read_bytes() == content for path, content in ledgers.items())
+
+
+def test_an_old_finished_run_is_read_again_with_the_figures_it_had(run: Path) -> None:
+    before = json.loads((run / "result.json").read_text())
+    model = (run / "model.safetensors").read_bytes()
+    again = command("train", "--resume", run, "--json")
+    assert again["privacy"]["epsilon"] == SPENT
+    assert again["metrics"]["average_precision"] == pytest.approx(before["metrics"]["average_precision"], abs=1e-9)
+    assert (run / "model.safetensors").read_bytes() == model
+
+
+def test_an_old_ledger_and_journal_open_with_all_that_they_hold(core: Path) -> None:
+    key_holder = secagg.Identity.load(core / "key-holder.json")
+    ledger = secagg.Ledger(core / "ledger.db", key_holder)
+    assert ledger.outcome(1) is not None
+    with pytest.raises(secagg.errors.RoundAlreadyReleased):
+        ledger.check_step(1)
+    ledger.check_step(2)
+    bank = secagg.Identity.load(core / "bank-0.json")
+    journal = secagg.Journal(core / "journal-0.db", bank)
+    assert journal.unfinished() == ()
+    enrolment = secagg.Enrolment.load(core / "enrolment.json")
+    client = secagg.Client(bank, enrolment, PLAN, journal=journal)
+    opener = secagg.KeyHolder(key_holder, enrolment, PLAN, ledger=ledger)
+    client.join(opener.open(2, bytes(32)), bytes(32))  # the next step of both
+
+
+@pytest.mark.parametrize("name", ["offer", "join-0", "roster", "contribution-0", "release"])
+def test_an_old_message_is_refused_by_its_version(core: Path, name: str) -> None:
+    with pytest.raises(secagg.errors.UnsupportedVersion, match="expected version 2, got 1"):
+        secagg.decode((core / f"{name}.bin").read_bytes(), PLAN)
