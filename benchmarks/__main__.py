@@ -19,23 +19,12 @@ from rich.console import Console
 from rich.text import Text
 
 from benchmarks.errors import BenchmarkError, NothingInCommon, ResumeMismatch, SettingsError, UnlikeMachines
+from demos.options import FilePath, Range
+from fl import options
 from fl.errors import FederationError
 
 err = Console(stderr=True, markup=False, emoji=False)  # names of files and cases are data
 WRONG_USAGE = (SettingsError, ResumeMismatch, UnlikeMachines, NothingInCommon)
-
-
-def counts(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    """Whole numbers separated by commas; 1e6 is one."""
-    if not value:
-        return ()
-    try:
-        numbers = [float(part) for part in value.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"expected whole numbers separated by commas, got {value!r}") from None
-    if any(not number.is_integer() or number < 1 for number in numbers):
-        raise click.BadParameter(f"expected whole numbers from 1 up, got {value!r}")
-    return tuple(int(number) for number in numbers)
 
 
 def interrupt_once(number: int, frame: FrameType | None) -> None:
@@ -60,27 +49,42 @@ def cli() -> None:
 @click.option("--preset", "preset_name", type=click.Choice(["quick", "full"]), default="quick", help="What to measure.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where torch cases run.")
 @click.option(
-    "--sizes", callback=counts, default="", metavar="N,N,...", help="Values per update: replaces the preset's points."
+    "--sizes",
+    type=Range(options.SIZES),
+    default="",
+    metavar="N,N,...",
+    help="Values per update: replaces the preset's points.",
 )
 @click.option(
     "--clients",
-    callback=counts,
+    type=Range(options.MEASURED_COUNTS),
     default="",
     metavar="N,N,...",
     help="Contributions per sum: replaces the preset's points.",
 )
 @click.option(
     "--value-bits",
-    callback=counts,
+    type=Range(options.BITS),
     default="",
     metavar="N,N,...",
     help="Bits of a quantised value: replaces the points.",
 )
-@click.option("--case", "names", multiple=True, help="Only this case; repeat for more. `list` shows them.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads that a case may use; all usable cores if absent.")
-@click.option("--cycles", type=click.IntRange(min=1), help="How often every case is visited; the preset's if absent.")
-@click.option("--seed", default=0, help="Of vectors and of the order of cases; never of keys or encryption.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Results file; under runs/ if absent.")
+@click.option(
+    "--case",
+    "names",
+    multiple=True,
+    type=Range(options.Text("a case")),
+    help="Only this case; repeat for more. `list` shows them.",
+)
+@click.option("--threads", type=Range(options.THREADS), help="Threads that a case may use; all usable cores if absent.")
+@click.option("--cycles", type=Range(options.CYCLES), help="How often every case is visited; the preset's if absent.")
+@click.option(
+    "--seed",
+    default=0,
+    type=Range(options.SEED),
+    help="Of vectors and of the order of cases; never of keys or encryption.",
+)
+@click.option("--json", "path", type=FilePath(), help="Results file; under runs/ if absent.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run of the same results file.")
 def run(
     preset_name: str,
@@ -109,8 +113,8 @@ def run(
 
     if resume and path is None:
         raise click.UsageError("--resume needs the --json FILE of the run to go on with")
-    threads = threads or usable_cores()
-    target = path or Path("runs/benchmarks") / time.strftime("%Y%m%d-%H%M%S.json")
+    threads = usable_cores() if threads is None else threads
+    target = Path("runs/benchmarks") / time.strftime("%Y%m%d-%H%M%S.json") if path is None else path
     asked = chosen(
         preset(preset_name, device, threads),
         device,
@@ -148,9 +152,9 @@ def run(
 
 
 @cli.command()
-@click.option("--length", default=1_000_000, type=click.IntRange(min=1), help="Values per update.")
-@click.option("--clients", default=8, type=click.IntRange(min=2), help="Contributions, all encrypted.")
-@click.option("--value-bits", default=16, type=click.IntRange(2, 32), help="Bits of a quantised value.")
+@click.option("--length", default=1_000_000, type=Range(options.LENGTH), help="Values per update.")
+@click.option("--clients", default=8, type=Range(options.MEASURED_CLIENTS), help="Contributions, all encrypted.")
+@click.option("--value-bits", default=16, type=Range(options.MEASURED_BITS), help="Bits of a quantised value.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
 def floor(length: int, clients: int, value_bits: int, as_json: bool) -> None:
     """How far each stage is from the least that its work could take on one core of this machine.
@@ -197,9 +201,9 @@ def print_schema() -> None:
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--html", type=click.Path(path_type=Path), help="Write a report that needs no network.")
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write every figure as a row.")
+@click.argument("files", nargs=-1, required=True, type=FilePath())
+@click.option("--html", type=FilePath(), help="Write a report that needs no network.")
+@click.option("--csv", "csv_path", type=FilePath(), help="Write every figure as a row.")
 @click.option("--markdown", is_flag=True, help="Print the headline table as Markdown.")
 def report(files: tuple[Path, ...], html: Path | None, csv_path: Path | None, markdown: bool) -> None:
     """Show results: a table on stdout, or files. Several FILES stand side by side and are never merged."""
@@ -220,9 +224,9 @@ def report(files: tuple[Path, ...], html: Path | None, csv_path: Path | None, ma
 
 
 @cli.command()
-@click.argument("old", type=click.Path(path_type=Path))
-@click.argument("new", type=click.Path(path_type=Path))
-@click.option("--tolerance", type=click.FloatRange(min=0), default=0.05, help="Slow-down that is let pass.")
+@click.argument("old", type=FilePath())
+@click.argument("new", type=FilePath())
+@click.option("--tolerance", type=Range(options.TOLERANCE), default=0.05, help="Slow-down that is let pass.")
 def compare(old: Path, new: Path, tolerance: float) -> None:
     """Did the code get slower or its messages larger? Exit 1 on a regression beyond the noise."""
     from benchmarks.compare import TOO_BUSY

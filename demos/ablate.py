@@ -9,22 +9,31 @@ from typing import Any
 import click
 
 from demos.console import err, out, print_json, progress, table
+from demos.options import FilePath, Range
+from fl import options
 
 
 @click.command("ablate")
-@click.argument("config", type=click.Path(path_type=Path))
-@click.option("--seeds", default=3, type=click.IntRange(1), show_default=True, help="Runs of every variant.")
-@click.option("--components", help="By name, with commas; all that the run has if left out.")
-@click.option("--epsilons", default="", help="Other budgets for a privacy-utility curve, as in 1,8.")
-@click.option("--out", "folder", type=click.Path(path_type=Path), help="Of all cells; new under runs/ if left out.")
+@click.argument("config", type=FilePath())
+@click.option(
+    "--seeds", default=3, type=Range(options.ABLATION_SEEDS), show_default=True, help="Runs of every variant."
+)
+@click.option("--components", type=Range(options.NAMES), help="By name, with commas; all that the run has if left out.")
+@click.option(
+    "--epsilons",
+    default="",
+    type=Range(options.EPSILONS),
+    help="Other budgets for a privacy-utility curve, as in 1,8.",
+)
+@click.option("--out", "folder", type=FilePath(), help="Of all cells; new under runs/ if left out.")
 @click.option("--resume", is_flag=True, help="Continue the ablation in --out; finished cells are kept.")
-@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="OUT/ablation.html if left out.")
+@click.option("--html", "page", type=FilePath(), metavar="FILE", help="OUT/ablation.html if left out.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
 def ablate(
     config: Path,
     seeds: int,
-    components: str | None,
-    epsilons: str,
+    components: tuple[str, ...] | None,
+    epsilons: tuple[float, ...],
     folder: Path | None,
     resume: bool,
     page: Path | None,
@@ -47,7 +56,7 @@ def ablate(
     if resume and folder is None:
         raise click.UsageError("--resume continues an ablation: name its folder with --out")
     base = read_config(config)
-    plan = variants(base, _names(components), _numbers(epsilons))
+    plan = variants(base, components, epsilons)
     where = folder if folder is not None else Path(_fresh_name())
     prepare(where, base, plan, seeds, resume=resume)
     cells = []
@@ -63,17 +72,6 @@ def ablate(
     else:
         _show(result)
     err.print(f"ablation: {where}", highlight=False, soft_wrap=True)
-
-
-def _names(given: str | None) -> list[str] | None:
-    return None if given is None else [name.strip() for name in given.split(",") if name.strip()]
-
-
-def _numbers(given: str) -> list[float]:
-    try:
-        return [float(part) for part in given.split(",") if part.strip()]
-    except ValueError:
-        raise click.UsageError(f"--epsilons: expected numbers with commas, as in 1,8, got {given!r}") from None
 
 
 def _fresh_name() -> str:

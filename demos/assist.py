@@ -25,6 +25,8 @@ from demos.assist_options import (
     run_story,
 )
 from demos.assist_tables import show, show_comparison, show_features, show_pairs, show_review, show_synthetic
+from demos.options import Range
+from fl import options as declared
 
 
 @click.group("assist")
@@ -42,8 +44,13 @@ def assist() -> None:
 
 
 @assist.command("synth")
-@click.option("--scenario", required=True, help="What happens, in a fraud expert's words.")
-@click.option("--rows", default=120, type=click.IntRange(2, 10_000), help="Transactions to ask for.")
+@click.option(
+    "--scenario",
+    required=True,
+    type=Range(declared.Text("a scenario")),
+    help="What happens, in a fraud expert's words.",
+)
+@click.option("--rows", default=120, type=Range(declared.SCENARIO_ROWS), help="Transactions to ask for.")
 @click.option("--with-aggregates", is_flag=True, help="Send averages over all banks, released by an encrypted sum.")
 @data_options
 @provider_options
@@ -106,7 +113,7 @@ def compare(folder: Path, as_json: bool, **options: Any) -> None:
 
 
 @assist.command("features")
-@click.option("--column", help="The text column, where there are several.")
+@click.option("--column", type=Range(declared.COLUMN), help="The text column, where there are several.")
 @click.option("--no-compare", is_flag=True, help="Leave out the comparison.")
 @data_options
 @effort_options
@@ -127,7 +134,7 @@ def features(column: str | None, no_compare: bool, as_json: bool, **options: Any
 
 
 @assist.command("review")
-@click.option("--count", default=100, type=click.IntRange(1, 1000), help="Highest-scored alerts of the last test week.")
+@click.option("--count", default=100, type=Range(declared.ALERTS), help="Highest-scored alerts of the last test week.")
 @data_options
 @effort_options
 @provider_options

@@ -22,6 +22,8 @@ from demos.assist_options import (
 )
 from demos.assist_tables import show, show_files, show_pairs, show_proposals
 from demos.console import err
+from demos.options import Range
+from fl import options as declared
 
 
 @click.group("finetune")
@@ -38,8 +40,10 @@ def finetune() -> None:
 
 
 @finetune.command("propose")
-@click.option("--column", help="The text column, where there are several.")
-@click.option("--rows", default=400, type=click.IntRange(10), help="Per bank; half of them frauds if there are.")
+@click.option("--column", type=Range(declared.COLUMN), help="The text column, where there are several.")
+@click.option(
+    "--rows", default=400, type=Range(declared.EXAMPLE_ROWS), help="Per bank; half of them frauds if there are."
+)
 @data_options
 @provider_options
 @JSON
@@ -86,7 +90,7 @@ def finetune_build(folders: tuple[Path, ...], accept_unflagged: bool, reviewer: 
 
 @finetune.command("local")
 @click.argument("files", nargs=-1, required=True, type=FILE)
-@click.option("--rounds", default=10, type=click.IntRange(1))
+@click.option("--rounds", default=10, type=Range(declared.SOME_ROUNDS))
 @JSON
 def finetune_local(files: tuple[Path, ...], rounds: int, as_json: bool) -> None:
     """Train a text head from one file per bank, in encrypted rounds.
@@ -105,7 +109,7 @@ def finetune_local(files: tuple[Path, ...], rounds: int, as_json: bool) -> None:
 
 @finetune.command("submit")
 @click.argument("file", type=FILE)
-@click.option("--epochs", default=3, type=click.IntRange(1, 50))
+@click.option("--epochs", default=3, type=Range(declared.TUNING_EPOCHS))
 @data_options
 @provider_options
 @JSON
@@ -133,7 +137,7 @@ def finetune_submit(file: Path, epochs: int, as_json: bool, **options: Any) -> N
 
 
 @finetune.command("status")
-@click.argument("job")
+@click.argument("job", type=Range(declared.Text("a job's name")))
 @provider_options
 @JSON
 def finetune_status(job: str, as_json: bool, **options: Any) -> None:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from demos.console import err, progress
+from demos.options import FilePath, Range
+from fl import options as declared
 
 if TYPE_CHECKING:
     from fl.assist.session import Session, Settings
     from fl.assist.stories import DataChoice, Effort
 
 F = TypeVar("F", bound=Callable[..., Any])
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = FilePath(dir_okay=False)
+FOLDER = FilePath(file_okay=False)
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
 
 
@@ -32,19 +33,37 @@ def _options(*made: Callable[[Any], Any]) -> Callable[[F], F]:
 
 
 data_options = _options(
-    click.option("--data", default="simulated", metavar="FILE|simulated", help="Transactions of all banks."),
-    click.option("--schema", metavar="NAME|FILE.toml", help="What the columns mean; recognised if left out."),
-    click.option("--partition", metavar="COLUMN|FILE.csv:COLUMN", help="Which bank holds which row."),
-    click.option("--clients", type=click.IntRange(3), help="So many banks; not beside --partition."),
-    click.option("--customers", type=click.IntRange(10), help="Customers of the embedded generator."),
-    click.option("--fraud-share", type=float, help="Share of frauds of the embedded generator."),
-    click.option("--test-windows", type=click.IntRange(1), help="Consecutive test weeks; the schema's if left out."),
-    click.option("--seed", default=0, help="Of data, models, offline rules and bootstrap."),
+    click.option(
+        "--data",
+        default="simulated",
+        type=Range(declared.FILE),
+        metavar="FILE|simulated",
+        help="Transactions of all banks.",
+    ),
+    click.option(
+        "--schema",
+        type=Range(declared.FILE),
+        metavar="NAME|FILE.toml",
+        help="What the columns mean; recognised if left out.",
+    ),
+    click.option(
+        "--partition",
+        type=Range(declared.Text("a column, or FILE.csv:COLUMN")),
+        metavar="COLUMN|FILE.csv:COLUMN",
+        help="Which bank holds which row.",
+    ),
+    click.option("--clients", type=Range(declared.QUORUM), help="So many banks; not beside --partition."),
+    click.option("--customers", type=Range(declared.CUSTOMERS), help="Customers of the embedded generator."),
+    click.option("--fraud-share", type=Range(declared.FRAUD_SHARE), help="Share of frauds of the embedded generator."),
+    click.option(
+        "--test-windows", type=Range(declared.TEST_WINDOWS), help="Consecutive test weeks; the schema's if left out."
+    ),
+    click.option("--seed", default=0, type=Range(declared.SEED), help="Of data, models, offline rules and bootstrap."),
 )
 effort_options = _options(
-    click.option("--rounds", default=5, type=click.IntRange(1), help="Of training, in plain sight."),
-    click.option("--repeats", default=3, type=click.IntRange(1), help="Trainings with other seeds."),
-    click.option("--replicates", default=1000, type=click.IntRange(100), help="Of the bootstrap."),
+    click.option("--rounds", default=5, type=Range(declared.SOME_ROUNDS), help="Of training, in plain sight."),
+    click.option("--repeats", default=3, type=Range(declared.REPEATS), help="Trainings with other seeds."),
+    click.option("--replicates", default=1000, type=Range(declared.REPLICATES), help="Of the bootstrap."),
 )
 provider_options = _options(
     click.option(
@@ -53,23 +72,33 @@ provider_options = _options(
         default="offline",
         help="offline: plain rules on this machine. OPENAI_API_KEY alone changes nothing.",
     ),
-    click.option("--model", help="With openai: the model. None is built in."),
+    click.option(
+        "--model", type=Range(declared.Text("a model's name")), help="With openai: the model. None is built in."
+    ),
     click.option(
         "--api",
         type=click.Choice(["responses", "chat"]),
         default="responses",
         help="With openai: chat is for local servers, with OPENAI_BASE_URL.",
     ),
-    click.option("--allow", multiple=True, metavar="NAME", help="This column may leave, redacted. Repeatable."),
+    click.option(
+        "--allow",
+        multiple=True,
+        type=Range(declared.COLUMN),
+        metavar="NAME",
+        help="This column may leave, redacted. Repeatable.",
+    ),
     click.option("--customer-list", type=FILE, help="Names of the bank's customers, one a line."),
     click.option("--no-customer-list", is_flag=True, help="Send redacted text without such a list."),
-    click.option("--min-customers", default=10, type=click.IntRange(1), help="Who must use a word before it leaves."),
-    click.option("--max-tokens", default=100_000, type=click.IntRange(0), help="Budget of the work folder's log."),
-    click.option("--max-cost", type=float, help="Budget in money; needs both prices."),
-    click.option("--price-in", type=float, help="Per million input tokens."),
-    click.option("--price-out", type=float, help="Per million output (or training) tokens."),
-    click.option("--timeout", default=60.0, help="Seconds per attempt."),
-    click.option("--max-retries", default=2, type=click.IntRange(0), help="Of the SDK."),
+    click.option(
+        "--min-customers", default=10, type=Range(declared.MIN_CUSTOMERS), help="Who must use a word before it leaves."
+    ),
+    click.option("--max-tokens", default=100_000, type=Range(declared.TOKENS), help="Budget of the work folder's log."),
+    click.option("--max-cost", type=Range(declared.COST), help="Budget in money; needs both prices."),
+    click.option("--price-in", type=Range(declared.PRICE), help="Per million input tokens."),
+    click.option("--price-out", type=Range(declared.PRICE), help="Per million output (or training) tokens."),
+    click.option("--timeout", default=60.0, type=Range(declared.TIMEOUT), help="Seconds per attempt."),
+    click.option("--max-retries", default=2, type=Range(declared.SDK_RETRIES), help="Of the SDK."),
     click.option("--ask-again", is_flag=True, help="Pay again for what was refused or malformed before."),
     click.option("--dry-run", is_flag=True, help="Print exactly what would be sent, one request a line; send nothing."),
     click.option("--work", default="runs/assist", type=FOLDER, help="Log, cache and results."),

@@ -12,12 +12,13 @@ from typing import Any
 import click
 
 from demos.console import out, print_json, table
+from demos.options import FilePath
 from secagg.eventlog import audit as read_log
 from secagg.journal import PURPOSE as JOURNAL
 from secagg.journal import JournalReport, JournalRound, audit_journal
 from secagg.ledger import LedgerReport, audit_ledger, compare, compare_journal
 
-_FILE = click.Path(path_type=Path)
+_FILE = FilePath()
 
 
 @click.command()

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from demos.console import out, print_json, table
+from demos.options import FilePath
 
 
 @click.command("budget")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=FilePath())
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
 def budget(run: Path, as_json: bool) -> None:
     """Read the ledgers of the run in folder RUN; nothing is spent by looking.

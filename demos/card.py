@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from demos.console import out, print_json
+from demos.options import FilePath
 
 
 @click.command("card")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", "folder", type=click.Path(path_type=Path), help="Where they go; RUN if left out.")
+@click.argument("run", type=FilePath())
+@click.option("--out", "folder", type=FilePath(), help="Where they go; RUN if left out.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
 def card(run: Path, folder: Path | None, as_json: bool) -> None:
     """Draft model-card.md and dpia.md (GDPR Article 35(7)) from what the run in folder RUN left.

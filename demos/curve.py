@@ -14,17 +14,27 @@ from typing import Any
 import click
 
 from demos.console import err, out, print_json, progress, table
+from demos.options import FilePath, Range
+from fl import options
 
 WITHOUT = "none"  # how a folder and a row name the run without differential privacy
 
 
 @click.command("curve", context_settings={"ignore_unknown_options": True})
-@click.option("--epsilons", default="1,2,3,4,8", show_default=True, help="Total epsilons, statistics and training.")
-@click.option("--seeds", default="0,1,2", show_default=True)
-@click.option("--folder", type=click.Path(path_type=Path), required=True, help="Of all runs; finished ones are kept.")
+@click.option(
+    "--epsilons",
+    default="1,2,3,4,8",
+    type=Range(options.EPSILONS),
+    show_default=True,
+    help="Total epsilons, statistics and training.",
+)
+@click.option("--seeds", default="0,1,2", type=Range(options.SEEDS), show_default=True)
+@click.option("--folder", type=FilePath(), required=True, help="Of all runs; finished ones are kept.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
 @click.argument("train_options", nargs=-1, type=click.UNPROCESSED)
-def curve(epsilons: str, seeds: str, folder: Path, as_json: bool, train_options: tuple[str, ...]) -> None:
+def curve(
+    epsilons: tuple[float, ...], seeds: tuple[int, ...], folder: Path, as_json: bool, train_options: tuple[str, ...]
+) -> None:
     """Train without privacy and at every epsilon, for every seed, with TRAIN_OPTIONS handed to `train`.
 
     Every run is a folder of its own under --folder. A run that is finished there is not repeated, one that was
@@ -33,8 +43,9 @@ def curve(epsilons: str, seeds: str, folder: Path, as_json: bool, train_options:
     \b
     python -m demos curve --folder runs/curve --epsilons 2,8 --seeds 0 --customers 400 --rounds 3
     """
-    levels = [WITHOUT, *(level.strip() for level in epsilons.split(","))]
-    plan = [(level, seed.strip()) for seed in seeds.split(",") for level in levels]
+    levels = [WITHOUT, *(f"{level:.12g}" for level in epsilons)]
+    plan = [(level, str(seed)) for seed in seeds for level in levels]
+    _refuse_wrong_options(plan[-1], train_options)
     found: dict[str, list[float]] = {level: [] for level in levels}
     with progress("runs", len(plan)) as advance:
         for done, (level, seed) in enumerate(plan, start=1):
@@ -56,13 +67,24 @@ def curve(epsilons: str, seeds: str, folder: Path, as_json: bool, train_options:
         _show(rows)
 
 
+def _arguments(level: str, seed: str, train_options: tuple[str, ...]) -> list[str]:
+    asked = without_budget(train_options) if level == WITHOUT else [*train_options]
+    privacy = ["--no-dp", "--min-banks", "1"] if level == WITHOUT else ["--epsilon", level]
+    return [*asked, "--seed", seed, "--no-baselines", *privacy]
+
+
+def _refuse_wrong_options(run: tuple[str, str], train_options: tuple[str, ...]) -> None:
+    """Wrong usage of `train` is found here, before the first run and without a process."""
+    from demos.train import train
+
+    train.make_context("train", _arguments(*run, train_options))
+
+
 def _played(run: Path, level: str, seed: str, train_options: tuple[str, ...]) -> dict[str, Any]:
     """The result of one run: read, resumed or made, in a process of its own."""
     finished = run / "result.json"
     if not finished.exists():
-        asked = without_budget(train_options) if level == WITHOUT else [*train_options]
-        fresh = [*asked, "--seed", seed, "--run-dir", str(run), "--no-baselines"]
-        fresh += ["--no-dp", "--min-banks", "1"] if level == WITHOUT else ["--epsilon", level]
+        fresh = [*_arguments(level, seed, train_options), "--run-dir", str(run)]
         arguments = ["--resume", str(run)] if (run / "manifest.json").exists() else fresh
         command = [sys.executable, "-m", "demos", "train", *arguments, "--json"]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ)

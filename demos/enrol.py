@@ -14,13 +14,15 @@ from typing import Any
 import click
 
 from demos.console import err, out, print_json, table
+from demos.options import FilePath, Range
+from fl import options
 from secagg.enrolment import Enrolment, load_public_entry, public_entry, save_public_entry
 from secagg.errors import EnrolmentError
 from secagg.identity import Identity, Member
 
 PASSPHRASE = "SECAGG_PASSPHRASE"
 
-_FILE = click.Path(path_type=Path)
+_FILE = FilePath()
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
 
@@ -44,7 +46,12 @@ def enrol() -> None:
 
 
 @enrol.command()
-@click.option("--organisation", required=True, help="The name under which this party is known to the others.")
+@click.option(
+    "--organisation",
+    required=True,
+    type=Range(options.Text("a name")),
+    help="The name under which this party is known to the others.",
+)
 @click.option("--out", "file", required=True, type=_FILE, help="The identity file: private, mode 600.")
 @click.option("--public", type=_FILE, help="The public entry to hand over.  [default: OUT.public]")
 @_JSON
@@ -57,7 +64,7 @@ def key(organisation: str, file: Path, public: Path | None, as_json: bool) -> No
     \b
     python -m demos enrol key --organisation "Bank D" --out bank-d.key
     """
-    public = public or file.with_name(file.name + ".public")
+    public = Path(f"{file}.public") if public is None else public
     if public.exists():
         raise EnrolmentError(f"{public} exists: hand that one over, or choose another with --public")
     passphrase = _passphrase()
@@ -95,7 +102,11 @@ def make_list(key_holder: Path, aggregator: Path, clients: tuple[Path, ...], fil
 
 @enrol.command()
 @click.argument("file", type=_FILE)
-@click.option("--fingerprint", help="What another party read out; compared with this list's. Blanks do not matter.")
+@click.option(
+    "--fingerprint",
+    type=Range(options.Text("a fingerprint", empty=True)),
+    help="What another party read out; compared with this list's. Blanks do not matter.",
+)
 @_JSON
 def check(file: Path, fingerprint: str | None, as_json: bool) -> None:
     """Verify an enrolment list; prints the fingerprint to read out, or compares it.

@@ -9,14 +9,23 @@ import click
 from rich.text import Text
 
 from demos.console import out, print_json, progress, table, visible
+from demos.options import FilePath, Range
+from fl import options
 
 MARKS = {"good": ("+", "green"), "note": ("-", "dim"), "concern": ("!", "bold yellow")}
 
 
 @click.command("evaluate")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--by", "columns", multiple=True, metavar="COLUMN|FILE.csv:COLUMN", help="Compare groups; repeatable.")
-@click.option("--html", "page", type=click.Path(path_type=Path), metavar="FILE", help="Also as one HTML file.")
+@click.argument("run", type=FilePath())
+@click.option(
+    "--by",
+    "columns",
+    multiple=True,
+    type=Range(options.Text("a column, or FILE.csv:COLUMN")),
+    metavar="COLUMN|FILE.csv:COLUMN",
+    help="Compare groups; repeatable.",
+)
+@click.option("--html", "page", type=FilePath(), metavar="FILE", help="Also as one HTML file.")
 @click.option("--json", "as_json", is_flag=True, help="The whole report on stdout, nothing else there.")
 def evaluate(run: Path, columns: tuple[str, ...], page: Path | None, as_json: bool) -> None:
     """Examine the finished run in folder RUN: its figures and baselines, calibration, days to the first alert, drift,

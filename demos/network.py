@@ -8,15 +8,21 @@ import click
 from rich.text import Text
 
 from demos.console import err, out, print_json, progress, seconds, size, table
+from demos.options import FilePath, Range
+from fl import options
 
 
 @click.command("network")
-@click.option("--banks", default=3, type=click.IntRange(3, 12), help="Banks, each with processes of its own.")
-@click.option("--rounds", default=3, type=click.IntRange(1), help="Rounds to play.")
-@click.option("--customers", default=150, type=click.IntRange(30), help="Customers of the embedded generator.")
-@click.option("--seed", default=1, help="Of data, first model and batch order; never of keys.")
-@click.option("--timeout", default=600.0, help="Seconds after which the run is given up.")
-@click.option("--keep", type=click.Path(), help="Keep certificates, logs, ledger and journals in this new folder.")
+@click.option("--banks", default=3, type=Range(options.NETWORK_BANKS), help="Banks, each with processes of its own.")
+@click.option("--rounds", default=3, type=Range(options.SOME_ROUNDS), help="Rounds to play.")
+@click.option(
+    "--customers", default=150, type=Range(options.NETWORK_CUSTOMERS), help="Customers of the embedded generator."
+)
+@click.option(
+    "--seed", default=1, type=Range(options.SEED), help="Of data, first model and batch order; never of keys."
+)
+@click.option("--timeout", default=600.0, type=Range(options.TIMEOUT), help="Seconds after which the run is given up.")
+@click.option("--keep", type=FilePath(), help="Keep certificates, logs, ledger and journals in this new folder.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
 def network(
     banks: int, rounds: int, customers: int, seed: int, timeout: float, keep: str | None, as_json: bool

@@ -5,14 +5,18 @@ from __future__ import annotations
 import click
 
 from demos.console import out, print_json
+from demos.options import Range
+from fl import options
 
 
 @click.command("plan")
-@click.option("--length", default=1_000_000, help="Values per update.")
-@click.option("--clients", default=8, help="Most clients in a round.")
-@click.option("--value-bits", default=16, help="Bits of a quantised value, sign included.")
-@click.option("--clip", default=1.0, help="Values outside [-clip, clip] are clipped.")
-@click.option("--max-weight", default=1, help="Weights are integers in 1..max-weight.")
+@click.option("--length", default=1_000_000, type=Range(options.LENGTH), help="Values per update.")
+@click.option("--clients", default=8, type=Range(options.BANKS), help="Most clients in a round.")
+@click.option(
+    "--value-bits", default=16, type=Range(options.VALUE_BITS), help="Bits of a quantised value, sign included."
+)
+@click.option("--clip", default=1.0, type=Range(options.CLIP), help="Values outside [-clip, clip] are clipped.")
+@click.option("--max-weight", default=1, type=Range(options.MAX_WEIGHT), help="Weights are integers in 1..max-weight.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
 def plan_command(length: int, clients: int, value_bits: int, clip: float, max_weight: int, as_json: bool) -> None:
     """Choose parameters for a round and say what they cost.

@@ -9,6 +9,8 @@ import click
 from rich.text import Text
 
 from demos.console import out, print_json, progress, seconds, size, table
+from demos.options import Range
+from fl import options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,15 +20,23 @@ if TYPE_CHECKING:
 
 
 @click.command("round")
-@click.option("--clients", default=8, help="Clients in the round.")
-@click.option("--length", default=1_000_000, help="Values per update.")
-@click.option("--value-bits", default=16, help="Bits of a quantised value, sign included.")
-@click.option("--clip", default=1.0, help="Values outside [-clip, clip] are clipped.")
-@click.option("--max-weight", default=1, help="Above 1: random integer weights in 1..max-weight.")
-@click.option("--engine", default="auto", help="Encryption engine: auto, or an engine's name.")
-@click.option("--quorum", default=3, help="Fewest contributions that may be released.")
+@click.option("--clients", default=8, type=Range(options.BANKS), help="Clients in the round.")
+@click.option("--length", default=1_000_000, type=Range(options.LENGTH), help="Values per update.")
+@click.option(
+    "--value-bits", default=16, type=Range(options.VALUE_BITS), help="Bits of a quantised value, sign included."
+)
+@click.option("--clip", default=1.0, type=Range(options.CLIP), help="Values outside [-clip, clip] are clipped.")
+@click.option(
+    "--max-weight", default=1, type=Range(options.MAX_WEIGHT), help="Above 1: random integer weights in 1..max-weight."
+)
+@click.option("--engine", default="auto", type=Range(options.ENGINE), help="Encryption engine.")
+@click.option(
+    "--quorum", default=3, type=Range(options.ROUND_QUORUM), help="Fewest contributions that may be released."
+)
 @click.option("--no-masking", is_flag=True, help="CKKS alone: trusts the aggregator and the key holder's key.")
-@click.option("--seed", default=0, help="Seed of the random updates; never of keys or encryption.")
+@click.option(
+    "--seed", default=0, type=Range(options.SEED), help="Seed of the random updates; never of keys or encryption."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
 def round_command(
     clients: int,
@@ -50,8 +60,6 @@ def round_command(
 
     import secagg
 
-    if clients < 1:
-        raise click.UsageError(f"--clients: expected at least 1, got {clients}")
     plan = secagg.plan_round(length, clients, clip, value_bits, max_weight)
     rng = np.random.default_rng(seed)
     updates = [rng.normal(scale=0.3 * clip, size=length).astype(np.float32) for _ in range(clients)]

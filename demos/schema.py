@@ -10,18 +10,26 @@ from typing import Any
 import click
 
 from demos.console import err, out, print_json, table
+from demos.options import FilePath, Range
+from fl import options
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
+_FILE = FilePath(dir_okay=False)
 
 
 @click.command("schema")
 @click.option("--init", "draft_from", type=_FILE, metavar="FILE.csv", help="Draft a schema for this file, on stdout.")
-@click.option("--label", help="With --init: the column that says what is fraud.")
-@click.option("--check", "checked", metavar="NAME|FILE.toml", help="Check a schema, and FILE against it if given.")
+@click.option("--label", type=Range(options.COLUMN), help="With --init: the column that says what is fraud.")
+@click.option(
+    "--check",
+    "checked",
+    type=Range(options.FILE),
+    metavar="NAME|FILE.toml",
+    help="Check a schema, and FILE against it if given.",
+)
 @click.option("--simulate", "written", type=_FILE, metavar="FILE.csv", help="Write the embedded data to this file.")
-@click.option("--customers", default=3000, help="With --simulate.")
-@click.option("--fraud-share", default=0.01, help="With --simulate: from 0.001 to 0.2.")
-@click.option("--seed", default=0, help="With --simulate.")
+@click.option("--customers", default=3000, type=Range(options.CUSTOMERS), help="With --simulate.")
+@click.option("--fraud-share", default=0.01, type=Range(options.FRAUD_SHARE), help="With --simulate.")
+@click.option("--seed", default=0, type=Range(options.SEED), help="With --simulate.")
 @click.option("--json", "as_json", is_flag=True, help="With --check: one JSON object on stdout, nothing else there.")
 @click.argument("file", required=False, type=_FILE)
 def schema(

@@ -12,17 +12,18 @@ from typing import TextIO
 import click
 
 from demos.console import err, print_json
+from demos.options import FilePath
 
 
 @click.command("score")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("run", type=FilePath())
+@click.argument("file", type=FilePath())
 @click.option(
     "--history",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Labelled transactions from before FILE: csv or parquet.",
 )
-@click.option("--out", "target", type=click.Path(path_type=Path), help="Where the scores go; stdout if left out.")
+@click.option("--out", "target", type=FilePath(), help="Where the scores go; stdout if left out.")
 @click.option("--json", "as_json", is_flag=True, help="A summary as JSON on stdout; needs --out.")
 def score(run: Path, file: Path, history: Path | None, target: Path | None, as_json: bool) -> None:
     """Score the transactions in FILE with the model in folder RUN, as a stream: memory does not grow with

@@ -4,12 +4,15 @@ beside it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from demos.console import print_json, progress
+from demos.options import FilePath, Range, wrong_usage
 from demos.train_tables import show
+from fl import options as declared
 
 if TYPE_CHECKING:
     from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings
@@ -22,20 +25,42 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 
 
 @click.command("train")
-@click.option("--data", default="simulated", metavar="FILE|simulated", help="Transactions, or the embedded generator.")
-@click.option("--schema", metavar="NAME|FILE.toml", help="What the columns mean; recognised by the header if left out.")
-@click.option("--partition", metavar="COLUMN|FILE.csv:COLUMN", help="Which bank holds which row.")
-@click.option("--clients", type=int, help="So many banks; not beside --partition.")
+@click.option(
+    "--data",
+    default="simulated",
+    type=Range(declared.FILE),
+    metavar="FILE|simulated",
+    help="Transactions, or the embedded generator.",
+)
+@click.option(
+    "--schema",
+    type=Range(declared.FILE),
+    metavar="NAME|FILE.toml",
+    help="What the columns mean; recognised by the header if left out.",
+)
+@click.option(
+    "--partition",
+    type=Range(declared.Text("a column, or FILE.csv:COLUMN")),
+    metavar="COLUMN|FILE.csv:COLUMN",
+    help="Which bank holds which row.",
+)
+@click.option("--clients", type=Range(declared.RANDOM_BANKS), help="So many banks; not beside --partition.")
 @click.option(
     "--test-windows",
-    type=click.IntRange(1),
+    type=Range(declared.TEST_WINDOWS),
     help="Consecutive test weeks, averaged; the schema's own if left out.",
 )
-@click.option("--customers", type=click.IntRange(10), help="Customers of the embedded generator.")
-@click.option("--fraud-share", type=float, help="Share of frauds of the embedded generator, 0.001 to 0.2.")
-@click.option("--rounds", type=click.IntRange(0), help="10 if left out; 100 with --noise shared, one step each.")
-@click.option("--epsilon", default=3.0, show_default=True, help="Budget of every bank for the life of its data.")
-@click.option("--delta", default=1e-5, show_default=True)
+@click.option("--customers", type=Range(declared.CUSTOMERS), help="Customers of the embedded generator.")
+@click.option("--fraud-share", type=Range(declared.FRAUD_SHARE), help="Share of frauds of the embedded generator.")
+@click.option("--rounds", type=Range(declared.ROUNDS), help="10 if left out; 100 with --noise shared, one step each.")
+@click.option(
+    "--epsilon",
+    default=3.0,
+    type=Range(declared.EPSILON),
+    show_default=True,
+    help="Budget of every bank for the life of its data.",
+)
+@click.option("--delta", default=1e-5, type=Range(declared.DELTA), show_default=True)
 @click.option("--no-dp", is_flag=True, help="Train without differential privacy.")
 @click.option(
     "--unit",
@@ -51,42 +76,88 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
     show_default=True,
     help="Each bank's own, which needs no trust, or shares of one noise inside the encrypted sum, which is far less.",
 )
-@click.option("--update-norm", default=1.0, show_default=True, help="L2 bound of an update, with --unit client.")
+@click.option(
+    "--update-norm",
+    default=1.0,
+    type=Range(declared.UPDATE_NORM),
+    show_default=True,
+    help="L2 bound of an update, with --unit client.",
+)
 @click.option("--no-shared-statistics", is_flag=True, help="Share no counts of terminals, whatever the schema says.")
 @click.option(
     "--min-banks",
-    type=click.IntRange(1),
+    type=Range(declared.BANKS),
     help="Suppress counts with fewer contributing banks; 3 with --no-dp, else 1 (noise protects already).",
 )
 @click.option(
     "--colluders",
     default=1,
-    type=click.IntRange(1),
+    type=Range(declared.BANKS),
     show_default=True,
     help="Banks, the observing one included, whose noise shares do not count.",
 )
 @click.option(
     "--statistics-share",
     default=0.5,
+    type=Range(declared.BUDGET_SHARE),
     show_default=True,
     help="Share of epsilon that shared counts may spend.",
 )
-@click.option("--increment-days", default=5, type=click.IntRange(1), show_default=True, help="Days of one noisy count.")
-@click.option("--budget-dir", metavar="DIR", help="Where the banks' ledgers live; in the run folder if left out.")
-@click.option("--sample-rate", default=0.25, show_default=True, help="Probability of a row being in a noisy batch.")
-@click.option("--local-steps", default=10, type=click.IntRange(1), show_default=True, help="Noisy steps per round.")
-@click.option("--max-grad-norm", default=1.0, show_default=True, help="L2 bound of one row's gradient.")
-@click.option("--expected-batch", default=2048.0, show_default=True, help="Public divisor of a noisy gradient.")
+@click.option(
+    "--increment-days",
+    default=5,
+    type=Range(declared.INCREMENT_DAYS),
+    show_default=True,
+    help="Days of one noisy count.",
+)
+@click.option(
+    "--budget-dir",
+    type=Range(declared.FOLDER),
+    metavar="DIR",
+    help="Where the banks' ledgers live; in the run folder if left out.",
+)
+@click.option(
+    "--sample-rate",
+    default=0.25,
+    type=Range(declared.SAMPLE_RATE),
+    show_default=True,
+    help="Probability of a row being in a noisy batch.",
+)
+@click.option("--local-steps", default=10, type=Range(declared.STEPS), show_default=True, help="Noisy steps per round.")
+@click.option(
+    "--max-grad-norm",
+    default=1.0,
+    type=Range(declared.MAX_GRAD_NORM),
+    show_default=True,
+    help="L2 bound of one row's gradient.",
+)
+@click.option(
+    "--expected-batch",
+    default=2048.0,
+    type=Range(declared.EXPECTED_BATCH),
+    show_default=True,
+    help="Public divisor of a noisy gradient.",
+)
 @click.option(
     "--local-epochs",
     default=16,
-    type=click.IntRange(1),
+    type=Range(declared.EPOCHS),
     show_default=True,
     help="Passes per round, with --no-dp.",
 )
-@click.option("--batch-size", default=512, type=click.IntRange(1), show_default=True, help="Rows, with --no-dp.")
-@click.option("--lr", type=float, help="Of sgd; 30 with privacy, 0.1 without, chosen by the noise where it is shared.")
-@click.option("--pos-weight", type=float, help="Weight of a fraud in the loss, a public constant; 4 if left out.")
+@click.option(
+    "--batch-size", default=512, type=Range(declared.BATCH_SIZE), show_default=True, help="Rows, with --no-dp."
+)
+@click.option(
+    "--lr",
+    type=Range(declared.LEARNING_RATE),
+    help="Of sgd; 30 with privacy, 0.1 without, chosen by the noise where it is shared.",
+)
+@click.option(
+    "--pos-weight",
+    type=Range(declared.POS_WEIGHT),
+    help="Weight of a fraud in the loss, a public constant; 4 if left out.",
+)
 @click.option(
     "--algorithm",
     type=click.Choice(["fedavg", "fedprox", "fedadam", "heads", "fedbuff"]),
@@ -94,40 +165,85 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
     show_default=True,
     help="What the rounds do; docs/algorithms.md compares them.",
 )
-@click.option("--mu", type=float, help="fedprox: weight of the pull back to the global model; 0.01 if left out.")
-@click.option("--server-lr", type=float, help="fedadam: step of the server, 0.03; fedbuff: factor, 1.")
-@click.option("--beta1", type=float, help="fedadam: decay of the mean; 0.9 if left out.")
-@click.option("--beta2", type=float, help="fedadam: decay of the squares; 0.99 if left out.")
-@click.option("--tau", type=float, help="fedadam: degree of adaptivity; 0.001 if left out.")
-@click.option("--head", metavar="LAYERS", help="heads: layers that stay at their bank; logit if left out.")
-@click.option("--buffer", type=click.IntRange(3), help="fedbuff: joins at which a round closes; 3 if left out.")
-@click.option("--max-weight", type=click.IntRange(1), help="fedbuff: weight of an update that is not stale; 8.")
+@click.option(
+    "--mu", type=Range(declared.MU), help="fedprox: weight of the pull back to the global model; 0.01 if left out."
+)
+@click.option(
+    "--server-lr", type=Range(declared.SERVER_LR), help="fedadam: step of the server, 0.03; fedbuff: factor, 1."
+)
+@click.option("--beta1", type=Range(declared.BETA), help="fedadam: decay of the mean; 0.9 if left out.")
+@click.option("--beta2", type=Range(declared.BETA), help="fedadam: decay of the squares; 0.99 if left out.")
+@click.option("--tau", type=Range(declared.TAU), help="fedadam: degree of adaptivity; 0.001 if left out.")
+@click.option(
+    "--head",
+    type=Range(declared.LAYERS),
+    metavar="LAYERS",
+    help="heads: layers that stay at their bank; logit if left out.",
+)
+@click.option(
+    "--buffer", type=Range(declared.SEALED_BUFFER), help="fedbuff: joins at which a round closes; 3 if left out."
+)
+@click.option(
+    "--max-weight", type=Range(declared.MAX_WEIGHT), help="fedbuff: weight of an update that is not stale; 8."
+)
 @click.option("--durations", metavar="TICKS", help="fedbuff: how long banks train, over and over; 1,2,3.")
-@click.option("--fraction", default=1.0, show_default=True, help="Of the banks, drawn anew for every round.")
-@click.option("--quorum", type=click.IntRange(3), help="Fewest banks of a round; all that were asked if left out.")
-@click.option("--vanish-before", default=0.0, show_default=True, help="Simulate: a bank is gone before the roster.")
-@click.option("--vanish-after", default=0.0, show_default=True, help="Simulate: a bank is gone after the roster.")
+@click.option(
+    "--fraction",
+    default=1.0,
+    type=Range(declared.FRACTION),
+    show_default=True,
+    help="Of the banks, drawn anew for every round.",
+)
+@click.option("--quorum", type=Range(declared.QUORUM), help="Fewest banks of a round; all that were asked if left out.")
+@click.option(
+    "--vanish-before",
+    default=0.0,
+    type=Range(declared.PROBABILITY),
+    show_default=True,
+    help="Simulate: a bank is gone before the roster.",
+)
+@click.option(
+    "--vanish-after",
+    default=0.0,
+    type=Range(declared.PROBABILITY),
+    show_default=True,
+    help="Simulate: a bank is gone after the roster.",
+)
 @click.option(
     "--retries",
     default=2,
-    type=click.IntRange(0),
+    type=Range(declared.RETRIES),
     show_default=True,
     help="Of a round that was lost; without DP each bank consents to as many.",
 )
 @click.option("--reuse-updates", is_flag=True, help="In a retry, with --no-dp: send the same update, do not train.")
 @click.option("--aggregation", type=click.Choice(["encrypted", "plain"]), default="encrypted", show_default=True)
-@click.option("--engine", default="auto", show_default=True, help="Encryption engine.")
-@click.option("--clip", default=1.0, show_default=True, help="Of every coordinate of an update.")
-@click.option("--value-bits", type=int, help="Of a quantised coordinate; 16 with privacy, 40 without.")
+@click.option("--engine", default="auto", type=Range(declared.ENGINE), show_default=True, help="Encryption engine.")
+@click.option(
+    "--clip", default=1.0, type=Range(declared.CLIP), show_default=True, help="Of every coordinate of an update."
+)
+@click.option(
+    "--value-bits", type=Range(declared.VALUE_BITS), help="Of a quantised coordinate; 16 with privacy, 40 without."
+)
 @click.option("--bits", metavar="FROM:BITS,...", help="Bits by round, as 1:8,6:16, instead of --value-bits.")
 @click.option("--layers", metavar="GROUP/...", help="Layers that travel, by turns, as hidden1/hidden2,logit.")
-@click.option("--limits", metavar="FILE.toml", help="What single banks can spare; docs/algorithms.md has an example.")
-@click.option("--bank-memory-mb", type=float, help="MiB of every bank that --limits does not name.")
-@click.option("--bank-seconds", type=float, help="Seconds a round of every bank that --limits does not name.")
-@click.option("--bank-bytes", type=int, help="Bytes a round of every bank that --limits does not name.")
+@click.option(
+    "--limits",
+    type=Range(declared.FILE),
+    metavar="FILE.toml",
+    help="What single banks can spare; docs/algorithms.md has an example.",
+)
+@click.option("--bank-memory-mb", type=Range(declared.MEMORY_MB), help="MiB of every bank that --limits does not name.")
+@click.option(
+    "--bank-seconds", type=Range(declared.SECONDS), help="Seconds a round of every bank that --limits does not name."
+)
+@click.option(
+    "--bank-bytes", type=Range(declared.BYTES), help="Bytes a round of every bank that --limits does not name."
+)
 @click.option(
     "--seed",
     default=0,
+    type=Range(declared.SEED),
     show_default=True,
     help="Of data, first model and batch order; never of keys or noise.",
 )
@@ -135,15 +251,17 @@ MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 @click.option(
     "--threads",
     default=1,
-    type=click.IntRange(1),
+    type=Range(declared.THREADS),
     show_default=True,
     help="Of torch; one is fastest for small models.",
 )
 @click.option("--no-baselines", is_flag=True, help="Leave out the comparisons, which lie outside every budget.")
-@click.option("--run-dir", metavar="DIR", help="Folder of this run; a new one under runs/ if left out.")
-@click.option("--resume", metavar="RUN", help="Continue the run in this folder, with its own options.")
+@click.option(
+    "--run-dir", type=FilePath(), metavar="DIR", help="Folder of this run; a new one under runs/ if left out."
+)
+@click.option("--resume", type=FilePath(), metavar="RUN", help="Continue the run in this folder, with its own options.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
-def train(resume: str | None, run_dir: str | None, as_json: bool, **options: Any) -> None:
+def train(resume: Path | None, run_dir: Path | None, as_json: bool, **options: Any) -> None:
     """Train a fraud model at several banks that show each other nothing but an encrypted sum.
 
     \b
@@ -161,16 +279,16 @@ def train(resume: str | None, run_dir: str | None, as_json: bool, **options: Any
     """
     if resume is not None:
         _refuse_other_options(click.get_current_context())
-    from pathlib import Path  # and torch below: `--help` waits for neither
-
-    from fl.experiment import Experiment
+    from fl.experiment import Experiment  # and torch with it: `--help` does not wait
 
     if resume is not None:
-        experiment = Experiment.resume(Path(resume))
+        experiment = Experiment.resume(resume)
     else:
         if options["no_dp"]:
             _refuse_beside_no_dp(click.get_current_context())
-        experiment = Experiment.start(_config(options), Path(run_dir or _fresh_name()))
+        with wrong_usage():
+            config = _config(options)
+        experiment = Experiment.start(config, Path(_fresh_name()) if run_dir is None else run_dir)
     _play(experiment)
     result = experiment.result()
     if as_json:
@@ -213,7 +331,6 @@ def _fresh_name() -> str:
 def _config(options: dict[str, Any]) -> RunConfig:
     """The run that these options ask for; what was left out differs with and without privacy."""
     from dataclasses import replace
-    from pathlib import Path
 
     from fl.run_folder import (
         OPEN,
@@ -239,7 +356,7 @@ def _config(options: dict[str, Any]) -> RunConfig:
     style = SHARED if shared else PRIVATE if private and options["unit"] == "row" else OPEN
     default_rounds = SHARED_ROUNDS if shared else ROUNDS
     data = DataSettings(
-        source=_absolute(options["data"]) or "",
+        source=str(_absolute(options["data"])),
         schema=_absolute(options["schema"]),
         partition=_absolute_partition(options["partition"]),
         clients=options["clients"],
@@ -260,7 +377,7 @@ def _config(options: dict[str, Any]) -> RunConfig:
         update_norm=options["update_norm"],
         colluders=options["colluders"],
     )
-    least = options["min_banks"] or (1 if private else 3)
+    least = (1 if private else 3) if options["min_banks"] is None else options["min_banks"]
     statistics = StatisticsSettings(least, options["colluders"], options["increment_days"], options["statistics_share"])
     return RunConfig(
         seed=options["seed"],
@@ -274,7 +391,7 @@ def _config(options: dict[str, Any]) -> RunConfig:
         aggregation=AggregationSettings(
             options["aggregation"],
             options["clip"],
-            options["value_bits"] or style.value_bits,
+            style.value_bits if options["value_bits"] is None else options["value_bits"],
             options["engine"],
         ),
         privacy=privacy if private else None,
@@ -326,7 +443,7 @@ def _participation(options: dict[str, Any]) -> ParticipationSettings | None:
         return None
     return ParticipationSettings(
         fraction=options["fraction"],
-        quorum=options["quorum"] or 3,
+        quorum=3 if options["quorum"] is None else options["quorum"],
         vanish_before=options["vanish_before"],
         vanish_after=options["vanish_after"],
         retries=options["retries"],
@@ -338,8 +455,6 @@ def _absolute(path: str | None) -> str | None:
     """A file's absolute path, so that --resume works from elsewhere; the name of a shipped thing stays as
     it is.
     """
-    from pathlib import Path
-
     return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
 
 

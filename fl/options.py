@@ -158,7 +158,7 @@ class Listed:
     least: int = 0
 
     def __str__(self) -> str:
-        return f"{f'{self.least} or more' if self.least else 'any number'} of: {self.each}"
+        return f"a list of {f'{self.least} or more ' if self.least else ''}values, each {self.each}"
 
     def of(self, value: object) -> tuple[Any, ...]:
         if not isinstance(value, tuple) or len(value) < self.least:
@@ -169,7 +169,10 @@ class Listed:
         parts = [part.strip() for part in text.split(",")] if text.strip() else []
         if len(parts) < self.least:
             raise refused(self, text)
-        return tuple(self.each.read(part) for part in parts)
+        try:
+            return tuple(self.each.read(part) for part in parts)
+        except Refused:
+            raise refused(self, text) from None
 
 
 @dataclass(frozen=True)
@@ -263,6 +266,7 @@ EPSILON = Real(0, 1000, "for the life of a bank's data", above=True)
 # With delta each row may be published as it is: it belongs well below one over the number of rows, and a hundredth is
 # above that for every bank that could train at all.
 DELTA = Real(0, 0.01, "probability; well below 1 / rows", above=True)
+EPSILONS = Listed(EPSILON)
 SAMPLE_RATE = Real(0, 1, "probability of a row being in a batch", above=True)
 STEPS = Whole(1, 10**6, "noisy steps per round")
 MAX_GRAD_NORM = Real(0, 1e9, "L2 norm of a row's gradient", above=True)
@@ -278,6 +282,7 @@ MOST_BANKS = 65_536  # in a round (`secagg.plan.MAX_CLIENTS`)
 BANKS = Whole(1, MOST_BANKS, "banks")
 RANDOM_BANKS = Whole(2, MOST_BANKS, "banks")
 QUORUM = Whole(3, MOST_BANKS, "banks; of two, each learns the other's update from the average")
+ROUND_QUORUM = Whole(2, MOST_BANKS, "contributions")
 BUDGET_SHARE = Real(0, 1, "of what is left of epsilon", above=True, below=True)
 INCREMENT_DAYS = Whole(1, 3660, "days")
 BUCKETS = Whole(1, 2**24, "slots")
@@ -286,6 +291,7 @@ SIGMA = Real(0, 1e12, "events", above=True)
 # --- data -----------------------------------------------------------------------------------------------------------
 
 SEED = Whole(0, 2**63 - 1, "seed; TOML's largest integer, and less than torch's and numpy's")
+SEEDS = Listed(SEED, least=1)
 ROUNDS = Whole(0, 10**6, "rounds")
 SOME_ROUNDS = Whole(1, 10**6, "rounds")
 TEST_WINDOWS = Whole(1, 520, "weeks")
@@ -383,8 +389,10 @@ TUNING_EPOCHS = Whole(1, 50, "passes over the examples")
 
 NETWORK_BANKS = Whole(3, 12, "banks")
 NETWORK_CUSTOMERS = Whole(30, 10**6, "customers")
+NAMES = Listed(Text("a name"), least=1)
 ABLATION_SEEDS = Whole(1, 1000, "runs of every variant")
 CYCLES = Whole(1, 10**6, "visits of every case")
 MEASURED_CLIENTS = Whole(2, MOST_BANKS, "clients")
 MEASURED_BITS = Whole(2, 32, "bits of a value, sign included")
+SIZES, MEASURED_COUNTS, BITS = Listed(LENGTH), Listed(BANKS), Listed(VALUE_BITS)
 TOLERANCE = Real(0, 1e6, "share of the time")

@@ -343,7 +343,6 @@ def test_banks_that_vanish_are_named_in_the_metrics(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (["--mu", "0.1"], "mu is an option of fedprox"),
         (["--algorithm", "fedprox", "--mu", "0.1"], "at learning rate 30 .* overshoots"),
         (["--algorithm", "heads", "--head", "logits"], "no layers logits"),
         (["--algorithm", "fedbuff", "--fraction", "0.5"], "no fraction of them is drawn"),
@@ -365,12 +364,14 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    "options", [["--quorum", "3"], ["--reuse-updates"], ["--bits", "1:8", "--value-bits", "8"]], ids=lambda o: o[0]
+    "options",
+    [["--quorum", "3"], ["--reuse-updates"], ["--bits", "1:8", "--value-bits", "8"], ["--mu", "0.1"], ["--bits", "8"]],
+    ids=" ".join,
 )
 def test_options_that_mean_nothing_alone_are_wrong_usage(options: list[str]) -> None:
     done = CliRunner().invoke(train, [*FOUR, *options])
     assert done.exit_code == 2
-    assert options[0] in done.stderr
+    assert options[0].strip("-") in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_a_report_is_written_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["run", "--sizes", "1.5"], 2, "whole numbers"),
+        (["run", "--sizes", "1.5"], 2, "each a whole number"),
         (["run", "--case", "nonsense"], 2, "plain-numpy"),
         (["run", "--resume"], 2, "--json"),
         (["report", "absent.json"], 1, "absent.json"),

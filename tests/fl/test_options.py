@@ -79,7 +79,9 @@ def test_a_list_is_read_between_commas_and_each_value_has_the_range() -> None:
     for text in ("1,", "1,,2", ",", "1;2", "0"):
         with pytest.raises(Refused):
             Listed(Whole(1, 9)).read(text)
-    with pytest.raises(Refused, match=r"^expected 1 or more of: a whole number from 1 to 9, got ''$"):
+    with pytest.raises(
+        Refused, match=r"^expected a list of 1 or more values, each a whole number from 1 to 9, got ''$"
+    ):
         Listed(Whole(1, 9), least=1).read("")
 
 
@@ -106,7 +108,10 @@ def test_a_dataclass_holds_its_fields_to_what_their_types_declare() -> None:
         ({"mode": "none"}, "[example] mode: expected one of own, shared, got 'none'"),
         ({"wanted": 1}, "[example] wanted: expected true or false, got 1"),
         ({"name": ""}, "[example] name: expected a text, not empty and without NUL, got ''"),
-        ({"columns": ["b"]}, "[example] columns: expected any number of: a text, not empty and without NUL, got ['b']"),
+        (
+            {"columns": ["b"]},
+            "[example] columns: expected a list of values, each a text, not empty and without NUL, got ['b']",
+        ),
     ):
         with pytest.raises(AlgorithmError) as caught:
             Example(**wrong)  # type: ignore[arg-type]

@@ -97,7 +97,7 @@ def test_the_label_is_all_a_schema_must_have() -> None:
         (LEAST + f"delay_days = {'9' * 5000}\n", "not valid TOML"),
         (f"name = {'[' * 5000}\n", "not valid TOML"),
         ('name = ""\n' + LEAST, "name: expected a text, not empty"),
-        (LEAST + "positive = []\n", r"\[label\] positive: expected 1 or more"),
+        (LEAST + "positive = []\n", r"\[label\] positive: expected a list of 1 or more"),
         (LEAST + '[file]\ndelimiter = ""\n', "delimiter: expected one character, not empty"),
         (LEAST + '[file]\ndelimiter = "ab"\n', "delimiter: expected one character"),
         (LEAST + '[[text]]\ncolumn = "a"\nngrams = []\n', "ngrams: expected .low, high."),

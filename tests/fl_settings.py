@@ -1,0 +1,29 @@
+"""One valid value of every settings class."""
+
+from __future__ import annotations
+
+from fl.run_folder import (
+    OPEN,
+    PRIVATE,
+    AggregationSettings,
+    DataSettings,
+    PrivacySettings,
+    RunConfig,
+)
+from fl.sharing import StatisticsSettings
+
+EXAMPLE_CONFIG = RunConfig(
+    seed=1,
+    rounds=2,
+    device="cpu",
+    threads=1,
+    with_baselines=False,
+    data=DataSettings("simulated", clients=3, customers=200, fraud_share=0.05),
+    model=PRIVATE.model,
+    training=PRIVATE.training,
+    aggregation=AggregationSettings(),
+    privacy=PrivacySettings(3.0, 1e-5, 0.25, 2, 1.0, 2048.0),
+    baseline_model=OPEN.model,
+    baseline_training=OPEN.training,
+    statistics=StatisticsSettings(1),
+)
