@@ -62,8 +62,10 @@ def main() -> None:
     """Run the command line; expected errors become one line of advice and exit code 1, wrong usage 2."""
     from fl.errors import FederationError
     from secagg.errors import SecAggError
+    from secagg.protection import protect_process
 
     try:
+        protect_process()  # whatever the command is: most of them hold keys or single updates
         cli(prog_name="python -m demos")
     except (SecAggError, FederationError) as error:
         complain(type(error).__name__, str(error))

@@ -14,6 +14,7 @@ MODEL, PLAN = bytes(32), secagg.plan_round(length=5_000, max_clients=8)
 
 def bank(pipe, identity_file, name, enrolment_file, update):
     """Joins, seals its update for the closed roster, reads the average."""
+    secagg.protect_process()
     enrolment = secagg.Enrolment.load(enrolment_file)
     client = secagg.Client(secagg.Identity.load(identity_file, name), enrolment, PLAN, quorum=3)
     pipe.send(secagg.encode(client.join(secagg.decode(pipe.recv(), PLAN), MODEL), PLAN))
@@ -23,6 +24,7 @@ def bank(pipe, identity_file, name, enrolment_file, update):
 
 def aggregator(pipe, identity_file, name, enrolment_file, clients):
     """Adds what it cannot read."""
+    secagg.protect_process()
     role = secagg.Aggregator(secagg.Identity.load(identity_file, name), secagg.Enrolment.load(enrolment_file), PLAN)
     role.open(secagg.decode(pipe.recv(), PLAN), secagg.decode(pipe.recv(), PLAN))
     for _ in range(clients):
@@ -32,6 +34,7 @@ def aggregator(pipe, identity_file, name, enrolment_file, clients):
 
 def key_holder(pipe, identity_file, name, enrolment_file, clients):
     """Opens the round, closes the roster, decrypts the sum once."""
+    secagg.protect_process()
     role = secagg.KeyHolder(
         secagg.Identity.load(identity_file, name), secagg.Enrolment.load(enrolment_file), PLAN, quorum=3
     )

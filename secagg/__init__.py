@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from secagg.ledger import Ledger
     from secagg.plan import RoundPlan, plan_round
     from secagg.preparation import prepare
+    from secagg.protection import protect_process
     from secagg.protocol import RoundResult, run_round
     from secagg.stages import Stage, StageClock
     from secagg.wire import decode, encode
@@ -49,6 +50,7 @@ _HOMES = {
     "encode": "wire",
     "plan_round": "plan",
     "prepare": "preparation",
+    "protect_process": "protection",
     "run_round": "protocol",
 }
 
@@ -84,5 +86,6 @@ __all__ = [
     "errors",
     "plan_round",
     "prepare",
+    "protect_process",
     "run_round",
 ]

@@ -38,6 +38,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
 from fl.flower.admission import GuardedApp
 from fl.flower.errors import SettingsError
 from fl.flower.logs import RoleLog
+from secagg.protection import protect_process
 
 _POLL_S = 0.25
 _DOWN_S = 1.0  # between attempts while the SuperNode is not there
@@ -133,6 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--app", required=True, metavar="MODULE:NAME", help="installed ClientApp to run")
     parser.add_argument("--log", type=Path, help="file for structured logs; standard error without")
     options = parser.parse_args(arguments)
+    protect_process()  # before the app reads its party's key
     try:
         secret = options.secret_file.read_bytes()
         app = load_app(options.app)

@@ -1,0 +1,41 @@
+"""Keeps a process's memory to itself: no core file, and no other process of the same user that reads it.
+
+A core file is a copy of every key in the process, written where nobody looks; a debugger of the same user reads them
+live. Both are switched off for a whole process, for good, and that is the embedding program's to decide: it may want
+its profiler, or hand graphics memory to a neighbour. So nothing here runs on import or when a role is made. Whoever
+starts a process for a party calls `protect_process` first, as all programs of this project do that hold a party's keys.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+from secagg.errors import LocalError
+
+_PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4  # linux/prctl.h
+
+
+def protect_process() -> bool:
+    """Make this process undumpable (Linux, prctl(2): PR_SET_DUMPABLE 0) and core files empty (RLIMIT_CORE 0).
+
+    Call it before keys are made or read. From then on no process of the same user, without CAP_SYS_PTRACE, can attach
+    to this one or read its memory, its environment or its open files under /proc, and no crash leaves a core file. The
+    process itself runs on as before. A forked child stays protected; a program it starts keeps the limit on core files
+    and is otherwise its own. Undone by no call here: profilers and debuggers have to start the process without it.
+
+    Returns whether this system can do it: True on Linux, False elsewhere, where nothing is changed. Raises `LocalError`
+    where Linux refuses, for instance in a sandbox that filters prctl.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    import resource  # Unix only
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if done != 0 or libc.prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise LocalError(f"the kernel does not protect this process's memory ({reason}): allow prctl in the sandbox")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    return True
