@@ -18,11 +18,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg import masks, packing
+from secagg import counts, masks, packing
 from secagg.blocks import empty_block, payload_hash, write_block
 from secagg.engines import encryptor, resolve_engine
 from secagg.enrolment import Enrolment
-from secagg.errors import LocalError, PlanError, RosterMismatch, UnknownClient, WrongModel, WrongPlan, WrongRound
+from secagg.errors import LocalError, RosterMismatch, UnknownClient, WrongModel, WrongPlan, WrongRound
 from secagg.gossip import check_range, check_statements
 from secagg.identity import Identity
 from secagg.journal import Consent, Journal, JournalRound
@@ -107,11 +107,10 @@ class Client(Secret):
     ) -> None:
         if identity.member not in enrolment.clients:
             raise UnknownClient(f"{identity.member.organisation} is not an enrolled client: enrol it offline first")
-        if not 2 <= quorum <= plan.max_clients:
-            # A roster of one would release this client's own update.
-            raise PlanError(f"quorum: expected 2..{plan.max_clients} (the plan's max_clients), got {quorum}")
-        if model_repeats is not None and (not isinstance(model_repeats, int) or not 0 <= model_repeats < 2**31):
-            raise LocalError(f"model_repeats: expected an integer from 0, or None (fresh noise), got {model_repeats!r}")
+        quorum, threads = counts.quorum(quorum, plan.max_clients), counts.threads(threads)
+        if model_repeats is not None:
+            or_none = ", or None (fresh noise)"
+            model_repeats = counts.count("model_repeats", model_repeats, 0, 2**31 - 1, LocalError, or_none)
         if not masking:
             warn_masking_disabled()
         self._identity = identity
@@ -179,6 +178,7 @@ class Client(Secret):
         """
         following = self._machine.require("contribute")
         state = self._current()
+        weight = packing.check_weight(weight, self._plan)
         encoder = packing.Encoder(update, weight, self._plan)
         with self._clock.stage("check"):
             roster_hash = check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum, state.join)

@@ -15,7 +15,7 @@ import os
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from secagg import masks, packing, wire
+from secagg import counts, masks, packing, wire
 from secagg.blocks import empty_block, payload_hash, read_block
 from secagg.ckks import SecretKey, generate_keys
 from secagg.client import warn_masking_disabled
@@ -27,7 +27,6 @@ from secagg.errors import (
     LocalError,
     MalformedMessage,
     PeerError,
-    PlanError,
     QuorumNotMet,
     RosterMismatch,
     RoundAlreadyReleased,
@@ -115,8 +114,7 @@ class KeyHolder(Secret):
     ) -> None:
         if identity.member != enrolment.key_holder:
             raise UnknownClient(f"{identity.member.organisation} is not the enrolled key holder")
-        if not 2 <= quorum <= plan.max_clients:
-            raise PlanError(f"quorum: expected 2..{plan.max_clients} (the plan's max_clients), got {quorum}")
+        quorum, threads = counts.quorum(quorum, plan.max_clients), counts.threads(threads)
         if not masking:
             warn_masking_disabled()
         self._identity = identity
@@ -140,10 +138,9 @@ class KeyHolder(Secret):
         Raises `StepNotIncreasing` or `RoundAlreadyReleased` (then `stored_release` has the bytes).
         """
         following = self._machine.require("open")
-        if not 0 <= step < 2**63 or len(model) != 32:
-            raise LocalError(
-                f"expected a step in [0, 2**63) and a model hash of 32 bytes, got {step} and {len(model)} bytes"
-            )
+        step = counts.step(step)
+        if len(model) != 32:
+            raise LocalError(f"model: expected a hash of 32 bytes, got {len(model)} bytes")
         self._ledger.check_step(step)
         with self._clock.stage("keygen") as stage:
             public_key, secret_key = generate_keys(self._plan.params)
@@ -251,7 +248,7 @@ class KeyHolder(Secret):
 
     def stored_release(self, step: int) -> Release | None:
         """The release of an earlier step, as it was sent, or None."""
-        data = self._ledger.stored_release(step)
+        data = self._ledger.stored_release(counts.step(step))
         if data is None:
             return None
         message = wire.decode(data, self._plan)
@@ -269,7 +266,7 @@ class KeyHolder(Secret):
 
     def outcome(self, step: int) -> Outcome | None:
         """What became of a step of this ledger; None when it was never opened."""
-        return self._ledger.outcome(step)
+        return self._ledger.outcome(counts.step(step))
 
     def abandoned_steps(self) -> tuple[int, ...]:
         """Steps that an earlier process opened and never finished: their keys are gone, nothing will be released."""

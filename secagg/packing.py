@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg import kernels
+from secagg.counts import count
 from secagg.errors import (
     MalformedMessage,
     PlanError,
@@ -39,8 +40,14 @@ SCAN = 1 << 16  # values quantised in one go, away from the encoder: they stay i
 def check_update(update: NDArray[np.floating], plan: RoundPlan) -> None:
     """Refuse what cannot be encoded: float32 or float64, shape (plan.length,), no NaN, no infinity.
 
-    Raises `UpdateTypeUnsupported`, `UpdateLengthMismatch` or `UpdateNotFinite`.
+    A subclass of numpy's array may answer checks otherwise than its memory does (a masked array hides a NaN that would
+    be encrypted), so there is none. Raises `UpdateTypeUnsupported`, `UpdateLengthMismatch` or `UpdateNotFinite`.
     """
+    if isinstance(update, np.ndarray) and type(update) is not np.ndarray:
+        raise UpdateTypeUnsupported(
+            f"update: expected a plain numpy array, got a {type(update).__name__}; pass numpy.asarray(update), or for "
+            "a masked array update.filled(value)"
+        )
     if not isinstance(update, np.ndarray) or update.dtype not in (np.float32, np.float64) or update.ndim != 1:
         got = f"{update.dtype} {update.shape}" if isinstance(update, np.ndarray) else type(update).__name__
         raise UpdateTypeUnsupported(f"update: expected a float32 or float64 array of shape ({plan.length},), got {got}")
@@ -55,10 +62,9 @@ def check_update(update: NDArray[np.floating], plan: RoundPlan) -> None:
             raise UpdateNotFinite(f"update: value {position} is NaN or infinite; drop this update or repair training")
 
 
-def check_weight(weight: int, plan: RoundPlan) -> None:
-    """Refuse weights other than integers in 1..plan.max_weight with `WeightOutOfRange`."""
-    if isinstance(weight, bool) or not isinstance(weight, (int, np.integer)) or not 1 <= weight <= plan.max_weight:
-        raise WeightOutOfRange(f"weight: expected an integer in 1..{plan.max_weight}, got {weight!r}")
+def check_weight(weight: int, plan: RoundPlan) -> int:
+    """The weight as a Python integer. Refuses all but integers in 1..plan.max_weight with `WeightOutOfRange`."""
+    return count("weight", weight, 1, plan.max_weight, WeightOutOfRange)
 
 
 class Encoder:
@@ -70,9 +76,8 @@ class Encoder:
 
     def __init__(self, update: NDArray[np.floating], weight: int, plan: RoundPlan) -> None:
         check_update(update, plan)
-        check_weight(weight, plan)
         self._update = update
-        self._weight = int(weight)
+        self._weight = check_weight(weight, plan)
         self._plan = plan
         self._joined = lanes_per_row(plan)
         self._factors = np.ascontiguousarray(lane_factors(plan)[:, :: self._joined])

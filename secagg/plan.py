@@ -20,6 +20,7 @@ import struct
 from dataclasses import dataclass
 from functools import cached_property
 
+from secagg.counts import count
 from secagg.errors import PlanError
 from secagg.parameters import ALLOWED, MAX_LOG2_Q, ParameterSet
 
@@ -208,7 +209,11 @@ def plan_round(
     value_bits: 2..40.  max_weight: 1..2**20.  params: use this allowed set rather than the cheapest.
     Raises `PlanError`, naming the input to change.
     """
-    _check_inputs(length, max_clients, clip, value_bits, max_weight)
+    length = count("length", length, 1, MAX_LENGTH)
+    max_clients = count("max_clients", max_clients, 1, MAX_CLIENTS)
+    value_bits = count("value_bits", value_bits, 2, MAX_VALUE_BITS)
+    max_weight = count("max_weight", max_weight, 1, MAX_WEIGHT)
+    _check_inputs(max_clients, clip, value_bits, max_weight)
     if params is not None and params not in ALLOWED:
         raise PlanError(f"params: {params.name} is not on the allow-list; choose one of secagg.parameters.ALLOWED")
     candidates = ALLOWED if params is None else (params,)
@@ -230,15 +235,7 @@ def _cost(plan: RoundPlan) -> tuple[int, float]:
     return plan.residue_bytes, residues * plan.params.nanoseconds_per_residue
 
 
-def _check_inputs(length: int, max_clients: int, clip: float, value_bits: int, max_weight: int) -> None:
-    for name, value, low, high in (
-        ("length", length, 1, MAX_LENGTH),
-        ("max_clients", max_clients, 1, MAX_CLIENTS),
-        ("value_bits", value_bits, 2, MAX_VALUE_BITS),
-        ("max_weight", max_weight, 1, MAX_WEIGHT),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise PlanError(f"{name}: expected an integer in {low}..{high}, got {value!r}")
+def _check_inputs(max_clients: int, clip: float, value_bits: int, max_weight: int) -> None:
     if isinstance(clip, bool) or not isinstance(clip, (int, float)) or not 1e-30 <= clip <= 1e30:
         raise PlanError(f"clip: expected a number in 1e-30..1e30, got {clip!r}")
     radix = 2 * max_clients * max_weight * (2 ** (value_bits - 1) - 1) + 1

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg import packing, wire
+from secagg import counts, packing, wire
 from secagg.aggregator import Aggregator
 from secagg.client import Client, MaskingDisabledWarning, warn_masking_disabled
 from secagg.enrolment import Enrolment
@@ -71,6 +71,7 @@ def run_round(
     model: 32 bytes that name the model the updates refer to. on_contribution: called with the number of contributions
     taken so far. Raises `PlanError`, `QuorumNotMet`, `UpdateError`, `WeightOutOfRange` or `EngineUnavailable`.
     """
+    quorum, threads = counts.quorum(quorum, plan.max_clients), counts.threads(threads)
     weights = _check_inputs(updates, weights, plan, quorum)
     if not masking:
         warn_masking_disabled()

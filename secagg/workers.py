@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
+from secagg import counts
+
 T = TypeVar("T")
 
 
@@ -63,8 +65,9 @@ class Workers:
 
 def threads_for(threads: int | None, work: int) -> int:
     """How many threads `threads` means for `work` bytes of residues."""
-    if threads is not None:
-        return threads
+    wanted = counts.threads(threads)
+    if wanted is not None:
+        return wanted
     return usable_cores() if work >= ALONE_BELOW else 1
 
 

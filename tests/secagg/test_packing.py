@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import exact_reference as exact
@@ -362,6 +363,26 @@ PLAN = plan_round(6, 4, max_weight=10)
 def test_anything_but_a_vector_of_float32_or_float64_is_refused(update: Any) -> None:
     with pytest.raises(UpdateTypeUnsupported, match=r"^update: expected a float32 or float64 array of shape \(6,\)"):
         check_update(update, PLAN)
+
+
+class Smooth(np.ndarray):
+    """Says that everything is finite, whatever it holds."""
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: object, **options: object) -> object:
+        if ufunc is np.isfinite:
+            return np.ones(self.shape, dtype=bool)
+        return getattr(ufunc, method)(*(np.asarray(each) for each in inputs), **options)
+
+
+def test_a_subclass_that_hides_what_its_memory_holds_is_refused(tmp_path: Path) -> None:
+    hiding = np.full(6, np.nan)
+    mapped: Any = np.memmap(tmp_path / "values", np.float64, "w+", shape=(6,))
+    masked = np.ma.masked_invalid(hiding)  # type: ignore[no-untyped-call]
+    for update in (masked, hiding.view(Smooth), hiding.view(np.recarray), mapped):
+        for refuse in (lambda update: check_update(update, PLAN), lambda update: Encoder(update, 1, PLAN)):
+            with pytest.raises(UpdateTypeUnsupported, match=f"plain numpy array, got a {type(update).__name__}; pass"):
+                refuse(update)
+    check_update(np.asarray(mapped), PLAN)
 
 
 @pytest.mark.parametrize("length", [0, 1, 5, 7, 600])
