@@ -97,7 +97,7 @@ provider_options = _options(
     click.option("--max-cost", type=Range(declared.COST), help="Budget in money; needs both prices."),
     click.option("--price-in", type=Range(declared.PRICE), help="Per million input tokens."),
     click.option("--price-out", type=Range(declared.PRICE), help="Per million output (or training) tokens."),
-    click.option("--timeout", default=60.0, type=Range(declared.TIMEOUT), help="Seconds per attempt."),
+    click.option("--timeout", default=60.0, type=Range(declared.TIMEOUT), help="Seconds an attempt may take, in all."),
     click.option("--max-retries", default=2, type=Range(declared.SDK_RETRIES), help="Of the SDK."),
     click.option("--ask-again", is_flag=True, help="Pay again for what was refused or malformed before."),
     click.option("--dry-run", is_flag=True, help="Print exactly what would be sent, one request a line; send nothing."),

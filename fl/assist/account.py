@@ -1,9 +1,9 @@
 """What was sent and what it cost: an append-only log, and a budget that stops before it is exceeded.
 
 Every attempt of a request leaves a `sent` line before the first byte goes out, and a `settled` line once its
-cost is known. Each line holds the SHA-256 of the line before, so that a line taken out or changed later shows.
-Lines hold hashes, sizes, model and cost: never contents. (A hash of a short text can be guessed at by whoever
-can guess the text; the log belongs to the bank like the data do.)
+cost is known, or an `unsettled` one when its answer does not say. Each line holds the SHA-256 of the line before,
+so that a line taken out or changed later shows. Lines hold hashes, sizes, model and cost: never contents. (A hash
+of a short text can be guessed at by whoever can guess the text; the log belongs to the bank like the data do.)
 
 The budget counts an attempt at its upper bound until it is settled: one token per byte of the request and the
 whole output limit. An attempt without an answer (a timeout, a broken connection, a killed process) stays at
@@ -178,6 +178,11 @@ class Account:
                 f"spent ({self.path}). Nothing was sent: raise --max-cost, or ask for less at a time"
             )
 
+    def keep_bound(self, attempt: int, reason: str) -> None:
+        """Record why the attempt, though answered, stays at its upper bound."""
+        with self._lock:
+            self._append({"event": "unsettled", "attempt": attempt, "reason": reason})
+
     def _append(self, line: dict[str, Any]) -> None:
         stamped = {"time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), **line, "previous": self._previous}
         raw = json.dumps(stamped, separators=(",", ":")).encode()
@@ -227,7 +232,7 @@ def _balance(lines: list[dict[str, Any]]) -> tuple[dict[int, Usage], list[Usage]
     for line in lines:
         if line["event"] == "sent":
             pending[line["attempt"]] = Usage(line["bound_input_tokens"], line["bound_output_tokens"])
-        else:
+        elif line["event"] == "settled":
             del pending[line["attempt"]]
             settled.append(Usage(line["input_tokens"], line["output_tokens"]))
     return pending, settled

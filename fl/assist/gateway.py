@@ -27,6 +27,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -39,6 +40,7 @@ from pydantic import BaseModel, ValidationError
 from fl.assist.account import Account, Usage
 from fl.assist.bodies import body_of, refuse_completion, refuse_response
 from fl.assist.cache import UNANSWERED, Cache, content_key
+from fl.assist.deadline import WholeAttempt
 from fl.assist.errors import (
     AnswerError,
     AnswerMalformed,
@@ -69,6 +71,7 @@ Progress = Callable[[int], None]  # takes how many items are done
 Emit = Callable[[bytes], None]  # takes a body that would be sent
 
 ITEMS_PER_REQUEST = 20
+MOST_TOKENS = 10**12  # that an answer may claim to have cost
 SELF_SERVE_ENDS = date(2027, 1, 6)  # OpenAI takes no new self-serve fine-tuning jobs from this day on
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -255,7 +258,8 @@ class OpenAIProvider:
 
     `api`: "responses", or "chat" for servers that speak the Chat Completions interface. The endpoint is
     `base_url`, else `OPENAI_BASE_URL`, else OpenAI's; the key comes from `OPENAI_API_KEY`. `timeout_s` counts
-    for each attempt, `max_retries` is the SDK's (429, 408, 409, 5xx, broken connections; Retry-After honoured).
+    for each attempt as a whole, to the last byte of its answer; `max_retries` is the SDK's (429, 408, 409, 5xx, broken
+    connections; Retry-After honoured).
     `dry_run` gets the body of each request, which is then not sent.
 
     Raises `AssistNotInstalled`, `CredentialsRefused` and `InsecureEndpoint` when made.
@@ -348,8 +352,12 @@ class OpenAIProvider:
                 "(a server of your own that asks for no key takes any value)"
             )
         logging.getLogger("openai").setLevel(logging.WARNING)  # at debug the SDK would log what is sent
+        import httpx2
+
         http = self._openai.DefaultHttpx2Client(
-            follow_redirects=False, event_hooks={"request": [self._let_out], "response": [self._came_back]}
+            follow_redirects=False,
+            event_hooks={"request": [self._let_out], "response": [self._came_back]},
+            transport=WholeAttempt(httpx2, lambda: self._openai.DefaultHttpx2Client(follow_redirects=False), timeout_s),
         )
         client: openai.OpenAI = self._openai.OpenAI(
             api_key=key, base_url=base_url, timeout=timeout_s, max_retries=max_retries, http_client=http
@@ -409,16 +417,23 @@ class OpenAIProvider:
         raise stop
 
     def _settle(self, body: dict[str, Any]) -> None:
-        """Replace the attempt's bound by the usage in its answer; without usage it stays at the bound."""
-        usage = body.get("usage") or {}
+        """Replace the attempt's bound by the usage in its answer. Without one, or with one that is none, the answer
+        is kept all the same, the attempt stays at its bound, and the log says why.
+        """
+        usage = body.get("usage")
         names = ("input_tokens", "output_tokens") if self.api == "responses" else ("prompt_tokens", "completion_tokens")
-        counts = [count for name in names if isinstance(count := usage.get(name), int) and count >= 0]
-        if len(counts) == 2:
-            self._account.settle(self._attempt, Usage(counts[0], counts[1]), status=200)
+        counts = [usage.get(name) for name in names] if isinstance(usage, dict) else []
+        sound = [count for count in counts if type(count) is int and 0 <= count <= MOST_TOKENS]
+        if len(sound) == 2:
+            self._account.settle(self._attempt, Usage(sound[0], sound[1]), status=200)
+        else:
+            self._account.keep_bound(self._attempt, "the answer names no usage that can be read")
 
     def _parsed(self, raw: Any, answer: type[BaseModel]) -> BaseModel:
         try:
-            parsed = raw.parse()
+            with warnings.catch_warnings():  # pydantic's would print fields of the answer
+                warnings.simplefilter("ignore")
+                parsed = raw.parse()
         except ValidationError as fault:
             raise AnswerMalformed(_where(fault)) from None
         except (ValueError, TypeError, AttributeError, self._openai.OpenAIError):
@@ -443,7 +458,8 @@ def _sdk() -> Any:
         import openai
     except ImportError as fault:
         raise AssistNotInstalled(
-            "the provider openai needs the openai SDK: pip install 'secagg[assist]', or use --provider offline"
+            "the provider openai needs the openai SDK: run pip install -e '.[assist]' in a checkout of this project, "
+            "or use --provider offline"
         ) from fault
     return openai
 

@@ -114,11 +114,13 @@ def status(work: Path) -> dict[str, Any]:
     spent = None if account is None else account.spent
     sent = [line for line in lines if line["event"] == "sent"]
     settled = {line["attempt"]: line for line in lines if line["event"] == "settled"}
+    unsettled = sum(line["event"] == "unsettled" for line in lines)
     cost = [settled[s["attempt"]]["cost"] if s["attempt"] in settled else s["bound_cost"] for s in sent]
     return {
         "log": str(path),
         "attempts": 0 if spent is None else spent.attempts,
-        "without_answer": 0 if spent is None else spent.pending,
+        "without_answer": 0 if spent is None else spent.pending - unsettled,
+        "answered_without_usage": unsettled,  # counted at their upper bound, as those without an answer are
         "tokens": 0 if spent is None else spent.tokens,
         "cost": float(np.sum(cost)),
         "bytes_sent": 0 if spent is None else spent.bytes_sent,

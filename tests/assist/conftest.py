@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from fl.assist.release import Policy
 from fl.schema import Schema
 from fl.schema_file import load_schema
 from fl.simulate import Simulation
-from tests.assist.model_server import ModelServer, traits_of
+from tests.assist.model_server import ModelServer, TricklingServer, traits_of
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.load_profile("unhurried")
@@ -66,3 +66,17 @@ def gateway_to(
         return Gateway(provider, Policy.of(schema, allow), redactor, Cache(tmp_path / "cache"))
 
     return make
+
+
+@pytest.fixture
+def trickling() -> Iterator[Callable[[str], str]]:
+    """Starts a server whose "head" or "body" trickles; returns its address."""
+    servers: list[TricklingServer] = []
+
+    def start(slow: str) -> str:
+        servers.append(TricklingServer(slow, traits_of))
+        return servers[-1].url
+
+    yield start
+    for server in servers:
+        server.close()

@@ -5,7 +5,11 @@ Answers come from a function of the request's JSON; before that, each queued `Mi
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,3 +112,41 @@ def traits_of(content: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A good answer to a request for traits."""
     plain = {"category": "other", "sentiment": "neutral", "urgency": "none", "entities": []}
     return {"answers": [{"item": item["item"], **plain, **changes} for item in content["items"]]}
+
+
+class TricklingServer:
+    """Takes one request and gives a whole, good answer to it, but so slowly that it takes three seconds: in sixty
+    pieces of its head or of its body, none of which comes late.
+    """
+
+    def __init__(self, slow: str, answer: Answer) -> None:
+        self._slow, self._answer = slow, answer
+        self._stop = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # the client has gone, or the test has ended
+            connection, _ = self._listener.accept()
+            with connection, connection.makefile("rb") as asked:
+                head = b"".join(iter(asked.readline, b"\r\n"))
+                length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])  # type: ignore[index]
+                content = json.loads(asked.read(length))["input"]
+                body = json.dumps(response(json.dumps(self._answer(json.loads(content))))).encode()
+                start = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Slow: "
+                end = b"x" * 60 + b"\r\nContent-Length: %d\r\n\r\n" % len(body)
+                parts = (start, end, body) if self._slow == "head" else (start + end, body, b"")
+                connection.sendall(parts[0])
+                step = -(-len(parts[1]) // 60)
+                for at in range(0, len(parts[1]), step):
+                    if self._stop.wait(0.05):
+                        return
+                    connection.sendall(parts[1][at : at + step])
+                connection.sendall(parts[2])
+
+    def close(self) -> None:
+        self._stop.set()
+        self._listener.close()
+        self._thread.join()

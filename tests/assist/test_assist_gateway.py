@@ -30,6 +30,7 @@ from fl.assist.errors import (
 from fl.assist.gateway import ITEMS_PER_REQUEST, Gateway, OpenAIProvider, Outcome
 from fl.assist.redact import Redactor
 from fl.assist.release import Policy
+from fl.assist.session import status
 from fl.schema import Schema
 from tests.assist.model_server import USAGE, Misbehaviour, ModelServer, traits_of
 
@@ -295,7 +296,43 @@ def test_asking_again_is_a_decision(
 def test_an_answer_without_usage_stays_at_its_bound(gateway_to: GatewayTo, server: ModelServer, tmp_path: Path) -> None:
     server.misbehaviours = [Misbehaviour(body=_without("usage"))]
     ask(gateway_to(), "rent")
-    assert [line["event"] for line in read_log(tmp_path / "gateway.jsonl")] == ["sent"]
+    assert [line["event"] for line in read_log(tmp_path / "gateway.jsonl")] == ["sent", "unsettled"]
+
+
+@pytest.mark.parametrize("api", ["responses", "chat"])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        [1],
+        7,
+        "many",
+        True,
+        {},
+        {"input_tokens": -1, "output_tokens": 2},
+        {"input_tokens": True, "output_tokens": True},
+        {"prompt_tokens": 1.5, "completion_tokens": [2]},
+        {"input_tokens": 10**400, "prompt_tokens": 10**400},
+    ],
+)
+def test_an_answer_whose_usage_cannot_be_read_is_kept_and_counts_at_its_bound(
+    gateway_to: GatewayTo, server: ModelServer, tmp_path: Path, usage: object, api: str
+) -> None:
+    server.misbehaviours = [Misbehaviour(body=lambda good: {**good, "usage": usage})]
+    assert ask(gateway_to(api=api), "rent")[0].value is not None
+    bound = len(server.bodies[0]) + OVERHEAD_TOKENS + traits.TOKENS_PER_ITEM
+    told = status(tmp_path)
+    assert (told["tokens"], told["answered_without_usage"], told["without_answer"]) == (bound, 1, 0)
+    assert ask(gateway_to(api=api), "rent")[0].value is not None and len(server.bodies) == 1, "and is not paid again"
+
+
+@pytest.mark.parametrize("trickled", ["head", "body"])
+def test_an_answer_that_trickles_ends_when_the_time_of_its_attempt_is_up(
+    gateway_to: GatewayTo, trickling: Callable[[str], str], tmp_path: Path, trickled: str
+) -> None:
+    gateway = gateway_to(base_url=trickling(trickled), timeout_s=0.5, max_retries=0)
+    with pytest.raises(ProviderTimedOut):
+        ask(gateway, "rent")
+    assert status(tmp_path)["without_answer"] == 1
 
 
 # --- what the gateway refuses ---------------------------------------------------------------------------------------

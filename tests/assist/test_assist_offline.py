@@ -161,4 +161,4 @@ except AssistNotInstalled as error:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("False False") and "secagg[assist]" in done.stdout
+    assert done.stdout.startswith("False False") and "pip install -e '.[assist]'" in done.stdout
