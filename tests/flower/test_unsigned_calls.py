@@ -191,12 +191,12 @@ def test_a_status_without_a_challenge_is_answered_without_a_signature(federation
 def test_an_offer_that_comes_again_ends_no_round_and_trains_nothing(federation) -> None:
     here = federation()
     offers: list[Message] = []
-    here.fail("bank-1", only("join", lambda message, deliver: offers.append(message) or deliver(message), times=1))
+    here.fail("bank-0", only("join", lambda message, deliver: offers.append(message) or deliver(message), times=1))
     here.fail(KEY_HOLDER, only("close", silent_after_work, times=1))  # the first attempt is lost
 
     def replay_first(message: Message, deliver):  # type: ignore[no-untyped-def]
         offer = from_records(offers[0].content).wires["offer"]
-        again = ask(here, 3, "join", Call({}, {"offer": bytes(offer)}))
+        again = ask(here, 4, "join", Call({}, {"offer": bytes(offer)}))
         assert again.error == "StepNotIncreasing"
         return deliver(message)
 

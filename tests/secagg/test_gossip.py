@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from simulator import MODEL, Federation, Peers
-from test_attacks import resigned, signed_roster
+from test_attacks import resigned, signed_roster, tampered
 
 from secagg import errors, wire
 from secagg.gossip import Known, check_statements
@@ -182,6 +182,33 @@ def test_a_key_holder_whose_ledger_was_rolled_back_is_told_by_the_first_join(pee
     _, joins = joined(peers, 2)
     with pytest.raises(errors.HistoryMismatch, match=r"step 1: bank 0 holds .* released .* holds no end of it"):
         peers.key_holder.receive_join(joins[0])
+
+
+def test_a_client_that_was_told_afterwards_how_lost_rounds_ended_may_say_so(peers):
+    """One was refused, one aborted: `aborts_after` signs what the running key holder would have signed."""
+    wrong = tampered(peers, peers.encrypted_sum(1, updates(peers, 1)))
+    with pytest.raises(errors.SumRefused):
+        peers.key_holder.release(wrong)
+    for client in peers.clients:
+        client.abort()
+    _, joins = joined(peers, 2)
+    sent = peers.key_holder.abort()
+    ledger, authority = peers.key_holder._ledger, peers.federation.authority
+    for client in peers.clients:
+        client.abort()
+    refused, aborted = peers.key_holder.aborts_after(ledger, authority, 0, MODEL, 9)
+    assert (refused.header.step, refused.reason) == (1, AbortReason.REFUSED)
+    assert wire.encode(aborted, peers.federation.plan) == wire.encode(sent, peers.federation.plan)
+    assert peers.key_holder.aborts_after(ledger, authority, 0, MODEL, 1) == (refused,)
+    assert peers.key_holder.aborts_after(ledger, authority, 2, MODEL, 9) == ()
+    assert peers.key_holder.aborts_after(ledger, authority, 0, A, 9) == ()
+    peers.clients[0].settle(refused)
+    peers.clients[1].settle(refused)
+    peers.clients[1].settle(aborted)
+    _, joins = joined(peers, 3)
+    assert [join.seen.step for join in joins] == [1, 2, NO_STEP]
+    for join in joins:
+        peers.key_holder.receive_join(join)
 
 
 @pytest.mark.parametrize(
