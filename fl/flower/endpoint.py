@@ -17,6 +17,7 @@ from flwr.app import Context, Message
 
 from fl.errors import FederationError
 from fl.flower.errors import TransferError
+from fl.flower.fields import LONGEST_TEXT
 from fl.flower.parties.bank import BankParty
 from fl.flower.parties.key_holder import KeyHolderParty
 from fl.flower.parties.party import Refusal, largest_message
@@ -45,7 +46,7 @@ class Endpoint(Generic[P]):
             call = from_records(message.content)
             answer = self._transfer(action, call) or self._carried_out(action, call, role)
         except (Refusal, FederationError) as error:
-            answer = Call({"error": type(error).__name__, "message": str(error)})
+            answer = _refusal(error)
             self.party.log("refused", action=action, error=type(error).__name__, message=str(error))
         return Message(to_records(answer, action), reply_to=message)
 
@@ -89,5 +90,8 @@ def endpoint_of(context: Context, make: Callable[[PartySettings], P]) -> Endpoin
 
 def failed_before_it_had_an_endpoint(message: Message, error: Exception) -> Message:
     """The answer of a party that cannot even read its settings."""
-    answer = Call({"error": type(error).__name__, "message": str(error)})
-    return Message(to_records(answer, action_of(message.content) or ""), reply_to=message)
+    return Message(to_records(_refusal(error), action_of(message.content) or ""), reply_to=message)
+
+
+def _refusal(error: Exception) -> Call:
+    return Call({"error": type(error).__name__, "message": str(error)[:LONGEST_TEXT]})

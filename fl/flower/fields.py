@@ -17,6 +17,7 @@ from fl.flower.errors import TransferError
 LARGEST_STEP = 2**63 - 2  # the step after it must fit as well
 LARGEST_LENGTH = 2**40  # values of a model
 LARGEST_WIRE = 2**48  # bytes
+LONGEST_TEXT = 2**16  # characters of an explanation
 FREE = "evaluate"  # the action whose answer is the app's own
 
 
@@ -93,9 +94,9 @@ FIELDS: Mapping[str, Integer | Text | Bytes | Anything] = {
     # how a call went
     "outcome": Text(16, "[a-z]*"),
     "stored": Integer(0, 1),
-    "refused": Text(2**16),
+    "refused": Text(LONGEST_TEXT),
     "error": Text(64),
-    "message": Text(2**16),
+    "message": Text(LONGEST_TEXT),
     "train_seconds": Anything(),
     "seal_seconds": Anything(),
     "open_seconds": Anything(),

@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from fl.flower import endpoint
 from fl.flower.calls import Answer, Calls
 from fl.flower.errors import TransferError
-from fl.flower.fields import FIELDS, LARGEST_LENGTH, LARGEST_STEP
+from fl.flower.fields import FIELDS, LARGEST_LENGTH, LARGEST_STEP, LONGEST_TEXT
 from fl.flower.local_parties import KEY_HOLDER
 from fl.flower.logs import read_log
 from fl.flower.models import FlatModel
@@ -260,6 +260,15 @@ def test_a_field_outside_its_range_is_refused_by_name_where_records_become_calls
         records = RecordDict({"secagg": ConfigRecord({**config, name: value})})  # type: ignore[dict-item]
         with pytest.raises(TransferError, match=f"field {name}: expected"):
             from_records(records)
+
+
+def test_a_long_explanation_of_a_party_is_cut_and_not_an_answer_out_of_range(federation, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise TransferError("x" * (LONGEST_TEXT + 1))
+
+    monkeypatch.setattr(KeyHolderParty, "_stored", refuse)
+    answer = ask(federation(), 1, "stored", Call())
+    assert answer.error == "TransferError" and answer.message == "x" * LONGEST_TEXT
 
 
 @pytest.mark.parametrize("field", ["after", "secret", "x" * 100])

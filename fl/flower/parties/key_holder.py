@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import secagg
 from fl.flower.errors import RequestRefused, RoundStateLost, TransferError
+from fl.flower.fields import LONGEST_TEXT
 from fl.flower.parties.party import IDLE, Fields, Party, expect, outgoing, plan_of
 from fl.flower.parties.request import ControlRequest
 from fl.flower.settings import PartySettings
@@ -70,7 +71,7 @@ class KeyHolderParty(Party):
                 self.log("join refused", step=self._step, error=type(error).__name__, message=str(error))
         roster = role.close_roster()
         self.log("roster", step=self._step, members=len(roster.entries), refused=len(refused))
-        return {"refused": "; ".join(refused)}, {"roster": outgoing(roster, plan)}
+        return {"refused": "; ".join(refused)[:LONGEST_TEXT]}, {"roster": outgoing(roster, plan)}
 
     def _release(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         if self._role is None or self._plan is None:
