@@ -114,5 +114,5 @@ def _outcome(seen: JournalRound) -> str:
     if seen.aborted:
         return "aborted"
     if seen.release is not None:
-        return "finished"
+        return "finished" if seen.contribution is not None else "caught up"
     return "unfinished"

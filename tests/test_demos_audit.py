@@ -16,6 +16,8 @@ from simulator import Federation, Peers
 
 from demos.audit import audit
 from secagg.errors import LedgerError
+from secagg.identity import Identity
+from secagg.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,6 +79,18 @@ def failing(*arguments: object) -> str:
     result = CliRunner().invoke(audit, list(map(str, arguments)))
     assert isinstance(result.exception, LedgerError), result.output
     return str(result.exception)
+
+
+def test_a_release_that_a_client_caught_up_with_is_shown_and_must_stand_in_the_ledger(files, tmp_path):
+    owner = Identity.generate("bank 9")
+    authority = bytes.fromhex(run(files / "ledger.db")["owner"])
+    journal = Journal(tmp_path / "journal-9.db", owner)
+    journal.caught_up(7, b"m" * 32, b"r" * 16, b"f" * 32, authority)
+    journal.close()
+    (step,) = run(tmp_path / "journal-9.db")["steps"]
+    assert (step["step"], step["outcome"]) == (7, "caught up")
+    with pytest.raises(LedgerError, match="step 7: the client caught up with its release, and the ledger has no such"):
+        run(files / "ledger.db", "--against", tmp_path / "journal-9.db")
 
 
 def test_a_ledger_rolled_back_contradicts_a_later_copy_and_a_journal(files):
