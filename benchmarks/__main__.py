@@ -14,14 +14,19 @@ import time
 from pathlib import Path
 from types import FrameType
 
-import click
-from rich.console import Console
-from rich.text import Text
-
 from benchmarks.errors import BenchmarkError, NothingInCommon, ResumeMismatch, SettingsError, UnlikeMachines
-from demos.options import FilePath, Range
 from fl import options
 from fl.errors import FederationError
+from fl.extras import advice
+
+try:
+    import click
+    from rich.console import Console
+    from rich.text import Text
+
+    from demos.options import FilePath, Range
+except ModuleNotFoundError as absent:
+    raise SystemExit(advice(absent)) from None  # on stderr, with exit code 1
 
 err = Console(stderr=True, markup=False, emoji=False)  # names of files and cases are data
 WRONG_USAGE = (SettingsError, ResumeMismatch, UnlikeMachines, NothingInCommon)
@@ -256,6 +261,9 @@ def main() -> None:
     except (BenchmarkError, FederationError) as error:
         complain(type(error).__name__, str(error))
         sys.exit(2 if isinstance(error, WRONG_USAGE) else 1)
+    except ModuleNotFoundError as absent:
+        complain("not installed", advice(absent))
+        sys.exit(1)
     except OSError as error:
         what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
         complain("cannot go on", what)

@@ -120,7 +120,7 @@ def measure_speeds() -> Speeds:
     try:
         from benchmarks.products import multiply_repeatedly
     except ImportError as fault:
-        raise SettingsError("floors are those of compiled loops: install secagg[fast]") from fault
+        raise SettingsError("floors are those of compiled loops: run pip install -e '.[fast]' in a checkout") from fault
     source, target, hashed = np.ones(BLOCK, np.uint8), np.empty(BLOCK, np.uint8), bytes(LARGE)
     zeros = bytes(1 << 16)
     cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()

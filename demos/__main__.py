@@ -5,9 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 
-import click
+from fl.extras import advice
 
-from demos.console import complain
+try:
+    import click
+
+    from demos.console import complain
+except ModuleNotFoundError as absent:
+    raise SystemExit(advice(absent)) from None  # on stderr, with exit code 1
 
 _COMMANDS = {
     "round": ("demos.round", "round_command", "one encrypted, masked round on random updates, checked exactly"),
@@ -61,14 +66,21 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; expected errors become one line of advice and exit code 1, wrong usage 2."""
     from fl.errors import FederationError
-    from secagg.errors import SecAggError
-    from secagg.protection import protect_process
+
+    try:
+        from secagg.errors import SecAggError
+        from secagg.protection import protect_process
+    except ModuleNotFoundError as absent:
+        raise SystemExit(advice(absent)) from None
 
     try:
         protect_process()  # whatever the command is: most of them hold keys or single updates
         cli(prog_name="python -m demos")
     except (SecAggError, FederationError) as error:
         complain(type(error).__name__, str(error))
+        sys.exit(1)
+    except ModuleNotFoundError as absent:
+        complain("not installed", advice(absent))
         sys.exit(1)
     except OSError as error:
         what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)

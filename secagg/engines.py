@@ -45,7 +45,9 @@ def resolve_engine(name: str) -> str:
     if name not in ENGINES:
         raise EngineUnavailable(f"engine: expected auto or one of {', '.join(ENGINES)}, got {name!r}")
     if name not in available:
-        raise EngineUnavailable(f"engine {name!r} needs numba: pip install secagg[fast], or use engine='seal'")
+        raise EngineUnavailable(
+            f"engine {name!r} needs numba: pip install -e '.[fast]' in a checkout, or use engine='seal'"
+        )
     return name
 
 

@@ -23,7 +23,7 @@ def _choose() -> tuple[str, ModuleType]:
         except ImportError as error:
             if asked == "numba":
                 raise EngineUnavailable(
-                    "SECAGG_KERNELS=numba, but numba cannot be imported: install secagg[fast]"
+                    "SECAGG_KERNELS=numba, but numba cannot be imported: run pip install -e '.[fast]' in a checkout"
                 ) from error
     return "numpy", importlib.import_module("secagg.kernels_numpy")
 

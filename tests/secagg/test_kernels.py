@@ -418,7 +418,7 @@ def test_asking_for_numba_without_it_is_an_error_and_no_fallback() -> None:
     done = imported_kernels({"SECAGG_KERNELS": "numba"}, WITHOUT_NUMBA)
     assert done.returncode != 0
     assert "EngineUnavailable" in done.stderr
-    assert "install secagg[fast]" in done.stderr
+    assert "pip install -e '.[fast]'" in done.stderr
 
 
 def test_numba_works_where_no_cache_folder_is_writable() -> None:

@@ -1,0 +1,35 @@
+"""Which extra of this project brings a package that is not installed, and the command that brings it.
+
+The project is on no index: it is installed from a checkout, by path. What no extra brings is a fault of the program and
+stays an ordinary traceback.
+"""
+
+from __future__ import annotations
+
+EXTRAS = {
+    "fast": ("numba",),
+    "fl": ("torch", "opacus", "pandas", "pyarrow", "sklearn", "safetensors", "scipy"),
+    "assist": ("openai", "httpx2", "pydantic"),
+    "flower": ("flwr", "httpx", "grpc"),
+    "lightning": ("lightning", "torchmetrics"),
+    "examine": ("captum", "fairlearn", "river", "plotly"),
+    "demos": ("click", "rich"),
+    "benchmarks": ("matplotlib",),
+}
+CORE = ("numpy", "tenseal", "cryptography")
+
+
+def advice(absent: ModuleNotFoundError) -> str:
+    """What is missing and how to install it. Raises `absent` again when no extra brings it."""
+    name = (absent.name or "").partition(".")[0]
+    if name in CORE:
+        return (
+            f"{name} is not installed, which everything here needs: run pip install -e . in a checkout of this project"
+        )
+    for extra, packages in EXTRAS.items():
+        if name in packages:
+            return (
+                f"{name} is not installed; it belongs to the extra {extra!r}: "
+                f"run pip install -e '.[{extra}]' in a checkout of this project"
+            )
+    raise absent
