@@ -12,13 +12,13 @@ import hashlib
 import json
 import os
 import struct
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from secagg import names
 from secagg.errors import BadSignature, EnrolmentError, IdentityError, UnknownClient
 from secagg.identity import Identity, Member, verify
 
@@ -47,7 +47,8 @@ class Enrolment:
         everyone = (self.key_holder, self.aggregator, *self.clients)
         # One organisation under two keys would count twice towards the quorum, and a key holder among the clients
         # would know a member's seed and share.
-        _refuse_twice("organisation", [_comparable(member.organisation) for member in everyone])
+        _refuse_twice("organisation", [names.comparable(member.organisation) for member in everyone])
+        _refuse_lookalikes([member.organisation for member in everyone])
         _refuse_twice("key", [member.key.hex() for member in everyone])
 
     @classmethod
@@ -180,14 +181,21 @@ def _described(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error)
 
 
-def _comparable(name: str) -> str:
-    """Names that differ only in case, width or composition are one organisation."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-
-
-def _refuse_twice(what: str, names: list[str]) -> None:
+def _refuse_twice(what: str, values: list[str]) -> None:
     seen: set[str] = set()
-    for name in names:
+    for name in values:
         if name in seen:
             raise EnrolmentError(f"{what} {name!r} is enrolled twice: each organisation has one role and one key")
         seen.add(name)
+
+
+def _refuse_lookalikes(organisations: list[str]) -> None:
+    seen: dict[tuple[int, str], str] = {}
+    for organisation in organisations:
+        for key in enumerate(names.skeletons(organisation)):
+            other = seen.setdefault(key, organisation)
+            if other != organisation:
+                raise EnrolmentError(
+                    f"organisations {other!a} and {organisation!a} look alike: one of them has to be written "
+                    "otherwise, or is the other one"
+                )

@@ -15,7 +15,6 @@ import hashlib
 import hmac
 import json
 import os
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +25,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
+from secagg import names
 from secagg.errors import BadSignature, IdentityError
 from secagg.private_files import refusal
 from secagg.secrecy import Secret
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
-MAX_NAME = 200  # characters of an organisation's name
 
 # y of the points whose order divides 8 (order 8: the last two; libsodium, ge25519_has_small_order). Under such a public
 # key anybody can sign: S*B = R + h*A holds for chosen S and R = S*B whenever h*A is zero.
@@ -51,8 +50,8 @@ _MAX_BYTES = 1 << 16  # of an identity's file; a real one has less than 2,000
 class Member:
     """The public half of an identity. key: the Ed25519 public key, 32 bytes. Raises `IdentityError`.
 
-    organisation: 1..200 printable characters in Unicode's NFC form, without outer blanks: two names that look alike on
-    a screen because of control or combining characters are refused where they are made.
+    organisation: 1..200 characters of one script, nothing in it invisible (`names.py`): what could show as another
+    name on a screen is refused where it is made.
     """
 
     organisation: str
@@ -61,13 +60,9 @@ class Member:
     def __post_init__(self) -> None:
         if len(self.key) != KEY_BYTES:
             raise IdentityError(f"{self.organisation}: expected a public key of 32 bytes, got {len(self.key)}")
-        name = self.organisation
-        if not (
-            0 < len(name) <= MAX_NAME and name == unicodedata.normalize("NFC", name).strip() and name.isprintable()
-        ):
-            raise IdentityError(
-                f"organisation: expected 1..{MAX_NAME} printable characters (NFC) without outer blanks, got {name!r}"
-            )
+        reason = names.fault(self.organisation)
+        if reason is not None:
+            raise IdentityError(f"organisation: {reason}")
         if (int.from_bytes(self.key, "little") & (2**255 - 1)) % _FIELD in _SMALL_ORDER:
             raise IdentityError(f"{self.organisation}: anybody can sign under this public key; make a real one")
 
