@@ -14,7 +14,9 @@ from forked import in_a_child
 from simulator import MODEL, Federation, Peers
 
 from secagg import ownership
-from secagg.ckks import generate_keys
+from secagg.blocks import empty_block
+from secagg.ckks import Encryptor, generate_keys
+from secagg.ckks_fast import FastEncryptor
 from secagg.errors import WrongState
 from secagg.eventlog import EventLog, audit
 from secagg.identity import Identity
@@ -196,3 +198,18 @@ def test_threads_of_one_process_share_what_is_its_own():
     owner = Owner("this")
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(lambda: owner.is_here).result()
+
+
+@pytest.mark.parametrize("make", [Encryptor, FastEncryptor])
+def test_an_encryptor_draws_afresh_in_a_child_so_it_may_be_used_on_both_sides(make):
+    public, _ = generate_keys(ALLOWED[0])
+    encryptor, block = make(public), empty_block(ALLOWED[0])
+    zero = np.zeros_like(block[0])
+
+    def drawn() -> str:
+        encryptor.encrypt_coefficients(zero.copy(), block)
+        return block[1, 0, :8].tobytes().hex()
+
+    first = drawn()
+    answers = [first, drawn(), *(in_a_child(drawn).strip("'") for _ in range(2))]
+    assert len(set(answers)) == 4 and {len(answer) for answer in answers} == {64}
