@@ -135,7 +135,7 @@ class KeyHolder(Secret):
     def open(self, step: int, model: bytes) -> Offer:
         """Open a round: fresh keys, fresh round id. step: above every earlier one of this ledger, [0, 2**63).
 
-        Raises `StepNotIncreasing` or `RoundAlreadyReleased` (then `stored_release` has the bytes).
+        Raises `StepNotIncreasing`, `StepJump` or `RoundAlreadyReleased` (then `stored_release` has the bytes).
         """
         following = self._machine.require("open")
         step = counts.step(step)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from secagg.errors import LedgerError, RoundAlreadyReleased, StepNotIncreasing, WrongState
+from secagg.errors import LedgerError, RoundAlreadyReleased, StepJump, StepNotIncreasing, WrongState
 from secagg.eventlog import IN_MEMORY, NO_HEAD, Audit, Entry, Event, EventLog, audit
 from secagg.identity import Identity
+from secagg.journal import MAX_STEP_JUMP, JournalRound, journal_rounds
 from secagg.journal import PURPOSE as JOURNAL_PURPOSE
-from secagg.journal import JournalRound, journal_rounds
 
 PURPOSE = "key holder ledger"
 
@@ -98,13 +98,26 @@ class Ledger:
         """Hash of the last event; anchored in the next offer, so that clients notice a ledger that was rolled back."""
         return self._log.head
 
+    @property
+    def next_step(self) -> int:
+        """One above the last step opened; 1 for a new ledger."""
+        last = self._log.last("opened")
+        return 1 if last is None else last.step + 1
+
     def check_step(self, step: int) -> None:
-        """Raise unless `step` may be opened: above every step before."""
+        """Raise unless `step` may be opened: above every step before, and no further than clients follow.
+
+        Leaves: `RoundAlreadyReleased`, `StepNotIncreasing`, `StepJump`.
+        """
         last = self._log.last("opened")
         if last is not None and step <= last.step:
             if self.outcome(step) is Outcome.RELEASED:
                 raise RoundAlreadyReleased(f"step {step} was released: send the stored release again")
             raise StepNotIncreasing(f"step: expected more than {last.step}, the last one opened, got {step}")
+        # No client would join it, and no lower step could be opened afterwards.
+        highest = (0 if last is None else last.step) + MAX_STEP_JUMP
+        if step > highest:
+            raise StepJump(f"step: expected at most {highest}, {MAX_STEP_JUMP} above the last one opened, got {step}")
 
     def opened(self, step: int, model: bytes, round_id: bytes, offer: bytes, header: bytes) -> None:
         """offer: its hash, 32 bytes. header: the encoded header of the offer, to report an abandoned round."""

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulator import Federation, Peers
 
-from secagg.errors import LedgerError, RoundAlreadyReleased, SecAggError, StepNotIncreasing, WrongState
+from secagg.errors import LedgerError, RoundAlreadyReleased, SecAggError, StepJump, StepNotIncreasing, WrongState
 from secagg.eventlog import NO_HEAD, audit
 from secagg.identity import Identity
-from secagg.journal import Journal, journal_rounds
+from secagg.journal import MAX_STEP_JUMP, Journal, journal_rounds
 from secagg.ledger import Ledger, Outcome, audit_ledger, compare, compare_journal
 
 MODEL = b"m" * 32
@@ -104,6 +104,17 @@ def test_steps_increase_and_a_released_step_says_so():
         with pytest.raises(StepNotIncreasing, match="expected more than 5"):
             ledger.check_step(step)
     ledger.check_step(6)
+
+
+def test_a_step_that_no_client_would_follow_is_not_opened_and_takes_none_away():
+    ledger = Ledger.in_memory(OWNER)
+    for step in (2**63 - 1, MAX_STEP_JUMP + 1):
+        with pytest.raises(StepJump, match="above the last one opened"):
+            play(ledger, step, "opened")
+    assert ledger.next_step == 1
+    play(ledger, MAX_STEP_JUMP, "opened")
+    assert ledger.next_step == MAX_STEP_JUMP + 1
+    ledger.check_step(2 * MAX_STEP_JUMP)
 
 
 def test_a_consumed_step_is_never_consumed_again_not_even_by_a_restarted_process(tmp_path):

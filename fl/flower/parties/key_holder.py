@@ -34,7 +34,7 @@ class KeyHolderParty(Party):
         """Fields and wires of the answer. Raises `SecAggError` and `FlowerError` leaves."""
         match action:
             case "status":
-                return self.introduced(call, {"next_step": self._next_step()}), {}
+                return self.introduced(call, {"next_step": self._ledger.next_step}), {}
             case "open":
                 return self._open(call)
             case "close":
@@ -50,8 +50,8 @@ class KeyHolderParty(Party):
 
     def _open(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         request = self._verified("open", call)
-        if request.step != self._next_step():
-            raise StepNotIncreasing(f"step: the next one is {self._next_step()}, the request names {request.step}")
+        if request.step != self._ledger.next_step:
+            raise StepNotIncreasing(f"step: the next one is {self._ledger.next_step}, the request names {request.step}")
         role = self._role_for(request.length)
         aborts = self._aborted(self._step, AbortReason.ABANDONED)
         offer = role.open(request.step, request.model)
@@ -139,23 +139,6 @@ class KeyHolderParty(Party):
         if self._role is None or self._plan is None or request.step != self._step:
             raise RoundStateLost(f"step {request.step} is not open here: the key holder was restarted; open another")
         return self._role, self._plan
-
-    def _next_step(self) -> int:
-        """One above the last step of the ledger, found by asking it which steps it would open."""
-        low, high = 0, 1
-        while not self._opens(high):
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._opens(middle) else (middle, high)
-        return high
-
-    def _opens(self, step: int) -> bool:
-        try:
-            self._ledger.check_step(step)
-        except (StepNotIncreasing, PeerError):
-            return False
-        return True
 
     def _verified(self, action: str, call: Call) -> ControlRequest:
         return ControlRequest.verified(bytes(call.wire("request")), action, self.enrolment)
