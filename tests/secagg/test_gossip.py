@@ -296,6 +296,17 @@ def test_a_join_with_a_malformed_statement_is_malformed_on_the_wire(peers):
         wire.decode(bytes(data), peers.plan)
 
 
+def test_a_journal_from_before_abort_hashes_states_the_last_end_that_it_has_a_hash_of(peers):
+    release = peers.round(1, updates(peers, 1))
+    journal, (offer, _) = peers.clients[0]._journal, joined(peers, 2)
+    header = offer.header
+    journal._log.append("aborted", 2, header.model, header.round_id, b"")
+    seen = journal.seen(peers.federation.authority.key)
+    assert seen == Seen(Ending.RELEASED, 1, message_hash(release), 2, header.previous)
+    assert journal.known(2, header.sender) == Known(Ending.ABORTED, None, header.previous)
+    assert journal.known(2, peers.federation.server.key) == Known()  # another key holder's step 2 is another step
+
+
 def test_a_journal_from_before_abort_hashes_opposes_only_a_release():
     """Its memory of an abort has no hash: any abort agrees with it, no release does."""
     known = Known(Ending.ABORTED, None, A)
