@@ -255,6 +255,7 @@ def _of_type(kind: Any) -> Option | None:
         return None if each is None else Listed(each[0])
     if kind is str:
         return Text()
+    kind = get_origin(kind) or kind
     concrete = isinstance(kind, type) and not getattr(kind, "_is_protocol", False)
     return _Instance(kind) if concrete else None
 
@@ -384,6 +385,14 @@ PRICE = Real(0, 1e9, "money per million tokens")
 TIMEOUT = Real(0, 86_400, "seconds", above=True)
 SDK_RETRIES = Whole(0, 100, "of one request")
 TUNING_EPOCHS = Whole(1, 50, "passes over the examples")
+
+# --- parties of a network -------------------------------------------------------------------------------------------
+
+ROLE = Choice(("bank", "key_holder", "aggregator"))
+PARTY_QUORUM = Whole(2, MOST_BANKS, "banks")
+MODEL_REPEATS = Whole(0, 2**31 - 1, "rosters from one base model beyond the first")
+WAIT = Real(0, 86_400, "seconds", above=True)
+ATTEMPTS = Whole(1, 1000, "of one round")
 
 # --- networks and measurements --------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from typing import Any
 import click
 import pytest
 import torch
-from fl_settings import EXAMPLE_CONFIG
+from example_config import EXAMPLE_CONFIG
 
 import benchmarks.__main__ as benchmarks_main
 import demos.__main__ as demos_main

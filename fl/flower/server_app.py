@@ -8,11 +8,14 @@ neither torch nor tenseal.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fl import options
 from fl.durable import replace_durably
 from fl.errors import FederationError
 from fl.flower.errors import SettingsError
@@ -35,17 +38,26 @@ def main(grid: Grid, context: Context) -> None:
     try:
         party = AggregatorParty(load_settings(_text(config.get("party"), "party")))
         limits = Limits(
-            attempts=int(config.get("attempts", Limits.attempts)),
-            **{f"{name}_s": float(config[f"{name}-s"]) for name in _LIMITS if f"{name}-s" in config},
+            attempts=_value(config, "attempts", options.ATTEMPTS, Limits.attempts),
+            **{f"{name}_s": _value(config, f"{name}-s", options.WAIT) for name in _LIMITS if f"{name}-s" in config},
         )
-        banks = int(config.get("banks", 0)) or None
+        banks = _value(config, "banks", options.BANKS) if config.get("banks", 0) != 0 else None  # 0: all that appear
         rounds = EncryptedRounds(grid, party, banks=banks, limits=limits, on_round=reports.append)
-        outcome = rounds.run(int(config.get("rounds", 3)), evaluate=bool(config.get("evaluate", True)))
+        outcome = rounds.run(
+            _value(config, "rounds", options.SOME_ROUNDS, 3), evaluate=bool(config.get("evaluate", True))
+        )
     except (FederationError, Refusal, OSError) as error:
         failed = {"error": type(error).__name__, "message": str(error), "rounds_done": len(reports)}
         replace_durably(result, json.dumps({**failed, "peak_memory": peak_memory()}).encode())
         raise
     replace_durably(result, json.dumps(outcome.as_json()).encode())
+
+
+def _value(config: Mapping[str, object], name: str, option: options.Option, default: object = None) -> Any:
+    try:
+        return option.of(config.get(name, default))
+    except options.Refused as fault:
+        raise SettingsError(f"run configuration: {name}: {fault}") from None
 
 
 def _text(value: object, name: str) -> str:

@@ -30,13 +30,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from flwr.app import Context
 
+from fl import options
 from fl.flower.errors import SettingsError
 
-ROLES = ("bank", "key_holder", "aggregator")
+ROLES = options.ROLE.words
 PARTY = "SECAGG_PARTY"  # environment: this process's party file
 PARTIES = "SECAGG_PARTIES"  # environment, simulation only: folder with one folder per partition
 PASSPHRASE = "SECAGG_PASSPHRASE"
@@ -51,11 +52,14 @@ _DEFAULTS = {"value_bits": 20, "max_weight": 1, "clip": 1.0, "max_length": 50_00
 class PlanSettings:
     """Inputs of `secagg.plan_round` that all parties agreed on, and the longest update this party accepts."""
 
-    max_clients: int
-    clip: float
-    value_bits: int
-    max_weight: int
-    max_length: int  # values
+    max_clients: Annotated[int, options.BANKS]
+    clip: Annotated[float, options.CLIP]
+    value_bits: Annotated[int, options.VALUE_BITS]
+    max_weight: Annotated[int, options.MAX_WEIGHT]
+    max_length: Annotated[int, options.LENGTH]
+
+    def __post_init__(self) -> None:
+        options.check(self, SettingsError, "plan: ")
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,19 @@ class PartySettings:
     model_repeats: None where the file says that every update carries fresh noise.
     """
 
-    role: str
+    role: Annotated[str, options.ROLE]
     folder: Path
     identity: Path
     enrolment: Path
-    quorum: int
+    quorum: Annotated[int, options.PARTY_QUORUM]
     plan: PlanSettings
     allow_reuse: bool = False
-    model_repeats: int | None = 0
+    model_repeats: Annotated[int | None, options.MODEL_REPEATS] = 0
     reports: Reports = NO_REPORTS
     app: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        options.check(self, SettingsError)
 
     @property
     def passphrase(self) -> bytes | None:
@@ -104,7 +111,7 @@ def load_settings(path: str | Path) -> PartySettings:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}; make a party file first (docs/flower.md)") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML's error is a ValueError, and so is text that is no UTF-8
         raise SettingsError(f"{path}: not TOML: {error}") from error
     unknown = set(fields) - _ENTRIES
     if unknown:
@@ -179,9 +186,11 @@ def party_file(context: Context) -> Path:
 def _model_repeats(path: Path, value: object) -> int | None:
     if value == FRESH_NOISE:
         return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-        raise SettingsError(f"{path}: model_repeats: expected an integer from 0 or {FRESH_NOISE!r}, got {value!r}")
-    return value
+    try:
+        repeats: int = options.MODEL_REPEATS.of(value)
+    except options.Refused as fault:
+        raise SettingsError(f"{path}: model_repeats: {FRESH_NOISE!r}, or {fault}") from None
+    return repeats
 
 
 def _entry(path: Path, fields: Mapping[str, Any], name: str, kind: type) -> Any:

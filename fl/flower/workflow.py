@@ -23,10 +23,12 @@ import resource
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Annotated
 
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
+from fl import options
 from fl.flower.calls import NO_ANSWER, Answer, Calls
 from fl.flower.errors import (
     FlowerError,
@@ -35,6 +37,7 @@ from fl.flower.errors import (
     PartiesMissing,
     PartyFailed,
     RoundFailed,
+    SettingsError,
     TransferError,
 )
 from fl.flower.models import FlatModel
@@ -49,14 +52,18 @@ from fl.text import printable
 class Limits:
     """Seconds to wait for each kind of answer, and how often a round is tried. A SuperNode looks for work every 3 s."""
 
-    ready_s: float = 60.0  # for key holder and banks to appear
-    call_s: float = 30.0  # a call without work behind it
-    train_s: float = 600.0  # join: training included
-    contribute_s: float = 120.0  # seal and answer; training anew after a changed roster included
-    release_s: float = 120.0  # verify, decrypt, check
-    part_s: float = 60.0  # one part of a large message
-    recover_s: float = 180.0  # for a key holder that restarts in the middle of a release; Flower needs a minute
-    attempts: int = 3
+    ready_s: Annotated[float, options.WAIT] = 60.0  # for key holder and banks to appear
+    call_s: Annotated[float, options.WAIT] = 30.0  # a call without work behind it
+    train_s: Annotated[float, options.WAIT] = 600.0  # join: training included
+    contribute_s: Annotated[float, options.WAIT] = 120.0  # seal, answer; training anew after a changed roster included
+    release_s: Annotated[float, options.WAIT] = 120.0  # verify, decrypt, check
+    part_s: Annotated[float, options.WAIT] = 60.0  # one part of a large message
+    # For a key holder that restarts in the middle of a release; Flower needs a minute.
+    recover_s: Annotated[float, options.WAIT] = 180.0
+    attempts: Annotated[int, options.ATTEMPTS] = 3
+
+    def __post_init__(self) -> None:
+        options.check(self, SettingsError, "run configuration: ")
 
 
 @dataclass(frozen=True)

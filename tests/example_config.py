@@ -1,4 +1,4 @@
-"""One valid value of every settings class."""
+"""One run's configuration, valid in every field."""
 
 from __future__ import annotations
 
