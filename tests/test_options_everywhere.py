@@ -25,9 +25,13 @@ import benchmarks.__main__ as benchmarks_main
 import demos.__main__ as demos_main
 from demos.options import FilePath, Range
 from fl import options
+from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.assist.examples import ENDING
+from fl.resources import ResourceSettings
 from fl.run_data import read_source
-from fl.run_folder import RunConfig, config_to_toml
+from fl.run_folder import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
+from fl.sharing import StatisticsSettings
+from fl.training import LocalTraining
 
 NUMBERS = ("nan", "inf", "-inf", "-1", "0", "", "1e308", str(10**30), "9" * 5000, "several", "1,5")
 FILES = ("", "/", "absent.file", "no/such/folder/file", "a\0b", "x" * 5000)
@@ -282,3 +286,97 @@ def positioned(parameter: click.Parameter, value: str, path: tuple[str, ...], gr
 def all_commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
     yield from commands(demos_main.cli)
     yield from commands(benchmarks_main.cli)
+
+
+# --- what a command was given is what a run is configured with -------------------------------------------------------
+
+# Option of `train` -> (table, field) of a run's configuration, and what else has to be said for it to mean anything.
+FIELDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "clients": ("data", "clients", ()),
+    "test_windows": ("data", "test_windows", ()),
+    "customers": ("data", "customers", ()),
+    "fraud_share": ("data", "fraud_share", ()),
+    "rounds": ("", "rounds", ()),
+    "seed": ("", "seed", ()),
+    "threads": ("", "threads", ()),
+    "epsilon": ("privacy", "epsilon", ()),
+    "delta": ("privacy", "delta", ()),
+    "update_norm": ("privacy", "update_norm", ("--unit", "client")),
+    "colluders": ("privacy", "colluders", ()),
+    "sample_rate": ("privacy", "sample_rate", ()),
+    "local_steps": ("privacy", "steps", ()),
+    "max_grad_norm": ("privacy", "max_grad_norm", ()),
+    "expected_batch": ("privacy", "expected_batch", ()),
+    "min_banks": ("statistics", "min_banks", ()),
+    "increment_days": ("statistics", "increment_days", ()),
+    "statistics_share": ("statistics", "budget_share", ()),
+    "local_epochs": ("training", "epochs", ("--no-dp",)),
+    "batch_size": ("training", "batch_size", ("--no-dp",)),
+    "pos_weight": ("training", "pos_weight", ()),
+    "lr": ("training", "learning_rate", ()),
+    "clip": ("aggregation", "clip", ()),
+    "value_bits": ("aggregation", "value_bits", ()),
+    "mu": ("algorithm", "mu", ("--algorithm", "fedprox")),
+    "server_lr": ("algorithm", "server_lr", ("--algorithm", "fedadam")),
+    "beta1": ("algorithm", "beta1", ("--algorithm", "fedadam")),
+    "beta2": ("algorithm", "beta2", ("--algorithm", "fedadam")),
+    "tau": ("algorithm", "tau", ("--algorithm", "fedadam")),
+    "buffer": ("algorithm", "buffer", ("--algorithm", "fedbuff")),
+    "max_weight": ("algorithm", "max_weight", ("--algorithm", "fedbuff")),
+    "fraction": ("participation", "fraction", ("--vanish-after", "0.5")),
+    "quorum": ("participation", "quorum", ("--vanish-after", "0.5")),
+    "vanish_before": ("participation", "vanish_before", ("--fraction", "0.5")),
+    "vanish_after": ("participation", "vanish_after", ("--fraction", "0.5")),
+    "retries": ("participation", "retries", ("--fraction", "0.5")),
+    "bank_memory_mb": ("resources", "memory_mb", ()),
+    "bank_seconds": ("resources", "seconds", ()),
+    "bank_bytes": ("resources", "bytes_per_round", ()),
+}
+TABLES: dict[str, type] = {
+    "": RunConfig,
+    "data": DataSettings,
+    "privacy": PrivacySettings,
+    "statistics": StatisticsSettings,
+    "training": LocalTraining,
+    "aggregation": AggregationSettings,
+    "algorithm": AlgorithmSettings,
+    "participation": ParticipationSettings,
+    "resources": ResourceSettings,
+}
+NARROWER = {"lr", "buffer"}  # at the command line: a rate that is chosen by the noise is one that is left out
+
+
+def numbers_of_train() -> dict[str, options.Real | options.Whole]:
+    from demos.train import train
+
+    return {
+        str(each.name): each.type.option
+        for each in train.params
+        if isinstance(each.type, Range) and isinstance(each.type.option, options.Real | options.Whole)
+    }
+
+
+def test_every_number_of_train_has_its_place_in_the_configuration_and_its_range() -> None:
+    numbers = numbers_of_train()
+    assert set(numbers) == set(FIELDS)
+    for name, (table, field, _) in FIELDS.items():
+        held = TABLES[table]
+        if name not in NARROWER:
+            assert options.declared(held)[field][0] == numbers[name], name
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_both_ends_of_a_range_arrive_as_they_were_given(
+    name: str, cut_off: list[RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0 among them: what is given is never taken for left out."""
+    option, (table, field, others) = numbers_of_train()[name], FIELDS[name]
+    width = option.high - option.low
+    low = option.low + 1e-3 * width if getattr(option, "above", False) else option.low
+    high = option.high - 1e-3 * width if getattr(option, "below", False) else option.high
+    for value in (low, high):
+        word = repr(option.of(value))
+        code, stderr = run(demos_main.main, monkeypatch, ["train", *others, f"--{name.replace('_', '-')}={word}"])
+        assert code == "accepted", stderr
+        config = cut_off[-1]
+        assert getattr(getattr(config, table) if table else config, field) == value

@@ -123,18 +123,16 @@ def load_settings(path: str | Path) -> PartySettings:
     if strange := set(plan) - set(_PLAN):
         raise SettingsError(f"{path}: plan: unknown entry {', '.join(sorted(strange))}")
     values = {name: _entry(path, plan, name, kind) for name, kind in _PLAN.items()}
-    return PartySettings(
-        role,
-        path.parent,
-        path.parent / _entry(path, fields, "identity", str),
-        path.parent / _entry(path, fields, "enrolment", str),
-        _entry(path, fields, "quorum", int),
-        PlanSettings(**values),
-        _entry(path, {"allow_reuse": False, **fields}, "allow_reuse", bool),
-        _model_repeats(path, fields.get("model_repeats", 0)),
-        _reports(path, role, _entry(path, {"reports": {}, **fields}, "reports", dict)),
-        fields.get("app", {}),
-    )
+    reuse = _entry(path, {"allow_reuse": False, **fields}, "allow_reuse", bool)
+    repeats = _model_repeats(path, fields.get("model_repeats", 0))
+    reports = _reports(path, role, _entry(path, {"reports": {}, **fields}, "reports", dict))
+    quorum, app = _entry(path, fields, "quorum", int), fields.get("app", {})
+    identity, enrolment = (path.parent / _file(path, fields, name) for name in ("identity", "enrolment"))
+    try:
+        agreed = PlanSettings(**values)
+        return PartySettings(role, path.parent, identity, enrolment, quorum, agreed, reuse, repeats, reports, app)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
 
 
 def _reports(path: Path, role: str, table: Mapping[str, Any]) -> Reports:
@@ -188,9 +186,17 @@ def _model_repeats(path: Path, value: object) -> int | None:
         return None
     try:
         repeats: int = options.MODEL_REPEATS.of(value)
-    except options.Refused as fault:
-        raise SettingsError(f"{path}: model_repeats: {FRESH_NOISE!r}, or {fault}") from None
+    except options.Refused:
+        expected, got = f"{options.MODEL_REPEATS}, or {FRESH_NOISE!r}", options.shown(value)
+        raise SettingsError(f"{path}: model_repeats: expected {expected}, got {got}") from None
     return repeats
+
+
+def _file(path: Path, fields: Mapping[str, Any], name: str) -> str:
+    try:
+        return options.FILE.of(_entry(path, fields, name, str))
+    except options.Refused as fault:
+        raise SettingsError(f"{path}: {name}: {fault}") from None
 
 
 def _entry(path: Path, fields: Mapping[str, Any], name: str, kind: type) -> Any:
@@ -198,6 +204,6 @@ def _entry(path: Path, fields: Mapping[str, Any], name: str, kind: type) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        got = "nothing" if value is None else repr(value)
+        got = "nothing" if value is None else options.shown(value)
         raise SettingsError(f"{path}: {name}: expected {kind.__name__}, got {got}")
     return value

@@ -56,10 +56,10 @@ def test_a_bank_names_what_its_app_may_report(tmp_path: Path) -> None:
         (("quorum = 3", "quorum = 3\nallow_reuse = 1"), "allow_reuse: expected bool"),
         (
             ("quorum = 3", "quorum = 3\nmodel_repeats = -1"),
-            "model_repeats: expected an integer from 0 or 'fresh-noise'",
+            "model_repeats: expected a whole number .*, or 'fresh-noise'",
         ),
-        (("quorum = 3", "quorum = 3\nmodel_repeats = true"), "model_repeats: expected an integer from 0"),
-        (("quorum = 3", 'quorum = 3\nmodel_repeats = "any"'), "model_repeats: expected an integer from 0"),
+        (("quorum = 3", "quorum = 3\nmodel_repeats = true"), "model_repeats: expected a whole number from 0"),
+        (("quorum = 3", 'quorum = 3\nmodel_repeats = "any"'), "model_repeats: expected a whole number from 0"),
         (("[plan]", "[plan"), "not TOML"),
         (("[app]", "[reports]\nmessages = 'evaluate'\n[app]"), "reports.messages: expected a list of names"),
         (("[app]", "[reports]\nmetrics = [1]\n[app]"), "reports.metrics: expected a list of names"),

@@ -30,7 +30,8 @@ from fl.assist.session import Settings
 from fl.assist.stories import DataChoice, Effort
 from fl.compression import CompressionSettings
 from fl.errors import FederationError, ResourceError, RunFolderError, SchemaError
-from fl.flower.settings import PartySettings, PlanSettings
+from fl.flower.errors import SettingsError
+from fl.flower.settings import PartySettings, PlanSettings, load_settings
 from fl.flower.workflow import Limits as Waiting
 from fl.privacy import ClientRounds, Mechanism, NoisyCounts, SharedGaussian, SharedSteps
 from fl.resources import Limits, ResourceSettings, limits_of
@@ -296,3 +297,41 @@ def test_a_limits_file_with_a_hostile_value_is_refused_by_name_or_holds(tmp_path
             ends["accepted"] += 1
             assert all(value is None or value > 0 for value in vars(limits).values())
     print("limits", dict(ends))
+
+
+PARTY = """# a party
+
+role = "bank"
+identity = "i.json"
+enrolment = "e.json"
+quorum = 3
+
+[plan]
+max_clients = 8
+
+[app]
+seed = 1
+"""
+PARTY_FIELDS = {
+    "": ("role", "identity", "enrolment", "quorum", "allow_reuse", "model_repeats"),
+    "plan": ("max_clients", "clip", "value_bits", "max_weight", "max_length"),
+}
+
+
+def test_a_party_file_with_a_hostile_value_is_refused_by_name_or_loads(tmp_path: Path) -> None:
+    path, ends = tmp_path / "party.toml", Counter[str]()
+    path.write_text(PARTY)
+    assert load_settings(path).plan.max_clients == 8
+    for table, names in PARTY_FIELDS.items():
+        for name in names:
+            for literal in TOML:
+                path.write_text(with_value(PARTY, table, name, literal))
+                try:
+                    settings = load_settings(path)
+                except SettingsError as refusal:
+                    assert str(refusal).startswith(f"{path}: ")
+                    ends["refused"] += 1
+                    continue
+                ends["accepted"] += 1
+                assert settings.quorum >= 2 and settings.plan.clip > 0
+    print("party file", dict(ends))
