@@ -15,8 +15,9 @@ from simulator import MODEL, Federation, Peers
 
 from secagg import ownership
 from secagg.blocks import empty_block
-from secagg.ckks import Encryptor, generate_keys
-from secagg.ckks_fast import FastEncryptor
+from secagg.ckks import generate_keys
+from secagg.engines import available_engines
+from secagg.engines import encryptor as encryptor_of
 from secagg.errors import WrongState
 from secagg.eventlog import EventLog, audit
 from secagg.identity import Identity
@@ -26,6 +27,7 @@ from secagg.masks import AgreementKey
 from secagg.ownership import Owner
 from secagg.parameters import ALLOWED
 from secagg.stages import StageClock
+from secagg.workers import Workers
 
 ROUND = b"r" * 16
 HASH = b"h" * 32
@@ -200,10 +202,11 @@ def test_threads_of_one_process_share_what_is_its_own():
         assert pool.submit(lambda: owner.is_here).result()
 
 
-@pytest.mark.parametrize("make", [Encryptor, FastEncryptor])
-def test_an_encryptor_draws_afresh_in_a_child_so_it_may_be_used_on_both_sides(make):
+@pytest.mark.parametrize("engine", available_engines())
+def test_an_encryptor_draws_afresh_in_a_child_so_it_may_be_used_on_both_sides(engine):
     public, _ = generate_keys(ALLOWED[0])
-    encryptor, block = make(public), empty_block(ALLOWED[0])
+    block = empty_block(ALLOWED[0])
+    encryptor = encryptor_of(engine, public, Workers(1))
     zero = np.zeros_like(block[0])
 
     def drawn() -> str:
