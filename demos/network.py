@@ -40,8 +40,9 @@ def network(
     import tempfile
     from pathlib import Path
 
-    # Stop what was started on `kill` as on Ctrl-C, and on Ctrl-C even where a script's `&` made this process ignore it.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Stop what was started on `kill` and on a terminal's hang-up as on Ctrl-C, and on Ctrl-C even where a script's `&`
+    # made this process ignore it. What ends it without a word is the keeper's (fl/flower/keeper.py).
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     if keep is not None:
         Path(keep).mkdir(parents=True)

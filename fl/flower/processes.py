@@ -2,7 +2,8 @@
 
 Flower's programs start programs of their own, in sessions of their own, so a process group is not enough. Every
 process gets a mark in its environment, which children inherit; `stop_all` looks the mark up in /proc and ends what
-still has it. Linux only, and it touches nothing that does not carry the mark.
+still has it. When this process ends without a word, its keeper (`keeper.py`) does the same. Linux only, and it
+touches nothing that does not carry the mark.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from pathlib import Path
 
 from fl.flower.certificates import LOCALHOST
 from fl.flower.errors import NetworkError
+from fl.flower.keeper import MARK, Keeper, kill_marked, marked
 from fl.text import printable
 
-MARK = "SECAGG_LOCAL_NETWORK"
 _GRACE_S = 5.0
 
 
@@ -51,12 +52,15 @@ class Processes:
         path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
         self._environment = {**kept, "PATH": path, **environment, MARK: self._mark}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._keeper: Keeper | None = None  # beside the first process
         logs.mkdir(parents=True, exist_ok=True)
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """Start a process under a name that is free. Its output goes to logs/<name>.txt."""
         if self.alive(name):
             raise NetworkError(f"{name} runs already")
+        if self._keeper is None:
+            self._keeper = Keeper(self._mark)
         with open(self.output(name), "ab") as output:
             self._running[name] = subprocess.Popen(
                 command,
@@ -130,30 +134,16 @@ class Processes:
             process.kill()
             process.wait()
         self._running.clear()
-        deadline = time.monotonic() + _GRACE_S
-        while left := self.marked():
-            for pid in left:
-                _send(pid, signal.SIGKILL)
-            if time.monotonic() > deadline:
-                raise NetworkError(f"processes {left} of this network cannot be ended")
-            time.sleep(0.05)
+        left = kill_marked(self._mark, _GRACE_S)
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
+        if left:
+            raise NetworkError(f"processes {left} of this network cannot be ended")
 
     def marked(self) -> list[int]:
         """Processes that carry this network's mark."""
-        mark = f"{MARK}={self._mark}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid() and mark in _environment_of(entry):
-                found.append(int(entry.name))
-        return found
-
-
-def _environment_of(entry: Path) -> list[bytes]:
-    """The environment of a process of this user; empty for others, for zombies and for those that just ended."""
-    try:
-        return (entry / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+        return marked(self._mark)
 
 
 def _descendants(pid: int) -> list[int]:

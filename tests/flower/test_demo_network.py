@@ -51,7 +51,7 @@ def test_the_network_ends_with_the_model_of_the_in_process_run(tmp_path: Path) -
     assert list(tmp_path.glob("secagg-network-*")) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_network_that_is_interrupted_stops_everything_it_started(tmp_path: Path, number: signal.Signals) -> None:
     running = demo(tmp_path)
     deadline = time.monotonic() + 90
@@ -67,3 +67,17 @@ def test_a_network_that_is_interrupted_stops_everything_it_started(tmp_path: Pat
     assert running.returncode not in (0, None)
     assert started_by(tmp_path) == []
     assert list(tmp_path.glob("secagg-network-*")) == []
+
+
+def test_a_network_whose_program_is_killed_outright_leaves_no_process(tmp_path: Path) -> None:
+    running = demo(tmp_path)
+    deadline = time.monotonic() + 90
+    while not any("fl.flower.resident" in line for line in started_by(tmp_path)):
+        assert time.monotonic() < deadline and running.poll() is None
+        time.sleep(0.2)
+    running.kill()
+    running.communicate(timeout=60)
+    deadline = time.monotonic() + 60
+    while left := started_by(tmp_path):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
