@@ -14,7 +14,7 @@ from typing import Any
 from fl.errors import BudgetError, RunFolderError
 from fl.ledger import Ledger, ledger_path, read_ledger
 from fl.privacy import Entry, Mechanism, NoisyCounts, epsilon, reckoned, units_of
-from fl.run_folder import PrivacySettings, RunFolder
+from fl.run_folder import PrivacySettings, RunFolder, bank_names
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def accounts(run: Path) -> list[Account]:
     if privacy is None:
         raise BudgetError(f"{run} was trained with --no-dp: it spends no budget and keeps no ledger")
     where = Path(privacy.budget_dir) if privacy.budget_dir else run / "budget"
-    banks = folder.read_json("manifest.json")["data"]["banks"]
+    banks = bank_names(folder.path)
     found = []
     for bank in banks:
         path = ledger_path(where, bank)

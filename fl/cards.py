@@ -18,11 +18,10 @@ from typing import Any
 
 from fl.card_templates import DPIA, MODEL_CARD
 from fl.durable import replace_durably
-from fl.errors import RunFolderError
 from fl.examination.findings import percent
 from fl.features import features
 from fl.markdown import code, text
-from fl.run_folder import RunConfig, config_from_toml
+from fl.run_folder import RunConfig, read_config, read_object
 from fl.schema import Schema
 from fl.scoring import TrainedModel, load_model
 
@@ -66,9 +65,9 @@ class Cards:
 def read_run(run: Path) -> FinishedRun:
     """The finished run in folder `run`. Raises `RunFolderError` when it is none, or not finished."""
     model = load_model(run)
-    manifest, result = (_json(run / name) for name in ("manifest.json", "result.json"))
-    report = _json(run / "report.json") if (run / "report.json").exists() else {}
-    config = config_from_toml((run / "config.toml").read_text(encoding="utf-8"))
+    manifest, result = (read_object(run / name) for name in ("manifest.json", "result.json"))
+    report = read_object(run / "report.json") if (run / "report.json").exists() else {}
+    config = read_config(run)
     return FinishedRun(config, model.schema, _features(model), model.threshold, manifest, result, report)
 
 
@@ -76,14 +75,6 @@ def _features(model: TrainedModel) -> tuple[str, ...]:
     """Names of the model's inputs: the bank's own, then those from shared counts."""
     own, shared = tuple(feature.name for feature in features(model.schema)), model.shared
     return own if shared is None else (*(name for name in own if name not in shared.replaced), *shared.names)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as fault:
-        raise RunFolderError(f"{path} is missing: finish the run with train --resume {path.parent}") from fault
-    return content
 
 
 def cards(run: FinishedRun) -> Cards:

@@ -162,6 +162,8 @@ PRIVATE = Style(ModelSettings(0.0, PRIOR), LocalTraining("sgd", learning_rate=30
 
 ROUNDS, SHARED_ROUNDS = 10, 100  # where nobody says otherwise: rounds of local training, steps under shared noise
 
+RESTORE = "put the file of this run back from a copy, or train it anew"
+
 BY_NOISE = 0.0  # a learning rate that is chosen when the noise is calibrated: `PrivacySettings.learning_rate`
 
 # Full batches, one step a round, as large as the noise allows. Figures in docs/adr/0012-utility-under-privacy.md.
@@ -281,7 +283,7 @@ class RunFolder:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
             run_id, digest = str(manifest["run_id"]), manifest["source_sha256"]
             made_at, edited = manifest.get("made_at"), _edited(manifest["parameters"], config)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
             raise RunFolderError(
                 f"{path} is no folder of a run that got under way ({type(fault).__name__}: {fault})"
             ) from fault
@@ -341,15 +343,17 @@ class RunFolder:
                     held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
                     number = int(file.metadata()["round"])
                 state = State(held.pop("vector"), {name.removeprefix(_MEMORY): held[name] for name in held})
-            except (SafetensorError, KeyError, ValueError) as fault:
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
                 raise RunFolderError(f"{checkpoint} is damaged ({fault}): start the run anew") from fault
         metrics = self.path / "metrics.jsonl"
         lines = metrics.read_bytes().split(b"\n") if metrics.exists() else []
         try:
             records = [json.loads(line) for line in lines[:number]]
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             records = []
-        if [record.get("round") for record in records] != list(range(1, number + 1)):
+        if [record.get("round") if isinstance(record, dict) else None for record in records] != list(
+            range(1, number + 1)
+        ):
             raise RunFolderError(f"{metrics}: expected rounds 1 to {number}, as in the checkpoint; start the run anew")
         return number, state, records
 
@@ -379,11 +383,44 @@ class RunFolder:
     def read_json(self, name: str) -> dict[str, Any]:
         """The content of a JSON file of this folder; empty when it is not there yet."""
         path = self.path / name
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return content
+        return read_object(path) if path.exists() else {}
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         replace_durably(self.path / name, _json(content))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a run folder. Raises `RunFolderError` when there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as fault:
+        raise RunFolderError(f"{path} is missing: finish the run with train --resume {path.parent}") from fault
+    except (OSError, ValueError, RecursionError) as fault:
+        raise RunFolderError(f"{path} is damaged ({fault}): {RESTORE}") from fault
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path}: expected a JSON object, got {type(content).__name__}: {RESTORE}")
+    return content
+
+
+def bank_names(run: Path) -> list[str]:
+    """The banks that manifest.json of `run` names. Raises `RunFolderError` when it names none."""
+    path = run / "manifest.json"
+    data = read_object(path).get("data")
+    banks = data.get("banks") if isinstance(data, dict) else None
+    if not isinstance(banks, dict) or not banks:
+        raise RunFolderError(f"{path}: expected the banks under data, got none: {RESTORE}")
+    return list(banks)
+
+
+def read_config(run: Path) -> RunConfig:
+    """config.toml of the folder `run`. Raises `RunFolderError` and, for a value out of its range, `OptionError`."""
+    path = run / "config.toml"
+    try:
+        return config_from_toml(path.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise RunFolderError(f"{run} is no run folder: {fault.strerror} (config.toml)") from fault
+    except UnicodeDecodeError as fault:
+        raise RunFolderError(f"{path} is damaged ({fault}): {RESTORE}") from fault
 
 
 def head_path(run: Path, bank: str) -> Path:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from fl.errors import RunFolderError
 from fl.features import features
 from fl.model import MODEL_FORMAT, build_model, flatten, layer_mask, layout, model_hash, unflatten
 from fl.partition import Partition, partition_for
-from fl.run_folder import RunConfig, config_from_toml, head_path, random_banks
+from fl.run_folder import RESTORE, bank_names, head_path, random_banks, read_config
 from fl.schema import Schema
 from fl.schema_file import parse_schema
 from fl.shared_features import SharedColumns
@@ -63,18 +64,9 @@ def load_model(run: Path) -> TrainedModel:
     """The model in run folder `run`. Raises `RunFolderError` when the run is not finished or its files do
     not fit together.
     """
-    config = _config_of(run)
+    config = read_config(run)
     path = run / "model.safetensors"
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except FileNotFoundError as fault:
-        raise RunFolderError(f"{run} has no model yet: finish it with train --resume {run}") from fault
-    except SafetensorError as fault:
-        raise RunFolderError(f"{path} is damaged: {fault}") from fault
-    if about.get("format") != MODEL_FORMAT:
-        raise RunFolderError(f"{path}: expected format {MODEL_FORMAT!r}, got {about.get('format')!r}")
+    about, tensors = _stored(run, path)
     schema = parse_schema(about["schema"], f"{path}, schema")
     names = about["features"]
     shared = None
@@ -86,13 +78,45 @@ def load_model(run: Path) -> TrainedModel:
             f"{path}: its {len(names)} features are not those this version computes from its schema; train it anew"
         )
     module = build_model(len(names), seed=0)
-    module.load_state_dict(tensors)
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as fault:
+        raise RunFolderError(
+            f"{path}: its tensors are not those of a model of {len(names)} features: {RESTORE}"
+        ) from fault
     if model_hash(module) != about["model_hash"]:
-        raise RunFolderError(f"{path}: the weights are not those that were written (their hash differs)")
+        raise RunFolderError(f"{path}: the weights are not those that were written (their hash differs): {RESTORE}")
     data = config.data
     partition = partition_for(schema, data.partition, random_banks(data), config.seed)
     own = _own_models(run, module, about.get("personal", []))
     return TrainedModel(module, schema, partition, float(about["threshold"]), shared, own)
+
+
+ABOUT = {"schema": str, "features": list, "model_hash": str, "threshold": float}  # what a model file says of itself
+
+
+def _stored(run: Path, path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """(what the model file says of itself, its tensors). Raises `RunFolderError` for a file that no run wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError as fault:
+        raise RunFolderError(f"{run} has no model yet: finish it with train --resume {run}") from fault
+    except (OSError, SafetensorError, ValueError, RecursionError) as fault:
+        raise RunFolderError(f"{path} is damaged ({fault}): {RESTORE}") from fault
+    if not isinstance(about, dict) or about.get("format") != MODEL_FORMAT:
+        told = about.get("format") if isinstance(about, dict) else about
+        raise RunFolderError(f"{path}: expected format {MODEL_FORMAT!r}, got {told!r}: {RESTORE}")
+    for name, kind in ABOUT.items():
+        if not isinstance(about.get(name), kind):
+            raise RunFolderError(f"{path}: expected {name} of type {kind.__name__}, got {about.get(name)!r}: {RESTORE}")
+    personal = about.get("personal", [])
+    if not isinstance(personal, list) or not all(isinstance(each, str) for each in [*personal, *about["features"]]):
+        raise RunFolderError(f"{path}: expected names of features and of personal layers: {RESTORE}")
+    if not 0.0 <= about["threshold"] <= 1.0:
+        raise RunFolderError(f"{path}: expected a threshold from 0 to 1, got {about['threshold']!r}: {RESTORE}")
+    return about, tensors
 
 
 def _own_models(run: Path, module: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
@@ -101,13 +125,15 @@ def _own_models(run: Path, module: nn.Module, layers: Sequence[str]) -> dict[str
         return {}
     mine = layer_mask(layout(module), layers)
     models = {}
-    for bank in json.loads((run / "manifest.json").read_text(encoding="utf-8"))["data"]["banks"]:
+    for bank in bank_names(run):
         path = head_path(run, bank)
         try:
             with safe_open(path, framework="numpy") as file:
                 head = file.get_tensor("head")
-        except (FileNotFoundError, SafetensorError) as fault:
-            raise RunFolderError(f"{path}: {bank}'s own layers {', '.join(layers)} are not there: {fault}") from fault
+        except (OSError, SafetensorError) as fault:
+            raise RunFolderError(
+                f"{path}: {bank}'s own layers {', '.join(layers)} are not there ({fault}): {RESTORE}"
+            ) from fault
         vector = flatten(module)
         if head.shape != (int(mine.sum()),):
             raise RunFolderError(f"{path}: expected {int(mine.sum())} values, got {head.shape}")
@@ -144,10 +170,3 @@ def _with_shared(chunk: StreamedRows, shared: SharedColumns | None) -> NDArray[n
         return chunk.x
     assert chunk.table.terminal is not None
     return shared.extend(chunk.x, chunk.table.day, chunk.table.terminal.ids[chunk.table.terminal.code])
-
-
-def _config_of(run: Path) -> RunConfig:
-    try:
-        return config_from_toml((run / "config.toml").read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise RunFolderError(f"{run} is no run folder: {fault.strerror} (config.toml)") from fault

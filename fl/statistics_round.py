@@ -26,11 +26,13 @@ import io
 import json
 import secrets
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -226,7 +228,17 @@ def load_release(folder: Path) -> tuple[Totals, KeySlots]:
         periods = tuple(Days(first, last) for first, last in about["periods"])
         plan = StatisticsPlan(about["mode"], periods, about["slots"], about["min_banks"], noise)
         return Totals(plan, sums), KeySlots(tuple(about["directory"]), about["buckets"], bank_salt(folder))
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        RecursionError,
+        BadZipFile,
+        zlib.error,
+    ) as fault:
         raise StatisticsError(f"{folder / TOTALS}: no released totals that can be read ({fault})") from fault
 
 

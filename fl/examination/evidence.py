@@ -24,7 +24,7 @@ from fl.data import Transactions
 from fl.errors import ExaminationError
 from fl.federation import SIMULATED, BankData, Federation, Rows, federation_of
 from fl.run_data import read_source
-from fl.run_folder import RunConfig, RunFolder, config_from_toml
+from fl.run_folder import RunConfig, RunFolder, read_config, read_object
 from fl.schema import Schema
 from fl.scoring import load_model
 from fl.shared_features import with_shared_columns
@@ -104,8 +104,7 @@ class Evidence:
     def stored(self, name: str) -> dict[str, Any]:
         """A JSON file of the run's folder; empty where the run did not write it."""
         path = self.run / name
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return content
+        return read_object(path) if path.exists() else {}
 
 
 def gather(run: Path) -> Evidence:
@@ -152,7 +151,7 @@ def _source_of(run: Path) -> Path | None:
     folder_config = run / "config.toml"
     if not folder_config.is_file():
         raise ExaminationError(f"{run}: expected the folder of a finished run, found no config.toml in it")
-    source = config_from_toml(folder_config.read_text(encoding="utf-8")).data.source
+    source = read_config(run).data.source
     return None if source == SIMULATED else Path(source)
 
 
