@@ -264,6 +264,9 @@ def main() -> None:
     except ModuleNotFoundError as absent:
         complain("not installed", advice(absent))
         sys.exit(1)
+    except MemoryError as error:
+        complain("cannot go on", f"this machine has too little memory for what was asked: {error}".rstrip(": "))
+        sys.exit(1)
     except OSError as error:
         what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
         complain("cannot go on", what)

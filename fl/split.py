@@ -71,7 +71,7 @@ def periods_for(schema: Schema, table: Transactions, windows: int | None = None)
     if windows is not None and windows < 1:
         raise SplitError(f"expected at least one test window, got {windows}")
     if isinstance(schema.split, FractionSplit):
-        return _fraction_periods(schema, schema.split, table, windows or 1)
+        return _fraction_periods(schema, schema.split, table, 1 if windows is None else windows)
     tests = list(schema.split.test[:windows])
     while windows is not None and len(tests) < windows:
         tests.append(tests[-1].later(len(tests[-1])))

@@ -380,3 +380,13 @@ def test_both_ends_of_a_range_arrive_as_they_were_given(
         assert code == "accepted", stderr
         config = cut_off[-1]
         assert getattr(getattr(config, table) if table else config, field) == value
+
+
+def test_too_little_memory_is_one_line(cut_off: list[RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 64.0 GiB")
+
+    monkeypatch.setattr("secagg.run_round", too_large)
+    code, stderr = run(demos_main.main, monkeypatch, ["round", "--length", "10", "--clients", "3"])
+    assert code == 1
+    assert complaint(stderr).endswith("too little memory for what was asked: Unable to allocate 64.0 GiB")

@@ -30,6 +30,7 @@ from fl.assist.session import Settings
 from fl.assist.stories import DataChoice, Effort
 from fl.compression import CompressionSettings
 from fl.errors import FederationError, ResourceError, RunFolderError, SchemaError
+from fl.flower.client_app import schedule_of, simulation_of
 from fl.flower.errors import SettingsError
 from fl.flower.settings import PartySettings, PlanSettings, load_settings
 from fl.flower.workflow import Limits as Waiting
@@ -335,3 +336,12 @@ def test_a_party_file_with_a_hostile_value_is_refused_by_name_or_loads(tmp_path:
                 ends["accepted"] += 1
                 assert settings.quorum >= 2 and settings.plan.clip > 0
     print("party file", dict(ends))
+
+
+@pytest.mark.parametrize("value", [math.nan, -1, "several", True, 10**30, None, []], ids=options.shown)
+def test_a_banks_own_app_table_is_held_to_the_same_ranges(value: object) -> None:
+    table = {"data": "simulated", "bank": "a", "seed": 1}
+    for name in ("seed", "banks", "customers", "epochs"):
+        with pytest.raises(SettingsError, match=rf"^app\.{name}: expected a whole number from .*, got "):
+            simulation_of({**table, name: value})
+            schedule_of({**table, name: value}, rounds=1)

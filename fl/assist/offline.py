@@ -144,7 +144,8 @@ class _Episodes:
         self._kind = _kind(str(facts["scenario"]))
         columns = facts["schema"]["columns"]
         amount = next((c for c in columns if c["kind"] == "amount"), None)
-        typical = (facts.get("aggregates") or {}).get("typical_amount") or (amount or {}).get("typical", 50.0)
+        released = (facts.get("aggregates") or {}).get("typical_amount")
+        typical = (amount or {}).get("typical", 50.0) if released is None else released
         self._typical = max(float(typical), 1.0)
         self._most = float((amount or {}).get("most", math.inf))
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fl import options
 from fl.flower.admission import ARRAYS, METRICS
 from fl.flower.errors import SettingsError
 from fl.flower.mod import ATTEMPT, CONFIG, EXAMPLES, ROUND, SecAggMod
@@ -97,7 +98,7 @@ def _workplace(path: Path) -> Workplace:
     simulation = simulation_of(app)
     data = "simulated" if simulation is not None else str(path.parent / app["data"])
     torch.set_num_threads(1)  # the same sums in the same order at every bank and in every run
-    seed, schema, partition = int(app["seed"]), app.get("schema"), app.get("partition")
+    seed, schema, partition = _number(app, "seed", options.SEED), app.get("schema"), app.get("partition")
     federation = load_federation(data, schema, partition, seed=seed, simulation=simulation)
     bank = next((each for each in federation.banks if each.name == app["bank"]), None)
     if bank is None:
@@ -112,8 +113,9 @@ def simulation_of(app: Mapping[str, Any]) -> Simulation | None:
 
     if app["data"] != "simulated":
         return None
-    banks, customers = int(app.get("banks", 3)), int(app.get("customers", 150))
-    return Simulation(customers=customers, terminals=max(customers // 2, banks), banks=banks, seed=int(app["seed"]))
+    banks, customers = _number(app, "banks", options.BANKS, 3), _number(app, "customers", options.CUSTOMERS, 150)
+    seed = _number(app, "seed", options.SEED)
+    return Simulation(customers=customers, terminals=max(customers // 2, banks), banks=banks, seed=seed)
 
 
 def schedule_of(app: Mapping[str, Any], rounds: int) -> Schedule:
@@ -121,5 +123,13 @@ def schedule_of(app: Mapping[str, Any], rounds: int) -> Schedule:
     from fl.rounds import Schedule
     from fl.training import LocalTraining
 
-    local = LocalTraining(optimiser="sgd", learning_rate=0.1, epochs=int(app.get("epochs", 1)))
-    return Schedule(rounds, local, private=None, dropout=0.3, prior=0.01, seed=int(app["seed"]))
+    local = LocalTraining(optimiser="sgd", learning_rate=0.1, epochs=_number(app, "epochs", options.EPOCHS, 1))
+    return Schedule(rounds, local, private=None, dropout=0.3, prior=0.01, seed=_number(app, "seed", options.SEED))
+
+
+def _number(app: Mapping[str, Any], name: str, option: options.Whole, default: int | None = None) -> int:
+    """A number of an [app] table. Raises `SettingsError` naming it."""
+    try:
+        return option.of(app.get(name, default))
+    except options.Refused as fault:
+        raise SettingsError(f"app.{name}: {fault}") from None
