@@ -53,6 +53,7 @@ from fl.run_budget import (
     CountsPayment,
     calibrated,
     chosen_resources,
+    dearest,
     local_training,
     open_ledgers,
     planned_algorithm,
@@ -171,11 +172,11 @@ class Experiment:
         """
         with self.folder.alone():
             self.folder.drop_interrupted(self.finished)
-            if self.config.privacy is not None and self.config.privacy.budget_dir is None:
+            if self._will_spend_here:
                 self.folder.require_original()
             self._share_statistics()
             for record, state in self._play(progress):
-                line = {**record.as_json(), "epsilon": self._spent()}
+                line = {**record.as_json(), **self._spent()}
                 if self._choice is not None:
                     line["over_limits"] = list(over_limits(self._choice, record))
                 self.folder.finish_round(record.number, line, state)
@@ -406,6 +407,14 @@ class Experiment:
                 "model"
             )
 
+    @property
+    def _will_spend_here(self) -> bool:
+        """Whether something is left to release, and ledgers in this very folder are to hold it."""
+        privacy, unshared = self.config.privacy, self.config.statistics is not None and self._statistics is None
+        if privacy is None or privacy.budget_dir is not None:
+            return False
+        return unshared or self.finished < self.schedule.rounds
+
     def _pay(self, bank: str, number: int) -> None:
         private, entry = self.schedule.private, self._client_rounds
         mechanism: Entry
@@ -418,8 +427,12 @@ class Experiment:
             mechanism = Mechanism(private.sample_rate, private.noise_multiplier, private.steps)
         self.ledgers[bank].spend(mechanism, run=self.folder.run_id, round_number=number)
 
-    def _spent(self) -> float | None:
-        return max(ledger.spent() for ledger in self.ledgers.values()) if self.ledgers else None
+    def _spent(self) -> dict[str, float | str | None]:
+        """What the bank that has spent most has spent, and by whose count."""
+        if not self.ledgers:
+            return {"epsilon": None}
+        epsilon, accountant = dearest(self.ledgers)
+        return {"epsilon": epsilon, "accountant": accountant}
 
     def _finish(self) -> None:
         """Measure the final models and write what scoring needs: the common model, and each bank's own head."""

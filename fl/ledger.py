@@ -32,9 +32,11 @@ from fl.privacy import (
     Entry,
     Mechanism,
     NoisyCounts,
+    Reckoned,
     SharedSteps,
     epsilon,
     file_name,
+    reckoned,
     units_of,
 )
 
@@ -93,6 +95,10 @@ class Ledger:
     def spends(self) -> list[Spend]:
         """Every line of the ledger, oldest first. Raises `LedgerError` when the file is damaged."""
         return list(self._book().spends)
+
+    def reckoned(self) -> Reckoned:
+        """Epsilon of everything ever recorded, at this ledger's delta, and the accountant that counted it."""
+        return reckoned(self.history(), self.delta)
 
     def spent(self, accountant: Accountant = "prv") -> float:
         """Epsilon of everything ever recorded, at this ledger's delta."""

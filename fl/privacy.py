@@ -59,6 +59,7 @@ RENYI_ORDERS = [*RDPAccountant.DEFAULT_ALPHAS, 80, 128, 256, 512, 1024]  # the l
 
 Accountant = Literal["prv", "rdp"]
 # What a mechanism can be, whoever wrote it down: beyond these, accounting is nonsense or does not end.
+SAMPLE_RATE = options.Real(1e-12, 1)
 NOISE_MULTIPLIER = options.Real(1e-3, 1e6)
 TIMES = options.Whole(1, 10**9)
 SHARES = options.Whole(1, 2**22)
@@ -74,7 +75,7 @@ class Mechanism:
     clipping norm.
     """
 
-    sample_rate: Annotated[float, options.Real(0, 1, above=True)]
+    sample_rate: Annotated[float, SAMPLE_RATE]
     noise_multiplier: Annotated[float, NOISE_MULTIPLIER]
     steps: Annotated[int, TIMES]
 

@@ -39,9 +39,9 @@ from fl.privacy import (
     Entry,
     Mechanism,
     NoisyCounts,
+    Reckoned,
     SharedSteps,
     noisy_counts,
-    reckoned,
     units_of,
 )
 from fl.resources import Choice, Workload, choose, limits_of, measure_machine
@@ -447,16 +447,20 @@ def private_steps(privacy: PrivacySettings | None) -> PrivateSteps | None:
     )
 
 
+def dearest(ledgers: Mapping[str, Ledger]) -> Reckoned:
+    """What the bank that has spent most has spent, over all runs that its ledger knows of."""
+    return max((ledger.reckoned() for ledger in ledgers.values()), key=lambda each: each.epsilon)
+
+
 def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, Ledger]) -> dict[str, Any]:
     """What was spent in all runs these ledgers know of."""
     if privacy is None:
         return WITHOUT_PRIVACY
-    found = [reckoned(ledger.history(), privacy.delta) for ledger in ledgers.values()]
-    dearest = max(found, key=lambda each: each.epsilon)
+    spent, accountant = dearest(ledgers)
     return {
-        "epsilon": dearest.epsilon,
+        "epsilon": spent,
         "delta": privacy.delta,
-        "accountant": dearest.accountant,
+        "accountant": accountant,
         "rdp_epsilon": max(ledger.spent("rdp") for ledger in ledgers.values()),
         "unit": units_of(entry for ledger in ledgers.values() for entry in ledger.history()),
         "epsilon_limit": privacy.epsilon,
@@ -470,7 +474,7 @@ def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, Ledger
         "max_grad_norm": privacy.max_grad_norm,
         "per_bank": {
             name: {
-                "epsilon": ledger.spent(),
+                **ledger.reckoned()._asdict(),
                 "rounds_recorded": sum(s.round != STATISTICS_ROUND for s in ledger.spends()),
             }
             for name, ledger in ledgers.items()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fl.durable import replace_durably
 from fl.errors import BudgetError, BudgetExhausted, LedgerError
 from fl.ledger import LEDGER_FORMAT, Ledger, ledger_path, read_ledger
 from fl.privacy import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, epsilon
+from fl.run_budget import dearest
 
 DELTA = 1e-5
 
@@ -329,3 +331,29 @@ def test_what_a_spend_is_bound_to_is_kept_and_ledgers_without_it_are_read(tmp_pa
     ledger.spend(COUNTS, run="r", round_number=0, bound_to="ab" * 32)
     assert [spend.bound_to for spend in open_ledger(tmp_path, 50.0).spends()] == [None, "ab" * 32]
     assert "bound_to" not in json.loads(ledger.path.read_text())["spent"][0]  # as earlier versions wrote it
+
+
+def test_a_clock_that_runs_backwards_or_stands_still_changes_no_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of a line is for people: what was spent is the lines, in their order."""
+    hours = iter([23, 1, 1, 0])
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(1969, 12, 31, next(hours), tzinfo=tz)
+
+    monkeypatch.setattr("fl.ledger.datetime", Clock)
+    ledger = open_ledger(tmp_path, 50.0)
+    for number in range(4):
+        ledger.spend(ROUND, run="r", round_number=number)
+    assert [spend.round for spend in ledger.spends()] == [0, 1, 2, 3]
+    assert ledger.spent() == epsilon([Mechanism(0.25, 3.0, 80)], DELTA)
+
+
+def test_a_figure_outside_prvs_range_is_shown_with_the_name_of_renyi_dp(tmp_path: Path) -> None:
+    ledger = Ledger(ledger_path(tmp_path, "North"), "North", 50.0, 1e-12)
+    ledger.spend(Mechanism(0.25, 3.0, 100), run="r", round_number=1)
+    told = dearest({"North": ledger})
+    assert told == (ledger.spent("rdp"), "RDP") and ledger.spent() == ledger.spent("rdp")

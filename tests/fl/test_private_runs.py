@@ -180,6 +180,14 @@ def test_a_copy_with_ledgers_of_its_own_does_not_go_on_beside_the_first(begun: P
     assert contents(copy / "budget") == before
 
 
+def test_a_copy_of_a_finished_run_can_be_read(run: Path, tmp_path: Path) -> None:
+    played(Experiment.resume(run))
+    shutil.copytree(run, tmp_path / "copy")
+    before = contents(tmp_path / "copy" / "budget")
+    assert played(Experiment.resume(tmp_path / "copy")).finished == 4
+    assert contents(tmp_path / "copy" / "budget") == before
+
+
 @pytest.mark.parametrize("put_back", ["gone", "older"])
 def test_a_run_whose_ledger_is_an_older_copy_does_not_go_on(run: Path, put_back: str) -> None:
     """A fresh or older ledger would let the rounds that are left spend what the finished ones have spent already."""
