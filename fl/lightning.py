@@ -28,11 +28,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics.classification import BinaryAveragePrecision
 
-from fl.algorithms.fedprox import add_proximal_gradient, anchor_of
 from fl.algorithms.state import Vector
 from fl.errors import TrainingError
 from fl.federation import BankData, Rows
 from fl.model import DROPOUT, PRIOR, build_model, flatten, unflatten
+from fl.proximal import add_proximal_gradient, anchor_of
 from fl.training import LocalTraining, derive_seed, optimiser_of, weighted_loss
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # float32[n, inputs], float32[n]

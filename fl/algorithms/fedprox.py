@@ -15,9 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
-from torch import nn
-
 from fl import options
 from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.state import Timetable
@@ -54,17 +51,3 @@ def require_stable_pull(mu: float, learning_rate: float, momentum: float) -> Non
             f"fedprox: at learning rate {learning_rate:g} a pull of mu {mu:g} overshoots further with every step; "
             f"expected mu below {most / learning_rate:.3g}"
         )
-
-
-def anchor_of(module: nn.Module) -> list[torch.Tensor]:
-    """w_t: a copy of the parameters before local training."""
-    return [p.detach().clone() for p in module.parameters()]
-
-
-def add_proximal_gradient(module: nn.Module, anchor: list[torch.Tensor], mu: float) -> None:
-    """Add d/dw of mu / 2 * |w - anchor|^2 to each gradient that is there."""
-    if mu == 0.0:
-        return
-    for p, start in zip(module.parameters(), anchor, strict=True):
-        if p.grad is not None:
-            p.grad.add_(p.detach() - start, alpha=mu)
