@@ -66,15 +66,15 @@ def schema(
 
 
 def _draft(file: Path, label: str | None) -> None:
-    from fl.draft import draft_schema
+    from fl.data.draft import draft_schema
 
     click.echo(draft_schema(file, label), nl=False)
     err.print("Read every line of this draft: a wrong guess may hand the label to the model.", highlight=False)
 
 
 def _simulate(file: Path, customers: int, fraud_share: float, seed: int) -> None:
+    from fl.data.simulate import Simulation, simulate
     from fl.durable import replace_durably
-    from fl.simulate import Simulation, simulate
     from fl.spreadsheet import csv_bytes
 
     frame = simulate(Simulation(customers=customers, fraud_share=fraud_share, seed=seed))
@@ -86,10 +86,10 @@ def _simulate(file: Path, customers: int, fraud_share: float, seed: int) -> None
 
 
 def _check(name: str, file: Path | None, as_json: bool) -> None:
-    from fl.data import load_transactions
-    from fl.features import features
-    from fl.schema_file import load_schema
-    from fl.split import periods_for
+    from fl.data.features import features
+    from fl.data.reading import load_transactions
+    from fl.data.schema_file import load_schema
+    from fl.data.split import periods_for
 
     schema = load_schema(name)
     found: dict[str, Any] = {

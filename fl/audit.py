@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from scipy.stats import binom, chi2
 from torch import nn
 
+from fl.data.federation import Rows
 from fl.errors import AuditError
-from fl.federation import Rows
 from fl.model import flatten, unflatten
 from fl.randomness import Entropy, uniforms
 from fl.statistics import Integers, StatisticsPlan, Totals

@@ -32,8 +32,8 @@ from torch import nn
 from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.participation import Dropouts, Everyone
 from fl.compression import Compression
+from fl.data.federation import BankData, Federation, pooled_local
 from fl.evaluation import Evaluation, evaluate
-from fl.federation import BankData, Federation, pooled_local
 from fl.model import flatten
 from fl.rounds import Schedule, bank_models, play_rounds
 from fl.secure import plain_sum

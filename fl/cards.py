@@ -17,12 +17,12 @@ from string import Template
 from typing import Any
 
 from fl.card_templates import DPIA, MODEL_CARD
+from fl.data.features import features
+from fl.data.schema import Schema
 from fl.durable import replace_durably
 from fl.examination.findings import percent
-from fl.features import features
 from fl.markdown import code, text
 from fl.run_folder import RunConfig, read_config, read_object
-from fl.schema import Schema
 from fl.scoring import TrainedModel, load_model
 
 FIELD = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)

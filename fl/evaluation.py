@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
+from fl.data.federation import BankData, Rows
 from fl.errors import MetricError
-from fl.federation import BankData, Rows
 from fl.metrics import Metrics, choose_threshold, measure
 from fl.training import predict
 

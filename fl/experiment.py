@@ -29,15 +29,15 @@ from fl.algorithms.settings import dropouts_of, quorum_of
 from fl.algorithms.state import State, affordable_rounds, trainings
 from fl.baselines import Baseline, baselines, played_plainly
 from fl.client_dp import ClientPlan, private_average, sensitivity
-from fl.durable import replace_durably
-from fl.errors import AggregationError, BudgetExhausted, RunFolderError
-from fl.evaluation import evaluate, require_measurable
-from fl.federation import (
+from fl.data.federation import (
     Federation,
     PartitionedTable,
     federation_of,
     pooled_global,
 )
+from fl.durable import replace_durably
+from fl.errors import AggregationError, BudgetExhausted, RunFolderError
+from fl.evaluation import evaluate, require_measurable
 from fl.ledger import Ledger
 from fl.model import MODEL_FORMAT, flatten, layers_of, layout, model_hash, unflatten
 from fl.privacy import (

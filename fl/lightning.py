@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics.classification import BinaryAveragePrecision
 
 from fl.algorithms.state import Vector
+from fl.data.federation import BankData, Rows
 from fl.errors import TrainingError
-from fl.federation import BankData, Rows
 from fl.model import DROPOUT, PRIOR, build_model, flatten, unflatten
 from fl.proximal import add_proximal_gradient, anchor_of
 from fl.training import LocalTraining, derive_seed, optimiser_of, weighted_loss

@@ -5,7 +5,7 @@ chosen on validation data, and the handbook's card precision@100 per day. Accura
 fraud in 120 rows, "never" scores 99.2 %.
 
 What it leaves to others: scores (`fl.training.predict`), which rows are validation and test rows
-(`fl.federation`).
+(`fl.data.federation`).
 
 Sources: Davis and Goadrich 2006 (precision-recall under imbalance); Le Borgne et al., Reproducible Machine
 Learning for Credit Card Fraud Detection, section 4.4 (card precision top-k, with cards already detected

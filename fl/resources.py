@@ -32,8 +32,8 @@ import torch
 from torch import nn
 
 from fl import options
+from fl.data.federation import Rows
 from fl.errors import ResourceError
-from fl.federation import Rows
 from fl.secure import EncryptedRounds, Joined, SealingCost, sealing_cost
 from fl.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, train_private, train_seeded
 

@@ -30,9 +30,9 @@ from fl.algorithms.fedbuff import FedBuff
 from fl.algorithms.participation import Dropouts, Everyone
 from fl.algorithms.state import Released, Seat, State, Vector
 from fl.compression import Compression, compression_of, frozen
+from fl.data.federation import BankData
 from fl.errors import AggregationError, BanksVanished, CompressionError, TrainingError
 from fl.evaluation import validation_figures
-from fl.federation import BankData
 from fl.model import build_model, flatten, layout, model_hash, unflatten
 from fl.secure import Aggregate, Joined, Update, plain_average
 from fl.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, derive_seed, train_private, train_seeded

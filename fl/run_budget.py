@@ -21,6 +21,7 @@ from fl.algorithms.state import trainings
 from fl.calibrate import calibrate, calibrate_clients, calibrate_counts, calibrate_steps, require_left
 from fl.client_dp import sensitivity
 from fl.compression import Compression, compression_of
+from fl.data.federation import Federation, PartitionedTable
 from fl.errors import (
     AggregationError,
     AlgorithmError,
@@ -30,7 +31,6 @@ from fl.errors import (
     ResourceError,
     RunFolderError,
 )
-from fl.federation import Federation, PartitionedTable
 from fl.ledger import Ledger, Spend, ledger_path
 from fl.model import HIDDEN, build_model, layout
 from fl.privacy import (

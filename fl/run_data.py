@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from fl.federation import SIMULATED, PartitionedTable, read_partitioned
+from fl.data.federation import SIMULATED, PartitionedTable, read_partitioned
+from fl.data.simulate import embedded
 from fl.run_folder import DataSettings, random_banks
-from fl.simulate import embedded
 
 
 def read_source(data: DataSettings, seed: int) -> PartitionedTable:
-    """The transactions of a run, partitioned and split. Raises what `fl.federation.read_partitioned` does."""
+    """The transactions of a run, partitioned and split. Raises what `fl.data.federation.read_partitioned` does."""
     simulation = None
     if data.source == SIMULATED:
         simulation = embedded(data.customers, data.clients, data.fraud_share, seed)

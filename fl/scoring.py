@@ -3,7 +3,7 @@
 What it does: loads `model.safetensors` with what scoring needs to know, and scores a file of any length in
 chunks, each bank's rows with features from that bank's own past.
 
-What it leaves to others: features as they arrive (`fl.stream`), reading files (`fl.data`), training.
+What it leaves to others: features as they arrive (`fl.data.stream`), reading files (`fl.data.reading`), training.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from fl.data.features import features
+from fl.data.partition import Partition, partition_for
+from fl.data.schema import Schema
+from fl.data.schema_file import parse_schema
+from fl.data.stream import StreamedRows, stream_file
 from fl.errors import RunFolderError
-from fl.features import features
 from fl.model import MODEL_FORMAT, build_model, flatten, layer_mask, layout, model_hash, unflatten
-from fl.partition import Partition, partition_for
 from fl.run_folder import RESTORE, bank_names, head_path, random_banks, read_config
-from fl.schema import Schema
-from fl.schema_file import parse_schema
 from fl.shared_features import SharedColumns
 from fl.statistics_round import load_release
-from fl.stream import StreamedRows, stream_file
 from fl.training import predict
 
 
@@ -152,7 +152,7 @@ def score_file(model: TrainedModel, path: str | Path, history: str | Path | None
     """Scores of the transactions in `path`, in its order, chunk by chunk; labels in it, if any, are ignored.
 
     `history`: a labelled file of what happened before; without it every count begins at nothing. Raises
-    `DataError`, `PartitionError` and `OrderError` as `fl.stream.stream_file` does.
+    `DataError`, `PartitionError` and `OrderError` as `fl.data.stream.stream_file` does.
     """
     cpu = torch.device("cpu")
     for chunk in stream_file(path, model.schema, model.partition, history):

@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.data import Transactions
-from fl.features import features
-from fl.federation import BankData, Federation, Rows
+from fl.data.features import features
+from fl.data.federation import BankData, Federation, Rows
+from fl.data.reading import Transactions
+from fl.data.schema import Schema
 from fl.key_slots import KeySlots
-from fl.schema import Schema
 from fl.statistics import StatisticsPlan, Totals
 
 Z_SCALE = 0.5  # of a z-score: 6 sigma then reach the bound of 3

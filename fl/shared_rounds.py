@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from fl.algorithms.state import State
+from fl.data.federation import BankData
 from fl.evaluation import validation_figures
-from fl.federation import BankData
 from fl.model import flatten, model_hash, unflatten
 from fl.rounds import Affordable, Payment, Progress, RoundRecord, Schedule
 from fl.shared_steps import SharedStepPlan, clipped_gradient_sum, shared_gradient

@@ -40,9 +40,9 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from fl.data.federation import Rows
 from fl.discrete_gaussian import discrete_gaussian
 from fl.errors import AggregationError, BudgetError
-from fl.federation import Rows
 from fl.privacy import SharedSteps
 from fl.randomness import Entropy
 from fl.secure import Aggregate, Draw, Integers, noisy_sum

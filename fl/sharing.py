@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl import options
-from fl.data import Transactions
+from fl.data.federation import PartitionedTable
+from fl.data.reading import Transactions
+from fl.data.schema import DAY_US
+from fl.data.split import Period, Periods
 from fl.errors import StatisticsError
-from fl.federation import PartitionedTable
 from fl.key_slots import KeySlots
 from fl.privacy import COUNTS_UNIT
-from fl.schema import DAY_US
 from fl.shared_features import shared_windows
 from fl.shared_noise import NoisePlan
-from fl.split import Period, Periods
 from fl.statistics import COLUMNS, StatisticsPlan, increments_plan, windows_plan
 from fl.statistics_round import Released
 

@@ -32,12 +32,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.data import Transactions
+from fl.data.reading import Transactions
+from fl.data.schema import Days
 from fl.discrete_gaussian import discrete_gaussian
 from fl.errors import StatisticsError
 from fl.key_slots import KeySlots
 from fl.randomness import Entropy
-from fl.schema import Days
 from fl.shared_noise import NoisePlan, tail_bound
 
 Integers = NDArray[np.int64]

@@ -36,11 +36,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from fl.data import Transactions
+from fl.data.reading import Transactions
+from fl.data.schema import Days
 from fl.durable import replace_durably
 from fl.errors import StatisticsError
 from fl.key_slots import SALT_BYTES, KeySlots
-from fl.schema import Days
 from fl.secure import encrypted_sum
 from fl.shared_noise import plan_noise
 from fl.statistics import Integers, StatisticsPlan, Totals, bank_counts, contribution

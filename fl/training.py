@@ -38,8 +38,8 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fl import options
+from fl.data.federation import Rows
 from fl.errors import DeviceError, TrainingError
-from fl.federation import Rows
 from fl.proximal import add_proximal_gradient, anchor_of
 from fl.randomness import Entropy, normals, poisson_sample
 from fl.seeds import derive_seed as derive_seed

@@ -22,13 +22,13 @@ from demos.curve import without_budget
 from demos.score import score
 from demos.train import train
 from fl.algorithms.state import State
+from fl.data.simulate import Simulation, simulate
 from fl.errors import AggregationError, BudgetError, FederationError, RunFolderError
 from fl.experiment import Experiment
 from fl.privacy import COUNTS_UNIT, UNIT, Mechanism, epsilon
 from fl.run_budget import ONLY_PRIVATE
 from fl.run_folder import RunFolder
 from fl.scoring import load_model, score_file
-from fl.simulate import Simulation, simulate
 from fl.training import predict
 
 SMALL = ["--customers", "400", "--clients", "3", "--fraud-share", "0.03", "--seed", "5"]

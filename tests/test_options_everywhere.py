@@ -152,7 +152,7 @@ WORK = {
     ("ablate",): "fl.ablation.play",
     ("card",): "fl.cards.write_cards",
     ("curve",): "subprocess.run",
-    ("schema",): "fl.simulate.simulate",
+    ("schema",): "fl.data.simulate.simulate",
     ("score",): "fl.scoring.load_model",
     ("attack",): "demos.attacks.verdict.perform",
     ("network",): "demos.network._played",
@@ -186,8 +186,8 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Ru
         raise Reached
 
     monkeypatch.setattr("fl.experiment.Experiment.start", start)
-    monkeypatch.setattr("fl.simulate.simulate", begin)
-    monkeypatch.setattr("fl.federation.simulate", begin)
+    monkeypatch.setattr("fl.data.simulate.simulate", begin)
+    monkeypatch.setattr("fl.data.federation.simulate", begin)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     monkeypatch.chdir(tmp_path)

@@ -29,15 +29,7 @@ from fl.assist.account import Prices
 from fl.assist.session import Settings
 from fl.assist.stories import DataChoice, Effort
 from fl.compression import CompressionSettings
-from fl.errors import FederationError, ResourceError, RunFolderError, SchemaError
-from fl.flower.client_app import schedule_of, simulation_of
-from fl.flower.errors import SettingsError
-from fl.flower.settings import PartySettings, PlanSettings, load_settings
-from fl.flower.workflow import Limits as Waiting
-from fl.privacy import ClientRounds, Mechanism, NoisyCounts, SharedGaussian, SharedSteps
-from fl.resources import Limits, ResourceSettings, limits_of
-from fl.run_folder import config_from_toml, config_to_toml
-from fl.schema import (
+from fl.data.schema import (
     AmountColumn,
     CategoricalColumn,
     DatedSplit,
@@ -51,8 +43,16 @@ from fl.schema import (
     TextColumn,
     TimeColumn,
 )
-from fl.schema_file import parse_schema
-from fl.simulate import Drift, Simulation
+from fl.data.schema_file import parse_schema
+from fl.data.simulate import Drift, Simulation
+from fl.errors import FederationError, ResourceError, RunFolderError, SchemaError
+from fl.flower.client_app import schedule_of, simulation_of
+from fl.flower.errors import SettingsError
+from fl.flower.settings import PartySettings, PlanSettings, load_settings
+from fl.flower.workflow import Limits as Waiting
+from fl.privacy import ClientRounds, Mechanism, NoisyCounts, SharedGaussian, SharedSteps
+from fl.resources import Limits, ResourceSettings, limits_of
+from fl.run_folder import config_from_toml, config_to_toml
 from fl.training import PrivateSteps
 
 HOSTILE = (math.nan, math.inf, -math.inf, -1, 0, "", 1e308, 10**30, "several", True, None, [], b"bytes", 1 + 1j)

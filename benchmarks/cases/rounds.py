@@ -113,7 +113,7 @@ class _Training:
 
 
 def _fraud_model(device: torch.device) -> _Training:
-    from fl.federation import Rows
+    from fl.data.federation import Rows
     from fl.model import build_model
     from fl.training import LocalTraining, train_seeded
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from fl.assist.release import Aggregates
-from fl.federation import Federation
+from fl.data.federation import Federation
 from fl.secure import encrypted_average, plan_for
 
 VALUE_BITS = 20

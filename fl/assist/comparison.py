@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fl.data.federation import BankData, Rows
 from fl.errors import MetricError
 from fl.evaluation import require_measurable
-from fl.federation import BankData, Rows
 from fl.model import unflatten
 from fl.rounds import Schedule, federated_rounds
 from fl.secure import plain_average

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from fl.assist.errors import ScenarioError
 from fl.assist.redact import MIN_CUSTOMERS, Redactor
-from fl.data import Transactions
-from fl.federation import PartitionedTable, read_partitioned, resolve_schema
-from fl.schema import Schema
-from fl.simulate import Simulation
-from fl.split import Split
+from fl.data.federation import PartitionedTable, read_partitioned, resolve_schema
+from fl.data.reading import Transactions
+from fl.data.schema import Schema
+from fl.data.simulate import Simulation
+from fl.data.split import Split
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def read_described(
     test_windows: int | None = None,
     simulation: Simulation | None = None,
 ) -> Described:
-    """Read, partition and split as `fl.federation.read_partitioned` does; it says what is raised."""
+    """Read, partition and split as `fl.data.federation.read_partitioned` does; it says what is raised."""
     meaning = resolve_schema(data, schema)
     source = read_partitioned(
         data,

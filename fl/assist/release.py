@@ -24,8 +24,8 @@ from typing import Any
 
 from fl.assist.errors import ColumnNotAllowed
 from fl.assist.redact import Redactor
-from fl.features import features
-from fl.schema import DAY_US, MICROSECONDS, NumericColumn, Schema
+from fl.data.features import features
+from fl.data.schema import DAY_US, MICROSECONDS, NumericColumn, Schema
 
 SCORE = "score"
 MONDAY_OF_EPOCH = 3  # 1970-01-01 was a Thursday

@@ -28,8 +28,8 @@ from fl.assist.offline import OfflineProvider
 from fl.assist.provider import Api, Provider
 from fl.assist.redact import MIN_CUSTOMERS, Redactor
 from fl.assist.release import Policy
+from fl.data.schema import Schema
 from fl.errors import OptionError
-from fl.schema import Schema
 
 LEAST_HOLDOUT = 20  # validation rows below which a comparison with held-out rows means nothing
 

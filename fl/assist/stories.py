@@ -32,13 +32,13 @@ from fl.assist.review import Alert, agreement, highest, review
 from fl.assist.session import LEAST_HOLDOUT, Session, union
 from fl.assist.text_head import train_text_head
 from fl.assist.validation import Real, shown_rows, validate
+from fl.data.features import features
+from fl.data.federation import BankData, Federation, Rows, federation_of
+from fl.data.simulate import Simulation
 from fl.durable import replace_durably
 from fl.errors import OptionError
-from fl.features import features
-from fl.federation import BankData, Federation, Rows, federation_of
 from fl.rounds import Schedule
 from fl.run_folder import OPEN
-from fl.simulate import Simulation
 from fl.spreadsheet import csv_bytes, read_back
 from fl.training import derive_seed, predict
 

@@ -30,11 +30,11 @@ from fl.assist.gateway import Gateway, Progress
 from fl.assist.prompts import load_prompt
 from fl.assist.provider import MadeBy, Task
 from fl.assist.release import Aggregates, Facts
-from fl.data import Transactions, transactions_from_frame
-from fl.features import scaled_features
-from fl.federation import Rows
-from fl.schema import DAY_US, EPOCH, MICROSECONDS, Schema, TimeColumn
-from fl.split import Periods
+from fl.data.features import scaled_features
+from fl.data.federation import Rows
+from fl.data.reading import Transactions, transactions_from_frame
+from fl.data.schema import DAY_US, EPOCH, MICROSECONDS, Schema, TimeColumn
+from fl.data.split import Periods
 
 ROWS_PER_REQUEST = 40
 TOKENS_PER_ROW = 160  # output limit; a row of the shipped schemas takes about half

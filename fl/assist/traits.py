@@ -24,7 +24,7 @@ from fl.assist.errors import AnswerMalformed
 from fl.assist.gateway import Gateway, Outcome, Progress
 from fl.assist.prompts import load_prompt
 from fl.assist.provider import MadeBy, Task
-from fl.federation import BankData, Federation, Rows
+from fl.data.federation import BankData, Federation, Rows
 
 TOKENS_PER_ITEM = 120  # output limit; an answer takes about half
 SENTIMENT = {"negative": -1.0, "neutral": 0.0, "positive": 1.0}

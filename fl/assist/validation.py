@@ -35,8 +35,8 @@ from sklearn.neighbors import NearestNeighbors
 from fl.assist.redact import Redactor, words
 from fl.assist.release import amount_range, numeric_range
 from fl.assist.synthetic import SyntheticSet, value_columns
-from fl.data import Transactions
-from fl.schema import DAY_US, MICROSECONDS, Schema
+from fl.data.reading import Transactions
+from fl.data.schema import DAY_US, MICROSECONDS, Schema
 
 COPY_QUANTILE = 0.01  # of the bank's held-out rows lie this close to a training row by chance
 MAX_REFERENCE = 50_000  # training rows compared with

@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fl.data import Transactions
+from fl.data.federation import SIMULATED, BankData, Federation, Rows, federation_of
+from fl.data.reading import Transactions
+from fl.data.schema import Schema
 from fl.errors import ExaminationError
-from fl.federation import SIMULATED, BankData, Federation, Rows, federation_of
 from fl.run_data import read_source
 from fl.run_folder import RunConfig, RunFolder, read_config, read_object
-from fl.schema import Schema
 from fl.scoring import load_model
 from fl.shared_features import with_shared_columns
 from fl.training import predict

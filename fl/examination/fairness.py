@@ -24,14 +24,14 @@ from fairlearn.metrics import MetricFrame, count, false_positive_rate, selection
 from numpy.typing import NDArray
 from sklearn.metrics import recall_score
 
-from fl.data import Party, Transactions, load_transactions, read_header, transactions_from_frame
+from fl.data.federation import SIMULATED
+from fl.data.partition import partition_for
+from fl.data.reading import Party, Transactions, load_transactions, read_header, transactions_from_frame
+from fl.data.schema import CategoricalColumn, Schema
+from fl.data.simulate import embedded, simulate
 from fl.errors import ExaminationError
 from fl.examination.calibration import wilson
 from fl.examination.evidence import Evidence
-from fl.federation import SIMULATED
-from fl.partition import partition_for
-from fl.schema import CategoricalColumn, Schema
-from fl.simulate import embedded, simulate
 
 BANK = "bank"
 MOST_GROUPS = 30  # distinct words of a column; with more of them it is a list of things, not of groups

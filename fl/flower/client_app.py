@@ -30,9 +30,9 @@ from fl.flower.settings import load_settings, party_file
 if TYPE_CHECKING:
     from torch import nn
 
-    from fl.federation import BankData
+    from fl.data.federation import BankData
+    from fl.data.simulate import Simulation
     from fl.rounds import Schedule
-    from fl.simulate import Simulation
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _workplace(path: Path) -> Workplace:
     """Rows and schedule of the bank whose party file this is; read once in a process."""
     import torch
 
-    from fl.federation import load_federation
+    from fl.data.federation import load_federation
 
     app = load_settings(path).app
     if missing := {"data", "bank", "seed"} - set(app):
@@ -109,7 +109,7 @@ def _workplace(path: Path) -> Workplace:
 
 def simulation_of(app: Mapping[str, Any]) -> Simulation | None:
     """The embedded generator as an [app] table asks for it; None for a table that names a file."""
-    from fl.simulate import Simulation
+    from fl.data.simulate import Simulation
 
     if app["data"] != "simulated":
         return None

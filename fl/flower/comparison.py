@@ -16,7 +16,7 @@ def in_process_hash(app: Mapping[str, Any], plan: PlanSettings, rounds: int) -> 
     """
     import torch
 
-    from fl.federation import load_federation
+    from fl.data.federation import load_federation
     from fl.flower.client_app import schedule_of, simulation_of
     from fl.model import layout, model_hash, unflatten
     from fl.rounds import federated_rounds

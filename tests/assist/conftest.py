@@ -17,9 +17,9 @@ from fl.assist.descriptions import Described, read_described
 from fl.assist.gateway import Gateway, OpenAIProvider
 from fl.assist.redact import Redactor
 from fl.assist.release import Policy
-from fl.schema import Schema
-from fl.schema_file import load_schema
-from fl.simulate import Simulation
+from fl.data.schema import Schema
+from fl.data.schema_file import load_schema
+from fl.data.simulate import Simulation
 from tests.assist.model_server import ModelServer, TricklingServer, traits_of
 
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure

@@ -24,7 +24,7 @@ from fl.assist.cache import Cache
 from fl.assist.gateway import Gateway, OpenAIProvider
 from fl.assist.redact import Redactor
 from fl.assist.release import Policy
-from fl.schema import Schema
+from fl.data.schema import Schema
 from tests.assist.model_server import ModelServer, traits_of
 from tests.assist.test_assist_redact import iban, luhn
 

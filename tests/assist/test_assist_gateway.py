@@ -31,7 +31,7 @@ from fl.assist.gateway import ITEMS_PER_REQUEST, Gateway, OpenAIProvider, Outcom
 from fl.assist.redact import Redactor
 from fl.assist.release import Policy
 from fl.assist.session import status
-from fl.schema import Schema
+from fl.data.schema import Schema
 from tests.assist.model_server import USAGE, Misbehaviour, ModelServer, traits_of
 
 GatewayTo = Callable[..., Gateway]

@@ -18,8 +18,8 @@ from fl.assist.offline import OfflineProvider
 from fl.assist.redact import Redactor
 from fl.assist.release import Policy
 from fl.assist.session import Session, Settings
-from fl.schema import Schema
-from fl.schema_file import SHIPPED, load_schema
+from fl.data.schema import Schema
+from fl.data.schema_file import SHIPPED, load_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "fl" / "assist").rglob("*.py"))

@@ -17,7 +17,7 @@ from fl.assist.offline import OfflineProvider
 from fl.assist.prompts import FOLDER, load_prompt
 from fl.assist.redact import Redactor, words
 from fl.assist.release import Policy
-from fl.schema import Schema
+from fl.data.schema import Schema
 from tests.assist.model_server import ModelServer, traits_of
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.md"))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from fl.assist.errors import ColumnNotAllowed
 from fl.assist.redact import Redactor
 from fl.assist.release import Facts, Policy, amount_range, band, describe_schema, moment, releasable
-from fl.schema import DAY_US, Schema
-from fl.schema_file import SHIPPED, load_schema
+from fl.data.schema import DAY_US, Schema
+from fl.data.schema_file import SHIPPED, load_schema
 
 
 def test_a_column_that_nobody_allowed_stops_the_record(schema: Schema, redactor: Redactor) -> None:

@@ -24,11 +24,11 @@ from fl.assist.release import Policy
 from fl.assist.stories import _real
 from fl.assist.synthetic import SyntheticSet, to_frame
 from fl.assist.validation import Validation, own_findings, validate
+from fl.data.federation import federation_of
+from fl.data.schema import DAY_US, MICROSECONDS, Schema
+from fl.data.schema_file import SHIPPED, load_schema
+from fl.data.split import Period, Periods
 from fl.errors import DataError
-from fl.federation import federation_of
-from fl.schema import DAY_US, MICROSECONDS, Schema
-from fl.schema_file import SHIPPED, load_schema
-from fl.split import Period, Periods
 from tests.assist.model_server import ModelServer
 
 

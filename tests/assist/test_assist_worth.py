@@ -31,12 +31,12 @@ from fl.assist.redact import Redactor
 from fl.assist.release import Policy
 from fl.assist.session import Session, Settings
 from fl.assist.text_head import hashed_texts, train_text_head
+from fl.data.federation import BankData, Federation, Rows, federation_of
+from fl.data.schema import Schema
+from fl.data.schema_file import load_schema
 from fl.errors import AggregationError, MetricError
-from fl.federation import BankData, Federation, Rows, federation_of
 from fl.rounds import Schedule
 from fl.run_folder import OPEN
-from fl.schema import Schema
-from fl.schema_file import load_schema
 
 SCHEDULE = Schedule(3, OPEN.training, None, 0.0, 0.03, 0)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from fl.data.simulate import Simulation, simulate
 from fl.experiment import Experiment
 from fl.run_folder import OPEN, AggregationSettings, DataSettings, RunConfig
-from fl.simulate import Simulation, simulate
 
 
 def open_config(data: DataSettings, *, rounds: int = 3, seed: int = 0, baselines: bool = False) -> RunConfig:

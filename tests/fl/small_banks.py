@@ -15,7 +15,7 @@ from fl.algorithms.participation import Dropouts
 from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings, algorithm_of
 from fl.algorithms.state import State
 from fl.compression import Compression
-from fl.federation import BankData, Rows
+from fl.data.federation import BankData, Rows
 from fl.model import flatten, layout, unflatten
 from fl.rounds import RoundRecord, Schedule, Summation, play_rounds
 from fl.secure import EncryptedRounds, plain_sum

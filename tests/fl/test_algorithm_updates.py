@@ -19,13 +19,13 @@ from fl.algorithms.fedprox import FedProx, require_stable_pull
 from fl.algorithms.participation import Everyone
 from fl.algorithms.settings import AlgorithmSettings, algorithm_of
 from fl.algorithms.state import Released, State
+from fl.data.federation import load_federation
+from fl.data.simulate import Simulation
 from fl.errors import AlgorithmError
 from fl.evaluation import evaluate
-from fl.federation import load_federation
 from fl.model import layout
 from fl.rounds import Schedule, bank_models, play_rounds
 from fl.secure import EncryptedRounds, plain_sum
-from fl.simulate import Simulation
 
 __all__ = ["scripted"]  # a fixture
 

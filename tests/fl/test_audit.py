@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fl.audit import audit_counts, audit_training, noise_verdict, one_run_bound
+from fl.data.federation import Rows
 from fl.errors import AuditError
-from fl.federation import Rows
 from fl.key_slots import KeySlots
 from fl.model import build_model
 from fl.privacy import Mechanism, epsilon, noisy_counts

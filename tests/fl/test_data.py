@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from fl.data import Transactions, load_transactions, read_header, stream_transactions, transactions_from_frame
-from fl.errors import DataError, SchemaError
-from fl.schema import (
+from fl.data.reading import Transactions, load_transactions, read_header, stream_transactions, transactions_from_frame
+from fl.data.schema import (
     AmountColumn,
     CategoricalColumn,
     DropRule,
@@ -24,6 +23,7 @@ from fl.schema import (
     Schema,
     TimeColumn,
 )
+from fl.errors import DataError, SchemaError
 
 SCHEMA = Schema(
     name="tiny",

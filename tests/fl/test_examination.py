@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fl.algorithms.settings import AlgorithmSettings
+from fl.data.simulate import Simulation
 from fl.errors import ExaminationError, RunFolderError
 from fl.examination import page, plots
 from fl.examination import report as report_module
@@ -27,7 +28,6 @@ from fl.examination.fairness import REST, by_group, fairness, quarters
 from fl.examination.figures import comparison, figures
 from fl.examination.timeliness import days_to_alert
 from fl.run_folder import DataSettings
-from fl.simulate import Simulation
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from finished_runs import open_config, simulated_csv, train
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fl.data.simulate import Drift, Simulation, simulate
 from fl.errors import DataError, MetricError
 from fl.examination.drift import LIMITS, _psi_alarm, drift, psi_by_day, stability_index
 from fl.examination.evidence import gather
 from fl.run_folder import DataSettings
-from fl.simulate import Drift, Simulation, simulate
 
 CUSTOMERS, BANKS, TEST_WEEKS = 800, 4, 3
 PLANTED_DAY = 60  # 2024-03-01, the fifth of 21 test days

@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fl.data import Party, Transactions, load_transactions, transactions_from_frame
-from fl.errors import DataError, ScalingError
-from fl.features import Scaling, features, raw_features, scale_publicly, scaled_features, scaling_sums
-from fl.schema import (
+from fl.data.features import Scaling, features, raw_features, scale_publicly, scaled_features, scaling_sums
+from fl.data.reading import Party, Transactions, load_transactions, transactions_from_frame
+from fl.data.schema import (
     DAY_US,
     AmountColumn,
     CategoricalColumn,
@@ -30,8 +29,9 @@ from fl.schema import (
     TextColumn,
     TimeColumn,
 )
-from fl.schema_file import load_schema
-from fl.windows import GroupWindows
+from fl.data.schema_file import load_schema
+from fl.data.windows import GroupWindows
+from fl.errors import DataError, ScalingError
 
 HOUR_US = DAY_US // 24
 

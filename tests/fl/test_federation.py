@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.data import Transactions, transactions_from_frame
-from fl.errors import OrderError, PartitionError, SchemaError, SplitError
-from fl.features import Scaling
-from fl.federation import (
+from fl.data.features import Scaling
+from fl.data.federation import (
     BankData,
     Federation,
     PartitionedTable,
@@ -25,12 +23,14 @@ from fl.federation import (
     read_partitioned,
     rescaled,
 )
-from fl.partition import keyed_hash, partition_for
-from fl.schema import DAY_US, DatedSplit, Days, FractionSplit, LabelColumn, NumericColumn, Schema
-from fl.schema_file import load_schema
-from fl.simulate import Simulation, simulate
-from fl.split import periods_for, split
-from fl.stream import FeatureStream, feature_stream, stream_file
+from fl.data.partition import keyed_hash, partition_for
+from fl.data.reading import Transactions, transactions_from_frame
+from fl.data.schema import DAY_US, DatedSplit, Days, FractionSplit, LabelColumn, NumericColumn, Schema
+from fl.data.schema_file import load_schema
+from fl.data.simulate import Simulation, simulate
+from fl.data.split import periods_for, split
+from fl.data.stream import FeatureStream, feature_stream, stream_file
+from fl.errors import OrderError, PartitionError, SchemaError, SplitError
 
 SMALL = Simulation(customers=500, terminals=120, banks=4, fraud_share=0.03, seed=3)
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from demos.card import card
 from demos.evaluate import evaluate
 from demos.train import train
-from fl.simulate import Simulation, simulate
+from fl.data.simulate import Simulation, simulate
 
 CUSTOMER, TERMINAL, TEXT = "QXJ7731CUSTOMER", "WVK5519TERMINAL", "zzkeepthisout"
 AMOUNT = "7319.137"  # digits that nothing else has

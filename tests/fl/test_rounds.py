@@ -9,9 +9,9 @@ from small_banks import CPU, rows
 
 from fl import secure
 from fl.baselines import alone, plain, pooled
+from fl.data.federation import BankData
 from fl.errors import AggregationError, BudgetExhausted, MetricError, TrainingError
 from fl.evaluation import evaluate, require_measurable
-from fl.federation import BankData
 from fl.model import flatten, model_hash, unflatten
 from fl.rounds import Schedule, federated_rounds, on_grid
 from fl.run_folder import APPLIED_GRID

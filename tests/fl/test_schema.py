@@ -14,15 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from demos.schema import schema as schema_command
-from fl import schema_file
-from fl.data import load_transactions
-from fl.draft import draft_schema
+from fl.data.draft import draft_schema
+from fl.data.features import features
+from fl.data.federation import load_federation
+from fl.data.reading import load_transactions, schema_file
+from fl.data.schema import DatedSplit, Days, FractionSplit, Schema, TimeColumn
+from fl.data.schema_file import SHIPPED, load_schema, parse_schema, schema_for_header
+from fl.data.simulate import Simulation, simulate
 from fl.errors import SchemaError
-from fl.features import features
-from fl.federation import load_federation
-from fl.schema import DatedSplit, Days, FractionSplit, Schema, TimeColumn
-from fl.schema_file import SHIPPED, load_schema, parse_schema, schema_for_header
-from fl.simulate import Simulation, simulate
 
 LEAST = '[label]\ncolumn = "y"\n'
 

@@ -14,8 +14,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fl.audit import noise_verdict
 from fl.calibrate import calibrate_steps
+from fl.data.federation import Rows
 from fl.errors import AggregationError, BudgetError, BudgetExhausted
-from fl.federation import Rows
 from fl.model import build_model, flatten, model_hash
 from fl.privacy import (
     UNIT,

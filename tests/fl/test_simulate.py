@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.data import transactions_from_frame
+from fl.data.reading import transactions_from_frame
+from fl.data.schema_file import load_schema
+from fl.data.simulate import Simulation, simulate
 from fl.errors import DataError
-from fl.schema_file import load_schema
-from fl.simulate import Simulation, simulate
 
 SMALL = Simulation(customers=400, terminals=200, days=60, banks=4, fraud_share=0.02, seed=7)
 

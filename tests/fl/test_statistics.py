@@ -18,15 +18,15 @@ from planted import killed_after_write
 
 from fl.account import accounts
 from fl.audit import noise_verdict
-from fl.data import Transactions, transactions_from_frame
+from fl.data.features import features
+from fl.data.reading import Transactions, transactions_from_frame
+from fl.data.schema import Days
+from fl.data.schema_file import load_schema
 from fl.errors import AggregationError, BudgetError, BudgetExhausted, LedgerError, StatisticsError
-from fl.features import features
 from fl.key_slots import KeySlots
 from fl.ledger import Ledger, ledger_path
 from fl.privacy import NoisyCounts
 from fl.run_budget import CountsPayment
-from fl.schema import Days
-from fl.schema_file import load_schema
 from fl.secure import encrypted_sum
 from fl.shared_features import SharedColumns
 from fl.shared_noise import plan_noise

@@ -10,8 +10,8 @@ from opacus.grad_sample import GradSampleModule
 from scipy import stats
 from torch import nn
 
+from fl.data.federation import Rows
 from fl.errors import DeviceError, TrainingError
-from fl.federation import Rows
 from fl.model import build_model, flatten, unflatten
 from fl.randomness import normals, poisson_sample, uniforms
 from fl.training import (

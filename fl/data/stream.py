@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.data import Party, Transactions, load_transactions, stream_transactions
+from fl.data.features import scaled_features
+from fl.data.partition import Partition
+from fl.data.reading import Party, Transactions, load_transactions, stream_transactions
+from fl.data.schema import DAY_US, Schema
 from fl.errors import OrderError
-from fl.features import scaled_features
-from fl.partition import Partition
-from fl.schema import DAY_US, Schema
 
 
 @dataclass(frozen=True)

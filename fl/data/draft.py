@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fl.data import MISSING, read_header, read_sample, stream_transactions
+from fl.data.reading import MISSING, read_header, read_sample, stream_transactions
+from fl.data.schema import DAY_US, LabelColumn, Schema, TimeColumn, TimeUnit
+from fl.data.schema_file import parse_schema
 from fl.errors import SchemaError
-from fl.schema import DAY_US, LabelColumn, Schema, TimeColumn, TimeUnit
-from fl.schema_file import parse_schema
 
 SAMPLE_ROWS = 20_000
 MOST_WORDS = 24  # a category with more distinct values is hashed

@@ -20,10 +20,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.data import Transactions
+from fl.data.partition import keyed_hash
+from fl.data.reading import Transactions
+from fl.data.schema import DAY_US, Days, FractionSplit, Schema
 from fl.errors import SplitError
-from fl.partition import keyed_hash
-from fl.schema import DAY_US, Days, FractionSplit, Schema
 
 Positions = NDArray[np.int64]
 

@@ -13,7 +13,7 @@ Added here: regions with a bank each (some customers bank elsewhere), so that a 
 than drawn; a fraud share that is met whatever the size; and a free-text description of every transaction.
 The code, names and templates are our own. Everything is vectorised over transactions.
 
-Leaves to others: the meaning of the columns (fl/schemas/simulated.toml).
+Leaves to others: the meaning of the columns (fl/data/schemas/simulated.toml).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What to simulate. The defaults make about 470,000 transactions that fit fl/schemas/simulated.toml."""
+    """What to simulate. The defaults make about 470,000 transactions that fit fl/data/schemas/simulated.toml."""
 
     customers: Annotated[int, options.CUSTOMERS] = 3000
     terminals: Annotated[int, options.TERMINALS] = 1500

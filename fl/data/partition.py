@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from fl.data import Transactions, read_header
+from fl.data.reading import Transactions, read_header
+from fl.data.schema import Schema
 from fl.errors import DataError, PartitionError
-from fl.schema import Schema
 
 MIN_BANKS = 2
 

@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction import FeatureHasher
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from fl.data import Transactions
-from fl.errors import DataError, ScalingError
-from fl.schema import (
+from fl.data.reading import Transactions
+from fl.data.schema import (
     DAY_US,
     MICROSECONDS,
     CategoricalColumn,
@@ -36,7 +35,8 @@ from fl.schema import (
     TextColumn,
     Transform,
 )
-from fl.windows import GroupWindows, Positions
+from fl.data.windows import GroupWindows, Positions
+from fl.errors import DataError, ScalingError
 
 NIGHT_ENDS_HOUR = 6  # a transaction before 7:00 is made at night (handbook, chapter 3)
 MONDAY_OF_EPOCH = 3  # 1970-01-01 was a Thursday

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.data import Transactions, load_transactions, read_header, transactions_from_frame
+from fl.data.features import Scaling, ScalingSums, features, scaled_features, scaling_sums
+from fl.data.partition import Partition, partition_for
+from fl.data.reading import Transactions, load_transactions, read_header, transactions_from_frame
+from fl.data.schema import Schema
+from fl.data.schema_file import load_schema, schema_for_header
+from fl.data.simulate import Simulation, simulate
+from fl.data.split import Periods, Split, periods_for, split
 from fl.errors import PartitionError, SplitError
-from fl.features import Scaling, ScalingSums, features, scaled_features, scaling_sums
-from fl.partition import Partition, partition_for
-from fl.schema import Schema
-from fl.schema_file import load_schema, schema_for_header
-from fl.simulate import Simulation, simulate
-from fl.split import Periods, Split, periods_for, split
 
 SIMULATED = "simulated"  # the name of the embedded data, where a path is expected
 

@@ -32,9 +32,9 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from fl.cells import CellError, first_that_fails, plain
+from fl.data.cells import CellError, first_that_fails, plain
+from fl.data.schema import DAY_US, EPOCH, MICROSECONDS, LabelColumn, Schema, TimeColumn
 from fl.errors import DataError
-from fl.schema import DAY_US, EPOCH, MICROSECONDS, LabelColumn, Schema, TimeColumn
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")  # how files write an absent number
 BLOCK_BYTES = 4 << 20  # of csv text per streamed chunk

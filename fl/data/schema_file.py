@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fl.errors import SchemaError
-from fl.schema import (
+from fl.data.schema import (
     EPOCH,
     AmountColumn,
     CategoricalColumn,
@@ -30,8 +29,9 @@ from fl.schema import (
     TextColumn,
     TimeColumn,
 )
+from fl.errors import SchemaError
 
-SHIPPED = ("fdh", "creditcard", "paysim", "simulated")  # fl/schemas/*.toml
+SHIPPED = ("fdh", "creditcard", "paysim", "simulated")  # fl/data/schemas/*.toml
 
 
 def load_schema(name_or_path: str | Path) -> Schema:
