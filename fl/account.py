@@ -2,7 +2,7 @@
 
 What it does: `accounts` opens the ledgers of a run folder and prices the next round at the run's own noise.
 
-What it leaves to others: writing ledgers (`fl.ledger.Ledger`, when a run spends).
+What it leaves to others: writing ledgers (`fl.privacy.budget.Ledger`, when a run spends).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fl.errors import BudgetError, RunFolderError
-from fl.ledger import Ledger, ledger_path, read_ledger
-from fl.privacy import Entry, Mechanism, NoisyCounts, epsilon, reckoned, units_of
+from fl.privacy.budget import Ledger, ledger_path, read_ledger
+from fl.privacy.mechanisms import Entry, Mechanism, NoisyCounts, epsilon, reckoned, units_of
 from fl.run_folder import PrivacySettings, RunFolder, bank_names
 
 

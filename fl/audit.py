@@ -4,8 +4,8 @@ What it does: `one_run_bound` turns guesses about canaries in a single run into 
 with stated confidence; `audit_training` and `audit_counts` make such a run; `noise_verdict` tests whether released
 noise has the variance that was accounted for.
 
-What it leaves to others: upper bounds (`fl.privacy`). An audit can find that a claim is false; it cannot show that
-one is true, and a bound far below the claim says only that these canaries found nothing.
+What it leaves to others: upper bounds (`fl.privacy.mechanisms`). An audit can find that a claim is false; it cannot
+show that one is true, and a bound far below the claim says only that these canaries found nothing.
 
 Source: Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run" (NeurIPS 2023), Theorem 5.2: if m
 independent canaries are each in or out by a fair coin, then under (epsilon, delta)-DP the number of correct guesses
@@ -30,7 +30,7 @@ from torch import nn
 from fl.data.federation import Rows
 from fl.errors import AuditError
 from fl.model import flatten, unflatten
-from fl.randomness import Entropy, uniforms
+from fl.privacy.randomness import Entropy, uniforms
 from fl.statistics import Integers, StatisticsPlan, Totals
 from fl.training import LocalTraining, PrivateSteps, train_private
 

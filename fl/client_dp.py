@@ -3,8 +3,8 @@
 What it does: clips an update in L2, rounds it to an integer grid, adds a discrete Gaussian share drawn after the
 roster closed, and turns the encrypted sum into the average.
 
-What it leaves to others: what rounds cost (`fl.privacy.ClientRounds`), the encrypted sum (`fl.secure`), training,
-which needs no noise of its own here.
+What it leaves to others: what rounds cost (`fl.privacy.mechanisms.ClientRounds`), the encrypted sum (`fl.secure`),
+training, which needs no noise of its own here.
 
 Source: Kairouz, Liu, Steinke, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
 Aggregation" (ICML 2021), with plain rounding instead of rotation and randomised rounding: rounding moves an update
@@ -26,12 +26,12 @@ from fractions import Fraction
 
 import numpy as np
 
-from fl.discrete_gaussian import discrete_gaussian
 from fl.errors import AggregationError, BudgetError
-from fl.privacy import ClientRounds
-from fl.randomness import Entropy
+from fl.privacy.discrete_gaussian import discrete_gaussian
+from fl.privacy.mechanisms import ClientRounds
+from fl.privacy.noise_shares import tail_bound
+from fl.privacy.randomness import Entropy
 from fl.secure import Aggregate, Draw, Integers, Update, noisy_sum
-from fl.shared_noise import tail_bound
 
 CLIP_STEPS = 2**11  # grid units in the clipping norm, before noise
 

@@ -4,7 +4,7 @@ What it does: puts the parts together in the order that the promises need, and k
 run killed at any moment continues.
 
 What it leaves to others: every part. Rounds are in `fl.rounds`, the run's budget in `fl.run_budget`, the ledger's
-rule in `fl.ledger`, files in `fl.run_folder`.
+rule in `fl.privacy.budget`, files in `fl.run_folder`.
 
 On continuing: without differential privacy the result is that of an uninterrupted run, bit for bit. With
 it, a round that was paid for and did not finish is lost: the noise was calibrated to so many rounds and no
@@ -38,14 +38,15 @@ from fl.data.federation import (
 from fl.durable import replace_durably
 from fl.errors import AggregationError, BudgetExhausted, RunFolderError
 from fl.evaluation import evaluate, require_measurable
-from fl.ledger import Ledger
 from fl.model import MODEL_FORMAT, flatten, layers_of, layout, model_hash, unflatten
-from fl.privacy import (
+from fl.privacy.budget import Ledger
+from fl.privacy.mechanisms import (
     ClientRounds,
     Entry,
     Mechanism,
     noisy_counts,
 )
+from fl.privacy.noise_shares import plan_noise
 from fl.resources import Choice
 from fl.rounds import Progress, RoundRecord, Schedule, Summation, bank_models, play_rounds
 from fl.run_budget import (
@@ -68,7 +69,6 @@ from fl.run_data import read_source
 from fl.run_folder import APPLIED_GRID, ROUNDS, RunConfig, RunFolder, refuse_used
 from fl.secure import QUORUM, EncryptedRounds, plain_sum
 from fl.shared_features import SharedColumns, with_shared_columns
-from fl.shared_noise import plan_noise
 from fl.shared_rounds import SharedTraining, play_shared_rounds
 from fl.shared_steps import SharedStepPlan
 from fl.sharing import describe, plan_sharing

@@ -4,8 +4,8 @@ What it does: `play_rounds` plays the rounds of a schedule with any algorithm of
 retries included; `federated_rounds` is the same for FedAvg with everybody.
 
 What it leaves to others: what makes an algorithm (`fl.algorithms`), local training (`fl.training`), averaging
-(`fl.secure`), measuring (`fl.evaluation`), the budget (`fl.privacy`, through `pay`), files (`fl.run_folder`), what is
-run beside it for comparison (`fl.baselines`).
+(`fl.secure`), measuring (`fl.evaluation`), the budget (`fl.privacy.mechanisms`, through `pay`), files
+(`fl.run_folder`), what is run beside it for comparison (`fl.baselines`).
 
 Every bank weighs the same, but for staleness: a weight by its number of rows would publish that number and, under
 differential privacy, is itself a function of the rows that has no noise on it.

@@ -2,8 +2,8 @@
 
 What it does: everything of a run that is about its budget and happens before the first round or after the last.
 
-What it leaves to others: what a mechanism costs and the ledger's rule (`fl.privacy`), recording a spend when a round
-begins (`fl.experiment`).
+What it leaves to others: what a mechanism costs and the ledger's rule (`fl.privacy.mechanisms`), recording a spend when
+a round begins (`fl.experiment`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.fedprox import require_stable_pull
 from fl.algorithms.settings import algorithm_of
 from fl.algorithms.state import trainings
-from fl.calibrate import calibrate, calibrate_clients, calibrate_counts, calibrate_steps, require_left
 from fl.client_dp import sensitivity
 from fl.compression import Compression, compression_of
 from fl.data.federation import Federation, PartitionedTable
@@ -31,9 +30,10 @@ from fl.errors import (
     ResourceError,
     RunFolderError,
 )
-from fl.ledger import Ledger, Spend, ledger_path
 from fl.model import HIDDEN, build_model, layout
-from fl.privacy import (
+from fl.privacy.budget import Ledger, Spend, ledger_path
+from fl.privacy.calibrate import calibrate, calibrate_clients, calibrate_counts, calibrate_steps, require_left
+from fl.privacy.mechanisms import (
     UNIT,
     ClientRounds,
     Entry,
@@ -44,11 +44,11 @@ from fl.privacy import (
     noisy_counts,
     units_of,
 )
+from fl.privacy.noise_shares import plan_noise
 from fl.resources import Choice, Workload, choose, limits_of, measure_machine
 from fl.run_folder import BY_NOISE, PrivacySettings, RunConfig
 from fl.secure import QUORUM
 from fl.shared_features import names_with_shared
-from fl.shared_noise import plan_noise
 from fl.shared_steps import GRID, SharedStepPlan
 from fl.shared_steps import sensitivity as step_sensitivity
 from fl.sharing import StatisticsSettings, plan_sharing

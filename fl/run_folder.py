@@ -17,7 +17,7 @@ Every file but metrics.jsonl is replaced whole. A round's line is appended befor
 beyond the checkpoint belongs to a round that was interrupted and is dropped when the run goes on. The lock keeps two
 processes from continuing one run; reading takes no lock and writes nothing.
 
-What it leaves to others: what a round is (`fl.rounds`), what a ledger holds (`fl.privacy`).
+What it leaves to others: what a round is (`fl.rounds`), what a ledger holds (`fl.privacy.mechanisms`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from fl.compression import CompressionSettings
 from fl.durable import append_durably, locked, replace_durably
 from fl.errors import AggregationError, BudgetError, FederationError, ModelError, OptionError, RunFolderError
 from fl.model import DROPOUT, PRIOR
-from fl.privacy import file_name
+from fl.privacy.mechanisms import file_name
 from fl.resources import ResourceSettings
 from fl.sharing import StatisticsSettings
 from fl.training import LocalTraining

@@ -1,5 +1,5 @@
 """Seeds of everything that may be repeated: models, batch order, public schedules; never keys, sampling or noise under
-privacy (`fl.randomness`).
+privacy (`fl.privacy.randomness`).
 """
 
 from __future__ import annotations

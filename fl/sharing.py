@@ -20,9 +20,9 @@ from fl.data.schema import DAY_US
 from fl.data.split import Period, Periods
 from fl.errors import StatisticsError
 from fl.key_slots import KeySlots
-from fl.privacy import COUNTS_UNIT
+from fl.privacy.mechanisms import COUNTS_UNIT
+from fl.privacy.noise_shares import NoisePlan
 from fl.shared_features import shared_windows
-from fl.shared_noise import NoisePlan
 from fl.statistics import COLUMNS, StatisticsPlan, increments_plan, windows_plan
 from fl.statistics_round import Released
 

@@ -5,7 +5,7 @@ frauds and presence (`bank_counts`), prepares a bank's integers for an encrypted
 (`contribution`), and reads the released sums (`Totals`).
 
 What it leaves to others: slots of keys (`fl.key_slots`), the encrypted sum (`fl.secure`), noise and what it costs
-(`fl.shared_noise`, `fl.privacy`), features made of totals (`fl.shared_features`).
+(`fl.privacy.noise_shares`, `fl.privacy.mechanisms`), features made of totals (`fl.shared_features`).
 
 Two modes, and what each promises:
 
@@ -34,11 +34,11 @@ from numpy.typing import NDArray
 
 from fl.data.reading import Transactions
 from fl.data.schema import Days
-from fl.discrete_gaussian import discrete_gaussian
 from fl.errors import StatisticsError
 from fl.key_slots import KeySlots
-from fl.randomness import Entropy
-from fl.shared_noise import NoisePlan, tail_bound
+from fl.privacy.discrete_gaussian import discrete_gaussian
+from fl.privacy.noise_shares import NoisePlan, tail_bound
+from fl.privacy.randomness import Entropy
 
 Integers = NDArray[np.int64]
 Mode = Literal["exact windows", "private increments"]

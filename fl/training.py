@@ -3,7 +3,7 @@
 What it does: seeded mini-batch training (`train_seeded`), DP-SGD (`train_private`), prediction, and the
 choice of device.
 
-What it leaves to others: how much noise is needed and whether the bank may still afford it (`fl.privacy`),
+What it leaves to others: how much noise is needed and whether the bank may still afford it (`fl.privacy.mechanisms`),
 what a round is (`fl.rounds`), averaging (`fl.secure`).
 
 Sources: DP-SGD, Abadi et al., CCS 2016, Algorithm 1, with per-row gradients and clipping by Opacus; FedProx'
@@ -40,8 +40,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from fl import options
 from fl.data.federation import Rows
 from fl.errors import DeviceError, TrainingError
+from fl.privacy.randomness import Entropy, normals, poisson_sample
 from fl.proximal import add_proximal_gradient, anchor_of
-from fl.randomness import Entropy, normals, poisson_sample
 from fl.seeds import derive_seed as derive_seed
 
 PHYSICAL_BATCH = 1024  # rows in memory at once, where nobody asks for fewer
@@ -138,7 +138,7 @@ def train_private(
 ) -> None:
     """Train `module` in place with `private.steps` steps of DP-SGD over `rows`.
 
-    The caller has recorded the spend before calling (`fl.ledger.Ledger.spend`). `at_once`: rows whose
+    The caller has recorded the spend before calling (`fl.privacy.budget.Ledger.spend`). `at_once`: rows whose
     gradients are in memory together. `entropy` is a parameter
     for tests only: anything but `os.urandom` voids the guarantee. Nothing about the rows is returned or
     logged, the loss included.

@@ -25,7 +25,7 @@ from fl.algorithms.state import State
 from fl.data.simulate import Simulation, simulate
 from fl.errors import AggregationError, BudgetError, FederationError, RunFolderError
 from fl.experiment import Experiment
-from fl.privacy import COUNTS_UNIT, UNIT, Mechanism, epsilon
+from fl.privacy.mechanisms import COUNTS_UNIT, UNIT, Mechanism, epsilon
 from fl.run_budget import ONLY_PRIVATE
 from fl.run_folder import RunFolder
 from fl.scoring import load_model, score_file

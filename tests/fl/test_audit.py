@@ -14,9 +14,9 @@ from fl.data.federation import Rows
 from fl.errors import AuditError
 from fl.key_slots import KeySlots
 from fl.model import build_model
-from fl.privacy import Mechanism, epsilon, noisy_counts
-from fl.randomness import Entropy
-from fl.shared_noise import plan_noise
+from fl.privacy.mechanisms import Mechanism, epsilon, noisy_counts
+from fl.privacy.noise_shares import plan_noise
+from fl.privacy.randomness import Entropy
 from fl.statistics import Integers, contribution, increments_plan
 from fl.training import LocalTraining, PrivateSteps
 

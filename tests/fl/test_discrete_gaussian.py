@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from fl.discrete_gaussian import LARGEST_VARIANCE, discrete_gaussian, exact_variance
 from fl.errors import BudgetError
-from fl.privacy import Mechanism, NoisyCounts, epsilon, noisy_counts
-from fl.randomness import Entropy
-from fl.shared_noise import plan_noise, sum_correction, tail_bound
+from fl.privacy.discrete_gaussian import LARGEST_VARIANCE, discrete_gaussian, exact_variance
+from fl.privacy.mechanisms import Mechanism, NoisyCounts, epsilon, noisy_counts
+from fl.privacy.noise_shares import plan_noise, sum_correction, tail_bound
+from fl.privacy.randomness import Entropy
 
 DELTA = 1e-5
 

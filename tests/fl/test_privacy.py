@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from fl.calibrate import SMALLEST_NOISE, calibrate
 from fl.errors import BudgetError, BudgetExhausted
-from fl.privacy import Entry, Mechanism, NoisyCounts, epsilon, reckoned
+from fl.privacy.calibrate import SMALLEST_NOISE, calibrate
+from fl.privacy.mechanisms import Entry, Mechanism, NoisyCounts, epsilon, reckoned
 
 DELTA = 1e-5
 

@@ -18,8 +18,8 @@ import pytest
 
 from fl.durable import replace_durably
 from fl.errors import BudgetError, BudgetExhausted, LedgerError
-from fl.ledger import LEDGER_FORMAT, Ledger, ledger_path, read_ledger
-from fl.privacy import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, epsilon
+from fl.privacy.budget import LEDGER_FORMAT, Ledger, ledger_path, read_ledger
+from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, epsilon
 from fl.run_budget import dearest
 
 DELTA = 1e-5
@@ -113,7 +113,7 @@ def test_a_run_killed_at_any_moment_leaves_a_ledger_that_counts_every_step_taken
     """The victim reports a round only after its spend returned; every reported round must be in the file."""
     program = (
         "import itertools, sys\nfrom pathlib import Path\n"
-        "from fl.ledger import Ledger\nfrom fl.privacy import Mechanism\n"
+        "from fl.privacy.budget import Ledger\nfrom fl.privacy.mechanisms import Mechanism\n"
         "ledger = Ledger(Path(sys.argv[1]), 'North', 50.0, 1e-5)\n"
         "for number in itertools.count():\n"
         "    ledger.spend(Mechanism(0.001, 20.0, 1), run='r', round_number=number)\n"
@@ -197,7 +197,7 @@ def test_of_two_runs_that_both_find_no_ledger_the_first_spend_decides(tmp_path: 
 
 def test_a_total_that_is_no_number_is_never_within_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = open_ledger(tmp_path)
-    monkeypatch.setattr("fl.ledger.epsilon", lambda *_: math.nan)
+    monkeypatch.setattr("fl.privacy.budget.epsilon", lambda *_: math.nan)
     with pytest.raises(BudgetExhausted, match="would bring epsilon to nan"):
         ledger.spend(ROUND, run="r", round_number=1)
     assert not ledger.path.exists()
@@ -344,7 +344,7 @@ def test_a_clock_that_runs_backwards_or_stands_still_changes_no_account(
         def now(cls, tz: Any = None) -> datetime:
             return datetime(1969, 12, 31, next(hours), tzinfo=tz)
 
-    monkeypatch.setattr("fl.ledger.datetime", Clock)
+    monkeypatch.setattr("fl.privacy.budget.datetime", Clock)
     ledger = open_ledger(tmp_path, 50.0)
     for number in range(4):
         ledger.spend(ROUND, run="r", round_number=number)

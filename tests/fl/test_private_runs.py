@@ -13,7 +13,7 @@ import pytest
 from fl.account import accounts
 from fl.errors import BudgetError, BudgetExhausted, LedgerError, RunFolderError
 from fl.experiment import Experiment
-from fl.ledger import Ledger
+from fl.privacy.budget import Ledger
 from fl.run_folder import (
     OPEN,
     PRIVATE,

@@ -24,12 +24,12 @@ from fl.data.schema import Days
 from fl.data.schema_file import load_schema
 from fl.errors import AggregationError, BudgetError, BudgetExhausted, LedgerError, StatisticsError
 from fl.key_slots import KeySlots
-from fl.ledger import Ledger, ledger_path
-from fl.privacy import NoisyCounts
+from fl.privacy.budget import Ledger, ledger_path
+from fl.privacy.mechanisms import NoisyCounts
+from fl.privacy.noise_shares import plan_noise
 from fl.run_budget import CountsPayment
 from fl.secure import encrypted_sum
 from fl.shared_features import SharedColumns
-from fl.shared_noise import plan_noise
 from fl.statistics import StatisticsPlan, Totals, bank_counts, contribution, increments_plan, windows_plan
 from fl.statistics_round import TOTALS, bank_salt, load_release, share_statistics
 

@@ -13,7 +13,7 @@ from torch import nn
 from fl.data.federation import Rows
 from fl.errors import DeviceError, TrainingError
 from fl.model import build_model, flatten, unflatten
-from fl.randomness import normals, poisson_sample, uniforms
+from fl.privacy.randomness import normals, poisson_sample, uniforms
 from fl.training import (
     LocalTraining,
     PrivateSteps,

@@ -1,7 +1,8 @@
 """How much noise a budget allows: the least under which everything spent and everything planned stays within it.
 
-What it does: one function for each mechanism of `fl.privacy`. What it leaves to others: what a mechanism costs and what
-was spent (`fl.privacy`), when a run calibrates and what it keeps of the result (`fl.run_budget`).
+What it does: one function for each mechanism of `fl.privacy.mechanisms`. What it leaves to others: what a mechanism
+costs and what was spent (`fl.privacy.mechanisms`), when a run calibrates and what it keeps of the result
+(`fl.run_budget`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from fl.discrete_gaussian import LARGEST_VARIANCE, exact_variance
 from fl.errors import BudgetError, BudgetExhausted
-from fl.privacy import Accountant, ClientRounds, Entry, Mechanism, SharedSteps, epsilon, noisy_counts
-from fl.shared_noise import NoisePlan, plan_noise
+from fl.privacy.discrete_gaussian import LARGEST_VARIANCE, exact_variance
+from fl.privacy.mechanisms import Accountant, ClientRounds, Entry, Mechanism, SharedSteps, epsilon, noisy_counts
+from fl.privacy.noise_shares import NoisePlan, plan_noise
 
 SMALLEST_NOISE = 0.5  # noise multipliers below are not worth searching
 LARGEST_NOISE = 10_000.0

@@ -3,14 +3,14 @@
 What it does: `epsilon` turns a history of training steps, shared counts and client-level releases into
 (epsilon, delta), and `reckoned` says which accountant's figure that is.
 
-What it leaves to others: remembering what was spent (`fl.ledger`), finding the noise that a budget allows
-(`fl.calibrate`), drawing it (`fl.randomness`, `fl.discrete_gaussian`), taking the steps (`fl.training`,
-`fl.shared_steps`).
+What it leaves to others: remembering what was spent (`fl.privacy.budget`), finding the noise that a budget allows
+(`fl.privacy.calibrate`), drawing it (`fl.privacy.randomness`, `fl.privacy.discrete_gaussian`), taking the steps
+(`fl.training`, `fl.shared_steps`).
 
-Sources: the Poisson-subsampled Gaussian composed numerically as privacy random variables (PRV; Gopi, Lee,
-Wutschitz, NeurIPS 2021), whose *upper* bound is reported; Renyi DP (Mironov, Talwar, Zhang 2019) beside it, and in
-its place outside the range in which float64 can hold that bound (`fl.privacy_loss`), or where it is the smaller one.
-Both are Opacus' implementations; `fl.privacy_loss` adds the exact privacy loss of noisy counts to the first.
+Sources: the Poisson-subsampled Gaussian composed numerically as privacy random variables (PRV; Gopi, Lee, Wutschitz,
+NeurIPS 2021), whose *upper* bound is reported; Renyi DP (Mironov, Talwar, Zhang 2019) beside it, and in its place
+outside the range in which float64 can hold that bound (`fl.privacy.privacy_loss`), or where it is the smaller one. Both
+are Opacus' implementations; `fl.privacy.privacy_loss` adds the exact privacy loss of noisy counts to the first.
 Client-level rounds are composed as zCDP (Bun, Steinke 2016), steps under shared noise as zCDP within Renyi DP. A
 Gaussian-DP (central limit) figure is never offered: it can understate.
 
@@ -40,10 +40,10 @@ import numpy as np
 from opacus.accountants import RDPAccountant
 
 from fl import options
-from fl.discrete_gaussian import LARGEST_VARIANCE
 from fl.errors import BudgetError
-from fl.privacy_loss import CountLoss, composed_epsilon
-from fl.shared_noise import NoisePlan, sum_correction
+from fl.privacy.discrete_gaussian import LARGEST_VARIANCE
+from fl.privacy.noise_shares import NoisePlan, sum_correction
+from fl.privacy.privacy_loss import CountLoss, composed_epsilon
 
 UNIT = "training row, features fixed"
 COUNTS_UNIT = "transaction in shared counts"

@@ -3,8 +3,8 @@
 What it does: decides the shares of one release (`NoisePlan`), bounds how far their sum is from one discrete
 Gaussian, and how much of it lies outside the lane of an encrypted sum.
 
-What it leaves to others: drawing a share (`fl.discrete_gaussian`), what a release costs (`fl.privacy`), the
-encrypted sum (`fl.secure`).
+What it leaves to others: drawing a share (`fl.privacy.discrete_gaussian`), what a release costs
+(`fl.privacy.mechanisms`), the encrypted sum (`fl.secure`).
 
 Shares are drawn after the roster has closed, when the number n of banks is known. Of the n shares, t may be known
 to an observer: its own, and those of banks that collude with it. The remaining n - t carry the promise, so each
@@ -26,8 +26,8 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from fl.discrete_gaussian import exact_variance
 from fl.errors import BudgetError
+from fl.privacy.discrete_gaussian import exact_variance
 
 PER_SHARE = 2.0  # least sigma of one share in grid units; at 1 the correction would still be 5e-4
 TAIL_LOG2 = -100.0  # of the probability that any share leaves its lane; counted into delta

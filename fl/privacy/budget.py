@@ -3,7 +3,8 @@
 What it does: `Ledger` remembers every release of a bank in a JSON file, and `read_ledger` reads one without touching
 anything.
 
-What it leaves to others: what a release costs (`fl.privacy`), how much noise a budget allows (`fl.calibrate`).
+What it leaves to others: what a release costs (`fl.privacy.mechanisms`), how much noise a budget allows
+(`fl.privacy.calibrate`).
 
 Ordering rule: the spend is on disk, synced, before the first gradient is computed or anything with its noise leaves the
 bank. A crash can therefore count steps that were never taken and cannot forget one that was.
@@ -25,7 +26,7 @@ from typing import Any
 from fl import options
 from fl.durable import locked, replace_durably
 from fl.errors import BudgetError, BudgetExhausted, LedgerError
-from fl.privacy import (
+from fl.privacy.mechanisms import (
     ALL_UNITS,
     Accountant,
     ClientRounds,

@@ -1,0 +1,1 @@
+"""Differential privacy: mechanisms, accountants, each bank's lifelong budget, calibration and noise."""
