@@ -29,10 +29,10 @@ from torch import nn
 
 from fl.data.federation import Rows
 from fl.errors import AuditError
-from fl.model import flatten, unflatten
+from fl.learning.model import flatten, unflatten
+from fl.learning.training import LocalTraining, PrivateSteps, train_private
 from fl.privacy.randomness import Entropy, uniforms
 from fl.statistics import Integers, StatisticsPlan, Totals
-from fl.training import LocalTraining, PrivateSteps, train_private
 
 CONFIDENCE = 0.95
 EPSILON_STEP = 0.01  # of the search for a lower bound

@@ -32,7 +32,7 @@ from torch import nn
 
 from fl import options
 from fl.errors import CompressionError, ModelError
-from fl.model import Layout, layer_mask
+from fl.learning.model import Layout, layer_mask
 
 
 @dataclass(frozen=True)

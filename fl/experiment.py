@@ -37,8 +37,9 @@ from fl.data.federation import (
 )
 from fl.durable import replace_durably
 from fl.errors import AggregationError, BudgetExhausted, RunFolderError
-from fl.evaluation import evaluate, require_measurable
-from fl.model import MODEL_FORMAT, flatten, layers_of, layout, model_hash, unflatten
+from fl.learning.evaluation import evaluate, require_measurable
+from fl.learning.model import MODEL_FORMAT, flatten, layers_of, layout, model_hash, unflatten
+from fl.learning.training import PrivateSteps, pick_device
 from fl.privacy.budget import Ledger
 from fl.privacy.mechanisms import (
     ClientRounds,
@@ -73,7 +74,6 @@ from fl.shared_rounds import SharedTraining, play_shared_rounds
 from fl.shared_steps import SharedStepPlan
 from fl.sharing import describe, plan_sharing
 from fl.statistics_round import TOTALS, bank_salt, share_statistics
-from fl.training import PrivateSteps, pick_device
 
 
 class Experiment:

@@ -8,11 +8,12 @@ the bank.
     module, data = FraudModule(inputs, local, seed=0), FraudData(bank, local, seed=0)
     update = trained_update(module, data, Trainer(max_epochs=local.epochs), start=global_model)
 
-With the defaults, without dropout and on a CPU it takes the very steps of `fl.training.train_seeded`, bit for bit.
+With the defaults, without dropout and on a CPU it takes the very steps of `fl.learning.training.train_seeded`, bit for
+bit.
 
 What it leaves to others: encryption and rounds (`fl.secure`, `fl.rounds`), and differential privacy. A Trainer takes
 the steps that its user configured, and no accountant can vouch for them: private training is
-`fl.training.train_private`, and nothing that comes from here carries an epsilon.
+`fl.learning.training.train_private`, and nothing that comes from here carries an epsilon.
 
 Source: Lightning 2 (lightning.ai/docs/pytorch/stable), LightningModule and LightningDataModule. Extra: `lightning`.
 """
@@ -31,9 +32,9 @@ from torchmetrics.classification import BinaryAveragePrecision
 from fl.algorithms.state import Vector
 from fl.data.federation import BankData, Rows
 from fl.errors import TrainingError
-from fl.model import DROPOUT, PRIOR, build_model, flatten, unflatten
-from fl.proximal import add_proximal_gradient, anchor_of
-from fl.training import LocalTraining, derive_seed, optimiser_of, weighted_loss
+from fl.learning.model import DROPOUT, PRIOR, build_model, flatten, unflatten
+from fl.learning.proximal import add_proximal_gradient, anchor_of
+from fl.learning.training import LocalTraining, derive_seed, optimiser_of, weighted_loss
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # float32[n, inputs], float32[n]
 SCORING_BATCH = 4096  # rows

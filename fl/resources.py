@@ -34,8 +34,8 @@ from torch import nn
 from fl import options
 from fl.data.federation import Rows
 from fl.errors import ResourceError
+from fl.learning.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, train_private, train_seeded
 from fl.secure import EncryptedRounds, Joined, SealingCost, sealing_cost
-from fl.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, train_private, train_seeded
 
 LEAST_BITS = 8  # below, an update of a few hundredths of the clip is mostly rounded to 0
 LEAST_BATCH = 16  # rows

@@ -30,7 +30,8 @@ from fl.errors import (
     ResourceError,
     RunFolderError,
 )
-from fl.model import HIDDEN, build_model, layout
+from fl.learning.model import HIDDEN, build_model, layout
+from fl.learning.training import LocalTraining, PrivateSteps
 from fl.privacy.budget import Ledger, Spend, ledger_path
 from fl.privacy.calibrate import calibrate, calibrate_clients, calibrate_counts, calibrate_steps, require_left
 from fl.privacy.mechanisms import (
@@ -52,7 +53,6 @@ from fl.shared_features import names_with_shared
 from fl.shared_steps import GRID, SharedStepPlan
 from fl.shared_steps import sensitivity as step_sensitivity
 from fl.sharing import StatisticsSettings, plan_sharing
-from fl.training import LocalTraining, PrivateSteps
 
 NOISE_PER_STEP = 2.7e-3  # standard deviation, in the unit of the weights; figures in docs/adr/0012
 STATISTICS_ROUND = 0  # what a ledger calls the round in which counts were shared

@@ -45,11 +45,11 @@ from fl.algorithms.state import State
 from fl.compression import CompressionSettings
 from fl.durable import append_durably, locked, replace_durably
 from fl.errors import AggregationError, BudgetError, FederationError, ModelError, OptionError, RunFolderError
-from fl.model import DROPOUT, PRIOR
+from fl.learning.model import DROPOUT, PRIOR
+from fl.learning.training import LocalTraining
 from fl.privacy.mechanisms import file_name
 from fl.resources import ResourceSettings
 from fl.sharing import StatisticsSettings
-from fl.training import LocalTraining
 
 PACKAGES = (
     "secagg",

@@ -27,11 +27,11 @@ from fl.data.schema import Schema
 from fl.data.schema_file import parse_schema
 from fl.data.stream import StreamedRows, stream_file
 from fl.errors import RunFolderError
-from fl.model import MODEL_FORMAT, build_model, flatten, layer_mask, layout, model_hash, unflatten
+from fl.learning.model import MODEL_FORMAT, build_model, flatten, layer_mask, layout, model_hash, unflatten
+from fl.learning.training import predict
 from fl.run_folder import RESTORE, bank_names, head_path, random_banks, read_config
 from fl.shared_features import SharedColumns
 from fl.statistics_round import load_release
-from fl.training import predict
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from torch import nn
 
 from fl.algorithms.state import State
 from fl.data.federation import BankData
-from fl.evaluation import validation_figures
-from fl.model import flatten, model_hash, unflatten
+from fl.learning.evaluation import validation_figures
+from fl.learning.model import flatten, model_hash, unflatten
 from fl.rounds import Affordable, Payment, Progress, RoundRecord, Schedule
 from fl.shared_steps import SharedStepPlan, clipped_gradient_sum, shared_gradient
 

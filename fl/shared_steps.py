@@ -10,10 +10,10 @@ order of the steps (`fl.shared_rounds`).
              X_k = round(G_k / step) + discrete Gaussian share          integers, step = C / 2048
     all:     g   = -(sum over k of X_k) * step / divisor                divisor: a public constant
 
-Where every bank protects its rows by noise of its own (`fl.training.train_private`), n banks put n times that noise
-into their mean. Here the n - t shares that no coalition of t banks knows make up one noise for everybody's rows. The
-price is trust: a bank's rows are protected as long as the masked sum is, and at most t banks collude (with aggregator
-and key holder, and counting whoever looks at the model); noise of one's own needs neither.
+Where every bank protects its rows by noise of its own (`fl.learning.training.train_private`), n banks put n times that
+noise into their mean. Here the n - t shares that no coalition of t banks knows make up one noise for everybody's rows.
+The price is trust: a bank's rows are protected as long as the masked sum is, and at most t banks collude (with
+aggregator and key holder, and counting whoever looks at the model); noise of one's own needs neither.
 
 Source: Kairouz, Liu, Steinke, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
 Aggregation" (ICML 2021), with a row as the unit, full batches instead of amplification by sampling, and plain rounding

@@ -25,11 +25,11 @@ from fl.algorithms.state import State
 from fl.data.simulate import Simulation, simulate
 from fl.errors import AggregationError, BudgetError, FederationError, RunFolderError
 from fl.experiment import Experiment
+from fl.learning.training import predict
 from fl.privacy.mechanisms import COUNTS_UNIT, UNIT, Mechanism, epsilon
 from fl.run_budget import ONLY_PRIVATE
 from fl.run_folder import RunFolder
 from fl.scoring import load_model, score_file
-from fl.training import predict
 
 SMALL = ["--customers", "400", "--clients", "3", "--fraud-share", "0.03", "--seed", "5"]
 OPEN = [*SMALL, "--no-dp", "--local-epochs", "1", "--rounds", "4"]

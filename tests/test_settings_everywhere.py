@@ -50,10 +50,10 @@ from fl.flower.client_app import schedule_of, simulation_of
 from fl.flower.errors import SettingsError
 from fl.flower.settings import PartySettings, PlanSettings, load_settings
 from fl.flower.workflow import Limits as Waiting
+from fl.learning.training import PrivateSteps
 from fl.privacy.mechanisms import ClientRounds, Mechanism, NoisyCounts, SharedGaussian, SharedSteps
 from fl.resources import Limits, ResourceSettings, limits_of
 from fl.run_folder import config_from_toml, config_to_toml
-from fl.training import PrivateSteps
 
 HOSTILE = (math.nan, math.inf, -math.inf, -1, 0, "", 1e308, 10**30, "several", True, None, [], b"bytes", 1 + 1j)
 TOML = (

@@ -1,8 +1,9 @@
 """Whole federated rounds: real local training, then the average, plain or encrypted and masked.
 
-Two models. The fraud model of `fl.model`, one pass over ROWS rows per client as in a day-to-day round, and ResNet-18
-for STEPS steps of BATCH images, a fraction of what a client would train, so that the share that encryption takes is
-overstated rather than understated. The rows and images are random: the arithmetic of a step does not depend on them.
+Two models. The fraud model of `fl.learning.model`, one pass over ROWS rows per client as in a day-to-day round, and
+ResNet-18 for STEPS steps of BATCH images, a fraction of what a client would train, so that the share that encryption
+takes is overstated rather than understated. The rows and images are random: the arithmetic of a step does not depend on
+them.
 
 Both ways to average take the same updates: the trained model minus the model before, clipped to [-CLIP, CLIP]. The
 fraud model trains on one torch thread: its layers are too small to share out, and more threads only make it slower,
@@ -44,7 +45,7 @@ class WholeRound:
     def prepare(self, vectors: Vectors) -> dict[str, Any]:
         import torch
 
-        from fl.model import flatten
+        from fl.learning.model import flatten
 
         if self._device_name == "cuda" and not torch.cuda.is_available():
             raise CaseNotRunnable("no CUDA device")
@@ -82,7 +83,7 @@ class WholeRound:
         return Outcome(float(np.abs(average - exact).max()), allowed)
 
     def _local(self, client: int, meter: Meter) -> F32:
-        from fl.model import flatten, unflatten
+        from fl.learning.model import flatten, unflatten
 
         unflatten(self._train.model, self._start)
         with meter.phase("train"):
@@ -114,8 +115,8 @@ class _Training:
 
 def _fraud_model(device: torch.device) -> _Training:
     from fl.data.federation import Rows
-    from fl.model import build_model
-    from fl.training import LocalTraining, train_seeded
+    from fl.learning.model import build_model
+    from fl.learning.training import LocalTraining, train_seeded
 
     model, local = build_model(FEATURES, seed=0).to(device), LocalTraining()
     rng = np.random.default_rng(0)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.state import Seat, State, Timetable, Vector
 from fl.errors import AlgorithmError, ModelError
-from fl.model import Layout, layer_mask
+from fl.learning.model import Layout, layer_mask
 
 HEAD = ("logit",)  # the output layer
 

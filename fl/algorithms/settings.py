@@ -18,7 +18,7 @@ from fl.algorithms.heads import HEAD, Heads
 from fl.algorithms.participation import QUORUM, Dropouts, Everyone, Sampled
 from fl.algorithms.state import Timetable
 from fl.errors import AlgorithmError
-from fl.model import Layout
+from fl.learning.model import Layout
 
 AlgorithmName = Literal["fedavg", "fedprox", "fedadam", "heads", "fedbuff"]
 OPTIONS: dict[str, tuple[str, ...]] = {

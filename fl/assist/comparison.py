@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from fl.data.federation import BankData, Rows
 from fl.errors import MetricError
-from fl.evaluation import require_measurable
-from fl.model import unflatten
+from fl.learning.evaluation import require_measurable
+from fl.learning.model import unflatten
+from fl.learning.training import derive_seed, predict
 from fl.rounds import Schedule, federated_rounds
 from fl.secure import plain_average
-from fl.training import derive_seed, predict
 
 CLIP = 1.0  # of every coordinate of an update, as runs have it by default
 CONFIDENCE = 0.95

@@ -37,10 +37,10 @@ from fl.data.federation import BankData, Federation, Rows, federation_of
 from fl.data.simulate import Simulation
 from fl.durable import replace_durably
 from fl.errors import OptionError
+from fl.learning.training import derive_seed, predict
 from fl.rounds import Schedule
 from fl.run_folder import OPEN
 from fl.spreadsheet import csv_bytes, read_back
-from fl.training import derive_seed, predict
 
 REDACTED = {
     "provider": "none",

@@ -25,8 +25,8 @@ from fl.assist.comparison import CLIP
 from fl.assist.examples import Example, ExampleFile
 from fl.data.federation import BankData, Rows
 from fl.data.partition import keyed_hash
-from fl.evaluation import Evaluation, evaluate, require_measurable
-from fl.model import layout, unflatten
+from fl.learning.evaluation import Evaluation, evaluate, require_measurable
+from fl.learning.model import layout, unflatten
 from fl.rounds import Schedule, federated_rounds
 from fl.secure import encrypted_average, plan_for
 

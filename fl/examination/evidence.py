@@ -24,11 +24,11 @@ from fl.data.federation import SIMULATED, BankData, Federation, Rows, federation
 from fl.data.reading import Transactions
 from fl.data.schema import Schema
 from fl.errors import ExaminationError
+from fl.learning.training import predict
 from fl.run_data import read_source
 from fl.run_folder import RunConfig, RunFolder, read_config, read_object
 from fl.scoring import load_model
 from fl.shared_features import with_shared_columns
-from fl.training import predict
 
 
 @dataclass(frozen=True)

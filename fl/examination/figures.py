@@ -3,7 +3,7 @@
 What it does: measures the model again from its rows, by the code that measured it when it was trained, and says whether
 both agree; collects the baselines that the run made, and names those that it did not; the curves behind the figures.
 
-What it leaves to others: what a figure is (`fl.metrics`), training baselines (`fl.baselines`).
+What it leaves to others: what a figure is (`fl.learning.metrics`), training baselines (`fl.baselines`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
 from fl.errors import ExaminationError
-from fl.evaluation import MEASURED, evaluate
 from fl.examination.evidence import Evidence
-from fl.metrics import TOP_CARDS
+from fl.learning.evaluation import MEASURED, evaluate
+from fl.learning.metrics import TOP_CARDS
 
 CURVE_POINTS = 200  # of a curve in the report
 HISTOGRAM = 20  # bins of equal width

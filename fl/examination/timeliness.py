@@ -7,7 +7,7 @@ for each number of days, only those that could be followed that long.
 A terminal with a fraud in the weeks before the test days was compromised before anyone looked and is counted apart.
 Such a card is no test row at all: it is blocked.
 
-What it leaves to others: the threshold (`fl.metrics`), what happens after an alert.
+What it leaves to others: the threshold (`fl.learning.metrics`), what happens after an alert.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ app = ClientApp(mods=[SecAggMod(_initial_model)])
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One round of local training from the model in the message."""
-    from fl.training import derive_seed, train_seeded
+    from fl.learning.training import derive_seed, train_seeded
 
     place = _workplace(party_file(context))
     model = _loaded(place, message)
@@ -72,8 +72,8 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """The hash of the model in the message, as `fl.model` computes it; told where reports.hashes lists "model_hash"."""
-    from fl.model import model_hash
+    """The hash of the model in the message, as `fl.learning.model` computes it; told where reports.hashes lists "model_hash"."""
+    from fl.learning.model import model_hash
 
     model = _loaded(_workplace(party_file(context)), message)
     return Message(RecordDict({"report": ConfigRecord({"model_hash": model_hash(model)})}), reply_to=message)
@@ -120,8 +120,8 @@ def simulation_of(app: Mapping[str, Any]) -> Simulation | None:
 
 def schedule_of(app: Mapping[str, Any], rounds: int) -> Schedule:
     """What all banks do alike; without differential privacy."""
+    from fl.learning.training import LocalTraining
     from fl.rounds import Schedule
-    from fl.training import LocalTraining
 
     local = LocalTraining(optimiser="sgd", learning_rate=0.1, epochs=_number(app, "epochs", options.EPOCHS, 1))
     return Schedule(rounds, local, private=None, dropout=0.3, prior=0.01, seed=_number(app, "seed", options.SEED))

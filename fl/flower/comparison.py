@@ -10,7 +10,7 @@ from fl.flower.settings import PlanSettings
 
 
 def in_process_hash(app: Mapping[str, Any], plan: PlanSettings, rounds: int) -> str:
-    """Hash (fl.model.model_hash) of the model after `rounds` encrypted rounds at the banks of the embedded generator.
+    """Hash (fl.learning.model.model_hash) of the model after `rounds` encrypted rounds at the banks of the embedded generator.
 
     app: the [app] table of any of the banks; all of it but `bank` is the same at each.
     """
@@ -18,7 +18,7 @@ def in_process_hash(app: Mapping[str, Any], plan: PlanSettings, rounds: int) -> 
 
     from fl.data.federation import load_federation
     from fl.flower.client_app import schedule_of, simulation_of
-    from fl.model import layout, model_hash, unflatten
+    from fl.learning.model import layout, model_hash, unflatten
     from fl.rounds import federated_rounds
     from fl.secure import encrypted_average, plan_for
 

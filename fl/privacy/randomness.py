@@ -4,7 +4,7 @@ What it does: Poisson sampling and Gaussian noise for DP-SGD, drawn from `os.ura
 no state, so nothing here can be replayed, forked or restored from a checkpoint.
 
 What it leaves to others: seeded randomness (model weights, batch order, dropout) stays with torch, in
-`fl.model` and `fl.training`; keys and encryption randomness belong to `secagg`.
+`fl.learning.model` and `fl.learning.training`; keys and encryption randomness belong to `secagg`.
 
 Why not Opacus' generator: its noise is torch's Mersenne Twister, which 624 outputs determine; its
 `secure_mode` needs torchcsprng, which no longer builds. Here one normal number costs eight bytes of the

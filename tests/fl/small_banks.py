@@ -16,10 +16,10 @@ from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings, alg
 from fl.algorithms.state import State
 from fl.compression import Compression
 from fl.data.federation import BankData, Rows
-from fl.model import flatten, layout, unflatten
+from fl.learning.model import flatten, layout, unflatten
+from fl.learning.training import LocalTraining, PrivateSteps
 from fl.rounds import RoundRecord, Schedule, Summation, play_rounds
 from fl.secure import EncryptedRounds, plain_sum
-from fl.training import LocalTraining, PrivateSteps
 
 CPU = torch.device("cpu")
 FEATURES = 3

@@ -12,10 +12,10 @@ from fl.algorithms.heads import Heads, head_name
 from fl.algorithms.participation import Everyone
 from fl.algorithms.state import Seat
 from fl.errors import AlgorithmError
-from fl.evaluation import evaluate
-from fl.model import flatten, layout
+from fl.learning.evaluation import evaluate
+from fl.learning.model import flatten, layout
+from fl.learning.training import derive_seed, train_seeded
 from fl.rounds import bank_models
-from fl.training import derive_seed, train_seeded
 
 SHAPE = layout(make_schedule().first_model(FEATURES))
 

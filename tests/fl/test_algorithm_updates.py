@@ -22,8 +22,8 @@ from fl.algorithms.state import Released, State
 from fl.data.federation import load_federation
 from fl.data.simulate import Simulation
 from fl.errors import AlgorithmError
-from fl.evaluation import evaluate
-from fl.model import layout
+from fl.learning.evaluation import evaluate
+from fl.learning.model import layout
 from fl.rounds import Schedule, bank_models, play_rounds
 from fl.secure import EncryptedRounds, plain_sum
 

@@ -12,9 +12,9 @@ from small_banks import FEATURES, first_vector, make_algorithm, make_schedule, p
 
 from fl.compression import Compression, CompressionSettings, compression_of, frozen, grid_error
 from fl.errors import CompressionError
-from fl.model import flatten, layer_mask, layout
+from fl.learning.model import flatten, layer_mask, layout
+from fl.learning.training import PrivateSteps
 from fl.secure import plan_for
-from fl.training import PrivateSteps
 
 SHAPE = layout(make_schedule().first_model(FEATURES))
 HIDDEN1, HIDDEN2, LOGIT = (int(layer_mask(SHAPE, [name]).sum()) for name in ("hidden1", "hidden2", "logit"))

@@ -15,10 +15,10 @@ from small_banks import CPU, FEATURES, first_vector, make_banks, make_schedule, 
 from fl.algorithms.fedavg import FedAvg
 from fl.algorithms.participation import Everyone
 from fl.errors import ModelError, TrainingError
+from fl.learning.model import flatten, model_hash, unflatten
+from fl.learning.training import LocalTraining, derive_seed, predict, train_seeded
 from fl.lightning import FraudData, FraudModule, trained_update
-from fl.model import flatten, model_hash, unflatten
 from fl.secure import EncryptedRounds, Joined
-from fl.training import LocalTraining, derive_seed, predict, train_seeded
 
 LOCAL = LocalTraining("sgd", learning_rate=0.1, momentum=0.5, batch_size=64, epochs=2)
 

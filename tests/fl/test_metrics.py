@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from fl.errors import MetricError
-from fl.metrics import at_threshold, card_precision, choose_threshold, measure
+from fl.learning.metrics import at_threshold, card_precision, choose_threshold, measure
 
 
 def test_figures_a_person_can_work_out_by_hand() -> None:

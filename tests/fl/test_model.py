@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fl.errors import ModelError
-from fl.model import build_model, flatten, layout, model_hash, unflatten
+from fl.learning.model import build_model, flatten, layout, model_hash, unflatten
 
 
 def mixed_module() -> nn.Module:

@@ -17,7 +17,8 @@ from small_banks import CPU, make_schedule, rows
 import secagg
 from demos.train import train
 from fl.errors import ResourceError, RunFolderError
-from fl.model import flatten
+from fl.learning.model import flatten
+from fl.learning.training import LocalTraining, PrivateSteps, train_private, train_seeded
 from fl.resources import (
     BATCHES,
     Choice,
@@ -31,7 +32,6 @@ from fl.resources import (
     memory_bytes,
 )
 from fl.secure import EncryptedRounds, Joined, chunk_sizes, plan_for, sealing_cost
-from fl.training import LocalTraining, PrivateSteps, train_private, train_seeded
 
 BANKS = ("bank 0", "bank 1", "bank 2")
 MACHINE = Machine({batch: 100.0 * batch for batch in BATCHES}, seconds_per_block=0.01, degree=4096)

@@ -11,12 +11,12 @@ from fl import secure
 from fl.baselines import alone, plain, pooled
 from fl.data.federation import BankData
 from fl.errors import AggregationError, BudgetExhausted, MetricError, TrainingError
-from fl.evaluation import evaluate, require_measurable
-from fl.model import flatten, model_hash, unflatten
+from fl.learning.evaluation import evaluate, require_measurable
+from fl.learning.model import flatten, model_hash, unflatten
+from fl.learning.training import LocalTraining, PrivateSteps, derive_seed, train_seeded
 from fl.rounds import Schedule, federated_rounds, on_grid
 from fl.run_folder import APPLIED_GRID
 from fl.secure import Aggregate, Update, encrypted_average, plain_average, plan_for
-from fl.training import LocalTraining, PrivateSteps, derive_seed, train_seeded
 
 HASH = "ab" * 32
 

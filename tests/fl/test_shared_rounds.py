@@ -15,7 +15,7 @@ from demos.train import train
 from fl.algorithms.state import State
 from fl.errors import BudgetError, FederationError
 from fl.experiment import Experiment
-from fl.model import flatten, layout
+from fl.learning.model import flatten, layout
 from fl.privacy.mechanisms import COUNTS_UNIT, UNIT, Mechanism, SharedSteps, epsilon
 from fl.run_budget import NOISE_PER_STEP
 from fl.run_folder import BY_NOISE

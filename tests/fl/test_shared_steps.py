@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from fl.audit import noise_verdict
 from fl.data.federation import Rows
 from fl.errors import AggregationError, BudgetError, BudgetExhausted
-from fl.model import build_model, flatten, model_hash
+from fl.learning.model import build_model, flatten, model_hash
 from fl.privacy.calibrate import calibrate_steps
 from fl.privacy.mechanisms import (
     UNIT,

@@ -12,9 +12,8 @@ from torch import nn
 
 from fl.data.federation import Rows
 from fl.errors import DeviceError, TrainingError
-from fl.model import build_model, flatten, unflatten
-from fl.privacy.randomness import normals, poisson_sample, uniforms
-from fl.training import (
+from fl.learning.model import build_model, flatten, unflatten
+from fl.learning.training import (
     LocalTraining,
     PrivateSteps,
     SystemNoiseOptimizer,
@@ -24,6 +23,7 @@ from fl.training import (
     train_private,
     train_seeded,
 )
+from fl.privacy.randomness import normals, poisson_sample, uniforms
 
 CPU = torch.device("cpu")
 NOISELESS = 1e-9  # a noise multiplier too small to see in float32

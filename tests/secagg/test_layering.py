@@ -100,7 +100,7 @@ def core_violations(tree: ast.AST) -> list[str]:
         "import torch",
         "from pandas import DataFrame",
         "def f():\n    import requests",
-        "import fl.model",
+        "import fl.learning.model",
         "from demos import round",
         "import pickle",
         "from socket import socket",

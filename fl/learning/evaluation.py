@@ -3,7 +3,7 @@
 What it does: `evaluate` measures one model per bank on all banks' test rows, `validation_figures` on their validation
 rows, and `require_measurable` refuses rows of which nothing could be measured.
 
-What it leaves to others: the figures themselves (`fl.metrics`), training, what an examination looks at besides
+What it leaves to others: the figures themselves (`fl.learning.metrics`), training, what an examination looks at besides
 (`fl.examination`).
 """
 
@@ -21,8 +21,8 @@ from torch import nn
 
 from fl.data.federation import BankData, Rows
 from fl.errors import MetricError
-from fl.metrics import Metrics, choose_threshold, measure
-from fl.training import predict
+from fl.learning.metrics import Metrics, choose_threshold, measure
+from fl.learning.training import predict
 
 MEASURED = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100", "threshold")
 

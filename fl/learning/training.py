@@ -40,8 +40,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from fl import options
 from fl.data.federation import Rows
 from fl.errors import DeviceError, TrainingError
+from fl.learning.proximal import add_proximal_gradient, anchor_of
 from fl.privacy.randomness import Entropy, normals, poisson_sample
-from fl.proximal import add_proximal_gradient, anchor_of
 from fl.seeds import derive_seed as derive_seed
 
 PHYSICAL_BATCH = 1024  # rows in memory at once, where nobody asks for fewer

@@ -1,0 +1,1 @@
+"""The model, its local training, and what a model is worth."""
