@@ -37,7 +37,7 @@ from fl.learning.evaluation import Evaluation, evaluate
 from fl.learning.model import flatten
 from fl.learning.training import derive_seed, train_seeded
 from fl.rounds import Schedule, bank_models, play_rounds
-from fl.secure import plain_sum
+from fl.secure.session import plain_sum
 
 Baseline = Callable[[], Evaluation]
 

@@ -3,8 +3,8 @@
 What it does: clips an update in L2, rounds it to an integer grid, adds a discrete Gaussian share drawn after the
 roster closed, and turns the encrypted sum into the average.
 
-What it leaves to others: what rounds cost (`fl.privacy.mechanisms.ClientRounds`), the encrypted sum (`fl.secure`),
-training, which needs no noise of its own here.
+What it leaves to others: what rounds cost (`fl.privacy.mechanisms.ClientRounds`), the encrypted sum
+(`fl.secure.session`), training, which needs no noise of its own here.
 
 Source: Kairouz, Liu, Steinke, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
 Aggregation" (ICML 2021), with plain rounding instead of rotation and randomised rounding: rounding moves an update
@@ -31,7 +31,7 @@ from fl.privacy.discrete_gaussian import discrete_gaussian
 from fl.privacy.mechanisms import ClientRounds
 from fl.privacy.noise_shares import tail_bound
 from fl.privacy.randomness import Entropy
-from fl.secure import Aggregate, Draw, Integers, Update, noisy_sum
+from fl.secure.session import Aggregate, Draw, Integers, Update, noisy_sum
 
 CLIP_STEPS = 2**11  # grid units in the clipping norm, before noise
 

@@ -68,7 +68,7 @@ from fl.run_budget import (
 )
 from fl.run_data import read_source
 from fl.run_folder import APPLIED_GRID, ROUNDS, RunConfig, RunFolder, refuse_used
-from fl.secure import QUORUM, EncryptedRounds, plain_sum
+from fl.secure.session import QUORUM, EncryptedRounds, plain_sum
 from fl.shared_features import SharedColumns, with_shared_columns
 from fl.shared_rounds import SharedTraining, play_shared_rounds
 from fl.shared_steps import SharedStepPlan

@@ -11,8 +11,8 @@ the bank.
 With the defaults, without dropout and on a CPU it takes the very steps of `fl.learning.training.train_seeded`, bit for
 bit.
 
-What it leaves to others: encryption and rounds (`fl.secure`, `fl.rounds`), and differential privacy. A Trainer takes
-the steps that its user configured, and no accountant can vouch for them: private training is
+What it leaves to others: encryption and rounds (`fl.secure.session`, `fl.rounds`), and differential privacy. A Trainer
+takes the steps that its user configured, and no accountant can vouch for them: private training is
 `fl.learning.training.train_private`, and nothing that comes from here carries an epsilon.
 
 Source: Lightning 2 (lightning.ai/docs/pytorch/stable), LightningModule and LightningDataModule. Extra: `lightning`.

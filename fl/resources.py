@@ -13,7 +13,7 @@ Estimates, measured on this project's code (docs/algorithms.md), are of what com
 libraries and the bank's rows. Time is measured on this machine with random numbers, never on anyone's rows; a bank's
 `speed` says how its own machine compares.
 
-Leaves to others: sizes of messages (`fl.secure.sealing_cost`), playing rounds (`fl.rounds`).
+Leaves to others: sizes of messages (`fl.secure.session.sealing_cost`), playing rounds (`fl.rounds`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from fl import options
 from fl.data.federation import Rows
 from fl.errors import ResourceError
 from fl.learning.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, train_private, train_seeded
-from fl.secure import EncryptedRounds, Joined, SealingCost, sealing_cost
+from fl.secure.session import EncryptedRounds, Joined, SealingCost, sealing_cost
 
 LEAST_BITS = 8  # below, an update of a few hundredths of the clip is mostly rounded to 0
 LEAST_BATCH = 16  # rows

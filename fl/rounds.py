@@ -4,7 +4,7 @@ What it does: `play_rounds` plays the rounds of a schedule with any algorithm of
 retries included; `federated_rounds` is the same for FedAvg with everybody.
 
 What it leaves to others: what makes an algorithm (`fl.algorithms`), local training (`fl.learning.training`), averaging
-(`fl.secure`), measuring (`fl.learning.evaluation`), the budget (`fl.privacy.mechanisms`, through `pay`), files
+(`fl.secure.session`), measuring (`fl.learning.evaluation`), the budget (`fl.privacy.mechanisms`, through `pay`), files
 (`fl.run_folder`), what is run beside it for comparison (`fl.baselines`).
 
 Every bank weighs the same, but for staleness: a weight by its number of rows would publish that number and, under
@@ -35,7 +35,7 @@ from fl.errors import AggregationError, BanksVanished, CompressionError, Trainin
 from fl.learning.evaluation import validation_figures
 from fl.learning.model import build_model, flatten, layout, model_hash, unflatten
 from fl.learning.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, derive_seed, train_private, train_seeded
-from fl.secure import Aggregate, Joined, Update, plain_average
+from fl.secure.session import Aggregate, Joined, Update, plain_average
 
 Aggregation = Callable[[Sequence[Update], str], Aggregate]  # (updates, hash of the model they refer to)
 Summation = Callable[[Joined], Aggregate]  # the same for rosters that change; raises `BanksVanished`

@@ -48,7 +48,7 @@ from fl.privacy.mechanisms import (
 from fl.privacy.noise_shares import plan_noise
 from fl.resources import Choice, Workload, choose, limits_of, measure_machine
 from fl.run_folder import BY_NOISE, PrivacySettings, RunConfig
-from fl.secure import QUORUM
+from fl.secure.session import QUORUM
 from fl.shared_features import names_with_shared
 from fl.shared_steps import GRID, SharedStepPlan
 from fl.shared_steps import sensitivity as step_sensitivity

@@ -3,8 +3,8 @@
 What it does: one bank's sum of clipped row gradients (`clipped_gradient_sum`), that sum as integers with a share of the
 noise (`noised_integers`), and the mean gradient of all banks out of one encrypted sum (`shared_gradient`).
 
-What it leaves to others: what a step costs (`fl.privacy.mechanisms.SharedSteps`), the encrypted sum (`fl.secure`), the
-order of the steps (`fl.shared_rounds`).
+What it leaves to others: what a step costs (`fl.privacy.mechanisms.SharedSteps`), the encrypted sum
+(`fl.secure.session`), the order of the steps (`fl.shared_rounds`).
 
     bank k:  G_k = sum over its rows of clip(gradient of a row, C)      every row, every step: no sampling
              X_k = round(G_k / step) + discrete Gaussian share          integers, step = C / 2048
@@ -46,7 +46,7 @@ from fl.privacy.discrete_gaussian import discrete_gaussian
 from fl.privacy.mechanisms import SharedSteps
 from fl.privacy.noise_shares import tail_bound
 from fl.privacy.randomness import Entropy
-from fl.secure import Aggregate, Draw, Integers, noisy_sum
+from fl.secure.session import Aggregate, Draw, Integers, noisy_sum
 
 GRID = 2**11  # grid units in the clipping norm, before noise
 MOST_ROWS = 2**16  # clipped gradients that may add up in one coordinate; what is beyond is cut

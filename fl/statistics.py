@@ -4,8 +4,8 @@ What it does: plans which periods are shared (`windows_plan`, `increments_plan`)
 frauds and presence (`bank_counts`), prepares a bank's integers for an encrypted sum, noise share included
 (`contribution`), and reads the released sums (`Totals`).
 
-What it leaves to others: slots of keys (`fl.key_slots`), the encrypted sum (`fl.secure`), noise and what it costs
-(`fl.privacy.noise_shares`, `fl.privacy.mechanisms`), features made of totals (`fl.shared_features`).
+What it leaves to others: slots of keys (`fl.key_slots`), the encrypted sum (`fl.secure.session`), noise and what it
+costs (`fl.privacy.noise_shares`, `fl.privacy.mechanisms`), features made of totals (`fl.shared_features`).
 
 Two modes, and what each promises:
 

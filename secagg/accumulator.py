@@ -1,7 +1,7 @@
 """The running sum of one round's residues: where the aggregator adds.
 
 In memory by default. An aggregator whose sums shall run elsewhere, on a GPU for instance, is given another factory
-(`fl.secure.sums_on`); checks, order and protocol stay the aggregator's.
+(`fl.secure.session.sums_on`); checks, order and protocol stay the aggregator's.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class DeviceSum:
         }
 
     def repeat(self, meter: Meter) -> Outcome:
-        from fl.device_sum import DeviceAccumulator
+        from fl.secure.device_sum import DeviceAccumulator
 
         params, clients = self._plan.params, self._vectors.workload.clients
         total = DeviceAccumulator(self._plan.blocks, params.primes, params.degree, self._device)

@@ -20,7 +20,7 @@ from benchmarks.cases import Outcome, compared
 from benchmarks.errors import CaseNotRunnable, WrongResult
 from benchmarks.meter import Meter
 from benchmarks.workload import CHUNK, CLIP, F32, F64, Vectors
-from fl.secure import sums_on
+from fl.secure.session import sums_on
 from secagg import wire
 from secagg.client import MaskingDisabledWarning
 from secagg.messages import Contribution, EncryptedSum, Join, Message, Offer, Release, Roster

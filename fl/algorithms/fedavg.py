@@ -8,8 +8,8 @@ Decentralized Data", AISTATS 2017, Algorithm 1, with equal weights: a weight by 
 number and, under differential privacy, would itself be a function of the rows without noise on it.
 
 The other algorithms derive from `FedAvg` and change the one or two steps in which they differ. Leaves to others: local
-training (`fl.learning.training`), who takes part (`fl.algorithms.participation`), the encrypted mean (`fl.secure`), the
-order of a round (`fl.rounds`).
+training (`fl.learning.training`), who takes part (`fl.algorithms.participation`), the encrypted mean
+(`fl.secure.session`), the order of a round (`fl.rounds`).
 """
 
 from __future__ import annotations

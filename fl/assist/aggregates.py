@@ -7,7 +7,7 @@ weigh the same, since a weight would publish a number of rows.
 The released averages are exact up to quantisation and lie outside any epsilon: what a few banks average, the
 others can subtract their own share from. They leave only when a person asks for it (`--with-aggregates`).
 
-Leaves to others: the encrypted average (`fl.secure`), prompts (`synthetic`).
+Leaves to others: the encrypted average (`fl.secure.session`), prompts (`synthetic`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from fl.assist.release import Aggregates
 from fl.data.federation import Federation
-from fl.secure import encrypted_average, plan_for
+from fl.secure.session import encrypted_average, plan_for
 
 VALUE_BITS = 20
 

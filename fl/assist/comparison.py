@@ -28,7 +28,7 @@ from fl.learning.evaluation import require_measurable
 from fl.learning.model import unflatten
 from fl.learning.training import derive_seed, predict
 from fl.rounds import Schedule, federated_rounds
-from fl.secure import plain_average
+from fl.secure.session import plain_average
 
 CLIP = 1.0  # of every coordinate of an update, as runs have it by default
 CONFIDENCE = 0.95

@@ -20,7 +20,7 @@ def in_process_hash(app: Mapping[str, Any], plan: PlanSettings, rounds: int) -> 
     from fl.flower.client_app import schedule_of, simulation_of
     from fl.learning.model import layout, model_hash, unflatten
     from fl.rounds import federated_rounds
-    from fl.secure import encrypted_average, plan_for
+    from fl.secure.session import encrypted_average, plan_for
 
     torch.set_num_threads(1)
     seed = int(app["seed"])

@@ -5,7 +5,7 @@ state of *any* module into one float32 vector and back, and hashes a model so th
 it.
 
 What it leaves to others: training (`fl.learning.training`), clipping, quantising and encrypting the vector
-(`fl.secure`).
+(`fl.secure.session`).
 
 The network has no BatchNorm: its running statistics are un-noised functions of the rows, and a per-row
 gradient does not exist through it (Opacus refuses it for the same reason).

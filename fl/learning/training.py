@@ -4,7 +4,7 @@ What it does: seeded mini-batch training (`train_seeded`), DP-SGD (`train_privat
 choice of device.
 
 What it leaves to others: how much noise is needed and whether the bank may still afford it (`fl.privacy.mechanisms`),
-what a round is (`fl.rounds`), averaging (`fl.secure`).
+what a round is (`fl.rounds`), averaging (`fl.secure.session`).
 
 Sources: DP-SGD, Abadi et al., CCS 2016, Algorithm 1, with per-row gradients and clipping by Opacus; FedProx'
 term from `fl.algorithms.fedprox`; class imbalance by a weighted loss, never by resampling, which would change

@@ -66,7 +66,7 @@ def test_the_device_sum_case_is_right_and_counts_transfers_apart(stacked: int) -
 
 
 def test_a_wrong_device_sum_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fl.device_sum import DeviceAccumulator
+    from fl.secure.device_sum import DeviceAccumulator
 
     right = DeviceAccumulator.residues
     monkeypatch.setattr(DeviceAccumulator, "residues", lambda self: right(self) ^ np.uint32(1))

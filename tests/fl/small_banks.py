@@ -19,7 +19,7 @@ from fl.data.federation import BankData, Rows
 from fl.learning.model import flatten, layout, unflatten
 from fl.learning.training import LocalTraining, PrivateSteps
 from fl.rounds import RoundRecord, Schedule, Summation, play_rounds
-from fl.secure import EncryptedRounds, plain_sum
+from fl.secure.session import EncryptedRounds, plain_sum
 
 CPU = torch.device("cpu")
 FEATURES = 3

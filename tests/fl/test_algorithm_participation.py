@@ -17,7 +17,7 @@ from fl.algorithms.settings import ParticipationSettings
 from fl.algorithms.state import Timetable, affordable_rounds, trainings
 from fl.errors import AggregationError, AlgorithmError, BudgetExhausted
 from fl.learning.training import PrivateSteps
-from fl.secure import EncryptedRounds, Joined
+from fl.secure.session import EncryptedRounds, Joined
 from secagg.errors import ModelRepeated, SecAggError, UpdateReused
 from secagg.journal import UpdateReuseWarning
 

@@ -25,7 +25,7 @@ from fl.errors import AlgorithmError
 from fl.learning.evaluation import evaluate
 from fl.learning.model import layout
 from fl.rounds import Schedule, bank_models, play_rounds
-from fl.secure import EncryptedRounds, plain_sum
+from fl.secure.session import EncryptedRounds, plain_sum
 
 __all__ = ["scripted"]  # a fixture
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.device_sum import DeviceAccumulator, DeviceBlocks
 from fl.errors import AggregationError
+from fl.secure.device_sum import DeviceAccumulator, DeviceBlocks
 
 PRIMES = (1073692673, 1073668097, 12289)
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ def test_blocks_on_a_device_add_and_take_out_what_blocks_in_memory_do(calls: lis
 
 
 def test_encrypted_rounds_add_on_a_device_what_they_add_in_memory() -> None:
-    from fl.secure import EncryptedRounds, Joined
+    from fl.secure.session import EncryptedRounds, Joined
 
     names = ("a", "b", "c")
     updates = tuple(np.random.default_rng(i).normal(0, 0.1, 20_000).astype(np.float32) for i in range(3))

@@ -18,7 +18,7 @@ from fl.errors import ModelError, TrainingError
 from fl.learning.model import flatten, model_hash, unflatten
 from fl.learning.training import LocalTraining, derive_seed, predict, train_seeded
 from fl.lightning import FraudData, FraudModule, trained_update
-from fl.secure import EncryptedRounds, Joined
+from fl.secure.session import EncryptedRounds, Joined
 
 LOCAL = LocalTraining("sgd", learning_rate=0.1, momentum=0.5, batch_size=64, epochs=2)
 

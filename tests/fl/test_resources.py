@@ -31,7 +31,7 @@ from fl.resources import (
     measure_machine,
     memory_bytes,
 )
-from fl.secure import EncryptedRounds, Joined, chunk_sizes, plan_for, sealing_cost
+from fl.secure.session import EncryptedRounds, Joined, chunk_sizes, plan_for, sealing_cost
 
 BANKS = ("bank 0", "bank 1", "bank 2")
 MACHINE = Machine({batch: 100.0 * batch for batch in BATCHES}, seconds_per_block=0.01, degree=4096)

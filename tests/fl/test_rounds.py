@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from small_banks import CPU, rows
 
-from fl import secure
 from fl.baselines import alone, plain, pooled
 from fl.data.federation import BankData
 from fl.errors import AggregationError, BudgetExhausted, MetricError, TrainingError
@@ -16,7 +15,8 @@ from fl.learning.model import flatten, model_hash, unflatten
 from fl.learning.training import LocalTraining, PrivateSteps, derive_seed, train_seeded
 from fl.rounds import Schedule, federated_rounds, on_grid
 from fl.run_folder import APPLIED_GRID
-from fl.secure import Aggregate, Update, encrypted_average, plain_average, plan_for
+from fl.secure.session import Aggregate, Update, encrypted_average, plain_average, plan_for
+from fl.secure.session import session as secure
 
 HASH = "ab" * 32
 

@@ -27,7 +27,7 @@ from fl.privacy.mechanisms import (
     reckoned,
     units_of,
 )
-from fl.secure import LARGEST_VALUE
+from fl.secure.session import LARGEST_VALUE
 from fl.shared_steps import (
     GRID,
     SharedStepPlan,

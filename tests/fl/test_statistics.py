@@ -28,7 +28,7 @@ from fl.privacy.budget import Ledger, ledger_path
 from fl.privacy.mechanisms import NoisyCounts
 from fl.privacy.noise_shares import plan_noise
 from fl.run_budget import CountsPayment
-from fl.secure import encrypted_sum
+from fl.secure.session import encrypted_sum
 from fl.shared_features import SharedColumns
 from fl.statistics import StatisticsPlan, Totals, bank_counts, contribution, increments_plan, windows_plan
 from fl.statistics_round import TOTALS, bank_salt, load_release, share_statistics

@@ -182,7 +182,7 @@ def sums_on(device: str | None) -> MakeAccumulator:
     def made(plan: secagg.RoundPlan) -> Accumulator:
         import torch
 
-        from fl.device_sum import DeviceBlocks
+        from fl.secure.device_sum import DeviceBlocks
 
         return DeviceBlocks(plan.blocks, plan.params.primes, plan.params.degree, torch.device(device))
 

@@ -1,0 +1,1 @@
+"""The session with `secagg`: nothing else in `fl`, beside `fl.flower`, imports it."""
