@@ -332,6 +332,7 @@ def _config(options: dict[str, Any]) -> RunConfig:
     """The run that these options ask for; what was left out differs with and without privacy."""
     from dataclasses import replace
 
+    from fl.counts.settings import StatisticsSettings
     from fl.run_folder import (
         OPEN,
         PRIVATE,
@@ -343,7 +344,6 @@ def _config(options: dict[str, Any]) -> RunConfig:
         PrivacySettings,
         RunConfig,
     )
-    from fl.sharing import StatisticsSettings
 
     private = not options["no_dp"]
     asked = {

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from scipy.stats import binom, chi2
 from torch import nn
 
+from fl.counts.plan import Integers, StatisticsPlan, Totals
 from fl.data.federation import Rows
 from fl.errors import AuditError
 from fl.learning.model import flatten, unflatten
 from fl.learning.training import LocalTraining, PrivateSteps, train_private
 from fl.privacy.randomness import Entropy, uniforms
-from fl.statistics import Integers, StatisticsPlan, Totals
 
 CONFIDENCE = 0.95
 EPSILON_STEP = 0.01  # of the search for a lower bound

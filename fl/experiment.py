@@ -29,6 +29,9 @@ from fl.algorithms.settings import dropouts_of, quorum_of
 from fl.algorithms.state import State, affordable_rounds, trainings
 from fl.baselines import Baseline, baselines, played_plainly
 from fl.client_dp import ClientPlan, private_average, sensitivity
+from fl.counts.columns import SharedColumns, with_shared_columns
+from fl.counts.release import TOTALS, bank_salt, share_statistics
+from fl.counts.settings import describe, plan_sharing
 from fl.data.federation import (
     Federation,
     PartitionedTable,
@@ -69,11 +72,8 @@ from fl.run_budget import (
 from fl.run_data import read_source
 from fl.run_folder import APPLIED_GRID, ROUNDS, RunConfig, RunFolder, refuse_used
 from fl.secure.session import QUORUM, EncryptedRounds, plain_sum
-from fl.shared_features import SharedColumns, with_shared_columns
 from fl.shared_rounds import SharedTraining, play_shared_rounds
 from fl.shared_steps import SharedStepPlan
-from fl.sharing import describe, plan_sharing
-from fl.statistics_round import TOTALS, bank_salt, share_statistics
 
 
 class Experiment:

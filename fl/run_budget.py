@@ -20,6 +20,8 @@ from fl.algorithms.settings import algorithm_of
 from fl.algorithms.state import trainings
 from fl.client_dp import sensitivity
 from fl.compression import Compression, compression_of
+from fl.counts.columns import names_with_shared
+from fl.counts.settings import StatisticsSettings, plan_sharing
 from fl.data.federation import Federation, PartitionedTable
 from fl.errors import (
     AggregationError,
@@ -49,10 +51,8 @@ from fl.privacy.noise_shares import plan_noise
 from fl.resources import Choice, Workload, choose, limits_of, measure_machine
 from fl.run_folder import BY_NOISE, PrivacySettings, RunConfig
 from fl.secure.session import QUORUM
-from fl.shared_features import names_with_shared
 from fl.shared_steps import GRID, SharedStepPlan
 from fl.shared_steps import sensitivity as step_sensitivity
-from fl.sharing import StatisticsSettings, plan_sharing
 
 NOISE_PER_STEP = 2.7e-3  # standard deviation, in the unit of the weights; figures in docs/adr/0012
 STATISTICS_ROUND = 0  # what a ledger calls the round in which counts were shared
@@ -107,7 +107,7 @@ def open_ledgers(folder: Path, privacy: PrivacySettings, federation: Federation)
 
 @dataclass(frozen=True)
 class CountsPayment:
-    """The banks' ledgers, as a run's release of counts sees them (`fl.statistics_round.Payment`).
+    """The banks' ledgers, as a run's release of counts sees them (`fl.counts.release.Payment`).
 
     A payment is known by what it paid for: the run's name in a ledger is the name of every copy of its folder as well.
     """

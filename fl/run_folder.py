@@ -43,13 +43,13 @@ from fl import options
 from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.algorithms.state import State
 from fl.compression import CompressionSettings
+from fl.counts.settings import StatisticsSettings
 from fl.durable import append_durably, locked, replace_durably
 from fl.errors import AggregationError, BudgetError, FederationError, ModelError, OptionError, RunFolderError
 from fl.learning.model import DROPOUT, PRIOR
 from fl.learning.training import LocalTraining
 from fl.privacy.mechanisms import file_name
 from fl.resources import ResourceSettings
-from fl.sharing import StatisticsSettings
 
 PACKAGES = (
     "secagg",

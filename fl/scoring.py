@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from fl.counts.columns import SharedColumns
+from fl.counts.release import load_release
 from fl.data.features import features
 from fl.data.partition import Partition, partition_for
 from fl.data.schema import Schema
@@ -30,8 +32,6 @@ from fl.errors import RunFolderError
 from fl.learning.model import MODEL_FORMAT, build_model, flatten, layer_mask, layout, model_hash, unflatten
 from fl.learning.training import predict
 from fl.run_folder import RESTORE, bank_names, head_path, random_banks, read_config
-from fl.shared_features import SharedColumns
-from fl.statistics_round import load_release
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fl.counts.settings import StatisticsSettings
 from fl.run_folder import (
     OPEN,
     PRIVATE,
@@ -10,7 +11,6 @@ from fl.run_folder import (
     PrivacySettings,
     RunConfig,
 )
-from fl.sharing import StatisticsSettings
 
 EXAMPLE_CONFIG = RunConfig(
     seed=1,

@@ -27,11 +27,11 @@ from demos.options import FilePath, Range
 from fl import options
 from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.assist.examples import ENDING
+from fl.counts.settings import StatisticsSettings
 from fl.learning.training import LocalTraining
 from fl.resources import ResourceSettings
 from fl.run_data import read_source
 from fl.run_folder import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
-from fl.sharing import StatisticsSettings
 
 NUMBERS = ("nan", "inf", "-inf", "-1", "0", "", "1e308", str(10**30), "9" * 5000, "several", "1,5")
 FILES = ("", "/", "absent.file", "no/such/folder/file", "a\0b", "x" * 5000)

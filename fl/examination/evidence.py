@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fl.counts.columns import with_shared_columns
 from fl.data.federation import SIMULATED, BankData, Federation, Rows, federation_of
 from fl.data.reading import Transactions
 from fl.data.schema import Schema
@@ -28,7 +29,6 @@ from fl.learning.training import predict
 from fl.run_data import read_source
 from fl.run_folder import RunConfig, RunFolder, read_config, read_object
 from fl.scoring import load_model
-from fl.shared_features import with_shared_columns
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from planted import killed_after_write
 from fl.ablation import WHOLE, cell, paired, play, prepare, read_config, summarise, variants
 from fl.algorithms.settings import AlgorithmSettings
 from fl.compression import CompressionSettings
+from fl.counts.settings import StatisticsSettings
 from fl.errors import AblationError
 from fl.resources import ResourceSettings
 from fl.run_folder import (
@@ -30,7 +31,6 @@ from fl.run_folder import (
     RunConfig,
     config_to_toml,
 )
-from fl.sharing import StatisticsSettings
 
 TINY = DataSettings("simulated", clients=3, customers=200, fraud_share=0.05)
 QUICK = replace(open_config(TINY, rounds=2), training=replace(OPEN.training, epochs=1))

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from fl.audit import audit_counts, audit_training, noise_verdict, one_run_bound
+from fl.counts.key_slots import KeySlots
+from fl.counts.plan import Integers, contribution, increments_plan
 from fl.data.federation import Rows
 from fl.errors import AuditError
-from fl.key_slots import KeySlots
 from fl.learning.model import build_model
 from fl.learning.training import LocalTraining, PrivateSteps
 from fl.privacy.mechanisms import Mechanism, epsilon, noisy_counts
 from fl.privacy.noise_shares import plan_noise
 from fl.privacy.randomness import Entropy
-from fl.statistics import Integers, contribution, increments_plan
 
 DELTA = 1e-5
 KEYS = KeySlots((), 500, bytes(32))

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from fl.account import accounts
+from fl.counts.release import load_release
+from fl.counts.settings import StatisticsSettings
 from fl.errors import BudgetError, BudgetExhausted, LedgerError, RunFolderError
 from fl.experiment import Experiment
 from fl.privacy.budget import Ledger
@@ -24,8 +26,6 @@ from fl.run_folder import (
     config_from_toml,
     config_to_toml,
 )
-from fl.sharing import StatisticsSettings
-from fl.statistics_round import load_release
 
 BANKS = 3
 
@@ -158,7 +158,7 @@ def test_a_copy_made_after_the_payment_contributes_the_very_same_integers(
 ) -> None:
     path, ledgers = twin(fresh, tmp_path / "run", budget_dir=str(tmp_path / "ledgers")), tmp_path / "ledgers"
     with monkeypatch.context() as patch:
-        patch.setattr("fl.statistics_round._write_totals", _power_cut)
+        patch.setattr("fl.counts.release._write_totals", _power_cut)
         with pytest.raises(KeyboardInterrupt):
             played(Experiment.resume(path))
     copy = twin(path, tmp_path / "copy")

@@ -18,20 +18,20 @@ from planted import killed_after_write
 
 from fl.account import accounts
 from fl.audit import noise_verdict
+from fl.counts.columns import SharedColumns
+from fl.counts.key_slots import KeySlots
+from fl.counts.plan import StatisticsPlan, Totals, bank_counts, contribution, increments_plan, windows_plan
+from fl.counts.release import TOTALS, bank_salt, load_release, share_statistics
 from fl.data.features import features
 from fl.data.reading import Transactions, transactions_from_frame
 from fl.data.schema import Days
 from fl.data.schema_file import load_schema
 from fl.errors import AggregationError, BudgetError, BudgetExhausted, LedgerError, StatisticsError
-from fl.key_slots import KeySlots
 from fl.privacy.budget import Ledger, ledger_path
 from fl.privacy.mechanisms import NoisyCounts
 from fl.privacy.noise_shares import plan_noise
 from fl.run_budget import CountsPayment
 from fl.secure.session import encrypted_sum
-from fl.shared_features import SharedColumns
-from fl.statistics import StatisticsPlan, Totals, bank_counts, contribution, increments_plan, windows_plan
-from fl.statistics_round import TOTALS, bank_salt, load_release, share_statistics
 
 SCHEMA = load_schema("simulated")
 START = pd.Timestamp("2024-01-01")
@@ -107,7 +107,7 @@ def power_cut(*_: object, **__: object) -> None:
 def interrupted(folder: Path, till: Till, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """The moment that matters: noise was drawn and paid for, perhaps contributed, and no total is on disk."""
     with monkeypatch.context() as patch:
-        patch.setattr("fl.statistics_round._write_totals", power_cut)
+        patch.setattr("fl.counts.release._write_totals", power_cut)
         with pytest.raises(KeyboardInterrupt):
             share_statistics(THREE, NOISY, KEYS, folder, payment=till)
     return [np.load(path) for path in sorted(folder.glob("contribution-*.npy"))]
@@ -258,7 +258,7 @@ def test_impossible_key_slots_are_refused(slots: tuple[tuple[str, ...], int, byt
 
 
 def test_a_key_with_too_many_transactions_is_refused_and_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fl.statistics.LARGEST_COUNT", 20)
+    monkeypatch.setattr("fl.counts.plan.LARGEST_COUNT", 20)
     [(_, table)] = split_by_bank(transactions(600, 1, seed=0), 1)
     with pytest.raises(StatisticsError, match="shorter periods"):
         bank_counts(table, KEYS, windows_plan([FIRST + 17], (30,), 7, KEYS.size, 1))
@@ -283,7 +283,7 @@ def test_drafts_are_on_disk_before_they_are_paid_for_and_paid_for_before_any_is_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    monkeypatch.setattr("fl.statistics_round.replace_durably", lambda path, _: order.append(path.name))
+    monkeypatch.setattr("fl.counts.release.replace_durably", lambda path, _: order.append(path.name))
 
     class Watched(Till):
         def pay(self, release: str) -> None:
@@ -295,7 +295,7 @@ def test_drafts_are_on_disk_before_they_are_paid_for_and_paid_for_before_any_is_
             order.append("contributed")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fl.statistics_round.encrypted_sum", summed)
+    monkeypatch.setattr("fl.counts.release.encrypted_sum", summed)
     with pytest.raises(KeyboardInterrupt):
         share_statistics(THREE, NOISY, KEYS, tmp_path, payment=Watched())
     assert order == [f"contribution-{i}.npy" for i in range(3)] + ["paid"] + ["contributed"] * 3

@@ -2,7 +2,7 @@
 
 What it does: `plan_sharing` and `describe`.
 
-What it leaves to others: making the release (`fl.statistics_round`), calibrating its noise (`fl.experiment`).
+What it leaves to others: making the release (`fl.counts.release`), calibrating its noise (`fl.experiment`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl import options
+from fl.counts.columns import shared_windows
+from fl.counts.key_slots import KeySlots
+from fl.counts.plan import COLUMNS, StatisticsPlan, increments_plan, windows_plan
+from fl.counts.release import Released
 from fl.data.federation import PartitionedTable
 from fl.data.reading import Transactions
 from fl.data.schema import DAY_US
 from fl.data.split import Period, Periods
 from fl.errors import StatisticsError
-from fl.key_slots import KeySlots
 from fl.privacy.mechanisms import COUNTS_UNIT
 from fl.privacy.noise_shares import NoisePlan
-from fl.shared_features import shared_windows
-from fl.statistics import COLUMNS, StatisticsPlan, increments_plan, windows_plan
-from fl.statistics_round import Released
 
 DIRECTORY_LIMIT = 50_000  # keys; with more of them all fall into buckets
 ALL_HASHED = 2**16  # buckets then

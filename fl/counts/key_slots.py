@@ -5,7 +5,7 @@ fall into a fixed number of buckets by HMAC-SHA256 under a salt that the banks s
 nor the key holder knows. The vector's length is then the same whatever a bank has seen, and no identifier travels:
 a slot's number is all that the position in a vector says.
 
-What it leaves to others: what is counted (`fl.statistics`). How banks agree on the salt is theirs (any group
+What it leaves to others: what is counted (`fl.counts.plan`). How banks agree on the salt is theirs (any group
 key agreement); losing it to the key holder lets it test guesses of identifiers against released totals.
 
 Two keys in one bucket are counted together. With b buckets and m keys in them, a key shares its bucket with

@@ -3,7 +3,7 @@
 What it does: turns `Totals` into scaled columns for rows of a given day and key, and a federation with bank-local
 features into one with shared columns as well.
 
-What it leaves to others: making totals (`fl.statistics`). A row of day d uses only periods whose labels were all
+What it leaves to others: making totals (`fl.counts.plan`). A row of day d uses only periods whose labels were all
 known when day d began; a day beyond the last release uses the newest one there is.
 
 Exact windows stand in for the bank's own windows of the same length; the bank's own one-day window stays. Where a
@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fl.counts.key_slots import KeySlots
+from fl.counts.plan import StatisticsPlan, Totals
 from fl.data.features import features
 from fl.data.federation import BankData, Federation, Rows
 from fl.data.reading import Transactions
 from fl.data.schema import Schema
-from fl.key_slots import KeySlots
-from fl.statistics import StatisticsPlan, Totals
 
 Z_SCALE = 0.5  # of a z-score: 6 sigma then reach the bound of 3
 

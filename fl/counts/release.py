@@ -2,7 +2,7 @@
 
 What it does: `share_statistics` returns the totals of a plan, from the run folder where they are already there.
 
-What it leaves to others: counting (`fl.statistics`), the encrypted sum (`fl.secure.session`), the ledger's rule
+What it leaves to others: counting (`fl.counts.plan`), the encrypted sum (`fl.secure.session`), the ledger's rule
 (`fl.privacy.budget`, through `Payment`).
 
 Order, which the budget rests on:
@@ -36,14 +36,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from fl.counts.key_slots import SALT_BYTES, KeySlots
+from fl.counts.plan import Integers, StatisticsPlan, Totals, bank_counts, contribution
 from fl.data.reading import Transactions
 from fl.data.schema import Days
 from fl.durable import replace_durably
 from fl.errors import StatisticsError
-from fl.key_slots import SALT_BYTES, KeySlots
 from fl.privacy.noise_shares import plan_noise
 from fl.secure.session import encrypted_sum
-from fl.statistics import Integers, StatisticsPlan, Totals, bank_counts, contribution
 
 TOTALS = "totals.npz"
 

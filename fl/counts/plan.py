@@ -4,8 +4,8 @@ What it does: plans which periods are shared (`windows_plan`, `increments_plan`)
 frauds and presence (`bank_counts`), prepares a bank's integers for an encrypted sum, noise share included
 (`contribution`), and reads the released sums (`Totals`).
 
-What it leaves to others: slots of keys (`fl.key_slots`), the encrypted sum (`fl.secure.session`), noise and what it
-costs (`fl.privacy.noise_shares`, `fl.privacy.mechanisms`), features made of totals (`fl.shared_features`).
+What it leaves to others: slots of keys (`fl.counts.key_slots`), the encrypted sum (`fl.secure.session`), noise and what
+it costs (`fl.privacy.noise_shares`, `fl.privacy.mechanisms`), features made of totals (`fl.counts.columns`).
 
 Two modes, and what each promises:
 
@@ -32,10 +32,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fl.counts.key_slots import KeySlots
 from fl.data.reading import Transactions
 from fl.data.schema import Days
 from fl.errors import StatisticsError
-from fl.key_slots import KeySlots
 from fl.privacy.discrete_gaussian import discrete_gaussian
 from fl.privacy.noise_shares import NoisePlan, tail_bound
 from fl.privacy.randomness import Entropy
