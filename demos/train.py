@@ -15,10 +15,10 @@ from demos.train_tables import show
 from fl import options as declared
 
 if TYPE_CHECKING:
-    from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings
-    from fl.compression import CompressionSettings
     from fl.experiment import Experiment
-    from fl.resources import ResourceSettings
+    from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
+    from fl.rounds.compression import CompressionSettings
+    from fl.rounds.limits import ResourceSettings
     from fl.run_folder import RunConfig
 
 MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
@@ -406,7 +406,7 @@ def _config(options: dict[str, Any]) -> RunConfig:
 
 
 def _resources(options: dict[str, Any]) -> ResourceSettings | None:
-    from fl.resources import ResourceSettings
+    from fl.rounds.limits import ResourceSettings
 
     asked = [options[name] for name in ("limits", "bank_memory_mb", "bank_seconds", "bank_bytes")]
     if all(value is None for value in asked):
@@ -415,7 +415,7 @@ def _resources(options: dict[str, Any]) -> ResourceSettings | None:
 
 
 def _compression(options: dict[str, Any]) -> CompressionSettings | None:
-    from fl.compression import CompressionSettings
+    from fl.rounds.compression import CompressionSettings
 
     if options["bits"] is None and options["layers"] is None:
         return None
@@ -427,7 +427,7 @@ def _compression(options: dict[str, Any]) -> CompressionSettings | None:
 def _algorithm(options: dict[str, Any]) -> AlgorithmSettings:
     from dataclasses import fields
 
-    from fl.algorithms.settings import AlgorithmSettings
+    from fl.rounds.algorithms.settings import AlgorithmSettings
 
     given = {name: options[name] for name in {field.name for field in fields(AlgorithmSettings)} - {"name"}}
     return AlgorithmSettings(name=options["algorithm"], **given)
@@ -435,7 +435,7 @@ def _algorithm(options: dict[str, Any]) -> AlgorithmSettings:
 
 def _participation(options: dict[str, Any]) -> ParticipationSettings | None:
     """None where every bank is in every round."""
-    from fl.algorithms.settings import ParticipationSettings
+    from fl.rounds.algorithms.settings import ParticipationSettings
 
     if options["fraction"] == 1.0 and not options["vanish_before"] and not options["vanish_after"]:
         if options["quorum"] is not None or options["reuse_updates"]:

@@ -27,10 +27,10 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from fl.algorithms.settings import AlgorithmSettings
 from fl.durable import replace_durably
 from fl.errors import AblationError
 from fl.experiment import Experiment
+from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.run_folder import OPEN, PRIVATE, ROUNDS, RunConfig, config_from_toml, config_to_toml
 
 WHOLE = "whole run"

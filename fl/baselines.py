@@ -17,7 +17,7 @@ data has already left. They make as many passes over the rows as the federated r
 All of them are **evaluation only**. They read the same rows outside any budget, are in no ledger and in no
 epsilon, and would not be run where the promise of the epsilon is to be kept (`train --no-baselines`).
 
-What it leaves to others: training, rounds and measuring (`fl.learning.training`, `fl.rounds`).
+What it leaves to others: training, rounds and measuring (`fl.learning.training`, `fl.rounds.play`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from functools import partial
 import torch
 from torch import nn
 
-from fl.algorithms.fedavg import FedAvg
-from fl.algorithms.participation import Dropouts, Everyone
-from fl.compression import Compression
 from fl.data.federation import BankData, Federation, pooled_local
 from fl.learning.evaluation import Evaluation, evaluate
 from fl.learning.model import flatten
 from fl.learning.training import derive_seed, train_seeded
-from fl.rounds import Schedule, bank_models, play_rounds
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.participation import Dropouts, Everyone
+from fl.rounds.compression import Compression
+from fl.rounds.play import Schedule, bank_models, play_rounds
 from fl.secure.session import plain_sum
 
 Baseline = Callable[[], Evaluation]

@@ -3,7 +3,7 @@
 What it does: puts the parts together in the order that the promises need, and keeps a run folder so that a
 run killed at any moment continues.
 
-What it leaves to others: every part. Rounds are in `fl.rounds`, the run's budget in `fl.run_budget`, the ledger's
+What it leaves to others: every part. Rounds are in `fl.rounds.play`, the run's budget in `fl.run_budget`, the ledger's
 rule in `fl.privacy.budget`, files in `fl.run_folder`.
 
 On continuing: without differential privacy the result is that of an uninterrupted run, bit for bit. With
@@ -25,10 +25,7 @@ import torch
 from safetensors.numpy import save
 from torch import nn
 
-from fl.algorithms.settings import dropouts_of, quorum_of
-from fl.algorithms.state import State, affordable_rounds, trainings
 from fl.baselines import Baseline, baselines, played_plainly
-from fl.client_dp import ClientPlan, private_average, sensitivity
 from fl.counts.columns import SharedColumns, with_shared_columns
 from fl.counts.release import TOTALS, bank_salt, share_statistics
 from fl.counts.settings import describe, plan_sharing
@@ -51,8 +48,13 @@ from fl.privacy.mechanisms import (
     noisy_counts,
 )
 from fl.privacy.noise_shares import plan_noise
-from fl.resources import Choice
-from fl.rounds import Progress, RoundRecord, Schedule, Summation, bank_models, play_rounds
+from fl.rounds.algorithms.settings import dropouts_of, quorum_of
+from fl.rounds.algorithms.state import State, affordable_rounds, trainings
+from fl.rounds.client_noise import ClientPlan, private_average, sensitivity
+from fl.rounds.joint_rounds import SharedTraining, play_shared_rounds
+from fl.rounds.joint_steps import SharedStepPlan
+from fl.rounds.limits import Choice
+from fl.rounds.play import Progress, RoundRecord, Schedule, Summation, bank_models, play_rounds
 from fl.run_budget import (
     STATISTICS_ROUND,
     CountsPayment,
@@ -72,8 +74,6 @@ from fl.run_budget import (
 from fl.run_data import read_source
 from fl.run_folder import APPLIED_GRID, ROUNDS, RunConfig, RunFolder, refuse_used
 from fl.secure.session import QUORUM, EncryptedRounds, plain_sum
-from fl.shared_rounds import SharedTraining, play_shared_rounds
-from fl.shared_steps import SharedStepPlan
 
 
 class Experiment:

@@ -14,12 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fl.algorithms.fedavg import FedAvg
-from fl.algorithms.fedprox import require_stable_pull
-from fl.algorithms.settings import algorithm_of
-from fl.algorithms.state import trainings
-from fl.client_dp import sensitivity
-from fl.compression import Compression, compression_of
 from fl.counts.columns import names_with_shared
 from fl.counts.settings import StatisticsSettings, plan_sharing
 from fl.data.federation import Federation, PartitionedTable
@@ -48,11 +42,17 @@ from fl.privacy.mechanisms import (
     units_of,
 )
 from fl.privacy.noise_shares import plan_noise
-from fl.resources import Choice, Workload, choose, limits_of, measure_machine
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.fedprox import require_stable_pull
+from fl.rounds.algorithms.settings import algorithm_of
+from fl.rounds.algorithms.state import trainings
+from fl.rounds.client_noise import sensitivity
+from fl.rounds.compression import Compression, compression_of
+from fl.rounds.joint_steps import GRID, SharedStepPlan
+from fl.rounds.joint_steps import sensitivity as step_sensitivity
+from fl.rounds.limits import Choice, Workload, choose, limits_of, measure_machine
 from fl.run_folder import BY_NOISE, PrivacySettings, RunConfig
 from fl.secure.session import QUORUM
-from fl.shared_steps import GRID, SharedStepPlan
-from fl.shared_steps import sensitivity as step_sensitivity
 
 NOISE_PER_STEP = 2.7e-3  # standard deviation, in the unit of the weights; figures in docs/adr/0012
 STATISTICS_ROUND = 0  # what a ledger calls the round in which counts were shared

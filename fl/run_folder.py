@@ -17,7 +17,7 @@ Every file but metrics.jsonl is replaced whole. A round's line is appended befor
 beyond the checkpoint belongs to a round that was interrupted and is dropped when the run goes on. The lock keeps two
 processes from continuing one run; reading takes no lock and writes nothing.
 
-What it leaves to others: what a round is (`fl.rounds`), what a ledger holds (`fl.privacy.mechanisms`).
+What it leaves to others: what a round is (`fl.rounds.play`), what a ledger holds (`fl.privacy.mechanisms`).
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fl import options
-from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings
-from fl.algorithms.state import State
-from fl.compression import CompressionSettings
 from fl.counts.settings import StatisticsSettings
 from fl.durable import append_durably, locked, replace_durably
 from fl.errors import AggregationError, BudgetError, FederationError, ModelError, OptionError, RunFolderError
 from fl.learning.model import DROPOUT, PRIOR
 from fl.learning.training import LocalTraining
 from fl.privacy.mechanisms import file_name
-from fl.resources import ResourceSettings
+from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
+from fl.rounds.algorithms.state import State
+from fl.rounds.compression import CompressionSettings
+from fl.rounds.limits import ResourceSettings
 
 PACKAGES = (
     "secagg",

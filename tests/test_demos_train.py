@@ -21,12 +21,12 @@ from planted import killed_after_write
 from demos.curve import without_budget
 from demos.score import score
 from demos.train import train
-from fl.algorithms.state import State
 from fl.data.simulate import Simulation, simulate
 from fl.errors import AggregationError, BudgetError, FederationError, RunFolderError
 from fl.experiment import Experiment
 from fl.learning.training import predict
 from fl.privacy.mechanisms import COUNTS_UNIT, UNIT, Mechanism, epsilon
+from fl.rounds.algorithms.state import State
 from fl.run_budget import ONLY_PRIVATE
 from fl.run_folder import RunFolder
 from fl.scoring import load_model, score_file
@@ -171,7 +171,7 @@ def test_a_round_paid_for_and_interrupted_is_counted_and_not_repeated(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fl.rounds.train_private", power_cut)
+        patch.setattr("fl.rounds.play.train_private", power_cut)
         CliRunner().invoke(train, [*PRIVATE, "--run-dir", str(folder)])
     result = run("--resume", folder)
     assert (result["rounds"], result["rounds_lost"]) == (2, 1)
@@ -186,7 +186,7 @@ def test_a_run_that_lost_every_round_says_so(tmp_path: Path, monkeypatch: pytest
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fl.rounds.train_private", power_cut)
+        patch.setattr("fl.rounds.play.train_private", power_cut)
         CliRunner().invoke(train, [*PRIVATE, "--rounds", "1", "--run-dir", str(folder)])
     with pytest.raises(BudgetError, match="every round was paid for"):
         run("--resume", folder)

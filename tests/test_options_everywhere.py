@@ -25,11 +25,11 @@ import benchmarks.__main__ as benchmarks_main
 import demos.__main__ as demos_main
 from demos.options import FilePath, Range
 from fl import options
-from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.assist.examples import ENDING
 from fl.counts.settings import StatisticsSettings
 from fl.learning.training import LocalTraining
-from fl.resources import ResourceSettings
+from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
+from fl.rounds.limits import ResourceSettings
 from fl.run_data import read_source
 from fl.run_folder import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
 

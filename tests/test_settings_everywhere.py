@@ -19,16 +19,10 @@ from example_config import EXAMPLE_CONFIG
 
 import fl
 from fl import options
-from fl.algorithms.fedadam import FedAdam
-from fl.algorithms.fedbuff import Clock, FedBuff
-from fl.algorithms.fedprox import FedProx
-from fl.algorithms.participation import Dropouts, Everyone, Sampled
-from fl.algorithms.settings import OPTIONS, AlgorithmSettings, ParticipationSettings
 from fl.assist.account import Limits as Budget
 from fl.assist.account import Prices
 from fl.assist.session import Settings
 from fl.assist.stories import DataChoice, Effort
-from fl.compression import CompressionSettings
 from fl.data.schema import (
     AmountColumn,
     CategoricalColumn,
@@ -52,7 +46,13 @@ from fl.flower.settings import PartySettings, PlanSettings, load_settings
 from fl.flower.workflow import Limits as Waiting
 from fl.learning.training import PrivateSteps
 from fl.privacy.mechanisms import ClientRounds, Mechanism, NoisyCounts, SharedGaussian, SharedSteps
-from fl.resources import Limits, ResourceSettings, limits_of
+from fl.rounds.algorithms.fedadam import FedAdam
+from fl.rounds.algorithms.fedbuff import Clock, FedBuff
+from fl.rounds.algorithms.fedprox import FedProx
+from fl.rounds.algorithms.participation import Dropouts, Everyone, Sampled
+from fl.rounds.algorithms.settings import OPTIONS, AlgorithmSettings, ParticipationSettings
+from fl.rounds.compression import CompressionSettings
+from fl.rounds.limits import Limits, ResourceSettings, limits_of
 from fl.run_folder import config_from_toml, config_to_toml
 
 HOSTILE = (math.nan, math.inf, -math.inf, -1, 0, "", 1e308, 10**30, "several", True, None, [], b"bytes", 1 + 1j)

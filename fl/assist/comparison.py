@@ -9,7 +9,7 @@ of weeks, so several test windows say more than one.
 An interval that holds 0 is reported as what it is: no difference was shown.
 
 Sources: Efron and Tibshirani 1993, chapter 13 (percentile interval); Field and Welsh 2007 (cluster bootstrap).
-Leaves to others: training (`fl.rounds`), what changed.
+Leaves to others: training (`fl.rounds.play`), what changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fl.errors import MetricError
 from fl.learning.evaluation import require_measurable
 from fl.learning.model import unflatten
 from fl.learning.training import derive_seed, predict
-from fl.rounds import Schedule, federated_rounds
+from fl.rounds.play import Schedule, federated_rounds
 from fl.secure.session import plain_average
 
 CLIP = 1.0  # of every coordinate of an update, as runs have it by default

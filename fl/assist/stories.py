@@ -38,7 +38,7 @@ from fl.data.simulate import Simulation
 from fl.durable import replace_durably
 from fl.errors import OptionError
 from fl.learning.training import derive_seed, predict
-from fl.rounds import Schedule
+from fl.rounds.play import Schedule
 from fl.run_folder import OPEN
 from fl.spreadsheet import csv_bytes, read_back
 

@@ -7,7 +7,7 @@ is what fine-tuning a hosted model can be replaced with, and the baseline that o
 A fifth of every bank's texts, by hash of the text, is kept for testing, so that equal texts never stand on both
 sides; another tenth picks nothing but the threshold.
 
-Leaves to others: rounds and encryption (`fl.rounds`, `fl.secure.session`).
+Leaves to others: rounds and encryption (`fl.rounds.play`, `fl.secure.session`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fl.data.federation import BankData, Rows
 from fl.data.partition import keyed_hash
 from fl.learning.evaluation import Evaluation, evaluate, require_measurable
 from fl.learning.model import layout, unflatten
-from fl.rounds import Schedule, federated_rounds
+from fl.rounds.play import Schedule, federated_rounds
 from fl.secure.session import encrypted_average, plan_for
 
 WIDTH = 256  # hashed n-grams; one public number for all banks

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from fl.data.federation import BankData
     from fl.data.simulate import Simulation
-    from fl.rounds import Schedule
+    from fl.rounds.play import Schedule
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def simulation_of(app: Mapping[str, Any]) -> Simulation | None:
 def schedule_of(app: Mapping[str, Any], rounds: int) -> Schedule:
     """What all banks do alike; without differential privacy."""
     from fl.learning.training import LocalTraining
-    from fl.rounds import Schedule
+    from fl.rounds.play import Schedule
 
     local = LocalTraining(optimiser="sgd", learning_rate=0.1, epochs=_number(app, "epochs", options.EPOCHS, 1))
     return Schedule(rounds, local, private=None, dropout=0.3, prior=0.01, seed=_number(app, "seed", options.SEED))

@@ -19,7 +19,7 @@ def in_process_hash(app: Mapping[str, Any], plan: PlanSettings, rounds: int) -> 
     from fl.data.federation import load_federation
     from fl.flower.client_app import schedule_of, simulation_of
     from fl.learning.model import layout, model_hash, unflatten
-    from fl.rounds import federated_rounds
+    from fl.rounds.play import federated_rounds
     from fl.secure.session import encrypted_average, plan_for
 
     torch.set_num_threads(1)

@@ -5,7 +5,7 @@ What it does: `epsilon` turns a history of training steps, shared counts and cli
 
 What it leaves to others: remembering what was spent (`fl.privacy.budget`), finding the noise that a budget allows
 (`fl.privacy.calibrate`), drawing it (`fl.privacy.randomness`, `fl.privacy.discrete_gaussian`), taking the steps
-(`fl.learning.training`, `fl.shared_steps`).
+(`fl.learning.training`, `fl.rounds.joint_steps`).
 
 Sources: the Poisson-subsampled Gaussian composed numerically as privacy random variables (PRV; Gopi, Lee, Wutschitz,
 NeurIPS 2021), whose *upper* bound is reported; Renyi DP (Mironov, Talwar, Zhang 2019) beside it, and in its place

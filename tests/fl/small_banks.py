@@ -1,4 +1,4 @@
-"""Small banks and algorithms for the tests of `fl.algorithms`: seconds, not minutes."""
+"""Small banks and algorithms for the tests of `fl.rounds.algorithms`: seconds, not minutes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from fl.algorithms.fedavg import FedAvg
-from fl.algorithms.participation import Dropouts
-from fl.algorithms.settings import AlgorithmSettings, ParticipationSettings, algorithm_of
-from fl.algorithms.state import State
-from fl.compression import Compression
 from fl.data.federation import BankData, Rows
 from fl.learning.model import flatten, layout, unflatten
 from fl.learning.training import LocalTraining, PrivateSteps
-from fl.rounds import RoundRecord, Schedule, Summation, play_rounds
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.participation import Dropouts
+from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings, algorithm_of
+from fl.rounds.algorithms.state import State
+from fl.rounds.compression import Compression
+from fl.rounds.play import RoundRecord, Schedule, Summation, play_rounds
 from fl.secure.session import EncryptedRounds, plain_sum
 
 CPU = torch.device("cpu")
@@ -120,7 +120,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def train(module: nn.Module, held: Rows, *_: object, **__: object) -> None:
             unflatten(module, flatten(module) + np.float32(by_rows[id(held)]))
 
-        monkeypatch.setattr("fl.rounds.train_seeded", train)
+        monkeypatch.setattr("fl.rounds.play.train_seeded", train)
 
     return script
 

@@ -13,11 +13,11 @@ from finished_runs import open_config, train
 from planted import killed_after_write
 
 from fl.ablation import WHOLE, cell, paired, play, prepare, read_config, summarise, variants
-from fl.algorithms.settings import AlgorithmSettings
-from fl.compression import CompressionSettings
 from fl.counts.settings import StatisticsSettings
 from fl.errors import AblationError
-from fl.resources import ResourceSettings
+from fl.rounds.algorithms.settings import AlgorithmSettings
+from fl.rounds.compression import CompressionSettings
+from fl.rounds.limits import ResourceSettings
 from fl.run_folder import (
     BY_NOISE,
     OPEN,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from small_banks import make_algorithm, make_banks, play
 
 import secagg
-from fl.algorithms.fedbuff import Clock, FedBuff, base_models_hash, staleness_weight
-from fl.algorithms.state import Seat
+from fl.rounds.algorithms.fedbuff import Clock, FedBuff, base_models_hash, staleness_weight
+from fl.rounds.algorithms.state import Seat
 from secagg.errors import WrongModel
 
 clocks = st.builds(

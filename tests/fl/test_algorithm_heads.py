@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from small_banks import CPU, FEATURES, first_vector, make_algorithm, make_banks, make_schedule, play
 
-from fl.algorithms.heads import Heads, head_name
-from fl.algorithms.participation import Everyone
-from fl.algorithms.state import Seat
 from fl.errors import AlgorithmError
 from fl.learning.evaluation import evaluate
 from fl.learning.model import flatten, layout
 from fl.learning.training import derive_seed, train_seeded
-from fl.rounds import bank_models
+from fl.rounds.algorithms.heads import Heads, head_name
+from fl.rounds.algorithms.participation import Everyone
+from fl.rounds.algorithms.state import Seat
+from fl.rounds.play import bank_models
 
 SHAPE = layout(make_schedule().first_model(FEATURES))
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_banks import make_algorithm, make_banks, play
 
-from fl.algorithms.fedavg import FedAvg
-from fl.algorithms.fedbuff import Clock
-from fl.algorithms.participation import Dropouts, Everyone, Sampled
-from fl.algorithms.settings import ParticipationSettings
-from fl.algorithms.state import Timetable, affordable_rounds, trainings
 from fl.errors import AggregationError, AlgorithmError, BudgetExhausted
 from fl.learning.training import PrivateSteps
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.fedbuff import Clock
+from fl.rounds.algorithms.participation import Dropouts, Everyone, Sampled
+from fl.rounds.algorithms.settings import ParticipationSettings
+from fl.rounds.algorithms.state import Timetable, affordable_rounds, trainings
 from fl.secure.session import EncryptedRounds, Joined
 from secagg.errors import ModelRepeated, SecAggError, UpdateReused
 from secagg.journal import UpdateReuseWarning

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from small_banks import ALGORITHMS, BANKS, CPU, first_vector, make_algorithm, make_banks, make_schedule, play, scripted
 
-from fl.algorithms.fedadam import FedAdam
-from fl.algorithms.fedavg import FedAvg
-from fl.algorithms.fedbuff import Clock, FedBuff, staleness_weight
-from fl.algorithms.fedprox import FedProx, require_stable_pull
-from fl.algorithms.participation import Everyone
-from fl.algorithms.settings import AlgorithmSettings, algorithm_of
-from fl.algorithms.state import Released, State
 from fl.data.federation import load_federation
 from fl.data.simulate import Simulation
 from fl.errors import AlgorithmError
 from fl.learning.evaluation import evaluate
 from fl.learning.model import layout
-from fl.rounds import Schedule, bank_models, play_rounds
+from fl.rounds.algorithms.fedadam import FedAdam
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.fedbuff import Clock, FedBuff, staleness_weight
+from fl.rounds.algorithms.fedprox import FedProx, require_stable_pull
+from fl.rounds.algorithms.participation import Everyone
+from fl.rounds.algorithms.settings import AlgorithmSettings, algorithm_of
+from fl.rounds.algorithms.state import Released, State
+from fl.rounds.play import Schedule, bank_models, play_rounds
 from fl.secure.session import EncryptedRounds, plain_sum
 
 __all__ = ["scripted"]  # a fixture

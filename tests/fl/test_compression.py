@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_banks import FEATURES, first_vector, make_algorithm, make_schedule, play
 
-from fl.compression import Compression, CompressionSettings, compression_of, frozen, grid_error
 from fl.errors import CompressionError
 from fl.learning.model import flatten, layer_mask, layout
 from fl.learning.training import PrivateSteps
+from fl.rounds.compression import Compression, CompressionSettings, compression_of, frozen, grid_error
 from fl.secure.session import plan_for
 
 SHAPE = layout(make_schedule().first_model(FEATURES))

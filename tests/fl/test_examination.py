@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fl.algorithms.settings import AlgorithmSettings
 from fl.data.simulate import Simulation
 from fl.errors import ExaminationError, RunFolderError
 from fl.examination import page, plots
@@ -27,6 +26,7 @@ from fl.examination.explanations import agreement, shap_values
 from fl.examination.fairness import REST, by_group, fairness, quarters
 from fl.examination.figures import comparison, figures
 from fl.examination.timeliness import days_to_alert
+from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.run_folder import DataSettings
 
 

@@ -12,12 +12,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from small_banks import CPU, FEATURES, first_vector, make_banks, make_schedule, play, rows
 
-from fl.algorithms.fedavg import FedAvg
-from fl.algorithms.participation import Everyone
 from fl.errors import ModelError, TrainingError
 from fl.learning.model import flatten, model_hash, unflatten
 from fl.learning.training import LocalTraining, derive_seed, predict, train_seeded
-from fl.lightning import FraudData, FraudModule, trained_update
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.participation import Everyone
+from fl.rounds.lightning import FraudData, FraudModule, trained_update
 from fl.secure.session import EncryptedRounds, Joined
 
 LOCAL = LocalTraining("sgd", learning_rate=0.1, momentum=0.5, batch_size=64, epochs=2)
@@ -65,7 +65,7 @@ def test_a_trainer_takes_the_very_steps_of_train_seeded(optimiser: str, proximal
 
 
 def test_three_lightning_banks_play_an_encrypted_round() -> None:
-    """The model after it is the one that `fl.rounds` makes of the same banks, in plain sight but for the grid."""
+    """The model after it is the one that `fl.rounds.play` makes of the same banks, in plain sight but for the grid."""
     banks, start = make_banks(3), first_vector()
     updates = []
     for bank in banks:

@@ -123,7 +123,7 @@ def test_counts_that_are_released_again_are_paid_for_again(
 ) -> None:
     """Killed in the first round, there is room: the ledger then says that there were two releases."""
     run = twin(fresh, tmp_path / "run")
-    monkeypatch.setattr("fl.rounds.train_private", _power_cut)
+    monkeypatch.setattr("fl.rounds.play.train_private", _power_cut)
     totals = []
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
@@ -142,7 +142,7 @@ def test_a_copy_of_a_run_pays_for_its_own_noise_where_ledgers_are_shared(
     """The copy has the run's name; what the first paid for was the first's drafts."""
     ledgers = tmp_path / "ledgers"
     copies = [twin(fresh, tmp_path / name, budget_dir=str(ledgers)) for name in ("run", "copy")]
-    monkeypatch.setattr("fl.rounds.train_private", _power_cut)
+    monkeypatch.setattr("fl.rounds.play.train_private", _power_cut)
     for folder in copies:
         with pytest.raises(KeyboardInterrupt):
             played(Experiment.resume(folder))
@@ -162,7 +162,7 @@ def test_a_copy_made_after_the_payment_contributes_the_very_same_integers(
         with pytest.raises(KeyboardInterrupt):
             played(Experiment.resume(path))
     copy = twin(path, tmp_path / "copy")
-    monkeypatch.setattr("fl.rounds.train_private", _power_cut)
+    monkeypatch.setattr("fl.rounds.play.train_private", _power_cut)
     for folder in (path, copy):
         with pytest.raises(KeyboardInterrupt):
             played(Experiment.resume(folder))

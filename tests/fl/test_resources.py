@@ -19,7 +19,7 @@ from demos.train import train
 from fl.errors import ResourceError, RunFolderError
 from fl.learning.model import flatten
 from fl.learning.training import LocalTraining, PrivateSteps, train_private, train_seeded
-from fl.resources import (
+from fl.rounds.limits import (
     BATCHES,
     Choice,
     Limits,

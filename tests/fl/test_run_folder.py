@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl.algorithms.state import State
 from fl.errors import RunFolderError
+from fl.rounds.algorithms.state import State
 from fl.run_folder import (
     OPEN,
     PRIVATE,

@@ -27,8 +27,7 @@ from fl.privacy.mechanisms import (
     reckoned,
     units_of,
 )
-from fl.secure.session import LARGEST_VALUE
-from fl.shared_steps import (
+from fl.rounds.joint_steps import (
     GRID,
     SharedStepPlan,
     clipped_gradient_sum,
@@ -36,6 +35,7 @@ from fl.shared_steps import (
     sensitivity,
     shared_gradient,
 )
+from fl.secure.session import LARGEST_VALUE
 
 CPU = torch.device("cpu")
 SELDOM = 2.0**-41  # how often right noise, which the operating system draws, may fail a test

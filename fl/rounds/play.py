@@ -1,11 +1,11 @@
 """The rounds of a run: who trains, what travels, what everybody then holds.
 
-What it does: `play_rounds` plays the rounds of a schedule with any algorithm of `fl.algorithms`, lost rounds and their
-retries included; `federated_rounds` is the same for FedAvg with everybody.
+What it does: `play_rounds` plays the rounds of a schedule with any algorithm of `fl.rounds.algorithms`, lost rounds and
+their retries included; `federated_rounds` is the same for FedAvg with everybody.
 
-What it leaves to others: what makes an algorithm (`fl.algorithms`), local training (`fl.learning.training`), averaging
-(`fl.secure.session`), measuring (`fl.learning.evaluation`), the budget (`fl.privacy.mechanisms`, through `pay`), files
-(`fl.run_folder`), what is run beside it for comparison (`fl.baselines`).
+What it leaves to others: what makes an algorithm (`fl.rounds.algorithms`), local training (`fl.learning.training`),
+averaging (`fl.secure.session`), measuring (`fl.learning.evaluation`), the budget (`fl.privacy.mechanisms`, through
+`pay`), files (`fl.run_folder`), what is run beside it for comparison (`fl.baselines`).
 
 Every bank weighs the same, but for staleness: a weight by its number of rows would publish that number and, under
 differential privacy, is itself a function of the rows that has no noise on it.
@@ -25,16 +25,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fl.algorithms.fedavg import FedAvg
-from fl.algorithms.fedbuff import FedBuff
-from fl.algorithms.participation import Dropouts, Everyone
-from fl.algorithms.state import Released, Seat, State, Vector
-from fl.compression import Compression, compression_of, frozen
 from fl.data.federation import BankData
 from fl.errors import AggregationError, BanksVanished, CompressionError, TrainingError
 from fl.learning.evaluation import validation_figures
 from fl.learning.model import build_model, flatten, layout, model_hash, unflatten
 from fl.learning.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, derive_seed, train_private, train_seeded
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.fedbuff import FedBuff
+from fl.rounds.algorithms.participation import Dropouts, Everyone
+from fl.rounds.algorithms.state import Released, Seat, State, Vector
+from fl.rounds.compression import Compression, compression_of, frozen
 from fl.secure.session import Aggregate, Joined, Update, plain_average
 
 Aggregation = Callable[[Sequence[Update], str], Aggregate]  # (updates, hash of the model they refer to)

@@ -20,9 +20,9 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from fl import options
-from fl.algorithms.fedavg import FedAvg
-from fl.algorithms.state import Released, State, Timetable, Vector
 from fl.errors import AlgorithmError
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.state import Released, State, Timetable, Vector
 
 SERVER_LR = 0.03
 BETA1, BETA2 = 0.9, 0.99  # the paper's, for all its tasks

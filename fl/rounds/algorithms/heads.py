@@ -19,10 +19,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.algorithms.fedavg import FedAvg
-from fl.algorithms.state import Seat, State, Timetable, Vector
 from fl.errors import AlgorithmError, ModelError
 from fl.learning.model import Layout, layer_mask
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.state import Seat, State, Timetable, Vector
 
 HEAD = ("logit",)  # the output layer
 

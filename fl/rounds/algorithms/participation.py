@@ -24,8 +24,8 @@ from typing import Annotated
 import numpy as np
 
 from fl import options
-from fl.algorithms.state import Seat
 from fl.errors import AlgorithmError
+from fl.rounds.algorithms.state import Seat
 from fl.seeds import derive_seed
 
 QUORUM = 3  # fewest members of a roster: with two, each learns the other's update from the average

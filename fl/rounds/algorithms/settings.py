@@ -1,7 +1,7 @@
 """From a configuration to an algorithm: the `[algorithm]` and `[participation]` tables of config.toml.
 
-What it does: refuses options that belong to another algorithm, fills in defaults, builds the value that `fl.rounds`
-plays. What it leaves to others: what the options mean (each algorithm's own file).
+What it does: refuses options that belong to another algorithm, fills in defaults, builds the value that
+`fl.rounds.play` plays. What it leaves to others: what the options mean (each algorithm's own file).
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from fl import options
-from fl.algorithms.fedadam import FedAdam
-from fl.algorithms.fedavg import FedAvg
-from fl.algorithms.fedbuff import BUFFER, DURATIONS, MAX_WEIGHT, Clock, FedBuff
-from fl.algorithms.fedprox import FedProx
-from fl.algorithms.heads import HEAD, Heads
-from fl.algorithms.participation import QUORUM, Dropouts, Everyone, Sampled
-from fl.algorithms.state import Timetable
 from fl.errors import AlgorithmError
 from fl.learning.model import Layout
+from fl.rounds.algorithms.fedadam import FedAdam
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.fedbuff import BUFFER, DURATIONS, MAX_WEIGHT, Clock, FedBuff
+from fl.rounds.algorithms.fedprox import FedProx
+from fl.rounds.algorithms.heads import HEAD, Heads
+from fl.rounds.algorithms.participation import QUORUM, Dropouts, Everyone, Sampled
+from fl.rounds.algorithms.state import Timetable
 
 AlgorithmName = Literal["fedavg", "fedprox", "fedadam", "heads", "fedbuff"]
 OPTIONS: dict[str, tuple[str, ...]] = {

@@ -4,7 +4,7 @@ What it does: one bank's sum of clipped row gradients (`clipped_gradient_sum`), 
 noise (`noised_integers`), and the mean gradient of all banks out of one encrypted sum (`shared_gradient`).
 
 What it leaves to others: what a step costs (`fl.privacy.mechanisms.SharedSteps`), the encrypted sum
-(`fl.secure.session`), the order of the steps (`fl.shared_rounds`).
+(`fl.secure.session`), the order of the steps (`fl.rounds.joint_rounds`).
 
     bank k:  G_k = sum over its rows of clip(gradient of a row, C)      every row, every step: no sampling
              X_k = round(G_k / step) + discrete Gaussian share          integers, step = C / 2048

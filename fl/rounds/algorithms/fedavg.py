@@ -8,8 +8,8 @@ Decentralized Data", AISTATS 2017, Algorithm 1, with equal weights: a weight by 
 number and, under differential privacy, would itself be a function of the rows without noise on it.
 
 The other algorithms derive from `FedAvg` and change the one or two steps in which they differ. Leaves to others: local
-training (`fl.learning.training`), who takes part (`fl.algorithms.participation`), the encrypted mean
-(`fl.secure.session`), the order of a round (`fl.rounds`).
+training (`fl.learning.training`), who takes part (`fl.rounds.algorithms.participation`), the encrypted mean
+(`fl.secure.session`), the order of a round (`fl.rounds.play`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.algorithms.state import Released, Seat, State, Timetable, Vector
+from fl.rounds.algorithms.state import Released, Seat, State, Timetable, Vector
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ the bank.
 With the defaults, without dropout and on a CPU it takes the very steps of `fl.learning.training.train_seeded`, bit for
 bit.
 
-What it leaves to others: encryption and rounds (`fl.secure.session`, `fl.rounds`), and differential privacy. A Trainer
-takes the steps that its user configured, and no accountant can vouch for them: private training is
+What it leaves to others: encryption and rounds (`fl.secure.session`, `fl.rounds.play`), and differential privacy. A
+Trainer takes the steps that its user configured, and no accountant can vouch for them: private training is
 `fl.learning.training.train_private`, and nothing that comes from here carries an epsilon.
 
 Source: Lightning 2 (lightning.ai/docs/pytorch/stable), LightningModule and LightningDataModule. Extra: `lightning`.
@@ -29,12 +29,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics.classification import BinaryAveragePrecision
 
-from fl.algorithms.state import Vector
 from fl.data.federation import BankData, Rows
 from fl.errors import TrainingError
 from fl.learning.model import DROPOUT, PRIOR, build_model, flatten, unflatten
 from fl.learning.proximal import add_proximal_gradient, anchor_of
 from fl.learning.training import LocalTraining, derive_seed, optimiser_of, weighted_loss
+from fl.rounds.algorithms.state import Vector
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # float32[n, inputs], float32[n]
 SCORING_BATCH = 4096  # rows
@@ -43,8 +43,8 @@ SCORING_BATCH = 4096  # rows
 class FraudModule(LightningModule):
     """The fraud model: float32[n, inputs] -> float32[n] logits.
 
-    `seed`: of the first weights, as in `fl.rounds.Schedule`. `proximal`: FedProx' mu, the pull back to the model that
-    a fit started from.
+    `seed`: of the first weights, as in `fl.rounds.play.Schedule`. `proximal`: FedProx' mu, the pull back to the model
+    that a fit started from.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
 """Training in steps that all banks take together, under one noise: a round is one step.
 
-What it does: `play_shared_rounds` plays the rounds of a run whose noise is shared (`fl.shared_steps`) and yields what
-`fl.rounds.play_rounds` yields, so that whoever keeps a run folder need not know which of the two it was.
+What it does: `play_shared_rounds` plays the rounds of a run whose noise is shared (`fl.rounds.joint_steps`) and yields
+what `fl.rounds.play.play_rounds` yields, so that whoever keeps a run folder need not know which of the two it was.
 
-What it leaves to others: gradients, noise and their encrypted sum (`fl.shared_steps`), the budget (through `pay`),
-measuring (`fl.rounds`).
+What it leaves to others: gradients, noise and their encrypted sum (`fl.rounds.joint_steps`), the budget (through
+`pay`), measuring (`fl.rounds.play`).
 
     v_t = momentum * v_(t-1) + g_t          g_t: the noisy mean gradient that the round released
     w_t = w_(t-1) - learning_rate * v_t     v is float64 and part of the checkpoint
@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from fl.algorithms.state import State
 from fl.data.federation import BankData
 from fl.learning.evaluation import validation_figures
 from fl.learning.model import flatten, model_hash, unflatten
-from fl.rounds import Affordable, Payment, Progress, RoundRecord, Schedule
-from fl.shared_steps import SharedStepPlan, clipped_gradient_sum, shared_gradient
+from fl.rounds.algorithms.state import State
+from fl.rounds.joint_steps import SharedStepPlan, clipped_gradient_sum, shared_gradient
+from fl.rounds.play import Affordable, Payment, Progress, RoundRecord, Schedule
 
 VELOCITY = "velocity"
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from fl import options
-from fl.algorithms.fedavg import FedAvg
-from fl.algorithms.state import Timetable
 from fl.errors import AlgorithmError
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.state import Timetable
 
 MU = 0.01  # the middle of the paper's grid {0.001, 0.01, 0.1, 1}
 

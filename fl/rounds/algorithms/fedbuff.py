@@ -30,9 +30,9 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from fl import options
-from fl.algorithms.fedavg import FedAvg
-from fl.algorithms.state import Released, Seat, State, Vector
 from fl.errors import AlgorithmError
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.state import Released, Seat, State, Vector
 
 BUFFER = 3
 MAX_WEIGHT = 8

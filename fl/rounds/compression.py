@@ -17,7 +17,7 @@ Sources: layer-wise partial sharing as in Shokri, Shmatikov, CCS 2015, with laye
 size; uniform quantisation under secure aggregation as in Bonawitz, Salehi, Konecny, McMahan, Gruteser, "Federated
 Learning with Autotuned Communication-Efficient Secure Aggregation", Asilomar 2019.
 
-Leaves to others: packing bits into lanes (`secagg`), playing rounds (`fl.rounds`).
+Leaves to others: packing bits into lanes (`secagg`), playing rounds (`fl.rounds.play`).
 """
 
 from __future__ import annotations

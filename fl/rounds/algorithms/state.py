@@ -1,8 +1,8 @@
 """What every algorithm is made of: the state between two rounds, a bank's seat in a round, and what a round released.
 
-An algorithm (`fl.algorithms.fedavg.FedAvg` and what derives from it) is a value without state of its own: it begins a
-`State`, and turns a state and what a round released into the next one. All that a run carries from round to round is
-in the state, hence in the checkpoint, so that a resumed run continues bit for bit.
+An algorithm (`fl.rounds.algorithms.fedavg.FedAvg` and what derives from it) is a value without state of its own: it
+begins a `State`, and turns a state and what a round released into the next one. All that a run carries from round to
+round is in the state, hence in the checkpoint, so that a resumed run continues bit for bit.
 
 Style: `init` and `apply` of google/fedjax, with the server's aggregation taken out: here it is an encrypted sum.
 """
