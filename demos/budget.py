@@ -22,7 +22,7 @@ def budget(run: Path, as_json: bool) -> None:
     \b
     python -m demos budget runs/NAME
     """
-    from fl.account import accounts
+    from fl.runs.account import accounts
 
     found = accounts(run)
     if as_json:

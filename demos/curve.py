@@ -100,7 +100,7 @@ def _played(run: Path, level: str, seed: str, train_options: tuple[str, ...]) ->
 def without_budget(train_options: Sequence[str]) -> list[str]:
     """`train_options` without those that say how a budget is spent, which `train --no-dp` refuses. All take a value."""
     from demos.train import train
-    from fl.run_budget import ONLY_PRIVATE
+    from fl.runs.budgets import ONLY_PRIVATE
 
     left_out = {flag for option in train.params if option.name in ONLY_PRIVATE for flag in option.opts}
     kept, words = [], iter(train_options)

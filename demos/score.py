@@ -39,7 +39,7 @@ def score(run: Path, file: Path, history: Path | None, target: Path | None, as_j
     """
     if as_json and target is None:
         raise click.UsageError("--json prints a summary on stdout, so the scores need --out FILE.csv")
-    from fl.scoring import load_model, score_file
+    from fl.runs.scoring import load_model, score_file
     from fl.spreadsheet import SafeWriter
 
     model = load_model(run)

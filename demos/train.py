@@ -15,11 +15,11 @@ from demos.train_tables import show
 from fl import options as declared
 
 if TYPE_CHECKING:
-    from fl.experiment import Experiment
     from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
     from fl.rounds.compression import CompressionSettings
     from fl.rounds.limits import ResourceSettings
-    from fl.run_folder import RunConfig
+    from fl.runs.experiment import Experiment
+    from fl.runs.folder import RunConfig
 
 MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 
@@ -279,7 +279,7 @@ def train(resume: Path | None, run_dir: Path | None, as_json: bool, **options: A
     """
     if resume is not None:
         _refuse_other_options(click.get_current_context())
-    from fl.experiment import Experiment  # and torch with it: `--help` does not wait
+    from fl.runs.experiment import Experiment  # and torch with it: `--help` does not wait
 
     if resume is not None:
         experiment = Experiment.resume(resume)
@@ -305,7 +305,7 @@ def _given(ctx: click.Context) -> list[str]:
 
 def _refuse_beside_no_dp(ctx: click.Context) -> None:
     from fl.errors import BudgetError
-    from fl.run_budget import refuse_beside_no_dp
+    from fl.runs.budgets import refuse_beside_no_dp
 
     try:
         refuse_beside_no_dp(_given(ctx))
@@ -333,7 +333,7 @@ def _config(options: dict[str, Any]) -> RunConfig:
     from dataclasses import replace
 
     from fl.counts.settings import StatisticsSettings
-    from fl.run_folder import (
+    from fl.runs.folder import (
         OPEN,
         PRIVATE,
         ROUNDS,

@@ -22,8 +22,8 @@ from fl.data.schema import Schema
 from fl.durable import replace_durably
 from fl.examination.findings import percent
 from fl.markdown import code, text
-from fl.run_folder import RunConfig, read_config, read_object
-from fl.scoring import TrainedModel, load_model
+from fl.runs.folder import RunConfig, read_config, read_object
+from fl.runs.scoring import TrainedModel, load_model
 
 FIELD = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
 MARK = "**To be filled in**"

@@ -4,7 +4,7 @@ Whatever writes a file goes through here. A file is made under a name that nobod
 belongs, and only then takes its name: a link or a half-written file that stands there beforehand is neither followed
 nor filled. What is no regular file (a device, a pipe, a folder, a link) is never replaced, appended to or locked.
 
-Leaves to others: what the files mean (`fl.privacy.mechanisms`, `fl.run_folder`).
+Leaves to others: what the files mean (`fl.privacy.mechanisms`, `fl.runs.folder`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fl.counts.settings import StatisticsSettings
-from fl.run_folder import (
+from fl.runs.folder import (
     OPEN,
     PRIVATE,
     AggregationSettings,

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-import fl.scoring
+import fl.runs.scoring
 from demos.score import score
 from fl.errors import DataError, FileRefused
-from fl.scoring import ScoredRows
+from fl.runs.scoring import ScoredRows
 
 BANKS = ["north", '=HYPERLINK("http://x")', "@SUM(A1)", " -1+1"]
 
@@ -28,8 +28,8 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> None:
         half = np.full(len(BANKS), 0.5)
         yield ScoredRows(np.arange(len(BANKS)), half, half > 0.4, np.array(BANKS, object))
 
-    monkeypatch.setattr(fl.scoring, "load_model", lambda run: SimpleNamespace(threshold=0.4))
-    monkeypatch.setattr(fl.scoring, "score_file", chunks)
+    monkeypatch.setattr(fl.runs.scoring, "load_model", lambda run: SimpleNamespace(threshold=0.4))
+    monkeypatch.setattr(fl.runs.scoring, "score_file", chunks)
 
 
 def run(*arguments: str) -> Result:
@@ -64,13 +64,13 @@ def test_scores_never_take_the_place_of_a_link_or_a_device(tmp_path: Path) -> No
 def test_scores_that_stop_half_way_leave_the_old_file_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = fl.scoring.score_file
+    whole = fl.runs.scoring.score_file
 
     def torn(*arguments: Path) -> Iterator[ScoredRows]:
         yield from whole(*arguments)
         raise DataError("row 5 is torn")
 
-    monkeypatch.setattr(fl.scoring, "score_file", torn)
+    monkeypatch.setattr(fl.runs.scoring, "score_file", torn)
     target = tmp_path / "scores.csv"
     target.write_text("old")
     assert isinstance(run("--out", str(target)).exception, DataError)

@@ -23,13 +23,13 @@ from demos.score import score
 from demos.train import train
 from fl.data.simulate import Simulation, simulate
 from fl.errors import AggregationError, BudgetError, FederationError, RunFolderError
-from fl.experiment import Experiment
 from fl.learning.training import predict
 from fl.privacy.mechanisms import COUNTS_UNIT, UNIT, Mechanism, epsilon
 from fl.rounds.algorithms.state import State
-from fl.run_budget import ONLY_PRIVATE
-from fl.run_folder import RunFolder
-from fl.scoring import load_model, score_file
+from fl.runs.budgets import ONLY_PRIVATE
+from fl.runs.experiment import Experiment
+from fl.runs.folder import RunFolder
+from fl.runs.scoring import load_model, score_file
 
 SMALL = ["--customers", "400", "--clients", "3", "--fraud-share", "0.03", "--seed", "5"]
 OPEN = [*SMALL, "--no-dp", "--local-epochs", "1", "--rounds", "4"]

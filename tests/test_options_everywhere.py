@@ -30,8 +30,8 @@ from fl.counts.settings import StatisticsSettings
 from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.limits import ResourceSettings
-from fl.run_data import read_source
-from fl.run_folder import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
+from fl.runs.folder import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
+from fl.runs.run_data import read_source
 
 NUMBERS = ("nan", "inf", "-inf", "-1", "0", "", "1e308", str(10**30), "9" * 5000, "several", "1,5")
 FILES = ("", "/", "absent.file", "no/such/folder/file", "a\0b", "x" * 5000)
@@ -153,7 +153,7 @@ WORK = {
     ("card",): "fl.cards.write_cards",
     ("curve",): "subprocess.run",
     ("schema",): "fl.data.simulate.simulate",
-    ("score",): "fl.scoring.load_model",
+    ("score",): "fl.runs.scoring.load_model",
     ("attack",): "demos.attacks.verdict.perform",
     ("network",): "demos.network._played",
     ("assist", "synth"): "fl.assist.stories.make_synthetic",
@@ -177,7 +177,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Ru
     started: list[RunConfig] = []
 
     def start(config: RunConfig, path: Path) -> None:
-        from fl.run_folder import refuse_used
+        from fl.runs.folder import refuse_used
 
         refuse_used(path)
         started.append(config)
@@ -185,7 +185,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Ru
             read_source(config.data, config.seed)
         raise Reached
 
-    monkeypatch.setattr("fl.experiment.Experiment.start", start)
+    monkeypatch.setattr("fl.runs.experiment.Experiment.start", start)
     monkeypatch.setattr("fl.data.simulate.simulate", begin)
     monkeypatch.setattr("fl.data.federation.simulate", begin)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)

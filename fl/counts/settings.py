@@ -2,7 +2,7 @@
 
 What it does: `plan_sharing` and `describe`.
 
-What it leaves to others: making the release (`fl.counts.release`), calibrating its noise (`fl.experiment`).
+What it leaves to others: making the release (`fl.counts.release`), calibrating its noise (`fl.runs.experiment`).
 """
 
 from __future__ import annotations

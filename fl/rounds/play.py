@@ -5,7 +5,7 @@ their retries included; `federated_rounds` is the same for FedAvg with everybody
 
 What it leaves to others: what makes an algorithm (`fl.rounds.algorithms`), local training (`fl.learning.training`),
 averaging (`fl.secure.session`), measuring (`fl.learning.evaluation`), the budget (`fl.privacy.mechanisms`, through
-`pay`), files (`fl.run_folder`), what is run beside it for comparison (`fl.baselines`).
+`pay`), files (`fl.runs.folder`), what is run beside it for comparison (`fl.runs.baselines`).
 
 Every bank weighs the same, but for staleness: a weight by its number of rows would publish that number and, under
 differential privacy, is itself a function of the rows that has no noise on it.

@@ -18,7 +18,7 @@ from fl.errors import AblationError
 from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
-from fl.run_folder import (
+from fl.runs.folder import (
     BY_NOISE,
     OPEN,
     PRIVATE,

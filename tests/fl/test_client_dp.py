@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.audit import noise_verdict
 from fl.errors import AggregationError, BudgetError, BudgetExhausted
 from fl.privacy.calibrate import calibrate_clients
 from fl.privacy.mechanisms import ClientRounds, Mechanism, concentrated_epsilon, epsilon
 from fl.rounds.client_noise import CLIP_STEPS, ClientPlan, private_average, private_integers, sensitivity
+from fl.runs.audit import noise_verdict
 
 DELTA = 1e-5
 SELDOM = 2.0**-41  # how often right noise, which the operating system draws, may fail a test

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from fl.cards import read_run
 from fl.errors import FederationError, RunFolderError
-from fl.run_folder import DataSettings, RunFolder
-from fl.scoring import load_model
+from fl.runs.folder import DataSettings, RunFolder
+from fl.runs.scoring import load_model
 
 
 @pytest.fixture(scope="module")

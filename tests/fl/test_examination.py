@@ -27,7 +27,7 @@ from fl.examination.fairness import REST, by_group, fairness, quarters
 from fl.examination.figures import comparison, figures
 from fl.examination.timeliness import days_to_alert
 from fl.rounds.algorithms.settings import AlgorithmSettings
-from fl.run_folder import DataSettings
+from fl.runs.folder import DataSettings
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from fl.durable import replace_durably
 from fl.errors import BudgetError, BudgetExhausted, LedgerError
 from fl.privacy.budget import LEDGER_FORMAT, Ledger, ledger_path, read_ledger
 from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, epsilon
-from fl.run_budget import dearest
+from fl.runs.budgets import dearest
 
 DELTA = 1e-5
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from fl.account import accounts
 from fl.counts.release import load_release
 from fl.counts.settings import StatisticsSettings
 from fl.errors import BudgetError, BudgetExhausted, LedgerError, RunFolderError
-from fl.experiment import Experiment
 from fl.privacy.budget import Ledger
-from fl.run_folder import (
+from fl.runs.account import accounts
+from fl.runs.experiment import Experiment
+from fl.runs.folder import (
     OPEN,
     PRIVATE,
     AggregationSettings,
@@ -278,8 +278,8 @@ def test_a_run_that_is_refused_leaves_no_ledger_behind(
 def test_a_run_that_was_refused_does_not_decide_what_later_runs_may_spend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl.run_budget.calibrate", lambda *_, **__: 2.0)
-    monkeypatch.setattr("fl.experiment.RunFolder.create", _power_cut)  # everything is calibrated, and then
+    monkeypatch.setattr("fl.runs.budgets.calibrate", lambda *_, **__: 2.0)
+    monkeypatch.setattr("fl.runs.experiment.RunFolder.create", _power_cut)  # everything is calibrated, and then
     with pytest.raises(KeyboardInterrupt):
         Experiment.start(config(budget_dir=tmp_path / "ledgers", epsilon=0.7), tmp_path / "run")
     assert not list(tmp_path.iterdir())

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from small_banks import CPU, rows
 
-from fl.baselines import alone, plain, pooled
 from fl.data.federation import BankData
 from fl.errors import AggregationError, BudgetExhausted, MetricError, TrainingError
 from fl.learning.evaluation import evaluate, require_measurable
 from fl.learning.model import flatten, model_hash, unflatten
 from fl.learning.training import LocalTraining, PrivateSteps, derive_seed, train_seeded
 from fl.rounds.play import Schedule, federated_rounds, on_grid
-from fl.run_folder import APPLIED_GRID
+from fl.runs.baselines import alone, plain, pooled
+from fl.runs.folder import APPLIED_GRID
 from fl.secure.session import Aggregate, Update, encrypted_average, plain_average, plan_for
 from fl.secure.session import session as secure
 

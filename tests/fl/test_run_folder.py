@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fl.errors import RunFolderError
 from fl.rounds.algorithms.state import State
-from fl.run_folder import (
+from fl.runs.folder import (
     OPEN,
     PRIVATE,
     AggregationSettings,

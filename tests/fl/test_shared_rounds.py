@@ -13,14 +13,14 @@ from small_banks import CPU, FEATURES, make_banks, make_schedule
 
 from demos.train import train
 from fl.errors import BudgetError, FederationError
-from fl.experiment import Experiment
 from fl.learning.model import flatten, layout
 from fl.privacy.mechanisms import COUNTS_UNIT, UNIT, Mechanism, SharedSteps, epsilon
 from fl.rounds.algorithms.state import State
 from fl.rounds.joint_rounds import VELOCITY, SharedTraining, play_shared_rounds, stepped
 from fl.rounds.joint_steps import GRID, SharedStepPlan, clipped_gradient_sum, sensitivity
-from fl.run_budget import NOISE_PER_STEP
-from fl.run_folder import BY_NOISE
+from fl.runs.budgets import NOISE_PER_STEP
+from fl.runs.experiment import Experiment
+from fl.runs.folder import BY_NOISE
 
 SMALL = ["--customers", "400", "--clients", "3", "--fraud-share", "0.03", "--seed", "5", "--local-epochs", "1"]
 SHARED = [*SMALL, "--noise", "shared", "--rounds", "3"]

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fl.audit import noise_verdict
 from fl.data.federation import Rows
 from fl.errors import AggregationError, BudgetError, BudgetExhausted
 from fl.learning.model import build_model, flatten, model_hash
@@ -35,6 +34,7 @@ from fl.rounds.joint_steps import (
     sensitivity,
     shared_gradient,
 )
+from fl.runs.audit import noise_verdict
 from fl.secure.session import LARGEST_VALUE
 
 CPU = torch.device("cpu")

@@ -16,8 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import killed_after_write
 
-from fl.account import accounts
-from fl.audit import noise_verdict
 from fl.counts.columns import SharedColumns
 from fl.counts.key_slots import KeySlots
 from fl.counts.plan import StatisticsPlan, Totals, bank_counts, contribution, increments_plan, windows_plan
@@ -30,7 +28,9 @@ from fl.errors import AggregationError, BudgetError, BudgetExhausted, LedgerErro
 from fl.privacy.budget import Ledger, ledger_path
 from fl.privacy.mechanisms import NoisyCounts
 from fl.privacy.noise_shares import plan_noise
-from fl.run_budget import CountsPayment
+from fl.runs.account import accounts
+from fl.runs.audit import noise_verdict
+from fl.runs.budgets import CountsPayment
 from fl.secure.session import encrypted_sum
 
 SCHEMA = load_schema("simulated")

@@ -3,7 +3,7 @@
 What it does: everything of a run that is about its budget and happens before the first round or after the last.
 
 What it leaves to others: what a mechanism costs and the ledger's rule (`fl.privacy.mechanisms`), recording a spend when
-a round begins (`fl.experiment`).
+a round begins (`fl.runs.experiment`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from fl.rounds.compression import Compression, compression_of
 from fl.rounds.joint_steps import GRID, SharedStepPlan
 from fl.rounds.joint_steps import sensitivity as step_sensitivity
 from fl.rounds.limits import Choice, Workload, choose, limits_of, measure_machine
-from fl.run_folder import BY_NOISE, PrivacySettings, RunConfig
+from fl.runs.folder import BY_NOISE, PrivacySettings, RunConfig
 from fl.secure.session import QUORUM
 
 NOISE_PER_STEP = 2.7e-3  # standard deviation, in the unit of the weights; figures in docs/adr/0012

@@ -3,8 +3,8 @@
 What it does: puts the parts together in the order that the promises need, and keeps a run folder so that a
 run killed at any moment continues.
 
-What it leaves to others: every part. Rounds are in `fl.rounds.play`, the run's budget in `fl.run_budget`, the ledger's
-rule in `fl.privacy.budget`, files in `fl.run_folder`.
+What it leaves to others: every part. Rounds are in `fl.rounds.play`, the run's budget in `fl.runs.budgets`, the ledger's
+rule in `fl.privacy.budget`, files in `fl.runs.folder`.
 
 On continuing: without differential privacy the result is that of an uninterrupted run, bit for bit. With
 it, a round that was paid for and did not finish is lost: the noise was calibrated to so many rounds and no
@@ -25,7 +25,7 @@ import torch
 from safetensors.numpy import save
 from torch import nn
 
-from fl.baselines import Baseline, baselines, played_plainly
+from fl.runs.baselines import Baseline, baselines, played_plainly
 from fl.counts.columns import SharedColumns, with_shared_columns
 from fl.counts.release import TOTALS, bank_salt, share_statistics
 from fl.counts.settings import describe, plan_sharing
@@ -55,7 +55,7 @@ from fl.rounds.joint_rounds import SharedTraining, play_shared_rounds
 from fl.rounds.joint_steps import SharedStepPlan
 from fl.rounds.limits import Choice
 from fl.rounds.play import Progress, RoundRecord, Schedule, Summation, bank_models, play_rounds
-from fl.run_budget import (
+from fl.runs.budgets import (
     STATISTICS_ROUND,
     CountsPayment,
     calibrated,
@@ -71,8 +71,8 @@ from fl.run_budget import (
     require_room,
     shared_step_plan,
 )
-from fl.run_data import read_source
-from fl.run_folder import APPLIED_GRID, ROUNDS, RunConfig, RunFolder, refuse_used
+from fl.runs.run_data import read_source
+from fl.runs.folder import APPLIED_GRID, ROUNDS, RunConfig, RunFolder, refuse_used
 from fl.secure.session import QUORUM, EncryptedRounds, plain_sum
 
 
