@@ -49,9 +49,9 @@ def ablate(
     python -m demos ablate runs/base --seeds 3 --epsilons 1,8 --out runs/ablation
     python -m demos ablate runs/base --seeds 3 --epsilons 1,8 --out runs/ablation --resume
     """
-    from fl.ablation import play, prepare, read_config, summarise, variants
-    from fl.ablation_page import write_page
     from fl.durable import replace_durably
+    from fl.reports.ablation import play, prepare, read_config, summarise, variants
+    from fl.reports.ablation_page import write_page
 
     if resume and folder is None:
         raise click.UsageError("--resume continues an ablation: name its folder with --out")

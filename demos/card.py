@@ -24,7 +24,7 @@ def card(run: Path, folder: Path | None, as_json: bool) -> None:
     python -m demos evaluate runs/NAME
     python -m demos card runs/NAME
     """
-    from fl.cards import write_cards
+    from fl.reports.cards import write_cards
 
     where = run if folder is None else folder
     made = write_cards(run, where)

@@ -38,13 +38,13 @@ def evaluate(run: Path, columns: tuple[str, ...], page: Path | None, as_json: bo
     python -m demos evaluate runs/NAME --html report.html
     python -m demos evaluate runs/NAME --by bank --by TX_AMOUNT
     """
-    from fl.examination.report import PARTS, examine, write_report
+    from fl.reports.examination.report import PARTS, examine, write_report
 
     with progress("examining", 1 + len(PARTS)) as advance:
         report = examine(run, columns=columns, progress=advance)
     write_report(report, run / "report.json")
     if page is not None:
-        from fl.examination.page import write_page
+        from fl.reports.examination.page import write_page
 
         write_page(report, page)
     if as_json:

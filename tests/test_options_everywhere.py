@@ -148,9 +148,9 @@ def needs(ground: Path, fresh: Path, path: tuple[str, ...]) -> dict[str, list[st
 # Where each command's work begins. A parameter that names what the work reads is played with the real function instead.
 WORK = {
     ("round",): "secagg.run_round",
-    ("evaluate",): "fl.examination.report.examine",
-    ("ablate",): "fl.ablation.play",
-    ("card",): "fl.cards.write_cards",
+    ("evaluate",): "fl.reports.examination.report.examine",
+    ("ablate",): "fl.reports.ablation.play",
+    ("card",): "fl.reports.cards.write_cards",
     ("curve",): "subprocess.run",
     ("schema",): "fl.data.simulate.simulate",
     ("score",): "fl.runs.scoring.load_model",

@@ -4,7 +4,7 @@ What it does: `evaluate` measures one model per bank on all banks' test rows, `v
 rows, and `require_measurable` refuses rows of which nothing could be measured.
 
 What it leaves to others: the figures themselves (`fl.learning.metrics`), training, what an examination looks at besides
-(`fl.examination`).
+(`fl.reports.examination`).
 """
 
 from __future__ import annotations

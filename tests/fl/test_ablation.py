@@ -12,9 +12,9 @@ import pytest
 from finished_runs import open_config, train
 from planted import killed_after_write
 
-from fl.ablation import WHOLE, cell, paired, play, prepare, read_config, summarise, variants
 from fl.counts.settings import StatisticsSettings
 from fl.errors import AblationError
+from fl.reports.ablation import WHOLE, cell, paired, play, prepare, read_config, summarise, variants
 from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from finished_runs import open_config, train
 
-from fl.card_templates import DPIA, MODEL_CARD
-from fl.cards import FIELD, MARK, Cards, FinishedRun, cards, read_run
 from fl.errors import RunFolderError
+from fl.reports.card_templates import DPIA, MODEL_CARD
+from fl.reports.cards import FIELD, MARK, Cards, FinishedRun, cards, read_run
 from fl.runs.folder import AggregationSettings, DataSettings
 
 

@@ -14,8 +14,8 @@ from finished_runs import open_config, train
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fl.cards import read_run
 from fl.errors import FederationError, RunFolderError
+from fl.reports.cards import read_run
 from fl.runs.folder import DataSettings, RunFolder
 from fl.runs.scoring import load_model
 

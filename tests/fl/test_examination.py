@@ -18,14 +18,14 @@ from torch import nn
 
 from fl.data.simulate import Simulation
 from fl.errors import ExaminationError, RunFolderError
-from fl.examination import page, plots
-from fl.examination import report as report_module
-from fl.examination.calibration import expected_calibration_error, measured, reliability, unweighted, wilson
-from fl.examination.evidence import Evidence, gather
-from fl.examination.explanations import agreement, shap_values
-from fl.examination.fairness import REST, by_group, fairness, quarters
-from fl.examination.figures import comparison, figures
-from fl.examination.timeliness import days_to_alert
+from fl.reports.examination import page, plots
+from fl.reports.examination import report as report_module
+from fl.reports.examination.calibration import expected_calibration_error, measured, reliability, unweighted, wilson
+from fl.reports.examination.evidence import Evidence, gather
+from fl.reports.examination.explanations import agreement, shap_values
+from fl.reports.examination.fairness import REST, by_group, fairness, quarters
+from fl.reports.examination.figures import comparison, figures
+from fl.reports.examination.timeliness import days_to_alert
 from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.runs.folder import DataSettings
 
@@ -218,7 +218,7 @@ def test_quarters_of_amounts_show_rounded_limits_only() -> None:
 
 def test_groups_of_few_rows_are_shown_together_and_small_ones_are_called_so(evidence: Evidence) -> None:
     words = np.where(np.arange(len(evidence.test)) < 5, "marked", "others").astype(object)
-    from fl.examination.fairness import _together
+    from fl.reports.examination.fairness import _together
 
     assert set(_together(words)) == {REST, "others"}
     told = by_group(evidence, "SCENARIO")

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from fl.data.simulate import Drift, Simulation, simulate
 from fl.errors import DataError, MetricError
-from fl.examination.drift import LIMITS, _psi_alarm, drift, psi_by_day, stability_index
-from fl.examination.evidence import gather
+from fl.reports.examination.drift import LIMITS, _psi_alarm, drift, psi_by_day, stability_index
+from fl.reports.examination.evidence import gather
 from fl.runs.folder import DataSettings
 
 CUSTOMERS, BANKS, TEST_WEEKS = 800, 4, 3

@@ -30,8 +30,8 @@ from fl.data.reading import Party, Transactions, load_transactions, read_header,
 from fl.data.schema import CategoricalColumn, Schema
 from fl.data.simulate import embedded, simulate
 from fl.errors import ExaminationError
-from fl.examination.calibration import wilson
-from fl.examination.evidence import Evidence
+from fl.reports.examination.calibration import wilson
+from fl.reports.examination.evidence import Evidence
 
 BANK = "bank"
 MOST_GROUPS = 30  # distinct words of a column; with more of them it is a list of things, not of groups

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from fl.durable import replace_durably
-from fl.examination.calibration import calibration
-from fl.examination.drift import drift
-from fl.examination.evidence import Evidence, gather
-from fl.examination.explanations import explanations
-from fl.examination.fairness import fairness
-from fl.examination.figures import comparison, figures
-from fl.examination.findings import findings
-from fl.examination.timeliness import timeliness
+from fl.reports.examination.calibration import calibration
+from fl.reports.examination.drift import drift
+from fl.reports.examination.evidence import Evidence, gather
+from fl.reports.examination.explanations import explanations
+from fl.reports.examination.fairness import fairness
+from fl.reports.examination.figures import comparison, figures
+from fl.reports.examination.findings import findings
+from fl.reports.examination.timeliness import timeliness
 
 FORMAT = "examination 1"
 PARTS = ("figures", "comparison", "calibration", "timeliness", "drift", "fairness", "explanations")

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from river.drift import ADWIN
 
-from fl.examination.evidence import Evidence, ScoredPart
+from fl.reports.examination.evidence import Evidence, ScoredPart
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 What it does: `document` puts a body into a whole file whose content policy forbids it to fetch anything; `paragraph`,
 `table` and `figure` make its parts, with all text escaped.
 
-What it leaves to others: what a report says (`page.py`, `fl.ablation_page`) and what a plot shows (`plots.py`).
+What it leaves to others: what a report says (`page.py`, `fl.reports.ablation_page`) and what a plot shows (`plots.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from html import escape
 
 from plotly.offline import get_plotlyjs
 
-from fl.examination.plots import Plot, drawn
+from fl.reports.examination.plots import Plot, drawn
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 STYLE = """

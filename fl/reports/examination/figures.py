@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
 from fl.errors import ExaminationError
-from fl.examination.evidence import Evidence
 from fl.learning.evaluation import MEASURED, evaluate
 from fl.learning.metrics import TOP_CARDS
+from fl.reports.examination.evidence import Evidence
 
 CURVE_POINTS = 200  # of a curve in the report
 HISTOGRAM = 20  # bins of equal width

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fl.durable import replace_durably
-from fl.examination import plots
-from fl.examination.findings import percent
-from fl.examination.html import document, figure, paragraph, table
+from fl.reports.examination import plots
+from fl.reports.examination.findings import percent
+from fl.reports.examination.html import document, figure, paragraph, table
 
 KINDS = {"good": "good", "note": "to know", "concern": "to answer"}
 SECTIONS = (

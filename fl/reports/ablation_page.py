@@ -1,6 +1,6 @@
 """An ablation as one HTML file: what each component is worth, with its interval, and the privacy-utility curve.
 
-What it leaves to others: figures (`fl.ablation`), the file around it (`fl.examination.html`).
+What it leaves to others: figures (`fl.reports.ablation`), the file around it (`fl.reports.examination.html`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fl.durable import replace_durably
-from fl.examination.html import document, figure, paragraph, table
-from fl.examination.plots import OTHER, OWN, Plot, plot
+from fl.reports.examination.html import document, figure, paragraph, table
+from fl.reports.examination.plots import OTHER, OWN, Plot, plot
 
 TITLE = "What each component is worth"
 

@@ -1,6 +1,6 @@
 """A model card and a data-protection impact assessment, drafted from what a finished run left.
 
-What it does: fills the templates of `fl.card_templates` from config.toml, manifest.json, result.json and, where
+What it does: fills the templates of `fl.reports.card_templates` from config.toml, manifest.json, result.json and, where
 `demos evaluate` has been run, report.json; what no run can know becomes a marked field for a person.
 
 What it leaves to others: those fields, and every judgement. No transactions are read.
@@ -16,12 +16,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from fl.card_templates import DPIA, MODEL_CARD
 from fl.data.features import features
 from fl.data.schema import Schema
 from fl.durable import replace_durably
-from fl.examination.findings import percent
 from fl.markdown import code, text
+from fl.reports.card_templates import DPIA, MODEL_CARD
+from fl.reports.examination.findings import percent
 from fl.runs.folder import RunConfig, read_config, read_object
 from fl.runs.scoring import TrainedModel, load_model
 

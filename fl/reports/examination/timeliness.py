@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.examination.evidence import Evidence, ScoredPart
+from fl.reports.examination.evidence import Evidence, ScoredPart
 
 LOOK_BACK_DAYS = 30  # a terminal with a fraud in these days before the test days is no new compromise
 FOLLOWED_DAYS = 14  # at most

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.examination.evidence import Evidence
+from fl.reports.examination.evidence import Evidence
 
 BINS = 10  # of equal width, as ECE is usually given
 TAIL = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)  # shares of rows between which reliability is looked at

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import nn
 
-from fl.examination.evidence import Evidence, ScoredPart
+from fl.reports.examination.evidence import Evidence, ScoredPart
 from fl.seeds import derive_seed
 
 ROWS = 300  # sampled per bank, and as many of its highest alerts

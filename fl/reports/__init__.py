@@ -1,0 +1,1 @@
+"""What a finished run is examined, taken apart and described with."""
