@@ -1,1 +1,1 @@
-"""Transactions: what a file means (schemas), how it is read, cut into banks, windows and splits, and made into features."""
+"""Transactions: what a file means, how it is read, cut into banks, windows and splits, and made into features."""

@@ -72,7 +72,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """The hash of the model in the message, as `fl.learning.model` computes it; told where reports.hashes lists "model_hash"."""
+    """Hash of the message's model, as `fl.learning.model` computes it; told where reports.hashes has "model_hash"."""
     from fl.learning.model import model_hash
 
     model = _loaded(_workplace(party_file(context)), message)

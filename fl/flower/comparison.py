@@ -10,7 +10,7 @@ from fl.flower.settings import PlanSettings
 
 
 def in_process_hash(app: Mapping[str, Any], plan: PlanSettings, rounds: int) -> str:
-    """Hash (fl.learning.model.model_hash) of the model after `rounds` encrypted rounds at the banks of the embedded generator.
+    """`model_hash` of the model after `rounds` encrypted rounds at the banks of the embedded generator.
 
     app: the [app] table of any of the banks; all of it but `bank` is the same at each.
     """
