@@ -141,7 +141,39 @@ def test_only_one_module_imports_numba() -> None:
 def test_federated_learning_reaches_the_core_through_one_module() -> None:
     """fl/flower is an app of its own, which carries the roles' messages and has a pyproject of its own."""
     inside = {name for name in importers("fl", {"secagg"}) if not name.startswith("flower/")}
-    assert inside == {"secure.py"}
+    assert inside == {"secure/session.py"}
+
+
+# The rooms of `fl`. Each may import what stands before it; the single files stand before all rooms.
+ROOMS = ("data", "privacy", "learning", "secure", "counts", "rounds", "runs", "reports", "assist", "flower")
+
+
+def room_of(parts: tuple[str, ...]) -> int:
+    """Place of a module in the order of rooms: 0 for a single file beside them."""
+    return 1 + ROOMS.index(parts[0]) if parts and parts[0] in ROOMS else 0
+
+
+def upward_imports(path: Path, tree: ast.AST) -> list[str]:
+    """What a file of `fl` imports from rooms after its own."""
+    own = room_of(path.relative_to(ROOT / "fl").with_suffix("").parts)
+    names = sorted(name for name in imported(tree) if name.startswith("fl."))
+    return [name for name in names if room_of(tuple(name.split(".")[1:])) > own]
+
+
+@pytest.mark.parametrize("path", sources("fl"), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_room_of_fl_imports_only_what_stands_before_it(path: Path) -> None:
+    assert upward_imports(path, tree_of(path)) == []
+
+
+def test_an_import_from_a_later_room_would_be_found() -> None:
+    tree = ast.parse("from fl.runs.folder import RunFolder\nfrom fl.errors import RunFolderError")
+    assert upward_imports(ROOT / "fl" / "rounds" / "play.py", tree) == ["fl.runs.folder", "fl.runs.folder.RunFolder"]
+    assert upward_imports(ROOT / "fl" / "reports" / "cards.py", tree) == []
+
+
+def test_every_folder_of_fl_is_a_room() -> None:
+    folders = {path.parent.name for path in (ROOT / "fl").glob("*/__init__.py")}
+    assert folders == set(ROOMS)
 
 
 def test_federated_learning_knows_neither_demos_nor_benchmarks() -> None:

@@ -15,8 +15,8 @@ from fl.learning.training import LocalTraining, PrivateSteps, derive_seed, train
 from fl.rounds.play import Schedule, federated_rounds, on_grid
 from fl.runs.baselines import alone, plain, pooled
 from fl.runs.folder import APPLIED_GRID
+from fl.secure import session as secure
 from fl.secure.session import Aggregate, Update, encrypted_average, plain_average, plan_for
-from fl.secure.session import session as secure
 
 HASH = "ab" * 32
 
