@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from demos.schema import schema as schema_command
+from fl.data import schema_file
 from fl.data.draft import draft_schema
 from fl.data.features import features
 from fl.data.federation import load_federation
-from fl.data.reading import load_transactions, schema_file
+from fl.data.reading import load_transactions
 from fl.data.schema import DatedSplit, Days, FractionSplit, Schema, TimeColumn
 from fl.data.schema_file import SHIPPED, load_schema, parse_schema, schema_for_header
 from fl.data.simulate import Simulation, simulate
