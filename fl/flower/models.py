@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,8 +31,10 @@ class FlatModel:
 
     @classmethod
     def from_record(cls, record: ArrayRecord) -> FlatModel:
-        """From Flower's arrays. Raises `ModelMismatch` for dtypes that cannot be averaged or kept."""
-        arrays = {name: np.asarray(array.numpy(), order="C") for name, array in record.items()}
+        """From Flower's arrays. Raises `ModelMismatch` for bytes that are no array, and for dtypes that cannot be
+        averaged or kept.
+        """
+        arrays = {name: _read(name, array) for name, array in record.items()}
         for name, array in arrays.items():
             if (array.dtype.kind == "f" and array.dtype not in _FLOATS) or array.dtype.kind not in "fiub":
                 raise ModelMismatch(
@@ -131,3 +134,22 @@ class FlatModel:
                 "the order of arrays"
             ]
             raise ModelMismatch(f"training changed the architecture: {', '.join(sorted(changed)[:5])}")
+
+
+def _read(name: str, array: Array) -> NDArray[np.generic]:
+    """A Flower Array of one .npy, as long as its header says. The first model comes from a SuperLink, which may have
+    written any bytes: they are checked before numpy makes room for what a header asks for. Raises `ModelMismatch`.
+    """
+    stream = io.BytesIO(array.data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+    except Exception as error:
+        # numpy parses the header as Python; what it raises for one that was made up depends on where it stumbles.
+        raise ModelMismatch(f"{name}: expected the bytes of a numpy array, got a header that cannot be read") from error
+    left = len(array.data) - stream.tell()
+    fits = all(side >= 0 for side in shape) and left == math.prod(shape) * dtype.itemsize
+    if not fits or dtype.hasobject or array.stype != "numpy.ndarray":
+        raise ModelMismatch(f"{name}: expected {shape} values of {dtype}, got {left} bytes of {array.stype}")
+    return np.asarray(array.numpy(), order="C")

@@ -85,3 +85,43 @@ def test_arrays_that_cannot_be_averaged_are_refused(values: np.ndarray) -> None:
         FlatModel.from_record(ArrayRecord({"w": Array(values)}))
     with pytest.raises(ModelMismatch, match="nothing to average"):
         FlatModel.from_record(ArrayRecord({"n": Array(np.zeros(3, np.int64))}))
+
+
+def npy(header: bytes, values: bytes = bytes(12), version: bytes = b"\x01\x00") -> bytes:
+    return b"\x93NUMPY" + version + len(header).to_bytes(2, "little") + header + values
+
+
+def described(shape: str, descr: str = "'<f4'") -> bytes:
+    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
+
+
+MADE_UP = {
+    "nothing": b"",
+    "no header": b"\x93NUMPY\x01\x00",
+    "a pickle": b"\x80\x04K\x01.",
+    "a zip": b"PK\x03\x04" + bytes(40),
+    "more values than bytes": npy(described("(4,)")),
+    "fewer values than bytes": npy(described("(2,)")),
+    "terabytes": npy(described("(1000000000000,)")),
+    "a shape below zero": npy(described("(-3, -1)")),
+    "objects": npy(described("(3,)", "'|O'")),
+    "no Python": npy(b"{'descr': (((\n"),
+    "an unhashable key": npy(b"{[]: 1}\n"),
+    "a deep header": npy(b"(" * 9_000 + b"\n"),
+    "another version": npy(described("(3,)"), version=b"\x09\x00"),
+}
+
+
+@pytest.mark.parametrize("data", MADE_UP.values(), ids=MADE_UP)
+def test_made_up_bytes_are_no_model_and_take_no_memory(data: bytes) -> None:
+    record = ArrayRecord(array_dict={"w": Array(dtype="float32", shape=(3,), stype="numpy.ndarray", data=data)})
+    with pytest.raises(ModelMismatch, match=r"^w: expected"):
+        FlatModel.from_record(record)
+
+
+def test_the_bytes_that_the_test_before_damages_are_a_model() -> None:
+    good = Array(dtype="float32", shape=(3,), stype="numpy.ndarray", data=npy(described("(3,)")))
+    assert FlatModel.from_record(ArrayRecord(array_dict={"w": good})).length == 3
+    other = Array(dtype="float32", shape=(3,), stype="secagg.wire", data=npy(described("(3,)")))
+    with pytest.raises(ModelMismatch, match="w: expected"):
+        FlatModel.from_record(ArrayRecord(array_dict={"w": other}))
