@@ -9,10 +9,10 @@ BIN := .venv/bin
 
 install: .venv/installed
 
-.venv/installed: setup.cfg constraints.txt
+.venv/installed: setup.cfg demos/setup.cfg benchmarks/setup.cfg constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]' -e ./demos -e ./benchmarks
 	touch $@
 
 demo: install
@@ -46,4 +46,4 @@ lint: install
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info demos/*.egg-info benchmarks/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

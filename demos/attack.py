@@ -9,6 +9,7 @@ import click
 from rich.text import Text
 
 from demos.console import err, out, print_json, progress, table
+from fl.extras import command
 
 if TYPE_CHECKING:
     from demos.attacks.verdict import Attack, Performance
@@ -127,7 +128,7 @@ def _show(performances: list[Performance]) -> None:
 
 def _needed_by(attack: Attack) -> str:
     extra = attack.needs
-    return f"{attack.name} needs the extra {extra!r}: in a checkout, pip install -e '.[{extra}]'"
+    return f"{attack.name} needs the extra {extra!r}: in a checkout, {command(extra)}"
 
 
 def _errors(performance: Performance) -> str:

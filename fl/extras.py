@@ -17,6 +17,13 @@ EXTRAS = {
     "benchmarks": ("matplotlib",),
 }
 CORE = ("numpy", "tenseal", "cryptography")
+# Distributions of their own in the same checkout, which bring what these extras name, and the console scripts.
+BESIDE = {"demos": "-e . -e ./demos", "benchmarks": "-e . -e ./demos -e ./benchmarks"}
+
+
+def command(extra: str) -> str:
+    """What installs `extra`, to be run in a checkout."""
+    return f"pip install {BESIDE[extra]}" if extra in BESIDE else f"pip install -e '.[{extra}]'"
 
 
 def advice(absent: ModuleNotFoundError) -> str:
@@ -30,6 +37,6 @@ def advice(absent: ModuleNotFoundError) -> str:
         if name in packages:
             return (
                 f"{name} is not installed; it belongs to the extra {extra!r}: "
-                f"run pip install -e '.[{extra}]' in a checkout of this project"
+                f"run {command(extra)} in a checkout of this project"
             )
     raise absent
