@@ -1,11 +1,12 @@
 # Two commands do all the set-up on a machine with Python >= 3.11 and make:
 #   make demo    the main job on embedded data, with its table
 #   make test    the test suite
+#   make docs    the documentation site, in build/site; index.html opens from disk
 #   make demo-network    the same rounds between real processes, over Flower and TLS
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-network test test-long test-network test-benchmarks lint install clean
+.PHONY: demo demo-network test test-long test-network test-benchmarks lint docs install clean
 
 install: .venv/installed
 
@@ -44,6 +45,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf .venv build *.egg-info demos/*.egg-info benchmarks/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -67,6 +67,12 @@ def test_links_between_documents_lead_somewhere(document):
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+def test_the_site_describes_every_public_name_at_its_home():
+    described = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "api" / "secagg.md").read_text(), flags=re.MULTILINE)
+    homes = {f"{getattr(secagg, name).__module__}.{name}" for name in secagg.__all__ if name != "errors"}
+    assert sorted(described) == sorted(homes | {"secagg.errors"})
+
+
 # --- widths ----------------------------------------------------------------------------------------------------------
 
 PLAN = secagg.plan_round(length=100, max_clients=8)
