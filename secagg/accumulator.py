@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from secagg.kernels_numpy import U32
+from secagg.arrays import U32
 from secagg.plan import RoundPlan
 from secagg.ring import ring_of
 

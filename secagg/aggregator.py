@@ -14,6 +14,7 @@ from enum import Enum
 import numpy as np
 
 from secagg.accumulator import Accumulator, InMemory, MakeAccumulator
+from secagg.arrays import U8
 from secagg.blocks import empty_block, payload_hash, read_block, write_block
 from secagg.enrolment import Enrolment
 from secagg.errors import (
@@ -25,7 +26,6 @@ from secagg.errors import (
     UnknownClient,
 )
 from secagg.identity import Identity
-from secagg.kernels_numpy import U8
 from secagg.messages import Abort, Contribution, EncryptedSum, Offer, Roster, SignedHash
 from secagg.plan import RoundPlan
 from secagg.stages import StageClock

@@ -13,8 +13,8 @@ import hashlib
 import numpy as np
 
 from secagg import kernels
+from secagg.arrays import U8, U32
 from secagg.errors import ResidueOutOfRange, TransparentCiphertext, TruncatedMessage
-from secagg.kernels_numpy import U8, U32
 from secagg.parameters import ParameterSet
 from secagg.ring import ring_of
 

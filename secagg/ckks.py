@@ -28,8 +28,8 @@ from weakref import finalize
 import numpy as np
 import tenseal.sealapi as seal
 
+from secagg.arrays import U8, U32, U64
 from secagg.errors import EngineUnavailable, KeySelfTestFailed
-from secagg.kernels_numpy import U8, U32, U64
 from secagg.ownership import Owner
 from secagg.parameters import ParameterSet
 from secagg.plan import ERROR_MAX, key_norm_limits

@@ -22,15 +22,12 @@ from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from numpy.typing import NDArray
 
 from secagg import kernels_fast
-from secagg.kernels_numpy import U8, U32
+from secagg.arrays import I8, U8, U32
 from secagg.publickey import PublicKey
 from secagg.ring import ring_of
 from secagg.workers import Workers
-
-I8 = NDArray[np.int8]
 
 _KEY_BYTES = 32
 _RANGES = {"u": 0, "e0": 1, "e1": 2}  # the counter's upper 64 bits: 2**64 AES blocks apart

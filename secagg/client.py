@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg import counts, masks, packing
+from secagg.arrays import F64, U8
 from secagg.blocks import empty_block, payload_hash, write_block
 from secagg.engines import encryptor, resolve_engine
 from secagg.enrolment import Enrolment
@@ -26,7 +27,6 @@ from secagg.errors import LocalError, RosterMismatch, UnknownClient, WrongModel,
 from secagg.gossip import check_range, check_statements
 from secagg.identity import Identity
 from secagg.journal import Consent, Journal, JournalRound
-from secagg.kernels_numpy import F64, U8
 from secagg.messages import Abort, Contribution, Header, Join, Offer, Release, Roster
 from secagg.plan import RoundPlan
 from secagg.secrecy import Secret

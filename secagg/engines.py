@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from typing import Protocol
 
 from secagg import kernels
+from secagg.arrays import U32
 from secagg.errors import EngineUnavailable
-from secagg.kernels_numpy import U32
 from secagg.publickey import PublicKey
 from secagg.workers import Workers
 

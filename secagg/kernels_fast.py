@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from secagg.arrays import I8, U8, U32, U64
 from secagg.kernels_numba import _forward, _inline, _jit, _plus, _times
-from secagg.kernels_numpy import U8, U32, U64
-
-I8 = NDArray[np.int8]
 
 
 @_jit

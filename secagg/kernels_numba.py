@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.kernels_numpy import I64, U8, U32, U64, Found, Inverse, Lanes
+from secagg.arrays import I64, U8, U32, U64, Extremes, Inverse, Lanes
 
 
 def _cache_is_writable() -> bool:
@@ -342,14 +342,14 @@ def _unpack_sums(
 
 def unpack_sums(
     residues: U32, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64, first: int, last: int
-) -> Found:
+) -> Extremes:
     """See `kernels_numpy.unpack_sums`."""
-    return _found(_unpack_sums(residues, *lanes, digits, left, sums, rest, first, last))
+    return _extremes(_unpack_sums(residues, *lanes, digits, left, sums, rest, first, last))
 
 
-def _found(extremes: Any) -> Found:
-    noise, highest, lowest, above = extremes
-    return Found(int(noise), int(highest), int(lowest), bool(above))
+def _extremes(values: Any) -> Extremes:
+    noise, highest, lowest, above = values
+    return Extremes(int(noise), int(highest), int(lowest), bool(above))
 
 
 @_jit
@@ -381,9 +381,11 @@ def _unpack_transformed(
     )
 
 
-def unpack_transformed(wide: U64, inverse: Inverse, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64) -> Found:
+def unpack_transformed(
+    wide: U64, inverse: Inverse, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64
+) -> Extremes:
     """See `kernels_numpy.unpack_transformed`."""
-    return _found(_unpack_transformed(wide, *inverse, *lanes, digits, left, sums, rest))
+    return _extremes(_unpack_transformed(wide, *inverse, *lanes, digits, left, sums, rest))
 
 
 @_jit

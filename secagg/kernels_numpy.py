@@ -7,16 +7,10 @@ mixed-radix conversion (Knuth, TAOCP vol. 2, section 4.3.2).
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
-U8 = NDArray[np.uint8]
-U32 = NDArray[np.uint32]
-U64 = NDArray[np.uint64]
-I64 = NDArray[np.int64]
-F64 = NDArray[np.float64]
+from secagg.arrays import I64, U8, U32, U64, Extremes, Inverse, Lanes
 
 _GROUP_BYTES = 15  # four 30-bit residues
 _MASK30 = np.uint64(2**30 - 1)
@@ -102,41 +96,9 @@ def unpack_lanes(residues: U32, primes: U32, inverses: U32, offsets: U32, diviso
     return left
 
 
-class Inverse(NamedTuple):
-    """Tables of the inverse transform, as `inverse_ntt` takes them: uint32[primes, N] twice, uint32[primes]."""
-
-    roots: U32
-    quotients: U32
-    scale: U32
-
-
-class Lanes(NamedTuple):
-    """How the coefficients of a sum are taken apart: the first five as `unpack_lanes` takes them, with the offset that
-    centres the number, which leaves `noise_centre` on top of the noise and `max_lane` on top of every lane.
-    """
-
-    primes: U32
-    inverses: U32
-    offsets: U32
-    divisors: I64
-    noise_centre: int
-    max_lane: int
-
-
-class Found(NamedTuple):
-    """Of a part of a block. noise: largest |noise|. highest, lowest: of the sums, and zero. above: whether anything is
-    left above the highest digit of a coefficient.
-    """
-
-    noise: int
-    highest: int
-    lowest: int
-    above: bool
-
-
 def unpack_sums(
     residues: U32, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64, first: int, last: int
-) -> Found:
+) -> Extremes:
     """Write the lanes of columns first..last-1 of a block: value lane * N + column into `sums`, what is beyond its end
     into `rest`.
 
@@ -158,10 +120,12 @@ def unpack_sums(
         rest[beyond : beyond + values.shape[0] - inside] = values[inside:]
         highest = max(highest, int(values[:inside].max(initial=0)))
         lowest = min(lowest, int(values[:inside].min(initial=0)))
-    return Found(noise, highest, lowest, bool(left[first:last].any()))
+    return Extremes(noise, highest, lowest, bool(left[first:last].any()))
 
 
-def unpack_transformed(wide: U64, inverse: Inverse, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64) -> Found:
+def unpack_transformed(
+    wide: U64, inverse: Inverse, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64
+) -> Extremes:
     """`inverse_ntt` of uint64[primes, N] whose values fit 32 bits, then `unpack_sums` of all columns; `wide` stays."""
     residues = wide.astype(np.uint32)
     inverse_ntt(residues, inverse.roots, inverse.quotients, lanes.primes, inverse.scale)

@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from secagg import kernels
+from secagg.arrays import U32
 from secagg.errors import BadSeal
-from secagg.kernels_numpy import U32
 from secagg.ownership import Owner
 from secagg.parameters import ParameterSet
 from secagg.secrecy import Secret

@@ -17,8 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from secagg.arrays import I64
 from secagg.blocks import Payload
-from secagg.kernels_numpy import I64
 from secagg.publickey import PublicKey
 
 NO_ROSTER = bytes(32)

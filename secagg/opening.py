@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from threading import Event
 
 from secagg import masks, packing
+from secagg.arrays import U64
 from secagg.blocks import Payload, empty_block, read_block
 from secagg.ckks import SecretKey
-from secagg.kernels_numpy import U64
 from secagg.plan import RoundPlan
 from secagg.secrecy import Secret
 from secagg.stages import StageClock

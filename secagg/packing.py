@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg import kernels
+from secagg.arrays import F64, I64, U32, U64, Extremes, Inverse, Lanes
 from secagg.counts import count
 from secagg.errors import (
     MalformedMessage,
@@ -28,7 +29,6 @@ from secagg.errors import (
     WeightOutOfRange,
     WrongState,
 )
-from secagg.kernels_numpy import F64, I64, U32, U64, Found, Inverse, Lanes
 from secagg.plan import RoundPlan
 from secagg.ring import ring_of
 from secagg.workers import Workers
@@ -185,7 +185,7 @@ class Decoder:
         Blocks come in order, each once; raises `WrongState` otherwise.
         """
         sums, rest = self._room(block)
-        found: list[Found] = []
+        found: list[Extremes] = []
 
         def some_columns(first: int, last: int) -> None:
             part = kernels.unpack_sums(residues, self._lanes, self._digits, self._left, sums, rest, first, last)
@@ -231,7 +231,7 @@ class Decoder:
         sums = self._sums[start : start + size]
         return sums, np.empty(size - sums.shape[0], dtype=np.int64)
 
-    def _take(self, block: int, rest: I64, parts: list[Found]) -> None:
+    def _take(self, block: int, rest: I64, parts: list[Extremes]) -> None:
         """Check what was found in a block. rest: the values behind the update's last one, the sum of weights first."""
         plan = self._plan
         noise = max(part.noise for part in parts)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from secagg import counts, packing, wire
 from secagg.aggregator import Aggregator
+from secagg.arrays import F64, I64
 from secagg.client import Client, MaskingDisabledWarning, warn_masking_disabled
 from secagg.enrolment import Enrolment
 from secagg.errors import LocalError, PlanError, QuorumNotMet, WeightOutOfRange
 from secagg.identity import Identity
-from secagg.kernels_numpy import F64, I64
 from secagg.keyholder import KeyHolder
 from secagg.messages import Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
 from secagg.plan import RoundPlan

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from secagg.arrays import U64
 from secagg.errors import WrongKey
-from secagg.kernels_numpy import U64
 from secagg.parameters import ParameterSet
 
 T = TypeVar("T")

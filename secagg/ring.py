@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from secagg import kernels
-from secagg.kernels_numpy import U32, U64
+from secagg.arrays import U32, U64
 from secagg.parameters import ParameterSet
 
 

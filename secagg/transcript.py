@@ -12,9 +12,9 @@ import struct
 
 import numpy as np
 
+from secagg.arrays import I64
 from secagg.errors import MalformedMessage
 from secagg.identity import KEY_BYTES, SIGNATURE_BYTES
-from secagg.kernels_numpy import I64
 from secagg.messages import (
     NO_STEP,
     Abort,

@@ -22,6 +22,7 @@ from itertools import pairwise
 import numpy as np
 
 from secagg import kernels
+from secagg.arrays import I64
 from secagg.blocks import Payload, payload_hash
 from secagg.enrolment import SESSION_BYTES
 from secagg.errors import (
@@ -33,7 +34,6 @@ from secagg.errors import (
     WrongPlan,
 )
 from secagg.identity import KEY_BYTES, SIGNATURE_BYTES
-from secagg.kernels_numpy import I64
 from secagg.messages import (
     Abort,
     AbortReason,

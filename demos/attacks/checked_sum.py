@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import secrets
 
-from demos.attacks.federation import COLLUDER, U32, VICTIM, Collected, Federation, asking
-from demos.attacks.verdict import F64, Attack, Control, Shipped, judge, largest_error
+from demos.attacks.federation import COLLUDER, VICTIM, Collected, Federation, asking
+from demos.attacks.verdict import Attack, Control, Shipped, judge, largest_error
 from secagg import packing
+from secagg.arrays import F64, U32
 
 MODULUS = 2**61 - 1
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from demos.attacks import federation, stock
 from demos.attacks.federation import VICTIM, Collected, Federation
-from demos.attacks.verdict import F64, Attack, Control, Loot, Shipped, correlation, exposes, judge, largest_error
+from demos.attacks.verdict import Attack, Control, Loot, Shipped, correlation, exposes, judge, largest_error
+from secagg.arrays import F64
 from secagg.messages import AbortReason
 
 

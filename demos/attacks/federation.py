@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from demos.attacks.verdict import F64, Attempt, Loot
+from demos.attacks.verdict import Attempt, Loot
 from secagg import Aggregator, Client, Enrolment, Identity, KeyHolder, RoundPlan, kernels, packing, plan_round, wire
+from secagg.arrays import F64, I64, U32
 from secagg.blocks import empty_block, payload_hash, read_block, write_block
 from secagg.ckks import Encryptor, SecretKey
 from secagg.client import MaskingDisabledWarning
@@ -36,9 +36,6 @@ from secagg.messages import (
 from secagg.parameters import ALLOWED
 from secagg.ring import ring_of
 from secagg.transcript import message_hash, parts_hash, signed_bytes
-
-U32 = NDArray[np.uint32]
-I64 = NDArray[np.int64]
 
 CLIENTS = 5
 QUORUM = 3

@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from demos.attacks import federation, stock
-from demos.attacks.verdict import F64, Attack, Control, Loot, Shipped, judge, largest_error
+from demos.attacks.verdict import Attack, Control, Loot, Shipped, judge, largest_error
+from secagg.arrays import F64
 from secagg.ring import ring_of
 
 PRIME = 0

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from demos.attacks import federation, stock
-from demos.attacks.federation import U32, Collected, Federation, asking
+from demos.attacks.federation import Collected, Federation, asking
 from demos.attacks.verdict import Attack, Control, Shipped, judge, largest_error
+from secagg.arrays import U32
 
 CHOSEN = 0.5  # every value of the attacker's average
 

@@ -19,8 +19,9 @@ from functools import partial
 
 import numpy as np
 
-from demos.attacks.federation import COLLUDER, I64, U32, VICTIM, Collected, Federation
+from demos.attacks.federation import COLLUDER, VICTIM, Collected, Federation
 from demos.attacks.verdict import Attack, Control, Loot, Shipped, correlation, judge, largest_error
+from secagg.arrays import I64, U32
 from secagg.messages import EncryptedSum
 from secagg.ring import ring_of
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import dataclasses
 
 from demos.attacks import federation
-from demos.attacks.federation import CLIENTS, U32, Federation
+from demos.attacks.federation import CLIENTS, Federation
 from demos.attacks.verdict import Attack, Attempt, Control, Loot, Shipped, judge
 from secagg import RoundPlan, plan_round
+from secagg.arrays import U32
 from secagg.ring import ring_of
 
 

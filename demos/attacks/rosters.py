@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from demos.attacks import federation, stock
 from demos.attacks.federation import COLLUDER, QUORUM, VICTIM, Collected, Federation
-from demos.attacks.verdict import F64, Attack, Control, Loot, Shipped, judge, largest_error
+from demos.attacks.verdict import Attack, Control, Loot, Shipped, judge, largest_error
+from secagg.arrays import F64
 from secagg.masks import AgreementKey
 from secagg.messages import Contribution, Join, Offer, Roster, RosterEntry, SignedHash
 from secagg.transcript import message_hash, signed_bytes

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from demos.attacks import federation, stock
-from demos.attacks.federation import U32, VICTIM, Collected, Federation, asking
+from demos.attacks.federation import VICTIM, Collected, Federation, asking
 from demos.attacks.verdict import Attack, Control, Loot, Shipped, judge, largest_error
+from secagg.arrays import U32
 from secagg.messages import SignedHash
 
 StockTrick = Callable[[stock.StockAggregation, Any], tuple[Any, int]]

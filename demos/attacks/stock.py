@@ -15,11 +15,8 @@ from typing import Any
 import numpy as np
 import tenseal
 import tenseal.sealapi as seal
-from numpy.typing import NDArray
 
-from demos.attacks.verdict import F64
-
-U64 = NDArray[np.uint64]
+from secagg.arrays import F64, U64
 
 NAME = "stock TenSEAL"
 DEGREE = 8192

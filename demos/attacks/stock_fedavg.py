@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from demos.attacks.federation import UPDATE_SCALE
-from demos.attacks.verdict import F64, Attack, Control, Shipped, exposes, largest_error
+from demos.attacks.verdict import Attack, Control, Shipped, exposes, largest_error
+from secagg.arrays import F64
 
 if TYPE_CHECKING:
     from flwr.app import Context, Message, RecordDict

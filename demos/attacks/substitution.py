@@ -14,7 +14,8 @@ import numpy as np
 
 from demos.attacks import federation, stock
 from demos.attacks.federation import COLLUDER, VICTIM, Collected, Federation
-from demos.attacks.verdict import F64, Attack, Control, Loot, Shipped, judge, largest_error
+from demos.attacks.verdict import Attack, Control, Loot, Shipped, judge, largest_error
+from secagg.arrays import F64
 from secagg.ckks import generate_keys
 from secagg.messages import Contribution, Offer
 from secagg.transcript import public_key_hash, signed_bytes

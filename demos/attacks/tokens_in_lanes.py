@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from demos.attacks.federation import CLIENTS, U32, VICTIM, Collected, Federation, asking
+from demos.attacks.federation import CLIENTS, VICTIM, Collected, Federation, asking
 from demos.attacks.verdict import Attack, Control, Shipped, judge, largest_error
+from secagg.arrays import U32
 from secagg.errors import SumRefused
 from secagg.ring import ring_of
 

@@ -18,7 +18,8 @@ import numpy as np
 from demos.attacks import federation, stock
 from demos.attacks.federation import VICTIM, Federation
 from demos.attacks.rosters import signed_roster
-from demos.attacks.verdict import F64, Attack, Control, Loot, Shipped, judge, largest_error
+from demos.attacks.verdict import Attack, Control, Loot, Shipped, judge, largest_error
+from secagg.arrays import F64
 
 FEATURES, HIDDEN, ROWS = 60, 64, 50
 DEAD_BIAS = -1e6  # below it no hidden unit fires for any standardised row

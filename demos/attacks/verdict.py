@@ -12,11 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from secagg.arrays import F64
 from secagg.errors import SecAggError
-
-F64 = NDArray[np.float64]
 
 _MODULES = {"flower": "flwr"}  # extra -> what it brings
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from secagg import errors
-from secagg.kernels_numpy import I64
+from secagg.arrays import I64
 from secagg.packing import Decoder, lane_factors
 from secagg.parameters import ALLOWED, ParameterSet
 from secagg.plan import RoundPlan, plan_round
