@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
     from fl.rounds.compression import CompressionSettings
     from fl.rounds.limits import ResourceSettings
+    from fl.runs.config import RunConfig
     from fl.runs.experiment import Experiment
-    from fl.runs.folder import RunConfig
 
 MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 
@@ -333,17 +333,8 @@ def _config(options: dict[str, Any]) -> RunConfig:
     from dataclasses import replace
 
     from fl.counts.settings import StatisticsSettings
-    from fl.runs.folder import (
-        OPEN,
-        PRIVATE,
-        ROUNDS,
-        SHARED,
-        SHARED_ROUNDS,
-        AggregationSettings,
-        DataSettings,
-        PrivacySettings,
-        RunConfig,
-    )
+    from fl.runs.config import AggregationSettings, DataSettings, PrivacySettings, RunConfig
+    from fl.runs.styles import OPEN, style_of
 
     private = not options["no_dp"]
     asked = {
@@ -352,9 +343,6 @@ def _config(options: dict[str, Any]) -> RunConfig:
     }
     asked = {name: value for name, value in asked.items() if value is not None}
     passes = {"epochs": options["local_epochs"], "batch_size": options["batch_size"]}
-    shared = private and options["noise"] == "shared"
-    style = SHARED if shared else PRIVATE if private and options["unit"] == "row" else OPEN
-    default_rounds = SHARED_ROUNDS if shared else ROUNDS
     data = DataSettings(
         source=str(_absolute(options["data"])),
         schema=_absolute(options["schema"]),
@@ -377,11 +365,12 @@ def _config(options: dict[str, Any]) -> RunConfig:
         update_norm=options["update_norm"],
         colluders=options["colluders"],
     )
+    style = style_of(privacy if private else None)
     least = (1 if private else 3) if options["min_banks"] is None else options["min_banks"]
     statistics = StatisticsSettings(least, options["colluders"], options["increment_days"], options["statistics_share"])
     return RunConfig(
         seed=options["seed"],
-        rounds=default_rounds if options["rounds"] is None else options["rounds"],
+        rounds=style.rounds if options["rounds"] is None else options["rounds"],
         device=options["device"],
         threads=options["threads"],
         with_baselines=not options["no_baselines"],

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from fl.counts.settings import StatisticsSettings
-from fl.runs.folder import (
-    OPEN,
-    PRIVATE,
-    AggregationSettings,
-    DataSettings,
-    PrivacySettings,
-    RunConfig,
-)
+from fl.runs.config import AggregationSettings, DataSettings, PrivacySettings, RunConfig
+from fl.runs.styles import OPEN, PRIVATE
 
 EXAMPLE_CONFIG = RunConfig(
     seed=1,

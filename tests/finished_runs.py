@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from fl.data.simulate import Simulation, simulate
+from fl.runs.config import AggregationSettings, DataSettings, RunConfig
 from fl.runs.experiment import Experiment
-from fl.runs.folder import OPEN, AggregationSettings, DataSettings, RunConfig
+from fl.runs.styles import OPEN
 
 
 def open_config(data: DataSettings, *, rounds: int = 3, seed: int = 0, baselines: bool = False) -> RunConfig:

@@ -30,7 +30,7 @@ from fl.counts.settings import StatisticsSettings
 from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.limits import ResourceSettings
-from fl.runs.folder import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
+from fl.runs.config import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
 from fl.runs.run_data import read_source
 
 NUMBERS = ("nan", "inf", "-inf", "-1", "0", "", "1e308", str(10**30), "9" * 5000, "several", "1,5")

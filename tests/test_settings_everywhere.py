@@ -53,7 +53,7 @@ from fl.rounds.algorithms.participation import Dropouts, Everyone, Sampled
 from fl.rounds.algorithms.settings import OPTIONS, AlgorithmSettings, ParticipationSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import Limits, ResourceSettings, limits_of
-from fl.runs.folder import config_from_toml, config_to_toml
+from fl.runs.config import config_from_toml, config_to_toml
 
 HOSTILE = (math.nan, math.inf, -math.inf, -1, 0, "", 1e308, 10**30, "several", True, None, [], b"bytes", 1 + 1j)
 TOML = (

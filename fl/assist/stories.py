@@ -39,7 +39,7 @@ from fl.durable import replace_durably
 from fl.errors import OptionError
 from fl.learning.training import derive_seed, predict
 from fl.rounds.play import Schedule
-from fl.runs.folder import OPEN
+from fl.runs.styles import OPEN
 from fl.spreadsheet import csv_bytes, read_back
 
 REDACTED = {

@@ -30,8 +30,9 @@ from scipy.stats import t as student
 from fl.durable import replace_durably
 from fl.errors import AblationError
 from fl.rounds.algorithms.settings import AlgorithmSettings
+from fl.runs.config import RunConfig, config_from_toml, config_to_toml
 from fl.runs.experiment import Experiment
-from fl.runs.folder import OPEN, PRIVATE, ROUNDS, RunConfig, config_from_toml, config_to_toml
+from fl.runs.styles import OPEN, PRIVATE
 
 WHOLE = "whole run"
 FIGURES = ("average_precision", "roc_auc", "card_precision_at_100")  # compared between variants
@@ -88,7 +89,7 @@ def _rounds_of_training(config: RunConfig) -> int:
     training as there were steps would be another experiment.
     """
     shared = config.privacy is not None and config.privacy.noise == "shared"
-    return min(config.rounds, ROUNDS) if shared else config.rounds
+    return min(config.rounds, OPEN.rounds) if shared else config.rounds
 
 
 def _without_statistics(config: RunConfig) -> RunConfig | None:

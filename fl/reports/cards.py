@@ -22,7 +22,8 @@ from fl.durable import replace_durably
 from fl.markdown import code, text
 from fl.reports.card_templates import DPIA, MODEL_CARD
 from fl.reports.examination.findings import percent
-from fl.runs.folder import RunConfig, read_config, read_object
+from fl.runs.config import RunConfig
+from fl.runs.folder import read_config, read_object
 from fl.runs.scoring import TrainedModel, load_model
 
 FIELD = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)

@@ -14,7 +14,8 @@ from typing import Any
 from fl.errors import BudgetError, RunFolderError
 from fl.privacy.budget import Ledger, ledger_path, read_ledger
 from fl.privacy.mechanisms import Entry, Mechanism, NoisyCounts, epsilon, reckoned, units_of
-from fl.runs.folder import PrivacySettings, RunFolder, bank_names
+from fl.runs.config import PrivacySettings
+from fl.runs.folder import RunFolder, bank_names
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ from fl.rounds.compression import Compression, compression_of
 from fl.rounds.joint_steps import GRID, SharedStepPlan
 from fl.rounds.joint_steps import sensitivity as step_sensitivity
 from fl.rounds.limits import Choice, Workload, choose, limits_of, measure_machine
-from fl.runs.folder import BY_NOISE, PrivacySettings, RunConfig
+from fl.runs.config import BY_NOISE, PrivacySettings, RunConfig
 from fl.secure.session import QUORUM
 
 NOISE_PER_STEP = 2.7e-3  # standard deviation, in the unit of the weights; figures in docs/adr/0012

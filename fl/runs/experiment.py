@@ -72,7 +72,9 @@ from fl.runs.budgets import (
     shared_step_plan,
 )
 from fl.runs.run_data import read_source
-from fl.runs.folder import APPLIED_GRID, ROUNDS, RunConfig, RunFolder, refuse_used
+from fl.runs.config import APPLIED_GRID, RunConfig
+from fl.runs.folder import RunFolder, refuse_used
+from fl.runs.styles import OPEN
 from fl.secure.session import QUORUM, EncryptedRounds, plain_sum
 
 
@@ -471,7 +473,7 @@ def _open_schedule(config: RunConfig) -> Schedule:
     """The schedule of the baselines that train without privacy."""
     model = config.baseline_model
     shared = config.privacy is not None and config.privacy.noise == "shared"
-    rounds, grid = ROUNDS if shared else config.rounds, APPLIED_GRID * config.aggregation.clip
+    rounds, grid = OPEN.rounds if shared else config.rounds, APPLIED_GRID * config.aggregation.clip
     return Schedule(rounds, config.baseline_training, None, model.dropout, model.prior, config.seed, grid)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fl.data.federation import SIMULATED, PartitionedTable, read_partitioned
 from fl.data.simulate import embedded
-from fl.runs.folder import DataSettings, random_banks
+from fl.runs.config import DataSettings, random_banks
 
 
 def read_source(data: DataSettings, seed: int) -> PartitionedTable:

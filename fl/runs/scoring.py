@@ -31,7 +31,8 @@ from fl.data.stream import StreamedRows, stream_file
 from fl.errors import RunFolderError
 from fl.learning.model import MODEL_FORMAT, build_model, flatten, layer_mask, layout, model_hash, unflatten
 from fl.learning.training import predict
-from fl.runs.folder import RESTORE, bank_names, head_path, random_banks, read_config
+from fl.runs.config import random_banks
+from fl.runs.folder import RESTORE, bank_names, head_path, read_config
 
 
 @dataclass(frozen=True)

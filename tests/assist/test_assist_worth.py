@@ -36,7 +36,7 @@ from fl.data.schema import Schema
 from fl.data.schema_file import load_schema
 from fl.errors import AggregationError, MetricError
 from fl.rounds.play import Schedule
-from fl.runs.folder import OPEN
+from fl.runs.styles import OPEN
 
 SCHEDULE = Schedule(3, OPEN.training, None, 0.0, 0.03, 0)
 

@@ -26,7 +26,8 @@ from fl.data.reading import Transactions
 from fl.data.schema import Schema
 from fl.errors import ExaminationError
 from fl.learning.training import predict
-from fl.runs.folder import RunConfig, RunFolder, read_config, read_object
+from fl.runs.config import RunConfig
+from fl.runs.folder import RunFolder, read_config, read_object
 from fl.runs.run_data import read_source
 from fl.runs.scoring import load_model
 

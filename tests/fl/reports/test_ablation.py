@@ -18,19 +18,8 @@ from fl.reports.ablation import WHOLE, cell, paired, play, prepare, read_config,
 from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
-from fl.runs.folder import (
-    BY_NOISE,
-    OPEN,
-    PRIVATE,
-    ROUNDS,
-    SHARED,
-    SHARED_ROUNDS,
-    AggregationSettings,
-    DataSettings,
-    PrivacySettings,
-    RunConfig,
-    config_to_toml,
-)
+from fl.runs.config import BY_NOISE, AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
+from fl.runs.styles import OPEN, PRIVATE, SHARED
 
 TINY = DataSettings("simulated", clients=3, customers=200, fraud_share=0.05)
 QUICK = replace(open_config(TINY, rounds=2), training=replace(OPEN.training, epochs=1))
@@ -96,7 +85,7 @@ def shared_config(**training: float) -> RunConfig:
     privacy = replace(config.privacy, noise="shared", noise_multiplier=None, share_variance=900.0, share_pieces=2)
     return replace(
         config,
-        rounds=SHARED_ROUNDS,
+        rounds=SHARED.rounds,
         privacy=replace(privacy, learning_rate=1.25),
         training=replace(SHARED.training, **training),  # type: ignore[arg-type]
         algorithm=AlgorithmSettings(),
@@ -111,10 +100,10 @@ def test_every_arm_of_a_run_under_shared_noise_trains_as_suits_it(tmp_path: Path
     for calibrated in (whole, arms["epsilon 1"], arms["without statistics"], arms["without momentum"]):
         assert calibrated.privacy is not None and calibrated.privacy.noise == "shared"
         assert (calibrated.privacy.learning_rate, calibrated.privacy.share_pieces) == (None, None)
-        assert calibrated.training.learning_rate == BY_NOISE and calibrated.rounds == SHARED_ROUNDS
+        assert calibrated.training.learning_rate == BY_NOISE and calibrated.rounds == SHARED.rounds
     assert own.privacy is not None and own.privacy.noise == "own" and own.privacy.learning_rate is None
-    assert own.training == PRIVATE.training and own.model == PRIVATE.model and own.rounds == ROUNDS
-    assert bare.privacy is None and bare.rounds == ROUNDS
+    assert own.training == PRIVATE.training and own.model == PRIVATE.model and own.rounds == OPEN.rounds
+    assert bare.privacy is None and bare.rounds == OPEN.rounds
     assert bare.training == QUICK.baseline_training and bare.model == QUICK.baseline_model
 
 

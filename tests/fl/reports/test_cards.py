@@ -12,7 +12,7 @@ from finished_runs import open_config, train
 from fl.errors import RunFolderError
 from fl.reports.card_templates import DPIA, MODEL_CARD
 from fl.reports.cards import FIELD, MARK, Cards, FinishedRun, cards, read_run
-from fl.runs.folder import AggregationSettings, DataSettings
+from fl.runs.config import AggregationSettings, DataSettings
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from fl.reports.examination.fairness import REST, by_group, fairness, quarters
 from fl.reports.examination.figures import comparison, figures
 from fl.reports.examination.timeliness import days_to_alert
 from fl.rounds.algorithms.settings import AlgorithmSettings
-from fl.runs.folder import DataSettings
+from fl.runs.config import DataSettings
 
 
 @pytest.fixture(scope="module")

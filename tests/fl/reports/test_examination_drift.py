@@ -18,7 +18,7 @@ from fl.data.simulate import Drift, Simulation, simulate
 from fl.errors import DataError, MetricError
 from fl.reports.examination.drift import LIMITS, _psi_alarm, drift, psi_by_day, stability_index
 from fl.reports.examination.evidence import gather
-from fl.runs.folder import DataSettings
+from fl.runs.config import DataSettings
 
 CUSTOMERS, BANKS, TEST_WEEKS = 800, 4, 3
 PLANTED_DAY = 60  # 2024-03-01, the fifth of 21 test days

@@ -14,7 +14,7 @@ from fl.learning.model import flatten, model_hash, unflatten
 from fl.learning.training import LocalTraining, PrivateSteps, derive_seed, train_seeded
 from fl.rounds.play import Schedule, federated_rounds, on_grid
 from fl.runs.baselines import alone, plain, pooled
-from fl.runs.folder import APPLIED_GRID
+from fl.runs.config import APPLIED_GRID
 from fl.secure import session as secure
 from fl.secure.session import Aggregate, Update, encrypted_average, plain_average, plan_for
 

@@ -19,8 +19,8 @@ from fl.rounds.algorithms.state import State
 from fl.rounds.joint_rounds import VELOCITY, SharedTraining, play_shared_rounds, stepped
 from fl.rounds.joint_steps import GRID, SharedStepPlan, clipped_gradient_sum, sensitivity
 from fl.runs.budgets import NOISE_PER_STEP
+from fl.runs.config import BY_NOISE
 from fl.runs.experiment import Experiment
-from fl.runs.folder import BY_NOISE
 
 SMALL = ["--customers", "400", "--clients", "3", "--fraud-share", "0.03", "--seed", "5", "--local-epochs", "1"]
 SHARED = [*SMALL, "--noise", "shared", "--rounds", "3"]

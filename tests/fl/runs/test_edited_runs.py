@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from fl.errors import FederationError, RunFolderError
 from fl.reports.cards import read_run
-from fl.runs.folder import DataSettings, RunFolder
+from fl.runs.config import DataSettings
+from fl.runs.folder import RunFolder
 from fl.runs.scoring import load_model
 
 

@@ -16,16 +16,8 @@ from fl.errors import BudgetError, BudgetExhausted, LedgerError, RunFolderError
 from fl.privacy.budget import Ledger
 from fl.runs.account import accounts
 from fl.runs.experiment import Experiment
-from fl.runs.folder import (
-    OPEN,
-    PRIVATE,
-    AggregationSettings,
-    DataSettings,
-    PrivacySettings,
-    RunConfig,
-    config_from_toml,
-    config_to_toml,
-)
+from fl.runs.config import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_from_toml, config_to_toml
+from fl.runs.styles import OPEN, PRIVATE
 
 BANKS = 3
 

@@ -1,0 +1,195 @@
+"""What a run is asked to do: its settings with their defaults, and the TOML that keeps them.
+
+What it leaves to others: which options of a command make a configuration, what a run decides from it (`fl.runs.plan`),
+models and trainings that suit each other (`fl.runs.styles`).
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal, TypeVar
+
+from fl import options
+from fl.counts.settings import StatisticsSettings
+from fl.errors import AggregationError, BudgetError, FederationError, ModelError, OptionError, RunFolderError
+from fl.learning.training import LocalTraining
+from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
+from fl.rounds.compression import CompressionSettings
+from fl.rounds.limits import ResourceSettings
+
+# Of the clip: steps in which averages enter a model, encrypted or not. Not a power of two: means of float32 lie on such
+# grids themselves, and many of them would be ties.
+APPLIED_GRID = 1e-6
+
+BY_NOISE = 0.0  # a learning rate that is chosen when the noise is calibrated: `PrivacySettings.learning_rate`
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which transactions, which banks, which days."""
+
+    source: Annotated[str, options.FILE] = "simulated"  # or a path's path
+    schema: Annotated[str | None, options.FILE] = None
+    partition: str | None = None
+    clients: Annotated[int | None, options.RANDOM_BANKS] = None
+    test_windows: Annotated[int | None, options.TEST_WINDOWS] = None  # consecutive; None: the schema's own
+    customers: Annotated[int | None, options.CUSTOMERS] = None  # of the embedded generator
+    fraud_share: Annotated[float | None, options.FRAUD_SHARE] = None  # of the embedded generator
+
+    def __post_init__(self) -> None:
+        options.check(self, OptionError)
+
+
+@dataclass(frozen=True)
+class PrivacySettings:
+    """The budget of every bank and the noisy steps it is spent on. All of it is public."""
+
+    epsilon: Annotated[float, options.EPSILON] = 3.0  # for everything ever recorded in a bank's ledger
+    delta: Annotated[float, options.DELTA] = 1e-5
+    sample_rate: Annotated[float, options.SAMPLE_RATE] = 0.25  # probability of a row being in a batch
+    steps: Annotated[int, options.STEPS] = 10  # noisy steps per round
+    max_grad_norm: Annotated[float, options.MAX_GRAD_NORM] = 1.0  # L2 bound of one row's gradient
+    expected_batch: Annotated[float, options.EXPECTED_BATCH] = 2048.0  # rows: the public divisor
+    budget_dir: Annotated[str | None, options.FOLDER] = None  # of the banks' ledgers; None: in the run folder
+    noise_multiplier: Annotated[float | None, options.NOISE_MULTIPLIER] = None  # calibrated when the run starts, kept
+    unit: Literal["row", "client"] = "row"  # what one epsilon is about
+    update_norm: Annotated[float, options.UPDATE_NORM] = 1.0  # L2 bound of a bank's update; unit client only
+    noise: Literal["own", "shared"] = "own"  # each bank's own, or shares of one noise inside the encrypted sum
+    colluders: Annotated[int, options.BANKS] = 1  # t, the observing one included; unit client and shared noise only
+    share_variance: Annotated[float | None, options.SHARE_VARIANCE] = None  # of a share, as noise_multiplier
+    share_pieces: Annotated[int | None, options.SHARE_PIECES] = None  # draws that make one share; shared noise only
+    # Calibrated to the noise where training asks for that; shared noise only.
+    learning_rate: Annotated[float | None, options.LEARNING_RATE] = None
+
+    def __post_init__(self) -> None:
+        options.check(self, BudgetError)
+
+
+@dataclass(frozen=True)
+class AggregationSettings:
+    """How updates become one."""
+
+    mode: Literal["encrypted", "plain"] = "encrypted"
+    clip: Annotated[float, options.CLIP] = 1.0  # of every coordinate of an update
+    value_bits: Annotated[int, options.VALUE_BITS] = 16  # of a quantised coordinate, sign included
+    engine: Annotated[str, options.ENGINE] = "auto"
+
+    def __post_init__(self) -> None:
+        options.check(self, AggregationError)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The network, and the public guess of the fraud share that its first output stands for."""
+
+    dropout: Annotated[float, options.DROPOUT]
+    prior: Annotated[float, options.PRIOR]
+
+    def __post_init__(self) -> None:
+        options.check(self, ModelError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run's result, and nothing that is secret."""
+
+    seed: Annotated[int, options.SEED] = 0  # of data, first model and batches; never of keys or noise
+    rounds: Annotated[int, options.ROUNDS]
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: Annotated[int, options.THREADS] = 1  # of torch; part of the result's reproducibility
+    with_baselines: bool = True
+    data: DataSettings = DataSettings()
+    model: ModelSettings
+    training: LocalTraining
+    aggregation: AggregationSettings = AggregationSettings()
+    privacy: PrivacySettings | None  # None: --no-dp
+    baseline_model: ModelSettings
+    baseline_training: LocalTraining  # of the baselines that need no privacy
+    statistics: StatisticsSettings | None = None  # None: nothing but updates is shared
+    algorithm: AlgorithmSettings = AlgorithmSettings()
+    participation: ParticipationSettings | None = None  # None: every bank in every round
+    compression: CompressionSettings | None = None  # None: the same bits and all layers in every round
+    resources: ResourceSettings | None = None  # None: no bank has limits
+
+    def __post_init__(self) -> None:
+        options.check(self, OptionError)
+        shared = self.privacy is not None and self.privacy.noise == "shared"
+        for name, training in (("training", self.training), ("baseline_training", self.baseline_training)):
+            if training.learning_rate == BY_NOISE and not (shared and name == "training"):
+                raise OptionError(f"{name}.learning_rate: expected {options.LEARNING_RATE}, got {BY_NOISE}")
+
+
+def config_to_toml(config: RunConfig) -> str:
+    """`config` as TOML; a None is left out."""
+    scalars, tables = [], []
+    for name, value in asdict(config).items():
+        if isinstance(value, dict):
+            lines = [f"{key} = {_toml(item)}" for key, item in value.items() if item is not None]
+            tables.append("\n".join([f"[{name}]", *lines]))
+        elif value is not None:
+            scalars.append(f"{name} = {_toml(value)}")
+    return "\n\n".join(["\n".join(scalars), *tables]) + "\n"
+
+
+def config_from_toml(text: str) -> RunConfig:
+    """The inverse of `config_to_toml`. Raises `RunFolderError` naming an absent or unknown key."""
+    try:
+        raw = tomllib.loads(text)
+    except (ValueError, RecursionError) as fault:  # TOML's own error is a ValueError; so is a number that is too long
+        raise RunFolderError(f"config.toml is not TOML: {fault}") from fault
+    tables = {
+        "data": DataSettings,
+        "model": ModelSettings,
+        "training": LocalTraining,
+        "aggregation": AggregationSettings,
+        "privacy": PrivacySettings,
+        "baseline_model": ModelSettings,
+        "baseline_training": LocalTraining,
+        "statistics": StatisticsSettings,
+        "algorithm": AlgorithmSettings,
+        "participation": ParticipationSettings,
+        "compression": CompressionSettings,
+        "resources": ResourceSettings,
+    }
+    values: dict[str, Any] = {"privacy": None, "statistics": None}
+    for name, value in raw.items():
+        values[name] = _build(tables[name], value, f"[{name}]") if name in tables else value
+    return _build(RunConfig, values, "config.toml")
+
+
+def random_banks(data: DataSettings) -> int | None:
+    """How many random banks a partition is to make; None for generated data, which comes with banks of its
+    own.
+    """
+    return None if data.source == "simulated" else data.clients
+
+
+T = TypeVar("T")
+
+
+def _build(kind: type[T], values: object, where: str) -> T:
+    if not isinstance(values, dict):
+        raise RunFolderError(f"{where}: expected a table, got {options.shown(values)}")
+    # Every kind here is a dataclass, which a TypeVar cannot say.
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - known):
+        raise RunFolderError(f"{where} has unknown keys {unknown}: was it written by another version?")
+    try:
+        return kind(**values)
+    except TypeError as fault:
+        raise RunFolderError(f"{where}: {fault}") from fault
+    except FederationError as fault:
+        raise RunFolderError(f"{where} {fault}") from fault
+
+
+def _toml(value: str | float | bool) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    # A JSON string is a TOML basic string but for surrogate pairs and DEL; repr of a float is exact in both.
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
