@@ -1,4 +1,4 @@
-"""The few statistics that the suite needs, stated rather than imported.
+"""The few statistics that the suite needs.
 
 Timings are summarised by their median and quartiles, because interference only ever makes them longer. Growth is the
 slope of a straight line through logarithms. What counts as a difference between two runs is in `compare.py`.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import linear_regression
 
 import numpy as np
 
@@ -58,10 +59,8 @@ def growth(points: Sequence[tuple[int, float]]) -> Growth | None:
     """Least squares through (log size, log cost); None for fewer than two sizes or a cost of zero."""
     if len({size for size, _ in points}) < 2 or any(cost <= 0 for _, cost in points):
         return None
-    x = np.array([math.log(size) for size, _ in points])
-    y = np.array([math.log(cost) for _, cost in points])
-    slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
-    return Growth(slope, tuple(sorted({size for size, _ in points})))
+    line = linear_regression([math.log(size) for size, _ in points], [math.log(cost) for _, cost in points])
+    return Growth(line.slope, tuple(sorted({size for size, _ in points})))
 
 
 def ratio_interval(

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import rel_entr
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.metrics import roc_auc_score
@@ -374,14 +375,10 @@ def _shares(a: NDArray[np.int64], b: NDArray[np.int64]) -> tuple[Matrix, Matrix]
 
 
 def _jensen_shannon(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+    """In bits. Not scipy's own distance: its root of a sum that rounding left below 0 is no number."""
     p, q = _shares(a, b)
-    middle = (p + q) / 2
-
-    def relative(share: Matrix) -> float:
-        at = share > 0
-        return float(np.sum(share[at] * np.log2(share[at] / middle[at])))
-
-    return min(max((relative(p) + relative(q)) / 2, 0.0), 1.0)
+    nats = (rel_entr(p, (p + q) / 2) + rel_entr(q, (p + q) / 2)).sum() / 2
+    return min(max(float(nats / np.log(2)), 0.0), 1.0)
 
 
 def _total_variation(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:

@@ -23,7 +23,7 @@ from fl.assist.redact import Redactor
 from fl.assist.release import Policy
 from fl.assist.stories import _real
 from fl.assist.synthetic import SyntheticSet, to_frame
-from fl.assist.validation import Validation, own_findings, validate
+from fl.assist.validation import Validation, _jensen_shannon, own_findings, validate
 from fl.data.federation import federation_of
 from fl.data.schema import DAY_US, MICROSECONDS, Schema
 from fl.data.schema_file import SHIPPED, load_schema
@@ -163,6 +163,14 @@ def test_ordinary_synthetic_rows_have_no_blocking_findings(
         assert figures.detector_auc is not None and 0.5 < figures.detector_auc <= 1.0
         assert 0.0 <= figures.nearer_to_training <= 1.0
         assert all(0.0 <= divergence <= 1.0 for divergence in figures.marginal.values())
+
+
+def test_divergence_of_two_columns_by_hand() -> None:
+    """Of (1, 0) and (1/2, 1/2): 1.5 - 0.75 log2 3 bits; of columns without a common value one bit."""
+    flat, both = np.zeros(6, np.int64), np.array([0, 1] * 5)
+    assert _jensen_shannon(flat, both) == pytest.approx(1.5 - 0.75 * np.log2(3), abs=1e-12)
+    assert _jensen_shannon(flat, flat) == 0.0
+    assert _jensen_shannon(flat, flat + 1) == 1.0
 
 
 def _real_row(described: Described, made: SyntheticSet, number: int) -> dict[str, Any]:

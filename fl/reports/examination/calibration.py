@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from fl.reports.examination.evidence import Evidence
 
 BINS = 10  # of equal width, as ECE is usually given
 TAIL = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)  # shares of rows between which reliability is looked at
-Z95 = 1.959964  # standard normal
 
 
 def calibration(evidence: Evidence) -> dict[str, Any]:
@@ -95,7 +95,5 @@ def reliability(label: NDArray[np.integer], score: NDArray[np.float64]) -> list[
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
     """95 % interval of a share of `hits` in `count` > 0 independent trials."""
-    share, z2 = hits / count, Z95 * Z95
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z95 * np.sqrt(share * (1 - share) / count + z2 / (4 * count * count)) / (1 + z2 / count)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    low, high = binomtest(hits, count).proportion_ci(method="wilson")
+    return float(low), float(high)

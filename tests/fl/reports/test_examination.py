@@ -14,6 +14,7 @@ import torch
 from finished_runs import open_config, simulated_csv, train
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 from torch import nn
 
 from fl.data.simulate import Simulation
@@ -145,7 +146,15 @@ def test_the_correction_undoes_what_a_weighted_loss_does_to_a_perfect_score(shar
     assert unweighted(np.array([score]), weight)[0] == pytest.approx(share, rel=1e-6)
 
 
-def test_intervals_of_shares_are_wilsons() -> None:
+@pytest.mark.parametrize(("hits", "count"), [(0, 10), (5, 10), (10, 10), (3, 1_000_000)])
+def test_intervals_of_shares_are_wilsons(hits: int, count: int) -> None:
+    share, z2 = hits / count, norm.ppf(0.975) ** 2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = math.sqrt(z2 * share * (1 - share) / count + z2 * z2 / (4 * count * count)) / (1 + z2 / count)
+    assert wilson(hits, count) == pytest.approx((centre - half, centre + half), abs=1e-12)
+
+
+def test_an_interval_by_hand() -> None:
     assert wilson(0, 10) == (0.0, pytest.approx(0.27753, abs=1e-5))
     assert wilson(5, 10) == (pytest.approx(0.23659, abs=1e-5), pytest.approx(0.76341, abs=1e-5))
 
