@@ -149,7 +149,7 @@ def run_story(
 
 def settings_of(options: dict[str, Any]) -> Settings:
     """The options of `provider_options`, checked against each other. Raises `click.UsageError`."""
-    from fl.assist.account import Limits, Prices
+    from fl.assist.account import Prices, SpendingLimits
     from fl.assist.session import Settings, read_customer_list
 
     if options["dry_run"] and options["provider"] == "offline":
@@ -169,7 +169,7 @@ def settings_of(options: dict[str, Any]) -> Settings:
         provider=options["provider"],
         model=options["model"],
         api=options["api"],
-        limits=Limits(options["max_tokens"], options["max_cost"], prices),
+        limits=SpendingLimits(options["max_tokens"], options["max_cost"], prices),
         timeout_s=options["timeout"],
         max_retries=options["max_retries"],
         allow=options["allow"],

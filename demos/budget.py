@@ -22,9 +22,9 @@ def budget(run: Path, as_json: bool) -> None:
     \b
     python -m demos budget runs/NAME
     """
-    from fl.runs.account import accounts
+    from fl.runs.account import bank_budgets
 
-    found = accounts(run)
+    found = bank_budgets(run)
     if as_json:
         print_json({"run_dir": str(run), "banks": [account.as_json() for account in found]})
         return

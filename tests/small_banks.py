@@ -19,7 +19,7 @@ from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettin
 from fl.rounds.algorithms.state import State
 from fl.rounds.compression import Compression
 from fl.rounds.play import RoundRecord, Schedule, Summation, play_rounds
-from fl.secure.session import EncryptedRounds, plain_sum
+from fl.secure.session import InProcessRounds, plain_sum
 
 CPU = torch.device("cpu")
 FEATURES = 3
@@ -82,7 +82,7 @@ def play(
     least = algorithm.timetable.largest if quorum is None else quorum
     aggregate: Summation = partial(plain_sum, clip=1.0)
     if encrypted:
-        secure = EncryptedRounds(
+        secure = InProcessRounds(
             [bank.name for bank in banks],
             clip=1.0,
             quorum=least,

@@ -19,8 +19,7 @@ from example_config import EXAMPLE_CONFIG
 
 import fl
 from fl import options
-from fl.assist.account import Limits as Budget
-from fl.assist.account import Prices
+from fl.assist.account import Prices, SpendingLimits
 from fl.assist.session import Settings
 from fl.assist.stories import DataChoice, Effort
 from fl.data.schema import (
@@ -43,7 +42,7 @@ from fl.errors import FederationError, ResourceError, RunFolderError, SchemaErro
 from fl.flower.client_app import schedule_of, simulation_of
 from fl.flower.errors import SettingsError
 from fl.flower.settings import PartySettings, PlanSettings, load_settings
-from fl.flower.workflow import Limits as Waiting
+from fl.flower.workflow import WaitLimits
 from fl.learning.training import PrivateSteps
 from fl.privacy.mechanisms import ClientRounds, Mechanism, NoisyCounts, SharedGaussian, SharedSteps
 from fl.rounds.algorithms.fedadam import FedAdam
@@ -52,7 +51,7 @@ from fl.rounds.algorithms.fedprox import FedProx
 from fl.rounds.algorithms.participation import Dropouts, Everyone, Sampled
 from fl.rounds.algorithms.settings import OPTIONS, AlgorithmSettings, ParticipationSettings
 from fl.rounds.compression import CompressionSettings
-from fl.rounds.limits import Limits, ResourceSettings, limits_of
+from fl.rounds.limits import BankLimits, ResourceSettings, limits_of
 from fl.runs.config import config_from_toml, config_to_toml
 
 HOSTILE = (math.nan, math.inf, -math.inf, -1, 0, "", 1e308, 10**30, "several", True, None, [], b"bytes", 1 + 1j)
@@ -81,7 +80,7 @@ EXAMPLES: tuple[Any, ...] = (
     ParticipationSettings(),
     CompressionSettings(),
     ResourceSettings(),
-    Limits(),
+    BankLimits(),
     FedAdam(Everyone(3)),
     FedProx(Everyone(3)),
     FedBuff(Clock((1, 1, 1), 3, 8)),
@@ -89,7 +88,7 @@ EXAMPLES: tuple[Any, ...] = (
     Sampled(5, 0.5, 3, 0),
     Dropouts(),
     Prices(),
-    Budget(100),
+    SpendingLimits(100),
     Settings(Path("work")),
     DataChoice(),
     Effort(),
@@ -115,7 +114,7 @@ EXAMPLES: tuple[Any, ...] = (
     Schema("s", LABEL),
     PlanSettings(8, 1.0, 20, 1, 1000),
     PartySettings("bank", Path("f"), Path("i"), Path("e"), 3, PlanSettings(8, 1.0, 20, 1, 1000)),
-    Waiting(),
+    WaitLimits(),
 )
 
 
@@ -285,7 +284,7 @@ def test_a_schema_file_with_a_hostile_value_is_refused_by_name_or_loads() -> Non
 
 def test_a_limits_file_with_a_hostile_value_is_refused_by_name_or_holds(tmp_path: Path) -> None:
     path, ends = tmp_path / "limits.toml", Counter[str]()
-    for name in names_of(Limits()):
+    for name in names_of(BankLimits()):
         for literal in TOML:
             path.write_text(f"[all]\n{name} = {literal}\n")
             try:

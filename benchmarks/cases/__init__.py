@@ -2,7 +2,7 @@
 
     case = make(options)                 # in a process of its own
     case.prepare(vectors) -> parameters  # not timed
-    case.repeat(meter) -> Outcome        # one whole round, timed by phase and stage; the result is checked
+    case.repeat(meter) -> CaseResult        # one whole round, timed by phase and stage; the result is checked
 
 `registry.py` lists the cases; adding one means writing a class like those here and one line there.
 """
@@ -20,7 +20,7 @@ from benchmarks.workload import F64, Vectors
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CaseResult:
     """largest_error: max |average - exact mean|. allowed_error: what the method promises; beyond it, it is wrong."""
 
     largest_error: float
@@ -38,11 +38,11 @@ class Case(Protocol):
     def prepare(self, vectors: Vectors) -> dict[str, Any]:
         """Get ready for these vectors; returns the parameters to report. Raises `CaseNotRunnable`."""
 
-    def repeat(self, meter: Meter) -> Outcome:
+    def repeat(self, meter: Meter) -> CaseResult:
         """Average once. Raises `WrongResult` where the case itself sees that its result is wrong."""
 
 
-def compared(average: F64, vectors: Vectors, allowed_error: float) -> Outcome:
+def compared(average: F64, vectors: Vectors, allowed_error: float) -> CaseResult:
     """The outcome of an average, float64[length], of these vectors."""
     if average.shape != (vectors.workload.length,):
         raise WrongResult(f"expected an average of {vectors.workload.length} values, got {average.shape}")
@@ -50,4 +50,4 @@ def compared(average: F64, vectors: Vectors, allowed_error: float) -> Outcome:
     for start, exact in vectors.exact_mean():
         gap = float(np.abs(average[start : start + len(exact)] - exact).max())
         worst = gap if np.isnan(gap) else max(worst, gap)
-    return Outcome(worst, allowed_error)
+    return CaseResult(worst, allowed_error)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import secagg
-from benchmarks.cases import Outcome
+from benchmarks.cases import CaseResult
 from benchmarks.errors import CaseNotRunnable, WrongResult
 from benchmarks.meter import Meter
 from benchmarks.workload import CLIP, Vectors
@@ -51,7 +51,7 @@ class DeviceSum:
             "plan": self._plan.as_dict(),
         }
 
-    def repeat(self, meter: Meter) -> Outcome:
+    def repeat(self, meter: Meter) -> CaseResult:
         from fl.secure.device_sum import DeviceAccumulator
 
         params, clients = self._plan.params, self._vectors.workload.clients
@@ -72,7 +72,7 @@ class DeviceSum:
             residues = total.residues()
             stage.bytes += residues.nbytes
         self._check(residues)
-        return Outcome(0.0, 0.0)
+        return CaseResult(0.0, 0.0)
 
     def _check(self, residues: NDArray[np.uint32]) -> None:
         expected = np.zeros(residues.shape, dtype=np.uint64)

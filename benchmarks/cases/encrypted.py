@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import secagg
-from benchmarks.cases import Outcome, compared
+from benchmarks.cases import CaseResult, compared
 from benchmarks.errors import CaseNotRunnable, WrongResult
 from benchmarks.meter import Meter
 from benchmarks.workload import CHUNK, CLIP, F32, F64, Vectors
@@ -173,7 +173,7 @@ class EncryptedAverage:
             "plan": self.setting.plan.as_dict(),
         }
 
-    def repeat(self, meter: Meter) -> Outcome:
+    def repeat(self, meter: Meter) -> CaseResult:
         opened = play_round(self._vectors.update, self._vectors.workload.clients, self.setting, meter)
         check_sums(opened.sums, self._vectors, self.setting.plan)
         return compared(opened.average, self._vectors, self.setting.plan.max_error)

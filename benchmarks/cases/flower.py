@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Outcome, compared
+from benchmarks.cases import CaseResult, compared
 from benchmarks.errors import CaseNotRunnable
 from benchmarks.meter import Meter
 from benchmarks.workload import CLIP, F64, Vectors
@@ -75,7 +75,7 @@ class SecAggPlusAverage:
         half = min(NEIGHBOURS, clients) // 2
         return {(client + offset) % clients for offset in range(-half, half + 1)}
 
-    def repeat(self, meter: Meter) -> Outcome:
+    def repeat(self, meter: Meter) -> CaseResult:
         states, ciphertexts = self._share_keys(meter)
         total: list[Any] = []
         for client, state in enumerate(states):

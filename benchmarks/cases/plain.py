@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Outcome, compared
+from benchmarks.cases import CaseResult, compared
 from benchmarks.errors import CaseNotRunnable
 from benchmarks.meter import Meter
 from benchmarks.workload import F32, F64, Vectors
@@ -28,7 +28,7 @@ class NumpyAverage:
         self._vectors = vectors
         return {"threads": 1, "arithmetic": "float32"}
 
-    def repeat(self, meter: Meter) -> Outcome:
+    def repeat(self, meter: Meter) -> CaseResult:
         workload, total = self._vectors.workload, np.zeros(self._vectors.workload.length, dtype=np.float32)
         for arrival in range(workload.clients):
             update = self._vectors.update(workload.contribution_of(arrival))
@@ -57,7 +57,7 @@ class TorchAverage:
         self._device = torch.device(self._device_name)
         return {"threads": torch.get_num_threads(), "arithmetic": "float32", "device": self._device_name}
 
-    def repeat(self, meter: Meter) -> Outcome:
+    def repeat(self, meter: Meter) -> CaseResult:
         torch, workload = self._torch, self._vectors.workload
         total = torch.zeros(workload.length, dtype=torch.float32, device=self._device)
         for arrival in range(workload.clients):

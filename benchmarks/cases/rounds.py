@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import secagg
-from benchmarks.cases import Outcome
+from benchmarks.cases import CaseResult
 from benchmarks.cases.encrypted import Setting, play_round, quantised
 from benchmarks.errors import CaseNotRunnable, WrongResult
 from benchmarks.machine import usable_cores
@@ -71,7 +71,7 @@ class WholeRound:
             parameters |= {"engine": self._setting.engine, "masking": True, "plan": plan.as_dict()}
         return parameters
 
-    def repeat(self, meter: Meter) -> Outcome:
+    def repeat(self, meter: Meter) -> CaseResult:
         updates = [self._local(client, meter) for client in range(self._clients)]
         exact = _mean(updates)
         if self._engine is None:
@@ -80,7 +80,7 @@ class WholeRound:
             opened = play_round(updates.__getitem__, self._clients, self._setting, meter)
             _check_sums(opened.sums, updates, self._setting.plan)
             average, allowed = opened.average, self._setting.plan.max_error
-        return Outcome(float(np.abs(average - exact).max()), allowed)
+        return CaseResult(float(np.abs(average - exact).max()), allowed)
 
     def _local(self, client: int, meter: Meter) -> F32:
         from fl.learning.model import flatten, unflatten

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Outcome, compared
+from benchmarks.cases import CaseResult, compared
 from benchmarks.meter import Meter
 from benchmarks.workload import F32, F64, Vectors
 
@@ -64,7 +64,7 @@ class StockAverage:
             "key": "secret, shared by all clients" if setting.symmetric else "public",
         }
 
-    def repeat(self, meter: Meter) -> Outcome:
+    def repeat(self, meter: Meter) -> CaseResult:
         import tenseal
 
         workload, slots = self._vectors.workload, self._setting.degree // 2

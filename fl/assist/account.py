@@ -44,7 +44,7 @@ class Prices:
 
 
 @dataclass(frozen=True)
-class Limits:
+class SpendingLimits:
     """Budget for everything in one log. `cost`: None for no limit in money; needs prices."""
 
     tokens: Annotated[int, options.TOKENS]
@@ -83,7 +83,7 @@ class Spent:
 class Account:
     """One log file and the budget over it. Safe to open again after a crash at any moment."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: SpendingLimits) -> None:
         self.path = path
         self.limits = limits
         path.parent.mkdir(parents=True, exist_ok=True)

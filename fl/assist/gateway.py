@@ -77,7 +77,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Item]):
+class ItemAnswer(Generic[Item]):
     """What came of one item: a value, or the reason why there is none; never a guess."""
 
     value: Item | None
@@ -135,7 +135,7 @@ class Gateway:
         task: Task[Item],
         records: Sequence[Mapping[str, object]],
         progress: Progress | None = None,
-    ) -> list[Outcome[Item]]:
+    ) -> list[ItemAnswer[Item]]:
         """Ask the same about every record (raw values by column); equal ones are asked about once.
 
         An item that the provider will not or cannot answer in the asked structure comes back with a reason.
@@ -239,12 +239,12 @@ def _validated(model: type[BaseModel], entry: Mapping[str, Any]) -> BaseModel:
         raise AnswerMalformed(_where(fault)) from None
 
 
-def _outcome(task: Task[Item], entry: dict[str, Any], made_by: MadeBy) -> Outcome[Item]:
+def _outcome(task: Task[Item], entry: dict[str, Any], made_by: MadeBy) -> ItemAnswer[Item]:
     if UNANSWERED in entry:
-        return Outcome(None, str(entry[UNANSWERED]), made_by)
+        return ItemAnswer(None, str(entry[UNANSWERED]), made_by)
     answer = _validated(task.answer, {task.items_field: [entry]})
     item: Item = getattr(answer, task.items_field)[0]
-    return Outcome(item, None, made_by)
+    return ItemAnswer(item, None, made_by)
 
 
 def _where(fault: ValidationError) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.assist.answers import Review, ReviewAnswer
-from fl.assist.gateway import Gateway, Outcome, Progress
+from fl.assist.gateway import Gateway, ItemAnswer, Progress
 from fl.assist.prompts import load_prompt
 from fl.assist.provider import Task
 
@@ -43,7 +43,7 @@ class Alert:
 
     position: int
     score: float
-    outcome: Outcome[Review]
+    outcome: ItemAnswer[Review]
     queue: int
 
     def as_json(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def review(
     bank through its own gateway. Alerts in queue order. Raises whatever a gateway raises.
     """
     positions = sorted(records, key=lambda p: (-scores[p], p))
-    answered: dict[int, Outcome[Review]] = {}
+    answered: dict[int, ItemAnswer[Review]] = {}
     for bank, gateway in enumerate(gateways):
         own = [p for p in positions if records[p][0] == bank]
         answered |= dict(zip(own, gateway.ask_each(task(), [records[p][1] for p in own]), strict=True))
@@ -105,7 +105,7 @@ def agreement(alerts: Sequence[Alert], labels: NDArray[np.floating], seed: int =
     return found
 
 
-def _weight(outcome: Outcome[Review]) -> tuple[int, float]:
+def _weight(outcome: ItemAnswer[Review]) -> tuple[int, float]:
     if outcome.value is None:
         return RANK["unclear"], 0.0
     rank = RANK[outcome.value.verdict]

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from fl import options
-from fl.assist.account import Account, Limits, read_log
+from fl.assist.account import Account, SpendingLimits, read_log
 from fl.assist.cache import Cache
 from fl.assist.descriptions import Described, bank_redactor
 from fl.assist.errors import AssistError, ScenarioError
@@ -42,7 +42,7 @@ class Settings:
     provider: Literal["offline", "openai"] = "offline"
     model: Annotated[str | None, options.Text("a model's name")] = None
     api: Api = "responses"
-    limits: Limits = Limits(tokens=100_000)  # noqa: RUF009 - frozen
+    limits: SpendingLimits = SpendingLimits(tokens=100_000)  # noqa: RUF009 - frozen
     timeout_s: Annotated[float, options.TIMEOUT] = 60.0
     max_retries: Annotated[int, options.SDK_RETRIES] = 2
     allow: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ def status(work: Path) -> dict[str, Any]:
     """Sums over the log of a work folder; its chain of hashes is checked on the way. Raises `LogError`."""
     path = log_file(work)
     lines = read_log(path)
-    account = Account(path, Limits(tokens=0)) if path.exists() else None
+    account = Account(path, SpendingLimits(tokens=0)) if path.exists() else None
     spent = None if account is None else account.spent
     sent = [line for line in lines if line["event"] == "sent"]
     settled = {line["attempt"]: line for line in lines if line["event"] == "settled"}

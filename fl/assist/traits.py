@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fl.assist.answers import CATEGORIES, Traits, TraitsAnswer
 from fl.assist.descriptions import Described
 from fl.assist.errors import AnswerMalformed
-from fl.assist.gateway import Gateway, Outcome, Progress
+from fl.assist.gateway import Gateway, ItemAnswer, Progress
 from fl.assist.prompts import load_prompt
 from fl.assist.provider import MadeBy, Task
 from fl.data.federation import BankData, Federation, Rows
@@ -84,7 +84,7 @@ def with_traits(federation: Federation, traits: Sequence[BankTraits]) -> Federat
     return replace(federation, banks=banks, feature_names=(*federation.feature_names, *TRAIT_NAMES))
 
 
-def _columns(outcome: Outcome[Traits]) -> list[float]:
+def _columns(outcome: ItemAnswer[Traits]) -> list[float]:
     found = outcome.value
     if found is None:
         return [0.0] * (len(TRAIT_NAMES) - 1) + [1.0]

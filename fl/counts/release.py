@@ -49,7 +49,7 @@ TOTALS = "totals.npz"
 
 
 @dataclass(frozen=True)
-class Released:
+class ReleasedCounts:
     """Totals, and what making them took; `seconds` and bytes are those of the run that made them. `release`: the hash
     that was paid for; None for exact windows, and for totals of an earlier version.
     """
@@ -103,7 +103,7 @@ def share_statistics(
     *,
     payment: Payment | None = None,
     engine: str = "auto",
-) -> Released:
+) -> ReleasedCounts:
     """The totals over `banks` (name, transactions), released now or read from `folder`.
 
     `payment`: needed for a plan with noise, and asked before any count is made. Raises whatever it raises,
@@ -126,12 +126,12 @@ def share_statistics(
         [partial(drafts.of, position, payment) for position in range(len(banks))],
         length=plan.length,
         largest=plan.largest,
-        bound_to=named(plan, banks[0][1].schema.sha256),
+        model_hash=named(plan, banks[0][1].schema.sha256).hex(),
         engine=engine,
     )
     totals = Totals(plan, summed.totals.reshape(plan.shape))
     seconds = time.perf_counter() - start
-    released = Released(totals, seconds, summed.bytes_up, summed.bytes_down, summed.value_bits, drafts.release)
+    released = ReleasedCounts(totals, seconds, summed.bytes_up, summed.bytes_down, summed.value_bits, drafts.release)
     _write_totals(folder, released, keys)
     drafts.delete()
     return released
@@ -201,7 +201,7 @@ def named(plan: StatisticsPlan, schema_sha256: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def read_totals(folder: Path, plan: StatisticsPlan) -> Released | None:
+def read_totals(folder: Path, plan: StatisticsPlan) -> ReleasedCounts | None:
     """What `folder` holds of a release under `plan`; None before there is one.
 
     Raises `StatisticsError` when it holds another plan's.
@@ -214,7 +214,7 @@ def read_totals(folder: Path, plan: StatisticsPlan) -> Released | None:
             raise StatisticsError(f"{path} holds totals of another plan: the run's data or options have changed")
         seconds, up, down, bits = file["costs"].tolist()
         release = json.loads(bytes(file["about"])).get("release") if "about" in file else None
-        return Released(Totals(plan, file["sums"]), seconds, int(up), int(down), int(bits), release)
+        return ReleasedCounts(Totals(plan, file["sums"]), seconds, int(up), int(down), int(bits), release)
 
 
 def load_release(folder: Path) -> tuple[Totals, KeySlots]:
@@ -242,7 +242,7 @@ def load_release(folder: Path) -> tuple[Totals, KeySlots]:
         raise StatisticsError(f"{folder / TOTALS}: no released totals that can be read ({fault})") from fault
 
 
-def _write_totals(folder: Path, released: Released, keys: KeySlots) -> None:
+def _write_totals(folder: Path, released: ReleasedCounts, keys: KeySlots) -> None:
     plan, buffer = released.totals.plan, io.BytesIO()
     costs = np.array([released.seconds, released.bytes_up, released.bytes_down, released.value_bits], np.float64)
     noise = plan.noise

@@ -17,7 +17,7 @@ from fl import options
 from fl.counts.columns import shared_windows
 from fl.counts.key_slots import KeySlots
 from fl.counts.plan import COLUMNS, StatisticsPlan, increments_plan, windows_plan
-from fl.counts.release import Released
+from fl.counts.release import ReleasedCounts
 from fl.data.federation import PartitionedTable
 from fl.data.reading import Transactions
 from fl.data.schema import DAY_US
@@ -85,7 +85,7 @@ def _keys(table: Transactions, first_day: int, settings: StatisticsSettings, sal
     return KeySlots(tuple(sorted(str(name) for name in table.terminal.ids[known])), settings.buckets, salt)
 
 
-def describe(released: Released, keys: KeySlots, settings: StatisticsSettings) -> dict[str, Any]:
+def describe(released: ReleasedCounts, keys: KeySlots, settings: StatisticsSettings) -> dict[str, Any]:
     """What `train --json` says of a release: what was shared, under which promise, at which cost."""
     plan, totals = released.totals.plan, released.totals
     filled = totals.sums[:, :, 0] > 0

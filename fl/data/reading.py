@@ -46,14 +46,14 @@ CALENDAR = "in the years 1 to 9999"
 
 
 @dataclass(frozen=True)
-class Party:
+class Identifiers:
     """Who a row belongs to: `code`: int64[n], positions in `ids`: object[k], the identifiers as text."""
 
     code: NDArray[np.int64] = field(repr=False)
     ids: NDArray[np.object_] = field(repr=False)
 
-    def take(self, rows: NDArray[Any]) -> Party:
-        return Party(self.code[rows], self.ids)
+    def take(self, rows: NDArray[Any]) -> Identifiers:
+        return Identifiers(self.code[rows], self.ids)
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ class Transactions:
     time: NDArray[np.int64] | None = field(repr=False)
     label: NDArray[np.uint8] | None = field(repr=False)
     amount: NDArray[np.float64] | None = field(repr=False)
-    customer: Party | None = field(repr=False)
-    terminal: Party | None = field(repr=False)
-    bank: Party | None = field(repr=False)
+    customer: Identifiers | None = field(repr=False)
+    terminal: Identifiers | None = field(repr=False)
+    bank: Identifiers | None = field(repr=False)
     numeric: Mapping[str, NDArray[np.float64]] = field(repr=False)
-    categorical: Mapping[str, Party] = field(repr=False)
+    categorical: Mapping[str, Identifiers] = field(repr=False)
     text: Mapping[str, NDArray[np.object_]] = field(repr=False)
     first_row: int = 2  # row number of index 0 in messages: 2 below a header, 1 in a parquet file
 
@@ -391,7 +391,7 @@ class _Cells:
         )
         return labels
 
-    def ids(self, column: str, *, refuse_empty: bool = False) -> Party:
+    def ids(self, column: str, *, refuse_empty: bool = False) -> Identifiers:
         """The column as codes into its distinct values, in order of appearance."""
         # In one chunk, or every dictionary repeats the ones before; with 64-bit offsets, for 2 GB of text.
         coded = pc.cast(self.as_text(column), pa.large_string()).combine_chunks().dictionary_encode()
@@ -399,7 +399,7 @@ class _Cells:
         ids: NDArray[np.object_] = coded.dictionary.to_numpy(zero_copy_only=False)
         if refuse_empty:
             self.refuse(column, (ids == "")[code], "an identifier")
-        return Party(code, ids)
+        return Identifiers(code, ids)
 
     def times(self, time: TimeColumn) -> NDArray[np.int64]:
         """The column as int64[n] microseconds since 1970-01-01 or 0, or the order itself."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fl.data.features import scaled_features
 from fl.data.partition import Partition
-from fl.data.reading import Party, Transactions, load_transactions, stream_transactions
+from fl.data.reading import Identifiers, Transactions, load_transactions, stream_transactions
 from fl.data.schema import DAY_US, Schema
 from fl.errors import OrderError
 
@@ -139,12 +139,12 @@ def joined(earlier: Transactions, later: Transactions) -> Transactions:
         time=np.concatenate([earlier.time, later.time]),
         label=np.concatenate([_labels(earlier), _labels(later)]),
         amount=_both(earlier.amount, later.amount),
-        customer=_joined_parties(earlier.customer, later.customer),
-        terminal=_joined_parties(earlier.terminal, later.terminal),
+        customer=_joined_identifiers(earlier.customer, later.customer),
+        terminal=_joined_identifiers(earlier.terminal, later.terminal),
         bank=None,
         numeric={name: np.concatenate([np.zeros(n), values]) for name, values in later.numeric.items()},
         categorical={
-            name: Party(np.concatenate([np.zeros(n, np.int64), party.code]), party.ids)
+            name: Identifiers(np.concatenate([np.zeros(n, np.int64), party.code]), party.ids)
             for name, party in later.categorical.items()
         },
         text={name: np.concatenate([np.full(n, "", object), values]) for name, values in later.text.items()},
@@ -174,16 +174,16 @@ def _both(earlier: NDArray[np.float64] | None, later: NDArray[np.float64] | None
     return None if earlier is None or later is None else np.concatenate([earlier, later])
 
 
-def _joined_parties(earlier: Party | None, later: Party | None) -> Party | None:
+def _joined_identifiers(earlier: Identifiers | None, later: Identifiers | None) -> Identifiers | None:
     """Codes of both in one list of identifiers."""
     if earlier is None or later is None:
         return None
     code_of = {name: code for code, name in enumerate(earlier.ids)}
     recoded = np.array([code_of.setdefault(name, len(code_of)) for name in later.ids], np.int64)
-    return Party(np.concatenate([earlier.code, recoded[later.code]]), np.array(list(code_of), object))
+    return Identifiers(np.concatenate([earlier.code, recoded[later.code]]), np.array(list(code_of), object))
 
 
-def _compacted(party: Party) -> Party:
+def _compacted(party: Identifiers) -> Identifiers:
     """Without the identifiers that no row has any more, so that a long stream does not remember everyone."""
     used, code = np.unique(party.code, return_inverse=True)
-    return Party(code.astype(np.int64), party.ids[used])
+    return Identifiers(code.astype(np.int64), party.ids[used])

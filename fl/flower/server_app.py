@@ -22,7 +22,7 @@ from fl.flower.errors import SettingsError
 from fl.flower.parties.aggregator import AggregatorParty
 from fl.flower.parties.party import Refusal
 from fl.flower.settings import load_settings
-from fl.flower.workflow import EncryptedRounds, Limits, RoundReport, peak_memory
+from fl.flower.workflow import EncryptedRounds, RoundReport, WaitLimits, peak_memory
 
 app = ServerApp()
 
@@ -37,8 +37,8 @@ def main(grid: Grid, context: Context) -> None:
     reports: list[RoundReport] = []
     try:
         party = AggregatorParty(load_settings(_text(config.get("party"), "party")))
-        limits = Limits(
-            attempts=_value(config, "attempts", options.ATTEMPTS, Limits.attempts),
+        limits = WaitLimits(
+            attempts=_value(config, "attempts", options.ATTEMPTS, WaitLimits.attempts),
             **{f"{name}_s": _value(config, f"{name}-s", options.WAIT) for name in _LIMITS if f"{name}-s" in config},
         )
         banks = _value(config, "banks", options.BANKS) if config.get("banks", 0) != 0 else None  # 0: all that appear

@@ -27,10 +27,10 @@ from fl.flower.local_parties import AGGREGATOR, KEY_HOLDER, LocalParties
 from fl.flower.mod import SecAggMod
 from fl.flower.parties.aggregator import AggregatorParty
 from fl.flower.settings import PARTIES, PlanSettings, load_settings, party_file
-from fl.flower.workflow import EncryptedRounds, Limits
+from fl.flower.workflow import EncryptedRounds, WaitLimits
 
 _LENGTH = "SECAGG_SIMULATED_LENGTH"
-_WAIT = Limits(ready_s=300, call_s=300, train_s=600, contribute_s=600, release_s=300)
+_WAIT = WaitLimits(ready_s=300, call_s=300, train_s=600, contribute_s=600, release_s=300)
 
 
 def _initial(_: Context) -> ArrayRecord:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from fl.flower.errors import TransferError
 from fl.flower.transport import Bytes, Incoming
 
-EXPIRES_S = 300.0  # after the last new part; Limits.part_s allows 60 s for a window of parts
+EXPIRES_S = 300.0  # after the last new part; WaitLimits.part_s allows 60 s for a window of parts
 MAX_OPEN = 8  # byte strings
 
 

@@ -11,7 +11,7 @@
 
 Training comes before the roster on purpose: until it is closed a bank may drop out for free, afterwards it costs the
 round. A round that is lost is aborted by the key holder, in writing, and played again with who is left, up to
-`Limits.attempts` times. Every wait has a limit; a run ends with the exact average of those who stayed or with a
+`WaitLimits.attempts` times. Every wait has a limit; a run ends with the exact average of those who stayed or with a
 named error.
 """
 
@@ -49,7 +49,7 @@ from fl.text import printable
 
 
 @dataclass(frozen=True)
-class Limits:
+class WaitLimits:
     """Seconds to wait for each kind of answer, and how often a round is tried. A SuperNode looks for work every 3 s."""
 
     ready_s: Annotated[float, options.WAIT] = 60.0  # for key holder and banks to appear
@@ -88,7 +88,7 @@ class RoundReport:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RoundsOutcome:
     """What a run ends with. model: hash that all members hold. arrays: the model, where the aggregator follows it."""
 
     model: str
@@ -139,12 +139,12 @@ class EncryptedRounds:
         *,
         initial: ArrayRecord | None = None,
         banks: int | None = None,
-        limits: Limits | None = None,
+        limits: WaitLimits | None = None,
         on_round: Callable[[RoundReport], None] | None = None,
     ) -> None:
         self._calls = Calls(grid)
         self._party = party
-        self._limits = limits or Limits()
+        self._limits = limits or WaitLimits()
         self._initial = None if initial is None else FlatModel.from_record(initial)
         self._model = self._initial
         self._wanted = len(party.enrolment.clients) if banks is None else banks
@@ -157,7 +157,7 @@ class EncryptedRounds:
         self._said: dict[str, str] = {}  # by organisation: why it took no part, since the round began
         self._followed = 0  # step of the last release that moved the aggregator's copy of the model
 
-    def run(self, rounds: int, *, evaluate: bool = False) -> Outcome:
+    def run(self, rounds: int, *, evaluate: bool = False) -> RoundsOutcome:
         """Play rounds until every bank has applied `rounds` of them; a federation that has some already goes on.
 
         Raises `FlowerError` leaves.
@@ -171,7 +171,7 @@ class EncryptedRounds:
                 self._on_round(report)
         said = self._reports() if evaluate else {}
         plan = self._party.plan(self._length())
-        return Outcome(
+        return RoundsOutcome(
             self._common_model(),
             tuple(reports),
             said,
@@ -552,4 +552,4 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-__all__ = ["PART_BYTES", "EncryptedRounds", "Limits", "Outcome", "RoundReport", "peak_memory"]
+__all__ = ["PART_BYTES", "EncryptedRounds", "RoundReport", "RoundsOutcome", "WaitLimits", "peak_memory"]

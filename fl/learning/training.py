@@ -138,7 +138,7 @@ def train_private(
 ) -> None:
     """Train `module` in place with `private.steps` steps of DP-SGD over `rows`.
 
-    The caller has recorded the spend before calling (`fl.privacy.budget.Ledger.spend`). `at_once`: rows whose
+    The caller has recorded the spend before calling (`fl.privacy.budget.BudgetLedger.spend`). `at_once`: rows whose
     gradients are in memory together. `entropy` is a parameter
     for tests only: anything but `os.urandom` voids the guarantee. Nothing about the rows is returned or
     logged, the loss included.

@@ -1,7 +1,7 @@
 """One lifelong privacy ledger per bank: what it ever spent, in a file that refuses what would overspend.
 
-What it does: `Ledger` remembers every release of a bank in a JSON file, and `read_ledger` reads one without touching
-anything.
+What it does: `BudgetLedger` remembers every release of a bank in a JSON file, and `read_ledger` reads one without
+touching anything.
 
 What it leaves to others: what a release costs (`fl.privacy.mechanisms`), how much noise a budget allows
 (`fl.privacy.calibrate`).
@@ -70,7 +70,7 @@ class Book:
     spends: tuple[Spend, ...] = ()
 
 
-class Ledger:
+class BudgetLedger:
     """The lifelong privacy ledger of one bank: a JSON file that only this bank's process writes.
 
     The file holds the bank's limit, fixed by its first spend, and every spend since. It is replaced atomically and

@@ -98,7 +98,7 @@ def play_shared_rounds(
                 max_abs_error=largest,
                 relative_error=relative,
                 members=tuple(names),
-                left_out=(),
+                vanished=(),
                 attempts=1,
                 values=training.plan.dimension,
             ),

@@ -35,7 +35,7 @@ from fl import options
 from fl.data.federation import Rows
 from fl.errors import ResourceError
 from fl.learning.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, train_private, train_seeded
-from fl.secure.session import EncryptedRounds, Joined, SealingCost, sealing_cost
+from fl.secure.session import InProcessRounds, Joined, SealingCost, sealing_cost
 
 LEAST_BITS = 8  # below, an update of a few hundredths of the clip is mostly rounded to 0
 LEAST_BATCH = 16  # rows
@@ -49,7 +49,7 @@ _PROBE_ROWS = 512
 
 
 @dataclass(frozen=True)
-class Limits:
+class BankLimits:
     """What one bank can spare; None: no limit."""
 
     memory_mb: Annotated[float | None, options.MEMORY_MB] = None  # on top of interpreter, libraries and rows
@@ -118,7 +118,7 @@ class Choice:
     value_bits: int
     chunk: int | None  # coordinates sealed at once; None: all
     banks: Mapping[str, BankShare] = field(default_factory=dict)
-    limits: Mapping[str, Limits] = field(default_factory=dict)
+    limits: Mapping[str, BankLimits] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The content of resources.json."""
@@ -131,11 +131,11 @@ class Choice:
             content["value_bits"],
             content["chunk"],
             {name: BankShare(**share) for name, share in content["banks"].items()},
-            {name: Limits(**limits) for name, limits in content["limits"].items()},
+            {name: BankLimits(**limits) for name, limits in content["limits"].items()},
         )
 
 
-def limits_of(settings: ResourceSettings, banks: Sequence[str]) -> dict[str, Limits]:
+def limits_of(settings: ResourceSettings, banks: Sequence[str]) -> dict[str, BankLimits]:
     """Each bank's limits. Raises `ResourceError` for a file that cannot be read or names what does not exist."""
     tables: dict[str, Any] = {}
     if settings.file is not None:
@@ -143,21 +143,23 @@ def limits_of(settings: ResourceSettings, banks: Sequence[str]) -> dict[str, Lim
             tables = tomllib.loads(Path(settings.file).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as fault:  # TOML's error, and no UTF-8, are ValueErrors
             raise ResourceError(f"{settings.file}: no limits could be read: {fault}") from fault
-    known = {each.name for each in fields(Limits)}
+    known = {each.name for each in fields(BankLimits)}
     for name, table in tables.items():
         if name not in (EVERYONE, *banks) or not isinstance(table, dict):
             raise ResourceError(f"{settings.file}: expected tables [{EVERYONE}] or of {', '.join(banks)}, got {name!r}")
         if unknown := sorted(set(table) - known):
             raise ResourceError(f"{settings.file}: [{name}]: expected {', '.join(sorted(known))}, got {unknown}")
         try:
-            Limits(**table)
+            BankLimits(**table)
         except ResourceError as fault:
             raise ResourceError(f"{settings.file}: [{name}] {fault}") from None
-    common = replace(Limits(settings.memory_mb, settings.seconds, settings.bytes_per_round), **tables.get(EVERYONE, {}))
+    common = replace(
+        BankLimits(settings.memory_mb, settings.seconds, settings.bytes_per_round), **tables.get(EVERYONE, {})
+    )
     return {bank: replace(common, **tables.get(bank, {})) for bank in banks}
 
 
-def choose(limits: Mapping[str, Limits], work: Workload, machine: Machine) -> Choice:
+def choose(limits: Mapping[str, BankLimits], work: Workload, machine: Machine) -> Choice:
     """The finest grid, the largest chunk and the largest batches within everybody's limits.
 
     Raises `ResourceError` naming the bank, the limit and the least that it would have to be.
@@ -185,7 +187,7 @@ def measure_machine(module: nn.Module, local: LocalTraining, private: PrivateSte
     )
     rates = {batch: _PROBE_ROWS / _train_seconds(module, made, local, private, batch) for batch in BATCHES}
     names = ("a", "b", "c")
-    rounds = EncryptedRounds(names, clip=1.0, quorum=3)
+    rounds = InProcessRounds(names, clip=1.0, quorum=3)
     update = rng.uniform(-1, 1, 4000).astype(np.float32)
     joined = Joined(names, tuple(update * part for part in (0.1, 0.2, 0.3)), (1, 1, 1), "00" * 32)
     stages = rounds.average(joined, 16).stages
@@ -244,7 +246,7 @@ def _seconds(work: Workload, machine: Machine, bank: str, cost: SealingCost, bat
     return (training + sealing) / speed
 
 
-def _share(limit: Limits, work: Workload, machine: Machine, bank: str, cost: SealingCost) -> BankShare | None:
+def _share(limit: BankLimits, work: Workload, machine: Machine, bank: str, cost: SealingCost) -> BankShare | None:
     """The bank's largest batch within its limits; None when there is none."""
     if limit.bytes_per_round is not None and cost.bytes_up > limit.bytes_per_round:
         return None
@@ -258,7 +260,7 @@ def _share(limit: Limits, work: Workload, machine: Machine, bank: str, cost: Sea
 
 
 def _refusal(
-    limits: Mapping[str, Limits], work: Workload, machine: Machine, options: Sequence[tuple[int, int | None]]
+    limits: Mapping[str, BankLimits], work: Workload, machine: Machine, options: Sequence[tuple[int, int | None]]
 ) -> ResourceError:
     """The first limit that nothing could meet, with the least that would do; else that they do not go together."""
     costs = [_cost(work, bits, chunk) for bits, chunk in options]

@@ -33,7 +33,7 @@ from fl.learning.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, de
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.fedbuff import FedBuff
 from fl.rounds.algorithms.participation import Dropouts, Everyone
-from fl.rounds.algorithms.state import Released, Seat, State, Vector
+from fl.rounds.algorithms.state import ReleasedAverage, Seat, State, Vector
 from fl.rounds.compression import Compression, compression_of, frozen
 from fl.secure.session import Aggregate, Joined, Update, plain_average
 
@@ -76,7 +76,7 @@ class RoundRecord:
     max_abs_error: float  # largest |average - float64 mean of what entered it, clipped| over coordinates
     relative_error: float  # L2 length of that difference over that of the mean
     members: tuple[str, ...]  # of the roster that was released
-    left_out: tuple[str, ...]  # seated, and not in that roster
+    vanished: tuple[str, ...]  # seated, and not in that roster
     attempts: int
     values: int  # coordinates that travelled
     bank_seconds: Mapping[str, float] = field(default_factory=dict)  # of each bank's training
@@ -99,7 +99,7 @@ class RoundRecord:
             "relative_error": self.relative_error,
             "value_bits": self.aggregate.value_bits,
             "members": list(self.members),
-            "left_out": list(self.left_out),
+            "left_out": list(self.vanished),
             "attempts": self.attempts,
             "values": self.values,
             "total_weight": self.aggregate.total_weight,
@@ -129,7 +129,7 @@ def federated_rounds(
         banks,
         schedule,
         FedAvg(Everyone(len(banks))),
-        lambda joined: aggregate(joined.updates, joined.bound_to),
+        lambda joined: aggregate(joined.updates, joined.model_hash),
         clip=clip,
         device=device,
         finished=finished,
@@ -331,9 +331,9 @@ class _Attempts:
             banks=tuple(stage.banks[seat.bank].name for seat in joining),
             updates=tuple(self.updates[seat.bank][sent] for seat in joining),
             weights=tuple(seat.weight for seat in joining),
-            bound_to=bound_to,
+            model_hash=bound_to,
             number=self.number,
-            silent=frozenset(stage.banks[bank].name for bank in late),
+            vanished=frozenset(stage.banks[bank].name for bank in late),
             reuse=stage.dropouts.reuse,
         )
         return stage.aggregate(joined), joined, sent
@@ -345,7 +345,7 @@ class _Attempts:
             state = algorithm.keep(state, seat.bank, base + self.updates[seat.bank])
         average = np.zeros(len(sent))
         average[sent] = on_grid(result.average, self.stage.schedule.applied_grid)
-        return algorithm.apply(state, Released(self.number, average, sent, len(joining), result.total_weight))
+        return algorithm.apply(state, ReleasedAverage(self.number, average, sent, len(joining), result.total_weight))
 
     def _record(
         self,

@@ -1,8 +1,8 @@
 """A run's ledgers, read for people: what each bank has spent, has left, and what one more round would cost.
 
-What it does: `accounts` opens the ledgers of a run folder and prices the next round at the run's own noise.
+What it does: `bank_budgets` opens the ledgers of a run folder and prices the next round at the run's own noise.
 
-What it leaves to others: writing ledgers (`fl.privacy.budget.Ledger`, when a run spends).
+What it leaves to others: writing ledgers (`fl.privacy.budget.BudgetLedger`, when a run spends).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from fl.errors import BudgetError, RunFolderError
-from fl.privacy.budget import Ledger, ledger_path, read_ledger
+from fl.privacy.budget import BudgetLedger, ledger_path, read_ledger
 from fl.privacy.mechanisms import Entry, Mechanism, NoisyCounts, epsilon, reckoned, units_of
 from fl.runs.config import PrivacySettings
 from fl.runs.folder import RunFolder, bank_names
 
 
 @dataclass(frozen=True)
-class Account:
+class BankBudget:
     """One bank's budget. All figures are epsilons at `delta`, for the life of the bank's data."""
 
     bank: str
@@ -41,7 +41,7 @@ class Account:
         return {**self.__dict__, "left": self.left}
 
 
-def accounts(run: Path) -> list[Account]:
+def bank_budgets(run: Path) -> list[BankBudget]:
     """The budgets of every bank of the run in `run`, in the order of its manifest.
 
     Raises `BudgetError` when the run is without differential privacy, `RunFolderError` and `LedgerError` as opening
@@ -59,12 +59,12 @@ def accounts(run: Path) -> list[Account]:
         if not path.exists():
             raise RunFolderError(f"{path}: the ledger of {bank} is not there yet: this run has spent nothing")
         limit = read_ledger(path, bank).epsilon_limit
-        history = Ledger(path, bank, min(limit, privacy.epsilon), privacy.delta).history()
+        history = BudgetLedger(path, bank, min(limit, privacy.epsilon), privacy.delta).history()
         following: list[Entry] = [*history, _next_of(history, privacy)]
         (spent, accountant), after = reckoned(history, privacy.delta), epsilon(following, privacy.delta)
         kinds = {units_of([entry]): [e for e in history if type(e) is type(entry)] for entry in history}
         found.append(
-            Account(
+            BankBudget(
                 bank,
                 units_of(following),
                 limit,

@@ -28,7 +28,8 @@ from fl.errors import (
 )
 from fl.learning.model import HIDDEN, build_model, layout
 from fl.learning.training import LocalTraining, PrivateSteps
-from fl.privacy.budget import Ledger, Spend, ledger_path
+from fl.options import LEAST_BANKS
+from fl.privacy.budget import BudgetLedger, Spend, ledger_path
 from fl.privacy.calibrate import calibrate, calibrate_clients, calibrate_counts, calibrate_steps, require_left
 from fl.privacy.mechanisms import (
     UNIT,
@@ -52,7 +53,6 @@ from fl.rounds.joint_steps import GRID, SharedStepPlan
 from fl.rounds.joint_steps import sensitivity as step_sensitivity
 from fl.rounds.limits import Choice, Workload, choose, limits_of, measure_machine
 from fl.runs.config import BY_NOISE, PrivacySettings, RunConfig
-from fl.secure.session import QUORUM
 
 NOISE_PER_STEP = 2.7e-3  # standard deviation, in the unit of the weights; figures in docs/adr/0012
 STATISTICS_ROUND = 0  # what a ledger calls the round in which counts were shared
@@ -98,9 +98,9 @@ WITHOUT_PRIVACY: dict[str, Any] = {
 }
 
 
-def open_ledgers(folder: Path, privacy: PrivacySettings, federation: Federation) -> dict[str, Ledger]:
+def open_ledgers(folder: Path, privacy: PrivacySettings, federation: Federation) -> dict[str, BudgetLedger]:
     return {
-        bank.name: Ledger(ledger_path(folder, bank.name), bank.name, privacy.epsilon, privacy.delta)
+        bank.name: BudgetLedger(ledger_path(folder, bank.name), bank.name, privacy.epsilon, privacy.delta)
         for bank in federation.banks
     }
 
@@ -112,7 +112,7 @@ class CountsPayment:
     A payment is known by what it paid for: the run's name in a ledger is the name of every copy of its folder as well.
     """
 
-    ledgers: Mapping[str, Ledger]
+    ledgers: Mapping[str, BudgetLedger]
     run: str
     entry: NoisyCounts
 
@@ -138,7 +138,7 @@ class CountsPayment:
                     "nobody knows what was spent"
                 )
 
-    def _holds(self, ledger: Ledger, release: str | None) -> bool:
+    def _holds(self, ledger: BudgetLedger, release: str | None) -> bool:
         """`release` None: totals of an earlier version, which are there and are not released again."""
         return any(
             spend.mechanism == self.entry and spend.bound_to == release and (release is not None or self._named(spend))
@@ -149,7 +149,7 @@ class CountsPayment:
         return spend.run == self.run and spend.round == STATISTICS_ROUND
 
 
-def require_paid(ledgers: Mapping[str, Ledger], run: str, records: Sequence[Mapping[str, Any]]) -> None:
+def require_paid(ledgers: Mapping[str, BudgetLedger], run: str, records: Sequence[Mapping[str, Any]]) -> None:
     """Refuse to go on when a ledger holds fewer trainings of `run` than its bank has shown in finished rounds: it is an
     older copy, or another ledger than the one that paid. Raises `LedgerError`.
     """
@@ -183,9 +183,9 @@ def require_room(config: RunConfig, banks: int) -> None:
             "--reuse-updates sends one noisy update to two rosters, whose sums can be differenced: under differential "
             "privacy a retry trains afresh"
         )
-    if config.statistics is not None and banks < QUORUM:
+    if config.statistics is not None and banks < LEAST_BANKS:
         raise AggregationError(
-            f"shared statistics need at least {QUORUM} banks, got {banks}: more --clients, or --no-shared-statistics"
+            f"shared statistics need at least {LEAST_BANKS} banks, got {banks}: more --clients, or --no-shared-statistics"
         )
     if privacy is None:
         return
@@ -216,9 +216,9 @@ def require_room(config: RunConfig, banks: int) -> None:
 def _require_room_for_shared_noise(config: RunConfig, privacy: PrivacySettings, banks: int) -> None:
     if privacy.unit != "row":
         raise BudgetError("--noise shared protects training rows; --unit client shares its noise already")
-    if config.aggregation.mode != "encrypted" or banks < QUORUM:
+    if config.aggregation.mode != "encrypted" or banks < LEAST_BANKS:
         raise BudgetError(
-            f"--noise shared hides each bank's share inside the encrypted sum of at least {QUORUM} banks: use "
+            f"--noise shared hides each bank's share inside the encrypted sum of at least {LEAST_BANKS} banks: use "
             "--aggregation encrypted, or --noise own"
         )
     others = (config.participation, config.compression, config.resources)
@@ -447,12 +447,12 @@ def private_steps(privacy: PrivacySettings | None) -> PrivateSteps | None:
     )
 
 
-def dearest(ledgers: Mapping[str, Ledger]) -> Reckoned:
+def dearest(ledgers: Mapping[str, BudgetLedger]) -> Reckoned:
     """What the bank that has spent most has spent, over all runs that its ledger knows of."""
     return max((ledger.reckoned() for ledger in ledgers.values()), key=lambda each: each.epsilon)
 
 
-def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, Ledger]) -> dict[str, Any]:
+def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, BudgetLedger]) -> dict[str, Any]:
     """What was spent in all runs these ledgers know of."""
     if privacy is None:
         return WITHOUT_PRIVACY

@@ -40,7 +40,8 @@ from fl.errors import AggregationError, BudgetExhausted, RunFolderError
 from fl.learning.evaluation import evaluate, require_measurable
 from fl.learning.model import MODEL_FORMAT, flatten, layers_of, layout, model_hash, unflatten
 from fl.learning.training import PrivateSteps, pick_device
-from fl.privacy.budget import Ledger
+from fl.options import LEAST_BANKS
+from fl.privacy.budget import BudgetLedger
 from fl.privacy.mechanisms import (
     ClientRounds,
     Entry,
@@ -75,7 +76,7 @@ from fl.runs.run_data import read_source
 from fl.runs.config import APPLIED_GRID, RunConfig
 from fl.runs.folder import RunFolder, refuse_used
 from fl.runs.styles import OPEN
-from fl.secure.session import QUORUM, EncryptedRounds, plain_sum
+from fl.secure.session import InProcessRounds, plain_sum
 
 
 class Experiment:
@@ -92,7 +93,7 @@ class Experiment:
         self._device = pick_device(self.config.device)
         torch.set_num_threads(self.config.threads)
         self.finished, self._state, self._records = folder.last_round()
-        self.ledgers: dict[str, Ledger] = {}
+        self.ledgers: dict[str, BudgetLedger] = {}
         if privacy := self.config.privacy:
             where = Path(privacy.budget_dir) if privacy.budget_dir else folder.path / "budget"
             self.ledgers = open_ledgers(where, privacy, federation)
@@ -136,9 +137,9 @@ class Experiment:
         source = read_source(config.data, config.seed)
         federation = federation_of(source)
         banks = len(federation.banks)
-        if config.aggregation.mode == "encrypted" and banks < QUORUM:
+        if config.aggregation.mode == "encrypted" and banks < LEAST_BANKS:
             raise AggregationError(
-                f"encrypted aggregation needs at least {QUORUM} banks, got {banks}: more --clients, or "
+                f"encrypted aggregation needs at least {LEAST_BANKS} banks, got {banks}: more --clients, or "
                 "--aggregation plain"
             )
         require_measurable(federation.banks)
@@ -280,9 +281,9 @@ class Experiment:
                 self.config.privacy.update_norm, self._travelling, timetable.largest, self._client_rounds
             )
             return lambda joined: private_average(
-                joined.updates, private, model_hash=joined.bound_to, engine=settings.engine
+                joined.updates, private, model_hash=joined.model_hash, engine=settings.engine
             )
-        rounds = EncryptedRounds(
+        rounds = InProcessRounds(
             [bank.name for bank in self.federation.banks],
             clip=settings.clip,
             quorum=self._quorum,

@@ -26,11 +26,10 @@ from numpy.typing import NDArray
 
 import secagg
 from fl.errors import AggregationError, BanksVanished
+from fl.options import LEAST_BANKS
 from secagg.accumulator import Accumulator, InMemory, MakeAccumulator
 from secagg.messages import Contribution, Join
 from secagg.wire import message_bytes
-
-QUORUM = 3  # with two, each learns the other's update from the average
 
 LARGEST_VALUE = 2**31 - 1  # of one bank in one lane of an encrypted sum of integers
 
@@ -79,17 +78,17 @@ class Aggregate:
 class Joined:
     """What enters one roster. Between machines every bank holds its own part; here one process plays them all.
 
-    `updates`: one float32[length] per bank. `weights`: integers from 1. `bound_to`: of the model or models that the
-    offer is for, 64 hexadecimal digits. `number`: of the round. `silent`: banks that vanish once the roster has
+    `updates`: one float32[length] per bank. `weights`: integers from 1. `model_hash`: of the model or models that the
+    offer is for, 64 hexadecimal digits. `number`: of the round. `vanished`: banks that vanish once the roster has
     closed (a simulation). `reuse`: whether a bank may send an update that an earlier, lost roster held.
     """
 
     banks: tuple[str, ...]
     updates: tuple[Update, ...] = field(repr=False)
     weights: tuple[int, ...]
-    bound_to: str
+    model_hash: str
     number: int = 1
-    silent: frozenset[str] = frozenset()
+    vanished: frozenset[str] = frozenset()
     reuse: bool = False
 
 
@@ -109,10 +108,10 @@ def encrypted_average(
     All banks are needed: the quorum is their number. Raises `AggregationError` for fewer than three banks,
     `secagg.errors.SecAggError` otherwise.
     """
-    if len(updates) < QUORUM:
+    if len(updates) < LEAST_BANKS:
         raise AggregationError(
             f"an encrypted average of {len(updates)} banks would show each the others' sum: at least "
-            f"{QUORUM} are needed"
+            f"{LEAST_BANKS} are needed"
         )
     start = time.perf_counter()
     result = secagg.run_round(updates, plan=plan, quorum=len(updates), engine=engine, model=bytes.fromhex(model_hash))
@@ -189,7 +188,7 @@ def sums_on(device: str | None) -> MakeAccumulator:
     return made
 
 
-class EncryptedRounds:
+class InProcessRounds:
     """Encrypted rounds of one federation, one after the other, with rosters that change.
 
     Every role lives in this process and speaks to the others in bytes. Identities, the key holder's ledger and the
@@ -220,10 +219,10 @@ class EncryptedRounds:
         self._clip, self._quorum, self._max_weight, self._engine = clip, quorum, max_weight, engine
         self._largest = len(banks) if largest is None else largest
         self._chunk, self._model_repeats = chunk, model_repeats
-        if min(quorum, self._largest) < QUORUM:
+        if min(quorum, self._largest) < LEAST_BANKS:
             raise AggregationError(
                 f"an encrypted average of {min(quorum, self._largest)} banks would show each the others' sum: at "
-                f"least {QUORUM} are needed"
+                f"least {LEAST_BANKS} are needed"
             )
         identities = [secagg.Identity.generate(f"bank {i}") for i in range(len(banks))]
         self._authority, self._server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
@@ -243,7 +242,7 @@ class EncryptedRounds:
         `secagg.errors.SecAggError` otherwise.
         """
         sizes = chunk_sizes(len(joined.updates[0]), self._chunk)
-        model = bytes.fromhex(joined.bound_to)
+        model = bytes.fromhex(joined.model_hash)
         if len(sizes) == 1:
             return self._average(joined, value_bits, model)
         ends = np.cumsum(sizes)[:-1]
@@ -279,14 +278,14 @@ class EncryptedRounds:
         # 2. Every bank seals its update for this roster and no other.
         aggregator.open(offer, roster)
         for (name, bank), update, weight in zip(banks.items(), joined.updates, joined.weights, strict=True):
-            if name not in joined.silent:
+            if name not in joined.vanished:
                 contribution = bank.contribute(roster, update, weight, allow_reuse=joined.reuse)
                 aggregator.receive(line.from_bank(contribution))
         if missing := aggregator.missing():
             abort = line.to_banks(key_holder.abort(), len(banks))
             aggregator.abort(abort)
             for name, bank in banks.items():
-                if name not in joined.silent:
+                if name not in joined.vanished:
                     bank.abort(abort)
             raise vanished(self._names[organisation] for organisation in missing)
 
@@ -401,18 +400,18 @@ def bits_for(largest: int) -> int:
 
 
 def encrypted_sum(
-    draws: Sequence[Draw], *, length: int, largest: int, bound_to: bytes, engine: str = "auto"
+    draws: Sequence[Draw], *, length: int, largest: int, model_hash: str, engine: str = "auto"
 ) -> IntegerSum:
     """Sum one int64[length] per bank, |value| <= `largest`, without anyone seeing one of them.
 
     Every bank's `draws[i]` is called with the roster's size once the roster has closed, and its result enters
-    that roster alone. `bound_to`: 32 bytes that name what is summed, bound into every contribution. The clip is
-    the largest quantised value, so that the quantisation step is 1 and the sum exact. Raises `AggregationError`
-    for fewer than three banks or integers beyond `largest`, `secagg.errors.SecAggError` otherwise.
+    that roster alone. `model_hash`: 64 hexadecimal digits that name what is summed, bound into every contribution.
+    The clip is the largest quantised value, so that the quantisation step is 1 and the sum exact. Raises
+    `AggregationError` for fewer than three banks or integers beyond `largest`, `secagg.errors.SecAggError` otherwise.
     """
-    if len(draws) < QUORUM:
-        raise AggregationError(f"an encrypted sum needs at least {QUORUM} banks, got {len(draws)}")
-    start, bits = time.perf_counter(), bits_for(largest)
+    if len(draws) < LEAST_BANKS:
+        raise AggregationError(f"an encrypted sum needs at least {LEAST_BANKS} banks, got {len(draws)}")
+    start, bits, model = time.perf_counter(), bits_for(largest), bytes.fromhex(model_hash)
     plan = secagg.plan_round(length=length, max_clients=len(draws), clip=2.0 ** (bits - 1) - 1, value_bits=bits)
     preparation = secagg.prepare(plan, engine)
     identities = [secagg.Identity.generate(f"bank {i}") for i in range(len(draws))]
@@ -422,9 +421,9 @@ def encrypted_sum(
     aggregator = secagg.Aggregator(server, enrolment, plan)
     banks = [secagg.Client(i, enrolment, plan, len(draws), engine=engine) for i in identities]
 
-    offer = key_holder.open(step=1, model=bound_to)
+    offer = key_holder.open(step=1, model=model)
     for bank in banks:
-        key_holder.receive_join(bank.join(offer, bound_to))
+        key_holder.receive_join(bank.join(offer, model))
     roster = key_holder.close_roster()
     aggregator.open(offer, roster)
     for bank, draw in zip(banks, draws, strict=True):
@@ -474,8 +473,7 @@ def noisy_sum(
         totals: Integers = np.sum([draw(len(draws)) for draw in drawing], axis=0)
         summed = IntegerSum(totals, bytes_up=0, bytes_down=0, seconds=0.0, value_bits=bits_for(largest))
     else:
-        bound_to = bytes.fromhex(model_hash)
-        summed = encrypted_sum(drawing, length=length, largest=largest, bound_to=bound_to, engine=engine)
+        summed = encrypted_sum(drawing, length=length, largest=largest, model_hash=model_hash, engine=engine)
     return Aggregate(
         average=summed.totals.astype(np.float64) * unit,
         error_bound=error_bound,
@@ -506,8 +504,8 @@ def plain_average(updates: Sequence[Update], *, clip: float, weights: Sequence[i
 
 def plain_sum(joined: Joined, *, clip: float) -> Aggregate:
     """`joined` averaged in plain sight. Raises `BanksVanished` as the encrypted sum does, so that both play alike."""
-    if joined.silent:
-        raise vanished(joined.silent)
+    if joined.vanished:
+        raise vanished(joined.vanished)
     weights = None if set(joined.weights) == {1} else joined.weights
     return plain_average(joined.updates, clip=clip, weights=weights)
 

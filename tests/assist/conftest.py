@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from pytest_httpserver import HTTPServer
 
-from fl.assist.account import Account, Limits
+from fl.assist.account import Account, SpendingLimits
 from fl.assist.cache import Cache
 from fl.assist.descriptions import Described, read_described
 from fl.assist.gateway import Gateway, OpenAIProvider
@@ -60,8 +60,10 @@ def gateway_to(
     monkeypatch.setenv("OPENAI_API_KEY", "a key")
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
 
-    def make(*, allow: tuple[str, ...] = ("DESCRIPTION",), limits: Limits | None = None, **options: Any) -> Gateway:
-        account = Account(tmp_path / "gateway.jsonl", limits or Limits(tokens=10**9))
+    def make(
+        *, allow: tuple[str, ...] = ("DESCRIPTION",), limits: SpendingLimits | None = None, **options: Any
+    ) -> Gateway:
+        account = Account(tmp_path / "gateway.jsonl", limits or SpendingLimits(tokens=10**9))
         provider = OpenAIProvider("a-model", account, **{"max_retries": 2, "timeout_s": 10.0, **options})
         return Gateway(provider, Policy.of(schema, allow), redactor, Cache(tmp_path / "cache"))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl.assist.account import OVERHEAD_TOKENS, Account, Limits, Prices, Usage, read_log
+from fl.assist.account import OVERHEAD_TOKENS, Account, Prices, SpendingLimits, Usage, read_log
 from fl.assist.errors import LogError, PriceMissing, SpendLimitReached
 
 BODY = b'{"secret": "4111111111111111"}'
@@ -17,7 +17,7 @@ BOUND = len(BODY) + OVERHEAD_TOKENS + 100
 
 
 def account(path: Path, tokens: int = 10**6, **money: object) -> Account:
-    return Account(path, Limits(tokens, **money))  # type: ignore[arg-type]
+    return Account(path, SpendingLimits(tokens, **money))  # type: ignore[arg-type]
 
 
 def test_the_log_holds_hashes_and_sizes_and_never_contents(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_budget_stops_before_it_is_exceeded(tmp_path: Path) -> None:
 
 def test_a_budget_in_money_needs_prices_and_stops_too(tmp_path: Path) -> None:
     with pytest.raises(PriceMissing):
-        Limits(10, cost=1.0)
+        SpendingLimits(10, cost=1.0)
     prices = Prices(input=2.0, output=10.0)
     bound = ((BOUND - 100) * 2.0 + 100 * 10.0) / 1e6
     with pytest.raises(SpendLimitReached):

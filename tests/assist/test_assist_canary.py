@@ -19,7 +19,7 @@ from pytest_httpserver import HTTPServer
 
 from fl.assist import review as reviewing
 from fl.assist import traits
-from fl.assist.account import Account, Limits
+from fl.assist.account import Account, SpendingLimits
 from fl.assist.cache import Cache
 from fl.assist.gateway import Gateway, OpenAIProvider
 from fl.assist.redact import Redactor
@@ -114,7 +114,7 @@ def _gateway(
 ) -> Gateway:
     monkeypatch.setenv("OPENAI_API_KEY", "a key")
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    provider = OpenAIProvider("m", Account(tmp_path / "log", Limits(10**9)), api=api)  # type: ignore[arg-type]
+    provider = OpenAIProvider("m", Account(tmp_path / "log", SpendingLimits(10**9)), api=api)  # type: ignore[arg-type]
     policy = Policy.of(schema, ["DESCRIPTION", "AMOUNT", "TIME", "score"])
     return Gateway(provider, policy, redactor, Cache(tmp_path / "cache"))
 

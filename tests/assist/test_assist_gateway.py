@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fl.assist import traits
-from fl.assist.account import OVERHEAD_TOKENS, Limits, read_log
+from fl.assist.account import OVERHEAD_TOKENS, SpendingLimits, read_log
 from fl.assist.answers import Traits
 from fl.assist.errors import (
     ColumnNotAllowed,
@@ -27,7 +27,7 @@ from fl.assist.errors import (
     RequestRejected,
     SpendLimitReached,
 )
-from fl.assist.gateway import ITEMS_PER_REQUEST, Gateway, OpenAIProvider, Outcome
+from fl.assist.gateway import ITEMS_PER_REQUEST, Gateway, ItemAnswer, OpenAIProvider
 from fl.assist.redact import Redactor
 from fl.assist.release import Policy
 from fl.assist.session import status
@@ -38,7 +38,7 @@ GatewayTo = Callable[..., Gateway]
 TEXTS = ("rent", "groceries", "urgent release of parcel 123")
 
 
-def ask(gateway: Gateway, *texts: str) -> list[Outcome[Traits]]:
+def ask(gateway: Gateway, *texts: str) -> list[ItemAnswer[Traits]]:
     return gateway.ask_each(traits.task(), [{"DESCRIPTION": text} for text in texts or TEXTS])
 
 
@@ -344,16 +344,16 @@ def test_the_budget_stops_the_request_that_could_exceed_it(
     ask(gateway_to(), "rent")
     bound = len(server.bodies[0]) + OVERHEAD_TOKENS + traits.TOKENS_PER_ITEM
     with pytest.raises(SpendLimitReached):
-        ask(gateway_to(limits=Limits(tokens=sum(USAGE) + bound - 1)), "shop")
+        ask(gateway_to(limits=SpendingLimits(tokens=sum(USAGE) + bound - 1)), "shop")
     assert len(server.bodies) == 1, "nothing was sent"
-    assert ask(gateway_to(limits=Limits(tokens=sum(USAGE) + bound)), "shop")[0].value is not None
-    assert ask(gateway_to(limits=Limits(tokens=0)), "rent")[0].value is not None, "what is cached costs nothing"
+    assert ask(gateway_to(limits=SpendingLimits(tokens=sum(USAGE) + bound)), "shop")[0].value is not None
+    assert ask(gateway_to(limits=SpendingLimits(tokens=0)), "rent")[0].value is not None, "what is cached costs nothing"
 
 
 def test_the_budget_stops_retries_too(gateway_to: GatewayTo, server: ModelServer) -> None:
     server.misbehaviours = [Misbehaviour(delay_s=0.6)] * 5
     with pytest.raises(SpendLimitReached):
-        ask(gateway_to(timeout_s=0.1, max_retries=5, limits=Limits(tokens=8000)), "rent")
+        ask(gateway_to(timeout_s=0.1, max_retries=5, limits=SpendingLimits(tokens=8000)), "rent")
     assert 1 <= len(server.bodies) < 5
 
 

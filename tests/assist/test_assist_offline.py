@@ -144,10 +144,10 @@ for name in {names}:
 print("openai" in sys.modules, "httpx2" in sys.modules)
 sys.modules["openai"] = None
 from pathlib import Path
-from fl.assist.account import Account, Limits
+from fl.assist.account import Account, SpendingLimits
 from fl.assist.errors import AssistNotInstalled
 try:
-    sys.modules["fl.assist.gateway"].OpenAIProvider("m", Account(Path(sys.argv[1]) / "log", Limits(1)))
+    sys.modules["fl.assist.gateway"].OpenAIProvider("m", Account(Path(sys.argv[1]) / "log", SpendingLimits(1)))
 except AssistNotInstalled as error:
     print(error)
 """

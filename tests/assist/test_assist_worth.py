@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score
 
 from fl.assist import review as reviewing
 from fl.assist import traits
-from fl.assist.account import Account, Limits, read_log
+from fl.assist.account import Account, SpendingLimits, read_log
 from fl.assist.answers import CATEGORIES
 from fl.assist.comparison import average_precision, compare
 from fl.assist.descriptions import Described, text_column
@@ -299,7 +299,7 @@ def tuner(httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
 
     def make(tokens: int = 10**6, **options: Any) -> OpenAIProvider:
-        return OpenAIProvider("m", Account(tmp_path / "log", Limits(tokens)), **options)
+        return OpenAIProvider("m", Account(tmp_path / "log", SpendingLimits(tokens)), **options)
 
     return make
 

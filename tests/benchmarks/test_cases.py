@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import worker
-from benchmarks.cases import Outcome, compared
+from benchmarks.cases import CaseResult, compared
 from benchmarks.cases.encrypted import EncryptedAverage
 from benchmarks.cases.registry import Entry, cases, default_case, engines
 from benchmarks.errors import CaseNotRunnable, SettingsError, WrongResult
@@ -25,7 +25,7 @@ KNOWN = cases()
 AVERAGING = [name for name, entry in KNOWN.items() if entry.family not in ("round", "device")]
 
 
-def repeat(entry: Entry, workload: Workload) -> tuple[Outcome, Meter]:
+def repeat(entry: Entry, workload: Workload) -> tuple[CaseResult, Meter]:
     case, meter = entry.make(), Meter()
     case.prepare(Vectors(workload))
     outcome = case.repeat(meter)

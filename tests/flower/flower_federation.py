@@ -17,10 +17,10 @@ from fl.flower.mod import secagg_mod
 from fl.flower.models import FlatModel
 from fl.flower.parties.aggregator import AggregatorParty
 from fl.flower.settings import PlanSettings, load_settings
-from fl.flower.workflow import EncryptedRounds, Limits
+from fl.flower.workflow import EncryptedRounds, WaitLimits
 
 LENGTH = 40
-QUICK = Limits(
+QUICK = WaitLimits(
     ready_s=2, call_s=0.5, train_s=0.5, contribute_s=0.5, release_s=0.5, part_s=0.5, recover_s=1.0, attempts=3
 )
 
@@ -84,7 +84,7 @@ class Federation:
         which = key_holder_app.app if name == KEY_HOLDER else app
         return Node(which, config, self.faults.get(name, honest))
 
-    def rounds(self, limits: Limits = QUICK, **options: object) -> EncryptedRounds:
+    def rounds(self, limits: WaitLimits = QUICK, **options: object) -> EncryptedRounds:
         """The workflow over this federation's nodes."""
         first = first_model(self.length)
         return EncryptedRounds(self.grid, self.party, initial=first, limits=limits, **options)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ from fl.reports.examination.evidence import Evidence, ScoredPart
 
 
 @dataclass(frozen=True)
-class Limits:
+class AlarmLimits:
     """When a signal counts as an alarm."""
 
     psi: float = 0.25
@@ -42,11 +42,11 @@ class Limits:
     error_delta: float = 1e-8
 
 
-LIMITS = Limits()
+LIMITS = AlarmLimits()
 SCORE = "score"
 
 
-def drift(evidence: Evidence, limits: Limits = LIMITS) -> dict[str, Any]:
+def drift(evidence: Evidence, limits: AlarmLimits = LIMITS) -> dict[str, Any]:
     """Signals by test day, and the alarms in the order in which they would have been raised."""
     if not evidence.has_days:
         return {"available": False, "why": "the schema has no time that measures days: there is no before and after"}
@@ -106,7 +106,7 @@ def psi_by_day(
     after_day: NDArray[np.integer],
     *,
     calendar: bool,
-    limits: Limits = LIMITS,
+    limits: AlarmLimits = LIMITS,
 ) -> list[float]:
     """The stability index of the days up to each test day against the training period; one value per test day.
 
@@ -162,7 +162,7 @@ def _squared_error(test: ScoredPart) -> NDArray[np.float64]:
 
 
 def _psi_alarm(
-    name: str, values: Sequence[float], days: NDArray[np.integer], limits: Limits
+    name: str, values: Sequence[float], days: NDArray[np.integer], limits: AlarmLimits
 ) -> dict[str, str | int] | None:
     """The day on which the index has exceeded its limit for the last time that is needed."""
     in_a_row = 0

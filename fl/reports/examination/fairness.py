@@ -26,7 +26,7 @@ from sklearn.metrics import recall_score
 
 from fl.data.federation import SIMULATED
 from fl.data.partition import partition_for
-from fl.data.reading import Party, Transactions, load_transactions, read_header, transactions_from_frame
+from fl.data.reading import Identifiers, Transactions, load_transactions, read_header, transactions_from_frame
 from fl.data.schema import CategoricalColumn, Schema
 from fl.data.simulate import embedded, simulate
 from fl.errors import ExaminationError
@@ -185,7 +185,7 @@ def _positions(table: Transactions, index: NDArray[np.int64]) -> NDArray[np.int6
     return positions
 
 
-def _column(evidence: Evidence, column: str) -> Party:
+def _column(evidence: Evidence, column: str) -> Identifiers:
     """A column of the source for every test row, whatever the schema says of it, read by the loader of all data."""
     schema, data = evidence.schema, evidence.config.data
     # Rows that the schema drops must be dropped here too; nothing else of it is needed.

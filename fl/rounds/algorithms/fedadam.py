@@ -22,7 +22,7 @@ import numpy as np
 from fl import options
 from fl.errors import AlgorithmError
 from fl.rounds.algorithms.fedavg import FedAvg
-from fl.rounds.algorithms.state import Released, State, Timetable, Vector
+from fl.rounds.algorithms.state import ReleasedAverage, State, Timetable, Vector
 
 SERVER_LR = 0.03
 BETA1, BETA2 = 0.9, 0.99  # the paper's, for all its tasks
@@ -46,7 +46,7 @@ class FedAdam(FedAvg):
     def begin(self, first: Vector) -> State:
         return State(first, {"m": np.zeros(first.shape), "v": np.full(first.shape, self.tau**2)})
 
-    def apply(self, state: State, released: Released) -> State:
+    def apply(self, state: State, released: ReleasedAverage) -> State:
         sent, step = released.sent, released.average
         # A coordinate that did not travel keeps its weight and its moments: no news is not a zero gradient.
         m = np.where(sent, self.beta1 * state.memory["m"] + (1 - self.beta1) * step, state.memory["m"])

@@ -21,7 +21,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.rounds.algorithms.state import Released, Seat, State, Timetable, Vector
+from fl.rounds.algorithms.state import ReleasedAverage, Seat, State, Timetable, Vector
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,6 @@ class FedAvg:
         """What bank number `bank` keeps of its trained model; called once the round was released."""
         return state
 
-    def apply(self, state: State, released: Released) -> State:
+    def apply(self, state: State, released: ReleasedAverage) -> State:
         """The state after the round."""
         return replace(state, model=(state.model + released.average).astype(np.float32))

@@ -32,7 +32,7 @@ import numpy as np
 from fl import options
 from fl.errors import AlgorithmError
 from fl.rounds.algorithms.fedavg import FedAvg
-from fl.rounds.algorithms.state import Released, Seat, State, Vector
+from fl.rounds.algorithms.state import ReleasedAverage, Seat, State, Vector
 
 BUFFER = 3
 MAX_WEIGHT = 8
@@ -126,7 +126,7 @@ class FedBuff(FedAvg):
     def binding(self, state: State, hash_of: Callable[[Vector], str]) -> str:
         return base_models_hash({_number(name): hash_of(model) for name, model in state.memory.items()})
 
-    def apply(self, state: State, released: Released) -> State:
+    def apply(self, state: State, released: ReleasedAverage) -> State:
         share = self.server_lr * released.total_weight / (self.max_weight * released.contributors)
         model = (state.model + share * released.average).astype(np.float32)
         needed = self.timetable.bases(released.number)

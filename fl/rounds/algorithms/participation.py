@@ -28,8 +28,6 @@ from fl.errors import AlgorithmError
 from fl.rounds.algorithms.state import Seat
 from fl.seeds import derive_seed
 
-QUORUM = 3  # fewest members of a roster: with two, each learns the other's update from the average
-
 
 @dataclass(frozen=True)
 class Everyone:

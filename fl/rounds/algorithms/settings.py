@@ -17,7 +17,7 @@ from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.fedbuff import BUFFER, DURATIONS, MAX_WEIGHT, Clock, FedBuff
 from fl.rounds.algorithms.fedprox import FedProx
 from fl.rounds.algorithms.heads import HEAD, Heads
-from fl.rounds.algorithms.participation import QUORUM, Dropouts, Everyone, Sampled
+from fl.rounds.algorithms.participation import Dropouts, Everyone, Sampled
 from fl.rounds.algorithms.state import Timetable
 
 AlgorithmName = Literal["fedavg", "fedprox", "fedadam", "heads", "fedbuff"]
@@ -71,7 +71,7 @@ class ParticipationSettings:
     """Who takes part, and which accidents are simulated. None as a table: everybody, always."""
 
     fraction: Annotated[float, options.FRACTION] = 1.0  # of the banks, drawn anew for every round
-    quorum: Annotated[int, options.QUORUM] = QUORUM  # fewest members of a roster
+    quorum: Annotated[int, options.QUORUM] = options.LEAST_BANKS  # fewest members of a roster
     vanish_before: Annotated[float, options.PROBABILITY] = 0.0  # of a bank vanishing before its roster closes
     vanish_after: Annotated[float, options.PROBABILITY] = 0.0  # and after it
     retries: Annotated[int, options.RETRIES] = 2  # of a round that was lost

@@ -39,7 +39,7 @@ class Seat:
 
 
 @dataclass(frozen=True)
-class Released:
+class ReleasedAverage:
     """What a round made known to all its members.
 
     `average`: float64[length], sum(weight * update) / total_weight, 0 where nothing travelled. `sent`: bool[length],

@@ -25,10 +25,10 @@ from fl.data.reading import Transactions, transactions_from_frame
 from fl.data.schema import Days
 from fl.data.schema_file import load_schema
 from fl.errors import AggregationError, BudgetError, BudgetExhausted, LedgerError, StatisticsError
-from fl.privacy.budget import Ledger, ledger_path
+from fl.privacy.budget import BudgetLedger, ledger_path
 from fl.privacy.mechanisms import NoisyCounts
 from fl.privacy.noise_shares import plan_noise
-from fl.runs.account import accounts
+from fl.runs.account import bank_budgets
 from fl.runs.audit import noise_verdict
 from fl.runs.budgets import CountsPayment
 from fl.secure.session import encrypted_sum
@@ -139,7 +139,7 @@ def test_encrypted_totals_equal_pandas_exactly(tmp_path: Path, banks: int) -> No
 
 def test_two_banks_are_refused_since_each_would_learn_the_other() -> None:
     with pytest.raises(AggregationError, match="at least 3"):
-        encrypted_sum([lambda _: np.zeros(4, np.int64)] * 2, length=4, largest=1, bound_to=bytes(32))
+        encrypted_sum([lambda _: np.zeros(4, np.int64)] * 2, length=4, largest=1, model_hash="00" * 32)
 
 
 def test_shares_are_drawn_after_the_roster_has_closed_and_for_its_size() -> None:
@@ -149,7 +149,7 @@ def test_shares_are_drawn_after_the_roster_has_closed_and_for_its_size() -> None
         sizes.append(roster)
         return np.array([7, -3], np.int64)
 
-    summed = encrypted_sum([draw] * 5, length=2, largest=7, bound_to=bytes(32))
+    summed = encrypted_sum([draw] * 5, length=2, largest=7, model_hash="00" * 32)
     assert sizes == [5] * 5 and summed.totals.tolist() == [35, -15]
     plan = increments_plan([FIRST + 19], 10, 7, 5, KEYS.size, 1, plan_noise(2.0, 5, 1))
     with pytest.raises(StatisticsError, match="planned for 5 banks"):
@@ -158,7 +158,7 @@ def test_shares_are_drawn_after_the_roster_has_closed_and_for_its_size() -> None
 
 def test_integers_beyond_the_lane_are_refused() -> None:
     with pytest.raises(AggregationError, match="within"):
-        encrypted_sum([lambda _: np.array([8])] * 3, length=1, largest=7, bound_to=bytes(32))
+        encrypted_sum([lambda _: np.array([8])] * 3, length=1, largest=7, model_hash="00" * 32)
 
 
 @pytest.mark.parametrize(("colluders", "least"), [(1, 1), (4, 1), (1, 3)])
@@ -399,7 +399,7 @@ def test_a_run_killed_while_sharing_and_resumed_spends_what_the_ledger_says(tmp_
         [sys.executable, "-m", "demos", "train", "--resume", str(folder), "--json"], capture_output=True, check=True
     )
     result = json.loads(resumed.stdout)
-    for account in accounts(folder):
+    for account in bank_budgets(folder):
         assert account.spent <= account.limit and account.releases == 3  # one of counts, two rounds
         assert account.spent == result["privacy"]["per_bank"][account.bank]["epsilon"]
     for path in (folder / "budget").glob("*.json"):
@@ -409,7 +409,7 @@ def test_a_run_killed_while_sharing_and_resumed_spends_what_the_ledger_says(tmp_
 
 
 def test_a_release_that_would_overspend_is_refused_before_any_count(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "bank.json", "bank", 1.0, 1e-5)
+    ledger = BudgetLedger(tmp_path / "bank.json", "bank", 1.0, 1e-5)
     entry = NoisyCounts(columns=3, resolution=1, share_variance=4.0, shares=1, first_day=0, last_day=9)
     payment = CountsPayment({"bank": ledger}, "run", entry)
     with pytest.raises(BudgetError, match="transaction in shared counts"):
@@ -418,7 +418,7 @@ def test_a_release_that_would_overspend_is_refused_before_any_count(tmp_path: Pa
 
 
 def test_a_payment_of_counts_is_known_by_what_it_paid_for_and_never_by_the_runs_name(tmp_path: Path) -> None:
-    ledgers = {bank: Ledger(ledger_path(tmp_path, bank), bank, 3.0, 1e-5) for bank in ("North", "South")}
+    ledgers = {bank: BudgetLedger(ledger_path(tmp_path, bank), bank, 3.0, 1e-5) for bank in ("North", "South")}
     entry = NoisyCounts(columns=2, resolution=4, share_variance=400.0, shares=2, first_day=0, last_day=9)
     run, copy = CountsPayment(ledgers, "run", entry), CountsPayment(ledgers, "run", entry)
     ledgers["North"].spend(entry, run="run", round_number=0, bound_to="a")  # killed before South's was recorded
@@ -440,7 +440,7 @@ def test_a_payment_of_counts_is_known_by_what_it_paid_for_and_never_by_the_runs_
 
 def test_totals_of_an_earlier_version_are_read_where_the_run_has_paid_by_name(tmp_path: Path) -> None:
     """They are there already, so that nothing is released; a second release asks for a payment of its own."""
-    ledger = Ledger(ledger_path(tmp_path, "North"), "North", 3.0, 1e-5)
+    ledger = BudgetLedger(ledger_path(tmp_path, "North"), "North", 3.0, 1e-5)
     entry = NoisyCounts(columns=2, resolution=4, share_variance=400.0, shares=2, first_day=0, last_day=9)
     ledger.spend(entry, run="run", round_number=0)
     CountsPayment({"North": ledger}, "run", entry).require_paid(None)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fl.data.features import Scaling, features, raw_features, scale_publicly, scaled_features, scaling_sums
-from fl.data.reading import Party, Transactions, load_transactions, transactions_from_frame
+from fl.data.reading import Identifiers, Transactions, load_transactions, transactions_from_frame
 from fl.data.schema import (
     DAY_US,
     AmountColumn,
@@ -58,8 +58,8 @@ def table_of(schema: Schema, rows: list[tuple[int, int, int, int, int]]) -> Tran
         time=data[:, 0] * HOUR_US,
         label=data[:, 4].astype(np.uint8),
         amount=data[:, 3] / 100,
-        customer=Party(data[:, 1], np.arange(6).astype(str).astype(object)),
-        terminal=Party(data[:, 2], np.arange(6).astype(str).astype(object)),
+        customer=Identifiers(data[:, 1], np.arange(6).astype(str).astype(object)),
+        terminal=Identifiers(data[:, 2], np.arange(6).astype(str).astype(object)),
         bank=None,
         numeric={},
         categorical={},
@@ -174,7 +174,7 @@ def test_extreme_times_and_many_groups_do_not_overflow_the_search_key() -> None:
     table = replace(
         table_of(schema, [(0, 0, 0, 100, 0)] * n),
         time=time,
-        customer=Party(np.arange(n)[::-1].copy(), np.arange(n).astype(str).astype(object)),
+        customer=Identifiers(np.arange(n)[::-1].copy(), np.arange(n).astype(str).astype(object)),
     )
     names = [f.name for f in features(schema)]
     assert (raw_features(table)[:, names.index("customer_count_3d")] == 1).all()

@@ -18,15 +18,15 @@ import pytest
 
 from fl.durable import replace_durably
 from fl.errors import BudgetError, BudgetExhausted, LedgerError
-from fl.privacy.budget import LEDGER_FORMAT, Ledger, ledger_path, read_ledger
+from fl.privacy.budget import LEDGER_FORMAT, BudgetLedger, ledger_path, read_ledger
 from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, epsilon
 from fl.runs.budgets import dearest
 
 DELTA = 1e-5
 
 
-def open_ledger(folder: Path, limit: float = 3.0, bank: str = "North") -> Ledger:
-    return Ledger(ledger_path(folder, bank), bank, limit, DELTA)
+def open_ledger(folder: Path, limit: float = 3.0, bank: str = "North") -> BudgetLedger:
+    return BudgetLedger(ledger_path(folder, bank), bank, limit, DELTA)
 
 
 ROUND = Mechanism(0.25, 3.0, 20)
@@ -60,7 +60,7 @@ def test_raising_the_limit_or_changing_delta_needs_the_bank_itself(tmp_path: Pat
     with pytest.raises(BudgetError, match="for the life of its data"):
         open_ledger(tmp_path, 3.5)
     with pytest.raises(BudgetError, match="use --delta 1e-05"):
-        Ledger(ledger.path, "North", 3.0, 1e-6)
+        BudgetLedger(ledger.path, "North", 3.0, 1e-6)
     assert open_ledger(tmp_path, 1.0).epsilon_limit == 1.0  # a run may allow itself less
 
 
@@ -72,7 +72,7 @@ def test_each_bank_has_a_file_of_its_own_whatever_it_is_called(tmp_path: Path) -
     north = open_ledger(tmp_path)
     north.spend(ROUND, run="r", round_number=1)
     with pytest.raises(LedgerError, match="belongs to 'North'"):
-        Ledger(north.path, "South", 3.0, DELTA)
+        BudgetLedger(north.path, "South", 3.0, DELTA)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_a_run_killed_at_any_moment_leaves_a_ledger_that_counts_every_step_taken
     """The victim reports a round only after its spend returned; every reported round must be in the file."""
     program = (
         "import itertools, sys\nfrom pathlib import Path\n"
-        "from fl.privacy.budget import Ledger\nfrom fl.privacy.mechanisms import Mechanism\n"
-        "ledger = Ledger(Path(sys.argv[1]), 'North', 50.0, 1e-5)\n"
+        "from fl.privacy.budget import BudgetLedger\nfrom fl.privacy.mechanisms import Mechanism\n"
+        "ledger = BudgetLedger(Path(sys.argv[1]), 'North', 50.0, 1e-5)\n"
         "for number in itertools.count():\n"
         "    ledger.spend(Mechanism(0.001, 20.0, 1), run='r', round_number=number)\n"
         "    print(number, flush=True)\n"
@@ -169,7 +169,7 @@ def test_an_impossible_budget_is_refused_before_any_file_exists(
     tmp_path: Path, name: str, limit: Any, delta: Any
 ) -> None:
     with pytest.raises(BudgetError, match=f"^{name}: expected a number above 0 and up to .*, got "):
-        Ledger(ledger_path(tmp_path / "budget", "North"), "North", limit, delta)
+        BudgetLedger(ledger_path(tmp_path / "budget", "North"), "North", limit, delta)
     assert not list(tmp_path.iterdir())
 
 
@@ -186,7 +186,7 @@ def test_a_ledger_that_nobody_spent_from_is_no_file_and_fixes_no_limit(tmp_path:
 
 def test_of_two_runs_that_both_find_no_ledger_the_first_spend_decides(tmp_path: Path) -> None:
     small, large = open_ledger(tmp_path, 1.0), open_ledger(tmp_path, 3.0)
-    other = Ledger(small.path, "North", 1.0, 1e-6)
+    other = BudgetLedger(small.path, "North", 1.0, 1e-6)
     small.spend(Mechanism(0.01, 5.0, 1), run="small", round_number=1)
     before = small.path.read_bytes()
     for late, words in ((large, "for the life of its data"), (other, "use --delta 1e-05")):
@@ -353,7 +353,7 @@ def test_a_clock_that_runs_backwards_or_stands_still_changes_no_account(
 
 
 def test_a_figure_outside_prvs_range_is_shown_with_the_name_of_renyi_dp(tmp_path: Path) -> None:
-    ledger = Ledger(ledger_path(tmp_path, "North"), "North", 50.0, 1e-12)
+    ledger = BudgetLedger(ledger_path(tmp_path, "North"), "North", 50.0, 1e-12)
     ledger.spend(Mechanism(0.25, 3.0, 100), run="r", round_number=1)
     told = dearest({"North": ledger})
     assert told == (ledger.spent("rdp"), "RDP") and ledger.spent() == ledger.spent("rdp")

@@ -17,7 +17,7 @@ from fl.rounds.algorithms.fedbuff import Clock
 from fl.rounds.algorithms.participation import Dropouts, Everyone, Sampled
 from fl.rounds.algorithms.settings import ParticipationSettings
 from fl.rounds.algorithms.state import Timetable, affordable_rounds, trainings
-from fl.secure.session import EncryptedRounds, Joined
+from fl.secure.session import InProcessRounds, Joined
 from secagg.errors import ModelRepeated, SecAggError, UpdateReused
 from secagg.journal import UpdateReuseWarning
 
@@ -80,7 +80,7 @@ def test_only_those_who_are_asked_train_and_only_they_pay() -> None:
 def test_a_bank_that_vanishes_before_the_roster_closes_is_left_out() -> None:
     gone = accidents({(1, 0): ((1,), ())})
     ((record, state),) = play(FEDAVG, banks=FIVE, rounds=1, encrypted=True, quorum=3, dropouts=gone)
-    assert (record.left_out, record.attempts) == (("bank 1",), 1)
+    assert (record.vanished, record.attempts) == (("bank 1",), 1)
     four = (FIVE[0], *FIVE[2:])
     ((_, expected),) = play(FedAvg(Everyone(4)), banks=four, rounds=1)
     assert state.model == pytest.approx(expected.model, abs=1e-6)
@@ -89,7 +89,7 @@ def test_a_bank_that_vanishes_before_the_roster_closes_is_left_out() -> None:
 def test_a_bank_that_vanishes_afterwards_is_named_and_left_out_of_the_retry() -> None:
     gone = accidents({(1, 0): ((), (1,))})
     ((record, _),) = play(FEDAVG, banks=FIVE, rounds=1, encrypted=True, quorum=3, dropouts=gone)
-    assert record.left_out == ("bank 1",)
+    assert record.vanished == ("bank 1",)
     assert record.attempts == 2
     assert record.members == ("bank 0", "bank 2", "bank 3", "bank 4")
 
@@ -116,8 +116,8 @@ def test_an_update_that_was_in_a_lost_roster_enters_no_other_unless_asked_to() -
     rng = np.random.default_rng(0)
     names = ("a", "b", "c", "d")
     updates = tuple(rng.normal(scale=0.1, size=50).astype(np.float32) for _ in names)
-    rounds = EncryptedRounds(names, clip=1.0, quorum=3, model_repeats=1)
-    lost = Joined(names, updates, (1,) * 4, "ab" * 32, silent=frozenset("d"))
+    rounds = InProcessRounds(names, clip=1.0, quorum=3, model_repeats=1)
+    lost = Joined(names, updates, (1,) * 4, "ab" * 32, vanished=frozenset("d"))
     with pytest.raises(AggregationError, match="d joined the roster and never contributed"):
         rounds.average(lost, 16)
     again = Joined(names[:3], updates[:3], (1,) * 3, "ab" * 32)
@@ -134,12 +134,12 @@ def test_a_retry_without_the_bank_that_vanished_needs_the_consent_of_those_who_s
     rng = np.random.default_rng(0)
     names = ("a", "b", "c", "d")
 
-    def joined(members: int, silent: frozenset[str] = frozenset()) -> Joined:
+    def joined(members: int, vanished: frozenset[str] = frozenset()) -> Joined:
         updates = tuple(rng.normal(scale=0.1, size=50).astype(np.float32) for _ in range(members))
-        return Joined(names[:members], updates, (1,) * members, "ab" * 32, silent=silent)
+        return Joined(names[:members], updates, (1,) * members, "ab" * 32, vanished=vanished)
 
     for allowed, passes in ((0, False), (1, True), (None, True)):
-        rounds = EncryptedRounds(names, clip=1.0, quorum=3, chunk=chunk, model_repeats=allowed)
+        rounds = InProcessRounds(names, clip=1.0, quorum=3, chunk=chunk, model_repeats=allowed)
         rounds.average(joined(4), 16)
         rounds.average(joined(4), 16)
         if passes:
@@ -286,7 +286,7 @@ def test_a_fraction_of_nobody_is_refused() -> None:
 
 def test_rosters_of_two_are_never_closed() -> None:
     with pytest.raises(AggregationError, match="at least 3"):
-        EncryptedRounds(["a", "b", "c"], clip=1.0, quorum=2)
-    rounds = EncryptedRounds(["a", "b", "c"], clip=1.0, quorum=3)
+        InProcessRounds(["a", "b", "c"], clip=1.0, quorum=2)
+    rounds = InProcessRounds(["a", "b", "c"], clip=1.0, quorum=3)
     with pytest.raises(SecAggError):
         rounds.average(Joined(("a", "b"), (np.zeros(4, np.float32),) * 2, (1, 1), "00" * 32), 16)

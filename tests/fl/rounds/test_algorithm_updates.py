@@ -23,20 +23,20 @@ from fl.rounds.algorithms.fedbuff import Clock, FedBuff, staleness_weight
 from fl.rounds.algorithms.fedprox import FedProx, require_stable_pull
 from fl.rounds.algorithms.participation import Everyone
 from fl.rounds.algorithms.settings import AlgorithmSettings, algorithm_of
-from fl.rounds.algorithms.state import Released, State
+from fl.rounds.algorithms.state import ReleasedAverage, State
 from fl.rounds.play import Schedule, bank_models, play_rounds
-from fl.secure.session import EncryptedRounds, plain_sum
+from fl.secure.session import InProcessRounds, plain_sum
 
 __all__ = ["scripted"]  # a fixture
 
 STEP = 2.0**-30  # quantisation of 32 bits, and a float32 of weights below 1
 
 
-def released(values: list[float], sent: list[bool] | None = None, **options: int) -> Released:
+def released(values: list[float], sent: list[bool] | None = None, **options: int) -> ReleasedAverage:
     average = np.array(values)
     mask = np.ones(len(values), bool) if sent is None else np.array(sent)
     settings = {"number": 1, "contributors": 3, "total_weight": 3, **options}
-    return Released(average=average, sent=mask, **settings)
+    return ReleasedAverage(average=average, sent=mask, **settings)
 
 
 # --- by hand --------------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def precision(banks: tuple, schedule: Schedule, name: str, width: int, encrypted
     shape = layout(schedule.first_model(width))
     algorithm = algorithm_of(ALGORITHMS[name], None, banks=len(banks), model=shape, seed=0)
     members = algorithm.timetable.largest
-    secure = EncryptedRounds(
+    secure = InProcessRounds(
         [b.name for b in banks], clip=1.0, quorum=members, largest=members, max_weight=algorithm.max_weight
     )
     aggregate = partial(secure.average, value_bits=32) if encrypted else partial(plain_sum, clip=1.0)

@@ -18,7 +18,7 @@ from fl.learning.training import LocalTraining, derive_seed, predict, train_seed
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.participation import Everyone
 from fl.rounds.lightning import FraudData, FraudModule, trained_update
-from fl.secure.session import EncryptedRounds, Joined
+from fl.secure.session import InProcessRounds, Joined
 
 LOCAL = LocalTraining("sgd", learning_rate=0.1, momentum=0.5, batch_size=64, epochs=2)
 
@@ -74,7 +74,7 @@ def test_three_lightning_banks_play_an_encrypted_round() -> None:
     module = make_module()
     unflatten(module.model, start)
     names = tuple(bank.name for bank in banks)
-    rounds = EncryptedRounds(names, clip=1.0, quorum=3)
+    rounds = InProcessRounds(names, clip=1.0, quorum=3)
     result = rounds.average(Joined(names, tuple(updates), (1, 1, 1), model_hash(module.model)), 32)
     after = (start + result.average).astype(np.float32)
 
@@ -99,7 +99,7 @@ def test_the_round_of_lightning_banks_is_the_round_of_fl_rounds() -> None:
         )
         for bank in banks
     )
-    sealed = EncryptedRounds(names, clip=1.0, quorum=3).average(Joined(names, updates, (1, 1, 1), "00" * 32), 32)
+    sealed = InProcessRounds(names, clip=1.0, quorum=3).average(Joined(names, updates, (1, 1, 1), "00" * 32), 32)
     ((_, state),) = play(FedAvg(Everyone(3)), banks=banks, rounds=1, encrypted=True)
     assert (start + sealed.average).astype(np.float32).tolist() == state.model.tolist()
 

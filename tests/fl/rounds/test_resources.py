@@ -21,8 +21,8 @@ from fl.learning.model import flatten
 from fl.learning.training import LocalTraining, PrivateSteps, train_private, train_seeded
 from fl.rounds.limits import (
     BATCHES,
+    BankLimits,
     Choice,
-    Limits,
     Machine,
     ResourceSettings,
     Workload,
@@ -31,7 +31,7 @@ from fl.rounds.limits import (
     measure_machine,
     memory_bytes,
 )
-from fl.secure.session import EncryptedRounds, Joined, chunk_sizes, plan_for, sealing_cost
+from fl.secure.session import InProcessRounds, Joined, chunk_sizes, plan_for, sealing_cost
 
 BANKS = ("bank 0", "bank 1", "bank 2")
 MACHINE = Machine({batch: 100.0 * batch for batch in BATCHES}, seconds_per_block=0.01, degree=4096)
@@ -41,8 +41,8 @@ def work(length: int = 100_000, *, bits: int = 16, private: bool = False, rows_e
     return Workload(dict.fromkeys(BANKS, rows_each), 20, 96, length, length, 3, 1.0, bits, 1, private)
 
 
-def limits(**of_bank_2: float) -> dict[str, Limits]:
-    return {"bank 0": Limits(), "bank 1": Limits(), "bank 2": Limits(**of_bank_2)}  # type: ignore[arg-type]
+def limits(**of_bank_2: float) -> dict[str, BankLimits]:
+    return {"bank 0": BankLimits(), "bank 1": BankLimits(), "bank 2": BankLimits(**of_bank_2)}  # type: ignore[arg-type]
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_limits_that_only_fail_together_are_said_to() -> None:
 def test_the_traffic_of_a_round_is_what_was_estimated_to_the_byte() -> None:
     updates = tuple(np.random.default_rng(i).uniform(-1, 1, 9000).astype(np.float32) for i in range(3))
     for chunk in (None, 5000, 2500):
-        rounds = EncryptedRounds(BANKS, clip=1.0, quorum=3, chunk=chunk)
+        rounds = InProcessRounds(BANKS, clip=1.0, quorum=3, chunk=chunk)
         sent = rounds.average(Joined(BANKS, updates, (1, 1, 1), "00" * 32), 12).bytes_up
         assert sent == 3 * sealing_cost(9000, clients=3, clip=1.0, value_bits=12, chunk=chunk).bytes_up
 
@@ -164,7 +164,7 @@ def test_chunks_change_nothing_about_the_mean() -> None:
     updates = tuple(np.random.default_rng(i).uniform(-1, 1, 5000).astype(np.float32) for i in range(3))
     joined = Joined(BANKS, updates, (1, 1, 1), "00" * 32)
     whole, parts = (
-        EncryptedRounds(BANKS, clip=0.5, quorum=3, chunk=chunk).average(joined, 16) for chunk in (None, 1700)
+        InProcessRounds(BANKS, clip=0.5, quorum=3, chunk=chunk).average(joined, 16) for chunk in (None, 1700)
     )
     assert parts.average.tolist() == whole.average.tolist()
     assert parts.clipped == whole.clipped
@@ -214,8 +214,8 @@ def test_a_limits_file_speaks_of_all_banks_and_of_single_ones(tmp_path: Path) ->
     path = tmp_path / "limits.toml"
     path.write_text('[all]\nseconds = 30\n["bank 2"]\nmemory_mb = 8\nspeed = 0.25\n')
     found = limits_of(ResourceSettings(str(path), memory_mb=64.0), BANKS)
-    assert found["bank 0"] == Limits(64.0, 30)
-    assert found["bank 2"] == Limits(8, 30, None, 0.25)
+    assert found["bank 0"] == BankLimits(64.0, 30)
+    assert found["bank 2"] == BankLimits(8, 30, None, 0.25)
 
 
 @pytest.mark.parametrize(

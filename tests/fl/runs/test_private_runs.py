@@ -13,8 +13,8 @@ import pytest
 from fl.counts.release import load_release
 from fl.counts.settings import StatisticsSettings
 from fl.errors import BudgetError, BudgetExhausted, LedgerError, RunFolderError
-from fl.privacy.budget import Ledger
-from fl.runs.account import accounts
+from fl.privacy.budget import BudgetLedger
+from fl.runs.account import bank_budgets
 from fl.runs.experiment import Experiment
 from fl.runs.config import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_from_toml, config_to_toml
 from fl.runs.styles import OPEN, PRIVATE
@@ -243,7 +243,7 @@ def test_looking_at_a_run_and_its_budget_writes_nothing(run: Path) -> None:
     with open(run / "metrics.jsonl", "ab") as file:
         file.write(b'{"round": 4')  # another process, in the middle of a line
     before = contents(run)
-    assert len(accounts(run)) == BANKS
+    assert len(bank_budgets(run)) == BANKS
     assert Experiment.resume(run).finished == 3
     assert contents(run) == before
 
@@ -281,16 +281,16 @@ def test_a_crash_between_paying_and_drawing_costs_the_round_and_frees_nothing(
     fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, spends = twin(fresh, tmp_path / "run"), []
-    spend = Ledger.spend
+    spend = BudgetLedger.spend
 
-    def counted(ledger: Ledger, *args: Any, **named: Any) -> None:
+    def counted(ledger: BudgetLedger, *args: Any, **named: Any) -> None:
         spend(ledger, *args, **named)
         spends.append(ledger.bank)
         if len(spends) == BANKS + 2:  # the counts of all, and the first round of two of three
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "spend", counted)
+        patch.setattr(BudgetLedger, "spend", counted)
         with pytest.raises(KeyboardInterrupt):
             played(Experiment.resume(path))
     resumed = played(Experiment.resume(path))

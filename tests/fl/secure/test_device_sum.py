@@ -94,12 +94,12 @@ def test_blocks_on_a_device_add_and_take_out_what_blocks_in_memory_do(calls: lis
 
 
 def test_encrypted_rounds_add_on_a_device_what_they_add_in_memory() -> None:
-    from fl.secure.session import EncryptedRounds, Joined
+    from fl.secure.session import InProcessRounds, Joined
 
     names = ("a", "b", "c")
     updates = tuple(np.random.default_rng(i).normal(0, 0.1, 20_000).astype(np.float32) for i in range(3))
     averages = [
-        EncryptedRounds(names, clip=1.0, quorum=3, device=device)
+        InProcessRounds(names, clip=1.0, quorum=3, device=device)
         .average(Joined(names, updates, (1, 1, 1), "00" * 32), 16)
         .average
         for device in (None, "cpu")
