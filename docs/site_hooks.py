@@ -1,4 +1,4 @@
-"""Makes links from a document to a Python file of the checkout work on the documentation site too.
+"""Lists all decisions in the site's navigation, and makes links from a document to a Python file work on the site.
 
 In the repository `[text](../examples/x.py)` leads to the file. The site holds only documents, so there the link leads
 to a page that shows the file.
@@ -15,6 +15,12 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 _LINK = re.compile(r"\]\(\.\./(\w+/\w+\.py)\)")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add every file of docs/adr to the navigation, so that a new decision needs no entry in mkdocs.yml."""
+    config.nav.append({"Decisions": [f"adr/{path.name}" for path in sorted((ROOT / "docs" / "adr").glob("*.md"))]})
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -67,6 +67,20 @@ def test_links_between_documents_lead_somewhere(document):
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("document", ["README.md", "docs/index.md"])
+def test_the_example_that_a_reader_sees_first_runs(document, capsys):
+    text = (ROOT / document).read_text()
+    (example,) = re.findall(r"^```python\n(import numpy.*?)^```", text, re.DOTALL | re.MULTILINE)
+    exec(compile(example, document, "exec"), {})
+    assert "+-" in capsys.readouterr().out
+
+
+def test_commands_of_the_readme_name_the_python_that_make_installs_into():
+    pythons = re.findall(r"(\S*)python -m (?:demos|benchmarks)", (ROOT / "README.md").read_text())
+    assert len(pythons) >= 6
+    assert {python.lstrip("`") for python in pythons} == {".venv/bin/"}
+
+
 def test_the_site_describes_every_public_name_at_its_home():
     described = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "api" / "secagg.md").read_text(), flags=re.MULTILINE)
     homes = {f"{getattr(secagg, name).__module__}.{name}" for name in secagg.__all__ if name != "errors"}
