@@ -1,15 +1,11 @@
 """The aggregator: checks contributions and adds their residues. It holds no secret and needs no crypto library for it.
 
-    IDLE --open--> COLLECTING --close--> IDLE        abort leads back to IDLE
-
 Addition modulo 30-bit primes, into one accumulator (`accumulator.py`). A contribution is hashed and its signature
 verified before any residue is read; a residue out of range found halfway is taken out again exactly, so a refused
 contribution leaves the sum as it was.
 """
 
 from __future__ import annotations
-
-from enum import Enum
 
 import numpy as np
 
@@ -29,22 +25,9 @@ from secagg.identity import Identity
 from secagg.messages import Abort, Contribution, EncryptedSum, Offer, Roster, SignedHash
 from secagg.plan import RoundPlan
 from secagg.stages import StageClock
-from secagg.states import Machine
+from secagg.states import AGGREGATOR_MOVES, AggregatorState, Machine
 from secagg.transcript import parts_hash, signed_bytes
 from secagg.verification import check_offer, check_roster, check_same_round, check_signature
-
-
-class AggregatorState(Enum):
-    IDLE = "idle"
-    COLLECTING = "collecting"
-
-
-_TABLE = {
-    (AggregatorState.IDLE, "open"): AggregatorState.COLLECTING,
-    (AggregatorState.COLLECTING, "receive"): AggregatorState.COLLECTING,
-    (AggregatorState.COLLECTING, "close"): AggregatorState.IDLE,
-    (AggregatorState.COLLECTING, "abort"): AggregatorState.IDLE,
-}
 
 
 class Aggregator:
@@ -71,7 +54,7 @@ class Aggregator:
         self._plan = plan
         self._masking = masking
         self._clock = clock or StageClock()
-        self._machine = Machine(_TABLE, AggregatorState.IDLE, "an aggregator")
+        self._machine = Machine(AGGREGATOR_MOVES, AggregatorState.IDLE, "an aggregator")
         self._make_accumulator = accumulator
         self._offer: Offer | None = None
         self._roster: Roster | None = None

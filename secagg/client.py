@@ -1,8 +1,5 @@
 """A bank: joins a round, seals its update under two locks, reads the release.
 
-    IDLE --join--> JOINED --contribute--> CONTRIBUTED --accept--> IDLE        abort leads back to IDLE from anywhere
-    IDLE --settle--> IDLE        the end of an earlier round, which only the journal remembers
-
 The update is quantised, weighted and packed (`packing.py`), encrypted under the offer's CKKS key (`engines.py`), and
 masked pairwise over the closed roster (`masks.py`); it leaves as bytes signed by this client. What the client accepts
 from others is checked against its own enrolment list, plan, quorum and journal.
@@ -10,9 +7,7 @@ from others is checked against its own enrolment list, plan, quorum and journal.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from functools import partial
 
 import numpy as np
@@ -31,30 +26,10 @@ from secagg.messages import Abort, Contribution, Header, Join, Offer, Release, R
 from secagg.plan import RoundPlan
 from secagg.secrecy import Secret
 from secagg.stages import StageClock
-from secagg.states import Machine
+from secagg.states import CLIENT_MOVES, ClientState, Machine
 from secagg.transcript import signed_bytes
 from secagg.verification import check_offer, check_roster, check_same_round, check_signature
 from secagg.workers import Workers
-
-
-class ClientState(Enum):
-    IDLE = "idle"
-    JOINED = "joined"
-    CONTRIBUTED = "contributed"
-
-
-_TABLE = {
-    (ClientState.IDLE, "join"): ClientState.JOINED,
-    (ClientState.JOINED, "contribute"): ClientState.CONTRIBUTED,
-    (ClientState.CONTRIBUTED, "accept"): ClientState.IDLE,
-    (ClientState.IDLE, "settle"): ClientState.IDLE,
-    (ClientState.JOINED, "abort"): ClientState.IDLE,
-    (ClientState.CONTRIBUTED, "abort"): ClientState.IDLE,
-}
-
-
-class MaskingDisabledWarning(UserWarning):
-    """Masks are off: the aggregator is trusted to add, and the key holder's key opens every single update."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +87,7 @@ class Client(Secret):
             or_none = ", or None (fresh noise)"
             model_repeats = counts.count("model_repeats", model_repeats, 0, 2**31 - 1, LocalError, or_none)
         if not masking:
-            warn_masking_disabled()
+            masks.warn_disabled()
         self._identity = identity
         self._enrolment = enrolment
         self._plan = plan
@@ -123,7 +98,7 @@ class Client(Secret):
         self._engine = resolve_engine(engine)
         self._threads = threads
         self._clock = clock or StageClock()
-        self._machine = Machine(_TABLE, ClientState.IDLE, "a client")
+        self._machine = Machine(CLIENT_MOVES, ClientState.IDLE, "a client")
         self._round: _Round | None = None
         self.clipped = 0
         """How many values of the last update lay outside [-clip, clip]. Stays at the client."""
@@ -347,12 +322,3 @@ class Client(Secret):
                 with clock.stage("serialize"):
                     write_block(block, index, plan.params, packed)
         return payload
-
-
-def warn_masking_disabled() -> None:
-    """Every role says so when it is made without masks."""
-    warnings.warn(
-        "masking is off: the aggregator must be honest, and whoever holds the decryption key can open every update",
-        MaskingDisabledWarning,
-        stacklevel=3,
-    )

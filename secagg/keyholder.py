@@ -1,7 +1,5 @@
 """The key holder: opens a round, closes its roster, decrypts one sum, once, and releases it only if well formed.
 
-    IDLE --open--> OFFERED --close_roster--> CLOSED --release--> IDLE        abort leads back to IDLE
-
 It never trusts the aggregator: what it decrypts must be the sum over exactly the closed roster, because any other sum
 still carries pairwise masks and is uniform (`masks.py`), and uniform coefficients fail the checks of `packing.Decoder`
 in every block. The step is consumed durably before the key is used (`ledger.py`); the CKKS key and all seeds live in
@@ -13,12 +11,10 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 from secagg import counts, masks, packing, wire
 from secagg.blocks import empty_block, payload_hash, read_block
 from secagg.ckks import SecretKey, generate_keys
-from secagg.client import warn_masking_disabled
 from secagg.engines import BUDGETED_ENGINE
 from secagg.enrolment import Enrolment
 from secagg.errors import (
@@ -54,29 +50,12 @@ from secagg.opening import open_sum
 from secagg.plan import RoundPlan
 from secagg.secrecy import Secret
 from secagg.stages import StageClock
-from secagg.states import Machine
+from secagg.states import KEY_HOLDER_MOVES, KeyHolderState, Machine
 from secagg.transcript import header_bytes, message_hash, parse_header, parts_hash, public_key_hash, signed_bytes
 from secagg.verification import check_same_round, check_signature
 
 ROUND_ID_BYTES = 16
 _CONSUMED = (Outcome.RELEASED, Outcome.REFUSED)
-
-
-class KeyHolderState(Enum):
-    IDLE = "idle"
-    OFFERED = "offered"
-    CLOSED = "closed"
-
-
-_TABLE = {
-    (KeyHolderState.IDLE, "open"): KeyHolderState.OFFERED,
-    (KeyHolderState.OFFERED, "receive_join"): KeyHolderState.OFFERED,
-    (KeyHolderState.OFFERED, "close_roster"): KeyHolderState.CLOSED,
-    (KeyHolderState.CLOSED, "release"): KeyHolderState.IDLE,
-    (KeyHolderState.IDLE, "report_abandoned"): KeyHolderState.IDLE,
-    (KeyHolderState.OFFERED, "abort"): KeyHolderState.IDLE,
-    (KeyHolderState.CLOSED, "abort"): KeyHolderState.IDLE,
-}
 
 
 @dataclass
@@ -116,7 +95,7 @@ class KeyHolder(Secret):
             raise UnknownClient(f"{identity.member.organisation} is not the enrolled key holder")
         quorum, threads = counts.quorum(quorum, plan.max_clients), counts.threads(threads)
         if not masking:
-            warn_masking_disabled()
+            masks.warn_disabled()
         self._identity = identity
         self._enrolment = enrolment
         self._plan = plan
@@ -125,7 +104,7 @@ class KeyHolder(Secret):
         self._ledger = ledger or Ledger.in_memory(identity)
         self._threads = threads
         self._clock = clock or StageClock()
-        self._machine = Machine(_TABLE, KeyHolderState.IDLE, "a key holder")
+        self._machine = Machine(KEY_HOLDER_MOVES, KeyHolderState.IDLE, "a key holder")
         self._round: _Round | None = None
 
     @property

@@ -16,6 +16,7 @@ import hmac
 import math
 import os
 import struct
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -41,6 +42,19 @@ GRAPH_FAILURE_LOG2 = -120  # probability that the honest members' graph falls ap
 
 _ZEROS = memoryview(bytes(1 << 16))
 _SINGLE_USE_NONCE = bytes(12)  # the sealing key comes from an ephemeral key and seals exactly one message
+
+
+class MaskingDisabledWarning(UserWarning):
+    """Masks are off: the aggregator is trusted to add, and the key holder's key opens every single update."""
+
+
+def warn_disabled() -> None:
+    """Every role says so when it is made without masks; call it from the role's constructor."""
+    warnings.warn(
+        "masking is off: the aggregator must be honest, and whoever holds the decryption key can open every update",
+        MaskingDisabledWarning,
+        stacklevel=3,
+    )
 
 
 class AgreementKey(Secret):

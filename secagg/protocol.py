@@ -14,10 +14,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg import counts, packing, wire
+from secagg import counts, masks, packing, wire
 from secagg.aggregator import Aggregator
 from secagg.arrays import F64, I64
-from secagg.client import Client, MaskingDisabledWarning, warn_masking_disabled
+from secagg.client import Client
 from secagg.enrolment import Enrolment
 from secagg.errors import LocalError, PlanError, QuorumNotMet, WeightOutOfRange
 from secagg.identity import Identity
@@ -74,13 +74,13 @@ def run_round(
     quorum, threads = counts.quorum(quorum, plan.max_clients), counts.threads(threads)
     weights = _check_inputs(updates, weights, plan, quorum)
     if not masking:
-        warn_masking_disabled()
+        masks.warn_disabled()
     clock, sizes = StageClock(), _Wire(plan)
     identities = [Identity.generate(f"client {i}") for i in range(len(updates))]
     authority, server = Identity.generate("key holder"), Identity.generate("aggregator")
     enrolment = Enrolment.of(authority.member, server.member, tuple(i.member for i in identities))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MaskingDisabledWarning)  # said once, above, for all roles
+        warnings.simplefilter("ignore", masks.MaskingDisabledWarning)  # said once, above, for all roles
         key_holder = KeyHolder(authority, enrolment, plan, quorum, masking=masking, threads=threads, clock=clock)
         aggregator = Aggregator(server, enrolment, plan, masking=masking, clock=clock)
         clients = [

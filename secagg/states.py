@@ -1,8 +1,18 @@
-"""State machines of the roles: a table of legal moves, and the process that may make them.
+"""The states of the three roles, every legal move between them, and the machine that holds a role to its moves.
 
-After h11: a role asks for the move first, does its checks and work, and enters the next state last; a call that raises
-on the way leaves role and state as they were. Both ends ask whose process it is (`ownership.py`): a call in whose
-middle somebody forks ends in one process only.
+Theory of operation. A round is driven by calls: whoever carries the messages calls a role's methods, and each method
+that moves the round forward is a move of the role's table below. A move that the table does not list for the present
+state raises `WrongState`, names the moves that are possible, and changes nothing. Every role works in the same order:
+
+1. `require(move)`: is the move legal now, and in this process? The answer is the state after it.
+2. The checks of the message, the work, and what must be on disk before anybody hears of it (`ledger.py`, `journal.py`).
+3. `enter(state)`, last. A call that raises on the way leaves role and state as they were; `KeyHolder.release` alone
+   enters its state before it uses the key, because a sum that fails its checks must burn the step as well.
+
+What the tables do not say: which round a message belongs to (`verification.py`), which steps may be opened or joined
+(`ledger.py`, `journal.py`), and what a caller does with a round that never ends: it calls `abort`. A state says nothing
+about other roles. The machine is no lock: a role is for one thread at a time. It does notice a fork (`ownership.py`):
+both ends of a move ask whose process the role is, so a call in whose middle somebody forks ends in one process only.
 """
 
 from __future__ import annotations
@@ -13,6 +23,52 @@ from typing import Generic, TypeVar
 
 from secagg.errors import WrongState
 from secagg.ownership import Owner
+
+
+class KeyHolderState(Enum):
+    IDLE = "idle"
+    OFFERED = "offered"
+    CLOSED = "closed"
+
+
+class ClientState(Enum):
+    IDLE = "idle"
+    JOINED = "joined"
+    CONTRIBUTED = "contributed"
+
+
+class AggregatorState(Enum):
+    IDLE = "idle"
+    COLLECTING = "collecting"
+
+
+KEY_HOLDER_MOVES = {
+    (KeyHolderState.IDLE, "open"): KeyHolderState.OFFERED,
+    (KeyHolderState.OFFERED, "receive_join"): KeyHolderState.OFFERED,
+    (KeyHolderState.OFFERED, "close_roster"): KeyHolderState.CLOSED,
+    (KeyHolderState.CLOSED, "release"): KeyHolderState.IDLE,
+    (KeyHolderState.OFFERED, "abort"): KeyHolderState.IDLE,
+    (KeyHolderState.CLOSED, "abort"): KeyHolderState.IDLE,
+    # after a restart: signed aborts of the rounds that the process before left open
+    (KeyHolderState.IDLE, "report_abandoned"): KeyHolderState.IDLE,
+}
+
+CLIENT_MOVES = {
+    (ClientState.IDLE, "join"): ClientState.JOINED,
+    (ClientState.JOINED, "contribute"): ClientState.CONTRIBUTED,
+    (ClientState.CONTRIBUTED, "accept"): ClientState.IDLE,
+    (ClientState.JOINED, "abort"): ClientState.IDLE,
+    (ClientState.CONTRIBUTED, "abort"): ClientState.IDLE,
+    # the end of an earlier round, which only the journal remembers
+    (ClientState.IDLE, "settle"): ClientState.IDLE,
+}
+
+AGGREGATOR_MOVES = {
+    (AggregatorState.IDLE, "open"): AggregatorState.COLLECTING,
+    (AggregatorState.COLLECTING, "receive"): AggregatorState.COLLECTING,
+    (AggregatorState.COLLECTING, "close"): AggregatorState.IDLE,
+    (AggregatorState.COLLECTING, "abort"): AggregatorState.IDLE,
+}
 
 S = TypeVar("S", bound=Enum)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import secagg
-from secagg import aggregator, client, keyholder, wire
+from secagg import states, wire
 from secagg.messages import Abort, Contribution, EncryptedSum, Join, Offer, Release, Roster
 from secagg.transcript import HEADER
 
@@ -134,9 +134,9 @@ def test_the_states_are_those_of_the_code():
     found = {
         (role, state.value, move, after.value)
         for role, table in (
-            ("key holder", keyholder._TABLE),
-            ("client", client._TABLE),
-            ("aggregator", aggregator._TABLE),
+            ("key holder", states.KEY_HOLDER_MOVES),
+            ("client", states.CLIENT_MOVES),
+            ("aggregator", states.AGGREGATOR_MOVES),
         )
         for (state, move), after in table.items()
     }

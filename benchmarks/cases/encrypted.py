@@ -22,7 +22,7 @@ from benchmarks.meter import Meter
 from benchmarks.workload import CHUNK, CLIP, F32, F64, Vectors
 from fl.secure.session import sums_on
 from secagg import wire
-from secagg.client import MaskingDisabledWarning
+from secagg.masks import MaskingDisabledWarning
 from secagg.messages import Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
 
 MODEL = bytes(32)  # the hash of the model that the updates refer to; there is none here

@@ -22,8 +22,7 @@ from secagg import Aggregator, Client, Enrolment, Identity, KeyHolder, RoundPlan
 from secagg.arrays import F64, I64, U32
 from secagg.blocks import empty_block, payload_hash, read_block, write_block
 from secagg.ckks import Encryptor, SecretKey
-from secagg.client import MaskingDisabledWarning
-from secagg.masks import MaskStream, MaskTerm
+from secagg.masks import MaskingDisabledWarning, MaskStream, MaskTerm
 from secagg.messages import (
     Contribution,
     EncryptedSum,

@@ -17,9 +17,9 @@ import secagg
 from secagg import errors, masks
 from secagg.blocks import payload_hash
 from secagg.identity import verify
-from secagg.keyholder import KeyHolderState
 from secagg.ledger import Outcome
 from secagg.messages import AbortReason, EncryptedSum, Join, Offer, Release, Roster, RosterEntry
+from secagg.states import KeyHolderState
 from secagg.transcript import HEADER, header_bytes, message_hash, parts_hash, signed_bytes
 from tests.simulator import MODEL, Federation, Peers
 

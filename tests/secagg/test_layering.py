@@ -138,6 +138,12 @@ def test_only_one_module_imports_numba() -> None:
     assert importers("secagg", {"numba"}) == {"kernels_numba.py"}
 
 
+@pytest.mark.parametrize("role", ["client", "aggregator", "keyholder"])
+def test_a_role_imports_no_other_role(role: str) -> None:
+    others = {f"secagg.{other}" for other in ("client", "aggregator", "keyholder")} - {f"secagg.{role}"}
+    assert imported(tree_of(ROOT / "secagg" / f"{role}.py")) & others == set()
+
+
 def test_federated_learning_reaches_the_core_through_one_module() -> None:
     """fl/flower is an app of its own, which carries the roles' messages and has a pyproject of its own."""
     inside = {name for name in importers("fl", {"secagg"}) if not name.startswith("flower/")}

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import secagg
 from secagg import errors
-from secagg.client import MaskingDisabledWarning
+from secagg.masks import MaskingDisabledWarning
 from secagg.transcript import signed_bytes
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -31,12 +31,10 @@ from snapshot import snapshot
 
 import secagg
 from secagg import blocks
-from secagg.aggregator import AggregatorState
-from secagg.client import ClientState
 from secagg.errors import SecAggError, SumRefused
-from secagg.keyholder import KeyHolderState
 from secagg.ledger import Outcome
 from secagg.messages import Abort, Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
+from secagg.states import AggregatorState, ClientState, KeyHolderState
 from secagg.transcript import message_hash, signed_bytes
 
 FEDERATION = Federation(clients=3, length=20, quorum=2)

@@ -11,7 +11,7 @@ from forked import in_a_child
 from simulator import MODEL, Federation, Peers
 from snapshot import snapshot
 
-from secagg import aggregator, client, keyholder
+from secagg import aggregator, client, keyholder, states
 from secagg.ckks import SecretKey
 from secagg.errors import (
     BadSignature,
@@ -74,18 +74,18 @@ def played() -> Stage:
 def reach(peers: Peers, role: str, state: object) -> object:
     """The role, brought into a state by a real round that has step 10."""
     match role, state:
-        case _, keyholder.KeyHolderState.IDLE | client.ClientState.IDLE | aggregator.AggregatorState.IDLE:
+        case _, states.KeyHolderState.IDLE | states.ClientState.IDLE | states.AggregatorState.IDLE:
             pass
-        case "key holder", keyholder.KeyHolderState.OFFERED:
+        case "key holder", states.KeyHolderState.OFFERED:
             peers.key_holder.open(10, MODEL)
-        case "key holder", keyholder.KeyHolderState.CLOSED:
+        case "key holder", states.KeyHolderState.CLOSED:
             peers.roster(10)
-        case "client", client.ClientState.JOINED:
+        case "client", states.ClientState.JOINED:
             peers.clients[0].join(peers.key_holder.open(10, MODEL), MODEL)
-        case "client", client.ClientState.CONTRIBUTED:
+        case "client", states.ClientState.CONTRIBUTED:
             _, roster = peers.roster(10)
             peers.clients[0].contribute(roster, peers.federation.update(10))
-        case "aggregator", aggregator.AggregatorState.COLLECTING:
+        case "aggregator", states.AggregatorState.COLLECTING:
             peers.aggregator.open(*peers.roster(10))
     return {"key holder": peers.key_holder, "client": peers.clients[0], "aggregator": peers.aggregator}[role]
 
@@ -118,26 +118,26 @@ def moves(role, messages, federation) -> dict[str, Callable[[], object]]:
 
 
 ROLES = {
-    "key holder": (keyholder._TABLE, keyholder.KeyHolderState),
-    "client": (client._TABLE, client.ClientState),
-    "aggregator": (aggregator._TABLE, aggregator.AggregatorState),
+    "key holder": (states.KEY_HOLDER_MOVES, states.KeyHolderState),
+    "client": (states.CLIENT_MOVES, states.ClientState),
+    "aggregator": (states.AGGREGATOR_MOVES, states.AggregatorState),
 }
 ILLEGAL = [
     (role, state, move)
-    for role, (table, states) in ROLES.items()
-    for state in states
+    for role, (table, kinds) in ROLES.items()
+    for state in kinds
     for move in sorted({name for _, name in table})
     if (state, move) not in table
 ]
 
 
 def test_the_tables_name_every_move_that_the_tests_make(played):
-    for role, (table, states) in ROLES.items():
+    for role, (table, kinds) in ROLES.items():
         owner = {"key holder": played.peers.key_holder, "client": played.peers.clients[0]}.get(
             role, played.peers.aggregator
         )
         assert {name for _, name in table} == set(moves(owner, played.messages, played.federation))
-        assert set(table.values()) | {state for state, _ in table} == set(states)
+        assert set(table.values()) | {state for state, _ in table} == set(kinds)
 
 
 @pytest.mark.parametrize(("name", "state", "move"), ILLEGAL, ids=lambda part: getattr(part, "name", part))
@@ -275,7 +275,7 @@ def test_a_refused_sum_burns_the_step_and_forgets_its_keys(played):
     assert caught.value.__suppress_context__
     assert peers.key_holder.outcome(1) is Outcome.REFUSED
     assert peers.key_holder._round is None
-    assert peers.key_holder.state is keyholder.KeyHolderState.IDLE
+    assert peers.key_holder.state is states.KeyHolderState.IDLE
     with pytest.raises(RoundAlreadyReleased):
         peers.key_holder.release(played.messages["sum"])
 

@@ -18,12 +18,13 @@ import pytest
 from secagg import errors, kernels, packing
 from secagg.blocks import empty_block, payload_hash, read_block, write_block
 from secagg.ckks import Encryptor
-from secagg.keyholder import KeyHolder, KeyHolderState
+from secagg.keyholder import KeyHolder
 from secagg.ledger import Outcome
 from secagg.messages import Contribution, EncryptedSum, Offer, Release, Roster, SignedHash
 from secagg.parameters import ALLOWED
 from secagg.plan import RoundPlan, plan_round
 from secagg.ring import ring_of
+from secagg.states import KeyHolderState
 from secagg.transcript import message_hash, parts_hash, signed_bytes
 from tests.simulator import Federation, Peers
 

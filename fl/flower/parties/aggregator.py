@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import secagg
-from fl.flower.parties.party import IDLE, Party, expect, outgoing, plan_of
+from fl.flower.parties.party import Party, expect, outgoing, plan_of
 from fl.flower.parties.request import ControlRequest
 from fl.flower.parties.statement import statement
 from fl.flower.settings import PartySettings
@@ -16,6 +16,7 @@ from fl.flower.transport import Bytes, Call, Outgoing
 from secagg import packing, wire
 from secagg.errors import WrongState
 from secagg.messages import Contribution, Join, Offer, Release, Roster
+from secagg.states import AggregatorState
 from secagg.verification import check_signature
 
 
@@ -75,7 +76,7 @@ class AggregatorParty(Party):
         role, plan = self._opened()
         assert self._offer is not None
         roster = expect(data, Roster, plan)
-        if role.state.value != IDLE:
+        if role.state is not AggregatorState.IDLE:
             role.abort()
         role.open(self._offer, roster)
         members = tuple(self.enrolment.client(entry.sender).organisation for entry in roster.entries)
@@ -96,7 +97,7 @@ class AggregatorParty(Party):
 
     def give_up(self) -> None:
         """Drop the round that is being collected, if there is one."""
-        if self._role is not None and self._role.state.value != IDLE:
+        if self._role is not None and self._role.state is not AggregatorState.IDLE:
             self._role.abort()
 
     def average(self, data: Bytes) -> tuple[int, NDArray[np.float64], int]:

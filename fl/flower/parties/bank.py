@@ -26,7 +26,6 @@ from fl.flower.parties.request import ControlRequest
 from fl.flower.settings import PartySettings
 from fl.flower.transport import Call, Outgoing
 from secagg import packing
-from secagg.client import ClientState
 from secagg.errors import (
     PeerError,
     QuorumNotMet,
@@ -37,6 +36,7 @@ from secagg.errors import (
 )
 from secagg.messages import Abort, Contribution, Header, Offer, Release, Roster
 from secagg.secrecy import Secret
+from secagg.states import ClientState
 from secagg.verification import check_offer, check_signature
 
 _MAX_ATTEMPTS = 16  # trainings from one model; updates that differ by less than the quantisation are the same update

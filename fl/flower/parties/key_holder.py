@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import secagg
 from fl.flower.errors import RequestRefused, RoundStateLost, TransferError
 from fl.flower.fields import LONGEST_TEXT
-from fl.flower.parties.party import IDLE, Fields, Party, expect, outgoing, plan_of
+from fl.flower.parties.party import Fields, Party, expect, outgoing, plan_of
 from fl.flower.parties.request import ControlRequest
 from fl.flower.settings import PartySettings
 from fl.flower.transport import Call, Outgoing, numbered
@@ -16,6 +16,7 @@ from secagg import wire
 from secagg.errors import PeerError, StepNotIncreasing
 from secagg.ledger import Outcome
 from secagg.messages import Abort, AbortReason, EncryptedSum, Join
+from secagg.states import KeyHolderState
 
 _MAX_ABORTS = 256  # in one answer; a run tries a round three times
 
@@ -110,7 +111,7 @@ class KeyHolderParty(Party):
         """The role for updates of this length; a round that is open under another plan is given up."""
         plan = plan_of(self.settings.plan, length)
         if self._role is None or self._plan != plan:
-            if self._role is not None and self._role.state.value != IDLE:
+            if self._role is not None and self._role.state is not KeyHolderState.IDLE:
                 gone = self._role.abort()
                 self.log("aborted", step=gone.header.step, reason=gone.reason.name)
             self._step, self._plan = None, plan
@@ -124,7 +125,7 @@ class KeyHolderParty(Party):
         if role is None or plan is None:
             return {}
         aborts = []
-        if role.state.value != IDLE:
+        if role.state is not KeyHolderState.IDLE:
             if step != self._step:
                 raise RequestRefused(f"step {step} is not open here; step {self._step} is")
             aborts.append(role.abort(reason))

@@ -23,7 +23,6 @@ M = TypeVar("M", Offer, Join, Roster, Contribution, EncryptedSum, Release, Abort
 
 Fields = dict[str, str | int | float | bytes]  # plain values of an answer
 
-IDLE = "idle"  # of KeyHolderState and AggregatorState; importing secagg.keyholder would load tenseal at the aggregator
 _LONGEST_FRAME = 2**20  # bytes of offers, rosters and joins: checked again, exactly, when they are decoded
 
 
