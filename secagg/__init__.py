@@ -16,7 +16,7 @@ from secagg import errors
 
 if TYPE_CHECKING:
     from secagg.aggregator import Aggregator
-    from secagg.client import Average, Client
+    from secagg.client import Client
     from secagg.enrolment import Enrolment
     from secagg.identity import Identity, Member
     from secagg.journal import Journal
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from secagg.preparation import prepare
     from secagg.protection import protect_process
     from secagg.protocol import RoundResult, run_round
+    from secagg.release import Average, read_release
     from secagg.stages import Stage, StageClock
     from secagg.wire import decode, encode
 
@@ -34,7 +35,7 @@ __version__ = "0.1.0"
 # Resolved on first use, so that an aggregator's process never loads tenseal.
 _HOMES = {
     "Aggregator": "aggregator",
-    "Average": "client",
+    "Average": "release",
     "Client": "client",
     "Enrolment": "enrolment",
     "Identity": "identity",
@@ -51,6 +52,7 @@ _HOMES = {
     "plan_round": "plan",
     "prepare": "preparation",
     "protect_process": "protection",
+    "read_release": "release",
     "run_round": "protocol",
 }
 
@@ -87,5 +89,6 @@ __all__ = [
     "plan_round",
     "prepare",
     "protect_process",
+    "read_release",
     "run_round",
 ]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg import counts, masks, packing
-from secagg.arrays import F64, U8
+from secagg.arrays import U8
 from secagg.blocks import empty_block, payload_hash, write_block
 from secagg.engines import encryptor, resolve_engine
 from secagg.enrolment import Enrolment
@@ -24,22 +24,13 @@ from secagg.identity import Identity
 from secagg.journal import Consent, Journal, JournalRound
 from secagg.messages import Abort, Contribution, Header, Join, Offer, Release, Roster
 from secagg.plan import RoundPlan
+from secagg.release import Average, read_release
 from secagg.secrecy import Secret
 from secagg.stages import StageClock
 from secagg.states import CLIENT_MOVES, ClientState, Machine
 from secagg.transcript import signed_bytes
 from secagg.verification import check_offer, check_roster, check_same_round, check_signature
 from secagg.workers import Workers
-
-
-@dataclass(frozen=True)
-class Average:
-    """What a client gets out of a round. values: float64[length], the weighted mean of the clipped updates."""
-
-    values: F64 = field(repr=False)
-    error_bound: float
-    total_weight: int
-    contributors: int
 
 
 @dataclass
@@ -272,15 +263,9 @@ class Client(Secret):
             raise RosterMismatch("the release is for another roster than the one this client contributed to")
         if release.contributors != members:
             raise RosterMismatch(f"contributors: the roster has {members}, the release names {release.contributors}")
-        with self._clock.stage("check"):
-            release_hash = check_signature(release, self._enrolment.key_holder.key)
-            sums = packing.IntegerSums(release.sums, release.total_weight)
-            packing.check_sums(sums, self._plan, release.contributors)
-        with self._clock.stage("unpack"):
-            average = packing.average(sums, self._plan)
-        self._journal.finished(header.step, header.model, header.round_id, release_hash)
-        bound = packing.error_bound(self._plan)
-        return Average(average, bound, release.total_weight, release.contributors)
+        average = read_release(release, self._enrolment, self._plan, clock=self._clock)
+        self._journal.finished(header.step, header.model, header.round_id, average.release_hash)
+        return average
 
     def _forget(self, following: ClientState) -> None:
         self._machine.enter(following)

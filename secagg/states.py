@@ -1,8 +1,9 @@
 """The states of the three roles, every legal move between them, and the machine that holds a role to its moves.
 
-Theory of operation. A round is driven by calls: whoever carries the messages calls a role's methods, and each method
-that moves the round forward is a move of the role's table below. A move that the table does not list for the present
-state raises `WrongState`, names the moves that are possible, and changes nothing. Every role works in the same order:
+Theory of operation, after h11's `_state.py`. A round is driven by calls: whoever carries the messages calls a role's
+methods, and each method that moves the round forward is a move of the role's table below. A move that the table does
+not list for the present state raises `WrongState`, names the moves that are possible, and changes nothing. Every role
+works in the same order:
 
 1. `require(move)`: is the move legal now, and in this process? The answer is the state after it.
 2. The checks of the message, the work, and what must be on disk before anybody hears of it (`ledger.py`, `journal.py`).

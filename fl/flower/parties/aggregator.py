@@ -17,7 +17,6 @@ from secagg import packing, wire
 from secagg.errors import WrongState
 from secagg.messages import Contribution, Join, Offer, Release, Roster
 from secagg.states import AggregatorState
-from secagg.verification import check_signature
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,8 @@ class AggregatorParty(Party):
         """(step, average float64[length], contributors) of a release that the key holder signed."""
         _, plan = self._opened()
         release = expect(data, Release, plan)
-        check_signature(release, self.enrolment.key_holder.key)
-        sums = packing.IntegerSums(release.sums, release.total_weight)
-        packing.check_sums(sums, plan, release.contributors)
-        return release.header.step, packing.average(sums, plan), release.contributors
+        average = secagg.read_release(release, self.enrolment, plan)
+        return release.header.step, average.values, average.contributors
 
     def contribution_bytes(self) -> int:
         """Length of one contribution on the wire."""

@@ -25,7 +25,6 @@ from fl.flower.parties.party import Fields, Party, expect, outgoing, plan_of
 from fl.flower.parties.request import ControlRequest
 from fl.flower.settings import PartySettings
 from fl.flower.transport import Call, Outgoing
-from secagg import packing
 from secagg.errors import (
     PeerError,
     QuorumNotMet,
@@ -238,24 +237,22 @@ class BankParty(Party):
         Journalled before the model moves. Raises `RoundStillOpen` while another round from this model could still end.
         """
         header = release.header
-        if header.session != self.enrolment.session or not header.masked:
-            raise WrongRound("the release is of another federation, or of a round without masks")
-        release_hash = check_signature(release, self.enrolment.key_holder.key)
-        if release.contributors < self.settings.quorum:
-            raise QuorumNotMet(f"the release has {release.contributors} contributors, this bank asks for more")
-        sums = packing.IntegerSums(release.sums, release.total_weight)
-        packing.check_sums(sums, plan, release.contributors)
+        average = secagg.read_release(release, self.enrolment, plan)
+        if not header.masked:
+            raise WrongRound("the release is of a round without masks")
+        if average.contributors < self.settings.quorum:
+            raise QuorumNotMet(f"the release has {average.contributors} contributors, this bank asks for more")
         if self._round == (header.step, header.round_id) and client.state is ClientState.JOINED:
             client.abort()  # joined, and not on the roster that was closed
         self._take_aborts(call)
         self._refuse_past_open_rounds(header)
         known = self._journal.round_of(header.step)
         if known is None or known.release is None:
-            self._journal.caught_up(header.step, header.model, header.round_id, release_hash, header.sender)
-        elif known.release != release_hash:
+            self._journal.caught_up(header.step, header.model, header.round_id, average.release_hash, header.sender)
+        elif known.release != average.release_hash:
             raise ReleaseDiffers(_DIFFERS.format(step=header.step))
         # Otherwise a crash came between the journal and the model: the same release moves it now.
-        return packing.average(sums, plan)
+        return average.values
 
     def _compare(self, release: Release) -> None:
         """A release of a step that is over must be the one that was accepted. Raises `ReleaseDiffers`."""

@@ -1,0 +1,56 @@
+"""A release and the average in it: what a client, an aggregator or a bystander reads out of the key holder's message.
+
+`read_release` vouches for what anybody can check who holds the enrolment list and the plan. Whether the release is of a
+round that the reader took part in, and has not been accepted before, is for the reader's own journal to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from secagg import packing
+from secagg.arrays import F64
+from secagg.enrolment import Enrolment
+from secagg.errors import WrongPlan, WrongRound
+from secagg.messages import Release
+from secagg.plan import RoundPlan
+from secagg.stages import StageClock
+from secagg.verification import check_signature
+
+
+@dataclass(frozen=True)
+class Average:
+    """What comes out of a round. values: float64[length], the weighted mean of the clipped updates.
+
+    error_bound: |values - exact weighted mean| per value. total_weight: sum of the contributions' weights.
+    contributors: number of clients in the sum. release_hash: 32 bytes that name the release, for a journal.
+    """
+
+    values: F64 = field(repr=False)
+    error_bound: float
+    total_weight: int
+    contributors: int
+    release_hash: bytes = field(repr=False)
+
+
+def read_release(
+    release: Release, enrolment: Enrolment, plan: RoundPlan, *, clock: StageClock | None = None
+) -> Average:
+    """Check that the enrolled key holder signed this release under this plan, and divide its sums.
+
+    clock: adds up the time of the stages "check" and "unpack". Raises `WrongRound` for another session, `WrongPlan`,
+    `UnknownClient` and `BadSignature` for another signer, `MalformedMessage` for sums that so many clients cannot have.
+    """
+    clock = clock or StageClock()
+    header = release.header
+    if header.session != enrolment.session:
+        raise WrongRound("session: the release is of another federation")
+    if header.plan != plan.fingerprint:
+        raise WrongPlan("plan: the release is of a round under another plan")
+    with clock.stage("check"):
+        release_hash = check_signature(release, enrolment.key_holder.key)
+        sums = packing.IntegerSums(release.sums, release.total_weight)
+        packing.check_sums(sums, plan, release.contributors)
+    with clock.stage("unpack"):
+        values = packing.average(sums, plan)
+    return Average(values, packing.error_bound(plan), release.total_weight, release.contributors, release_hash)
