@@ -4,14 +4,16 @@ Whatever writes a file goes through here. A file is made under a name that nobod
 belongs, and only then takes its name: a link or a half-written file that stands there beforehand is neither followed
 nor filled. What is no regular file (a device, a pipe, a folder, a link) is never replaced, appended to or locked.
 
-Leaves to others: what the files mean (`fl.privacy.mechanisms`, `fl.runs.folder`).
+Leaves to others: what the files mean (`fl.privacy.budget`, `fl.runs.folder`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -23,6 +25,12 @@ from fl.errors import FileRefused
 
 _NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC
 _PRIVATE = 0o600
+
+
+def file_name(bank: str) -> str:
+    """A name for `bank`'s files: readable, and different for every bank, whatever characters its name has."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", bank)[:40]
+    return f"{readable}-{hashlib.sha256(bank.encode()).hexdigest()[:8]}"
 
 
 @contextmanager

@@ -263,7 +263,7 @@ def _of_type(kind: Any) -> Option | None:
 # --- privacy --------------------------------------------------------------------------------------------------------
 
 # Above 1000 the accountant's grid would not fit in memory, nor would the figure help
-# (`fl.privacy.mechanisms.HOPELESS_EPSILON`).
+# (`fl.privacy.accounting.HOPELESS_EPSILON`).
 EPSILON = Real(0, 1000, "for the life of a bank's data", above=True)
 # With delta each row may be published as it is: it belongs well below one over the number of rows, and a hundredth is
 # above that for every bank that could train at all.

@@ -24,7 +24,8 @@ from demos.train import train
 from fl.data.simulate import Simulation, simulate
 from fl.errors import AggregationError, BudgetError, FederationError, RunFolderError
 from fl.learning.training import predict
-from fl.privacy.mechanisms import COUNTS_UNIT, UNIT, Mechanism, epsilon
+from fl.privacy.accounting import epsilon
+from fl.privacy.mechanisms import COUNTS_UNIT, UNIT, Mechanism
 from fl.rounds.algorithms.state import State
 from fl.runs.budgets import ONLY_PRIVATE
 from fl.runs.experiment import Experiment

@@ -5,7 +5,7 @@ frauds and presence (`bank_counts`), prepares a bank's integers for an encrypted
 (`contribution`), and reads the released sums (`Totals`).
 
 What it leaves to others: slots of keys (`fl.counts.key_slots`), the encrypted sum (`fl.secure.session`), noise and what
-it costs (`fl.privacy.noise_shares`, `fl.privacy.mechanisms`), features made of totals (`fl.counts.columns`).
+it costs (`fl.privacy.noise_shares`, `fl.privacy.accounting`), features made of totals (`fl.counts.columns`).
 
 Two modes, and what each promises:
 

@@ -3,7 +3,7 @@
 What it does: `BudgetLedger` remembers every release of a bank in a JSON file, and `read_ledger` reads one without
 touching anything.
 
-What it leaves to others: what a release costs (`fl.privacy.mechanisms`), how much noise a budget allows
+What it leaves to others: what a release costs (`fl.privacy.accounting`), how much noise a budget allows
 (`fl.privacy.calibrate`).
 
 Ordering rule: the spend is on disk, synced, before the first gradient is computed or anything with its noise leaves the
@@ -24,22 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from fl import options
-from fl.durable import locked, replace_durably
+from fl.durable import file_name, locked, replace_durably
 from fl.errors import BudgetError, BudgetExhausted, LedgerError
-from fl.privacy.mechanisms import (
-    ALL_UNITS,
-    Accountant,
-    ClientRounds,
-    Entry,
-    Mechanism,
-    NoisyCounts,
-    Reckoned,
-    SharedSteps,
-    epsilon,
-    file_name,
-    reckoned,
-    units_of,
-)
+from fl.privacy.accounting import Accountant, Reckoned, epsilon, reckoned
+from fl.privacy.mechanisms import ALL_UNITS, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, units_of
 
 LEDGER_FORMAT = "fl privacy ledger 2"
 MOST_BYTES = 2**26  # of a ledger's file: some 200,000 releases

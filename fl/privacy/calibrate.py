@@ -1,7 +1,7 @@
 """How much noise a budget allows: the least under which everything spent and everything planned stays within it.
 
 What it does: one function for each mechanism of `fl.privacy.mechanisms`. What it leaves to others: what a mechanism
-costs and what was spent (`fl.privacy.mechanisms`), when a run calibrates and what it keeps of the result
+costs and what was spent (`fl.privacy.accounting`), when a run calibrates and what it keeps of the result
 (`fl.runs.budgets`).
 """
 
@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fl.errors import BudgetError, BudgetExhausted
+from fl.privacy.accounting import Accountant, epsilon
 from fl.privacy.discrete_gaussian import LARGEST_VARIANCE, exact_variance
-from fl.privacy.mechanisms import Accountant, ClientRounds, Entry, Mechanism, SharedSteps, epsilon, noisy_counts
+from fl.privacy.mechanisms import ClientRounds, Entry, Mechanism, SharedSteps, noisy_counts
 from fl.privacy.noise_shares import NoisePlan, plan_noise
 
 SMALLEST_NOISE = 0.5  # noise multipliers below are not worth searching

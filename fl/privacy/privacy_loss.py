@@ -3,7 +3,8 @@
 What it does: `composed_epsilon` convolves the privacy losses of Poisson-subsampled Gaussian steps (Opacus) with
 those of counts under discrete Gaussian noise, which are exact: a discrete distribution with known weights.
 
-What it leaves to others: which releases one transaction is part of, and all other accounting (`fl.privacy.mechanisms`).
+What it leaves to others: which releases one transaction is part of, and all other accounting
+(`fl.privacy.accounting`).
 
 Source: Gopi, Lee, Wutschitz, "Numerical Composition of Differential Privacy" (NeurIPS 2021), whose error bounds
 hold for any privacy loss that is rounded to the grid with its mean restored; Opacus implements it for one family
@@ -15,7 +16,7 @@ delta), for exact arithmetic. Float64 adds an error that does not shrink with de
 (github.com/microsoft/prv_accountant, issue 17, saw the like). So the rounding is bounded, too: a sum over a tail of the
 composed loss is wrong by at most `_rounding`, which is taken off delta as the paper's error is. Where that would be
 more than `MOST_ROUNDING` of delta, and where the grid would not fit in memory, there is no figure, and
-`fl.privacy.mechanisms` counts in Renyi DP instead, by name.
+`fl.privacy.accounting` counts in Renyi DP instead, by name.
 """
 
 from __future__ import annotations

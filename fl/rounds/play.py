@@ -4,7 +4,7 @@ What it does: `play_rounds` plays the rounds of a schedule with any algorithm of
 their retries included; `federated_rounds` is the same for FedAvg with everybody.
 
 What it leaves to others: what makes an algorithm (`fl.rounds.algorithms`), local training (`fl.learning.training`),
-averaging (`fl.secure.session`), measuring (`fl.learning.evaluation`), the budget (`fl.privacy.mechanisms`, through
+averaging (`fl.secure.session`), measuring (`fl.learning.evaluation`), the budget (`fl.privacy.budget`, through
 `pay`), files (`fl.runs.folder`), what is run beside it for comparison (`fl.runs.baselines`).
 
 Every bank weighs the same, but for staleness: a weight by its number of rows would publish that number and, under

@@ -4,7 +4,7 @@ What it does: `one_run_bound` turns guesses about canaries in a single run into 
 with stated confidence; `audit_training` and `audit_counts` make such a run; `noise_verdict` tests whether released
 noise has the variance that was accounted for.
 
-What it leaves to others: upper bounds (`fl.privacy.mechanisms`). An audit can find that a claim is false; it cannot
+What it leaves to others: upper bounds (`fl.privacy.accounting`). An audit can find that a claim is false; it cannot
 show that one is true, and a bound far below the claim says only that these canaries found nothing.
 
 Source: Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run" (NeurIPS 2023), Theorem 5.2: if m

@@ -2,7 +2,7 @@
 
 What it does: everything of a run that is about its budget and happens before the first round or after the last.
 
-What it leaves to others: what a mechanism costs and the ledger's rule (`fl.privacy.mechanisms`), recording a spend when
+What it leaves to others: what a mechanism costs and the ledger's rule (`fl.privacy.accounting`), recording a spend when
 a round begins (`fl.runs.experiment`).
 """
 
@@ -31,17 +31,8 @@ from fl.learning.training import LocalTraining, PrivateSteps
 from fl.options import LEAST_BANKS
 from fl.privacy.budget import BudgetLedger, Spend, ledger_path
 from fl.privacy.calibrate import calibrate, calibrate_clients, calibrate_counts, calibrate_steps, require_left
-from fl.privacy.mechanisms import (
-    UNIT,
-    ClientRounds,
-    Entry,
-    Mechanism,
-    NoisyCounts,
-    Reckoned,
-    SharedSteps,
-    noisy_counts,
-    units_of,
-)
+from fl.privacy.accounting import Reckoned
+from fl.privacy.mechanisms import ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, UNIT, noisy_counts, units_of
 from fl.privacy.noise_shares import plan_noise
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.fedprox import require_stable_pull

@@ -42,12 +42,7 @@ from fl.learning.model import MODEL_FORMAT, flatten, layers_of, layout, model_ha
 from fl.learning.training import PrivateSteps, pick_device
 from fl.options import LEAST_BANKS
 from fl.privacy.budget import BudgetLedger
-from fl.privacy.mechanisms import (
-    ClientRounds,
-    Entry,
-    Mechanism,
-    noisy_counts,
-)
+from fl.privacy.mechanisms import ClientRounds, Entry, Mechanism, noisy_counts
 from fl.privacy.noise_shares import plan_noise
 from fl.rounds.algorithms.settings import dropouts_of, quorum_of
 from fl.rounds.algorithms.state import State, affordable_rounds, trainings

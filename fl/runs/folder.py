@@ -17,7 +17,7 @@ Every file but metrics.jsonl is replaced whole. A round's line is appended befor
 beyond the checkpoint belongs to a round that was interrupted and is dropped when the run goes on. The lock keeps two
 processes from continuing one run; reading takes no lock and writes nothing.
 
-What it leaves to others: what a round is (`fl.rounds.play`), what a ledger holds (`fl.privacy.mechanisms`).
+What it leaves to others: what a round is (`fl.rounds.play`), what a ledger holds (`fl.privacy.budget`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from safetensors.numpy import save
 
 from fl.durable import append_durably, locked, replace_durably
 from fl.errors import RunFolderError
-from fl.privacy.mechanisms import file_name
+from fl.durable import file_name
 from fl.rounds.algorithms.state import State
 from fl.runs.config import RunConfig, config_from_toml, config_to_toml
 

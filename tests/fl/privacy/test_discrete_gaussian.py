@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from fl.errors import BudgetError
+from fl.privacy.accounting import epsilon
 from fl.privacy.discrete_gaussian import LARGEST_VARIANCE, discrete_gaussian, exact_variance
-from fl.privacy.mechanisms import Mechanism, NoisyCounts, epsilon, noisy_counts
+from fl.privacy.mechanisms import Mechanism, NoisyCounts, noisy_counts
 from fl.privacy.noise_shares import plan_noise, sum_correction, tail_bound
 from fl.privacy.randomness import Entropy
 

@@ -10,8 +10,9 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from fl.errors import BudgetError, BudgetExhausted
+from fl.privacy.accounting import epsilon, reckoned
 from fl.privacy.calibrate import SMALLEST_NOISE, calibrate
-from fl.privacy.mechanisms import Entry, Mechanism, NoisyCounts, epsilon, reckoned
+from fl.privacy.mechanisms import Entry, Mechanism, NoisyCounts
 
 DELTA = 1e-5
 

@@ -18,8 +18,9 @@ import pytest
 
 from fl.durable import replace_durably
 from fl.errors import BudgetError, BudgetExhausted, LedgerError
+from fl.privacy.accounting import epsilon
 from fl.privacy.budget import LEDGER_FORMAT, BudgetLedger, ledger_path, read_ledger
-from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, epsilon
+from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps
 from fl.runs.budgets import dearest
 
 DELTA = 1e-5

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl.errors import AggregationError, BudgetError, BudgetExhausted
+from fl.privacy.accounting import concentrated_epsilon, epsilon
 from fl.privacy.calibrate import calibrate_clients
-from fl.privacy.mechanisms import ClientRounds, Mechanism, concentrated_epsilon, epsilon
+from fl.privacy.mechanisms import ClientRounds, Mechanism
 from fl.rounds.client_noise import CLIP_STEPS, ClientPlan, private_average, private_integers, sensitivity
 from fl.runs.audit import noise_verdict
 

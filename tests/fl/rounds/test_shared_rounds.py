@@ -14,7 +14,8 @@ from small_banks import CPU, FEATURES, make_banks, make_schedule
 from demos.train import train
 from fl.errors import BudgetError, FederationError
 from fl.learning.model import flatten, layout
-from fl.privacy.mechanisms import COUNTS_UNIT, UNIT, Mechanism, SharedSteps, epsilon
+from fl.privacy.accounting import epsilon
+from fl.privacy.mechanisms import COUNTS_UNIT, UNIT, Mechanism, SharedSteps
 from fl.rounds.algorithms.state import State
 from fl.rounds.joint_rounds import VELOCITY, SharedTraining, play_shared_rounds, stepped
 from fl.rounds.joint_steps import GRID, SharedStepPlan, clipped_gradient_sum, sensitivity

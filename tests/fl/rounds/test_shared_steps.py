@@ -15,17 +15,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from fl.data.federation import Rows
 from fl.errors import AggregationError, BudgetError, BudgetExhausted
 from fl.learning.model import build_model, flatten, model_hash
+from fl.privacy.accounting import epsilon, reckoned
 from fl.privacy.calibrate import calibrate_steps
-from fl.privacy.mechanisms import (
-    UNIT,
-    ClientRounds,
-    Mechanism,
-    NoisyCounts,
-    SharedSteps,
-    epsilon,
-    reckoned,
-    units_of,
-)
+from fl.privacy.mechanisms import UNIT, ClientRounds, Mechanism, NoisyCounts, SharedSteps, units_of
 from fl.rounds.joint_steps import (
     GRID,
     SharedStepPlan,

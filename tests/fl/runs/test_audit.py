@@ -15,7 +15,8 @@ from fl.data.federation import Rows
 from fl.errors import AuditError
 from fl.learning.model import build_model
 from fl.learning.training import LocalTraining, PrivateSteps
-from fl.privacy.mechanisms import Mechanism, epsilon, noisy_counts
+from fl.privacy.accounting import epsilon
+from fl.privacy.mechanisms import Mechanism, noisy_counts
 from fl.privacy.noise_shares import plan_noise
 from fl.privacy.randomness import Entropy
 from fl.runs.audit import audit_counts, audit_training, noise_verdict, one_run_bound
