@@ -15,21 +15,25 @@ except ModuleNotFoundError as absent:
     raise SystemExit(advice(absent)) from None  # on stderr, with exit code 1
 
 _COMMANDS = {
-    "round": ("demos.round", "round_command", "one encrypted, masked round on random updates, checked exactly"),
-    "train": ("demos.train", "train", "federated fraud detection on transactions, with its baselines"),
-    "evaluate": ("demos.evaluate", "evaluate", "examine a finished run: calibration, drift, groups, features; HTML"),
-    "ablate": ("demos.ablate", "ablate", "one component off at a time, several seeds, paired differences; resumable"),
-    "card": ("demos.card", "card", "model card and data-protection impact assessment of a run"),
-    "budget": ("demos.budget", "budget", "what a run's banks have spent, have left, and what the next round costs"),
-    "curve": ("demos.curve", "curve", "fraud found against epsilon, several seeds, resumable"),
-    "plan": ("demos.plan", "plan_command", "what a round would cost, and why"),
-    "schema": ("demos.schema", "schema", "draft or check the schema file of a csv"),
+    "round": (
+        "demos.round",
+        "round_command",
+        "play one encrypted, masked round on random updates and check the result",
+    ),
+    "train": ("demos.train", "train", "train a fraud model at several banks, with baselines for comparison"),
+    "evaluate": ("demos.evaluate", "evaluate", "examine a finished run: calibration, drift, groups, features"),
+    "ablate": ("demos.ablate", "ablate", "train again with one component less at a time, to see what each is worth"),
+    "card": ("demos.card", "card", "draft the model card and the data-protection impact assessment of a run"),
+    "budget": ("demos.budget", "budget", "show what each bank has spent of its epsilon and what is left"),
+    "curve": ("demos.curve", "curve", "train at several epsilons and compare the fraud found"),
+    "plan": ("demos.plan", "plan_command", "show what a round would cost, and why"),
+    "schema": ("demos.schema", "schema", "draft or check the schema file of a csv file"),
     "score": ("demos.score", "score", "score new transactions with a trained model"),
     "attack": ("demos.attack", "attack", "play known attacks against stock CKKS and against this project"),
     "enrol": ("demos.enrol", "enrol", "make identities and the enrolment list, offline"),
-    "network": ("demos.network", "network", "encrypted rounds between real processes, over Flower and TLS"),
-    "assist": ("demos.assist", "assist", "language models behind a privacy gateway; offline unless asked"),
-    "audit": ("demos.audit", "audit", "verify a key holder's ledger offline"),
+    "network": ("demos.network", "network", "play encrypted rounds between real processes, over Flower and TLS"),
+    "assist": ("demos.assist", "assist", "use language models behind a privacy gateway; offline unless asked"),
+    "audit": ("demos.audit", "audit", "verify the ledger of a key holder, offline"),
 }
 
 
@@ -54,7 +58,7 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def cli() -> None:
-    """Encrypted federated aggregation, to be seen and tried.
+    """Try encrypted federated aggregation, and federated fraud detection on top of it.
 
     \b
     python -m demos round --clients 8 --length 100000
@@ -83,7 +87,7 @@ def main() -> None:
         complain("not installed", advice(absent))
         sys.exit(1)
     except MemoryError as error:
-        complain("cannot go on", f"this machine has too little memory for what was asked: {error}".rstrip(": "))
+        complain("cannot go on", f"this machine has too little memory for this command: {error}".rstrip(": "))
         sys.exit(1)
     except OSError as error:
         what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)

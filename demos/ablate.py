@@ -16,19 +16,29 @@ from fl import options
 @click.command("ablate")
 @click.argument("config", type=FilePath())
 @click.option(
-    "--seeds", default=3, type=Range(options.ABLATION_SEEDS), show_default=True, help="Runs of every variant."
+    "--seeds",
+    default=3,
+    type=Range(options.ABLATION_SEEDS),
+    show_default=True,
+    help="Number of runs of every variant, each with its own seed.",
 )
-@click.option("--components", type=Range(options.NAMES), help="By name, with commas; all that the run has if left out.")
+@click.option(
+    "--components",
+    type=Range(options.NAMES),
+    help="Names of the components to leave out, with commas. Default: all that the run has.",
+)
 @click.option(
     "--epsilons",
     default="",
     type=Range(options.EPSILONS),
-    help="Other budgets for a privacy-utility curve, as in 1,8.",
+    help="Other epsilons for a privacy-utility curve, for example 1,8.",
 )
-@click.option("--out", "folder", type=FilePath(), help="Of all cells; new under runs/ if left out.")
-@click.option("--resume", is_flag=True, help="Continue the ablation in --out; finished cells are kept.")
-@click.option("--html", "page", type=FilePath(), metavar="FILE", help="OUT/ablation.html if left out.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+@click.option("--out", "folder", type=FilePath(), help="Folder of all runs. Default: a new one under runs/.")
+@click.option("--resume", is_flag=True, help="Continue the ablation in --out. Finished runs are kept.")
+@click.option(
+    "--html", "page", type=FilePath(), metavar="FILE", help="File for the report. Default: OUT/ablation.html."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 def ablate(
     config: Path,
     seeds: int,
@@ -39,10 +49,10 @@ def ablate(
     page: Path | None,
     as_json: bool,
 ) -> None:
-    """Train the run of CONFIG (a run folder or its config.toml) again with one component less at a time, for several
-    seeds, and compare each with the whole run of the same seed.
+    """Repeat the run of CONFIG (a run folder or its config.toml) with one component less at a time, for several seeds,
+    and compare each result with the complete run of the same seed.
 
-    Evaluation only: every cell has a privacy ledger of its own, so that the same rows are used many times.
+    For evaluation only: every run has its own privacy ledger, so the same rows are used many times.
 
     \b
     python -m demos train --customers 800 --clients 4 --algorithm fedprox --run-dir runs/base
@@ -54,13 +64,13 @@ def ablate(
     from fl.reports.ablation_page import write_page
 
     if resume and folder is None:
-        raise click.UsageError("--resume continues an ablation: name its folder with --out")
+        raise click.UsageError("--resume continues an ablation. Name its folder with --out.")
     base = read_config(config)
     plan = variants(base, components, epsilons)
     where = folder if folder is not None else Path(_fresh_name())
     prepare(where, base, plan, seeds, resume=resume)
     cells = []
-    with progress("cells", len(plan) * seeds) as advance:
+    with progress("runs", len(plan) * seeds) as advance:
         for done in play(where, plan, seeds):
             cells.append(done)
             advance(len(cells))
@@ -93,8 +103,8 @@ def _show(result: dict[str, Any]) -> None:
         made.add_row(row["name"], f"{figures['mean']:.3f}", f"{gained['mean']:+.3f}", interval, str(row["n"]))
     out.print(made)
     out.print(
-        "AP: average precision, mean over seeds. worth: of the whole run minus this one, pairs of equal seed, with a "
-        "t-interval; where it holds zero, these seeds do not tell.",
+        "AP: average precision, mean over seeds. worth: AP of the complete run minus AP of this one, in pairs of equal "
+        "seed, with a t-interval. An interval that contains zero decides nothing: use more seeds.",
         style="dim",
     )
     for point in result["curve"]:

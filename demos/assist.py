@@ -31,7 +31,7 @@ from fl import options as declared
 
 @click.group("assist")
 def assist() -> None:
-    """Synthetic fraud, text features, alert review and fine-tuning files, behind a privacy gateway.
+    """Make synthetic fraud, text features, alert reviews and fine-tuning files, behind a privacy gateway.
 
     \b
     python -m demos assist synth --scenario "small test charges at night, then a large one" --rows 120
@@ -48,15 +48,17 @@ def assist() -> None:
     "--scenario",
     required=True,
     type=Range(declared.Text("a scenario")),
-    help="What happens, in a fraud expert's words.",
+    help="Description of the fraud, in an expert's words.",
 )
-@click.option("--rows", default=120, type=Range(declared.SCENARIO_ROWS), help="Transactions to ask for.")
-@click.option("--with-aggregates", is_flag=True, help="Send averages over all banks, released by an encrypted sum.")
+@click.option("--rows", default=120, type=Range(declared.SCENARIO_ROWS), help="Number of transactions.")
+@click.option(
+    "--with-aggregates", is_flag=True, help="Also send averages over all banks, which an encrypted sum has released."
+)
 @data_options
 @provider_options
 @JSON
 def synth(scenario: str, rows: int, with_aggregates: bool, as_json: bool, **options: Any) -> None:
-    """Invent transactions of a scenario, check them, and write a file for the reviewers.
+    """Invent transactions of a scenario, check them, and write a file for reviewers.
 
     \b
     python -m demos assist synth --scenario "a stolen card, five times the usual amounts" --work runs/theft
@@ -77,10 +79,12 @@ def synth(scenario: str, rows: int, with_aggregates: bool, as_json: bool, **opti
 @assist.command("approve")
 @click.argument("folder", type=FOLDER)
 @click.option("--accept-unflagged", is_flag=True, help="Accept every undecided row without findings.")
-@click.option("--by", "reviewer", default="", help="Who answers for that.")
+@click.option("--by", "reviewer", default="", help="Name of the person who answers for it.")
 @JSON
 def approve(folder: Path, accept_unflagged: bool, reviewer: str, as_json: bool) -> None:
-    """Check the decisions in FOLDER/approval.csv; fill in decision (accept or reject) and reviewer there.
+    """Check the decisions in FOLDER/approval.csv.
+
+    Reviewers fill in its columns decision (accept or reject) and reviewer.
 
     \b
     python -m demos assist approve runs/assist/synthetic
@@ -91,7 +95,7 @@ def approve(folder: Path, accept_unflagged: bool, reviewer: str, as_json: bool) 
     proposal = open_proposal(folder)
     if accept_unflagged:
         if not reviewer.strip():
-            raise click.UsageError("--accept-unflagged needs --by NAME: someone answers for it")
+            raise click.UsageError("--accept-unflagged needs --by NAME: the person who answers for it")
         proposal.accept_unflagged(reviewer)
     show({"file": str(proposal.csv), **proposal.approval().as_json()}, as_json, show_pairs("Decisions"))
 
@@ -101,7 +105,7 @@ def approve(folder: Path, accept_unflagged: bool, reviewer: str, as_json: bool) 
 @effort_options
 @JSON
 def compare(folder: Path, as_json: bool, **options: Any) -> None:
-    """Train with and without the accepted rows of FOLDER, on the data they were made for.
+    """Train with and without the accepted rows of FOLDER, on the data that they were made for.
 
     \b
     python -m demos assist compare runs/assist/synthetic
@@ -113,14 +117,14 @@ def compare(folder: Path, as_json: bool, **options: Any) -> None:
 
 
 @assist.command("features")
-@click.option("--column", type=Range(declared.COLUMN), help="The text column, where there are several.")
-@click.option("--no-compare", is_flag=True, help="Leave out the comparison.")
+@click.option("--column", type=Range(declared.COLUMN), help="The text column, if there are several.")
+@click.option("--no-compare", is_flag=True, help="Do not train with and without the features.")
 @data_options
 @effort_options
 @provider_options
 @JSON
 def features(column: str | None, no_compare: bool, as_json: bool, **options: Any) -> None:
-    """Category, sentiment, urgency and entities of descriptions, and what they are worth as inputs.
+    """Find category, sentiment, urgency and entities of descriptions, and measure what they are worth as inputs.
 
     \b
     python -m demos assist features
@@ -134,13 +138,18 @@ def features(column: str | None, no_compare: bool, as_json: bool, **options: Any
 
 
 @assist.command("review")
-@click.option("--count", default=100, type=Range(declared.ALERTS), help="Highest-scored alerts of the last test week.")
+@click.option(
+    "--count",
+    default=100,
+    type=Range(declared.ALERTS),
+    help="Number of alerts: those with the highest scores in the last test week.",
+)
 @data_options
 @effort_options
 @provider_options
 @JSON
 def review(count: int, as_json: bool, **options: Any) -> None:
-    """A second look at the highest-scored alerts; orders the queue and overrides no score.
+    """Review the alerts with the highest scores. Changes the order of the queue, never a score.
 
     \b
     python -m demos assist review --count 100
@@ -158,10 +167,10 @@ assist.add_command(finetune)
 
 
 @assist.command("status")
-@click.option("--work", default="runs/assist", type=FOLDER, help="Folder with the log.")
+@click.option("--work", default="runs/assist", type=FOLDER, help="Folder of the log.")
 @JSON
 def status(work: Path, as_json: bool) -> None:
-    """What has left this machine so far: attempts, bytes, tokens and cost, from the log.
+    """Show what has left this machine so far, from the log: attempts, bytes, tokens and cost.
 
     \b
     python -m demos assist status

@@ -28,9 +28,9 @@ from fl import options as declared
 
 @click.group("finetune")
 def finetune() -> None:
-    """Examples for fine-tuning a hosted model, and a local text head from the same files.
+    """Make examples for fine-tuning a hosted model, or train a local text head with them.
 
-    OpenAI takes no new self-serve fine-tuning jobs from 2027-01-06 on; `local` needs nobody.
+    OpenAI accepts no new self-serve fine-tuning jobs from 2027-01-06 on. `local` needs no other service.
 
     \b
     python -m demos assist finetune propose --rows 400
@@ -40,15 +40,18 @@ def finetune() -> None:
 
 
 @finetune.command("propose")
-@click.option("--column", type=Range(declared.COLUMN), help="The text column, where there are several.")
+@click.option("--column", type=Range(declared.COLUMN), help="The text column, if there are several.")
 @click.option(
-    "--rows", default=400, type=Range(declared.EXAMPLE_ROWS), help="Per bank; half of them frauds if there are."
+    "--rows",
+    default=400,
+    type=Range(declared.EXAMPLE_ROWS),
+    help="Examples per bank. Half are frauds, if there are enough.",
 )
 @data_options
 @provider_options
 @JSON
 def finetune_propose(column: str | None, rows: int, as_json: bool, **options: Any) -> None:
-    """Redacted descriptions with labels, one approval file per bank. Nothing is sent.
+    """Write redacted descriptions with labels, and one approval file per bank. Nothing is sent.
 
     \b
     python -m demos assist finetune propose --rows 400
@@ -66,7 +69,7 @@ def finetune_propose(column: str | None, rows: int, as_json: bool, **options: An
 @finetune.command("build")
 @click.argument("folders", nargs=-1, required=True, type=FOLDER)
 @click.option("--accept-unflagged", is_flag=True, help="Accept every undecided example without findings.")
-@click.option("--by", "reviewer", default="", help="Who answers for that.")
+@click.option("--by", "reviewer", default="", help="Name of the person who answers for it.")
 @JSON
 def finetune_build(folders: tuple[Path, ...], accept_unflagged: bool, reviewer: str, as_json: bool) -> None:
     """Write the accepted examples of each FOLDER as JSONL, checked and counted.
@@ -79,7 +82,7 @@ def finetune_build(folders: tuple[Path, ...], accept_unflagged: bool, reviewer: 
     from fl.assist.stories import build_examples
 
     if accept_unflagged and not reviewer.strip():
-        raise click.UsageError("--accept-unflagged needs --by NAME: someone answers for it")
+        raise click.UsageError("--accept-unflagged needs --by NAME: the person who answers for it")
     files = []
     for folder in folders:
         if accept_unflagged:
@@ -90,7 +93,7 @@ def finetune_build(folders: tuple[Path, ...], accept_unflagged: bool, reviewer: 
 
 @finetune.command("local")
 @click.argument("files", nargs=-1, required=True, type=FILE)
-@click.option("--rounds", default=10, type=Range(declared.SOME_ROUNDS))
+@click.option("--rounds", default=10, type=Range(declared.SOME_ROUNDS), help="Number of rounds.")
 @JSON
 def finetune_local(files: tuple[Path, ...], rounds: int, as_json: bool) -> None:
     """Train a text head from one file per bank, in encrypted rounds.
@@ -109,7 +112,7 @@ def finetune_local(files: tuple[Path, ...], rounds: int, as_json: bool) -> None:
 
 @finetune.command("submit")
 @click.argument("file", type=FILE)
-@click.option("--epochs", default=3, type=Range(declared.TUNING_EPOCHS))
+@click.option("--epochs", default=3, type=Range(declared.TUNING_EPOCHS), help="Passes over the examples.")
 @data_options
 @provider_options
 @JSON
@@ -141,7 +144,7 @@ def finetune_submit(file: Path, epochs: int, as_json: bool, **options: Any) -> N
 @provider_options
 @JSON
 def finetune_status(job: str, as_json: bool, **options: Any) -> None:
-    """State of a job.
+    """Show the state of a job.
 
     \b
     python -m demos assist finetune status JOB --provider openai --model NAME

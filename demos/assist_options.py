@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = FilePath(dir_okay=False)
 FOLDER = FilePath(file_okay=False)
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 
 
 def _options(*made: Callable[[Any], Any]) -> Callable[[F], F]:
@@ -38,70 +38,96 @@ data_options = _options(
         default="simulated",
         type=Range(declared.FILE),
         metavar="FILE|simulated",
-        help="Transactions of all banks.",
+        help="File of all banks' transactions, or the embedded data.",
     ),
     click.option(
         "--schema",
         type=Range(declared.FILE),
         metavar="NAME|FILE.toml",
-        help="What the columns mean; recognised if left out.",
+        help="What the columns mean. Default: recognised by the header.",
     ),
     click.option(
         "--partition",
         type=Range(declared.Text("a column, or FILE.csv:COLUMN")),
         metavar="COLUMN|FILE.csv:COLUMN",
-        help="Which bank holds which row.",
+        help="Column that says which bank holds which row.",
     ),
-    click.option("--clients", type=Range(declared.QUORUM), help="So many banks; not beside --partition."),
-    click.option("--customers", type=Range(declared.CUSTOMERS), help="Customers of the embedded generator."),
-    click.option("--fraud-share", type=Range(declared.FRAUD_SHARE), help="Share of frauds of the embedded generator."),
     click.option(
-        "--test-windows", type=Range(declared.TEST_WINDOWS), help="Consecutive test weeks; the schema's if left out."
+        "--clients", type=Range(declared.QUORUM), help="Number of banks. Cannot be combined with --partition."
     ),
-    click.option("--seed", default=0, type=Range(declared.SEED), help="Of data, models, offline rules and bootstrap."),
+    click.option("--customers", type=Range(declared.CUSTOMERS), help="Number of customers in the embedded data."),
+    click.option("--fraud-share", type=Range(declared.FRAUD_SHARE), help="Share of frauds in the embedded data."),
+    click.option(
+        "--test-windows",
+        type=Range(declared.TEST_WINDOWS),
+        help="Number of consecutive test weeks. Default: the schema's.",
+    ),
+    click.option(
+        "--seed", default=0, type=Range(declared.SEED), help="Seed of data, models, offline rules and bootstrap."
+    ),
 )
 effort_options = _options(
-    click.option("--rounds", default=5, type=Range(declared.SOME_ROUNDS), help="Of training, in plain sight."),
-    click.option("--repeats", default=3, type=Range(declared.REPEATS), help="Trainings with other seeds."),
-    click.option("--replicates", default=1000, type=Range(declared.REPLICATES), help="Of the bootstrap."),
+    click.option(
+        "--rounds", default=5, type=Range(declared.SOME_ROUNDS), help="Rounds of training, with unencrypted sums."
+    ),
+    click.option(
+        "--repeats", default=3, type=Range(declared.REPEATS), help="Number of trainings, each with its own seed."
+    ),
+    click.option("--replicates", default=1000, type=Range(declared.REPLICATES), help="Replicates of the bootstrap."),
 )
 provider_options = _options(
     click.option(
         "--provider",
         type=click.Choice(["offline", "openai"]),
         default="offline",
-        help="offline: plain rules on this machine. OPENAI_API_KEY alone changes nothing.",
+        help="offline: rules on this machine. Setting OPENAI_API_KEY does not change this option.",
     ),
     click.option(
-        "--model", type=Range(declared.Text("a model's name")), help="With openai: the model. None is built in."
+        "--model",
+        type=Range(declared.Text("a model's name")),
+        help="With openai: name of the model. There is no default.",
     ),
     click.option(
         "--api",
         type=click.Choice(["responses", "chat"]),
         default="responses",
-        help="With openai: chat is for local servers, with OPENAI_BASE_URL.",
+        help="With openai: the interface. Use chat with OPENAI_BASE_URL for local servers.",
     ),
     click.option(
         "--allow",
         multiple=True,
         type=Range(declared.COLUMN),
         metavar="NAME",
-        help="This column may leave, redacted. Repeatable.",
+        help="Column that may be sent, redacted. Can be repeated.",
     ),
-    click.option("--customer-list", type=FILE, help="Names of the bank's customers, one a line."),
-    click.option("--no-customer-list", is_flag=True, help="Send redacted text without such a list."),
+    click.option("--customer-list", type=FILE, help="File with the names of the bank's customers, one per line."),
+    click.option("--no-customer-list", is_flag=True, help="Send redacted text without a list of customers."),
     click.option(
-        "--min-customers", default=10, type=Range(declared.MIN_CUSTOMERS), help="Who must use a word before it leaves."
+        "--min-customers",
+        default=10,
+        type=Range(declared.MIN_CUSTOMERS),
+        help="Number of customers who must use a word before it may be sent.",
     ),
-    click.option("--max-tokens", default=100_000, type=Range(declared.TOKENS), help="Budget of the work folder's log."),
-    click.option("--max-cost", type=Range(declared.COST), help="Budget in money; needs both prices."),
-    click.option("--price-in", type=Range(declared.PRICE), help="Per million input tokens."),
-    click.option("--price-out", type=Range(declared.PRICE), help="Per million output (or training) tokens."),
-    click.option("--timeout", default=60.0, type=Range(declared.TIMEOUT), help="Seconds an attempt may take, in all."),
-    click.option("--max-retries", default=2, type=Range(declared.SDK_RETRIES), help="Of the SDK."),
-    click.option("--ask-again", is_flag=True, help="Pay again for what was refused or malformed before."),
-    click.option("--dry-run", is_flag=True, help="Print exactly what would be sent, one request a line; send nothing."),
-    click.option("--work", default="runs/assist", type=FOLDER, help="Log, cache and results."),
+    click.option(
+        "--max-tokens",
+        default=100_000,
+        type=Range(declared.TOKENS),
+        help="Largest number of tokens in the log of the work folder.",
+    ),
+    click.option("--max-cost", type=Range(declared.COST), help="Largest cost. Needs --price-in and --price-out."),
+    click.option("--price-in", type=Range(declared.PRICE), help="Price of a million input tokens."),
+    click.option("--price-out", type=Range(declared.PRICE), help="Price of a million output (or training) tokens."),
+    click.option(
+        "--timeout", default=60.0, type=Range(declared.TIMEOUT), help="Seconds that one attempt may take in all."
+    ),
+    click.option("--max-retries", default=2, type=Range(declared.SDK_RETRIES), help="Retries by the SDK."),
+    click.option(
+        "--ask-again", is_flag=True, help="Ask again, and pay again, where an answer was refused or malformed."
+    ),
+    click.option(
+        "--dry-run", is_flag=True, help="Print exactly what would be sent, one request per line. Send nothing."
+    ),
+    click.option("--work", default="runs/assist", type=FOLDER, help="Folder of log, cache and results."),
 )
 
 
@@ -153,13 +179,13 @@ def settings_of(options: dict[str, Any]) -> Settings:
     from fl.assist.session import Settings, read_customer_list
 
     if options["dry_run"] and options["provider"] == "offline":
-        raise click.UsageError("--dry-run shows what --provider openai would send; offline sends nothing")
+        raise click.UsageError("--dry-run shows what --provider openai would send. The provider offline sends nothing.")
     if options["customer_list"] and options["no_customer_list"]:
-        raise click.UsageError("--customer-list and --no-customer-list contradict each other")
+        raise click.UsageError("--customer-list cannot be combined with --no-customer-list")
     if options["provider"] == "openai" and not options["model"]:
-        raise click.UsageError("--provider openai needs --model: none is built in")
+        raise click.UsageError("--provider openai needs --model NAME: there is no default")
     if (options["price_in"] is None) != (options["price_out"] is None):
-        raise click.UsageError("give both --price-in and --price-out")
+        raise click.UsageError("--price-in and --price-out must be given together")
     names: tuple[str, ...] | None = () if options["no_customer_list"] else None
     if options["customer_list"]:
         names = read_customer_list(options["customer_list"])
@@ -210,4 +236,4 @@ def one_thread() -> None:
 def need_openai(options: dict[str, Any]) -> None:
     """For commands that only make sense when something is sent. Raises `click.UsageError`."""
     if options["provider"] != "openai":
-        raise click.UsageError("this sends something: say --provider openai and --model NAME")
+        raise click.UsageError("this command sends data: add --provider openai and --model NAME")

@@ -59,7 +59,7 @@ def show_synthetic(result: dict[str, Any]) -> None:
             "-" if auc is None else f"{auc:.3f}",
         )
     out.print(like)
-    out.print(f"decide in: {result['approval_file']}", highlight=False, soft_wrap=True)
+    out.print(f"enter your decisions in: {result['approval_file']}", highlight=False, soft_wrap=True)
 
 
 def show_comparison(result: dict[str, Any]) -> None:

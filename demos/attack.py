@@ -20,21 +20,23 @@ NOT_PLAYED = "not played"
 
 @click.command("attack")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--all", "everything", is_flag=True, help="Play all of them.")
-@click.option("--list", "listing", is_flag=True, help="Name them, play none.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+@click.option("--all", "everything", is_flag=True, help="Play all attacks.")
+@click.option("--list", "listing", is_flag=True, help="List the attacks and play none.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 @click.pass_context
 def attack(ctx: click.Context, names: tuple[str, ...], everything: bool, listing: bool, as_json: bool) -> None:
-    """Play attacks on encrypted aggregation: against stock TenSEAL, or this project with the one defence removed, where
-    they must succeed, and against this project as shipped, where they must not.
+    """Play known attacks on encrypted aggregation.
+
+    Each is played twice: against plain TenSEAL, or this project with one defence removed, where it must succeed, and
+    against this project as shipped, where it must fail.
 
     \b
     python -m demos attack --list
     python -m demos attack malformed-ciphertext
     python -m demos attack --all --json
 
-    Exit code 1 when an attack fails where it must succeed (then it shows nothing), or gets through here. With --all,
-    what needs an extra that is not installed is left out, by name.
+    The exit code is 1 when an attack fails where it must succeed, since it then proves nothing, or succeeds against
+    this project. With --all, attacks that need an extra that is not installed are skipped and named.
     """
     chosen = _chosen(names, everything, listing)
     if listing:
@@ -94,11 +96,11 @@ def _chosen(names: tuple[str, ...], everything: bool, listing: bool) -> list[Att
     by_name = {each.name: each for each in ATTACKS}
     unknown = [name for name in names if name not in by_name]
     if unknown:
-        raise click.UsageError(f"no attack {', '.join(unknown)}: --list shows their names")
+        raise click.UsageError(f"unknown attack {', '.join(unknown)}: --list shows all names")
     if names and everything:
-        raise click.UsageError("name attacks, or --all: not both")
+        raise click.UsageError("names of attacks cannot be combined with --all")
     if not (names or everything or listing):
-        raise click.UsageError("name an attack, or play --all: --list shows their names")
+        raise click.UsageError("name an attack, or use --all; --list shows all names")
     return [by_name[name] for name in names] if names else list(ATTACKS)
 
 

@@ -24,18 +24,21 @@ _FILE = FilePath()
 @click.command()
 @click.argument("ledger", type=_FILE)
 @click.option(
-    "--against", multiple=True, type=_FILE, help="An earlier copy of the ledger, or a client's journal; repeat."
+    "--against",
+    multiple=True,
+    type=_FILE,
+    help="An earlier copy of the ledger, or a client's journal. Can be repeated.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def audit(ledger: Path, against: tuple[Path, ...], as_json: bool) -> None:
-    """Verify a LEDGER offline: hash chain, signatures, one decryption per step.
+    """Verify a LEDGER offline: its hash chain, its signatures, and that each step was decrypted at most once.
 
-    By itself a log cannot show that its end was cut off, or that all of it was rolled back and continued. With
-    --against it is held against earlier copies, and against journals of clients: every offer that a client answered
-    must stand in the ledger, after the events that the offer anchored. A client's journal can be audited by itself too.
+    A ledger alone cannot show that its end was cut off, or that it was reset to an earlier state and continued. With
+    --against it is compared with earlier copies and with journals of clients: every offer that a client answered
+    must be in the ledger, after the events that the offer refers to. A client's journal can also be audited alone.
 
-    The process that uses the ledger must have ended. Copy the file that ends in -wal along with it, if there is one,
-    and copy the ledger after the journals.
+    The process that uses the ledger must have ended. If there is a file that ends in -wal, copy it together with the
+    ledger. Copy the ledger after the journals.
 
     \b
     python -m demos audit ledger.db
@@ -68,7 +71,7 @@ def _compared(ledger: Path, other: Path) -> dict[str, Any]:
         rounds = compare_journal(ledger, other)
         return {"file": str(other), "kind": "journal", "rounds": rounds, "verdict": f"{rounds} rounds agree"}
     beyond = compare(ledger, other)
-    verdict = f"the ledger continues it by {beyond} events" if beyond else "equal"
+    verdict = f"the ledger has {beyond} more events" if beyond else "equal"
     return {"file": str(other), "kind": "ledger", "events_beyond": beyond, "verdict": verdict}
 
 

@@ -12,12 +12,12 @@ from demos.options import FilePath
 
 @click.command("budget")
 @click.argument("run", type=FilePath())
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 def budget(run: Path, as_json: bool) -> None:
-    """Read the ledgers of the run in folder RUN; nothing is spent by looking.
+    """Show what each bank of the run in folder RUN has spent of its epsilon. This command spends nothing.
 
-    Epsilons are for the life of a bank's data, over all runs that share its ledger. Statistics and training compose:
-    the whole is not the sum of the parts.
+    An epsilon counts for the whole life of a bank's data, over all runs that share its ledger. The total of statistics
+    and training together is computed by composition; it is not the sum of the two.
 
     \b
     python -m demos budget runs/NAME
@@ -34,9 +34,10 @@ def budget(run: Path, as_json: bool) -> None:
         made.add_row(account.bank, f"{account.limit:g}", f"{account.spent:.3f}", f"{account.left:.3f}", price)
     out.print(made)
     first = found[0]
-    parts = "; ".join(f"{unit}: {spent:.3f} by itself" for unit, spent in first.by_kind.items())
+    parts = "; ".join(f"{unit}: {spent:.3f} alone" for unit, spent in first.by_kind.items())
     counted = ", ".join(dict.fromkeys(account.accountant for account in found))
     out.print(f"delta {first.delta:g} ({counted}). Unit: one {first.unit}. {first.bank}: {parts}.", highlight=False)
     out.print(
-        "Not covered: a card or a customer as a whole, and features of other rows that a row flows into.", style="dim"
+        "Not covered: a card or a customer as a whole, and features of other rows that are computed from a row.",
+        style="dim",
     )

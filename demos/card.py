@@ -12,13 +12,13 @@ from demos.options import FilePath
 
 @click.command("card")
 @click.argument("run", type=FilePath())
-@click.option("--out", "folder", type=FilePath(), help="Where they go; RUN if left out.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+@click.option("--out", "folder", type=FilePath(), help="Folder for the two files. Default: RUN.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 def card(run: Path, folder: Path | None, as_json: bool) -> None:
-    """Draft model-card.md and dpia.md (GDPR Article 35(7)) from what the run in folder RUN left.
+    """Draft model-card.md and dpia.md (GDPR Article 35(7)) from the files of the run in folder RUN.
 
-    Nothing is read but the run's folder. What a run cannot know is marked "To be filled in" for a person. Run
-    `evaluate` first, so that calibration, drift and groups are in them.
+    Only the run's folder is read. Fields that a person must fill in are marked "To be filled in". Run `evaluate`
+    first, so that the drafts include calibration, drift and groups.
 
     \b
     python -m demos evaluate runs/NAME
@@ -32,5 +32,9 @@ def card(run: Path, folder: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({**files, "open_in_model_card": made.open_in_model_card, "open_in_dpia": made.open_in_dpia})
         return
-    out.print(f"{files['model_card']}: {made.open_in_model_card} fields for a person", highlight=False, soft_wrap=True)
-    out.print(f"{files['dpia']}: {made.open_in_dpia} fields for a person", highlight=False, soft_wrap=True)
+    out.print(
+        f"{files['model_card']}: {made.open_in_model_card} fields for a person to fill in",
+        highlight=False,
+        soft_wrap=True,
+    )
+    out.print(f"{files['dpia']}: {made.open_in_dpia} fields for a person to fill in", highlight=False, soft_wrap=True)

@@ -26,19 +26,19 @@ WITHOUT = "none"  # how a folder and a row name the run without differential pri
     default="1,2,3,4,8",
     type=Range(options.EPSILONS),
     show_default=True,
-    help="Total epsilons, statistics and training.",
+    help="Total epsilons, each for statistics and training together.",
 )
-@click.option("--seeds", default="0,1,2", type=Range(options.SEEDS), show_default=True)
-@click.option("--folder", type=FilePath(), required=True, help="Of all runs; finished ones are kept.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+@click.option("--seeds", default="0,1,2", type=Range(options.SEEDS), show_default=True, help="Seeds of the runs.")
+@click.option("--folder", type=FilePath(), required=True, help="Folder of all runs. Finished runs in it are kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 @click.argument("train_options", nargs=-1, type=click.UNPROCESSED)
 def curve(
     epsilons: tuple[float, ...], seeds: tuple[int, ...], folder: Path, as_json: bool, train_options: tuple[str, ...]
 ) -> None:
-    """Train without privacy and at every epsilon, for every seed, with TRAIN_OPTIONS handed to `train`.
+    """Train without privacy and at every epsilon, for every seed. TRAIN_OPTIONS are passed to `train`.
 
-    Every run is a folder of its own under --folder. A run that is finished there is not repeated, one that was
-    interrupted is resumed. Exact statistics of the runs without privacy have no suppression (--min-banks 1).
+    Every run has its own folder under --folder. A finished run is not repeated, and an interrupted one is resumed.
+    In runs without privacy, no statistics are suppressed (--min-banks 1).
 
     \b
     python -m demos curve --folder runs/curve --epsilons 2,8 --seeds 0 --customers 400 --rounds 3
@@ -91,7 +91,8 @@ def _played(run: Path, level: str, seed: str, train_options: tuple[str, ...]) ->
         if done.returncode != 0:
             err.print(done.stderr, highlight=False)
             raise click.ClickException(
-                f"the run at epsilon {level}, seed {seed} ended with {done.returncode}; call again to resume it"
+                f"the run at epsilon {level}, seed {seed} ended with exit code {done.returncode}; "
+                "run this command again to resume it"
             )
     result: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return result

@@ -23,7 +23,7 @@ from secagg.identity import Identity, Member
 PASSPHRASE = "SECAGG_PASSPHRASE"
 
 _FILE = FilePath()
-_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
 @click.group()
@@ -40,8 +40,8 @@ def enrol() -> None:
         --client bank-a.key.public --client bank-b.key.public --client bank-c.key.public --out enrolment.json
     python -m demos enrol check enrolment.json
 
-    Each party makes its own key and hands over the `.public` file. Everyone then checks the list on their own machine
-    and reads the fingerprint to the others by telephone or in person: whoever holds another list finds out here.
+    Each party makes its own key and hands over the `.public` file. Then everyone checks the list on their own machine
+    and reads the fingerprint to the others by telephone or in person. Different fingerprints mean different lists.
     """
 
 
@@ -50,23 +50,25 @@ def enrol() -> None:
     "--organisation",
     required=True,
     type=Range(options.Text("a name")),
-    help="The name under which this party is known to the others.",
+    help="Name by which the other parties know this one.",
 )
-@click.option("--out", "file", required=True, type=_FILE, help="The identity file: private, mode 600.")
-@click.option("--public", type=_FILE, help="The public entry to hand over.  [default: OUT.public]")
+@click.option(
+    "--out", "file", required=True, type=_FILE, help="File for the identity. It is private and gets mode 600."
+)
+@click.option("--public", type=_FILE, help="File for the public entry, to hand over.  [default: OUT.public]")
 @_JSON
 def key(organisation: str, file: Path, public: Path | None, as_json: bool) -> None:
-    """Make an identity; prints its public entry.
+    """Make an identity and print its public entry.
 
-    With SECAGG_PASSPHRASE in the environment the private key is encrypted (scrypt, AES-256-GCM); every later use needs
-    the same passphrase there.
+    If the environment variable SECAGG_PASSPHRASE is set, the private key is encrypted with it (scrypt, AES-256-GCM).
+    Every later use of the key needs the same passphrase.
 
     \b
     python -m demos enrol key --organisation "Bank D" --out bank-d.key
     """
     public = Path(f"{file}.public") if public is None else public
     if public.exists():
-        raise EnrolmentError(f"{public} exists: hand that one over, or choose another with --public")
+        raise EnrolmentError(f"{public} exists: hand that file over, or choose another name with --public")
     passphrase = _passphrase()
     identity = Identity.generate(organisation)
     identity.save(file, passphrase)
@@ -83,11 +85,13 @@ def key(organisation: str, file: Path, public: Path | None, as_json: bool) -> No
 @enrol.command(name="list")
 @click.option("--key-holder", required=True, type=_FILE, help="Public entry of the party that decrypts.")
 @click.option("--aggregator", required=True, type=_FILE, help="Public entry of the party that adds.")
-@click.option("--client", "clients", required=True, multiple=True, type=_FILE, help="Public entry of a bank; repeat.")
-@click.option("--out", "file", required=True, type=_FILE, help="The enrolment list, for every party.")
+@click.option(
+    "--client", "clients", required=True, multiple=True, type=_FILE, help="Public entry of a bank. Can be repeated."
+)
+@click.option("--out", "file", required=True, type=_FILE, help="File for the enrolment list, which every party gets.")
 @_JSON
 def make_list(key_holder: Path, aggregator: Path, clients: tuple[Path, ...], file: Path, as_json: bool) -> None:
-    """Make the enrolment list from public entries; prints its fingerprint.
+    """Make the enrolment list from public entries and print its fingerprint.
 
     \b
     python -m demos enrol list --key-holder keyholder.key.public --aggregator aggregator.key.public \\
@@ -105,11 +109,11 @@ def make_list(key_holder: Path, aggregator: Path, clients: tuple[Path, ...], fil
 @click.option(
     "--fingerprint",
     type=Range(options.Text("a fingerprint", empty=True)),
-    help="What another party read out; compared with this list's. Blanks do not matter.",
+    help="Fingerprint that another party read out, to compare with this list's. Blanks are ignored.",
 )
 @_JSON
 def check(file: Path, fingerprint: str | None, as_json: bool) -> None:
-    """Verify an enrolment list; prints the fingerprint to read out, or compares it.
+    """Verify an enrolment list, and print its fingerprint or compare it with another.
 
     \b
     python -m demos enrol check enrolment.json
@@ -120,7 +124,7 @@ def check(file: Path, fingerprint: str | None, as_json: bool) -> None:
         if not hmac.compare_digest(spoken.encode(), enrolment.fingerprint.encode()):
             raise EnrolmentError(
                 f"{file}: its fingerprint is {_groups(enrolment.fingerprint)}, not the one given: the parties hold "
-                "different lists; find out who made which before any round"
+                "different lists. Find out who made which list before any round."
             )
     _show(enrolment, file, as_json, compared=fingerprint is not None)
 

@@ -23,16 +23,16 @@ MARKS = {"good": ("+", "green"), "note": ("-", "dim"), "concern": ("!", "bold ye
     multiple=True,
     type=Range(options.Text("a column, or FILE.csv:COLUMN")),
     metavar="COLUMN|FILE.csv:COLUMN",
-    help="Compare groups; repeatable.",
+    help="Compare the groups of this column. Can be repeated.",
 )
-@click.option("--html", "page", type=FilePath(), metavar="FILE", help="Also as one HTML file.")
-@click.option("--json", "as_json", is_flag=True, help="The whole report on stdout, nothing else there.")
+@click.option("--html", "page", type=FilePath(), metavar="FILE", help="Also write the report as one HTML file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on stdout and nothing else.")
 def evaluate(run: Path, columns: tuple[str, ...], page: Path | None, as_json: bool) -> None:
     """Examine the finished run in folder RUN: its figures and baselines, calibration, days to the first alert, drift,
     groups and features. Writes RUN/report.json.
 
-    The data are read again from where the run found them, outside every privacy budget: this is for those who may see
-    all rows. The report holds figures of groups, days and banks, never a transaction.
+    The data are read again from where the run found them, outside every privacy budget. Use this only if you may see
+    all rows. The report contains figures of groups, days and banks, never a transaction.
 
     \b
     python -m demos evaluate runs/NAME --html report.html
@@ -59,7 +59,7 @@ def _show(report: dict[str, Any]) -> None:
     _show_models(report["comparison"])
     for finding in report["findings"]:
         out.print(Text.assemble(MARKS[finding["kind"]], f" {visible(finding['text'])}"), highlight=False)
-    out.print("+ good, - to be known, ! to be answered before the model is used", style="dim")
+    out.print("+ good, - for information, ! must be answered before the model is used", style="dim")
 
 
 def _show_models(comparison: dict[str, Any]) -> None:

@@ -13,24 +13,32 @@ from fl import options
 
 
 @click.command("network")
-@click.option("--banks", default=3, type=Range(options.NETWORK_BANKS), help="Banks, each with processes of its own.")
-@click.option("--rounds", default=3, type=Range(options.SOME_ROUNDS), help="Rounds to play.")
 @click.option(
-    "--customers", default=150, type=Range(options.NETWORK_CUSTOMERS), help="Customers of the embedded generator."
+    "--banks", default=3, type=Range(options.NETWORK_BANKS), help="Number of banks. Each has processes of its own."
+)
+@click.option("--rounds", default=3, type=Range(options.SOME_ROUNDS), help="Number of rounds.")
+@click.option(
+    "--customers", default=150, type=Range(options.NETWORK_CUSTOMERS), help="Number of customers in the embedded data."
 )
 @click.option(
-    "--seed", default=1, type=Range(options.SEED), help="Of data, first model and batch order; never of keys."
+    "--seed",
+    default=1,
+    type=Range(options.SEED),
+    help="Seed of data, first model and batch order. Keys are never seeded.",
 )
-@click.option("--timeout", default=600.0, type=Range(options.TIMEOUT), help="Seconds after which the run is given up.")
-@click.option("--keep", type=FilePath(), help="Keep certificates, logs, ledger and journals in this new folder.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+@click.option("--timeout", default=600.0, type=Range(options.TIMEOUT), help="Stop the run after this many seconds.")
+@click.option(
+    "--keep", type=FilePath(), help="Keep certificates, logs, ledger and journals in this folder, which must not exist."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 def network(
     banks: int, rounds: int, customers: int, seed: int, timeout: float, keep: str | None, as_json: bool
 ) -> None:
     """Train at banks in separate processes, with a key holder in its own, over TLS on this machine.
 
-    Starts a Flower SuperLink, a SuperNode and a resident process for each party, with node authentication and a
-    throw-away certificate authority; stops all of it at the end and holds the model against an in-process run.
+    Starts a Flower SuperLink, and a SuperNode and a resident process for each party, with node authentication and a
+    temporary certificate authority. Stops all of them at the end, and compares the model with that of an in-process
+    run.
 
     \b
     python -m demos network --banks 3 --rounds 3
@@ -55,7 +63,7 @@ def network(
     else:
         _show(report)
     if not report["models_equal"]:
-        raise click.ClickException("the banks' models differ from the in-process run's")
+        raise click.ClickException("the banks' models differ from the model of the in-process run")
 
 
 def _played(folder: Any, banks: int, rounds: int, customers: int, seed: int, timeout: float) -> dict[str, Any]:
@@ -108,6 +116,6 @@ def _show(report: dict[str, Any]) -> None:
     out.print(
         f"{report['processes']} processes, {report['processes_left']} left; largest message "
         f"{size(report['largest_message'])}; aggregator's peak memory {size(report['aggregator_peak_memory'])}\n"
-        "the time of a round is Flower's: a SuperNode looks for messages every three seconds",
+        "Flower sets the time of a round: a SuperNode looks for messages every three seconds",
         highlight=False,
     )

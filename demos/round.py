@@ -20,24 +20,37 @@ if TYPE_CHECKING:
 
 
 @click.command("round")
-@click.option("--clients", default=8, type=Range(options.BANKS), help="Clients in the round.")
-@click.option("--length", default=1_000_000, type=Range(options.LENGTH), help="Values per update.")
+@click.option("--clients", default=8, type=Range(options.BANKS), help="Number of clients.")
+@click.option("--length", default=1_000_000, type=Range(options.LENGTH), help="Number of values in an update.")
 @click.option(
-    "--value-bits", default=16, type=Range(options.VALUE_BITS), help="Bits of a quantised value, sign included."
+    "--value-bits", default=16, type=Range(options.VALUE_BITS), help="Bits of a quantised value, including the sign."
 )
-@click.option("--clip", default=1.0, type=Range(options.CLIP), help="Values outside [-clip, clip] are clipped.")
 @click.option(
-    "--max-weight", default=1, type=Range(options.MAX_WEIGHT), help="Above 1: random integer weights in 1..max-weight."
+    "--clip", default=1.0, type=Range(options.CLIP), help="Values outside [-clip, clip] are set to the nearer end."
+)
+@click.option(
+    "--max-weight",
+    default=1,
+    type=Range(options.MAX_WEIGHT),
+    help="Largest weight. Above 1, weights are random integers in 1..max-weight.",
 )
 @click.option("--engine", default="auto", type=Range(options.ENGINE), help="Encryption engine.")
 @click.option(
-    "--quorum", default=3, type=Range(options.ROUND_QUORUM), help="Fewest contributions that may be released."
+    "--quorum",
+    default=3,
+    type=Range(options.ROUND_QUORUM),
+    help="Smallest number of contributions whose sum may be released.",
 )
-@click.option("--no-masking", is_flag=True, help="CKKS alone: trusts the aggregator and the key holder's key.")
 @click.option(
-    "--seed", default=0, type=Range(options.SEED), help="Seed of the random updates; never of keys or encryption."
+    "--no-masking", is_flag=True, help="Encrypt without masks. Then the aggregator and the key holder must be trusted."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+@click.option(
+    "--seed",
+    default=0,
+    type=Range(options.SEED),
+    help="Seed of the random updates. Keys and encryption are never seeded.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 def round_command(
     clients: int,
     length: int,

@@ -17,20 +17,20 @@ _FILE = FilePath(dir_okay=False)
 
 
 @click.command("schema")
-@click.option("--init", "draft_from", type=_FILE, metavar="FILE.csv", help="Draft a schema for this file, on stdout.")
-@click.option("--label", type=Range(options.COLUMN), help="With --init: the column that says what is fraud.")
+@click.option("--init", "draft_from", type=_FILE, metavar="FILE.csv", help="Draft a schema for this file and print it.")
+@click.option("--label", type=Range(options.COLUMN), help="With --init: the column that says which rows are fraud.")
 @click.option(
     "--check",
     "checked",
     type=Range(options.FILE),
     metavar="NAME|FILE.toml",
-    help="Check a schema, and FILE against it if given.",
+    help="Check a schema, and whether FILE fits it if FILE is given.",
 )
 @click.option("--simulate", "written", type=_FILE, metavar="FILE.csv", help="Write the embedded data to this file.")
-@click.option("--customers", default=3000, type=Range(options.CUSTOMERS), help="With --simulate.")
-@click.option("--fraud-share", default=0.01, type=Range(options.FRAUD_SHARE), help="With --simulate.")
-@click.option("--seed", default=0, type=Range(options.SEED), help="With --simulate.")
-@click.option("--json", "as_json", is_flag=True, help="With --check: one JSON object on stdout, nothing else there.")
+@click.option("--customers", default=3000, type=Range(options.CUSTOMERS), help="With --simulate: number of customers.")
+@click.option("--fraud-share", default=0.01, type=Range(options.FRAUD_SHARE), help="With --simulate: share of frauds.")
+@click.option("--seed", default=0, type=Range(options.SEED), help="With --simulate: seed of the data.")
+@click.option("--json", "as_json", is_flag=True, help="With --check: print one JSON object on stdout and nothing else.")
 @click.argument("file", required=False, type=_FILE)
 def schema(
     draft_from: Path | None,
@@ -43,7 +43,7 @@ def schema(
     as_json: bool,
     file: Path | None,
 ) -> None:
-    """Say what the columns of a transaction file mean.
+    """Draft or check a schema file, which says what the columns of a transaction file mean.
 
     \b
     python -m demos schema --simulate some.csv
@@ -69,7 +69,9 @@ def _draft(file: Path, label: str | None) -> None:
     from fl.data.draft import draft_schema
 
     click.echo(draft_schema(file, label), nl=False)
-    err.print("Read every line of this draft: a wrong guess may hand the label to the model.", highlight=False)
+    err.print(
+        "Read every line of this draft: a wrong guess can give the label to the model as an input.", highlight=False
+    )
 
 
 def _simulate(file: Path, customers: int, fraud_share: float, seed: int) -> None:

@@ -21,24 +21,25 @@ from demos.options import FilePath
 @click.option(
     "--history",
     type=FilePath(),
-    help="Labelled transactions from before FILE: csv or parquet.",
+    help="Labelled transactions from before FILE, as csv or parquet.",
 )
-@click.option("--out", "target", type=FilePath(), help="Where the scores go; stdout if left out.")
-@click.option("--json", "as_json", is_flag=True, help="A summary as JSON on stdout; needs --out.")
+@click.option("--out", "target", type=FilePath(), help="File for the scores. Default: stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON on stdout. Needs --out.")
 def score(run: Path, file: Path, history: Path | None, target: Path | None, as_json: bool) -> None:
-    """Score the transactions in FILE with the model in folder RUN, as a stream: memory does not grow with
-    FILE.
+    """Score the transactions in FILE with the model in folder RUN.
+
+    FILE is read in pieces, so memory does not grow with its length.
 
     The output is a csv: index (0-based row of FILE), bank, score (probability of fraud), flagged (score at
-    or above the threshold chosen on the run's validation rows). A bank's name that a spreadsheet would run as a
-    formula has an apostrophe in front.
+    or above the threshold chosen on the run's validation rows). An apostrophe is put before a bank's name that a
+    spreadsheet would run as a formula.
 
     \b
     python -m demos score runs/NAME new.csv --history past.csv --out scores.csv
     python -m demos score runs/NAME new.csv | head
     """
     if as_json and target is None:
-        raise click.UsageError("--json prints a summary on stdout, so the scores need --out FILE.csv")
+        raise click.UsageError("--json prints a summary on stdout, so it needs --out FILE.csv for the scores")
     from fl.runs.scoring import load_model, score_file
     from fl.spreadsheet import SafeWriter
 

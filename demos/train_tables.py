@@ -57,7 +57,7 @@ def _show_who_saw_what(result: dict[str, Any]) -> None:
         seen.add_row(
             "aggregator",
             f"received {size(overhead['bytes_up'])}",
-            "masked ciphertexts and their sum: nothing",
+            "nothing: masked ciphertexts and their sum",
         )
         seen.add_row("key holder", "one sum per round", "every round's average, no single update")
     else:
@@ -74,8 +74,8 @@ def _show_costs(result: dict[str, Any]) -> None:
         made.add_row(name if name in ("training", "aggregation") else f"  {name}", seconds(spent))
     out.print(made)
     out.print(
-        f"aggregation is {100 * overhead['encryption_share']:.1f} % of the time, beside "
-        f"{seconds(overhead['preparation_seconds'])} once to get ready; largest error of an average "
+        f"aggregation is {100 * overhead['encryption_share']:.1f} % of the time, not counting "
+        f"{seconds(overhead['preparation_seconds'])} of preparation; largest error of an average "
         f"{overhead['max_abs_error']:.2g}, bound {overhead['error_bound']:.2g}; {overhead['clipped']} "
         "coordinates clipped",
         highlight=False,
@@ -119,7 +119,7 @@ def _show_statistics(result: dict[str, Any]) -> None:
 def _show_privacy(result: dict[str, Any]) -> None:
     privacy = result["privacy"]
     if privacy["epsilon"] is None:
-        out.print(Text.assemble(("no differential privacy", "bold"), ": the averages may give away single rows"))
+        out.print(Text.assemble(("no differential privacy", "bold"), ": the averages may reveal single rows"))
         return
     out.print(
         f"epsilon {privacy['epsilon']:.3f} of {privacy['epsilon_limit']:g} at delta {privacy['delta']:g} "

@@ -61,7 +61,7 @@ def test_earlier_copies_and_journals_are_compared(files):
         *("--against", files / "journal-0.db", "--against", files / "journal-1.db"),
     )
     assert [each["verdict"] for each in told["against"]] == [
-        "the ledger continues it by 2 events",
+        "the ledger has 2 more events",
         "equal",
         "2 rounds agree",
         "2 rounds agree",

@@ -389,4 +389,4 @@ def test_too_little_memory_is_one_line(cut_off: list[RunConfig], monkeypatch: py
     monkeypatch.setattr("secagg.run_round", too_large)
     code, stderr = run(demos_main.main, monkeypatch, ["round", "--length", "10", "--clients", "3"])
     assert code == 1
-    assert complaint(stderr).endswith("too little memory for what was asked: Unable to allocate 64.0 GiB")
+    assert complaint(stderr).endswith("too little memory for this command: Unable to allocate 64.0 GiB")
