@@ -12,9 +12,9 @@ EXTRAS = {
     "assist": ("openai", "httpx2", "pydantic"),
     "flower": ("flwr", "httpx", "grpc"),
     "lightning": ("lightning", "torchmetrics"),
-    "examine": ("captum", "fairlearn", "river", "plotly"),
+    "examine": ("captum", "fairlearn", "river", "plotly", "jinja2"),
     "demos": ("click", "rich"),
-    "benchmarks": ("matplotlib",),
+    "benchmarks": ("matplotlib", "jinja2"),
 }
 CORE = ("numpy", "tenseal", "cryptography")
 # Distributions of their own in the same checkout, which bring what these extras name, and the console scripts.
@@ -33,10 +33,10 @@ def advice(absent: ModuleNotFoundError) -> str:
         return (
             f"{name} is not installed, which everything here needs: run pip install -e . in a checkout of this project"
         )
-    for extra, packages in EXTRAS.items():
-        if name in packages:
-            return (
-                f"{name} is not installed; it belongs to the extra {extra!r}: "
-                f"run {command(extra)} in a checkout of this project"
-            )
-    raise absent
+    extras = [extra for extra, packages in EXTRAS.items() if name in packages]
+    if not extras:
+        raise absent
+    return (
+        f"{name} is not installed; it belongs to the extra {' or '.join(map(repr, extras))}: "
+        f"run {' or '.join(map(command, extras))} in a checkout of this project"
+    )

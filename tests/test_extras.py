@@ -38,6 +38,7 @@ COMMANDS = [
     ("plotly", "examine", "demos", ["demos", "ablate", "run.toml"]),
     ("click", "demos", "benchmarks", ["benchmarks", "run"]),
     ("matplotlib", "benchmarks", "benchmarks", ["benchmarks", "report", "{results}", "--html", "{page}"]),
+    ("jinja2", "benchmarks", "benchmarks", ["benchmarks", "report", "{results}", "--html", "{page}"]),
     ("numba", "fast", "benchmarks", ["benchmarks", "floor"]),
 ]
 

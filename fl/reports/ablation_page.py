@@ -1,105 +1,32 @@
 """An ablation as one HTML file: what each component is worth, with its interval, and the privacy-utility curve.
 
-What it leaves to others: figures (`fl.reports.ablation`), the file around it (`fl.reports.examination.html`).
+What it leaves to others: figures (`fl.reports.ablation`), what the page says
+(`fl/reports/templates/ablation.html.j2`), filling the template (`fl.reports.html`).
 """
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from fl.durable import replace_durably
-from fl.reports.examination.html import document, figure, paragraph, table
-from fl.reports.examination.plots import OTHER, OWN, Plot, plot
+from plotly.offline import get_plotlyjs
 
-TITLE = "What each component is worth"
+from fl.durable import replace_durably
+from fl.reports.examination.plots import OTHER, OWN, Plot, plot
+from fl.reports.html import rendered
 
 
 def write_page(result: dict[str, Any], path: Path) -> None:
     """Write the result of an ablation as a page to `path`, whole or not at all."""
-    replace_durably(path, document(TITLE, body(result)).encode())
-
-
-def body(result: dict[str, Any]) -> str:
-    """The page's content."""
-    config, seeds = result["config"], result["seeds"]
-    percent = f"{100 * result['confidence']:g} %"
-    about = (
-        f"{config['rounds']} rounds on {config['data']['source'].rsplit('/', 1)[-1]}, algorithm "
-        f"{config['algorithm']['name']}, seeds {', '.join(map(str, seeds))}. Each cell was trained by itself; "
-        f"differences are taken between runs of the same seed, n = {len(seeds)}, with a {percent} t-interval of "
-        "their mean."
+    page = rendered(
+        "ablation.html.j2",
+        title="What each component is worth",
+        result=result,
+        worth=worth(result),
+        curve=curve(result),
+        plotly=get_plotlyjs(),
     )
-    note = (
-        "A component is worth what the whole run has and the run without it has not. With so few seeds intervals "
-        "are wide: where one holds zero, this ablation does not tell. The last column corrects for "
-        f"{result['comparisons']} comparisons at once. Under differential privacy a part of every difference is the "
-        "draw of the noise, which is never seeded."
-    )
-    parts = [
-        f'<h1>{escape(TITLE)}</h1>\n<p class="meta">{escape(about)}</p>',
-        paragraph(note),
-        _worth_table(result),
-        figure(
-            [worth(result)],
-            f"Average precision that each component adds, with its {percent} interval; left of zero it costs accuracy.",
-            "worth",
-        ),
-        "<h2>What it costs</h2>",
-        _cost_table(result),
-        paragraph(
-            f"Masks have no switch: they cancel exactly. Of the whole run they take {result['mask_seconds']:.2f} s, "
-            "all banks and rounds together.",
-            "small",
-        ),
-    ]
-    if result["curve"]:
-        parts += [
-            "<h2>Accuracy against privacy</h2>",
-            figure(
-                [curve(result)],
-                "Each dot is a run, the line their mean. The right end is the run without differential privacy.",
-                "curve",
-            ),
-        ]
-    return "\n".join(parts)
-
-
-def _worth_table(result: dict[str, Any]) -> str:
-    heads = ("run", "n", "average precision", "component is worth", "interval", "tells")
-    rows = []
-    for row in result["variants"]:
-        figures = row["average_precision"]
-        gained = figures["worth"]
-        cells = [f"{row['name']}: {row['what']}", str(row["n"]), f"{figures['mean']:.3f}"]
-        if gained is None:
-            cells += ["", "", ""]
-        else:
-            known = gained["low"] is not None
-            interval = f"{gained['low']:+.3f} to {gained['high']:+.3f}" if known else "-"
-            cells += [f"{gained['mean']:+.3f}", interval, "yes" if gained["certain"] else "no"]
-        rows.append(("own" if gained is None else "", cells))
-    return table(heads, rows)
-
-
-def _cost_table(result: dict[str, Any]) -> str:
-    heads = ("run", "sent per bank, kB", "training, s", "aggregation, s", "error of an average", "epsilon spent")
-    rows = [
-        (
-            "",
-            [
-                row["name"],
-                f"{row['bytes_up_per_bank'] / 1000:,.1f}",
-                f"{row['train_seconds']:.1f}",
-                f"{row['aggregate_seconds']:.1f}",
-                f"{row['largest_average_error']:.1e}",
-                "none kept" if row["epsilon"] is None else f"{row['epsilon']:.2f}",
-            ],
-        )
-        for row in result["variants"]
-    ]
-    return table(heads, rows)
+    replace_durably(path, page.encode())
 
 
 def worth(result: dict[str, Any]) -> Plot:

@@ -9,7 +9,7 @@
     explanations.py  which features decide, and whether banks agree on it
     findings.py      the few sentences that a reader sees first
     report.py        all of it as one JSON object
-    page.py          that object as a page; plots.py draws its figures, html.py makes the file
+    page.py          that object as a page, from fl/reports/templates; plots.py draws its figures
 
 Everything here is **evaluation only**: it reads labelled rows of all banks in one place, outside every privacy
 budget. A report holds figures of groups, days and banks, never a transaction, a card or a terminal.
