@@ -9,36 +9,21 @@ from typing import Any
 import click
 
 from demos.console import err, out, print_json, progress, table
-from demos.options import FilePath, Range
+from demos.options import JSON, FilePath, ranged
 from fl import options
 
 
 @click.command("ablate")
 @click.argument("config", type=FilePath())
-@click.option(
-    "--seeds",
-    default=3,
-    type=Range(options.ABLATION_SEEDS),
-    show_default=True,
-    help="Number of runs of every variant, each with its own seed.",
-)
-@click.option(
-    "--components",
-    type=Range(options.NAMES),
-    help="Names of the components to leave out, with commas. Default: all that the run has.",
-)
-@click.option(
-    "--epsilons",
-    default="",
-    type=Range(options.EPSILONS),
-    help="Other epsilons for a privacy-utility curve, for example 1,8.",
-)
+@ranged("--seeds", options.ABLATION_SEEDS, "Number of runs of every variant, each with its own seed.", default=3)
+@ranged("--components", options.NAMES, "Names of the components to leave out, with commas. Default: all.")
+@ranged("--epsilons", options.EPSILONS, "Other epsilons for a privacy-utility curve, for example 1,8.", default="")
 @click.option("--out", "folder", type=FilePath(), help="Folder of all runs. Default: a new one under runs/.")
 @click.option("--resume", is_flag=True, help="Continue the ablation in --out. Finished runs are kept.")
 @click.option(
     "--html", "page", type=FilePath(), metavar="FILE", help="File for the report. Default: OUT/ablation.html."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+@JSON
 def ablate(
     config: Path,
     seeds: int,

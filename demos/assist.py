@@ -14,7 +14,6 @@ import click
 from demos.assist_finetune import finetune
 from demos.assist_options import (
     FOLDER,
-    JSON,
     Bars,
     choice_of,
     data_options,
@@ -25,7 +24,7 @@ from demos.assist_options import (
     run_story,
 )
 from demos.assist_tables import show, show_comparison, show_features, show_pairs, show_review, show_synthetic
-from demos.options import Range
+from demos.options import JSON, ranged
 from fl import options as declared
 
 
@@ -44,13 +43,8 @@ def assist() -> None:
 
 
 @assist.command("synth")
-@click.option(
-    "--scenario",
-    required=True,
-    type=Range(declared.Text("a scenario")),
-    help="Description of the fraud, in an expert's words.",
-)
-@click.option("--rows", default=120, type=Range(declared.SCENARIO_ROWS), help="Number of transactions.")
+@ranged("--scenario", declared.Text("a scenario"), "Description of the fraud, in an expert's words.", required=True)
+@ranged("--rows", declared.SCENARIO_ROWS, "Number of transactions.", default=120)
 @click.option(
     "--with-aggregates", is_flag=True, help="Also send averages over all banks, which an encrypted sum has released."
 )
@@ -117,7 +111,7 @@ def compare(folder: Path, as_json: bool, **options: Any) -> None:
 
 
 @assist.command("features")
-@click.option("--column", type=Range(declared.COLUMN), help="The text column, if there are several.")
+@ranged("--column", declared.COLUMN, "The text column, if there are several.")
 @click.option("--no-compare", is_flag=True, help="Do not train with and without the features.")
 @data_options
 @effort_options
@@ -138,18 +132,13 @@ def features(column: str | None, no_compare: bool, as_json: bool, **options: Any
 
 
 @assist.command("review")
-@click.option(
-    "--count",
-    default=100,
-    type=Range(declared.ALERTS),
-    help="Number of alerts: those with the highest scores in the last test week.",
-)
+@ranged("--count", declared.ALERTS, "Number of alerts, those with the highest scores.", default=100)
 @data_options
 @effort_options
 @provider_options
 @JSON
 def review(count: int, as_json: bool, **options: Any) -> None:
-    """Review the alerts with the highest scores. Changes the order of the queue, never a score.
+    """Review the alerts with the highest scores of the last test week. Changes the order of the queue, never a score.
 
     \b
     python -m demos assist review --count 100

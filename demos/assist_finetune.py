@@ -10,7 +10,6 @@ import click
 from demos.assist_options import (
     FILE,
     FOLDER,
-    JSON,
     Bars,
     choice_of,
     data_options,
@@ -22,7 +21,7 @@ from demos.assist_options import (
 )
 from demos.assist_tables import show, show_files, show_pairs, show_proposals
 from demos.console import err
-from demos.options import Range
+from demos.options import JSON, Range, ranged
 from fl import options as declared
 
 
@@ -40,13 +39,8 @@ def finetune() -> None:
 
 
 @finetune.command("propose")
-@click.option("--column", type=Range(declared.COLUMN), help="The text column, if there are several.")
-@click.option(
-    "--rows",
-    default=400,
-    type=Range(declared.EXAMPLE_ROWS),
-    help="Examples per bank. Half are frauds, if there are enough.",
-)
+@ranged("--column", declared.COLUMN, "The text column, if there are several.")
+@ranged("--rows", declared.EXAMPLE_ROWS, "Examples per bank. Half are frauds, if there are enough.", default=400)
 @data_options
 @provider_options
 @JSON
@@ -93,7 +87,7 @@ def finetune_build(folders: tuple[Path, ...], accept_unflagged: bool, reviewer: 
 
 @finetune.command("local")
 @click.argument("files", nargs=-1, required=True, type=FILE)
-@click.option("--rounds", default=10, type=Range(declared.SOME_ROUNDS), help="Number of rounds.")
+@ranged("--rounds", declared.SOME_ROUNDS, "Number of rounds.", default=10)
 @JSON
 def finetune_local(files: tuple[Path, ...], rounds: int, as_json: bool) -> None:
     """Train a text head from one file per bank, in encrypted rounds.
@@ -112,7 +106,7 @@ def finetune_local(files: tuple[Path, ...], rounds: int, as_json: bool) -> None:
 
 @finetune.command("submit")
 @click.argument("file", type=FILE)
-@click.option("--epochs", default=3, type=Range(declared.TUNING_EPOCHS), help="Passes over the examples.")
+@ranged("--epochs", declared.TUNING_EPOCHS, "Passes over the examples.", default=3)
 @data_options
 @provider_options
 @JSON

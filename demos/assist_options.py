@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from demos.console import err, progress
-from demos.options import FilePath, Range
+from demos.options import FilePath, ranged
 from fl import options as declared
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = FilePath(dir_okay=False)
 FOLDER = FilePath(file_okay=False)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 
 
 def _options(*made: Callable[[Any], Any]) -> Callable[[F], F]:
@@ -33,47 +32,32 @@ def _options(*made: Callable[[Any], Any]) -> Callable[[F], F]:
 
 
 data_options = _options(
-    click.option(
+    ranged(
         "--data",
+        declared.FILE,
+        "File of all banks' transactions, or the embedded data.",
         default="simulated",
-        type=Range(declared.FILE),
         metavar="FILE|simulated",
-        help="File of all banks' transactions, or the embedded data.",
     ),
-    click.option(
-        "--schema",
-        type=Range(declared.FILE),
-        metavar="NAME|FILE.toml",
-        help="What the columns mean. Default: recognised by the header.",
+    ranged(
+        "--schema", declared.FILE, "What the columns mean. Default: recognised by the header.", metavar="NAME|FILE.toml"
     ),
-    click.option(
+    ranged(
         "--partition",
-        type=Range(declared.Text("a column, or FILE.csv:COLUMN")),
+        declared.Text("a column, or FILE.csv:COLUMN"),
+        "Column that says which bank holds which row.",
         metavar="COLUMN|FILE.csv:COLUMN",
-        help="Column that says which bank holds which row.",
     ),
-    click.option(
-        "--clients", type=Range(declared.QUORUM), help="Number of banks. Cannot be combined with --partition."
-    ),
-    click.option("--customers", type=Range(declared.CUSTOMERS), help="Number of customers in the embedded data."),
-    click.option("--fraud-share", type=Range(declared.FRAUD_SHARE), help="Share of frauds in the embedded data."),
-    click.option(
-        "--test-windows",
-        type=Range(declared.TEST_WINDOWS),
-        help="Number of consecutive test weeks. Default: the schema's.",
-    ),
-    click.option(
-        "--seed", default=0, type=Range(declared.SEED), help="Seed of data, models, offline rules and bootstrap."
-    ),
+    ranged("--clients", declared.QUORUM, "Number of banks. Cannot be combined with --partition."),
+    ranged("--customers", declared.CUSTOMERS, "Number of customers in the embedded data."),
+    ranged("--fraud-share", declared.FRAUD_SHARE, "Share of frauds in the embedded data."),
+    ranged("--test-windows", declared.TEST_WINDOWS, "Number of consecutive test weeks. Default: the schema's."),
+    ranged("--seed", declared.SEED, "Seed of data, models, offline rules and bootstrap.", default=0),
 )
 effort_options = _options(
-    click.option(
-        "--rounds", default=5, type=Range(declared.SOME_ROUNDS), help="Rounds of training, with unencrypted sums."
-    ),
-    click.option(
-        "--repeats", default=3, type=Range(declared.REPEATS), help="Number of trainings, each with its own seed."
-    ),
-    click.option("--replicates", default=1000, type=Range(declared.REPLICATES), help="Replicates of the bootstrap."),
+    ranged("--rounds", declared.SOME_ROUNDS, "Rounds of training, with unencrypted sums.", default=5),
+    ranged("--repeats", declared.REPEATS, "Number of trainings, each with its own seed.", default=3),
+    ranged("--replicates", declared.REPLICATES, "Replicates of the bootstrap.", default=1000),
 )
 provider_options = _options(
     click.option(
@@ -82,45 +66,30 @@ provider_options = _options(
         default="offline",
         help="offline: rules on this machine. Setting OPENAI_API_KEY does not change this option.",
     ),
-    click.option(
-        "--model",
-        type=Range(declared.Text("a model's name")),
-        help="With openai: name of the model. There is no default.",
-    ),
+    ranged("--model", declared.Text("a model's name"), "With openai: name of the model. There is no default."),
     click.option(
         "--api",
         type=click.Choice(["responses", "chat"]),
         default="responses",
         help="With openai: the interface. Use chat with OPENAI_BASE_URL for local servers.",
     ),
-    click.option(
-        "--allow",
-        multiple=True,
-        type=Range(declared.COLUMN),
-        metavar="NAME",
-        help="Column that may be sent, redacted. Can be repeated.",
+    ranged(
+        "--allow", declared.COLUMN, "Column that may be sent, redacted. Can be repeated.", multiple=True, metavar="NAME"
     ),
     click.option("--customer-list", type=FILE, help="File with the names of the bank's customers, one per line."),
     click.option("--no-customer-list", is_flag=True, help="Send redacted text without a list of customers."),
-    click.option(
+    ranged(
         "--min-customers",
+        declared.MIN_CUSTOMERS,
+        "Customers who must use a word before it may be sent.",
         default=10,
-        type=Range(declared.MIN_CUSTOMERS),
-        help="Number of customers who must use a word before it may be sent.",
     ),
-    click.option(
-        "--max-tokens",
-        default=100_000,
-        type=Range(declared.TOKENS),
-        help="Largest number of tokens in the log of the work folder.",
-    ),
-    click.option("--max-cost", type=Range(declared.COST), help="Largest cost. Needs --price-in and --price-out."),
-    click.option("--price-in", type=Range(declared.PRICE), help="Price of a million input tokens."),
-    click.option("--price-out", type=Range(declared.PRICE), help="Price of a million output (or training) tokens."),
-    click.option(
-        "--timeout", default=60.0, type=Range(declared.TIMEOUT), help="Seconds that one attempt may take in all."
-    ),
-    click.option("--max-retries", default=2, type=Range(declared.SDK_RETRIES), help="Retries by the SDK."),
+    ranged("--max-tokens", declared.TOKENS, "Largest number of tokens in the log of the work folder.", default=100_000),
+    ranged("--max-cost", declared.COST, "Largest cost. Needs --price-in and --price-out."),
+    ranged("--price-in", declared.PRICE, "Price of a million input tokens."),
+    ranged("--price-out", declared.PRICE, "Price of a million output (or training) tokens."),
+    ranged("--timeout", declared.TIMEOUT, "Seconds that one attempt may take in all.", default=60.0),
+    ranged("--max-retries", declared.SDK_RETRIES, "Retries by the SDK.", default=2),
     click.option(
         "--ask-again", is_flag=True, help="Ask again, and pay again, where an answer was refused or malformed."
     ),

@@ -9,6 +9,7 @@ import click
 from rich.text import Text
 
 from demos.console import err, out, print_json, progress, table
+from demos.options import JSON
 from fl.extras import command
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ NOT_PLAYED = "not played"
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--all", "everything", is_flag=True, help="Play all attacks.")
 @click.option("--list", "listing", is_flag=True, help="List the attacks and play none.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+@JSON
 @click.pass_context
 def attack(ctx: click.Context, names: tuple[str, ...], everything: bool, listing: bool, as_json: bool) -> None:
     """Play known attacks on encrypted aggregation.

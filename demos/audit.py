@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from demos.console import out, print_json, table
-from demos.options import FilePath
+from demos.options import JSON, FilePath
 from secagg.eventlog import audit as read_log
 from secagg.journal import PURPOSE as JOURNAL
 from secagg.journal import JournalReport, JournalRound, audit_journal
@@ -29,7 +29,7 @@ _FILE = FilePath()
     type=_FILE,
     help="An earlier copy of the ledger, or a client's journal. Can be repeated.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@JSON
 def audit(ledger: Path, against: tuple[Path, ...], as_json: bool) -> None:
     """Verify a LEDGER offline: its hash chain, its signatures, and that each step was decrypted at most once.
 

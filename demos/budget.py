@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from demos.console import out, print_json, table
-from demos.options import FilePath
+from demos.options import JSON, FilePath
 
 
 @click.command("budget")
 @click.argument("run", type=FilePath())
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+@JSON
 def budget(run: Path, as_json: bool) -> None:
     """Show what each bank of the run in folder RUN has spent of its epsilon. This command spends nothing.
 

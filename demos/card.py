@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from demos.console import out, print_json
-from demos.options import FilePath
+from demos.options import JSON, FilePath
 
 
 @click.command("card")
 @click.argument("run", type=FilePath())
 @click.option("--out", "folder", type=FilePath(), help="Folder for the two files. Default: RUN.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+@JSON
 def card(run: Path, folder: Path | None, as_json: bool) -> None:
     """Draft model-card.md and dpia.md (GDPR Article 35(7)) from the files of the run in folder RUN.
 

@@ -14,23 +14,17 @@ from typing import Any
 import click
 
 from demos.console import err, out, print_json, progress, table
-from demos.options import FilePath, Range
+from demos.options import JSON, FilePath, ranged
 from fl import options
 
 WITHOUT = "none"  # how a folder and a row name the run without differential privacy
 
 
 @click.command("curve", context_settings={"ignore_unknown_options": True})
-@click.option(
-    "--epsilons",
-    default="1,2,3,4,8",
-    type=Range(options.EPSILONS),
-    show_default=True,
-    help="Total epsilons, each for statistics and training together.",
-)
-@click.option("--seeds", default="0,1,2", type=Range(options.SEEDS), show_default=True, help="Seeds of the runs.")
+@ranged("--epsilons", options.EPSILONS, "Total epsilons, for statistics and training together.", default="1,2,3,4,8")
+@ranged("--seeds", options.SEEDS, "Seeds of the runs.", default="0,1,2")
 @click.option("--folder", type=FilePath(), required=True, help="Folder of all runs. Finished runs in it are kept.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+@JSON
 @click.argument("train_options", nargs=-1, type=click.UNPROCESSED)
 def curve(
     epsilons: tuple[float, ...], seeds: tuple[int, ...], folder: Path, as_json: bool, train_options: tuple[str, ...]

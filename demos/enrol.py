@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from demos.console import err, out, print_json, table
-from demos.options import FilePath, Range
+from demos.options import JSON, FilePath, ranged
 from fl import options
 from secagg.enrolment import Enrolment, load_public_entry, public_entry, save_public_entry
 from secagg.errors import EnrolmentError
@@ -23,7 +23,6 @@ from secagg.identity import Identity, Member
 PASSPHRASE = "SECAGG_PASSPHRASE"
 
 _FILE = FilePath()
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
 
 @click.group()
@@ -46,17 +45,12 @@ def enrol() -> None:
 
 
 @enrol.command()
-@click.option(
-    "--organisation",
-    required=True,
-    type=Range(options.Text("a name")),
-    help="Name by which the other parties know this one.",
-)
+@ranged("--organisation", options.Text("a name"), "Name by which the other parties know this one.", required=True)
 @click.option(
     "--out", "file", required=True, type=_FILE, help="File for the identity. It is private and gets mode 600."
 )
 @click.option("--public", type=_FILE, help="File for the public entry, to hand over.  [default: OUT.public]")
-@_JSON
+@JSON
 def key(organisation: str, file: Path, public: Path | None, as_json: bool) -> None:
     """Make an identity and print its public entry.
 
@@ -89,7 +83,7 @@ def key(organisation: str, file: Path, public: Path | None, as_json: bool) -> No
     "--client", "clients", required=True, multiple=True, type=_FILE, help="Public entry of a bank. Can be repeated."
 )
 @click.option("--out", "file", required=True, type=_FILE, help="File for the enrolment list, which every party gets.")
-@_JSON
+@JSON
 def make_list(key_holder: Path, aggregator: Path, clients: tuple[Path, ...], file: Path, as_json: bool) -> None:
     """Make the enrolment list from public entries and print its fingerprint.
 
@@ -106,12 +100,12 @@ def make_list(key_holder: Path, aggregator: Path, clients: tuple[Path, ...], fil
 
 @enrol.command()
 @click.argument("file", type=_FILE)
-@click.option(
+@ranged(
     "--fingerprint",
-    type=Range(options.Text("a fingerprint", empty=True)),
-    help="Fingerprint that another party read out, to compare with this list's. Blanks are ignored.",
+    options.Text("a fingerprint", empty=True),
+    "Fingerprint that another party read out, to compare with this list's. Blanks are ignored.",
 )
-@_JSON
+@JSON
 def check(file: Path, fingerprint: str | None, as_json: bool) -> None:
     """Verify an enrolment list, and print its fingerprint or compare it with another.
 

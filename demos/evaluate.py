@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from demos.console import out, print_json, progress, table, visible
-from demos.options import FilePath, Range
+from demos.options import FilePath, ranged
 from fl import options
 
 MARKS = {"good": ("+", "green"), "note": ("-", "dim"), "concern": ("!", "bold yellow")}
@@ -17,13 +17,13 @@ MARKS = {"good": ("+", "green"), "note": ("-", "dim"), "concern": ("!", "bold ye
 
 @click.command("evaluate")
 @click.argument("run", type=FilePath())
-@click.option(
+@ranged(
     "--by",
-    "columns",
+    options.Text("a column, or FILE.csv:COLUMN"),
+    "Compare the groups of this column. Can be repeated.",
+    name="columns",
     multiple=True,
-    type=Range(options.Text("a column, or FILE.csv:COLUMN")),
     metavar="COLUMN|FILE.csv:COLUMN",
-    help="Compare the groups of this column. Can be repeated.",
 )
 @click.option("--html", "page", type=FilePath(), metavar="FILE", help="Also write the report as one HTML file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on stdout and nothing else.")

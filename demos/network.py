@@ -8,29 +8,20 @@ import click
 from rich.text import Text
 
 from demos.console import err, out, print_json, progress, seconds, size, table
-from demos.options import FilePath, Range
+from demos.options import JSON, FilePath, ranged
 from fl import options
 
 
 @click.command("network")
-@click.option(
-    "--banks", default=3, type=Range(options.NETWORK_BANKS), help="Number of banks. Each has processes of its own."
-)
-@click.option("--rounds", default=3, type=Range(options.SOME_ROUNDS), help="Number of rounds.")
-@click.option(
-    "--customers", default=150, type=Range(options.NETWORK_CUSTOMERS), help="Number of customers in the embedded data."
-)
-@click.option(
-    "--seed",
-    default=1,
-    type=Range(options.SEED),
-    help="Seed of data, first model and batch order. Keys are never seeded.",
-)
-@click.option("--timeout", default=600.0, type=Range(options.TIMEOUT), help="Stop the run after this many seconds.")
+@ranged("--banks", options.NETWORK_BANKS, "Number of banks. Each has processes of its own.", default=3)
+@ranged("--rounds", options.SOME_ROUNDS, "Number of rounds.", default=3)
+@ranged("--customers", options.NETWORK_CUSTOMERS, "Number of customers in the embedded data.", default=150)
+@ranged("--seed", options.SEED, "Seed of data, first model and batch order. Keys are never seeded.", default=1)
+@ranged("--timeout", options.TIMEOUT, "Stop the run after this many seconds.", default=600.0)
 @click.option(
     "--keep", type=FilePath(), help="Keep certificates, logs, ledger and journals in this folder, which must not exist."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+@JSON
 def network(
     banks: int, rounds: int, customers: int, seed: int, timeout: float, keep: str | None, as_json: bool
 ) -> None:

@@ -19,6 +19,8 @@ from fl.errors import FederationError
 
 _WIDEST = 20  # characters of a range in --help; a longer one says what kind of number it is
 
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+
 
 class Range(click.ParamType):
     """What `option` declares, as click takes it: a number within its range, a list, a choice, a text."""
@@ -36,6 +38,11 @@ class Range(click.ParamType):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return _span(self.option)
+
+
+def ranged(flag: str, declared: options.Option, text: str, name: str | None = None, **rest: Any) -> Any:
+    """An option of a command, which takes what `declared` allows. text: for --help. name: of the parameter."""
+    return click.option(*filter(None, (flag, name)), type=Range(declared), help=text, **rest)
 
 
 class FilePath(click.Path):

@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from demos.console import out, print_json, progress, seconds, size, table
-from demos.options import Range
+from demos.options import JSON, ranged
 from fl import options
 
 if TYPE_CHECKING:
@@ -20,37 +20,18 @@ if TYPE_CHECKING:
 
 
 @click.command("round")
-@click.option("--clients", default=8, type=Range(options.BANKS), help="Number of clients.")
-@click.option("--length", default=1_000_000, type=Range(options.LENGTH), help="Number of values in an update.")
-@click.option(
-    "--value-bits", default=16, type=Range(options.VALUE_BITS), help="Bits of a quantised value, including the sign."
-)
-@click.option(
-    "--clip", default=1.0, type=Range(options.CLIP), help="Values outside [-clip, clip] are set to the nearer end."
-)
-@click.option(
-    "--max-weight",
-    default=1,
-    type=Range(options.MAX_WEIGHT),
-    help="Largest weight. Above 1, weights are random integers in 1..max-weight.",
-)
-@click.option("--engine", default="auto", type=Range(options.ENGINE), help="Encryption engine.")
-@click.option(
-    "--quorum",
-    default=3,
-    type=Range(options.ROUND_QUORUM),
-    help="Smallest number of contributions whose sum may be released.",
-)
+@ranged("--clients", options.BANKS, "Number of clients.", default=8)
+@ranged("--length", options.LENGTH, "Number of values in an update.", default=1_000_000)
+@ranged("--value-bits", options.VALUE_BITS, "Bits of a quantised value, including the sign.", default=16)
+@ranged("--clip", options.CLIP, "Values outside [-clip, clip] are set to the nearer end.", default=1.0)
+@ranged("--max-weight", options.MAX_WEIGHT, "Largest weight. Weights are random integers in 1..max-weight.", default=1)
+@ranged("--engine", options.ENGINE, "Encryption engine.", default="auto")
+@ranged("--quorum", options.ROUND_QUORUM, "Smallest number of contributions whose sum may be released.", default=3)
 @click.option(
     "--no-masking", is_flag=True, help="Encrypt without masks. Then the aggregator and the key holder must be trusted."
 )
-@click.option(
-    "--seed",
-    default=0,
-    type=Range(options.SEED),
-    help="Seed of the random updates. Keys and encryption are never seeded.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+@ranged("--seed", options.SEED, "Seed of the random updates. Keys and encryption are never seeded.", default=0)
+@JSON
 def round_command(
     clients: int,
     length: int,

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from demos.console import err, out, print_json, table
-from demos.options import FilePath, Range
+from demos.options import FilePath, ranged
 from fl import options
 
 _FILE = FilePath(dir_okay=False)
@@ -18,18 +18,18 @@ _FILE = FilePath(dir_okay=False)
 
 @click.command("schema")
 @click.option("--init", "draft_from", type=_FILE, metavar="FILE.csv", help="Draft a schema for this file and print it.")
-@click.option("--label", type=Range(options.COLUMN), help="With --init: the column that says which rows are fraud.")
-@click.option(
+@ranged("--label", options.COLUMN, "With --init: the column that says which rows are fraud.")
+@ranged(
     "--check",
-    "checked",
-    type=Range(options.FILE),
+    options.FILE,
+    "Check a schema, and whether FILE fits it if FILE is given.",
+    name="checked",
     metavar="NAME|FILE.toml",
-    help="Check a schema, and whether FILE fits it if FILE is given.",
 )
 @click.option("--simulate", "written", type=_FILE, metavar="FILE.csv", help="Write the embedded data to this file.")
-@click.option("--customers", default=3000, type=Range(options.CUSTOMERS), help="With --simulate: number of customers.")
-@click.option("--fraud-share", default=0.01, type=Range(options.FRAUD_SHARE), help="With --simulate: share of frauds.")
-@click.option("--seed", default=0, type=Range(options.SEED), help="With --simulate: seed of the data.")
+@ranged("--customers", options.CUSTOMERS, "With --simulate: number of customers.", default=3000)
+@ranged("--fraud-share", options.FRAUD_SHARE, "With --simulate: share of frauds.", default=0.01)
+@ranged("--seed", options.SEED, "With --simulate: seed of the data.", default=0)
 @click.option("--json", "as_json", is_flag=True, help="With --check: print one JSON object on stdout and nothing else.")
 @click.argument("file", required=False, type=_FILE)
 def schema(
