@@ -24,7 +24,7 @@ try:
     from rich.console import Console
     from rich.text import Text
 
-    from demos.options import FilePath, Range
+    from demos.options import JSON, FilePath, ranged
 except ModuleNotFoundError as absent:
     raise SystemExit(advice(absent)) from None  # on stderr, with exit code 1
 
@@ -41,7 +41,7 @@ def interrupt_once(number: int, frame: FrameType | None) -> None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def cli() -> None:
-    """What encrypted aggregation costs, beside plain averaging and beside what else there is.
+    """Measure what encrypted aggregation costs, compared with plain averaging and with other systems.
 
     \b
     python -m benchmarks run --preset quick --json quick.json
@@ -51,46 +51,37 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--preset", "preset_name", type=click.Choice(["quick", "full"]), default="quick", help="What to measure.")
+@click.option(
+    "--preset", "preset_name", type=click.Choice(["quick", "full"]), default="quick", help="Set of measurements."
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where torch cases run.")
-@click.option(
-    "--sizes",
-    type=Range(options.SIZES),
-    default="",
-    metavar="N,N,...",
-    help="Values per update: replaces the preset's points.",
-)
-@click.option(
+@ranged("--sizes", options.SIZES, "Values per update, instead of those of the preset.", default="", metavar="N,N,...")
+@ranged(
     "--clients",
-    type=Range(options.MEASURED_COUNTS),
+    options.MEASURED_COUNTS,
+    "Contributions per sum, instead of those of the preset.",
     default="",
     metavar="N,N,...",
-    help="Contributions per sum: replaces the preset's points.",
 )
-@click.option(
+@ranged(
     "--value-bits",
-    type=Range(options.BITS),
+    options.BITS,
+    "Bits of a quantised value, instead of those of the preset.",
     default="",
     metavar="N,N,...",
-    help="Bits of a quantised value: replaces the points.",
 )
-@click.option(
+@ranged(
     "--case",
-    "names",
+    options.Text("a case"),
+    "Measure only this case; `list` shows all. Can be repeated.",
+    name="names",
     multiple=True,
-    type=Range(options.Text("a case")),
-    help="Only this case; repeat for more. `list` shows them.",
 )
-@click.option("--threads", type=Range(options.THREADS), help="Threads that a case may use; all usable cores if absent.")
-@click.option("--cycles", type=Range(options.CYCLES), help="How often every case is visited; the preset's if absent.")
-@click.option(
-    "--seed",
-    default=0,
-    type=Range(options.SEED),
-    help="Of vectors and of the order of cases; never of keys or encryption.",
-)
-@click.option("--json", "path", type=FilePath(), help="Results file; under runs/ if absent.")
-@click.option("--resume", is_flag=True, help="Go on with the interrupted run of the same results file.")
+@ranged("--threads", options.THREADS, "Threads that a case may use. Default: all usable cores.")
+@ranged("--cycles", options.CYCLES, "Number of cycles; each measures every case. Default: the preset's.")
+@ranged("--seed", options.SEED, "Seed of vectors and of the order of cases. Keys are never seeded.", default=0)
+@click.option("--json", "path", type=FilePath(), help="File for the results. Default: a new one under runs/.")
+@click.option("--resume", is_flag=True, help="Continue the interrupted run whose results are in --json.")
 def run(
     preset_name: str,
     device: str,
@@ -104,7 +95,7 @@ def run(
     path: Path | None,
     resume: bool,
 ) -> None:
-    """Measure, and print the table.
+    """Measure and print the table.
 
     \b
     python -m benchmarks run --preset quick
@@ -117,7 +108,7 @@ def run(
     from benchmarks.tables import show
 
     if resume and path is None:
-        raise click.UsageError("--resume needs the --json FILE of the run to go on with")
+        raise click.UsageError("--resume needs --json FILE, the results of the run to continue")
     threads = usable_cores() if threads is None else threads
     target = Path("runs/benchmarks") / time.strftime("%Y%m%d-%H%M%S.json") if path is None else path
     asked = chosen(
@@ -148,7 +139,10 @@ def run(
             threads=threads,
         )
     except KeyboardInterrupt:
-        err.print(f"interrupted; what is done is in {target}, go on with --json {target} --resume", highlight=False)
+        err.print(
+            f"interrupted; finished measurements are in {target}; continue with --json {target} --resume",
+            highlight=False,
+        )
         sys.exit(1)
     show(results)
     err.print(f"{time.monotonic() - start:.0f} s; results in {target}", highlight=False)
@@ -157,12 +151,12 @@ def run(
 
 
 @cli.command()
-@click.option("--length", default=1_000_000, type=Range(options.LENGTH), help="Values per update.")
-@click.option("--clients", default=8, type=Range(options.MEASURED_CLIENTS), help="Contributions, all encrypted.")
-@click.option("--value-bits", default=16, type=Range(options.MEASURED_BITS), help="Bits of a quantised value.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+@ranged("--length", options.LENGTH, "Number of values in an update.", default=1_000_000)
+@ranged("--clients", options.MEASURED_CLIENTS, "Number of contributions, all encrypted.", default=8)
+@ranged("--value-bits", options.MEASURED_BITS, "Bits of a quantised value.", default=16)
+@JSON
 def floor(length: int, clients: int, value_bits: int, as_json: bool) -> None:
-    """How far each stage is from the least that its work could take on one core of this machine.
+    """Compare the time of each stage with the least that its work could take on one core of this machine.
 
     \b
     python -m benchmarks floor
@@ -188,7 +182,7 @@ def _without_folder(argument: str) -> str:
 @cli.command("list")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where torch cases run.")
 def list_cases(device: str) -> None:
-    """Name the cases."""
+    """List the cases."""
     from benchmarks.cases.registry import cases
 
     for name, entry in cases(device).items():
@@ -207,11 +201,11 @@ def print_schema() -> None:
 
 @cli.command()
 @click.argument("files", nargs=-1, required=True, type=FilePath())
-@click.option("--html", type=FilePath(), help="Write a report that needs no network.")
-@click.option("--csv", "csv_path", type=FilePath(), help="Write every figure as a row.")
+@click.option("--html", type=FilePath(), help="Write the report as an HTML file that needs no network.")
+@click.option("--csv", "csv_path", type=FilePath(), help="Write every figure as a row of a csv file.")
 @click.option("--markdown", is_flag=True, help="Print the headline table as Markdown.")
 def report(files: tuple[Path, ...], html: Path | None, csv_path: Path | None, markdown: bool) -> None:
-    """Show results: a table on stdout, or files. Several FILES stand side by side and are never merged."""
+    """Show results as a table on stdout or as files. Several FILES are shown side by side and never merged."""
     from benchmarks.html import write_report
     from benchmarks.results import load, write_csv
     from benchmarks.tables import markdown_tables, show
@@ -231,9 +225,12 @@ def report(files: tuple[Path, ...], html: Path | None, csv_path: Path | None, ma
 @cli.command()
 @click.argument("old", type=FilePath())
 @click.argument("new", type=FilePath())
-@click.option("--tolerance", type=Range(options.TOLERANCE), default=0.05, help="Slow-down that is let pass.")
+@ranged("--tolerance", options.TOLERANCE, "Largest slow-down that is accepted, as a share.", default=0.05)
 def compare(old: Path, new: Path, tolerance: float) -> None:
-    """Did the code get slower or its messages larger? Exit 1 on a regression beyond the noise."""
+    """Compare two runs of this project.
+
+    The exit code is 1 if the code got slower or its messages larger, by more than noise explains.
+    """
     from benchmarks.compare import TOO_BUSY
     from benchmarks.compare import compare as judge
     from benchmarks.results import load
@@ -243,7 +240,7 @@ def compare(old: Path, new: Path, tolerance: float) -> None:
     show_comparison(found)
     if any(comparison.verdict == TOO_BUSY for comparison in found):
         err.print(
-            "the machine was busy in at least one run: only gross changes can be seen; measure again on a quiet one"
+            "the machine was busy in at least one run, so only large changes show; measure again on a quiet machine"
         )
     if any(comparison.regression for comparison in found):
         sys.exit(1)
@@ -265,7 +262,7 @@ def main() -> None:
         complain("not installed", advice(absent))
         sys.exit(1)
     except MemoryError as error:
-        complain("cannot go on", f"this machine has too little memory for what was asked: {error}".rstrip(": "))
+        complain("cannot go on", f"this machine has too little memory for this command: {error}".rstrip(": "))
         sys.exit(1)
     except OSError as error:
         what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)

@@ -42,7 +42,8 @@ class Range(click.ParamType):
 
 def ranged(flag: str, declared: options.Option, text: str, name: str | None = None, **rest: Any) -> Any:
     """An option of a command, which takes what `declared` allows. text: for --help. name: of the parameter."""
-    return click.option(*filter(None, (flag, name)), type=Range(declared), help=text, **rest)
+    shown = rest.get("default") != ""
+    return click.option(*filter(None, (flag, name)), type=Range(declared), help=text, show_default=shown, **rest)
 
 
 class FilePath(click.Path):
