@@ -18,7 +18,7 @@ from fl.rounds.algorithms.participation import Dropouts
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings, algorithm_of
 from fl.rounds.algorithms.state import State
 from fl.rounds.compression import Compression
-from fl.rounds.play import RoundRecord, Schedule, Summation, play_rounds
+from fl.rounds.play import RoundRecord, Rounds, Schedule, Summation, play_rounds
 from fl.secure.session import InProcessRounds, plain_sum
 
 CPU = torch.device("cpu")
@@ -94,20 +94,18 @@ def play(
             aggregate = partial(secure.average, value_bits=32)
         else:
             aggregate = lambda joined: secure.average(joined, compression.bits_of(joined.number))  # noqa: E731
-    return list(
-        play_rounds(
-            banks,
-            make_schedule(rounds, private),
-            algorithm,
-            aggregate,
-            clip=1.0,
-            device=CPU,
-            quorum=least,
-            dropouts=dropouts,
-            compression=compression,
-            **options,  # type: ignore[arg-type]
-        )
+    all_rounds = Rounds(
+        banks,
+        make_schedule(rounds, private),
+        algorithm,
+        aggregate,
+        clip=1.0,
+        device=CPU,
+        quorum=least,
+        dropouts=dropouts or Dropouts(),
+        compression=compression,
     )
+    return list(play_rounds(all_rounds, **options))  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,11 @@ from numpy.typing import NDArray
 from fl.data.federation import BankData, Rows
 from fl.errors import MetricError
 from fl.learning.evaluation import require_measurable
-from fl.learning.model import unflatten
 from fl.learning.training import derive_seed, predict
-from fl.rounds.play import Schedule, federated_rounds
-from fl.secure.session import plain_average
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.participation import Everyone
+from fl.rounds.play import Rounds, Schedule, trained_models
+from fl.secure.session import plain_sum
 
 CLIP = 1.0  # of every coordinate of an update, as runs have it by default
 CONFIDENCE = 0.95
@@ -120,14 +122,8 @@ def compare(
 
 def trained(banks: Sequence[BankData], schedule: Schedule, seed: int, device: torch.device) -> torch.nn.Module:
     """The model after all rounds of `schedule`, seeded by `seed`, averaged in plain sight."""
-    seeded = _reseeded(schedule, seed)
-    model = seeded.first_model(banks[0].train.x.shape[1]).to(device)
-    rounds = federated_rounds(
-        banks, seeded, lambda updates, _: plain_average(updates, clip=CLIP), clip=CLIP, device=device
-    )
-    for _, vector in rounds:
-        unflatten(model, vector)
-    return model
+    algorithm, aggregate = FedAvg(Everyone(len(banks))), partial(plain_sum, clip=CLIP)
+    return trained_models(Rounds(banks, _reseeded(schedule, seed), algorithm, aggregate, clip=CLIP, device=device))[0]
 
 
 def test_scores(banks: Sequence[BankData], schedule: Schedule, seed: int, device: torch.device) -> Scores:

@@ -27,7 +27,9 @@ from fl.data.federation import BankData, Rows
 from fl.data.partition import keyed_hash
 from fl.learning.evaluation import Evaluation, evaluate, require_measurable
 from fl.learning.model import layout, unflatten
-from fl.rounds.play import Schedule, federated_rounds
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.participation import Everyone
+from fl.rounds.play import Rounds, Schedule, play_rounds
 from fl.secure.session import encrypted_average, plan_for
 
 WIDTH = 256  # hashed n-grams; one public number for all banks
@@ -75,17 +77,17 @@ def train_text_head(
     device = torch.device("cpu")
     model = schedule.first_model(WIDTH).to(device)
     plan = plan_for(layout(model).length, len(banks), CLIP, VALUE_BITS)
-    rounds = federated_rounds(
+    rounds = Rounds(
         banks,
         schedule,
-        lambda updates, bound_to: encrypted_average(updates, plan=plan, model_hash=bound_to, engine=engine),
+        FedAvg(Everyone(len(banks))),
+        lambda joined: encrypted_average(joined.updates, plan=plan, model_hash=joined.model_hash, engine=engine),
         clip=CLIP,
         device=device,
-        progress=progress,
     )
     error, sent = 0.0, 0
-    for record, vector in rounds:
-        unflatten(model, vector)
+    for record, state in play_rounds(rounds, progress=progress):
+        unflatten(model, state.model)
         error, sent = max(error, record.max_abs_error), sent + record.aggregate.bytes_up
     labels = np.concatenate([bank.test[0].y for bank in banks])
     return TextHead(

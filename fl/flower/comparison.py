@@ -18,8 +18,10 @@ def in_process_hash(app: Mapping[str, Any], plan: PlanSettings, rounds: int) -> 
 
     from fl.data.federation import load_federation
     from fl.flower.client_app import schedule_of, simulation_of
-    from fl.learning.model import layout, model_hash, unflatten
-    from fl.rounds.play import federated_rounds
+    from fl.learning.model import layout, model_hash
+    from fl.rounds.algorithms.fedavg import FedAvg
+    from fl.rounds.algorithms.participation import Everyone
+    from fl.rounds.play import Rounds, trained_models
     from fl.secure.session import encrypted_average, plan_for
 
     torch.set_num_threads(1)
@@ -28,15 +30,14 @@ def in_process_hash(app: Mapping[str, Any], plan: PlanSettings, rounds: int) -> 
     schedule = schedule_of(app, rounds)
     model = schedule.first_model(len(federation.feature_names))
     agreed = plan_for(layout(model).length, plan.max_clients, plan.clip, plan.value_bits)
-    played = federated_rounds(
+    played = Rounds(
         federation.banks,
         schedule,
-        lambda updates, bound_to: encrypted_average(updates, plan=agreed, model_hash=bound_to),
+        FedAvg(Everyone(len(federation.banks))),
+        lambda joined: encrypted_average(joined.updates, plan=agreed, model_hash=joined.model_hash),
         clip=plan.clip,
         device=torch.device("cpu"),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of validation figures over few frauds, which nobody reads here
-        for _, vector in played:
-            unflatten(model, vector)
-    return model_hash(model)
+        return model_hash(trained_models(played)[0])

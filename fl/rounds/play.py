@@ -1,11 +1,7 @@
 """The rounds of a run: who trains, what travels, what everybody then holds.
 
-What it does: `play_rounds` plays the rounds of a schedule with any algorithm of `fl.rounds.algorithms`, lost rounds and
-their retries included; `federated_rounds` is the same for FedAvg with everybody.
-
-What it leaves to others: what makes an algorithm (`fl.rounds.algorithms`), local training (`fl.learning.training`),
-averaging (`fl.secure.session`), measuring (`fl.learning.evaluation`), the budget (`fl.privacy.budget`, through
-`pay`), files (`fl.runs.folder`), what is run beside it for comparison (`fl.runs.baselines`).
+`play_rounds` plays `Rounds` with any algorithm, lost rounds and their retries included. Neither budgets nor files are
+its business: a run records what it spends through `pay`.
 
 Every bank weighs the same, but for staleness: a weight by its number of rows would publish that number and, under
 differential privacy, is itself a function of the rows that has no noise on it.
@@ -32,13 +28,12 @@ from fl.learning.model import build_model, flatten, layout, model_hash, unflatte
 from fl.learning.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, derive_seed, train_private, train_seeded
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.fedbuff import FedBuff
-from fl.rounds.algorithms.participation import Dropouts, Everyone
+from fl.rounds.algorithms.participation import Dropouts
 from fl.rounds.algorithms.state import ReleasedAverage, Seat, State, Vector
 from fl.rounds.compression import Compression, compression_of, frozen
 from fl.secure.session import Aggregate, Joined, Update, plain_average
 
-Aggregation = Callable[[Sequence[Update], str], Aggregate]  # (updates, hash of the model they refer to)
-Summation = Callable[[Joined], Aggregate]  # the same for rosters that change; raises `BanksVanished`
+Summation = Callable[[Joined], Aggregate]  # raises `BanksVanished`
 Payment = Callable[[str, int], None]  # (bank, round): records a bank's spend or refuses the round
 Affordable = Callable[[Sequence[str]], bool]  # whether each of these banks has a training left
 Progress = Callable[[str], None]  # (bank that has finished its part of a round)
@@ -106,103 +101,13 @@ class RoundRecord:
         }
 
 
-def federated_rounds(
-    banks: Sequence[BankData],
-    schedule: Schedule,
-    aggregate: Aggregation,
-    *,
-    clip: float,
-    device: torch.device,
-    finished: int = 0,
-    start: Vector | None = None,
-    pay: Payment | None = None,
-    progress: Progress | None = None,
-) -> Iterator[tuple[RoundRecord, Vector]]:
-    """FedAvg with every bank in every round: play rounds `finished + 1` to `schedule.rounds`; yield each round's
-    record and global model float32[length].
-
-    `start`: the global model after round `finished`; the first model when None. `pay`: called for every
-    bank before any bank trains. `clip` is the aggregation's, used to measure its error. Whatever `pay` or
-    `aggregate` raises ends the rounds.
-    """
-    rounds = play_rounds(
-        banks,
-        schedule,
-        FedAvg(Everyone(len(banks))),
-        lambda joined: aggregate(joined.updates, joined.model_hash),
-        clip=clip,
-        device=device,
-        finished=finished,
-        state=None if start is None else State(start),
-        pay=pay,
-        progress=progress,
-    )
-    for record, state in rounds:
-        yield record, state.model
-
-
-def play_rounds(
-    banks: Sequence[BankData],
-    schedule: Schedule,
-    algorithm: FedAvg,
-    aggregate: Summation,
-    *,
-    clip: float,
-    device: torch.device,
-    quorum: int = 1,
-    dropouts: Dropouts | None = None,
-    compression: Compression | None = None,
-    at_once: Mapping[str, int] | None = None,
-    finished: int = 0,
-    state: State | None = None,
-    pay: Payment | None = None,
-    afford: Affordable | None = None,
-    progress: Progress | None = None,
-) -> Iterator[tuple[RoundRecord, State]]:
-    """Play rounds `finished + 1` to `schedule.rounds` with `algorithm`; yield each round's record and state.
-
-    `state`: after round `finished`; the algorithm's first one when None. `at_once`: by bank, rows in memory while it
-    trains. `quorum`: fewest members of a roster.
-    `pay`: called for every bank that begins a training, before any bank trains. The rounds end early when `afford`
-    says that a bank has no training left. Raises `AggregationError` when a round was lost once more than
-    `dropouts.retries`; whatever else `pay` or `aggregate` raises ends the rounds, too.
-    """
-    scratch = schedule.first_model(banks[0].train.x.shape[1]).to(device)
-    if state is None:
-        state = algorithm.begin(flatten(scratch))
-    if compression is None:
-        compression = compression_of(None, layout(scratch), 0)
-    if len(compression.groups) > 1 and isinstance(algorithm, FedBuff):
-        raise CompressionError(
-            "layers by turns need everybody to train for the same round, and fedbuff's banks do not: name one group"
-        )
-    stage = _Stage(
-        banks,
-        schedule,
-        algorithm,
-        aggregate,
-        clip,
-        device,
-        scratch,
-        quorum,
-        dropouts or Dropouts(),
-        compression,
-        at_once or {},
-    )
-    for turn, group in enumerate(compression.groups, start=1):
-        if not stage.sent(turn).any():
-            raise CompressionError(f"layers: {', '.join(group)} stay at their banks, so that turn would send nothing")
-    for number in range(finished + 1, schedule.rounds + 1):
-        played = _Attempts(stage, number, state, pay, afford, progress).play(resumed=number == finished + 1 > 1)
-        if played is None:
-            return
-        record, state = played
-        yield record, state
-
-
 @dataclass(frozen=True)
-class _Stage:
-    """What stays the same over all rounds of a run. `scratch`: a module of the model's shape, overwritten freely."""
+class Rounds:
+    """How the rounds of a run are played, alike in all of them.
+
+    `clip`: the aggregation's, by which its error is measured. `quorum`: fewest members of a roster. `compression`: None
+    for all coordinates in every round. `at_once`: by bank, rows in memory while it trains.
+    """
 
     banks: Sequence[BankData]
     schedule: Schedule
@@ -210,51 +115,125 @@ class _Stage:
     aggregate: Summation
     clip: float
     device: torch.device
+    quorum: int = 1
+    dropouts: Dropouts = Dropouts()  # noqa: RUF009 - frozen
+    compression: Compression | None = None
+    at_once: Mapping[str, int] = field(default_factory=dict)
+
+    def first_model(self) -> nn.Sequential:
+        """The model that every bank holds before round 1, on the device."""
+        return self.schedule.first_model(self.banks[0].train.x.shape[1]).to(self.device)
+
+    def begin(self) -> State:
+        """The state before round 1."""
+        return self.algorithm.begin(flatten(self.first_model()))
+
+    def models(self, state: State) -> list[nn.Module]:
+        """The model that each bank scores with after `state`, in the order of `banks`; one object if all are equal."""
+        vectors = [self.algorithm.scores_with(state, position) for position in range(len(self.banks))]
+        by_vector: dict[int, nn.Module] = {}
+        for vector in vectors:
+            if id(vector) not in by_vector:
+                by_vector[id(vector)] = self.first_model()
+                unflatten(by_vector[id(vector)], vector)
+        return [by_vector[id(vector)] for vector in vectors]
+
+
+def play_rounds(
+    rounds: Rounds,
+    *,
+    finished: int = 0,
+    state: State | None = None,
+    pay: Payment | None = None,
+    afford: Affordable | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[RoundRecord, State]]:
+    """Play rounds `finished + 1` to the schedule's last; yield each round's record and state.
+
+    `state`: after round `finished`; the algorithm's first one when None. `pay`: called for every bank that begins a
+    training, before any bank trains. The rounds end early when `afford` says that a bank has no training left. Raises
+    `AggregationError` when a round was lost once more than `dropouts.retries`; whatever else `pay` or `aggregate`
+    raises ends the rounds, too.
+    """
+    scratch = rounds.first_model()
+    if state is None:
+        state = rounds.begin()
+    compression = rounds.compression or compression_of(None, layout(scratch), 0)
+    if len(compression.groups) > 1 and isinstance(rounds.algorithm, FedBuff):
+        raise CompressionError(
+            "layers by turns need everybody to train for the same round, and fedbuff's banks do not: name one group"
+        )
+    stage = _Stage(rounds, scratch, compression)
+    for turn, group in enumerate(compression.groups, start=1):
+        if not stage.sent(turn).any():
+            raise CompressionError(f"layers: {', '.join(group)} stay at their banks, so that turn would send nothing")
+    for number in range(finished + 1, rounds.schedule.rounds + 1):
+        played = _Attempts(stage, number, state, pay, afford, progress).play(resumed=number == finished + 1 > 1)
+        if played is None:
+            return
+        record, state = played
+        yield record, state
+
+
+def trained_models(rounds: Rounds) -> list[nn.Module]:
+    """The model that each bank scores with after all of `rounds`, in nobody's ledger."""
+    state = rounds.begin()
+    for _, after in play_rounds(rounds):
+        state = after
+    return rounds.models(state)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A run's rounds, and a module of the model's shape that is overwritten freely."""
+
+    rounds: Rounds
     scratch: nn.Module
-    quorum: int
-    dropouts: Dropouts
     compression: Compression
-    at_once: Mapping[str, int]
+
+    @property
+    def travels(self) -> NDArray[np.bool_]:
+        """bool[length]: coordinates that may leave a bank at all."""
+        return self.rounds.algorithm.travels(self.compression.model.length)
 
     def sent(self, number: int) -> NDArray[np.bool_]:
         """bool[length]: coordinates that travel in round `number`."""
-        travels = self.algorithm.travels(self.compression.model.length)
-        return travels & self.compression.sent(number)
-
-    def trains(self, number: int) -> NDArray[np.bool_]:
-        """bool[length]: coordinates that are trained for round `number`: those that travel, and what never does."""
-        return self.compression.sent(number) | ~self.algorithm.travels(self.compression.model.length)
+        return self.travels & self.compression.sent(number)
 
     def hash_of(self, vector: Vector) -> str:
         unflatten(self.scratch, vector)
         return model_hash(self.scratch)
 
-    def trained(self, seat: Seat, base: Vector, attempt: int) -> Vector:
-        """The bank's model after local training from `base`."""
-        bank, schedule, number = self.banks[seat.bank], self.schedule, seat.base + 1
-        model, local, mu, device = self.scratch, schedule.local, self.algorithm.proximal, self.device
-        unflatten(model, base)
-        at_once = self.at_once.get(bank.name, PHYSICAL_BATCH)
+    def contribution(self, seat: Seat, base: Vector, attempt: int) -> Update:
+        """What the bank contributes that holds the model `base`."""
+        rounds, bank, number = self.rounds, self.rounds.banks[seat.bank], seat.base + 1
+        at_once = rounds.at_once.get(bank.name, PHYSICAL_BATCH)
+        schedule, mu, device = rounds.schedule, rounds.algorithm.proximal, rounds.device
+
+        def train() -> None:
+            model, local, noisy = self.scratch, schedule.local, schedule.private
+            if noisy is not None:
+                train_private(model, bank.train, local, noisy, device=device, proximal=mu, at_once=at_once)
+                return
+            # A retry must differ: an update enters one roster only.
+            labels = ("batches", bank.name, number, *((attempt,) if attempt else ()))
+            seed = derive_seed(schedule.seed, *labels)
+            train_seeded(model, bank.train, local, seed=seed, device=device, proximal=mu, at_once=at_once)
+
+        unflatten(self.scratch, base)
+        trained = self.compression.sent(number) | ~self.travels  # what never travels is trained in every round
         try:
-            with frozen(model, self.compression.model, self.trains(number)):
-                if schedule.private is not None:
-                    noisy = schedule.private
-                    train_private(model, bank.train, local, noisy, device=device, proximal=mu, at_once=at_once)
-                else:
-                    # A retry must differ: an update enters one roster only.
-                    labels = ("batches", bank.name, number, *((attempt,) if attempt else ()))
-                    seed = derive_seed(schedule.seed, *labels)
-                    train_seeded(model, bank.train, local, seed=seed, device=device, proximal=mu, at_once=at_once)
+            with frozen(self.scratch, self.compression.model, trained):
+                return rounds.algorithm.contribution(self.scratch, bank.train, train)
         except TrainingError as fault:
             raise TrainingError(f"{bank.name}, round {number}: {fault}") from fault
-        return flatten(model)
 
 
 @dataclass
 class _Attempts:
     """One round, offered until a roster delivers.
 
-    `updates`: what banks have trained for this round and not yet put into a roster that was lost.
+    `updates`: what banks have made for this round and not yet put into a roster that was lost.
     """
 
     stage: _Stage
@@ -263,43 +242,43 @@ class _Attempts:
     pay: Payment | None
     afford: Affordable | None
     progress: Progress | None
-    updates: dict[int, Vector] = field(default_factory=dict, repr=False)
+    updates: dict[int, Update] = field(default_factory=dict, repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def play(self, *, resumed: bool) -> tuple[RoundRecord, State] | None:
         """The round's record and the state after it; None when a bank cannot pay for the training it would begin."""
-        stage, timetable = self.stage, self.stage.algorithm.timetable
+        rounds, timetable = self.stage.rounds, self.stage.rounds.algorithm.timetable
         seats = seated = timetable.seats(self.number)
         beginning: Sequence[int] = timetable.starting(self.number, resumed=resumed)
         lost: list[str] = []
-        for attempt in range(stage.dropouts.retries + 1):
+        for attempt in range(rounds.dropouts.retries + 1):
             # 1. Every bank records what its training spends; one that cannot afford it stops the round before any
             # training.
-            if not self._paid([stage.banks[bank].name for bank in beginning]):
+            if not self._paid([rounds.banks[bank].name for bank in beginning]):
                 return None
-            early, late = stage.dropouts.vanished(self.number, attempt, [seat.bank for seat in seats])
+            early, late = rounds.dropouts.vanished(self.number, attempt, [seat.bank for seat in seats])
             joining = [seat for seat in seats if seat.bank not in early]
-            if len(joining) < stage.quorum:
+            if len(joining) < rounds.quorum:
                 # No roster was closed: what was trained has been seen by nobody and is as good as before.
-                lost.append(f"{len(joining)} of at least {stage.quorum} banks joined")
+                lost.append(f"{len(joining)} of at least {rounds.quorum} banks joined")
                 beginning = ()
                 continue
             try:
-                # 2. Every bank trains from its model and keeps only the difference. 3. The differences become one
-                # average; nobody sees a single one.
+                # 2. Every bank makes its contribution, such as the difference that training makes. 3. The contributions
+                # become one average; nobody sees a single one.
                 result, joined, sent = self._delivered(joining, late, attempt)
             except BanksVanished as fault:
                 lost.append(str(fault))
-                seats = tuple(seat for seat in seats if stage.banks[seat.bank].name not in fault.banks)
-                if not stage.dropouts.reuse:
+                seats = tuple(seat for seat in seats if rounds.banks[seat.bank].name not in fault.banks)
+                if not rounds.dropouts.reuse:
                     for seat in joining:
                         del self.updates[seat.bank]
                 beginning = [seat.bank for seat in seats if seat.bank not in self.updates and seat in joining]
                 continue
             # 4. Every bank applies the same average.
             after = self._applied(joining, result, sent)
-            left_out = [stage.banks[s.bank].name for s in seated if s not in joining]
-            return self._record(result, joined, sent, after, left_out, attempt + 1), after
+            vanished = [rounds.banks[s.bank].name for s in seated if s not in joining]
+            return self._record(result, joined, sent, after, vanished, attempt + 1), after
         raise AggregationError(
             f"round {self.number} was lost {len(lost)} times ({'; '.join(lost)}): ask who is missing, or allow more "
             "retries or a smaller quorum"
@@ -316,35 +295,33 @@ class _Attempts:
     def _delivered(
         self, joining: Sequence[Seat], late: frozenset[int], attempt: int
     ) -> tuple[Aggregate, Joined, NDArray[np.bool_]]:
-        stage, algorithm = self.stage, self.stage.algorithm
-        bound_to = algorithm.binding(self.state, stage.hash_of)
+        stage, rounds, algorithm = self.stage, self.stage.rounds, self.stage.rounds.algorithm
         for seat in joining:
             if seat.bank not in self.updates:
-                clock, name = time.perf_counter(), stage.banks[seat.bank].name
+                clock, name = time.perf_counter(), rounds.banks[seat.bank].name
                 base = algorithm.trains_from(self.state, seat)
-                self.updates[seat.bank] = stage.trained(seat, base, attempt) - base
+                self.updates[seat.bank] = stage.contribution(seat, base, attempt)
                 self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - clock
                 if self.progress is not None:
                     self.progress(name)
         sent = stage.sent(self.number)
         joined = Joined(
-            banks=tuple(stage.banks[seat.bank].name for seat in joining),
+            banks=tuple(rounds.banks[seat.bank].name for seat in joining),
             updates=tuple(self.updates[seat.bank][sent] for seat in joining),
             weights=tuple(seat.weight for seat in joining),
-            model_hash=bound_to,
+            model_hash=algorithm.model_hash(self.state, stage.hash_of),
             number=self.number,
-            vanished=frozenset(stage.banks[bank].name for bank in late),
-            reuse=stage.dropouts.reuse,
+            vanished=frozenset(rounds.banks[bank].name for bank in late),
+            reuse=rounds.dropouts.reuse,
         )
-        return stage.aggregate(joined), joined, sent
+        return rounds.aggregate(joined), joined, sent
 
     def _applied(self, joining: Sequence[Seat], result: Aggregate, sent: NDArray[np.bool_]) -> State:
-        algorithm, state = self.stage.algorithm, self.state
+        rounds, algorithm, state = self.stage.rounds, self.stage.rounds.algorithm, self.state
         for seat in joining:
-            base = algorithm.trains_from(self.state, seat)
-            state = algorithm.keep(state, seat.bank, base + self.updates[seat.bank])
+            state = algorithm.keep(state, seat, self.updates[seat.bank])
         average = np.zeros(len(sent))
-        average[sent] = on_grid(result.average, self.stage.schedule.applied_grid)
+        average[sent] = on_grid(result.average, rounds.schedule.applied_grid)
         return algorithm.apply(state, ReleasedAverage(self.number, average, sent, len(joining), result.total_weight))
 
     def _record(
@@ -353,14 +330,13 @@ class _Attempts:
         joined: Joined,
         sent: NDArray[np.bool_],
         after: State,
-        left_out: Sequence[str],
+        vanished: Sequence[str],
         attempts: int,
     ) -> RoundRecord:
         """The experimenter looks at the validation rows, and at what an exact average would have been."""
-        stage = self.stage
-        models = bank_models(stage.banks, stage.schedule, stage.algorithm, after, stage.device)
-        precision, auc = validation_figures(stage.banks, models, stage.device)
-        exact = plain_average(joined.updates, clip=stage.clip, weights=joined.weights).average
+        rounds = self.stage.rounds
+        precision, auc = validation_figures(rounds.banks, rounds.models(after), rounds.device)
+        exact = plain_average(joined.updates, clip=rounds.clip, weights=joined.weights).average
         largest, relative = result.error_against(exact)
         return RoundRecord(
             self.number,
@@ -371,7 +347,7 @@ class _Attempts:
             largest,
             relative,
             joined.banks,
-            tuple(left_out),
+            tuple(vanished),
             attempts,
             int(sent.sum()),
             self.seconds,
@@ -385,16 +361,3 @@ def on_grid(average: NDArray[np.float64], grid: float) -> NDArray[np.float64]:
     was encrypted and one taken in plain sight are the same numbers, but for one value in a million.
     """
     return np.rint(average / grid) * grid if grid else average
-
-
-def bank_models(
-    banks: Sequence[BankData], schedule: Schedule, algorithm: FedAvg, state: State, device: torch.device
-) -> list[nn.Module]:
-    """The model that each bank scores with after `state`, in the order of `banks`; one object where they are one."""
-    vectors = [algorithm.scores_with(state, position) for position in range(len(banks))]
-    made: dict[int, nn.Module] = {}
-    for vector in vectors:
-        if id(vector) not in made:
-            made[id(vector)] = schedule.first_model(banks[0].train.x.shape[1]).to(device)
-            unflatten(made[id(vector)], vector)
-    return [made[id(vector)] for vector in vectors]

@@ -16,28 +16,20 @@ data has already left. They make as many passes over the rows as the federated r
 
 All of them are **evaluation only**. They read the same rows outside any budget, are in no ledger and in no
 epsilon, and would not be run where the promise of the epsilon is to be kept (`train --no-baselines`).
-
-What it leaves to others: training, rounds and measuring (`fl.learning.training`, `fl.rounds.play`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import nn
 
 from fl.data.federation import BankData, Federation, pooled_local
 from fl.learning.evaluation import Evaluation, evaluate
-from fl.learning.model import flatten
 from fl.learning.training import derive_seed, train_seeded
-from fl.rounds.algorithms.fedavg import FedAvg
-from fl.rounds.algorithms.participation import Dropouts, Everyone
-from fl.rounds.compression import Compression
-from fl.rounds.play import Schedule, bank_models, play_rounds
-from fl.secure.session import plain_sum
+from fl.rounds.play import Schedule
 
 Baseline = Callable[[], Evaluation]
 
@@ -49,35 +41,29 @@ def baselines(
     federated: Schedule,
     without_privacy: Schedule,
     *,
-    clip: float,
     device: torch.device,
-    play: Callable[[Schedule], Sequence[nn.Module]] | None = None,
+    play: Callable[[Schedule], Sequence[nn.Module]],
 ) -> dict[str, Baseline]:
     """The baselines of a run by name, each a function that trains and measures it.
 
-    `play`: the run's own algorithm in plain sight, one model per bank; FedAvg with every bank when None.
-
-    `local`: `federation` with bank-local features only, the same object where nothing is shared.
+    `play`: the run's own algorithm in plain sight, one model per bank. `local`: `federation` with bank-local features only, the same object where nothing is shared.
     `shared_features`: makes the pooled table whose features look at all banks' rows. `federated`: the run's
     own schedule. `without_privacy`: the schedule without differential privacy; equal to `federated` when
     the run has none.
     """
     banks = federation.banks
 
-    def plainly(schedule: Schedule) -> Evaluation:
-        return plain(banks, schedule, clip, device) if play is None else evaluate(banks, play(schedule), device)
-
-    found: dict[str, Baseline] = {
+    planned: dict[str, Baseline] = {
         "alone": lambda: alone(local.banks, without_privacy, device),
         "pooled": lambda: pooled(local.banks, pooled_local(local), without_privacy, device),
         "pooled_global": lambda: _pooled_alone(shared_features(), without_privacy, device),
-        "plain": lambda: plainly(federated),
+        "plain": lambda: evaluate(banks, play(federated), device),
     }
     if federation is not local:
-        found["pooled_with_statistics"] = lambda: pooled(banks, pooled_local(federation), without_privacy, device)
+        planned["pooled_with_statistics"] = lambda: pooled(banks, pooled_local(federation), without_privacy, device)
     if federated is not without_privacy:
-        found["plain_without_privacy"] = lambda: plainly(without_privacy)
-    return found
+        planned["plain_without_privacy"] = lambda: evaluate(banks, play(without_privacy), device)
+    return planned
 
 
 def alone(banks: Sequence[BankData], schedule: Schedule, device: torch.device) -> Evaluation:
@@ -89,43 +75,6 @@ def alone(banks: Sequence[BankData], schedule: Schedule, device: torch.device) -
 def pooled(banks: Sequence[BankData], everything: BankData, schedule: Schedule, device: torch.device) -> Evaluation:
     """One model from all banks' rows, `everything`, measured at every bank."""
     return evaluate(banks, [_train_centrally(everything, schedule, device)] * len(banks), device)
-
-
-def plain(banks: Sequence[BankData], schedule: Schedule, clip: float, device: torch.device) -> Evaluation:
-    """FedAvg with averages taken in plain sight; in no ledger."""
-    models = played_plainly(banks, schedule, FedAvg(Everyone(len(banks))), clip=clip, device=device)
-    return evaluate(banks, models, device)
-
-
-def played_plainly(
-    banks: Sequence[BankData],
-    schedule: Schedule,
-    algorithm: FedAvg,
-    *,
-    clip: float,
-    device: torch.device,
-    quorum: int = 1,
-    dropouts: Dropouts | None = None,
-    compression: Compression | None = None,
-    at_once: Mapping[str, int] | None = None,
-) -> list[nn.Module]:
-    """Each bank's model after `schedule` with `algorithm`, averaged in plain sight; in no ledger."""
-    state = algorithm.begin(flatten(schedule.first_model(banks[0].train.x.shape[1])))
-    rounds = play_rounds(
-        banks,
-        schedule,
-        algorithm,
-        partial(plain_sum, clip=clip),
-        clip=clip,
-        device=device,
-        quorum=quorum,
-        dropouts=dropouts,
-        compression=compression,
-        at_once=at_once,
-    )
-    for _, after in rounds:
-        state = after
-    return bank_models(banks, schedule, algorithm, state, device)
 
 
 def _pooled_alone(everything: BankData, schedule: Schedule, device: torch.device) -> Evaluation:

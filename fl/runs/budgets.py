@@ -38,10 +38,8 @@ from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.fedprox import require_stable_pull
 from fl.rounds.algorithms.settings import algorithm_of
 from fl.rounds.algorithms.state import trainings
-from fl.rounds.client_noise import sensitivity
 from fl.rounds.compression import Compression, compression_of
-from fl.rounds.joint_steps import GRID, SharedStepPlan
-from fl.rounds.joint_steps import sensitivity as step_sensitivity
+from fl.rounds.joint_noise import GRID, JointNoise, row_sensitivity, update_sensitivity
 from fl.rounds.limits import Choice, Workload, choose, limits_of, measure_machine
 from fl.runs.config import BY_NOISE, PrivacySettings, RunConfig
 
@@ -345,7 +343,7 @@ def _client_noise(
     variances = [
         calibrate_clients(
             history,
-            sensitivity=sensitivity(length),
+            sensitivity=update_sensitivity(length),
             dimension=length,
             banks=len(federation.banks),
             colluders=privacy.colluders,
@@ -375,7 +373,7 @@ def _shared_noise(
     found = [
         calibrate_steps(
             history,
-            sensitivity=step_sensitivity(length),
+            sensitivity=row_sensitivity(length),
             dimension=length,
             banks=len(federation.banks),
             colluders=privacy.colluders,
@@ -414,14 +412,22 @@ def local_training(config: RunConfig) -> LocalTraining:
     return replace(training, learning_rate=privacy.learning_rate)
 
 
-def shared_step_plan(privacy: PrivacySettings, length: int, banks: int) -> SharedStepPlan:
-    """What every bank does in a step of a run with shared noise, on a model of `length` values."""
-    if privacy.share_variance is None or privacy.share_pieces is None:
+def joint_noise(privacy: PrivacySettings | None, length: int, banks: int) -> JointNoise | None:
+    """The noise that `banks` banks put into the encrypted sum of their vectors of `length` values; None where there is
+    none, or each bank's own. Raises `RunFolderError` where it was not calibrated.
+    """
+    if privacy is None or (privacy.unit == "row" and privacy.noise == "own"):
+        return None
+    variance, honest = privacy.share_variance, banks - privacy.colluders
+    if privacy.unit == "client" and variance is not None:
+        return JointNoise(
+            privacy.update_norm, banks, banks, ClientRounds(update_sensitivity(length), variance, honest, length, 1)
+        )
+    if variance is None or privacy.share_pieces is None:
         raise RunFolderError("config.toml names no noise share: the run never got under way; start it anew")
-    shares = privacy.share_pieces * (banks - privacy.colluders)
-    once = SharedSteps(step_sensitivity(length), privacy.share_variance, shares, length, 1)
-    divisor = privacy.expected_batch * banks
-    return SharedStepPlan(privacy.max_grad_norm, divisor, length, banks, privacy.share_pieces, once)
+    pieces, divisor = privacy.share_pieces, privacy.expected_batch * banks
+    once = SharedSteps(row_sensitivity(length), variance, pieces * honest, length, 1)
+    return JointNoise(privacy.max_grad_norm, divisor, banks, once, pieces)
 
 
 def private_steps(privacy: PrivacySettings | None) -> PrivateSteps | None:

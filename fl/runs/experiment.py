@@ -25,7 +25,7 @@ import torch
 from safetensors.numpy import save
 from torch import nn
 
-from fl.runs.baselines import Baseline, baselines, played_plainly
+from fl.runs.baselines import Baseline, baselines
 from fl.counts.columns import SharedColumns, with_shared_columns
 from fl.counts.release import TOTALS, bank_salt, share_statistics
 from fl.counts.settings import describe, plan_sharing
@@ -42,21 +42,21 @@ from fl.learning.model import MODEL_FORMAT, flatten, layers_of, layout, model_ha
 from fl.learning.training import PrivateSteps, pick_device
 from fl.options import LEAST_BANKS
 from fl.privacy.budget import BudgetLedger
-from fl.privacy.mechanisms import ClientRounds, Entry, Mechanism, noisy_counts
+from fl.privacy.mechanisms import Entry, Mechanism, noisy_counts
 from fl.privacy.noise_shares import plan_noise
 from fl.rounds.algorithms.settings import dropouts_of, quorum_of
 from fl.rounds.algorithms.state import State, affordable_rounds, trainings
-from fl.rounds.client_noise import ClientPlan, private_average, sensitivity
-from fl.rounds.joint_rounds import SharedTraining, play_shared_rounds
-from fl.rounds.joint_steps import SharedStepPlan
+from fl.rounds.joint_noise import JointNoise
+from fl.rounds.joint_steps import JointSteps
 from fl.rounds.limits import Choice
-from fl.rounds.play import Progress, RoundRecord, Schedule, Summation, bank_models, play_rounds
+from fl.rounds.play import Progress, RoundRecord, Rounds, Schedule, Summation, play_rounds, trained_models
 from fl.runs.budgets import (
     STATISTICS_ROUND,
     CountsPayment,
     calibrated,
     chosen_resources,
     dearest,
+    joint_noise,
     local_training,
     open_ledgers,
     planned_algorithm,
@@ -65,7 +65,6 @@ from fl.runs.budgets import (
     private_steps,
     require_paid,
     require_room,
-    shared_step_plan,
 )
 from fl.runs.run_data import read_source
 from fl.runs.config import APPLIED_GRID, RunConfig
@@ -188,43 +187,36 @@ class Experiment:
 
     def _play(self, progress: Progress | None) -> Iterator[tuple[RoundRecord, State]]:
         pay, afford = (self._pay, self._afford) if self.ledgers else (None, None)
-        if self._noise_is_shared:
-            return play_shared_rounds(
-                self.federation.banks,
-                SharedTraining(self._shared_steps, self.schedule, self.config.aggregation.engine),
-                device=self._device,
-                finished=self.finished,
-                state=self._state,
-                pay=pay,
-                afford=afford,
-                progress=progress,
-            )
+        rounds = self._rounds(self.schedule, self._aggregation())
         return play_rounds(
+            rounds, finished=self.finished, state=self._state, pay=pay, afford=afford, progress=progress
+        )
+
+    def _rounds(self, schedule: Schedule, aggregate: Summation) -> Rounds:
+        """How this run plays `schedule`: joint steps where the noise is shared and `schedule` is the run's own."""
+        algorithm, privacy = self.algorithm, self.config.privacy
+        if self._noise_is_shared and schedule is self.schedule:
+            assert privacy is not None
+            algorithm = JointSteps(algorithm.timetable, privacy.max_grad_norm, schedule.local)
+        return Rounds(
             self.federation.banks,
-            self.schedule,
-            self.algorithm,
-            self._aggregation(),
+            schedule,
+            algorithm,
+            aggregate,
             clip=self.config.aggregation.clip,
             device=self._device,
             quorum=self._quorum,
             dropouts=self._dropouts,
             compression=self._compression,
             at_once=self._at_once,
-            finished=self.finished,
-            state=self._state,
-            pay=pay,
-            afford=afford,
-            progress=progress,
         )
 
     def models(self) -> list[nn.Module]:
         """The model that each bank scores with after the last finished round, in the order of the federation's banks;
         one object where all banks hold the same.
         """
-        schedule, device = self.schedule, self._device
-        first = flatten(schedule.first_model(len(self.federation.feature_names)))
-        state = self.algorithm.begin(first) if self._state is None else self._state
-        return bank_models(self.federation.banks, schedule, self.algorithm, state, device)
+        rounds = self._rounds(self.schedule, self._in_plain_sight)
+        return rounds.models(rounds.begin() if self._state is None else self._state)
 
     def baseline_names(self) -> tuple[str, ...]:
         """Names of the baselines that `baselines` will yield."""
@@ -269,15 +261,9 @@ class Experiment:
         """How updates become one: in plain sight, encrypted, or encrypted with every bank's noise in the sum."""
         settings, timetable = self.config.aggregation, self.algorithm.timetable
         if settings.mode == "plain":
-            return partial(plain_sum, clip=settings.clip)
-        if self._client_rounds is not None:
-            assert self.config.privacy is not None
-            private = ClientPlan(
-                self.config.privacy.update_norm, self._travelling, timetable.largest, self._client_rounds
-            )
-            return lambda joined: private_average(
-                joined.updates, private, model_hash=joined.model_hash, engine=settings.engine
-            )
+            return self._in_plain_sight
+        if (noise := self._joint_noise) is not None:
+            return partial(noise.average, engine=settings.engine)
         rounds = InProcessRounds(
             [bank.name for bank in self.federation.banks],
             clip=settings.clip,
@@ -300,31 +286,20 @@ class Experiment:
             partial(pooled_global, self._source),
             self.schedule,
             _open_schedule(self.config) if self.schedule.private or self._noise_is_shared else self.schedule,
-            clip=self.config.aggregation.clip,
             device=self._device,
             play=self._played_plainly,
         )
 
     def _played_plainly(self, schedule: Schedule) -> list[nn.Module]:
         """Each bank's model after the run's own algorithm in plain sight, with `schedule`; in no ledger."""
-        if self._noise_is_shared and schedule is self.schedule:
-            banks = self.federation.banks
-            training = SharedTraining(self._shared_steps, schedule, engine=None)
-            model = schedule.first_model(len(self.federation.feature_names)).to(self._device)
-            for _, state in play_shared_rounds(banks, training, device=self._device):
-                unflatten(model, state.model)
-            return [model] * len(banks)
-        return played_plainly(
-            self.federation.banks,
-            schedule,
-            self.algorithm,
-            clip=self.config.aggregation.clip,
-            device=self._device,
-            quorum=self._quorum,
-            dropouts=self._dropouts,
-            compression=self._compression,
-            at_once=self._at_once,
-        )
+        noise, aggregate = self._joint_noise, self._in_plain_sight
+        if noise is not None and self._noise_is_shared and schedule is self.schedule:
+            aggregate = partial(noise.average, engine=None)
+        return trained_models(self._rounds(schedule, aggregate))
+
+    @property
+    def _in_plain_sight(self) -> Summation:
+        return partial(plain_sum, clip=self.config.aggregation.clip)
 
     @property
     def _at_once(self) -> dict[str, int]:
@@ -372,25 +347,13 @@ class Experiment:
         self._statistics = describe(released, keys, settings)
 
     @property
-    def _client_rounds(self) -> ClientRounds | None:
-        """What one round costs where a bank's whole update is the unit; None elsewhere."""
-        privacy = self.config.privacy
-        if privacy is None or privacy.unit != "client":
-            return None
-        assert privacy.share_variance is not None
-        length, honest = self._travelling, len(self.federation.banks) - privacy.colluders
-        return ClientRounds(sensitivity(length), privacy.share_variance, honest, length, 1)
-
-    @property
     def _noise_is_shared(self) -> bool:
         return self.config.privacy is not None and self.config.privacy.noise == "shared"
 
     @property
-    def _shared_steps(self) -> SharedStepPlan:
-        """What every bank does in a step, where the noise is shared."""
-        assert self.config.privacy is not None
-        length = layout(self.schedule.first_model(len(self.federation.feature_names))).length
-        return shared_step_plan(self.config.privacy, length, len(self.federation.banks))
+    def _joint_noise(self) -> JointNoise | None:
+        """The noise that all banks put into their encrypted sum; None where there is none."""
+        return joint_noise(self.config.privacy, self._travelling, len(self.federation.banks))
 
     @property
     def _travelling(self) -> int:
@@ -414,12 +377,10 @@ class Experiment:
         return unshared or self.finished < self.schedule.rounds
 
     def _pay(self, bank: str, number: int) -> None:
-        private, entry = self.schedule.private, self._client_rounds
+        private, noise = self.schedule.private, self._joint_noise
         mechanism: Entry
-        if entry is not None:
-            mechanism = entry
-        elif self._noise_is_shared:
-            mechanism = self._shared_steps.once
+        if noise is not None:
+            mechanism = noise.once
         else:
             assert private is not None
             mechanism = Mechanism(private.sample_rate, private.noise_multiplier, private.steps)
@@ -461,7 +422,8 @@ class Experiment:
 
 
 def _schedule(config: RunConfig, rounds: int, private: PrivateSteps | None) -> Schedule:
-    model, grid = config.model, APPLIED_GRID * config.aggregation.clip
+    model, shared = config.model, config.privacy is not None and config.privacy.noise == "shared"
+    grid = 0.0 if shared else APPLIED_GRID * config.aggregation.clip  # a shared noise is far coarser than any grid
     return Schedule(rounds, local_training(config), private, model.dropout, model.prior, config.seed, grid)
 
 

@@ -33,7 +33,7 @@ from secagg.wire import message_bytes
 
 LARGEST_VALUE = 2**31 - 1  # of one bank in one lane of an encrypted sum of integers
 
-Update = NDArray[np.float32]
+Update = NDArray[np.floating]  # what a bank contributes to an average: float32, or float64 where it sums gradients
 Integers = NDArray[np.int64]
 Draw = Callable[[int], Integers]  # banks in the closed roster -> a bank's integers, noise shares included
 
@@ -78,7 +78,7 @@ class Aggregate:
 class Joined:
     """What enters one roster. Between machines every bank holds its own part; here one process plays them all.
 
-    `updates`: one float32[length] per bank. `weights`: integers from 1. `model_hash`: of the model or models that the
+    `updates`: one float[length] per bank. `weights`: integers from 1. `model_hash`: of the model or models that the
     offer is for, 64 hexadecimal digits. `number`: of the round. `vanished`: banks that vanish once the roster has
     closed (a simulation). `reuse`: whether a bank may send an update that an earlier, lost roster held.
     """
@@ -441,51 +441,6 @@ def encrypted_sum(
         seconds=time.perf_counter() - start - preparation,
         value_bits=bits,
         preparation=preparation,
-    )
-
-
-def noisy_sum(
-    draws: Sequence[Draw],
-    *,
-    length: int,
-    largest: int,
-    unit: float,
-    error_bound: float,
-    clipped: tuple[int, ...],
-    model_hash: str,
-    engine: str | None,
-) -> Aggregate:
-    """`unit` times the exact sum of integers that have shares of the banks' noise in them; arguments as in
-    `encrypted_sum`. `engine`: None adds in plain sight, for comparison.
-    """
-    start = time.perf_counter()
-    entered: list[Integers] = []
-
-    def kept(draw: Draw) -> Draw:
-        def drawn(roster: int) -> Integers:
-            entered.append(draw(roster))
-            return entered[-1]
-
-        return drawn
-
-    drawing = [kept(draw) for draw in draws]
-    if engine is None:
-        totals: Integers = np.sum([draw(len(draws)) for draw in drawing], axis=0)
-        summed = IntegerSum(totals, bytes_up=0, bytes_down=0, seconds=0.0, value_bits=bits_for(largest))
-    else:
-        summed = encrypted_sum(drawing, length=length, largest=largest, model_hash=model_hash, engine=engine)
-    return Aggregate(
-        average=summed.totals.astype(np.float64) * unit,
-        error_bound=error_bound,
-        clipped=clipped,
-        stages={},
-        bytes_up=summed.bytes_up,
-        bytes_down=summed.bytes_down,
-        seconds=time.perf_counter() - start - summed.preparation,
-        total_weight=len(draws),
-        value_bits=summed.value_bits,
-        entered=np.sum(entered, axis=0).astype(np.float64) * unit,
-        preparation=summed.preparation,
     )
 
 

@@ -7,9 +7,7 @@ Source: McMahan, Moore, Ramage, Hampson, Agüera y Arcas, "Communication-Efficie
 Decentralized Data", AISTATS 2017, Algorithm 1, with equal weights: a weight by number of rows would publish that
 number and, under differential privacy, would itself be a function of the rows without noise on it.
 
-The other algorithms derive from `FedAvg` and change the one or two steps in which they differ. Leaves to others: local
-training (`fl.learning.training`), who takes part (`fl.rounds.algorithms.participation`), the encrypted mean
-(`fl.secure.session`), the order of a round (`fl.rounds.play`).
+The other algorithms derive from `FedAvg` and change the one or two steps in which they differ.
 """
 
 from __future__ import annotations
@@ -20,8 +18,12 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
+from fl.data.federation import Rows
+from fl.learning.model import flatten
 from fl.rounds.algorithms.state import ReleasedAverage, Seat, State, Timetable, Vector
+from fl.secure.session import Update
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,21 @@ class FedAvg:
         """bool[length]: coordinates of an update that may leave a bank at all."""
         return np.ones(length, dtype=np.bool_)
 
-    def binding(self, state: State, hash_of: Callable[[Vector], str]) -> str:
+    def model_hash(self, state: State, hash_of: Callable[[Vector], str]) -> str:
         """What an offer is for, 64 hexadecimal digits: here the hash of the model that everybody trains from."""
         return hash_of(state.model)
 
-    def keep(self, state: State, bank: int, trained: Vector) -> State:
-        """What bank number `bank` keeps of its trained model; called once the round was released."""
+    def contribution(self, module: nn.Module, rows: Rows, train: Callable[[], None]) -> Update:
+        """What a bank contributes, float[length]: here what local training changes.
+
+        `module` holds the model that the bank starts from; `train` trains it in place on `rows`.
+        """
+        before = flatten(module)
+        train()
+        return flatten(module) - before
+
+    def keep(self, state: State, seat: Seat, update: Update) -> State:
+        """The state with what the bank in `seat` keeps of its own `update`; called once the round was released."""
         return state
 
     def apply(self, state: State, released: ReleasedAverage) -> State:

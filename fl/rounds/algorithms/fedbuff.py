@@ -9,7 +9,7 @@ Aggregation", AISTATS 2022, Algorithm 1; s is its polynomial staleness function.
 
 What encryption changes. The buffer is a roster: joins come in as banks finish, the key holder closes it at K, and the
 K banks seal their updates for exactly that roster. Updates refer to several models, so the offer is bound to a hash
-over the list of base models that are allowed (`binding`). Every bank knows those models from releases that it
+over the list of base models that are allowed (`model_hash`). Every bank knows those models from releases that it
 verified, hashes the list itself, and answers no offer for another one. The sum of the weights is released, single
 weights are not; when a bank last took a model, whoever delivers it can see.
 
@@ -123,7 +123,7 @@ class FedBuff(FedAvg):
         assert base.dtype == np.float32
         return base
 
-    def binding(self, state: State, hash_of: Callable[[Vector], str]) -> str:
+    def model_hash(self, state: State, hash_of: Callable[[Vector], str]) -> str:
         return base_models_hash({_number(name): hash_of(model) for name, model in state.memory.items()})
 
     def apply(self, state: State, released: ReleasedAverage) -> State:

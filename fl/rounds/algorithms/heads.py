@@ -23,6 +23,7 @@ from fl.errors import AlgorithmError, ModelError
 from fl.learning.model import Layout, layer_mask
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.state import Seat, State, Timetable, Vector
+from fl.secure.session import Update
 
 HEAD = ("logit",)  # the output layer
 
@@ -57,9 +58,9 @@ class Heads(FedAvg):
     def travels(self, length: int) -> NDArray[np.bool_]:
         return ~layer_mask(self.model, self.head)
 
-    def keep(self, state: State, bank: int, trained: Vector) -> State:
-        head = trained[~self.travels(len(trained))]
-        return replace(state, memory={**state.memory, head_name(bank): head})
+    def keep(self, state: State, seat: Seat, update: Update) -> State:
+        head = (self.trains_from(state, seat) + update)[~self.travels(len(update))]
+        return replace(state, memory={**state.memory, head_name(seat.bank): head})
 
 
 def head_name(bank: int) -> str:

@@ -106,7 +106,7 @@ def test_offers_are_bound_to_every_model_that_the_state_holds() -> None:
     hashes = {name: f"{i:02x}" * 32 for i, name in enumerate(state.memory)}
     by_vector = {id(vector): hashes[name] for name, vector in state.memory.items()}
     expected = base_models_hash({int(name.split()[1]): value for name, value in hashes.items()})
-    assert algorithm.binding(state, lambda vector: by_vector[id(vector)]) == expected
+    assert algorithm.model_hash(state, lambda vector: by_vector[id(vector)]) == expected
 
 
 def test_every_training_that_begins_is_paid_for_also_those_that_end_in_no_round() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from fl.learning.training import derive_seed, train_seeded
 from fl.rounds.algorithms.heads import Heads, head_name
 from fl.rounds.algorithms.participation import Everyone
 from fl.rounds.algorithms.state import Seat
-from fl.rounds.play import bank_models
+from fl.rounds.play import Rounds
+from fl.secure.session import plain_sum
 
 SHAPE = layout(make_schedule().first_model(FEATURES))
 
@@ -57,9 +59,10 @@ def test_training_continues_from_the_banks_own_head() -> None:
 def test_banks_are_measured_with_their_own_models() -> None:
     heads, banks = make_algorithm("heads"), make_banks(4)
     (*_, (_, state)) = play(heads, banks=banks)
-    models = bank_models(banks, make_schedule(), heads, state, CPU)
+    rounds = Rounds(banks, make_schedule(), heads, partial(plain_sum, clip=1.0), clip=1.0, device=CPU)
+    models = rounds.models(state)
     assert len({id(model) for model in models}) == 4
-    one = bank_models(banks, make_schedule(), make_algorithm("fedavg"), state, CPU)
+    one = dataclasses.replace(rounds, algorithm=make_algorithm("fedavg")).models(state)
     assert len({id(model) for model in one}) == 1
     assert evaluate(banks, models, CPU).per_bank != evaluate(banks, one, CPU).per_bank
 

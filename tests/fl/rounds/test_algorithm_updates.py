@@ -24,7 +24,7 @@ from fl.rounds.algorithms.fedprox import FedProx, require_stable_pull
 from fl.rounds.algorithms.participation import Everyone
 from fl.rounds.algorithms.settings import AlgorithmSettings, algorithm_of
 from fl.rounds.algorithms.state import ReleasedAverage, State
-from fl.rounds.play import Schedule, bank_models, play_rounds
+from fl.rounds.play import Rounds, Schedule, play_rounds
 from fl.secure.session import InProcessRounds, plain_sum
 
 __all__ = ["scripted"]  # a fixture
@@ -143,10 +143,10 @@ def precision(banks: tuple, schedule: Schedule, name: str, width: int, encrypted
         [b.name for b in banks], clip=1.0, quorum=members, largest=members, max_weight=algorithm.max_weight
     )
     aggregate = partial(secure.average, value_bits=32) if encrypted else partial(plain_sum, clip=1.0)
-    *_, (record, state) = play_rounds(banks, schedule, algorithm, aggregate, clip=1.0, device=CPU, quorum=members)
+    rounds = Rounds(banks, schedule, algorithm, aggregate, clip=1.0, device=CPU, quorum=members)
+    *_, (record, state) = play_rounds(rounds)
     assert record.max_abs_error <= (record.aggregate.error_bound if encrypted else 0.0)
-    models = bank_models(banks, schedule, algorithm, state, CPU)
-    return evaluate(banks, models, CPU).mean["average_precision"]
+    return evaluate(banks, rounds.models(state), CPU).mean["average_precision"]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

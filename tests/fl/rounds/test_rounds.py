@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from fl.errors import AggregationError, BudgetExhausted, MetricError, TrainingEr
 from fl.learning.evaluation import evaluate, require_measurable
 from fl.learning.model import flatten, model_hash, unflatten
 from fl.learning.training import LocalTraining, PrivateSteps, derive_seed, train_seeded
-from fl.rounds.play import Schedule, federated_rounds, on_grid
-from fl.runs.baselines import alone, plain, pooled
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.participation import Everyone
+from fl.rounds.algorithms.state import State
+from fl.rounds.play import Rounds, Schedule, Summation, on_grid, play_rounds, trained_models
+from fl.runs.baselines import alone, pooled
 from fl.runs.config import APPLIED_GRID
 from fl.secure import session as secure
-from fl.secure.session import Aggregate, Update, encrypted_average, plain_average, plan_for
+from fl.secure.session import encrypted_average, plain_average, plain_sum, plan_for
 
 HASH = "ab" * 32
 
@@ -33,13 +37,21 @@ def make_schedule(rounds: int = 3, private: PrivateSteps | None = None, seed: in
     return Schedule(rounds, local, private, dropout=0.3, prior=0.1, seed=seed)
 
 
-def in_plain_sight(updates: Sequence[Update], _: str) -> Aggregate:
-    return plain_average(updates, clip=1.0)
+def with_everybody(
+    banks: Sequence[BankData], schedule: Schedule, plan: secure.secagg.RoundPlan | None = None
+) -> Rounds:
+    """FedAvg with all of the banks, encrypted under `plan`, in plain sight without one."""
+    aggregate: Summation = partial(plain_sum, clip=1.0)
+    if plan is not None:
+        aggregate = lambda joined: encrypted_average(joined.updates, plan=plan, model_hash=joined.model_hash)  # noqa: E731
+    return Rounds(banks, schedule, FedAvg(Everyone(len(banks))), aggregate, clip=1.0, device=CPU)
 
 
-def play(banks: Sequence[BankData], schedule: Schedule, **options: object) -> list[np.ndarray]:
-    settings = {"aggregate": in_plain_sight, "clip": 1.0, "device": CPU, **options}
-    return [vector for _, vector in federated_rounds(banks, schedule, **settings)]  # type: ignore[arg-type]
+def play(
+    banks: Sequence[BankData], schedule: Schedule, plan: secure.secagg.RoundPlan | None = None, **options: object
+) -> list[np.ndarray]:
+    rounds = play_rounds(with_everybody(banks, schedule, plan), **options)  # type: ignore[arg-type]
+    return [state.model for _, state in rounds]
 
 
 # --- averaging
@@ -85,7 +97,7 @@ def test_the_model_that_updates_refer_to_is_bound_into_the_round(monkeypatch: py
     banks, schedule = make_banks(), make_schedule(rounds=2)
     start = schedule.first_model(3)
     plan = plan_for(len(flatten(start)), 3, 1.0, 16)
-    first, _ = play(banks, schedule, aggregate=lambda u, h: encrypted_average(u, plan=plan, model_hash=h))
+    first, _ = play(banks, schedule, plan=plan)
     expected = [bytes.fromhex(model_hash(start))]
     unflatten(start, first)
     expected.append(bytes.fromhex(model_hash(start)))
@@ -129,14 +141,14 @@ def test_the_order_of_the_banks_does_not_matter() -> None:
 def test_rounds_continued_from_a_checkpoint_equal_rounds_played_through() -> None:
     banks, schedule = make_banks(), make_schedule(rounds=5)
     through = play(banks, schedule)
-    continued = play(banks, schedule, finished=2, start=through[1])
+    continued = play(banks, schedule, finished=2, state=State(through[1]))
     assert [v.tolist() for v in continued] == [v.tolist() for v in through[2:]]
 
 
 def test_encryption_changes_the_model_by_no_more_than_quantisation() -> None:
     banks, schedule = make_banks(), make_schedule(rounds=3)
     plan = plan_for(len(flatten(schedule.first_model(3))), 3, 1.0, 24)
-    encrypted = play(banks, schedule, aggregate=lambda u, h: encrypted_average(u, plan=plan, model_hash=h))
+    encrypted = play(banks, schedule, plan=plan)
     assert encrypted[-1] == pytest.approx(play(banks, schedule)[-1], abs=1e-5)
 
 
@@ -145,7 +157,7 @@ def test_on_the_applied_grid_encrypted_and_plain_rounds_end_at_the_same_bits() -
     schedule = dataclasses.replace(make_schedule(rounds=4), applied_grid=APPLIED_GRID)
     length = flatten(schedule.first_model(banks[0].train.x.shape[1])).shape[0]
     plan = plan_for(length, len(banks), 1.0, 40)
-    encrypted = play(banks, schedule, aggregate=lambda u, h: encrypted_average(u, plan=plan, model_hash=h))
+    encrypted = play(banks, schedule, plan=plan)
     assert all((a == b).all() for a, b in zip(encrypted, play(banks, schedule), strict=True))
     off_grid = play(banks, dataclasses.replace(schedule, applied_grid=0.0))
     assert np.abs(encrypted[-1] - off_grid[-1]).max() > 0
@@ -160,12 +172,8 @@ def test_averages_are_moved_to_the_nearest_multiple_of_the_grid_and_by_no_more_t
 def test_all_banks_pay_before_any_bank_trains() -> None:
     events: list[str] = []
     banks = make_banks()
-    for _ in federated_rounds(
-        banks,
-        make_schedule(rounds=2),
-        in_plain_sight,
-        clip=1.0,
-        device=CPU,
+    for _ in play_rounds(
+        with_everybody(banks, make_schedule(rounds=2)),
         pay=lambda bank, number: events.append(f"pay {bank} {number}"),
         progress=lambda bank: events.append(f"trained {bank}"),
     ):
@@ -241,7 +249,8 @@ def test_baselines_learn_from_the_rows_they_are_named_for() -> None:
     everything = dataclasses.replace(banks[0], train=rows(4500, 0))
     for figures in (alone(banks, schedule, CPU), pooled(banks, everything, schedule, CPU)):
         assert figures.mean["average_precision"] > 0.5
-    assert plain(banks, schedule, 1.0, CPU).mean["average_precision"] > 0.5
+    federated = trained_models(with_everybody(banks, schedule))
+    assert evaluate(banks, federated, CPU).mean["average_precision"] > 0.5
 
 
 def test_alone_uses_no_other_banks_training_rows() -> None:
@@ -252,8 +261,10 @@ def test_alone_uses_no_other_banks_training_rows() -> None:
     assert first["bank 1"] != second["bank 1"]
 
 
-def test_the_plain_baseline_is_the_federated_model_without_encryption() -> None:
+def test_trained_models_are_those_after_the_last_round_and_the_first_one_without_any() -> None:
     banks, schedule = make_banks(), make_schedule()
-    model = schedule.first_model(3)
-    unflatten(model, play(banks, schedule)[-1])
-    assert plain(banks, schedule, 1.0, CPU) == evaluate(banks, [model] * 3, CPU)
+    models = trained_models(with_everybody(banks, schedule))
+    assert len(models) == 3 and all(model is models[0] for model in models)
+    assert flatten(models[0]).tolist() == play(banks, schedule)[-1].tolist()
+    untrained = trained_models(with_everybody(banks, make_schedule(rounds=0)))
+    assert flatten(untrained[0]).tolist() == flatten(schedule.first_model(3)).tolist()

@@ -13,18 +13,19 @@ from fl.errors import AggregationError, BudgetError, BudgetExhausted
 from fl.privacy.accounting import concentrated_epsilon, epsilon
 from fl.privacy.calibrate import calibrate_clients
 from fl.privacy.mechanisms import ClientRounds, Mechanism
-from fl.rounds.client_noise import CLIP_STEPS, ClientPlan, private_average, private_integers, sensitivity
+from fl.rounds.joint_noise import GRID, JointNoise, update_sensitivity
 from fl.runs.audit import noise_verdict
+from fl.secure.session import Aggregate, Joined
 
 DELTA = 1e-5
 SELDOM = 2.0**-41  # how often right noise, which the operating system draws, may fail a test
 BANKS, LENGTH = 5, 3000
 
 
-def plan(limit: float = 4.0, colluders: int = 1, rounds: int = 5) -> ClientPlan:
+def plan(limit: float = 4.0, colluders: int = 1, rounds: int = 5) -> JointNoise:
     once = calibrate_clients(
         [],
-        sensitivity=sensitivity(LENGTH),
+        sensitivity=update_sensitivity(LENGTH),
         dimension=LENGTH,
         banks=BANKS,
         colluders=colluders,
@@ -32,25 +33,30 @@ def plan(limit: float = 4.0, colluders: int = 1, rounds: int = 5) -> ClientPlan:
         epsilon_limit=limit,
         delta=DELTA,
     )
-    return ClientPlan(0.5, LENGTH, BANKS, once)
+    return JointNoise(0.5, BANKS, BANKS, once)
+
+
+def averaged(updates: list[np.ndarray], made: JointNoise) -> Aggregate:
+    names = tuple(f"bank {i}" for i in range(len(updates)))
+    return made.average(Joined(names, tuple(updates), (1,) * len(updates), "00" * 32))
 
 
 @given(st.integers(0, 2**32), st.floats(0, 1e6))
 @settings(max_examples=20, deadline=None)
 def test_no_update_is_longer_than_the_accounted_sensitivity(seed: int, size: float) -> None:
     update = (np.random.default_rng(seed).standard_cauchy(LENGTH) * size).clip(-1e30, 1e30).astype(np.float32)
-    once = ClientRounds(sensitivity(LENGTH), 1.0, 4, LENGTH, 1)
-    quiet = ClientPlan(0.5, LENGTH, BANKS, once)
-    noised = private_integers(update, quiet, BANKS)
+    once = ClientRounds(update_sensitivity(LENGTH), 1.0, 4, LENGTH, 1)
+    quiet = JointNoise(0.5, BANKS, BANKS, once)
+    noised = quiet.integers(update, BANKS)
     # Shares of variance 1 add at most sqrt(LENGTH) * 1.2 to the length, but for one time in thousands of lives.
-    assert np.linalg.norm(noised) <= sensitivity(LENGTH) + 1.2 * math.sqrt(LENGTH)
+    assert np.linalg.norm(noised) <= update_sensitivity(LENGTH) + 1.2 * math.sqrt(LENGTH)
 
 
 def test_the_average_carries_everybodys_noise_and_nothing_else() -> None:
     made = plan()
     updates = [np.full(LENGTH, 0.001 * i, np.float32) for i in range(BANKS)]
-    result = private_average(updates, made, model_hash="00" * 32)
-    noise = (result.average - np.mean(updates, axis=0)) * BANKS / made.step
+    result = averaged(updates, made)
+    noise = (result.average - np.mean(updates, axis=0)) * BANKS / made.unit
     released = math.sqrt(BANKS * made.once.share_variance)
     assert noise_verdict(noise, released, SELDOM) == "consistent"
     assert noise_verdict(noise / 2, released, SELDOM) == "too little"
@@ -61,13 +67,13 @@ def test_the_average_carries_everybodys_noise_and_nothing_else() -> None:
 def test_a_long_update_is_shortened_and_counted() -> None:
     made = plan()
     updates = [np.full(LENGTH, 1.0, np.float32), *[np.zeros(LENGTH, np.float32)] * (BANKS - 1)]
-    result = private_average(updates, made, model_hash="00" * 32)
+    result = averaged(updates, made)
     assert result.clipped == (1, 0, 0, 0, 0)
     assert abs(float(result.average.sum()) * BANKS - 0.5 * math.sqrt(LENGTH)) < 8 * released_sum_sigma(made)
 
 
-def released_sum_sigma(made: ClientPlan) -> float:
-    return math.sqrt(LENGTH * BANKS * made.once.share_variance) * made.step
+def released_sum_sigma(made: JointNoise) -> float:
+    return math.sqrt(LENGTH * BANKS * made.once.share_variance) * made.unit
 
 
 @pytest.mark.parametrize("limit", [1.0, 4.0, 8.0])
@@ -99,14 +105,14 @@ def test_units_are_never_added_up() -> None:
 def test_another_roster_another_length_and_a_broken_update_are_refused() -> None:
     made = plan()
     with pytest.raises(AggregationError, match="planned for 5"):
-        private_integers(np.zeros(LENGTH, np.float32), made, roster=4)
+        made.integers(np.zeros(LENGTH, np.float32), roster=4)
     with pytest.raises(AggregationError, match="finite"):
-        private_integers(np.zeros(3, np.float32), made, roster=BANKS)
+        made.integers(np.zeros(3, np.float32), roster=BANKS)
     with pytest.raises(AggregationError, match="finite"):
-        private_integers(np.full(LENGTH, np.nan, np.float32), made, roster=BANKS)
+        made.integers(np.full(LENGTH, np.nan, np.float32), roster=BANKS)
 
 
 def test_a_budget_that_no_noise_can_keep_is_refused() -> None:
     with pytest.raises(BudgetExhausted, match="client-level"):
         plan(limit=1e-3, rounds=100)
-    assert CLIP_STEPS == 2048
+    assert GRID == 2048

@@ -18,18 +18,11 @@ from fl.learning.model import build_model, flatten, model_hash
 from fl.privacy.accounting import epsilon, reckoned
 from fl.privacy.calibrate import calibrate_steps
 from fl.privacy.mechanisms import UNIT, ClientRounds, Mechanism, NoisyCounts, SharedSteps, units_of
-from fl.rounds.joint_steps import (
-    GRID,
-    SharedStepPlan,
-    clipped_gradient_sum,
-    noised_integers,
-    sensitivity,
-    shared_gradient,
-)
+from fl.rounds.joint_noise import GRID, JointNoise, row_sensitivity
+from fl.rounds.joint_steps import clipped_gradient_sum
 from fl.runs.audit import noise_verdict
-from fl.secure.session import LARGEST_VALUE
+from fl.secure.session import LARGEST_VALUE, Aggregate, Joined
 
-CPU = torch.device("cpu")
 SELDOM = 2.0**-41  # how often right noise, which the operating system draws, may fail a test
 INPUTS = 5
 MODEL = build_model(INPUTS, seed=3, hidden=(6, 4))
@@ -55,15 +48,20 @@ def one_by_one(rows: Rows, clip: float, pos_weight: float) -> np.ndarray:
     return total
 
 
-def plan_of(banks: int = 4, colluders: int = 1, pieces: int = 1, dimension: int = LENGTH) -> SharedStepPlan:
-    once = SharedSteps(sensitivity(dimension), 40.0**2, pieces * (banks - colluders), dimension, 1)
-    return SharedStepPlan(1.0, 100.0, dimension, banks, pieces, once)
+def plan_of(banks: int = 4, colluders: int = 1, pieces: int = 1, dimension: int = LENGTH) -> JointNoise:
+    once = SharedSteps(row_sensitivity(dimension), 40.0**2, pieces * (banks - colluders), dimension, 1)
+    return JointNoise(1.0, 100.0, banks, once, pieces)
+
+
+def averaged(gradients: list[np.ndarray], plan: JointNoise) -> Aggregate:
+    names = tuple(f"bank {i}" for i in range(len(gradients)))
+    return plan.average(Joined(names, tuple(gradients), (1,) * len(gradients), model_hash(MODEL)))
 
 
 @pytest.mark.parametrize("clip", [0.05, 1.0, 100.0])
 def test_the_sum_is_that_of_gradients_taken_and_clipped_row_by_row(clip: float) -> None:
     rows, before = rows_of(40), flatten(MODEL)
-    summed = clipped_gradient_sum(MODEL, rows, max_grad_norm=clip, pos_weight=4.0, device=CPU)
+    summed = clipped_gradient_sum(MODEL, rows, max_grad_norm=clip, pos_weight=4.0)
     expected = one_by_one(rows, clip, 4.0)
     np.testing.assert_allclose(summed, expected, rtol=2e-5, atol=1e-5 * clip)  # Opacus divides by norm + 1e-6
     assert summed.dtype == np.float64 and (flatten(MODEL) == before).all()
@@ -71,10 +69,10 @@ def test_the_sum_is_that_of_gradients_taken_and_clipped_row_by_row(clip: float) 
 
 
 def test_dropout_is_off_and_no_rows_give_a_sum_of_zero() -> None:
-    first = clipped_gradient_sum(MODEL, rows_of(9), max_grad_norm=1.0, pos_weight=1.0, device=CPU)
-    second = clipped_gradient_sum(MODEL, rows_of(9), max_grad_norm=1.0, pos_weight=1.0, device=CPU)
+    first = clipped_gradient_sum(MODEL, rows_of(9), max_grad_norm=1.0, pos_weight=1.0)
+    second = clipped_gradient_sum(MODEL, rows_of(9), max_grad_norm=1.0, pos_weight=1.0)
     assert (first == second).all() and first.any()
-    assert not clipped_gradient_sum(MODEL, rows_of(0), max_grad_norm=1.0, pos_weight=1.0, device=CPU).any()
+    assert not clipped_gradient_sum(MODEL, rows_of(0), max_grad_norm=1.0, pos_weight=1.0).any()
 
 
 @settings(max_examples=25, deadline=None)
@@ -82,12 +80,11 @@ def test_dropout_is_off_and_no_rows_give_a_sum_of_zero() -> None:
 def test_one_row_moves_a_banks_integers_by_no_more_than_the_sensitivity(count: int, seed: int, clip: float) -> None:
     rows = rows_of(count, seed)
     without = Rows(*(part[1:] for part in (rows.x, rows.y, rows.day, rows.customer, rows.index)))
-    plan = replace(plan_of(), max_grad_norm=clip)
+    plan = replace(plan_of(), clip_norm=clip)
     noise = [np.random.default_rng(seed), np.random.default_rng(seed)]
     one, other = (
-        noised_integers(
-            clipped_gradient_sum(MODEL, part, max_grad_norm=clip, pos_weight=4.0, device=CPU),
-            plan,
+        plan.integers(
+            clipped_gradient_sum(MODEL, part, max_grad_norm=clip, pos_weight=4.0),
             4,
             entropy=lambda count, generator=generator: generator.bytes(count),
         )
@@ -101,12 +98,12 @@ def test_one_row_moves_a_banks_integers_by_no_more_than_the_sensitivity(count: i
 def test_a_released_gradient_holds_the_exact_sum_and_the_planned_noise(banks: int, colluders: int, pieces: int) -> None:
     plan = plan_of(banks, colluders, pieces, dimension=8_000)
     gradients = [np.random.default_rng(i).normal(size=8_000) for i in range(banks)]
-    exact = np.sum([np.rint(g / plan.grid) for g in gradients], axis=0)
-    released = shared_gradient(gradients, plan, model_hash=model_hash(MODEL))
-    sums = released.average * plan.divisor / plan.grid
+    exact = np.sum([np.rint(g / plan.unit) for g in gradients], axis=0)
+    released = averaged(gradients, plan)
+    sums = released.average * plan.divisor / plan.unit
     np.testing.assert_allclose(sums, np.rint(sums), atol=1e-6)
     added = np.rint(sums) - exact
-    assert np.abs(added).max() * plan.grid / plan.divisor <= released.error_bound
+    assert np.abs(added).max() * plan.unit / plan.divisor <= released.error_bound
     assert noise_verdict(added / GRID, plan.released_sigma, SELDOM) == "consistent"
     assert noise_verdict(added / GRID / 2, plan.released_sigma, SELDOM) == "too little"
 
@@ -114,7 +111,7 @@ def test_a_released_gradient_holds_the_exact_sum_and_the_planned_noise(banks: in
 def test_what_a_round_records_of_its_error_says_nothing_about_gradients_without_noise() -> None:
     plan = plan_of(3)
     gradients = [np.full(LENGTH, float(i)) for i in range(3)]
-    released = shared_gradient(gradients, plan, model_hash=model_hash(MODEL))
+    released = averaged(gradients, plan)
     assert released.error_against(np.sum(gradients, axis=0) / plan.divisor) == (0.0, 0.0)
     assert released.error_against(np.full(LENGTH, 1e9)) == (0.0, 0.0)
     noise = released.average - np.sum(gradients, axis=0) / plan.divisor
@@ -124,11 +121,11 @@ def test_what_a_round_records_of_its_error_says_nothing_about_gradients_without_
 def test_noise_planned_for_another_roster_or_model_is_refused() -> None:
     plan = plan_of()
     with pytest.raises(AggregationError, match="plan anew"):
-        noised_integers(np.zeros(LENGTH), plan, 3)
+        plan.integers(np.zeros(LENGTH), 3)
     with pytest.raises(AggregationError, match="finite"):
-        noised_integers(np.full(LENGTH, np.nan), plan, 4)
+        plan.integers(np.full(LENGTH, np.nan), 4)
     with pytest.raises(BudgetError, match="another model"):
-        replace(plan, dimension=LENGTH + 1)
+        replace(plan, once=replace(plan.once, dimension=2 * LENGTH))
     with pytest.raises(BudgetError, match="another model"):
         replace(plan, once=replace(plan.once, sensitivity=float(GRID)))
 
@@ -159,11 +156,11 @@ def test_shared_steps_add_up_with_counts_and_with_steps_under_own_noise_and_not_
 def test_calibrated_steps_use_the_budget_up_and_fit_the_lane(limit: float) -> None:
     dimension, spent = 3265, [NoisyCounts(2, 2, 400.0, 9, 0, 9)]
     once, pieces = calibrate_steps(
-        spent, sensitivity=sensitivity(dimension), dimension=dimension, banks=10, colluders=1, steps=100,
+        spent, sensitivity=row_sensitivity(dimension), dimension=dimension, banks=10, colluders=1, steps=100,
         epsilon_limit=limit, delta=1e-5,
     )  # fmt: skip
     assert 0.985 * limit < epsilon([*spent, *[once] * 100], 1e-5) <= limit
-    plan = SharedStepPlan(1.0, 20_480.0, dimension, 10, pieces, once)
+    plan = JointNoise(1.0, 20_480.0, 10, once, pieces)
     assert once.shares == 9 * pieces and plan.largest < LARGEST_VALUE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from small_banks import CPU, FEATURES, make_banks, make_schedule
 from demos.train import train
 from fl.errors import BudgetError, FederationError
 from fl.learning.model import flatten, layout
+from fl.learning.training import LocalTraining
 from fl.privacy.accounting import epsilon
 from fl.privacy.mechanisms import COUNTS_UNIT, UNIT, Mechanism, SharedSteps
-from fl.rounds.algorithms.state import State
-from fl.rounds.joint_rounds import VELOCITY, SharedTraining, play_shared_rounds, stepped
-from fl.rounds.joint_steps import GRID, SharedStepPlan, clipped_gradient_sum, sensitivity
+from fl.rounds.algorithms.participation import Everyone
+from fl.rounds.algorithms.state import ReleasedAverage, State
+from fl.rounds.joint_noise import GRID, JointNoise, row_sensitivity
+from fl.rounds.joint_steps import VELOCITY, JointSteps, clipped_gradient_sum
+from fl.rounds.play import Rounds, play_rounds
 from fl.runs.budgets import NOISE_PER_STEP
 from fl.runs.config import BY_NOISE
 from fl.runs.experiment import Experiment
@@ -40,49 +44,47 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return folder, run(*SHARED, "--run-dir", folder)
 
 
-def noiseless_training(rounds: int) -> SharedTraining:
+def nearly_noiseless(rounds: int, engine: str | None = "auto") -> Rounds:
+    """Joint steps of four banks; `engine` None: in plain sight."""
     schedule = make_schedule(rounds)
     length = layout(schedule.first_model(FEATURES)).length
-    once = SharedSteps(sensitivity(length), 4.0, 3, length, 1)  # sigma 2 grid units in 2048: next to nothing
-    return SharedTraining(SharedStepPlan(1.0, 400.0, length, 4, 1, once), schedule)
+    once = SharedSteps(row_sensitivity(length), 4.0, 3, length, 1)  # sigma 2 grid units in 2048: next to nothing
+    aggregate = partial(JointNoise(1.0, 400.0, 4, once).average, engine=engine)
+    steps = JointSteps(Everyone(4), 1.0, schedule.local)
+    return Rounds(make_banks(4), schedule, steps, aggregate, clip=1.0, device=CPU, quorum=4)
 
 
 def test_a_step_with_momentum_is_that_of_a_hand_computed_example() -> None:
+    steps = JointSteps(Everyone(4), 1.0, LocalTraining("sgd", learning_rate=0.1, momentum=0.9))
     state = State(np.array([1.0, -1.0], np.float32), {VELOCITY: np.array([0.5, 0.0])})
-    after = stepped(state, np.array([1.0, 2.0]), learning_rate=0.1, momentum=0.9)
+    after = steps.apply(state, ReleasedAverage(1, np.array([1.0, 2.0]), np.ones(2, bool), 4, 4))
     np.testing.assert_allclose(after.memory[VELOCITY], [1.45, 2.0])
     np.testing.assert_allclose(after.model, [0.855, -1.2], rtol=1e-6)
 
 
 def test_a_round_is_one_step_along_the_mean_of_all_clipped_gradients_encrypted_or_not() -> None:
-    banks, training = make_banks(4), noiseless_training(1)
-    ((record, state),) = play_shared_rounds(banks, training, device=CPU)
-    ((plain, beside),) = play_shared_rounds(banks, SharedTraining(training.plan, training.schedule, None), device=CPU)
-    model = training.schedule.first_model(FEATURES)
-    gradient = sum(
-        clipped_gradient_sum(model, bank.train, max_grad_norm=1.0, pos_weight=4.0, device=CPU) for bank in banks
-    )
+    rounds = nearly_noiseless(1)
+    ((record, state),) = play_rounds(rounds)
+    ((plain, beside),) = play_rounds(nearly_noiseless(1, engine=None))
+    model = rounds.first_model()
+    gradient = sum(clipped_gradient_sum(model, bank.train, max_grad_norm=1.0, pos_weight=4.0) for bank in rounds.banks)
     expected = flatten(model) - 0.1 * gradient / 400.0
     assert np.abs(state.model - expected).max() < 0.1 * record.aggregate.error_bound + 1e-7
     assert np.abs(beside.model - expected).max() < 0.1 * record.aggregate.error_bound + 1e-7
     assert (record.aggregate.bytes_up > 0) and (plain.aggregate.bytes_up == 0)
-    assert record.members == tuple(bank.name for bank in banks) and record.max_abs_error < record.aggregate.error_bound
+    assert record.members == tuple(bank.name for bank in rounds.banks)
+    assert record.max_abs_error == 0  # what a bank's noise has entered is compared with, and nothing without noise
 
 
 def test_rounds_continue_from_a_state_and_stop_before_a_step_that_a_bank_cannot_pay() -> None:
-    banks, training = make_banks(4), noiseless_training(3)
-    paid: list[tuple[str, int]] = []
-    states = [state for _, state in play_shared_rounds(banks, training, device=CPU)]
-    later = play_shared_rounds(
-        banks, training, device=CPU, finished=1, state=states[0], pay=lambda bank, number: paid.append((bank, number))
-    )
+    rounds, paid = nearly_noiseless(3), []
+    states = [state for _, state in play_rounds(rounds)]
+    later = play_rounds(rounds, finished=1, state=states[0], pay=lambda bank, number: paid.append((bank, number)))
     continued = [state for _, state in later]
     assert len(continued) == 2 and np.abs(continued[-1].model - states[-1].model).max() < 1e-3  # noise is never seeded
     assert paid == [(f"bank {i}", number) for number in (2, 3) for i in range(4)]
     left = iter([True, False])
-    stopped = play_shared_rounds(
-        banks, training, device=CPU, pay=lambda *_: paid.append(_), afford=lambda _: next(left)
-    )
+    stopped = play_rounds(rounds, pay=lambda *_: paid.append(_), afford=lambda _: next(left))
     assert len(list(stopped)) == 1 and len(paid) == 8 + 4
 
 
