@@ -6,29 +6,20 @@ same calls happen in separate processes (examples/three_processes.py); nothing h
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg import counts, masks, packing, wire
-from secagg.aggregator import Aggregator
+from secagg import counts, masks, packing
 from secagg.arrays import F64, I64
-from secagg.client import Client
-from secagg.enrolment import Enrolment
-from secagg.errors import LocalError, PlanError, QuorumNotMet, WeightOutOfRange
-from secagg.identity import Identity
-from secagg.keyholder import KeyHolder
-from secagg.messages import Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
+from secagg.errors import PlanError, QuorumNotMet, WeightOutOfRange
 from secagg.plan import RoundPlan
-from secagg.stages import Stage, StageClock
+from secagg.session import Observer, Parties, Session, Terms
+from secagg.stages import Stage
 
 NO_MODEL = bytes(32)
-
-M = TypeVar("M", Offer, Join, Roster, Contribution, EncryptedSum, Release)
 
 
 @dataclass(frozen=True)
@@ -39,6 +30,7 @@ class RoundResult:
     clipped: per client, how many values lay outside [-clip, clip].  stages: seconds and bytes over all clients.
     wire_bytes: length on the wire by kind of message; one client's for joins and contributions.
     parts: seconds of named parts of stages ("mask expansion", "seed masks", "checks of the sum", ...).
+    bytes_up, bytes_down: messages from and to all clients, as encoded; what the two servers exchange is in neither.
     """
 
     average: F64 = field(repr=False)
@@ -50,6 +42,8 @@ class RoundResult:
     stages: Mapping[str, Stage] = field(repr=False)
     wire_bytes: Mapping[str, int] = field(repr=False)
     parts: Mapping[str, Stage] = field(repr=False)
+    bytes_up: int
+    bytes_down: int
 
 
 def run_round(
@@ -69,43 +63,33 @@ def run_round(
     updates: float32 or float64, each of shape (plan.length,). weights: integers in 1..plan.max_weight, one per update;
     all 1 when None. quorum: fewest contributions that may be released. masking=False leaves CKKS alone (warned about).
     model: 32 bytes that name the model the updates refer to. on_contribution: called with the number of contributions
-    taken so far. Raises `PlanError`, `QuorumNotMet`, `UpdateError`, `WeightOutOfRange` or `EngineUnavailable`.
+    sent so far. Raises `PlanError`, `QuorumNotMet`, `UpdateError`, `WeightOutOfRange` or `EngineUnavailable`.
     """
     quorum, threads = counts.quorum(quorum, plan.max_clients), counts.threads(threads)
     weights = _check_inputs(updates, weights, plan, quorum)
     if not masking:
         masks.warn_disabled()
-    clock, sizes = StageClock(), _Wire(plan)
-    identities = [Identity.generate(f"client {i}") for i in range(len(updates))]
-    authority, server = Identity.generate("key holder"), Identity.generate("aggregator")
-    enrolment = Enrolment.of(authority.member, server.member, tuple(i.member for i in identities))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", masks.MaskingDisabledWarning)  # said once, above, for all roles
-        key_holder = KeyHolder(authority, enrolment, plan, quorum, masking=masking, threads=threads, clock=clock)
-        aggregator = Aggregator(server, enrolment, plan, masking=masking, clock=clock)
-        clients = [
-            Client(i, enrolment, plan, quorum, masking=masking, engine=engine, threads=threads, clock=clock)
-            for i in identities
-        ]
+    parties = Parties.generate([f"client {i}" for i in range(len(updates))])
+    terms, observer = Terms(plan, quorum, masking, engine=engine, threads=threads), Observer(on_contribution)
+    roles = Session(parties).roles(terms, observer=observer)
+    key_holder, aggregator, clients, sent = roles.key_holder, roles.aggregator, roles.clients, roles.sent
 
     # 1. The key holder offers a round; 2. clients join it; 3. the key holder closes the roster.
-    offer = sizes.send(key_holder.open(step=1, model=model), Offer, clock)
+    offer = sent(key_holder.open(step=1, model=model))
     for client in clients:
-        key_holder.receive_join(sizes.send(client.join(offer, model), Join, clock))
-    roster = sizes.send(key_holder.close_roster(), Roster, clock)
+        key_holder.receive_join(sent(client.join(offer, model)))
+    roster = sent(key_holder.close_roster())
 
     # 4. Each client seals its update for exactly this roster; 5. the aggregator checks it and adds it.
     aggregator.open(offer, roster)
-    for done, (client, update, weight) in enumerate(zip(clients, updates, weights, strict=True), start=1):
-        contribution = client.contribute(roster, update, weight)
-        aggregator.receive(sizes.send(contribution, Contribution, clock))
-        if on_contribution is not None:
-            on_contribution(done)
-    encrypted_sum = sizes.send(aggregator.close(), EncryptedSum, clock)
+    for client, update, weight in zip(clients, updates, weights, strict=True):
+        aggregator.receive(sent(client.contribute(roster, update, weight)))
+    encrypted_sum = sent(aggregator.close())
 
     # 6. The key holder verifies, consumes the step, decrypts once, checks and releases; clients divide.
-    release = sizes.send(key_holder.release(encrypted_sum), Release, clock)
+    release = sent(key_holder.release(encrypted_sum))
     average = clients[0].accept(release)
+
     return RoundResult(
         average.values,
         release.sums,
@@ -113,38 +97,12 @@ def run_round(
         average.total_weight,
         average.contributors,
         tuple(client.clipped for client in clients),
-        dict(clock.stages),
-        dict(sizes.bytes),
-        dict(clock.parts),
+        dict(observer.clock.stages),
+        dict(observer.message_bytes),
+        dict(observer.clock.parts),
+        observer.bytes_up,
+        observer.bytes_down,
     )
-
-
-class _Wire:
-    """Sends messages as bytes, as between machines, and notes how many they were."""
-
-    def __init__(self, plan: RoundPlan) -> None:
-        self._plan = plan
-        self.bytes: dict[str, int] = {}
-
-    def send(self, message: Message, kind: type[M], clock: StageClock) -> M:
-        with clock.stage("serialize"):
-            data = wire.encode(message, self._plan)
-        self.bytes[_NAMES[kind]] = len(data)
-        with clock.stage("check"):
-            received = wire.decode(data, self._plan)
-        if not isinstance(received, kind):
-            raise LocalError(f"expected a {kind.__name__}, got a {type(received).__name__}")
-        return received
-
-
-_NAMES = {
-    Offer: "offer",
-    Join: "join",
-    Roster: "roster",
-    Contribution: "contribution",
-    EncryptedSum: "sum",
-    Release: "release",
-}
 
 
 def _check_inputs(

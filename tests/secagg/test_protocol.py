@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -16,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import secagg
-from secagg import errors
+from secagg import errors, wire
 from secagg.masks import MaskingDisabledWarning
+from secagg.messages import Contribution, Join, Offer, Release, Roster
 from secagg.transcript import signed_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,3 +201,24 @@ def test_any_number_of_threads_gives_the_same_sums_over_many_blocks(threads):
     result = secagg.run_round(updates, plan=plan, threads=threads)
     exact = sum(np.rint(np.clip(u.astype(np.float64), -1, 1) / plan.step) for u in updates).astype(np.int64)
     assert (result.sums == exact).all()
+
+
+def test_the_bytes_of_a_round_are_those_of_its_messages_as_encoded():
+    plan = secagg.plan_round(length=10, max_clients=4)
+    result = secagg.run_round([np.zeros(10)] * 4, plan=plan)
+    size = {kind: wire.message_bytes(kind, plan, 4) for kind in (Join, Contribution, Offer, Roster, Release)}
+    assert result.bytes_up == 4 * (size[Join] + size[Contribution])
+    assert result.bytes_down == 4 * (size[Offer] + size[Roster] + size[Release])
+    assert list(result.wire_bytes) == ["offer", "join", "roster", "contribution", "sum", "release"]
+
+
+def test_every_contribution_is_reported_as_it_is_sent():
+    plan, reported = secagg.plan_round(length=10, max_clients=3), []
+    secagg.run_round([np.zeros(10)] * 3, plan=plan, on_contribution=reported.append)
+    assert reported == [1, 2, 3]
+
+
+def test_between_the_first_message_and_the_average_the_protocol_reads_no_clock_and_counts_no_bytes():
+    body = inspect.getsource(secagg.run_round).split("# 1. ")[1].split("return RoundResult")[0]
+    assert "accept(release)" in body
+    assert not re.search(r"\b(clock|stage|seconds|observer|bytes|len)\b", body)
