@@ -19,7 +19,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,8 @@ import secagg
 from fl.errors import AggregationError, BanksVanished
 from fl.options import LEAST_BANKS
 from secagg.accumulator import Accumulator, InMemory, MakeAccumulator
-from secagg.messages import Contribution, Join
+from secagg.messages import Contribution, Join, Release
+from secagg.session import Parties, Roles, Session, Terms
 from secagg.wire import message_bytes
 
 LARGEST_VALUE = 2**31 - 1  # of one bank in one lane of an encrypted sum of integers
@@ -116,14 +117,13 @@ def encrypted_average(
     start = time.perf_counter()
     result = secagg.run_round(updates, plan=plan, quorum=len(updates), engine=engine, model=bytes.fromhex(model_hash))
     seconds = time.perf_counter() - start
-    size = result.wire_bytes
     return Aggregate(
         average=result.average,
         error_bound=result.error_bound,
         clipped=result.clipped,
         stages={name: stage.seconds for name, stage in result.stages.items()},
-        bytes_up=len(updates) * (size["join"] + size["contribution"]),
-        bytes_down=len(updates) * (size["offer"] + size["roster"] + size["release"]),
+        bytes_up=result.bytes_up,
+        bytes_down=result.bytes_down,
         seconds=seconds,
         total_weight=result.total_weight,
         value_bits=plan.value_bits,
@@ -197,8 +197,7 @@ class InProcessRounds:
     members of a roster. `quorum`: fewest. `chunk`: coordinates that a bank seals at once, all when None; every chunk
     is an encrypted sum of its own, with the same members. `model_repeats`: rosters that every bank accepts for one
     model once their members differ, as they do after a round was lost; None where every update has fresh noise in it.
-    `device`: a torch device to add ciphertexts on; None adds in
-    memory.
+    `device`: a torch device to add ciphertexts on; None adds in memory.
     """
 
     def __init__(
@@ -224,15 +223,8 @@ class InProcessRounds:
                 f"an encrypted average of {min(quorum, self._largest)} banks would show each the others' sum: at "
                 f"least {LEAST_BANKS} are needed"
             )
-        identities = [secagg.Identity.generate(f"bank {i}") for i in range(len(banks))]
-        self._authority, self._server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
-        members = tuple(identity.member for identity in identities)
-        self._enrolment = secagg.Enrolment.of(self._authority.member, self._server.member, members)
-        self._identities = dict(zip(banks, identities, strict=True))
-        self._names = {identity.member.organisation: name for name, identity in self._identities.items()}
-        self._ledger = secagg.Ledger.in_memory(self._authority)
-        self._journals = {name: secagg.Journal.in_memory(own) for name, own in self._identities.items()}
-        self._step = 0
+        self._session = _session(len(banks))
+        self._places = {name: place for place, name in enumerate(banks)}
         self._preparation = 0.0
 
     def average(self, joined: Joined, value_bits: int) -> Aggregate:
@@ -260,47 +252,24 @@ class InProcessRounds:
         plan = plan_for(len(joined.updates[0]), self._largest, self._clip, value_bits, self._max_weight)
         prepared = secagg.prepare(plan, self._engine)
         self._preparation += prepared
-        clock = secagg.StageClock()
-        line = _Line(plan, clock)
-        key_holder = secagg.KeyHolder(
-            self._authority, self._enrolment, plan, self._quorum, ledger=self._ledger, clock=clock
+        terms = Terms(
+            plan, self._quorum, model_repeats=self._model_repeats, engine=self._engine, accumulator=self._sums
         )
-        aggregator = secagg.Aggregator(self._server, self._enrolment, plan, accumulator=self._sums, clock=clock)
-        banks = {name: self._bank(name, plan, clock) for name in joined.banks}
-
-        # 1. Offer, joins, roster: from here on, exactly these.
-        self._step += 1
-        offer = line.to_banks(key_holder.open(self._step, model), len(banks))
-        for bank in banks.values():
-            key_holder.receive_join(line.from_bank(bank.join(offer, model)))
-        roster = line.to_banks(key_holder.close_roster(), len(banks))
-
-        # 2. Every bank seals its update for this roster and no other.
-        aggregator.open(offer, roster)
-        for (name, bank), update, weight in zip(banks.items(), joined.updates, joined.weights, strict=True):
-            if name not in joined.vanished:
-                contribution = bank.contribute(roster, update, weight, allow_reuse=joined.reuse)
-                aggregator.receive(line.from_bank(contribution))
-        if missing := aggregator.missing():
-            abort = line.to_banks(key_holder.abort(), len(banks))
-            aggregator.abort(abort)
-            for name, bank in banks.items():
-                if name not in joined.vanished:
-                    bank.abort(abort)
-            raise vanished(self._names[organisation] for organisation in missing)
-
-        # 3. One sum, one decryption, one release; every bank divides.
-        release = line.to_banks(key_holder.release(aggregator.close()), len(banks))
-        averages = [bank.accept(release) for bank in banks.values()]
+        roles = self._session.roles(terms, [self._places[name] for name in joined.banks])
+        entries = [
+            _Entry(name, update, weight, joined.reuse, vanishes=name in joined.vanished)
+            for name, update, weight in zip(joined.banks, joined.updates, joined.weights, strict=True)
+        ]
+        _, average = _play(roles, self._session.ledger.next_step, model, entries)
         return Aggregate(
-            average=averages[0].values,
-            error_bound=averages[0].error_bound,
-            clipped=tuple(bank.clipped for bank in banks.values()),
-            stages={name: stage.seconds for name, stage in clock.stages.items()},
-            bytes_up=line.bytes_up,
-            bytes_down=line.bytes_down,
+            average=average.values,
+            error_bound=average.error_bound,
+            clipped=tuple(bank.clipped for bank in roles.clients),
+            stages={name: stage.seconds for name, stage in roles.observer.clock.stages.items()},
+            bytes_up=roles.observer.bytes_up,
+            bytes_down=roles.observer.bytes_down,
             seconds=time.perf_counter() - start - prepared,
-            total_weight=averages[0].total_weight,
+            total_weight=average.total_weight,
             value_bits=value_bits,
             preparation=self._prepared(),
         )
@@ -310,17 +279,57 @@ class InProcessRounds:
         seconds, self._preparation = self._preparation, 0.0
         return seconds
 
-    def _bank(self, name: str, plan: secagg.RoundPlan, clock: secagg.StageClock) -> secagg.Client:
-        return secagg.Client(
-            self._identities[name],
-            self._enrolment,
-            plan,
-            self._quorum,
-            journal=self._journals[name],
-            model_repeats=self._model_repeats,
-            engine=self._engine,
-            clock=clock,
-        )
+
+def _session(banks: int) -> Session:
+    return Session(Parties.generate([f"bank {i}" for i in range(banks)]))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What a bank enters a roster with. `update`: drawn with the roster's size once that has closed, or held already.
+    `vanishes`: after the roster has closed, without a contribution.
+    """
+
+    bank: str
+    update: Update | Callable[[int], NDArray[np.float64]] = field(repr=False)
+    weight: int = 1
+    reuse: bool = False
+    vanishes: bool = False
+
+    def drawn(self, roster: int) -> NDArray[np.floating]:
+        return self.update(roster) if callable(self.update) else self.update
+
+
+def _play(roles: Roles, step: int, model: bytes, entries: Sequence[_Entry]) -> tuple[Release, secagg.Average]:
+    """One round, as `secagg.run_round` plays it, in which banks may vanish. `entries`: one per client, in their order.
+
+    Raises `BanksVanished` after the key holder's abort.
+    """
+    key_holder, aggregator, sent = roles.key_holder, roles.aggregator, roles.sent
+
+    # 1. Offer, joins, roster: from here on, exactly these.
+    offer = sent(key_holder.open(step, model))
+    for bank in roles.clients:
+        key_holder.receive_join(sent(bank.join(offer, model)))
+    roster = sent(key_holder.close_roster())
+
+    # 2. Every bank seals its update for this roster and no other.
+    aggregator.open(offer, roster)
+    present = [(bank, entry) for bank, entry in zip(roles.clients, entries, strict=True) if not entry.vanishes]
+    for bank, entry in present:
+        update = entry.drawn(len(roster.entries))
+        aggregator.receive(sent(bank.contribute(roster, update, entry.weight, allow_reuse=entry.reuse)))
+    if aggregator.missing():
+        abort = sent(key_holder.abort())
+        aggregator.abort(abort)
+        for bank, _ in present:
+            bank.abort(abort)
+        raise vanished(entry.bank for entry in entries if entry.vanishes)
+
+    # 3. One sum, one decryption, one release; every bank divides.
+    release = sent(key_holder.release(sent(aggregator.close())))
+    averages = [bank.accept(release) for bank in roles.clients]
+    return release, averages[0]
 
 
 def _part_of(model: bytes, number: int, parts: int) -> bytes:
@@ -346,36 +355,6 @@ def _joined_up(chunks: Sequence[Aggregate]) -> Aggregate:
         value_bits=chunks[0].value_bits,
         preparation=sum(chunk.preparation for chunk in chunks),
     )
-
-
-M = TypeVar("M")
-
-
-class _Line:
-    """The line between banks and servers: messages travel as bytes, and it counts them."""
-
-    def __init__(self, plan: secagg.RoundPlan, clock: secagg.StageClock) -> None:
-        self._plan, self._clock = plan, clock
-        self.bytes_up = self.bytes_down = 0
-
-    def from_bank(self, message: M) -> M:
-        received, size = self._sent(message)
-        self.bytes_up += size
-        return received
-
-    def to_banks(self, message: M, banks: int) -> M:
-        received, size = self._sent(message)
-        self.bytes_down += banks * size
-        return received
-
-    def _sent(self, message: M) -> tuple[M, int]:
-        with self._clock.stage("serialize"):
-            # M is one of the messages, each of which encode takes; mypy does not join their union.
-            data = secagg.encode(message, self._plan)  # type: ignore[arg-type]
-        with self._clock.stage("check"):
-            received = secagg.decode(data, self._plan)
-        assert isinstance(received, type(message))
-        return received, len(data)
 
 
 @dataclass(frozen=True)
@@ -414,30 +393,20 @@ def encrypted_sum(
     start, bits, model = time.perf_counter(), bits_for(largest), bytes.fromhex(model_hash)
     plan = secagg.plan_round(length=length, max_clients=len(draws), clip=2.0 ** (bits - 1) - 1, value_bits=bits)
     preparation = secagg.prepare(plan, engine)
-    identities = [secagg.Identity.generate(f"bank {i}") for i in range(len(draws))]
-    authority, server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
-    enrolment = secagg.Enrolment.of(authority.member, server.member, tuple(i.member for i in identities))
-    key_holder = secagg.KeyHolder(authority, enrolment, plan, len(draws))
-    aggregator = secagg.Aggregator(server, enrolment, plan)
-    banks = [secagg.Client(i, enrolment, plan, len(draws), engine=engine) for i in identities]
+    roles = _session(len(draws)).roles(Terms(plan, quorum=len(draws), engine=engine))
 
-    offer = key_holder.open(step=1, model=model)
-    for bank in banks:
-        key_holder.receive_join(bank.join(offer, model))
-    roster = key_holder.close_roster()
-    aggregator.open(offer, roster)
-    for bank, draw in zip(banks, draws, strict=True):
-        values = draw(len(roster.entries))
+    def checked(draw: Draw, roster: int) -> NDArray[np.float64]:
+        values = draw(roster)
         if values.shape != (length,) or int(np.abs(values).max(initial=0)) > largest:
             raise AggregationError(f"a bank's integers: expected shape ({length},) within +-{largest}, got others")
-        aggregator.receive(bank.contribute(roster, values.astype(np.float64)))
-    release = key_holder.release(aggregator.close())
-    for bank in banks:
-        bank.accept(release)
+        return values.astype(np.float64)
+
+    entries = [_Entry(f"bank {i}", partial(checked, draw)) for i, draw in enumerate(draws)]
+    release, _ = _play(roles, 1, model, entries)
     return IntegerSum(
         release.sums,
-        bytes_up=len(draws) * plan.residue_bytes,
-        bytes_down=len(draws) * release.sums.nbytes,
+        bytes_up=roles.observer.bytes_up,
+        bytes_down=roles.observer.bytes_down,
         seconds=time.perf_counter() - start - preparation,
         value_bits=bits,
         preparation=preparation,

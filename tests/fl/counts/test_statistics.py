@@ -31,7 +31,7 @@ from fl.privacy.noise_shares import plan_noise
 from fl.runs.account import bank_budgets
 from fl.runs.audit import noise_verdict
 from fl.runs.budgets import CountsPayment
-from fl.secure.session import encrypted_sum
+from fl.secure.session import encrypted_sum, sealing_cost
 
 SCHEMA = load_schema("simulated")
 START = pd.Timestamp("2024-01-01")
@@ -151,6 +151,7 @@ def test_shares_are_drawn_after_the_roster_has_closed_and_for_its_size() -> None
 
     summed = encrypted_sum([draw] * 5, length=2, largest=7, model_hash="00" * 32)
     assert sizes == [5] * 5 and summed.totals.tolist() == [35, -15]
+    assert summed.bytes_up == 5 * sealing_cost(2, clients=5, clip=7.0, value_bits=4).bytes_up
     plan = increments_plan([FIRST + 19], 10, 7, 5, KEYS.size, 1, plan_noise(2.0, 5, 1))
     with pytest.raises(StatisticsError, match="planned for 5 banks"):
         contribution(np.zeros(plan.shape, np.int64), plan, roster=4)
