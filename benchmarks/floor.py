@@ -26,11 +26,12 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 import secagg
-from benchmarks.cases.encrypted import Setting, play_round
+from benchmarks.cases.encrypted import play_round
 from benchmarks.errors import SettingsError
 from benchmarks.meter import Meter
 from benchmarks.workload import CLIP
 from secagg.packing import lanes_per_row
+from secagg.session import Terms
 
 WORD = 4  # bytes of a residue in memory
 BLOCK = 1 << 21  # bytes: a polynomial of all primes and its neighbours, which is what the loops work on
@@ -141,13 +142,13 @@ def floors(length: int, clients: int, value_bits: int, say: Callable[[str], None
     speeds = measure_speeds()
     generator = np.random.default_rng(0)
     updates = [(0.1 * generator.standard_normal(length)).astype(np.float32) for _ in range(clients)]
-    setting = Setting(plan, "fast", masking=True, threads=1)
+    terms = Terms(plan, engine="fast", threads=1)
     least: dict[tuple[str, str], float] = {}
     with _one_thread():
         for number in range(1, REPEATS + 1):
             say(f"round {number} of {REPEATS}")
             meter = Meter()
-            play_round(updates.__getitem__, clients, setting, meter)
+            play_round(updates.__getitem__, clients, terms, meter)
             for key, seconds in _per_party(meter, clients):
                 least[key] = min(least.get(key, math.inf), seconds)
     needed = works(plan, clients)

@@ -18,6 +18,7 @@ import secagg
 from secagg import wire
 from secagg.messages import Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
 from secagg.parameters import ParameterSet
+from secagg.session import Parties, Session, Terms
 
 MODEL = hashlib.sha256(b"the model that all parties train").digest()
 
@@ -45,13 +46,11 @@ class Federation:
         self.plan = secagg.plan_round(
             length=length, max_clients=max_clients or clients, max_weight=max_weight, params=params
         )
-        self.quorum, self.masking, self.folder = quorum, masking, folder
-        self.model_repeats = model_repeats
-        self.authority = secagg.Identity.generate("key holder")
-        self.server = secagg.Identity.generate("aggregator")
-        self.banks = [secagg.Identity.generate(f"bank {i}") for i in range(clients)]
-        members = tuple(bank.member for bank in self.banks)
-        self.enrolment = secagg.Enrolment.of(self.authority.member, self.server.member, members)
+        self.quorum, self.folder = quorum, folder
+        self.terms = Terms(self.plan, quorum, masking, model_repeats, threads=1)
+        self.parties = Parties.generate([f"bank {i}" for i in range(clients)])
+        self.authority, self.server, self.banks = self.parties.key_holder, self.parties.aggregator, self.parties.clients
+        self.enrolment = self.parties.enrolment
 
     @property
     def ledger_file(self) -> Path:
@@ -62,28 +61,18 @@ class Federation:
         assert self.folder is not None
         return self.folder / f"journal-{index}.db"
 
+    def session(self) -> Session:
+        """All parties from here on, with the memory that the folder holds."""
+        return Session(self.parties, self.folder)
+
     def key_holder(self) -> secagg.KeyHolder:
-        ledger = secagg.Ledger(self.ledger_file, self.authority) if self.folder else None
-        return secagg.KeyHolder(
-            self.authority, self.enrolment, self.plan, self.quorum, masking=self.masking, ledger=ledger, threads=1
-        )
+        return self.session().key_holder(self.terms)
 
     def aggregator(self) -> secagg.Aggregator:
-        return secagg.Aggregator(self.server, self.enrolment, self.plan, masking=self.masking)
+        return self.session().aggregator(self.terms)
 
     def client(self, index: int) -> secagg.Client:
-        bank = self.banks[index]
-        journal = secagg.Journal(self.journal_file(index), bank) if self.folder else None
-        return secagg.Client(
-            bank,
-            self.enrolment,
-            self.plan,
-            self.quorum,
-            masking=self.masking,
-            journal=journal,
-            model_repeats=self.model_repeats,
-            threads=1,
-        )
+        return self.session().client(index, self.terms)
 
     def update(self, seed: int) -> NDArray[np.float64]:
         """An update that no other seed gives."""
@@ -101,22 +90,16 @@ class Peers:
     def __init__(self, federation: Federation) -> None:
         self.federation = federation
         self.plan = federation.plan
-        self.key_holder = federation.key_holder()
-        self.aggregator = federation.aggregator()
-        self.clients = [federation.client(i) for i in range(len(federation.banks))]
-
-    def sent(self, message: Message) -> Message:
-        """The message after its way over the wire."""
-        return wire.decode(wire.encode(message, self.plan), self.plan)
+        roles = federation.session().roles(federation.terms)
+        self.key_holder, self.aggregator, self.clients = roles.key_holder, roles.aggregator, list(roles.clients)
+        self.sent = roles.sent
 
     def roster(self, step: int, members: Sequence[int] | None = None) -> tuple[Offer, Roster]:
         """Offer, joins and the closed roster of a step."""
         offer = self.sent(self.key_holder.open(step, MODEL))
-        assert isinstance(offer, Offer)
         for index in range(len(self.clients)) if members is None else members:
             self.key_holder.receive_join(self.sent(self.clients[index].join(offer, MODEL)))
         roster = self.sent(self.key_holder.close_roster())
-        assert isinstance(roster, Roster)
         return offer, roster
 
     def contributions(
@@ -128,7 +111,6 @@ class Peers:
             self.sent(client.contribute(roster, update, weight))
             for client, update, weight in zip(self.clients, updates, weights or [1] * len(updates), strict=True)
         ]
-        assert all(isinstance(contribution, Contribution) for contribution in made)
         return offer, roster, made
 
     def encrypted_sum(self, step: int, updates: Sequence[NDArray[np.float64]]) -> EncryptedSum:
@@ -137,14 +119,11 @@ class Peers:
         self.aggregator.open(offer, roster)
         for contribution in made:
             self.aggregator.receive(contribution)
-        encrypted_sum = self.sent(self.aggregator.close())
-        assert isinstance(encrypted_sum, EncryptedSum)
-        return encrypted_sum
+        return self.sent(self.aggregator.close())
 
     def round(self, step: int, updates: Sequence[NDArray[np.float64]]) -> Release:
         """A whole round; every client accepts its release."""
         release = self.sent(self.key_holder.release(self.encrypted_sum(step, updates)))
-        assert isinstance(release, Release)
         for client in self.clients:
             client.accept(release)
         return release

@@ -7,10 +7,9 @@ memory of one client, one aggregator and one key holder, however many clients th
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +21,10 @@ from benchmarks.meter import Meter
 from benchmarks.workload import CHUNK, CLIP, F32, F64, Vectors
 from fl.secure.session import sums_on
 from secagg import wire
-from secagg.masks import MaskingDisabledWarning
-from secagg.messages import Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
+from secagg.messages import Contribution, EncryptedSum, Release
+from secagg.session import Observer, Parties, Session, Terms
 
 MODEL = bytes(32)  # the hash of the model that the updates refer to; there is none here
-M = TypeVar("M", Offer, Join, Roster, Contribution, EncryptedSum, Release)
 
 
 @dataclass(frozen=True)
@@ -37,34 +35,23 @@ class Opened:
     sums: NDArray[np.int64] = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How a round is played: with which engine, masked or not, on how many threads (None: as the roles choose).
-
-    sums_on: torch device of the aggregator's running sum; None adds in memory.
-    """
-
-    plan: secagg.RoundPlan
-    engine: str
-    masking: bool
-    threads: int | None
-    sums_on: str | None = None
-
-
-def play_round(update_of: Callable[[int], F32], clients: int, setting: Setting, meter: Meter) -> Opened:
+def play_round(update_of: Callable[[int], F32], clients: int, terms: Terms, meter: Meter) -> Opened:
     """One whole round over `clients` updates; `update_of(i)` makes client i's just before it contributes."""
-    plan, clock, post = setting.plan, secagg.StageClock(), _Post(setting.plan, meter)
+    plan, observer, post = terms.plan, Observer(), _Post(meter)
+    clock = observer.clock
     with meter.phase("setup", clock):
-        banks, aggregator, key_holder = _roles(clients, setting, clock)
-        offer = post.carry(key_holder.open(step=1, model=MODEL), Offer, "offer")
-        for bank in banks:
-            key_holder.receive_join(post.carry(bank.join(offer, MODEL), Join, "join"))
-        roster = post.carry(key_holder.close_roster(), Roster, "roster")
+        session = Session(Parties.generate([f"client {i}" for i in range(clients)]))
+        roles = session.roles(replace(terms, quorum=min(3, clients)), observer=observer)
+        key_holder, aggregator = roles.key_holder, roles.aggregator
+        offer = roles.sent(key_holder.open(step=1, model=MODEL))
+        for client in roles.clients:
+            key_holder.receive_join(roles.sent(client.join(offer, MODEL)))
+        roster = roles.sent(key_holder.close_roster())
         aggregator.open(offer, roster)
-    for index, bank in enumerate(banks):
+    for index, client in enumerate(roles.clients):
         update = update_of(index)
         with meter.phase("client", clock):
-            parts = wire.encode_parts(bank.contribute(roster, update), plan)
+            parts = wire.encode_parts(client.contribute(roster, update), plan)
         received = post.deliver(parts, "contribution")
         del parts, update
         with meter.phase("server", clock):
@@ -75,43 +62,20 @@ def play_round(update_of: Callable[[int], F32], clients: int, setting: Setting, 
     with meter.phase("finish", clock):
         parts = wire.encode_parts(aggregator.close(), plan)
     received = post.deliver(parts, "sum")
-    del parts, aggregator
+    del parts
     with meter.phase("open", clock):
         encrypted_sum = wire.decode(received, plan)
         assert isinstance(encrypted_sum, EncryptedSum)
         release = key_holder.release(encrypted_sum)
-        average = banks[0].accept(release).values
-    meter.wire_bytes["release"] = wire.message_bytes(Release, plan)
+        average = roles.clients[0].accept(release).values
+    meter.wire_bytes |= observer.message_bytes | {"release": wire.message_bytes(Release, plan)}
     return Opened(average, release.sums)
 
 
-def _roles(
-    clients: int, setting: Setting, clock: secagg.StageClock
-) -> tuple[list[secagg.Client], secagg.Aggregator, secagg.KeyHolder]:
-    plan, quorum = setting.plan, min(3, clients)
-    identities = [secagg.Identity.generate(f"client {i}") for i in range(clients)]
-    authority, server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
-    enrolment = secagg.Enrolment.of(authority.member, server.member, tuple(i.member for i in identities))
-    masking, threads = setting.masking, setting.threads
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MaskingDisabledWarning)  # measuring without masks is what such a case is for
-        key_holder = secagg.KeyHolder(authority, enrolment, plan, quorum, masking=masking, threads=threads, clock=clock)
-        sums = sums_on(setting.sums_on)
-        aggregator = secagg.Aggregator(server, enrolment, plan, masking=masking, accumulator=sums, clock=clock)
-        banks = [
-            secagg.Client(
-                i, enrolment, plan, quorum, masking=masking, engine=setting.engine, threads=threads, clock=clock
-            )
-            for i in identities
-        ]
-    return banks, aggregator, key_holder
-
-
 class _Post:
-    """Carries messages as bytes. Delivery copies into the receiver's buffer, which costs no party any time."""
+    """Carries large messages as bytes. Delivery copies into the receiver's buffer, which costs no party any time."""
 
-    def __init__(self, plan: secagg.RoundPlan, meter: Meter) -> None:
-        self._plan = plan
+    def __init__(self, meter: Meter) -> None:
         self._meter = meter
         self._buffer = bytearray()
 
@@ -126,14 +90,6 @@ class _Post:
             view[start : start + len(part)] = part
             start += len(part)
         return view
-
-    def carry(self, message: Message, kind: type[M], name: str) -> M:
-        """A small message, there and then."""
-        data = secagg.encode(message, self._plan)
-        self._meter.wire_bytes[name] = len(data)
-        received = secagg.decode(data, self._plan)
-        assert isinstance(received, kind)
-        return received
 
 
 class EncryptedAverage:
@@ -156,27 +112,27 @@ class EncryptedAverage:
                 raise CaseNotRunnable("no CUDA device")
         workload = vectors.workload
         self._vectors = vectors
-        self.setting = Setting(
+        self.terms = Terms(
             secagg.plan_round(workload.length, workload.clients, CLIP, workload.value_bits),
-            resolve_engine(self._engine),
-            self._masking,
-            self._threads,
-            self._sums_on,
+            masking=self._masking,
+            engine=resolve_engine(self._engine),
+            threads=self._threads,
+            accumulator=sums_on(self._sums_on),
         )
         return {
-            "engine": self.setting.engine,
+            "engine": self.terms.engine,
             "masking": self._masking,
             "neighbours": neighbours_needed(workload.clients) if self._masking else 0,
             "kernels": NAME,
             "threads": self._threads,
             "sums_on": self._sums_on or "memory",
-            "plan": self.setting.plan.as_dict(),
+            "plan": self.terms.plan.as_dict(),
         }
 
     def repeat(self, meter: Meter) -> CaseResult:
-        opened = play_round(self._vectors.update, self._vectors.workload.clients, self.setting, meter)
-        check_sums(opened.sums, self._vectors, self.setting.plan)
-        return compared(opened.average, self._vectors, self.setting.plan.max_error)
+        opened = play_round(self._vectors.update, self._vectors.workload.clients, self.terms, meter)
+        check_sums(opened.sums, self._vectors, self.terms.plan)
+        return compared(opened.average, self._vectors, self.terms.plan.max_error)
 
 
 def check_sums(sums: NDArray[np.int64], vectors: Vectors, plan: secagg.RoundPlan) -> None:

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 import secagg
 from benchmarks.cases import CaseResult
-from benchmarks.cases.encrypted import Setting, play_round, quantised
+from benchmarks.cases.encrypted import play_round, quantised
 from benchmarks.errors import CaseNotRunnable, WrongResult
 from benchmarks.machine import usable_cores
 from benchmarks.meter import Meter
 from benchmarks.workload import CLIP, F32, F64, Vectors
+from secagg.session import Terms
 
 if TYPE_CHECKING:
     import torch
@@ -67,8 +68,8 @@ class WholeRound:
             plan = secagg.plan_round(len(self._start), self._clients, CLIP, vectors.workload.value_bits)
             from secagg.engines import resolve_engine
 
-            self._setting = Setting(plan, resolve_engine(self._engine), True, self._threads)
-            parameters |= {"engine": self._setting.engine, "masking": True, "plan": plan.as_dict()}
+            self._terms = Terms(plan, engine=resolve_engine(self._engine), threads=self._threads)
+            parameters |= {"engine": self._terms.engine, "masking": True, "plan": plan.as_dict()}
         return parameters
 
     def repeat(self, meter: Meter) -> CaseResult:
@@ -77,9 +78,9 @@ class WholeRound:
         if self._engine is None:
             average, allowed = self._plain(updates, meter), float(self._clients) * 2.0**-24
         else:
-            opened = play_round(updates.__getitem__, self._clients, self._setting, meter)
-            _check_sums(opened.sums, updates, self._setting.plan)
-            average, allowed = opened.average, self._setting.plan.max_error
+            opened = play_round(updates.__getitem__, self._clients, self._terms, meter)
+            _check_sums(opened.sums, updates, self._terms.plan)
+            average, allowed = opened.average, self._terms.plan.max_error
         return CaseResult(float(np.abs(average - exact).max()), allowed)
 
     def _local(self, client: int, meter: Meter) -> F32:

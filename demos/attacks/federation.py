@@ -11,29 +11,28 @@ may put no more noise into it than the honest contributions have, and is then no
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from demos.attacks.verdict import Attempt, Loot
-from secagg import Aggregator, Client, Enrolment, Identity, KeyHolder, RoundPlan, kernels, packing, plan_round, wire
+from secagg import RoundPlan, kernels, packing, plan_round
 from secagg.arrays import F64, I64, U32
 from secagg.blocks import empty_block, payload_hash, read_block, write_block
 from secagg.ckks import Encryptor, SecretKey
-from secagg.masks import MaskingDisabledWarning, MaskStream, MaskTerm
+from secagg.masks import MaskStream, MaskTerm
 from secagg.messages import (
     Contribution,
     EncryptedSum,
     Join,
-    Message,
     Offer,
     Roster,
     SignedHash,
 )
 from secagg.parameters import ALLOWED
 from secagg.ring import ring_of
+from secagg.session import Parties, Session, Terms
 from secagg.transcript import message_hash, parts_hash, signed_bytes
 
 CLIENTS = 5
@@ -77,38 +76,19 @@ class Federation:
     ) -> None:
         self.plan = plan or plan_round(length, max_clients=16, params=SMALL)
         self.masking = masking
-        self.identities = [Identity.generate(f"bank {i}") for i in range(clients)]
-        self.authority = Identity.generate("key holder")
-        self.server = Identity.generate("aggregator")
-        members = tuple(identity.member for identity in self.identities)
-        self.enrolment = Enrolment.of(self.authority.member, self.server.member, members)
-        with warnings.catch_warnings():
-            # Controls switch the masks off on purpose; the warning is for people who do so in earnest.
-            warnings.simplefilter("ignore", MaskingDisabledWarning)
-            self.key_holder = KeyHolder(self.authority, self.enrolment, self.plan, QUORUM, masking=masking, threads=1)
-            self.aggregator = Aggregator(self.server, self.enrolment, self.plan, masking=masking)
-            self.clients = [
-                Client(
-                    identity,
-                    self.enrolment,
-                    self.plan,
-                    QUORUM,
-                    masking=masking,
-                    model_repeats=model_repeats,
-                    threads=1,
-                )
-                for identity in self.identities
-            ]
+        self.parties = Parties.generate([f"bank {i}" for i in range(clients)])
+        self.identities, self.authority = self.parties.clients, self.parties.key_holder
+        self.server, self.enrolment = self.parties.aggregator, self.parties.enrolment
+        terms = Terms(self.plan, QUORUM, masking, model_repeats, threads=1)
+        roles = Session(self.parties).roles(terms)
+        self.key_holder, self.aggregator, self.clients = roles.key_holder, roles.aggregator, roles.clients
+        self.sent = roles.sent  # a message as its receivers have it: through bytes
         self.updates: list[F64] = [_update(self.plan.length) for _ in range(clients)]
 
     @property
     def victim(self) -> F64:
         """The update that the stories are about."""
         return self.updates[VICTIM]
-
-    def sent(self, message: Message) -> Message:
-        """A message as its receiver has it: through bytes."""
-        return wire.decode(wire.encode(message, self.plan), self.plan)
 
     def join_all(self, offer: Offer) -> list[Join]:
         """Every client answers the offer, and the key holder takes each join."""
@@ -124,9 +104,7 @@ class Federation:
         roster = self.key_holder.close_roster()
         contributions = []
         for client, update in zip(self.clients, self.updates if updates is None else updates, strict=True):
-            message = self.sent(client.contribute(roster, update))
-            assert isinstance(message, Contribution)
-            contributions.append(message)
+            contributions.append(self.sent(client.contribute(roster, update)))
         return Collected(offer, roster, tuple(contributions))
 
     def fresh_updates(self) -> list[F64]:
@@ -226,9 +204,7 @@ class Federation:
         header = collected.roster.header.reply(self.server.key, previous=parts_hash(shown), roster=roster_hash)
         unsigned = EncryptedSum(header, shown, payload_hash(payload), payload, b"")
         signature = self.server.sign(signed_bytes(unsigned))
-        message = self.sent(EncryptedSum(header, shown, unsigned.payload_hash, payload, signature))
-        assert isinstance(message, EncryptedSum)
-        return message
+        return self.sent(EncryptedSum(header, shown, unsigned.payload_hash, payload, signature))
 
     def signed_contribution(self, collected: Collected, residues: U32, by: int = COLLUDER) -> Contribution:
         """Any residues as the contribution of a malicious client, well formed and signed by it."""
@@ -237,9 +213,7 @@ class Federation:
         header = collected.roster.header.reply(identity.key, previous=roster_hash, roster=roster_hash)
         unsigned = Contribution(header, payload_hash(payload), payload, b"")
         signature = identity.sign(signed_bytes(unsigned))
-        message = self.sent(Contribution(header, unsigned.payload_hash, payload, signature))
-        assert isinstance(message, Contribution)
-        return message
+        return self.sent(Contribution(header, unsigned.payload_hash, payload, signature))
 
     def estimate(self, released: I64) -> F64:
         """Sums as values in the unit of an update."""

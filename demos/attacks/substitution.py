@@ -17,7 +17,7 @@ from demos.attacks.federation import COLLUDER, VICTIM, Collected, Federation
 from demos.attacks.verdict import Attack, Control, Loot, Shipped, judge, largest_error
 from secagg.arrays import F64
 from secagg.ckks import generate_keys
-from secagg.messages import Contribution, Offer
+from secagg.messages import Offer
 from secagg.transcript import public_key_hash, signed_bytes
 
 OTHER_MODEL = b"\x01" * 32
@@ -147,7 +147,6 @@ def _renamed(cast: Federation, collected: Collected, key: bytes, model: bytes) -
     own = collected.contributions[COLLUDER]
     changed = replace(own, header=replace(own.header, key=key, model=model))
     message = cast.sent(replace(changed, signature=cast.identities[COLLUDER].sign(signed_bytes(changed))))
-    assert isinstance(message, Contribution)
     cast.aggregator.open(collected.offer, collected.roster)
     cast.aggregator.receive(message)
     return _released(cast)
