@@ -18,9 +18,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from benchmarks.cases.registry import Entry, cases
 from benchmarks.errors import ResumeMismatch, UnreadableResults
@@ -28,7 +27,7 @@ from benchmarks.machine import likeness
 from benchmarks.presets import Point, Preset, workload_of
 from benchmarks.results import NAME, VERSION, Measurement, Results
 from benchmarks.workload import Workload
-from fl.durable import opened_to_append, replace_durably
+from fl.durable import JsonLines, replace_durably
 
 LONGEST_VISIT = 10  # repetitions of one case per cycle
 
@@ -97,7 +96,6 @@ class Journal:
     header: dict[str, Any]
     facts: dict[Key, dict[str, Any]] = field(default_factory=dict)
     repetitions: dict[Key, list[dict[str, Any]]] = field(default_factory=dict)
-    _file: TextIO | None = None
 
     @classmethod
     def start(cls, path: Path, header: dict[str, Any]) -> Journal:
@@ -105,31 +103,25 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         journal = cls(path, header)
         replace_durably(path, b"")
-        journal._file = TextIOWrapper(opened_to_append(path), encoding="utf-8")
         journal._write(header)
         return journal
 
     @classmethod
     def reopen(cls, path: Path, header: dict[str, Any]) -> Journal:
         """Go on with a journal. Raises `ResumeMismatch` for one of other settings, code or machine."""
+        if not path.exists():
+            raise ResumeMismatch(f"{path}: there is nothing to resume; run without --resume")
         try:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        except FileNotFoundError as error:
-            raise ResumeMismatch(f"{path}: there is nothing to resume; run without --resume") from error
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()  # the line that an interruption cut short
-        try:
-            entries = [json.loads(line) for line in lines]
+            entries = JsonLines(path).read()
         except ValueError as error:
-            raise UnreadableResults(f"{path}: a line is not JSON ({error}): run without --resume") from error
+            raise UnreadableResults(f"{error}: run without --resume") from error
         if not entries:
             raise ResumeMismatch(f"{path}: the journal is empty; run without --resume")
         _require_same(entries[0], header, path)
         journal = cls(path, entries[0])
         for entry in entries[1:]:
             journal._take(entry)
-        replace_durably(path, "".join(lines).encode())
-        journal._file = TextIOWrapper(opened_to_append(path), encoding="utf-8")
+        JsonLines(path).keep(len(entries))
         return journal
 
     def add(self, entry: dict[str, Any]) -> None:
@@ -141,12 +133,6 @@ class Journal:
         self._write(entry)
         self._take(entry)
 
-    def close(self) -> None:
-        """Stop writing."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
     def _take(self, entry: dict[str, Any]) -> None:
         key = (str(entry["case"]), Workload.of(entry["workload"]))
         rest = {name: value for name, value in entry.items() if name not in ("case", "workload", "kind")}
@@ -156,10 +142,7 @@ class Journal:
             self.facts.setdefault(key, {}).update({k: v for k, v in rest.items() if v is not None})
 
     def _write(self, entry: dict[str, Any]) -> None:
-        assert self._file is not None
-        self._file.write(json.dumps(entry, allow_nan=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        JsonLines(self.path).append(json.dumps(entry, allow_nan=False).encode())
 
 
 def run(
@@ -207,7 +190,6 @@ def run(
     try:
         complete = player.play()
     finally:
-        journal.close()
         player.close()
         results = _collect(preset, journal, entries, complete)
         results.save(path)

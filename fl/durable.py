@@ -12,14 +12,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import re
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fl.errors import FileRefused
 
@@ -73,19 +75,55 @@ def replace_durably(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def append_durably(path: Path, line: bytes) -> None:
-    """Append `line` and a newline to `path`, on disk when this returns. A crash can leave a torn last
-    line. Raises `FileRefused` when `path` is there and no regular file.
-    """
-    with opened_to_append(path) as file:
-        file.write(line + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+@dataclass(frozen=True)
+class JsonLines:
+    """A file of one JSON object a line that is only appended to. A crash can tear its last line."""
 
+    path: Path
 
-def opened_to_append(path: Path) -> BinaryIO:
-    """`path`, created if need be, open at its end. Raises `FileRefused` when it is there and no regular file."""
-    return os.fdopen(_opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
+    def append(self, line: bytes) -> None:
+        """Append a JSON object, on disk when this returns, and on a line of its own even after a torn one. Raises
+        `FileRefused` when `path` is there and no regular file.
+        """
+        with os.fdopen(_opened(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "ab") as file:
+            size = os.fstat(file.fileno()).st_size
+            torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+            file.write(b"\n" * torn + line + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def lines(self) -> list[bytes]:
+        """What stands there, a torn line included, without newlines; nothing where there is no file."""
+        return [line for line in self._content().split(b"\n") if line]
+
+    def read(self, first: int | None = None, *, shared: bool = False) -> list[dict[str, Any]]:
+        """The objects of the `first` lines (None: of all), without a torn one: a last line without a newline that is no
+        JSON. shared: processes that may have been killed write side by side, so that torn lines stand anywhere. Raises
+        `ValueError` naming a line that is no JSON object otherwise.
+        """
+        objects, content = [], self._content()
+        for number, line in enumerate(content.split(b"\n")[:first], start=1):
+            if not line:
+                continue
+            try:
+                found = json.loads(line)
+                if not isinstance(found, dict):
+                    raise ValueError(f"expected an object, got {type(found).__name__}")
+            except (ValueError, RecursionError) as fault:
+                if not shared and number <= content.count(b"\n"):
+                    raise ValueError(f"{self.path}: line {number} is no JSON object ({fault})") from fault
+            else:
+                objects.append(found)
+        return objects
+
+    def _content(self) -> bytes:
+        return self.path.read_bytes() if self.path.exists() else b""
+
+    def keep(self, first: int) -> None:
+        """Drop whatever stands behind the `first` lines."""
+        kept = b"".join(line + b"\n" for line in self.lines()[:first])
+        if kept != self._content():
+            replace_durably(self.path, kept)
 
 
 @contextmanager

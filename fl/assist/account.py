@@ -17,7 +17,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Annotated, Any
 
 from fl import options
 from fl.assist.errors import LogError, PriceMissing, SpendLimitReached
-from fl.durable import append_durably, locked, opened_to_append
+from fl.durable import JsonLines, locked
 from fl.errors import OptionError
 
 OVERHEAD_TOKENS = 64  # per request, for framing that a byte count may miss
@@ -90,7 +89,7 @@ class Account:
         lines = read_log(path)
         self._lock = threading.Lock()
         self._size = path.stat().st_size if path.exists() else 0
-        self._previous = _hash(_raw_lines(path)[-1]) if _raw_lines(path) else FIRST
+        self._previous = _hash(raw[-1]) if (raw := JsonLines(path).lines()) else FIRST
         self._next = 1 + max((line["attempt"] for line in lines if "attempt" in line), default=0)
         self._open, self._settled = _balance(lines)
         self._attempts = sum(line["event"] == "sent" for line in lines)
@@ -189,8 +188,7 @@ class Account:
         with locked(self.path.with_suffix(".lock")):
             if (self.path.stat().st_size if self.path.exists() else 0) != self._size:
                 raise LogError(f"{self.path}: another process writes to this log; give each its own --work folder")
-            _end_torn_line(self.path)
-            append_durably(self.path, raw)
+            JsonLines(self.path).append(raw)
             self._size = self.path.stat().st_size
         self._previous = _hash(raw)
 
@@ -203,7 +201,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """
     lines: list[dict[str, Any]] = []
     previous = FIRST
-    raw_lines = _raw_lines(path)
+    raw_lines = JsonLines(path).lines()
     for number, raw in enumerate(raw_lines, start=1):
         try:
             line = json.loads(raw)
@@ -236,22 +234,6 @@ def _balance(lines: list[dict[str, Any]]) -> tuple[dict[int, Usage], list[Usage]
             del pending[line["attempt"]]
             settled.append(Usage(line["input_tokens"], line["output_tokens"]))
     return pending, settled
-
-
-def _raw_lines(path: Path) -> list[bytes]:
-    return [raw for raw in path.read_bytes().split(b"\n") if raw] if path.exists() else []
-
-
-def _end_torn_line(path: Path) -> None:
-    """A crash may have cut the last line: the next one begins on a line of its own."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        torn = file.read(1) != b"\n"
-    if torn:
-        with opened_to_append(path) as file:
-            file.write(b"\n")
 
 
 def _hash(raw: bytes) -> str:

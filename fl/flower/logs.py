@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from fl.durable import JsonLines
 from fl.text import printable_json
 
 MAX_TEXT = 400  # characters
@@ -61,11 +62,5 @@ def _short(text: str) -> str:
 
 
 def read_log(path: str | Path) -> list[dict[str, object]]:
-    """The events in a log file, in order; a torn last line is left out."""
-    events = []
-    for line in Path(path).read_text(encoding="utf-8").split("\n"):
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            continue
-    return events
+    """The events in a log file, in order; torn lines are left out."""
+    return JsonLines(Path(path)).read(shared=True)

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fl.durable import append_durably, locked, replace_durably
+from fl.durable import JsonLines, locked, replace_durably
 from fl.errors import RunFolderError
 from fl.durable import file_name
 from fl.rounds.algorithms.state import State
@@ -69,6 +69,7 @@ class RunFolder:
         self.config = config
         self.run_id = run_id  # names this run in the banks' ledgers
         self.made_at = made_at  # where the folder was made; None: by a version that did not say
+        self._metrics = JsonLines(path / "metrics.jsonl")
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, *, run_id: str, description: dict[str, Any]) -> RunFolder:
@@ -149,7 +150,7 @@ class RunFolder:
 
     def finish_round(self, number: int, record: dict[str, Any], state: State) -> None:
         """Make round `number` lasting: its metrics line, then the checkpoint that says it is finished."""
-        append_durably(self.path / "metrics.jsonl", json.dumps({"round": number, **record}).encode())
+        self._metrics.append(json.dumps({"round": number, **record}).encode())
         tensors = {"vector": state.model, **{_MEMORY + name: array for name, array in state.memory.items()}}
         replace_durably(self.path / "checkpoint.safetensors", save(tensors, {"round": str(number)}))
 
@@ -168,16 +169,13 @@ class RunFolder:
                 state = State(held.pop("vector"), {name.removeprefix(_MEMORY): held[name] for name in held})
             except (OSError, SafetensorError, KeyError, TypeError, ValueError) as fault:
                 raise RunFolderError(f"{checkpoint} is damaged ({fault}): start the run anew") from fault
-        metrics = self.path / "metrics.jsonl"
-        lines = metrics.read_bytes().split(b"\n") if metrics.exists() else []
         try:
-            records = [json.loads(line) for line in lines[:number]]
-        except (ValueError, RecursionError):
+            records = self._metrics.read(number)
+        except ValueError:
             records = []
-        if [record.get("round") if isinstance(record, dict) else None for record in records] != list(
-            range(1, number + 1)
-        ):
-            raise RunFolderError(f"{metrics}: expected rounds 1 to {number}, as in the checkpoint; start the run anew")
+        if [record.get("round") for record in records] != list(range(1, number + 1)):
+            where = self._metrics.path
+            raise RunFolderError(f"{where}: expected rounds 1 to {number}, as in the checkpoint; start the run anew")
         return number, state, records
 
     def drop_interrupted(self, finished: int) -> None:
@@ -191,11 +189,7 @@ class RunFolder:
                 f"{self.path}: another process has played rounds since this one read {finished} of them, and {number} "
                 "are finished now: resume it again"
             )
-        path = self.path / "metrics.jsonl"
-        held = path.read_bytes() if path.exists() else b""
-        kept = b"".join(line + b"\n" for line in held.split(b"\n")[:finished])
-        if kept != held:
-            replace_durably(path, kept)
+        self._metrics.keep(finished)
 
     def write_head(self, bank: str, head: NDArray[np.float32]) -> None:
         """Keep the coordinates of the model that are `bank`'s own, float32[n]."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fl.durable import append_durably, locked, opened_to_append, replace_durably, replacing
+from fl.durable import JsonLines, locked, replace_durably, replacing
 from fl.errors import FileRefused
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,8 +28,7 @@ def lock(path: Path) -> None:
 WRITERS = {
     "replace": lambda path: replace_durably(path, b"new"),
     "replace in parts": write_in_parts,
-    "append": lambda path: append_durably(path, b"new"),
-    "open to append": lambda path: opened_to_append(path).close(),
+    "append": lambda path: JsonLines(path).append(b"{}"),
     "lock": lock,
 }
 
@@ -104,6 +103,52 @@ def test_a_lock_does_not_empty_the_file_it_locks(tmp_path: Path) -> None:
         assert path.read_bytes() == b"old"
         with pytest.raises(BlockingIOError), locked(path, wait=False):
             pass
+
+
+# --- lines of JSON ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("torn", [b'{"b": 2', b'{"b": "\xc3', b"["])
+def test_a_torn_last_line_is_left_out_and_the_next_one_begins_on_its_own(tmp_path: Path, torn: bytes) -> None:
+    log = JsonLines(tmp_path / "log")
+    assert log.lines() == log.read() == []
+    log.append(b'{"a": 1}')
+    (tmp_path / "log").write_bytes(b'{"a": 1}\n' + torn)
+    assert log.read() == [{"a": 1}] and log.lines() == [b'{"a": 1}', torn]
+    log.append(b'{"c": 3}')
+    assert log.lines() == [b'{"a": 1}', torn, b'{"c": 3}']
+    assert log.read(shared=True) == [{"a": 1}, {"c": 3}]
+    with pytest.raises(ValueError, match="line 2 is no JSON object"):
+        log.read()
+    assert log.read(1) == [{"a": 1}]
+
+
+def test_a_last_line_that_lost_its_newline_only_is_whole(tmp_path: Path) -> None:
+    log = JsonLines(tmp_path / "log")
+    log.path.write_bytes(b'{"a": 1}\n{"b": 2}')
+    log.append(b'{"c": 3}')
+    assert log.read() == [{"a": 1}, {"b": 2}, {"c": 3}]
+
+
+def test_what_stands_behind_the_kept_lines_goes_and_nothing_is_written_where_there_is_none(tmp_path: Path) -> None:
+    log = JsonLines(tmp_path / "log")
+    log.keep(0)
+    assert not log.path.exists()
+    log.path.write_bytes(b'{"a": 1}\n{"b": 2}\n{"c"')
+    log.keep(2)
+    assert log.path.read_bytes() == b'{"a": 1}\n{"b": 2}\n'
+    before = log.path.stat()
+    log.keep(2)
+    assert log.path.stat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("line", [b"3", b"[" * 100_000, b"9" * 10_000, b"null"])
+@pytest.mark.parametrize("rest", [b"", b'{"a": 1}\n'])
+def test_a_whole_line_that_is_no_object_is_named(tmp_path: Path, line: bytes, rest: bytes) -> None:
+    log = JsonLines(tmp_path / "log")
+    log.path.write_bytes(b"{}\n" + line + b"\n" + rest)
+    with pytest.raises(ValueError, match="line 2 is no JSON object"):
+        log.read()
 
 
 # What writes by other means, and why it may.
