@@ -87,6 +87,60 @@ def test_the_site_describes_every_public_name_at_its_home():
     assert sorted(described) == sorted(homes | {"secagg.errors"})
 
 
+# --- files, modules and lines ----------------------------------------------------------------------------------------
+
+DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+MADE_BY_COMMANDS = {"examples/*/examples.jsonl"}  # below runs/assist
+RECORDS = {"secagg.wires"}  # a record of a Flower message
+
+
+def named_files(text: str) -> set[str]:
+    """Paths of the repository, which may hold `*`."""
+    return set(re.findall(r"\b(?:benchmarks|demos|examples|fl|secagg|tests)/[\w./*-]*\w", text)) - MADE_BY_COMMANDS
+
+
+def named_modules(text: str) -> set[str]:
+    """Dotted names such as fl.data.stream.stream_file."""
+    dotted = set(re.findall(r"(?<![\w/.])(?:benchmarks|demos|fl|secagg)(?:\.\w+)+", text))
+    return {name for name in dotted if not name.endswith(".md")} - RECORDS
+
+
+def leads_somewhere(dotted: str) -> bool:
+    """Whether a name is a module, or is written in the module that the name before it leads to."""
+    path = ROOT / dotted.replace(".", "/")
+    if path.is_dir() or path.with_suffix(".py").is_file():
+        return True
+    parent = path.parent / "__init__.py" if path.parent.is_dir() else path.parent.with_suffix(".py")
+    return parent.is_file() and re.search(rf"\b{path.name}\b", parent.read_text()) is not None
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_and_module_that_a_document_names_exists(document):
+    text = document.read_text()
+    assert [name for name in sorted(named_files(text)) if not any(ROOT.glob(name))] == []
+    assert [name for name in sorted(named_modules(text)) if not leads_somewhere(name)] == []
+
+
+def test_a_file_or_module_that_does_not_exist_would_be_found():
+    assert named_files("see `fl/nothing.py` and tests/flower/test_network_*.py.") == {
+        "fl/nothing.py",
+        "tests/flower/test_network_*.py",
+    }
+    assert named_modules("`fl.nothing.here`, docs/api/secagg.md") == {"fl.nothing.here"}
+    assert leads_somewhere("fl.data.stream") and leads_somewhere("fl.data.stream.stream_file")
+    assert not leads_somewhere("fl.stream") and not leads_somewhere("fl.data.stream.no_such_name")
+
+
+def can_be_split(line: str) -> bool:
+    """Rows of tables and names of tests cannot be split."""
+    return not line.startswith("|") and "::test_" not in line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_lines_of_documents_end_below_120_characters(document):
+    assert [line for line in document.read_text().splitlines() if len(line) >= 120 and can_be_split(line)] == []
+
+
 # --- widths ----------------------------------------------------------------------------------------------------------
 
 PLAN = secagg.plan_round(length=100, max_clients=8)
