@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fl.errors import BudgetError, RunFolderError
-from fl.privacy.budget import BudgetLedger, ledger_path, read_ledger
 from fl.privacy.accounting import epsilon, reckoned
+from fl.privacy.budget import BudgetLedger, ledger_path, read_ledger
 from fl.privacy.mechanisms import Entry, Mechanism, NoisyCounts, units_of
 from fl.runs.config import PrivacySettings
 from fl.runs.folder import RunFolder, bank_names

@@ -108,7 +108,7 @@ class RunConfig:
     baseline_model: ModelSettings
     baseline_training: LocalTraining  # of the baselines that need no privacy
     statistics: StatisticsSettings | None = None  # None: nothing but updates is shared
-    algorithm: AlgorithmSettings = AlgorithmSettings()
+    algorithm: AlgorithmSettings = AlgorithmSettings()  # noqa: RUF009 - frozen
     participation: ParticipationSettings | None = None  # None: every bank in every round
     compression: CompressionSettings | None = None  # None: the same bits and all layers in every round
     resources: ResourceSettings | None = None  # None: no bank has limits
@@ -191,5 +191,3 @@ def _toml(value: str | float | bool) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
-
-

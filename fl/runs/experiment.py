@@ -3,9 +3,6 @@
 What it does: puts the parts together in the order that the promises need, and keeps a run folder so that a
 run killed at any moment continues.
 
-What it leaves to others: every part. Rounds are in `fl.rounds.play`, the run's budget in `fl.runs.budgets`, the ledger's
-rule in `fl.privacy.budget`, files in `fl.runs.folder`.
-
 On continuing: without differential privacy the result is that of an uninterrupted run, bit for bit. With
 it, a round that was paid for and did not finish is lost: the noise was calibrated to so many rounds and no
 more, so the run ends that many rounds earlier (`rounds_lost`), within its budget.
@@ -25,7 +22,6 @@ import torch
 from safetensors.numpy import save
 from torch import nn
 
-from fl.runs.baselines import Baseline, baselines
 from fl.counts.columns import SharedColumns, with_shared_columns
 from fl.counts.release import TOTALS, bank_salt, share_statistics
 from fl.counts.settings import describe, plan_sharing
@@ -50,6 +46,7 @@ from fl.rounds.joint_noise import JointNoise
 from fl.rounds.joint_steps import JointSteps
 from fl.rounds.limits import Choice
 from fl.rounds.play import Progress, RoundRecord, Rounds, Schedule, Summation, play_rounds, trained_models
+from fl.runs.baselines import Baseline, baselines
 from fl.runs.budgets import (
     STATISTICS_ROUND,
     CountsPayment,
@@ -66,9 +63,9 @@ from fl.runs.budgets import (
     require_paid,
     require_room,
 )
-from fl.runs.run_data import read_source
 from fl.runs.config import APPLIED_GRID, RunConfig
 from fl.runs.folder import RunFolder, refuse_used
+from fl.runs.run_data import read_source
 from fl.runs.styles import OPEN
 from fl.secure.session import InProcessRounds, plain_sum
 
@@ -188,9 +185,7 @@ class Experiment:
     def _play(self, progress: Progress | None) -> Iterator[tuple[RoundRecord, State]]:
         pay, afford = (self._pay, self._afford) if self.ledgers else (None, None)
         rounds = self._rounds(self.schedule, self._aggregation())
-        return play_rounds(
-            rounds, finished=self.finished, state=self._state, pay=pay, afford=afford, progress=progress
-        )
+        return play_rounds(rounds, finished=self.finished, state=self._state, pay=pay, afford=afford, progress=progress)
 
     def _rounds(self, schedule: Schedule, aggregate: Summation) -> Rounds:
         """How this run plays `schedule`: joint steps where the noise is shared and `schedule` is the run's own."""

@@ -38,9 +38,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fl.durable import JsonLines, locked, replace_durably
+from fl.durable import JsonLines, file_name, locked, replace_durably
 from fl.errors import RunFolderError
-from fl.durable import file_name
 from fl.rounds.algorithms.state import State
 from fl.runs.config import RunConfig, config_from_toml, config_to_toml
 

@@ -52,5 +52,3 @@ def style_of(privacy: PrivacySettings | None) -> Style:
     if privacy is not None and privacy.noise == "shared":
         return SHARED
     return PRIVATE if privacy is not None and privacy.unit == "row" else OPEN
-
-

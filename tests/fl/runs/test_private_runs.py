@@ -15,8 +15,15 @@ from fl.counts.settings import StatisticsSettings
 from fl.errors import BudgetError, BudgetExhausted, LedgerError, RunFolderError
 from fl.privacy.budget import BudgetLedger
 from fl.runs.account import bank_budgets
+from fl.runs.config import (
+    AggregationSettings,
+    DataSettings,
+    PrivacySettings,
+    RunConfig,
+    config_from_toml,
+    config_to_toml,
+)
 from fl.runs.experiment import Experiment
-from fl.runs.config import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_from_toml, config_to_toml
 from fl.runs.styles import OPEN, PRIVATE
 
 BANKS = 3

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from fl.errors import RunFolderError
 from fl.rounds.algorithms.state import State
-from fl.runs.config import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_from_toml, config_to_toml
+from fl.runs.config import (
+    AggregationSettings,
+    DataSettings,
+    PrivacySettings,
+    RunConfig,
+    config_from_toml,
+    config_to_toml,
+)
 from fl.runs.folder import RunFolder
 from fl.runs.styles import OPEN, PRIVATE
 
