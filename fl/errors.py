@@ -107,8 +107,8 @@ class AuditError(FederationError):
     """An audit without enough canaries or samples to conclude anything."""
 
 
-class ScalingError(FederationError):
-    """Features cannot be made or scaled: a schema without any, sums that no rows can have, another width."""
+class FeatureError(FederationError):
+    """No feature can be made: the schema names none."""
 
 
 class ExaminationError(FederationError):

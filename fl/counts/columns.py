@@ -37,49 +37,24 @@ class SharedColumns:
     keys: KeySlots
     totals: Totals
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return shared_names(self.schema, self.totals.plan)
-
-    @property
-    def replaced(self) -> tuple[str, ...]:
-        """Names of the bank's own features that these stand in for."""
-        return replaced_names(self.schema, self.totals.plan)
-
     def extend(
         self, x: NDArray[np.float32], day: NDArray[np.int32], identifiers: NDArray[np.object_]
     ) -> NDArray[np.float32]:
-        """float32[n, kept + len(names)]: the bank's own columns that stay, then the shared ones, within +-bound.
+        """float32[n, d']: the bank's own columns that stay, then the shared ones, within +-bound.
 
         `x`: float32[n, d], the schema's features as the bank computed them; `day`: int32[n]; `identifiers`:
         object[n], the rows' keys.
         """
         own = [feature.name for feature in features(self.schema)]
-        replaced = [own.index(name) for name in self.replaced]
+        replaced = [own.index(name) for name in replaced_names(self.schema, self.totals.plan)]
         kept = [i for i in range(len(own)) if i not in replaced]
         distinct, code = np.unique(identifiers.astype(str), return_inverse=True)
         slot = self.keys.of(distinct.astype(object))[code]
-        made = self._windows(day, slot, x[:, replaced]) if self._exact else self._increments(day, slot)
+        exact = self.totals.plan.mode == "exact windows"
+        columns = self._windows(day, slot, x[:, replaced]) if exact else self._increments(day, slot)
         bound = self.schema.bound
-        shared = np.clip(np.stack(made, axis=1), -bound, bound).astype(np.float32)
+        shared = np.clip(np.stack(columns, axis=1), -bound, bound).astype(np.float32)
         return np.concatenate([x[:, kept], shared], axis=1)
-
-    @property
-    def all_names(self) -> tuple[str, ...]:
-        """Names of all inputs of a model, in column order."""
-        return names_with_shared(self.schema, self.totals.plan)
-
-    @property
-    def _exact(self) -> bool:
-        return self.totals.plan.mode == "exact windows"
-
-    @property
-    def _block(self) -> int:
-        return len(self.totals.plan.periods[0])
-
-    @property
-    def _depths(self) -> tuple[int, ...]:
-        return block_depths(self.schema, self._block)
 
     def _windows(
         self, day: NDArray[np.int32], slot: NDArray[np.int64], own: NDArray[np.float32]
@@ -88,16 +63,16 @@ class SharedColumns:
         windows, counts, suppressed = shared_windows(self.schema), self.totals.counts(), self.totals.suppressed
         ends = np.array([period.last for period in self.totals.plan.periods[:: len(windows)]])
         newest = np.searchsorted(ends, day - self.schema.label.delay_days - 1, side="right") - 1
-        made = []
+        columns = []
         for i, days in enumerate(windows):
             period = np.maximum(newest, 0) * len(windows) + i
-            silent = (newest < 0) | suppressed[period, slot]
+            unknown = (newest < 0) | suppressed[period, slot]
             transactions, frauds = counts[period, slot, 0], counts[period, slot, 1]
             count = np.log1p(transactions) - np.log1p(self.schema.parties.terminal_per_day * days)
             risk = frauds / np.maximum(transactions, 1) * self.schema.bound
-            made.append(np.where(silent, own[:, 2 * i], count))
-            made.append(np.where(silent, own[:, 2 * i + 1], risk))
-        return made
+            columns.append(np.where(unknown, own[:, 2 * i], count))
+            columns.append(np.where(unknown, own[:, 2 * i + 1], risk))
+        return columns
 
     def _increments(self, day: NDArray[np.int32], slot: NDArray[np.int64]) -> list[NDArray[np.float64]]:
         plan = self.totals.plan
@@ -112,18 +87,21 @@ class SharedColumns:
             span: NDArray[np.float64] = until - since
             return span
 
-        deepest = self._depths[-1]
-        usual = self.schema.parties.terminal_per_day * deepest * self._block
-        made = [np.log1p(np.maximum(total(deepest, 0), 0)) - np.log1p(usual)]
-        for depth in self._depths:
-            made.append(Z_SCALE * total(depth, 1) / (plan.noise.released_sigma * np.sqrt(depth)))
-        return made
+        block = len(plan.periods[0])
+        depths = block_depths(self.schema, block)
+        usual = self.schema.parties.terminal_per_day * depths[-1] * block
+        columns = [np.log1p(np.maximum(total(depths[-1], 0), 0)) - np.log1p(usual)]
+        for depth in depths:
+            columns.append(Z_SCALE * total(depth, 1) / (plan.noise.released_sigma * np.sqrt(depth)))
+        return columns
 
 
-def names_with_shared(schema: Schema, plan: StatisticsPlan) -> tuple[str, ...]:
-    """Names of all inputs of a model that has the columns of a release under `plan`, in column order."""
+def input_names(schema: Schema, plan: StatisticsPlan | None) -> tuple[str, ...]:
+    """Names of all inputs of a model, in column order. `plan`: of the release whose columns it has; None: of none."""
+    own = tuple(feature.name for feature in features(schema))
+    if plan is None:
+        return own
     replaced = replaced_names(schema, plan)
-    own = (feature.name for feature in features(schema))
     return (*(name for name in own if name not in replaced), *shared_names(schema, plan))
 
 
@@ -177,4 +155,4 @@ def with_shared_columns(federation: Federation, table: Transactions, shared: Sha
         BankData(bank.name, extend(bank.train), extend(bank.validation), tuple(extend(test) for test in bank.test))
         for bank in federation.banks
     )
-    return replace(federation, banks=banks, feature_names=shared.all_names)
+    return replace(federation, banks=banks, feature_names=input_names(shared.schema, shared.totals.plan))

@@ -8,16 +8,12 @@ Handbook (Le Borgne et al., 2022); a customer's windows are (t - w, t] and hold 
 terminal's are (t - delay - w, t - delay].
 
 Scaling needs no statistics: each column goes through a public transform, centre and scale of the schema and
-is clipped to +-`schema.bound`. Where banks agree to share first and second moments, `scaling_sums` and
-`Scaling.from_sums` do that from sums alone, so that an encrypted sum can carry them; those sums are exact
-and lie outside any epsilon.
-
-Leaves to others: reading rows (`data`), which rows are trained on (`split`).
+is clipped to +-`schema.bound`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -36,7 +32,7 @@ from fl.data.schema import (
     Transform,
 )
 from fl.data.windows import GroupWindows, Positions
-from fl.errors import DataError, ScalingError
+from fl.errors import DataError, FeatureError
 
 NIGHT_ENDS_HOUR = 6  # a transaction before 7:00 is made at night (handbook, chapter 3)
 MONDAY_OF_EPOCH = 3  # 1970-01-01 was a Thursday
@@ -66,7 +62,7 @@ class Block(Protocol):
 
 
 def blocks(schema: Schema) -> tuple[Block, ...]:
-    """The feature blocks that the schema's columns allow, in a fixed order. Raises `ScalingError` when there
+    """The feature blocks that the schema's columns allow, in a fixed order. Raises `FeatureError` when there
     are none.
     """
     found: list[Block] = []
@@ -82,7 +78,7 @@ def blocks(schema: Schema) -> tuple[Block, ...]:
     found.extend(Category(column) for column in schema.categorical)
     found.extend(Text(column) for column in schema.text if column.use)
     if not found:
-        raise ScalingError(f"schema {schema.name!r} names no feature: give it an amount, numeric or categorical column")
+        raise FeatureError(f"schema {schema.name!r} names no feature: give it an amount, numeric or categorical column")
     return tuple(found)
 
 
@@ -264,58 +260,3 @@ class Text:
     def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
         hashed: NDArray[np.float64] = self._vectorizer.transform(table.text[self._column.column][rows]).toarray()
         return hashed
-
-
-@dataclass(frozen=True)
-class ScalingSums:
-    """What one bank adds to shared moments: `count`, and `total` and `squares`: float64[d]. Plaintext: never
-    log it.
-    """
-
-    count: int
-    total: NDArray[np.float64] = field(repr=False)
-    squares: NDArray[np.float64] = field(repr=False)
-
-
-def scaling_sums(x: NDArray[np.float32], bound: float) -> ScalingSums:
-    """Sums over the rows of `x` (float32[n, d], publicly scaled), each value clipped to +-`bound`.
-
-    One row moves `count` by 1, each total by at most `bound` and each square by at most `bound`**2.
-    """
-    clipped = np.clip(x.astype(np.float64), -bound, bound)
-    return ScalingSums(len(x), clipped.sum(axis=0), np.square(clipped).sum(axis=0))
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Standardisation by moments that banks shared as sums: clip((clip(x) - mean) / deviation, +-bound)."""
-
-    mean: NDArray[np.float64] = field(repr=False)
-    deviation: NDArray[np.float64] = field(repr=False)
-    bound: float
-
-    @staticmethod
-    def from_sums(
-        count: float,
-        total: NDArray[np.float64],
-        squares: NDArray[np.float64],
-        bound: float,
-        floor: float = 0.05,
-    ) -> Scaling:
-        """From sums over all banks. `floor` is the least deviation: it keeps a nearly constant column from
-        exploding, and absorbs a variance that the rounding of encrypted sums left below zero. Raises
-        `ScalingError` for impossible sums.
-        """
-        if not (np.isfinite(count) and count >= 1 and np.isfinite(total).all() and np.isfinite(squares).all()):
-            raise ScalingError(f"expected finite sums over at least one row, got a count of {count}")
-        if total.shape != squares.shape or (np.abs(total) > count * bound * (1 + 1e-6) + 1e-6).any():
-            raise ScalingError(f"expected {total.shape} totals within count * bound = {count * bound}, got others")
-        mean = total / count
-        return Scaling(mean, np.sqrt(np.maximum(squares / count - mean**2, floor**2)), bound)
-
-    def apply(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32[n, d] within +-bound. Raises `ScalingError` for another number of columns."""
-        if x.shape[1:] != self.mean.shape:
-            raise ScalingError(f"expected {self.mean.shape[0]} columns, got an array of shape {x.shape}")
-        standard = (np.clip(x, -self.bound, self.bound) - self.mean) / self.deviation
-        return np.clip(standard, -self.bound, self.bound).astype(np.float32)

@@ -11,14 +11,14 @@ assigning rows to banks (`partition`), scoring new files (`stream`), everything 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.data.features import Scaling, ScalingSums, features, scaled_features, scaling_sums
+from fl.data.features import features, scaled_features
 from fl.data.partition import Partition, partition_for
 from fl.data.reading import Transactions, load_transactions, read_header, transactions_from_frame
 from fl.data.schema import Schema
@@ -200,24 +200,6 @@ def pooled_local(federation: Federation) -> BankData:
         _concatenate([bank.validation for bank in banks]),
         tuple(_concatenate([bank.test[i] for bank in banks]) for i in range(len(banks[0].test))),
     )
-
-
-def bank_scaling_sums(bank: BankData, bound: float) -> ScalingSums:
-    """What `bank` contributes to shared moments: sums over its training rows, clipped to +-`bound`."""
-    return scaling_sums(bank.train.x, bound)
-
-
-def rescaled(federation: Federation, scaling: Scaling) -> Federation:
-    """The federation with every bank's features standardised by shared moments."""
-
-    def apply(rows: Rows) -> Rows:
-        return replace(rows, x=scaling.apply(rows.x))
-
-    banks = tuple(
-        BankData(bank.name, apply(bank.train), apply(bank.validation), tuple(apply(test) for test in bank.test))
-        for bank in federation.banks
-    )
-    return replace(federation, banks=banks)
 
 
 def _read(data: str | Path, schema: Schema, rule: Partition, simulation: Simulation) -> Transactions:

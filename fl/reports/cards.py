@@ -16,7 +16,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from fl.data.features import features
 from fl.data.schema import Schema
 from fl.durable import replace_durably
 from fl.markdown import code, text
@@ -24,7 +23,7 @@ from fl.reports.card_templates import DPIA, MODEL_CARD
 from fl.reports.examination.findings import percent
 from fl.runs.config import RunConfig
 from fl.runs.folder import read_config, read_object
-from fl.runs.scoring import TrainedModel, load_model
+from fl.runs.scoring import load_model
 
 FIELD = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
 MARK = "**To be filled in**"
@@ -69,13 +68,7 @@ def read_run(run: Path) -> FinishedRun:
     manifest, result = (read_object(run / name) for name in ("manifest.json", "result.json"))
     report = read_object(run / "report.json") if (run / "report.json").exists() else {}
     config = read_config(run)
-    return FinishedRun(config, model.schema, _features(model), model.threshold, manifest, result, report)
-
-
-def _features(model: TrainedModel) -> tuple[str, ...]:
-    """Names of the model's inputs: the bank's own, then those from shared counts."""
-    own, shared = tuple(feature.name for feature in features(model.schema)), model.shared
-    return own if shared is None else (*(name for name in own if name not in shared.replaced), *shared.names)
+    return FinishedRun(config, model.schema, model.features, model.threshold, manifest, result, report)
 
 
 def cards(run: FinishedRun) -> Cards:

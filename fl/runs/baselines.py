@@ -46,17 +46,17 @@ def baselines(
 ) -> dict[str, Baseline]:
     """The baselines of a run by name, each a function that trains and measures it.
 
-    `play`: the run's own algorithm in plain sight, one model per bank. `local`: `federation` with bank-local features only, the same object where nothing is shared.
-    `shared_features`: makes the pooled table whose features look at all banks' rows. `federated`: the run's
-    own schedule. `without_privacy`: the schedule without differential privacy; equal to `federated` when
-    the run has none.
+    `local`: `federation` with bank-local features only, the same object where nothing is shared. `shared_features`:
+    makes the pooled table whose features look at all banks' rows. `federated`: the run's own schedule.
+    `without_privacy`: the schedule without differential privacy; equal to `federated` when the run has none. `play`:
+    the run's own algorithm in plain sight, one model per bank.
     """
     banks = federation.banks
 
     planned: dict[str, Baseline] = {
         "alone": lambda: alone(local.banks, without_privacy, device),
         "pooled": lambda: pooled(local.banks, pooled_local(local), without_privacy, device),
-        "pooled_global": lambda: _pooled_alone(shared_features(), without_privacy, device),
+        "pooled_global": lambda: pooled([everything := shared_features()], everything, without_privacy, device),
         "plain": lambda: evaluate(banks, play(federated), device),
     }
     if federation is not local:
@@ -75,10 +75,6 @@ def alone(banks: Sequence[BankData], schedule: Schedule, device: torch.device) -
 def pooled(banks: Sequence[BankData], everything: BankData, schedule: Schedule, device: torch.device) -> Evaluation:
     """One model from all banks' rows, `everything`, measured at every bank."""
     return evaluate(banks, [_train_centrally(everything, schedule, device)] * len(banks), device)
-
-
-def _pooled_alone(everything: BankData, schedule: Schedule, device: torch.device) -> Evaluation:
-    return evaluate([everything], [_train_centrally(everything, schedule, device)], device)
 
 
 def _train_centrally(bank: BankData, schedule: Schedule, device: torch.device) -> nn.Module:

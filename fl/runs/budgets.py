@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fl.counts.columns import names_with_shared
+from fl.counts.columns import input_names
 from fl.counts.settings import StatisticsSettings, plan_sharing
 from fl.data.federation import Federation, PartitionedTable
 from fl.errors import (
@@ -29,10 +29,10 @@ from fl.errors import (
 from fl.learning.model import HIDDEN, build_model, layout
 from fl.learning.training import LocalTraining, PrivateSteps
 from fl.options import LEAST_BANKS
+from fl.privacy.accounting import Reckoned
 from fl.privacy.budget import BudgetLedger, Spend, ledger_path
 from fl.privacy.calibrate import calibrate, calibrate_clients, calibrate_counts, calibrate_steps, require_left
-from fl.privacy.accounting import Reckoned
-from fl.privacy.mechanisms import ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, UNIT, noisy_counts, units_of
+from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, noisy_counts, units_of
 from fl.privacy.noise_shares import plan_noise
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.fedprox import require_stable_pull
@@ -174,7 +174,8 @@ def require_room(config: RunConfig, banks: int) -> None:
         )
     if config.statistics is not None and banks < LEAST_BANKS:
         raise AggregationError(
-            f"shared statistics need at least {LEAST_BANKS} banks, got {banks}: more --clients, or --no-shared-statistics"
+            f"shared statistics need at least {LEAST_BANKS} banks, got {banks}: more --clients, or "
+            "--no-shared-statistics"
         )
     if privacy is None:
         return
@@ -265,7 +266,7 @@ def chosen_resources(config: RunConfig, source: PartitionedTable, federation: Fe
         sigma, colluders = config.statistics.sigma, config.statistics.colluders
         noise = None if sigma is None else plan_noise(sigma, len(federation.banks), colluders)
         plan, _ = plan_sharing(source, config.statistics, noise, bytes(32))
-        federation = replace(federation, feature_names=names_with_shared(source.table.schema, plan))
+        federation = replace(federation, feature_names=input_names(source.table.schema, plan))
     inputs, banks = len(federation.feature_names), federation.banks
     model = build_model(inputs, seed=0, dropout=config.model.dropout, prior=config.model.prior)
     shape, steps = layout(model), private_steps(config.privacy)
@@ -368,7 +369,7 @@ def _shared_noise(
         assert config.statistics.sigma is not None
         noise = plan_noise(config.statistics.sigma, len(source.banks), config.statistics.colluders)
         plan, _ = plan_sharing(source, config.statistics, noise, bytes(32))
-        inputs = len(names_with_shared(source.table.schema, plan))
+        inputs = len(input_names(source.table.schema, plan))
     length = layout(build_model(inputs, seed=0)).length
     found = [
         calibrate_steps(

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from fl.counts.columns import SharedColumns
+from fl.counts.columns import SharedColumns, input_names
 from fl.counts.release import load_release
-from fl.data.features import features
 from fl.data.partition import Partition, partition_for
 from fl.data.schema import Schema
 from fl.data.schema_file import parse_schema
@@ -43,6 +42,7 @@ class TrainedModel:
 
     module: nn.Module = field(repr=False)
     schema: Schema
+    features: tuple[str, ...]  # names of its inputs
     partition: Partition
     threshold: float
     shared: SharedColumns | None = None  # columns from the run's released totals, of which the newest serve later days
@@ -74,7 +74,7 @@ def load_model(run: Path) -> TrainedModel:
     if config.statistics is not None:
         totals, keys = load_release(run / "statistics")
         shared = SharedColumns(schema, keys, totals)
-    if names != _names(schema, shared):
+    if tuple(names) != input_names(schema, None if shared is None else shared.totals.plan):
         raise RunFolderError(
             f"{path}: its {len(names)} features are not those this version computes from its schema; train it anew"
         )
@@ -90,7 +90,7 @@ def load_model(run: Path) -> TrainedModel:
     data = config.data
     partition = partition_for(schema, data.partition, random_banks(data), config.seed)
     own = _own_models(run, module, about.get("personal", []))
-    return TrainedModel(module, schema, partition, float(about["threshold"]), shared, own)
+    return TrainedModel(module, schema, tuple(names), partition, float(about["threshold"]), shared, own)
 
 
 ABOUT = {"schema": str, "features": list, "model_hash": str, "threshold": float}  # what a model file says of itself
@@ -142,11 +142,6 @@ def _own_models(run: Path, module: nn.Module, layers: Sequence[str]) -> dict[str
         models[bank] = copy.deepcopy(module)
         unflatten(models[bank], vector)
     return models
-
-
-def _names(schema: Schema, shared: SharedColumns | None) -> list[str]:
-    """Features of a model, in column order."""
-    return [feature.name for feature in features(schema)] if shared is None else list(shared.all_names)
 
 
 def score_file(model: TrainedModel, path: str | Path, history: str | Path | None = None) -> Iterator[ScoredRows]:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fl.data.features import Scaling, features, raw_features, scale_publicly, scaled_features, scaling_sums
+from fl.data.features import features, raw_features, scale_publicly, scaled_features
 from fl.data.reading import Identifiers, Transactions, load_transactions, transactions_from_frame
 from fl.data.schema import (
     DAY_US,
@@ -31,7 +31,7 @@ from fl.data.schema import (
 )
 from fl.data.schema_file import load_schema
 from fl.data.windows import GroupWindows
-from fl.errors import DataError, ScalingError
+from fl.errors import DataError, FeatureError
 
 HOUR_US = DAY_US // 24
 
@@ -291,46 +291,8 @@ def test_log1p_of_a_negative_number_is_refused_by_row_and_column() -> None:
 
 
 def test_a_schema_without_any_feature_is_refused() -> None:
-    with pytest.raises(ScalingError, match="names no feature"):
+    with pytest.raises(FeatureError, match="names no feature"):
         features(Schema("empty", LabelColumn("y")))
-
-
-@given(st.integers(1, 5), st.integers(0, 2**32 - 1))
-def test_sums_of_banks_give_the_moments_of_the_pooled_rows(banks: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    parts = [rng.normal(0.5, 2.0, (20 + i, 3)).astype(np.float32) for i in range(banks)]
-    sums = [scaling_sums(part, 3.0) for part in parts]
-    scaling = Scaling.from_sums(
-        sum(s.count for s in sums),
-        sum(s.total for s in sums),
-        sum(s.squares for s in sums),
-        bound=3.0,  # type: ignore[arg-type]
-    )
-    pooled = np.clip(np.concatenate(parts).astype(np.float64), -3, 3)
-    np.testing.assert_allclose(scaling.mean, pooled.mean(axis=0), atol=1e-9)
-    np.testing.assert_allclose(scaling.deviation, pooled.std(axis=0), atol=1e-6)
-    x = scaling.apply(parts[0])
-    assert x.dtype == np.float32 and np.abs(x).max() <= 3.0
-
-
-def test_one_row_moves_the_scaling_sums_by_at_most_the_bound() -> None:
-    wild = np.array([[1e30, -1e30]], np.float32)
-    sums = scaling_sums(wild, 3.0)
-    assert sums.count == 1 and sums.total.tolist() == [3.0, -3.0] and sums.squares.tolist() == [9.0, 9.0]
-
-
-def test_a_constant_column_and_rounded_sums_do_not_explode_the_scaling() -> None:
-    scaling = Scaling.from_sums(10, np.array([10.0]), np.array([9.9999]), bound=3.0)
-    assert np.isfinite(scaling.apply(np.ones((2, 1), np.float32))).all()
-
-
-@pytest.mark.parametrize(
-    ("count", "total", "squares"),
-    [(0, [0.0], [0.0]), (5, [np.nan], [1.0]), (5, [100.0], [1.0]), (5, [1.0, 2.0], [1.0])],
-)
-def test_sums_that_no_rows_can_have_are_refused(count: int, total: list[float], squares: list[float]) -> None:
-    with pytest.raises(ScalingError, match="expected"):
-        Scaling.from_sums(count, np.array(total), np.array(squares), bound=3.0)
 
 
 HANDBOOK = {"weekend": "TX_DURING_WEEKEND", "night": "TX_DURING_NIGHT", "amount": "TX_AMOUNT"} | {

@@ -10,18 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl.data.features import Scaling
 from fl.data.federation import (
     BankData,
     Federation,
     PartitionedTable,
-    bank_scaling_sums,
     federation_of,
     load_federation,
     pooled_global,
     pooled_local,
     read_partitioned,
-    rescaled,
 )
 from fl.data.partition import keyed_hash, partition_for
 from fl.data.reading import Transactions, transactions_from_frame
@@ -163,15 +160,6 @@ def test_reprs_and_the_description_hold_no_rows(federation: Federation) -> None:
     assert len(shown) < 1000 and "array" not in shown
     assert set(federation.description["banks"]) == {bank.name for bank in federation.banks}
     assert "C000" not in str(federation.description)
-
-
-def test_shared_moments_standardise_every_bank_alike(federation: Federation) -> None:
-    sums = [bank_scaling_sums(bank, federation.schema.bound) for bank in federation.banks]
-    total, squares = sum(s.total for s in sums), sum(s.squares for s in sums)
-    scaling = Scaling.from_sums(sum(s.count for s in sums), total, squares, federation.schema.bound)  # type: ignore[arg-type]
-    x = pooled_local(rescaled(federation, scaling)).train.x
-    assert np.abs(x.mean(axis=0)).max() < 0.3
-    assert np.abs(x).max() <= federation.schema.bound
 
 
 def test_a_partition_file_assigns_customers_and_names_one_it_does_not_know(tmp_path: Path, frame: pd.DataFrame) -> None:
