@@ -21,6 +21,7 @@ import numpy as np
 import secagg
 from secagg import blocks, wire
 from secagg.errors import PeerError
+from secagg.session import Parties, Session, Terms
 
 MODEL = bytes(32)
 MEMORY_CAP = 4 << 30  # bytes of address space, most of it the libraries'
@@ -29,12 +30,9 @@ MEMORY_CAP = 4 << 30  # bytes of address space, most of it the libraries'
 def round_in_flight():
     """A round whose last contribution and whose sum are still on their way."""
     plan = secagg.plan_round(length=3_000, max_clients=4, value_bits=12)
-    banks = [secagg.Identity.generate(f"bank {i}") for i in range(3)]
-    authority, server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
-    enrolment = secagg.Enrolment.of(authority.member, server.member, tuple(b.member for b in banks))
-    key_holder = secagg.KeyHolder(authority, enrolment, plan)
-    aggregator = secagg.Aggregator(server, enrolment, plan)
-    clients = [secagg.Client(b, enrolment, plan) for b in banks]
+    session = Session(Parties.generate(["bank 0", "bank 1", "bank 2"]))
+    roles = session.roles(Terms(plan))
+    key_holder, aggregator, clients = roles.key_holder, roles.aggregator, roles.clients
     offer = key_holder.open(1, MODEL)
     for client in clients:
         key_holder.receive_join(client.join(offer, MODEL))
@@ -43,7 +41,7 @@ def round_in_flight():
     contributions = [client.contribute(roster, np.full(plan.length, 0.25)) for client in clients]
     for contribution in contributions[:-1]:
         aggregator.receive(contribution)
-    twin = secagg.Aggregator(server, enrolment, plan)
+    twin = session.aggregator(Terms(plan))
     twin.open(offer, roster)
     for contribution in contributions:
         twin.receive(contribution)

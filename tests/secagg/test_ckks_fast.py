@@ -25,6 +25,7 @@ from secagg.workers import Workers
 pytest.importorskip("numba", reason="the fast engine needs the extra 'fast'")
 from secagg import ckks_fast
 from secagg.ckks_fast import FastEncryptor, binomial, ternary
+from secagg.session import Parties, Session, Terms
 
 SMALL, MIDDLE, LARGE = ALLOWED[0], ALLOWED[5], ALLOWED[-1]
 HEADLINE = plan_round(length=1_000_000, max_clients=8).params  # what the benchmarks measure
@@ -105,12 +106,9 @@ def test_both_engines_release_the_same_integers() -> None:
 
 def test_clients_of_one_round_may_use_different_engines() -> None:
     plan = plan_round(length=500, max_clients=3)
-    banks = [secagg.Identity.generate(f"bank {i}") for i in range(3)]
-    authority, server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
-    enrolment = secagg.Enrolment.of(authority.member, server.member, tuple(b.member for b in banks))
-    key_holder, aggregator = secagg.KeyHolder(authority, enrolment, plan), secagg.Aggregator(server, enrolment, plan)
-    engines = ("seal", "fast", "auto")
-    clients = [secagg.Client(b, enrolment, plan, engine=e) for b, e in zip(banks, engines, strict=True)]
+    session = Session(Parties.generate(["bank 0", "bank 1", "bank 2"]))
+    key_holder, aggregator = session.key_holder(Terms(plan)), session.aggregator(Terms(plan))
+    clients = [session.client(i, Terms(plan, engine=engine)) for i, engine in enumerate(("seal", "fast", "auto"))]
     offer = key_holder.open(1, bytes(32))
     for client in clients:
         key_holder.receive_join(client.join(offer, bytes(32)))

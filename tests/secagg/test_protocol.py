@@ -21,6 +21,7 @@ import secagg
 from secagg import errors, wire
 from secagg.masks import MaskingDisabledWarning
 from secagg.messages import Contribution, Join, Offer, Release, Roster
+from secagg.session import Parties, Session, Terms
 from secagg.transcript import signed_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,22 +170,19 @@ def test_the_aggregator_needs_no_more_memory_for_many_clients_than_for_few():
 
 def _aggregator_peak(plan, count):
     """Peak bytes that an aggregator allocates while `count` members contribute."""
-    banks = [secagg.Identity.generate(f"bank {i}") for i in range(count)]
-    authority, server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
-    enrolment = secagg.Enrolment.of(authority.member, server.member, tuple(b.member for b in banks))
-    key_holder = secagg.KeyHolder(authority, enrolment, plan)
+    parties = Parties.generate([f"bank {i}" for i in range(count)])
+    roles = Session(parties).roles(Terms(plan))
+    key_holder, aggregator, clients = roles.key_holder, roles.aggregator, roles.clients
     offer = key_holder.open(1, bytes(32))
-    clients = [secagg.Client(b, enrolment, plan) for b in banks]
     for client in clients:
         key_holder.receive_join(client.join(offer, bytes(32)))
     roster = key_holder.close_roster()
     # One real payload, signed by each member: the aggregator cannot tell, and the test stays short.
     first = clients[0].contribute(roster, np.zeros(plan.length))
-    aggregator = secagg.Aggregator(server, enrolment, plan)
     tracemalloc.start()
     try:
         aggregator.open(offer, roster)
-        for bank in banks:
+        for bank in parties.clients:
             unsigned = replace(first, header=replace(first.header, sender=bank.key))
             aggregator.receive(replace(unsigned, signature=bank.sign(signed_bytes(unsigned))))
         aggregator.close()

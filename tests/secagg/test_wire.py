@@ -15,6 +15,7 @@ import secagg
 from secagg import errors, wire
 from secagg.blocks import payload_hash
 from secagg.messages import Abort, AbortReason, Contribution, EncryptedSum, Join, Offer, Release, Roster
+from secagg.session import Parties, Session, Terms
 from secagg.transcript import HEADER, header_bytes, message_hash
 
 SCRIPT = Path(__file__).with_name("mutate_messages.py")
@@ -25,12 +26,8 @@ MODEL = b"m" * 32
 def conversation():
     """Every message of one round, and its plan."""
     plan = secagg.plan_round(length=2_000, max_clients=5, value_bits=10, max_weight=7)
-    banks = [secagg.Identity.generate(f"bank {i}") for i in range(3)]
-    authority, server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
-    enrolment = secagg.Enrolment.of(authority.member, server.member, tuple(b.member for b in banks))
-    key_holder = secagg.KeyHolder(authority, enrolment, plan)
-    aggregator = secagg.Aggregator(server, enrolment, plan)
-    clients = [secagg.Client(b, enrolment, plan) for b in banks]
+    roles = Session(Parties.generate(["bank 0", "bank 1", "bank 2"])).roles(Terms(plan))
+    key_holder, aggregator, clients = roles.key_holder, roles.aggregator, roles.clients
     offer = key_holder.open(4, MODEL)
     joins = [client.join(offer, MODEL) for client in clients]
     for join in joins:

@@ -14,6 +14,7 @@ import secagg
 from fl.rounds.algorithms.fedbuff import Clock, FedBuff, base_models_hash, staleness_weight
 from fl.rounds.algorithms.state import Seat
 from secagg.errors import WrongModel
+from secagg.session import Parties, Session, Terms
 
 clocks = st.builds(
     lambda durations, buffer: Clock(tuple(durations), min(buffer, len(durations)), 8),
@@ -91,13 +92,10 @@ def test_a_bank_answers_no_offer_for_another_list_of_models() -> None:
     assert base_models_hash(dict(reversed(honest.items()))) == base_models_hash(honest)
 
     plan = secagg.plan_round(length=8, max_clients=3, max_weight=8)
-    banks = [secagg.Identity.generate(f"bank {i}") for i in range(3)]
-    authority, server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
-    enrolment = secagg.Enrolment.of(authority.member, server.member, tuple(bank.member for bank in banks))
-    key_holder = secagg.KeyHolder(authority, enrolment, plan, 3)
-    offer = key_holder.open(1, bytes.fromhex(base_models_hash(more)))
+    roles = Session(Parties.generate(["bank 0", "bank 1", "bank 2"])).roles(Terms(plan))
+    offer = roles.key_holder.open(1, bytes.fromhex(base_models_hash(more)))
     with pytest.raises(WrongModel):
-        secagg.Client(banks[0], enrolment, plan, 3).join(offer, bytes.fromhex(base_models_hash(honest)))
+        roles.clients[0].join(offer, bytes.fromhex(base_models_hash(honest)))
 
 
 def test_offers_are_bound_to_every_model_that_the_state_holds() -> None:

@@ -32,6 +32,7 @@ from fl.rounds.limits import (
     memory_bytes,
 )
 from fl.secure.session import InProcessRounds, Joined, chunk_sizes, plan_for, sealing_cost
+from secagg.session import Parties, Session, Terms
 
 BANKS = ("bank 0", "bank 1", "bank 2")
 MACHINE = Machine({batch: 100.0 * batch for batch in BATCHES}, seconds_per_block=0.01, degree=4096)
@@ -131,11 +132,8 @@ def test_the_traffic_of_a_round_is_what_was_estimated_to_the_byte() -> None:
 @pytest.mark.parametrize("length", [3000, 200_000])
 def test_sealing_takes_no_more_memory_than_estimated_and_not_much_less(length: int) -> None:
     plan = plan_for(length, 3, 1.0, 16)
-    banks = [secagg.Identity.generate(name) for name in BANKS]
-    authority, server = secagg.Identity.generate("key holder"), secagg.Identity.generate("aggregator")
-    enrolment = secagg.Enrolment.of(authority.member, server.member, tuple(bank.member for bank in banks))
-    key_holder = secagg.KeyHolder(authority, enrolment, plan, 3)
-    clients = [secagg.Client(bank, enrolment, plan, 3, threads=1) for bank in banks]
+    roles = Session(Parties.generate(BANKS)).roles(Terms(plan, threads=1))
+    key_holder, clients = roles.key_holder, roles.clients
     offer = key_holder.open(1, bytes(32))
     for client in clients:
         key_holder.receive_join(client.join(offer, bytes(32)))
