@@ -22,7 +22,7 @@ def budget(run: Path, as_json: bool) -> None:
     \b
     python -m demos budget runs/NAME
     """
-    from fl.runs.account import bank_budgets
+    from fl.runs.budgets import bank_budgets
 
     found = bank_budgets(run)
     if as_json:

@@ -457,7 +457,7 @@ def _play(experiment: Experiment) -> None:
     """All that is left of the run, with progress."""
     banks, planned = len(experiment.federation.banks), experiment.config.rounds
     numbers = range(experiment.finished + 1, planned + 1)
-    if trainings := sum(len(experiment.algorithm.timetable.seats(number)) for number in numbers):
+    if trainings := sum(len(experiment.plan.algorithm.timetable.seats(number)) for number in numbers):
         done = 0
         with progress(f"training, {planned} rounds at {banks} banks", trainings) as advance:
 

@@ -8,8 +8,8 @@ repository says which numbers an option takes.
 A refusal names the option, what was expected with its unit, and the value. NaN and infinities are no numbers here, True
 is no 1, and None is taken only where a field says so.
 
-What it leaves to others: options that contradict each other (`fl.runs.budgets`), and what lies behind a file's name. It
-imports neither torch nor click, since `--help` waits for neither.
+What it leaves to others: options that contradict each other (`fl.runs.refusals`), and what lies behind a file's name.
+It imports neither torch nor click, since `--help` waits for neither.
 """
 
 from __future__ import annotations

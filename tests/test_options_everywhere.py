@@ -31,7 +31,7 @@ from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.limits import ResourceSettings
 from fl.runs.config import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
-from fl.runs.run_data import read_source
+from fl.runs.plan import read_source
 
 NUMBERS = ("nan", "inf", "-inf", "-1", "0", "", "1e308", str(10**30), "9" * 5000, "several", "1,5")
 FILES = ("", "/", "absent.file", "no/such/folder/file", "a\0b", "x" * 5000)

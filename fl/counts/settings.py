@@ -1,8 +1,8 @@
 """What a run shares: from its data and settings to the plan of a release, its keys, and what the result says of it.
 
-What it does: `plan_sharing` and `describe`.
+What it does: `plan_sharing`, `key_slots` and `describe`.
 
-What it leaves to others: making the release (`fl.counts.release`), calibrating its noise (`fl.runs.experiment`).
+What it leaves to others: making the release (`fl.counts.release`), calibrating its noise (`fl.runs.noise`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from fl.counts.key_slots import KeySlots
 from fl.counts.plan import COLUMNS, StatisticsPlan, increments_plan, windows_plan
 from fl.counts.release import ReleasedCounts
 from fl.data.federation import PartitionedTable
-from fl.data.reading import Transactions
 from fl.data.schema import DAY_US
 from fl.data.split import Period, Periods
 from fl.errors import StatisticsError
@@ -52,17 +51,20 @@ class StatisticsSettings:
         options.check(self, StatisticsError)
 
 
-def plan_sharing(
-    source: PartitionedTable, settings: StatisticsSettings, noise: NoisePlan | None, salt: bytes
-) -> tuple[StatisticsPlan, KeySlots]:
-    """The plan and keys of a run's release. Raises `StatisticsError`."""
+def plan_sharing(source: PartitionedTable, settings: StatisticsSettings, noise: NoisePlan | None) -> StatisticsPlan:
+    """The plan of a run's release. Raises `StatisticsError`."""
     schema, days = source.table.schema, needed_days(source.periods)
-    keys = _keys(source.table, days[0], settings, salt)
-    windows, delay = shared_windows(schema), schema.label.delay_days
+    directory, buckets = _directory(source, settings)
+    windows, delay, slots = shared_windows(schema), schema.label.delay_days, len(directory) + buckets
     if noise is None:
-        return windows_plan(days, windows, delay, keys.size, settings.min_banks), keys
+        return windows_plan(days, windows, delay, slots, settings.min_banks)
     block, least = settings.increment_days, settings.min_banks
-    return increments_plan(days, max(windows), delay, block, keys.size, least, noise), keys
+    return increments_plan(days, max(windows), delay, block, slots, least, noise)
+
+
+def key_slots(source: PartitionedTable, settings: StatisticsSettings, salt: bytes) -> KeySlots:
+    """Where the keys of a run's release stand, under the banks' `salt`."""
+    return KeySlots(*_directory(source, settings), salt)
 
 
 def needed_days(periods: Periods) -> list[int]:
@@ -76,13 +78,17 @@ def _days(period: Period) -> range:
     return range(period.start // DAY_US, (period.end - 1) // DAY_US + 1)
 
 
-def _keys(table: Transactions, first_day: int, settings: StatisticsSettings, salt: bytes) -> KeySlots:
-    """A deployment takes the public register of terminals; here those seen before training stand in for it."""
+def _directory(source: PartitionedTable, settings: StatisticsSettings) -> tuple[tuple[str, ...], int]:
+    """(identifiers with a slot of their own, slots of all others together).
+
+    A deployment takes the public register of terminals; here those seen before training stand in for it.
+    """
+    table = source.table
     assert table.terminal is not None
-    known: NDArray[np.int64] = np.unique(table.terminal.code[table.day < first_day])
+    known: NDArray[np.int64] = np.unique(table.terminal.code[table.day < needed_days(source.periods)[0]])
     if len(known) > DIRECTORY_LIMIT:
-        return KeySlots((), ALL_HASHED, salt)
-    return KeySlots(tuple(sorted(str(name) for name in table.terminal.ids[known])), settings.buckets, salt)
+        return (), ALL_HASHED
+    return tuple(sorted(str(name) for name in table.terminal.ids[known])), settings.buckets
 
 
 def describe(released: ReleasedCounts, keys: KeySlots, settings: StatisticsSettings) -> dict[str, Any]:

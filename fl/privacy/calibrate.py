@@ -2,7 +2,7 @@
 
 What it does: one function for each mechanism of `fl.privacy.mechanisms`. What it leaves to others: what a mechanism
 costs and what was spent (`fl.privacy.accounting`), when a run calibrates and what it keeps of the result
-(`fl.runs.budgets`).
+(`fl.runs.noise`).
 """
 
 from __future__ import annotations

@@ -1,49 +1,26 @@
-"""What a run may spend and what it has spent: ledgers opened, noise calibrated to all rounds, the report of both.
+"""What a run's ledgers say: opened, paid from for shared counts, and read for people.
 
-What it does: everything of a run that is about its budget and happens before the first round or after the last.
+What it does: opens the banks' ledgers, records a release of counts in all of them, reports what was spent, and prices
+one more round (`accounts`).
 
-What it leaves to others: what a mechanism costs and the ledger's rule (`fl.privacy.accounting`), recording a spend when
-a round begins (`fl.runs.experiment`).
+What it leaves to others: what a mechanism costs (`fl.privacy.accounting`), the ledger's rule (`fl.privacy.budget`), how
+much noise a budget allows (`fl.runs.noise`), recording a training when it begins (`fl.runs.experiment`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fl.counts.columns import input_names
-from fl.counts.settings import StatisticsSettings, plan_sharing
-from fl.data.federation import Federation, PartitionedTable
-from fl.errors import (
-    AggregationError,
-    AlgorithmError,
-    BudgetError,
-    CompressionError,
-    LedgerError,
-    ResourceError,
-    RunFolderError,
-)
-from fl.learning.model import HIDDEN, build_model, layout
-from fl.learning.training import LocalTraining, PrivateSteps
-from fl.options import LEAST_BANKS
-from fl.privacy.accounting import Reckoned
-from fl.privacy.budget import BudgetLedger, Spend, ledger_path
-from fl.privacy.calibrate import calibrate, calibrate_clients, calibrate_counts, calibrate_steps, require_left
-from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, noisy_counts, units_of
-from fl.privacy.noise_shares import plan_noise
-from fl.rounds.algorithms.fedavg import FedAvg
-from fl.rounds.algorithms.fedprox import require_stable_pull
-from fl.rounds.algorithms.settings import algorithm_of
-from fl.rounds.algorithms.state import trainings
-from fl.rounds.compression import Compression, compression_of
-from fl.rounds.joint_noise import GRID, JointNoise, row_sensitivity, update_sensitivity
-from fl.rounds.limits import Choice, Workload, choose, limits_of, measure_machine
-from fl.runs.config import BY_NOISE, PrivacySettings, RunConfig
+from fl.errors import BudgetError, LedgerError, RunFolderError
+from fl.privacy.accounting import Reckoned, epsilon, reckoned
+from fl.privacy.budget import BudgetLedger, Spend, ledger_path, read_ledger
+from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, units_of
+from fl.runs.config import PrivacySettings
+from fl.runs.folder import RunFolder, bank_names
 
-NOISE_PER_STEP = 2.7e-3  # standard deviation, in the unit of the weights; figures in docs/adr/0012
 STATISTICS_ROUND = 0  # what a ledger calls the round in which counts were shared
 
 ONLY_PRIVATE = (  # options of the command line that mean nothing without differential privacy
@@ -87,11 +64,13 @@ WITHOUT_PRIVACY: dict[str, Any] = {
 }
 
 
-def open_ledgers(folder: Path, privacy: PrivacySettings, federation: Federation) -> dict[str, BudgetLedger]:
-    return {
-        bank.name: BudgetLedger(ledger_path(folder, bank.name), bank.name, privacy.epsilon, privacy.delta)
-        for bank in federation.banks
-    }
+def ledgers_folder(run: Path, privacy: PrivacySettings) -> Path:
+    """Where the banks' ledgers of the run in `run` are."""
+    return Path(privacy.budget_dir) if privacy.budget_dir else run / "budget"
+
+
+def open_ledgers(folder: Path, privacy: PrivacySettings, banks: Iterable[str]) -> dict[str, BudgetLedger]:
+    return {bank: BudgetLedger(ledger_path(folder, bank), bank, privacy.epsilon, privacy.delta) for bank in banks}
 
 
 @dataclass(frozen=True)
@@ -164,287 +143,6 @@ def refuse_beside_no_dp(given: Collection[str]) -> None:
         )
 
 
-def require_room(config: RunConfig, banks: int) -> None:
-    """Refuse sharing and units that do not fit each other, before any budget is looked at."""
-    privacy, participation = config.privacy, config.participation
-    if participation is not None and participation.reuse and privacy is not None:
-        raise AlgorithmError(
-            "--reuse-updates sends one noisy update to two rosters, whose sums can be differenced: under differential "
-            "privacy a retry trains afresh"
-        )
-    if config.statistics is not None and banks < LEAST_BANKS:
-        raise AggregationError(
-            f"shared statistics need at least {LEAST_BANKS} banks, got {banks}: more --clients, or "
-            "--no-shared-statistics"
-        )
-    if privacy is None:
-        return
-    if privacy.noise == "shared":
-        _require_room_for_shared_noise(config, privacy, banks)
-    if privacy.unit == "row":
-        return
-    if config.statistics is not None:
-        raise BudgetError(
-            "shared counts protect single transactions, and --unit client promises more than that for a whole bank: "
-            "leave them out with --no-shared-statistics"
-        )
-    if participation is not None or config.algorithm.name == "fedbuff":
-        raise AlgorithmError(
-            "--unit client plans its noise for one roster of all banks: leave out partial participation, dropouts and "
-            "fedbuff"
-        )
-    if config.resources is not None:
-        raise ResourceError("--unit client plans bits and noise together: leave out the banks' limits")
-    if config.compression is not None:
-        raise CompressionError(
-            "--unit client plans its noise for one vector and one grid: leave out --bits and --layers"
-        )
-    if config.aggregation.mode != "encrypted":
-        raise BudgetError("--unit client puts its noise into the encrypted sum: use --aggregation encrypted")
-
-
-def _require_room_for_shared_noise(config: RunConfig, privacy: PrivacySettings, banks: int) -> None:
-    if privacy.unit != "row":
-        raise BudgetError("--noise shared protects training rows; --unit client shares its noise already")
-    if config.aggregation.mode != "encrypted" or banks < LEAST_BANKS:
-        raise BudgetError(
-            f"--noise shared hides each bank's share inside the encrypted sum of at least {LEAST_BANKS} banks: use "
-            "--aggregation encrypted, or --noise own"
-        )
-    others = (config.participation, config.compression, config.resources)
-    if any(each is not None for each in others) or config.algorithm.name != "fedavg":
-        raise AlgorithmError(
-            "--noise shared takes one step of all banks a round: leave out other algorithms, partial participation, "
-            "compression and limits, or use --noise own"
-        )
-
-
-def calibrated(config: RunConfig, source: PartitionedTable, federation: Federation) -> RunConfig:
-    """`config` with the noise of its release and of all its rounds, enough for the bank that has spent most; every
-    bank uses the same.
-
-    Ledgers in the run folder do not exist yet, so that nothing is spent.
-    """
-    privacy = config.privacy
-    if privacy is None:
-        return config
-    histories: list[list[Entry]] = [[]]
-    if privacy.budget_dir is not None:
-        ledgers = open_ledgers(Path(privacy.budget_dir), privacy, federation)
-        histories = [ledger.history() for ledger in ledgers.values()]
-    if privacy.unit == "client":
-        return replace(config, privacy=_client_noise(config, privacy, histories, federation))
-    if config.statistics is not None:
-        sigma, entry = _statistics_noise(config.statistics, privacy, histories, source)
-        config = replace(config, statistics=replace(config.statistics, sigma=sigma))
-        histories = [[*history, entry] for history in histories]
-    if privacy.noise == "shared":
-        privacy = _shared_noise(config, privacy, histories, source, federation)
-        return replace(config, privacy=_with_step(config.training, privacy, len(source.banks)))
-    noise = max(
-        calibrate(
-            history,
-            sample_rate=privacy.sample_rate,
-            steps=max(_trainings(config, federation) * privacy.steps, 1),
-            epsilon_limit=privacy.epsilon,
-            delta=privacy.delta,
-        )
-        for history in histories
-    )
-    return replace(config, privacy=replace(privacy, noise_multiplier=noise))
-
-
-def _trainings(config: RunConfig, federation: Federation) -> int:
-    """Most trainings of one bank; a lost attempt takes one of them, and the run ends that much earlier."""
-    return trainings(planned_algorithm(config, federation).timetable, config.rounds)
-
-
-def chosen_resources(config: RunConfig, source: PartitionedTable, federation: Federation) -> Choice:
-    """What the banks' limits choose for this run. Raises `ResourceError`."""
-    assert config.resources is not None
-    if config.statistics is not None:  # the model will also have the columns of counts that are not shared yet
-        sigma, colluders = config.statistics.sigma, config.statistics.colluders
-        noise = None if sigma is None else plan_noise(sigma, len(federation.banks), colluders)
-        plan, _ = plan_sharing(source, config.statistics, noise, bytes(32))
-        federation = replace(federation, feature_names=input_names(source.table.schema, plan))
-    inputs, banks = len(federation.feature_names), federation.banks
-    model = build_model(inputs, seed=0, dropout=config.model.dropout, prior=config.model.prior)
-    shape, steps = layout(model), private_steps(config.privacy)
-    algorithm, compression = planned_algorithm(config, federation), planned_compression(config, federation)
-    travels = algorithm.travels(shape.length)
-    turns = range(1, max(len(compression.groups), 1) + 1)
-    passes = config.training.epochs if steps is None else steps.sample_rate * steps.steps
-    work = Workload(
-        rows={bank.name: math.ceil(passes * len(bank.train)) for bank in banks},
-        inputs=inputs,
-        hidden=sum(HIDDEN),
-        length=shape.length,
-        travelling=max(int((travels & compression.sent(turn)).sum()) for turn in turns),
-        clients=algorithm.timetable.largest,
-        clip=config.aggregation.clip,
-        value_bits=max(bits for _, bits in compression.bits),
-        max_weight=algorithm.max_weight,
-        private=steps is not None,
-    )
-    limits = limits_of(config.resources, [bank.name for bank in banks])
-    return choose(limits, work, measure_machine(model, config.training, steps, inputs))
-
-
-def planned_compression(config: RunConfig, federation: Federation) -> Compression:
-    """How many bits and which layers each round has. Raises `CompressionError`."""
-    model = build_model(len(federation.feature_names), seed=0)
-    return compression_of(config.compression, layout(model), config.aggregation.value_bits)
-
-
-def planned_algorithm(config: RunConfig, federation: Federation) -> FedAvg:
-    """The run's algorithm. Raises `AlgorithmError`."""
-    model = build_model(len(federation.feature_names), seed=0)
-    algorithm = algorithm_of(
-        config.algorithm,
-        config.participation,
-        banks=len(federation.banks),
-        model=layout(model),
-        seed=config.seed,
-    )
-    if config.training.optimiser == "sgd":
-        require_stable_pull(algorithm.proximal, config.training.learning_rate, config.training.momentum)
-    return algorithm
-
-
-def _statistics_noise(
-    settings: StatisticsSettings, privacy: PrivacySettings, histories: list[list[Entry]], source: PartitionedTable
-) -> tuple[float, NoisyCounts]:
-    """Sigma of the counts, and what their release costs: a share of what is left of epsilon."""
-    banks = len(source.banks)
-    plan, _ = plan_sharing(source, settings, plan_noise(1.0, banks, settings.colluders), bytes(32))
-    noises = []
-    for history in histories:
-        already = require_left(history, privacy.epsilon, privacy.delta)
-        limit = already + settings.budget_share * (privacy.epsilon - already)
-        noises.append(
-            calibrate_counts(
-                history,
-                columns=plan.columns,
-                days=plan.days,
-                banks=banks,
-                colluders=settings.colluders,
-                epsilon_limit=limit,
-                delta=privacy.delta,
-            )
-        )
-    most = max(noises, key=lambda noise: noise.sigma)
-    return most.sigma, noisy_counts(most, plan.columns, plan.days)
-
-
-def _client_noise(
-    config: RunConfig, privacy: PrivacySettings, histories: list[list[Entry]], federation: Federation
-) -> PrivacySettings:
-    model = build_model(len(federation.feature_names), seed=0)
-    length = int(planned_algorithm(config, federation).travels(layout(model).length).sum())
-    variances = [
-        calibrate_clients(
-            history,
-            sensitivity=update_sensitivity(length),
-            dimension=length,
-            banks=len(federation.banks),
-            colluders=privacy.colluders,
-            rounds=max(_trainings(config, federation), 1),
-            epsilon_limit=privacy.epsilon,
-            delta=privacy.delta,
-        ).share_variance
-        for history in histories
-    ]
-    return replace(privacy, share_variance=max(variances))
-
-
-def _shared_noise(
-    config: RunConfig,
-    privacy: PrivacySettings,
-    histories: list[list[Entry]],
-    source: PartitionedTable,
-    federation: Federation,
-) -> PrivacySettings:
-    inputs = len(federation.feature_names)
-    if config.statistics is not None:
-        assert config.statistics.sigma is not None
-        noise = plan_noise(config.statistics.sigma, len(source.banks), config.statistics.colluders)
-        plan, _ = plan_sharing(source, config.statistics, noise, bytes(32))
-        inputs = len(input_names(source.table.schema, plan))
-    length = layout(build_model(inputs, seed=0)).length
-    found = [
-        calibrate_steps(
-            history,
-            sensitivity=row_sensitivity(length),
-            dimension=length,
-            banks=len(federation.banks),
-            colluders=privacy.colluders,
-            steps=max(config.rounds, 1),
-            epsilon_limit=privacy.epsilon,
-            delta=privacy.delta,
-        )
-        for history in histories
-    ]
-    once, pieces = max(found, key=lambda each: each[0].share_variance * each[1])
-    return replace(privacy, share_variance=once.share_variance, share_pieces=pieces)
-
-
-def _with_step(training: LocalTraining, privacy: PrivacySettings, banks: int) -> PrivacySettings:
-    """`privacy` with the learning rate at which its noise moves every weight by `NOISE_PER_STEP` a step, where
-    `training` asks for that: a function of the calibrated noise alone.
-    """
-    if training.learning_rate != BY_NOISE:
-        return privacy
-    assert privacy.share_variance is not None and privacy.share_pieces is not None
-    shares = privacy.share_pieces * (banks - privacy.colluders)
-    sigma = math.sqrt(shares * privacy.share_variance) / GRID * privacy.max_grad_norm  # of a summed gradient
-    return replace(privacy, learning_rate=NOISE_PER_STEP * privacy.expected_batch * banks / sigma)
-
-
-def local_training(config: RunConfig) -> LocalTraining:
-    """What the banks do: as it was asked for, with the learning rate that was calibrated where that was asked for.
-
-    Raises `RunFolderError` when it was not calibrated.
-    """
-    training, privacy = config.training, config.privacy
-    if training.learning_rate != BY_NOISE:
-        return training
-    if privacy is None or privacy.learning_rate is None:
-        raise RunFolderError("config.toml names no learning_rate: the run never got under way; start it anew")
-    return replace(training, learning_rate=privacy.learning_rate)
-
-
-def joint_noise(privacy: PrivacySettings | None, length: int, banks: int) -> JointNoise | None:
-    """The noise that `banks` banks put into the encrypted sum of their vectors of `length` values; None where there is
-    none, or each bank's own. Raises `RunFolderError` where it was not calibrated.
-    """
-    if privacy is None or (privacy.unit == "row" and privacy.noise == "own"):
-        return None
-    variance, honest = privacy.share_variance, banks - privacy.colluders
-    if privacy.unit == "client" and variance is not None:
-        return JointNoise(
-            privacy.update_norm, banks, banks, ClientRounds(update_sensitivity(length), variance, honest, length, 1)
-        )
-    if variance is None or privacy.share_pieces is None:
-        raise RunFolderError("config.toml names no noise share: the run never got under way; start it anew")
-    pieces, divisor = privacy.share_pieces, privacy.expected_batch * banks
-    once = SharedSteps(row_sensitivity(length), variance, pieces * honest, length, 1)
-    return JointNoise(privacy.max_grad_norm, divisor, banks, once, pieces)
-
-
-def private_steps(privacy: PrivacySettings | None) -> PrivateSteps | None:
-    if privacy is None or privacy.unit == "client" or privacy.noise == "shared":
-        return None
-    if privacy.noise_multiplier is None:
-        raise RunFolderError("config.toml names no noise_multiplier: the run never got under way; start it anew")
-    return PrivateSteps(
-        privacy.sample_rate,
-        privacy.noise_multiplier,
-        privacy.steps,
-        privacy.max_grad_norm,
-        privacy.expected_batch,
-    )
-
-
 def dearest(ledgers: Mapping[str, BudgetLedger]) -> Reckoned:
     """What the bank that has spent most has spent, over all runs that its ledger knows of."""
     return max((ledger.reckoned() for ledger in ledgers.values()), key=lambda each: each.epsilon)
@@ -485,3 +183,75 @@ def _steps(history: Iterable[Entry]) -> int:
     """Noisy steps, or whole updates, that a ledger has recorded."""
     counted = {Mechanism: "steps", ClientRounds: "rounds", SharedSteps: "rounds"}
     return sum(getattr(entry, counted[type(entry)]) for entry in history if type(entry) in counted)
+
+
+@dataclass(frozen=True)
+class BankBudget:
+    """One bank's budget. All figures are epsilons at `delta`, for the life of the bank's data."""
+
+    bank: str
+    unit: str
+    limit: float
+    delta: float
+    spent: float
+    accountant: str  # that counted `spent`
+    by_kind: dict[str, float]  # unit -> epsilon of that part alone; the parts do not add up to the whole
+    releases: int  # lines in the ledger
+    next_round: float  # what one more round like the run's last would add
+    affordable: bool
+
+    @property
+    def left(self) -> float:
+        return max(self.limit - self.spent, 0.0)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.__dict__, "left": self.left}
+
+
+def bank_budgets(run: Path) -> list[BankBudget]:
+    """The budgets of every bank of the run in `run`, in the order of its manifest.
+
+    Raises `BudgetError` when the run is without differential privacy, `RunFolderError` and `LedgerError` as opening
+    the folder and its ledgers does.
+    """
+    folder = RunFolder.open(run)
+    privacy = folder.config.privacy
+    if privacy is None:
+        raise BudgetError(f"{run} was trained with --no-dp: it spends no budget and keeps no ledger")
+    where = ledgers_folder(run, privacy)
+    banks = bank_names(folder.path)
+    found = []
+    for bank in banks:
+        path = ledger_path(where, bank)
+        if not path.exists():
+            raise RunFolderError(f"{path}: the ledger of {bank} is not there yet: this run has spent nothing")
+        limit = read_ledger(path, bank).epsilon_limit
+        history = BudgetLedger(path, bank, min(limit, privacy.epsilon), privacy.delta).history()
+        following: list[Entry] = [*history, _next_of(history, privacy)]
+        (spent, accountant), after = reckoned(history, privacy.delta), epsilon(following, privacy.delta)
+        kinds = {units_of([entry]): [e for e in history if type(e) is type(entry)] for entry in history}
+        found.append(
+            BankBudget(
+                bank,
+                units_of(following),
+                limit,
+                privacy.delta,
+                spent,
+                accountant,
+                {unit: epsilon(part, privacy.delta) for unit, part in kinds.items()},
+                len(history),
+                after - spent,
+                after <= limit,
+            )
+        )
+    return found
+
+
+def _next_of(history: list[Entry], privacy: PrivacySettings) -> Entry:
+    """One more round as the run plays them: its own noise, or what it last released where the noise is shared."""
+    if privacy.unit == "row" and privacy.noise_multiplier is not None:
+        return Mechanism(privacy.sample_rate, privacy.noise_multiplier, privacy.steps)
+    rounds = [entry for entry in history if not isinstance(entry, NoisyCounts)]
+    if not rounds:
+        raise BudgetError("no round was paid for yet: the price of the next one is not decided")
+    return rounds[-1]

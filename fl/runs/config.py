@@ -41,6 +41,11 @@ class DataSettings:
     def __post_init__(self) -> None:
         options.check(self, OptionError)
 
+    @property
+    def random_banks(self) -> int | None:
+        """Number of random banks to make; None for generated data, which comes with banks of its own."""
+        return None if self.source == "simulated" else self.clients
+
 
 @dataclass(frozen=True)
 class PrivacySettings:
@@ -157,13 +162,6 @@ def config_from_toml(text: str) -> RunConfig:
     for name, value in raw.items():
         values[name] = _build(tables[name], value, f"[{name}]") if name in tables else value
     return _build(RunConfig, values, "config.toml")
-
-
-def random_banks(data: DataSettings) -> int | None:
-    """How many random banks a partition is to make; None for generated data, which comes with banks of its
-    own.
-    """
-    return None if data.source == "simulated" else data.clients
 
 
 T = TypeVar("T")

@@ -24,49 +24,34 @@ from torch import nn
 
 from fl.counts.columns import SharedColumns, with_shared_columns
 from fl.counts.release import TOTALS, bank_salt, share_statistics
-from fl.counts.settings import describe, plan_sharing
-from fl.data.federation import (
-    Federation,
-    PartitionedTable,
-    federation_of,
-    pooled_global,
-)
+from fl.counts.settings import describe, key_slots
+from fl.data.federation import Federation, federation_of, pooled_global
 from fl.durable import replace_durably
-from fl.errors import AggregationError, BudgetExhausted, RunFolderError
+from fl.errors import BudgetExhausted, RunFolderError
 from fl.learning.evaluation import evaluate, require_measurable
 from fl.learning.model import MODEL_FORMAT, flatten, layers_of, layout, model_hash, unflatten
-from fl.learning.training import PrivateSteps, pick_device
-from fl.options import LEAST_BANKS
+from fl.learning.training import pick_device
 from fl.privacy.budget import BudgetLedger
-from fl.privacy.mechanisms import Entry, Mechanism, noisy_counts
-from fl.privacy.noise_shares import plan_noise
-from fl.rounds.algorithms.settings import dropouts_of, quorum_of
-from fl.rounds.algorithms.state import State, affordable_rounds, trainings
-from fl.rounds.joint_noise import JointNoise
-from fl.rounds.joint_steps import JointSteps
+from fl.privacy.mechanisms import noisy_counts
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.state import State, affordable_rounds
 from fl.rounds.limits import Choice
 from fl.rounds.play import Progress, RoundRecord, Rounds, Schedule, Summation, play_rounds, trained_models
 from fl.runs.baselines import Baseline, baselines
 from fl.runs.budgets import (
     STATISTICS_ROUND,
     CountsPayment,
-    calibrated,
-    chosen_resources,
     dearest,
-    joint_noise,
-    local_training,
+    ledgers_folder,
     open_ledgers,
-    planned_algorithm,
-    planned_compression,
     privacy_report,
-    private_steps,
     require_paid,
-    require_room,
 )
-from fl.runs.config import APPLIED_GRID, RunConfig
+from fl.runs.config import RunConfig
 from fl.runs.folder import RunFolder, refuse_used
-from fl.runs.run_data import read_source
-from fl.runs.styles import OPEN
+from fl.runs.noise import with_noise
+from fl.runs.plan import RunPlan, read_source
+from fl.runs.refusals import require_possible
 from fl.secure.session import InProcessRounds, plain_sum
 
 
@@ -75,45 +60,27 @@ class Experiment:
     `result()`.
     """
 
-    def __init__(self, folder: RunFolder, source: PartitionedTable, federation: Federation) -> None:
+    def __init__(self, folder: RunFolder, plan: RunPlan, federation: Federation) -> None:
+        plan.require_calibrated()
         self.folder = folder
-        self.config = folder.config
+        self.plan = plan
+        self.config = plan.config
         self.federation = self._local = federation
         self._statistics: dict[str, Any] | None = None
-        self._source = source
         self._device = pick_device(self.config.device)
         torch.set_num_threads(self.config.threads)
         self.finished, self._state, self._records = folder.last_round()
         self.ledgers: dict[str, BudgetLedger] = {}
-        if privacy := self.config.privacy:
-            where = Path(privacy.budget_dir) if privacy.budget_dir else folder.path / "budget"
-            self.ledgers = open_ledgers(where, privacy, federation)
-            require_paid(self.ledgers, self.folder.run_id, self._records)
-        self._choice: Choice | None = None
-        if self.config.resources is not None:
-            chosen = folder.read_json("resources.json")
-            if not chosen:
-                raise RunFolderError(f"{folder.path} has no resources.json: the run never got under way; start it anew")
-            self._choice = Choice.from_json(chosen)
-        self._plan_for(federation)
-        self._dropouts = dropouts_of(self.config.participation, seed=self.config.seed)
-        self._quorum = quorum_of(self.config.participation, self.algorithm.timetable)
-        self._allowance = trainings(self.algorithm.timetable, self.config.rounds)
         rounds = self.config.rounds
-        if self.ledgers:
-            timetable = self.algorithm.timetable
-            rounds = affordable_rounds(timetable, rounds, self.finished, self._begun(), self._allowance)
-        self.schedule = _schedule(self.config, rounds, private_steps(self.config.privacy))
+        if privacy := self.config.privacy:
+            self.ledgers = open_ledgers(ledgers_folder(folder.path, privacy), privacy, plan.banks)
+            require_paid(self.ledgers, self.folder.run_id, self._records)
+            timetable = plan.algorithm.timetable
+            rounds = affordable_rounds(timetable, rounds, self.finished, self._begun(), plan.trainings)
+        self.schedule = plan.schedule(rounds)
         self._require_a_round()
         if (folder.path / "statistics" / TOTALS).exists():
             self._share_statistics()
-
-    def _plan_for(self, federation: Federation) -> None:
-        """What depends on the model's size, hence on the columns that `federation` has."""
-        self.algorithm = planned_algorithm(self.config, federation)
-        self._compression = planned_compression(self.config, federation)
-        if self._choice is not None:
-            self._compression = self._compression.capped(self._choice.value_bits)
 
     @property
     def rounds_lost(self) -> int:
@@ -126,26 +93,15 @@ class Experiment:
         pick_device(config.device)
         refuse_used(path)
         source = read_source(config.data, config.seed)
+        require_possible(config, len(source.banks))
         federation = federation_of(source)
-        banks = len(federation.banks)
-        if config.aggregation.mode == "encrypted" and banks < LEAST_BANKS:
-            raise AggregationError(
-                f"encrypted aggregation needs at least {LEAST_BANKS} banks, got {banks}: more --clients, or "
-                "--aggregation plain"
-            )
         require_measurable(federation.banks)
+        plan = with_noise(RunPlan.new(config, source)).with_limits()
         run_id = f"{path.name}-{secrets.token_hex(4)}"
-        if config.statistics is not None and not source.table.schema.shares_counts:
-            config = replace(config, statistics=None)  # the schema names no party that banks have in common
-        require_room(config, banks)
-        planned_algorithm(config, federation)
-        planned_compression(config, federation)
-        config = calibrated(config, source, federation)
-        choice = None if config.resources is None else chosen_resources(config, source, federation)
-        folder = RunFolder.create(path, config, run_id=run_id, description=federation.description)
-        if choice is not None:
-            folder.write_json("resources.json", choice.as_json())
-        return cls(folder, source, federation)
+        folder = RunFolder.create(path, plan.config, run_id=run_id, description=federation.description)
+        if plan.choice is not None:
+            folder.write_json("resources.json", plan.choice.as_json())
+        return cls(folder, plan, federation)
 
     @classmethod
     def resume(cls, path: Path) -> Experiment:
@@ -158,7 +114,11 @@ class Experiment:
                 f"{path}: the data, schema or partition is no longer what manifest.json says: the rounds "
                 "would not fit together"
             )
-        return cls(folder, source, federation)
+        chosen = folder.read_json("resources.json")
+        if folder.config.resources is not None and not chosen:
+            raise RunFolderError(f"{path} has no resources.json: the run never got under way; start it anew")
+        plan = RunPlan(folder.config, source, Choice.from_json(chosen) if chosen else None)
+        return cls(folder, plan, federation)
 
     def rounds(self, progress: Progress | None = None) -> Iterator[RoundRecord]:
         """Play the rounds that are left; each is on disk when it is yielded. Then write the model and its
@@ -171,8 +131,8 @@ class Experiment:
             self._share_statistics()
             for record, state in self._play(progress):
                 line = {**record.as_json(), **self._spent()}
-                if self._choice is not None:
-                    line["over_limits"] = list(over_limits(self._choice, record))
+                if self.plan.choice is not None:
+                    line["over_limits"] = list(over_limits(self.plan.choice, record))
                 self.folder.finish_round(record.number, line, state)
                 self.finished, self._state = record.number, state
                 self._records.append({"round": record.number, **line})
@@ -184,15 +144,11 @@ class Experiment:
 
     def _play(self, progress: Progress | None) -> Iterator[tuple[RoundRecord, State]]:
         pay, afford = (self._pay, self._afford) if self.ledgers else (None, None)
-        rounds = self._rounds(self.schedule, self._aggregation())
+        rounds = self._rounds(self.schedule, self.plan.own_algorithm, self._aggregation())
         return play_rounds(rounds, finished=self.finished, state=self._state, pay=pay, afford=afford, progress=progress)
 
-    def _rounds(self, schedule: Schedule, aggregate: Summation) -> Rounds:
-        """How this run plays `schedule`: joint steps where the noise is shared and `schedule` is the run's own."""
-        algorithm, privacy = self.algorithm, self.config.privacy
-        if self._noise_is_shared and schedule is self.schedule:
-            assert privacy is not None
-            algorithm = JointSteps(algorithm.timetable, privacy.max_grad_norm, schedule.local)
+    def _rounds(self, schedule: Schedule, algorithm: FedAvg, aggregate: Summation) -> Rounds:
+        plan = self.plan
         return Rounds(
             self.federation.banks,
             schedule,
@@ -200,17 +156,17 @@ class Experiment:
             aggregate,
             clip=self.config.aggregation.clip,
             device=self._device,
-            quorum=self._quorum,
-            dropouts=self._dropouts,
-            compression=self._compression,
-            at_once=self._at_once,
+            quorum=plan.quorum,
+            dropouts=plan.dropouts,
+            compression=plan.compression,
+            at_once=plan.at_once,
         )
 
     def models(self) -> list[nn.Module]:
         """The model that each bank scores with after the last finished round, in the order of the federation's banks;
         one object where all banks hold the same.
         """
-        rounds = self._rounds(self.schedule, self._in_plain_sight)
+        rounds = self._rounds(self.schedule, self.plan.own_algorithm, self._in_plain_sight)
         return rounds.models(rounds.begin() if self._state is None else self._state)
 
     def baseline_names(self) -> tuple[str, ...]:
@@ -238,15 +194,15 @@ class Experiment:
             "device": self.config.device,
             "aggregation": self.config.aggregation.mode,
             "algorithm": self.config.algorithm.name,
-            "banks": len(self.federation.banks),
+            "banks": len(self.plan.banks),
             "rounds": self.finished,
             "rounds_lost": self.rounds_lost,
-            "parameters": layout(self.schedule.first_model(len(self.federation.feature_names))).length,
+            "parameters": self.plan.model.length,
             "metrics": self.folder.read_json("metrics.json"),
             "privacy": privacy_report(self.config.privacy, self.ledgers),
             "statistics": self._statistics,
             "baselines": self.folder.read_json("baselines.json"),
-            "resources": None if self._choice is None else self._choice.as_json(),
+            "resources": None if self.plan.choice is None else self.plan.choice.as_json(),
             "overhead": _overhead(self._records),
         }
         self.folder.write_json("result.json", result)
@@ -254,52 +210,47 @@ class Experiment:
 
     def _aggregation(self) -> Summation:
         """How updates become one: in plain sight, encrypted, or encrypted with every bank's noise in the sum."""
-        settings, timetable = self.config.aggregation, self.algorithm.timetable
+        plan, settings = self.plan, self.config.aggregation
         if settings.mode == "plain":
             return self._in_plain_sight
-        if (noise := self._joint_noise) is not None:
-            return partial(noise.average, engine=settings.engine)
+        if plan.joint_noise is not None:
+            return partial(plan.joint_noise.average, engine=settings.engine)
         rounds = InProcessRounds(
-            [bank.name for bank in self.federation.banks],
+            plan.banks,
             clip=settings.clip,
-            quorum=self._quorum,
-            largest=timetable.largest,
-            max_weight=self.algorithm.max_weight,
+            quorum=plan.quorum,
+            largest=plan.algorithm.timetable.largest,
+            max_weight=plan.algorithm.max_weight,
             engine=settings.engine,
-            chunk=None if self._choice is None else self._choice.chunk,
+            chunk=None if plan.choice is None else plan.choice.chunk,
             # Each retry of a lost round trains from the same model again, with other members: whoever asks for retries
             # accepts that many. Under differential privacy fresh noise covers them.
-            model_repeats=self._dropouts.retries if self.config.privacy is None else None,
+            model_repeats=plan.dropouts.retries if self.config.privacy is None else None,
             device=None if self._device.type == "cpu" else str(self._device),
         )
-        return lambda joined: rounds.average(joined, self._compression.bits_of(joined.number))
+        return lambda joined: rounds.average(joined, plan.compression.bits_of(joined.number))
 
     def _planned_baselines(self) -> dict[str, Baseline]:
         return baselines(
             self.federation,
             self._local,
-            partial(pooled_global, self._source),
+            partial(pooled_global, self.plan.source),
             self.schedule,
-            _open_schedule(self.config) if self.schedule.private or self._noise_is_shared else self.schedule,
+            self.plan.without_privacy(self.schedule),
             device=self._device,
             play=self._played_plainly,
         )
 
     def _played_plainly(self, schedule: Schedule) -> list[nn.Module]:
         """Each bank's model after the run's own algorithm in plain sight, with `schedule`; in no ledger."""
-        noise, aggregate = self._joint_noise, self._in_plain_sight
-        if noise is not None and self._noise_is_shared and schedule is self.schedule:
-            aggregate = partial(noise.average, engine=None)
-        return trained_models(self._rounds(schedule, aggregate))
+        plan, algorithm, aggregate = self.plan, self.plan.algorithm, self._in_plain_sight
+        if schedule is self.schedule and plan.takes_joint_steps and plan.joint_noise is not None:
+            algorithm, aggregate = plan.own_algorithm, partial(plan.joint_noise.average, engine=None)
+        return trained_models(self._rounds(schedule, algorithm, aggregate))
 
     @property
     def _in_plain_sight(self) -> Summation:
         return partial(plain_sum, clip=self.config.aggregation.clip)
-
-    @property
-    def _at_once(self) -> dict[str, int]:
-        """Rows in memory while a bank with limits trains."""
-        return {} if self._choice is None else {name: share.batch for name, share in self._choice.banks.items()}
 
     def _begun(self) -> dict[int, int]:
         """Trainings of this run that each bank has recorded, finished or not, by its position."""
@@ -313,48 +264,26 @@ class Experiment:
 
     def _afford(self, banks: Sequence[str]) -> bool:
         """Whether the noise, calibrated to so many trainings and no more, leaves each of these banks another."""
-        begun = self._begun()
-        left = {bank.name: self._allowance - begun[i] for i, bank in enumerate(self.federation.banks)}
-        return all(left[name] > 0 for name in banks)
+        begun = dict(zip(self.plan.banks, self._begun().values(), strict=True))
+        return all(begun[name] < self.plan.trainings for name in banks)
 
     def _share_statistics(self) -> None:
         """The run's release of counts, made once, and its columns in every bank's rows."""
-        settings, source = self.config.statistics, self._source
-        if settings is None or self._statistics is not None:
+        settings, sharing, source = self.config.statistics, self.plan.sharing, self.plan.source
+        if settings is None or sharing is None or self._statistics is not None:
             return
         folder = self.folder.path / "statistics"
-        noise = None
-        if self.config.privacy is not None:
-            assert settings.sigma is not None
-            noise = plan_noise(settings.sigma, len(source.banks), settings.colluders)
-        plan, keys = plan_sharing(source, settings, noise, bank_salt(folder))
-
+        keys = key_slots(source, settings, bank_salt(folder))
         payment = None
-        if plan.noise is not None:
-            entry = noisy_counts(plan.noise, plan.columns, plan.days)
+        if sharing.noise is not None:
+            entry = noisy_counts(sharing.noise, sharing.columns, sharing.days)
             payment = CountsPayment(self.ledgers, self.folder.run_id, entry)
         tables = [(name, source.table.take(rows)) for name, rows, _ in source.banks]
         engine = self.config.aggregation.engine
-        released = share_statistics(tables, plan, keys, folder, payment=payment, engine=engine)
+        released = share_statistics(tables, sharing, keys, folder, payment=payment, engine=engine)
         columns = SharedColumns(source.table.schema, keys, released.totals)
         self.federation = with_shared_columns(self._local, source.table, columns)
-        self._plan_for(self.federation)  # shared columns may be more than those they replace
         self._statistics = describe(released, keys, settings)
-
-    @property
-    def _noise_is_shared(self) -> bool:
-        return self.config.privacy is not None and self.config.privacy.noise == "shared"
-
-    @property
-    def _joint_noise(self) -> JointNoise | None:
-        """The noise that all banks put into their encrypted sum; None where there is none."""
-        return joint_noise(self.config.privacy, self._travelling, len(self.federation.banks))
-
-    @property
-    def _travelling(self) -> int:
-        """Coordinates of an update that travel."""
-        length = layout(self.schedule.first_model(len(self.federation.feature_names))).length
-        return int(self.algorithm.travels(length).sum())
 
     def _require_a_round(self) -> None:
         if self.rounds_lost and self.schedule.rounds < 1:
@@ -372,14 +301,8 @@ class Experiment:
         return unshared or self.finished < self.schedule.rounds
 
     def _pay(self, bank: str, number: int) -> None:
-        private, noise = self.schedule.private, self._joint_noise
-        mechanism: Entry
-        if noise is not None:
-            mechanism = noise.once
-        else:
-            assert private is not None
-            mechanism = Mechanism(private.sample_rate, private.noise_multiplier, private.steps)
-        self.ledgers[bank].spend(mechanism, run=self.folder.run_id, round_number=number)
+        assert self.plan.round_cost is not None
+        self.ledgers[bank].spend(self.plan.round_cost, run=self.folder.run_id, round_number=number)
 
     def _spent(self) -> dict[str, float | str | None]:
         """What the bank that has spent most has spent, and by whose count."""
@@ -394,7 +317,7 @@ class Experiment:
         figures = evaluate(banks, self.models(), self._device)
         self.folder.write_json("metrics.json", figures.as_json())
         common = self.schedule.first_model(len(names))
-        state = self.algorithm.begin(flatten(common)) if self._state is None else self._state
+        state = self.plan.own_algorithm.begin(flatten(common)) if self._state is None else self._state
         unflatten(common, state.model)
         about: dict[str, Any] = {
             "format": MODEL_FORMAT,
@@ -403,31 +326,17 @@ class Experiment:
             "schema": self.federation.schema.source,
             "model_hash": model_hash(common),
         }
-        own = ~self.algorithm.travels(len(state.model))
+        own = ~self.plan.own_algorithm.travels(len(state.model))
         if own.any():
             about["personal"] = layers_of(layout(common), own)
             for position, bank in enumerate(banks):
-                head = self.algorithm.scores_with(state, position)[own]
+                head = self.plan.own_algorithm.scores_with(state, position)[own]
                 self.folder.write_head(bank.name, head)
         tensors = {name: tensor.numpy() for name, tensor in common.state_dict().items()}
         # One entry, because safetensors writes several in an arbitrary order and equal runs leave equal
         # files.
         content = save(tensors, {"about": json.dumps(about)})
         replace_durably(self.folder.path / "model.safetensors", content)
-
-
-def _schedule(config: RunConfig, rounds: int, private: PrivateSteps | None) -> Schedule:
-    model, shared = config.model, config.privacy is not None and config.privacy.noise == "shared"
-    grid = 0.0 if shared else APPLIED_GRID * config.aggregation.clip  # a shared noise is far coarser than any grid
-    return Schedule(rounds, local_training(config), private, model.dropout, model.prior, config.seed, grid)
-
-
-def _open_schedule(config: RunConfig) -> Schedule:
-    """The schedule of the baselines that train without privacy."""
-    model = config.baseline_model
-    shared = config.privacy is not None and config.privacy.noise == "shared"
-    rounds, grid = OPEN.rounds if shared else config.rounds, APPLIED_GRID * config.aggregation.clip
-    return Schedule(rounds, config.baseline_training, None, model.dropout, model.prior, config.seed, grid)
 
 
 def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -30,7 +30,6 @@ from fl.data.stream import StreamedRows, stream_file
 from fl.errors import RunFolderError
 from fl.learning.model import MODEL_FORMAT, build_model, flatten, layer_mask, layout, model_hash, unflatten
 from fl.learning.training import predict
-from fl.runs.config import random_banks
 from fl.runs.folder import RESTORE, bank_names, head_path, read_config
 
 
@@ -88,7 +87,7 @@ def load_model(run: Path) -> TrainedModel:
     if model_hash(module) != about["model_hash"]:
         raise RunFolderError(f"{path}: the weights are not those that were written (their hash differs): {RESTORE}")
     data = config.data
-    partition = partition_for(schema, data.partition, random_banks(data), config.seed)
+    partition = partition_for(schema, data.partition, data.random_banks, config.seed)
     own = _own_models(run, module, about.get("personal", []))
     return TrainedModel(module, schema, tuple(names), partition, float(about["threshold"]), shared, own)
 

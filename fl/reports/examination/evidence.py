@@ -28,7 +28,7 @@ from fl.errors import ExaminationError
 from fl.learning.training import predict
 from fl.runs.config import RunConfig
 from fl.runs.folder import RunFolder, read_config, read_object
-from fl.runs.run_data import read_source
+from fl.runs.plan import read_source
 from fl.runs.scoring import load_model
 
 

@@ -28,9 +28,8 @@ from fl.errors import AggregationError, BudgetError, BudgetExhausted, LedgerErro
 from fl.privacy.budget import BudgetLedger, ledger_path
 from fl.privacy.mechanisms import NoisyCounts
 from fl.privacy.noise_shares import plan_noise
-from fl.runs.account import bank_budgets
 from fl.runs.audit import noise_verdict
-from fl.runs.budgets import CountsPayment
+from fl.runs.budgets import CountsPayment, bank_budgets
 from fl.secure.session import encrypted_sum, sealing_cost
 
 SCHEMA = load_schema("simulated")

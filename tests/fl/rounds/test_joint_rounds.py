@@ -23,9 +23,9 @@ from fl.rounds.algorithms.state import ReleasedAverage, State
 from fl.rounds.joint_noise import GRID, JointNoise, row_sensitivity
 from fl.rounds.joint_steps import VELOCITY, JointSteps, clipped_gradient_sum
 from fl.rounds.play import Rounds, play_rounds
-from fl.runs.budgets import NOISE_PER_STEP
 from fl.runs.config import BY_NOISE
 from fl.runs.experiment import Experiment
+from fl.runs.noise import NOISE_PER_STEP
 
 SMALL = ["--customers", "400", "--clients", "3", "--fraud-share", "0.03", "--seed", "5", "--local-epochs", "1"]
 SHARED = [*SMALL, "--noise", "shared", "--rounds", "3"]

@@ -14,7 +14,7 @@ from fl.counts.release import load_release
 from fl.counts.settings import StatisticsSettings
 from fl.errors import BudgetError, BudgetExhausted, LedgerError, RunFolderError
 from fl.privacy.budget import BudgetLedger
-from fl.runs.account import bank_budgets
+from fl.runs.budgets import bank_budgets
 from fl.runs.config import (
     AggregationSettings,
     DataSettings,
@@ -277,7 +277,7 @@ def test_a_run_that_is_refused_leaves_no_ledger_behind(
 def test_a_run_that_was_refused_does_not_decide_what_later_runs_may_spend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl.runs.budgets.calibrate", lambda *_, **__: 2.0)
+    monkeypatch.setattr("fl.runs.noise.calibrate", lambda *_, **__: 2.0)
     monkeypatch.setattr("fl.runs.experiment.RunFolder.create", _power_cut)  # everything is calibrated, and then
     with pytest.raises(KeyboardInterrupt):
         Experiment.start(config(budget_dir=tmp_path / "ledgers", epsilon=0.7), tmp_path / "run")

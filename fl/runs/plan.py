@@ -1,0 +1,266 @@
+"""What a run decides before it trains, from its configuration and its transactions alone.
+
+`RunPlan(config, source)` says which algorithm is played, which layers travel with how many bits, what the banks count
+together, which noise they add and how many rounds the budget is divided among. Each of these is decided here, once, and
+from the model that is trained: the one with the columns of the counts that are still to be shared.
+
+What it leaves to others: how much noise a budget allows (`fl.runs.noise`), ledgers (`fl.runs.budgets`), playing
+(`fl.runs.experiment`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from fl.counts.columns import input_names
+from fl.counts.plan import StatisticsPlan
+from fl.counts.settings import plan_sharing
+from fl.data.federation import SIMULATED, PartitionedTable, read_partitioned
+from fl.data.simulate import embedded
+from fl.errors import RunFolderError
+from fl.learning.model import HIDDEN, Layout, build_model, layout
+from fl.learning.training import LocalTraining, PrivateSteps
+from fl.privacy.mechanisms import ClientRounds, Entry, Mechanism, SharedSteps
+from fl.privacy.noise_shares import plan_noise
+from fl.rounds.algorithms.fedavg import FedAvg
+from fl.rounds.algorithms.fedprox import require_stable_pull
+from fl.rounds.algorithms.participation import Dropouts
+from fl.rounds.algorithms.settings import algorithm_of, dropouts_of, quorum_of
+from fl.rounds.algorithms.state import trainings
+from fl.rounds.compression import Compression, compression_of
+from fl.rounds.joint_noise import JointNoise, row_sensitivity, update_sensitivity
+from fl.rounds.joint_steps import JointSteps
+from fl.rounds.limits import Choice, Workload, choose, limits_of, measure_machine
+from fl.rounds.play import Schedule
+from fl.runs.config import APPLIED_GRID, BY_NOISE, DataSettings, RunConfig
+from fl.runs.styles import OPEN
+
+
+def read_source(data: DataSettings, seed: int) -> PartitionedTable:
+    """The transactions of a run, partitioned and split. Raises what `fl.data.federation.read_partitioned` does."""
+    simulation = None
+    if data.source == SIMULATED:
+        simulation = embedded(data.customers, data.clients, data.fraud_share, seed)
+    return read_partitioned(
+        data.source,
+        data.schema,
+        data.partition,
+        data.random_banks,
+        seed,
+        test_windows=data.test_windows,
+        simulation=simulation,
+    )
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """All that is decided before the first round. `choice`: what the banks' limits allow; None where there are none.
+
+    A new run's plan has no noise until `fl.runs.noise.with_noise` has calibrated it.
+    """
+
+    config: RunConfig
+    source: PartitionedTable = field(repr=False)
+    choice: Choice | None = None
+
+    @classmethod
+    def new(cls, config: RunConfig, source: PartitionedTable) -> RunPlan:
+        """The plan of a new run, without its noise. Raises `AlgorithmError` or `CompressionError`."""
+        if not source.table.schema.shares_counts:  # it names no party that banks have in common
+            config = replace(config, statistics=None)
+        plan = cls(config, source)
+        _ = plan.algorithm, plan.compression
+        return plan
+
+    # --- the model and what travels ---------------------------------------------------------------------------------
+
+    @cached_property
+    def banks(self) -> tuple[str, ...]:
+        return tuple(name for name, _, _ in self.source.banks)
+
+    @cached_property
+    def sharing(self) -> StatisticsPlan | None:
+        """What the banks count together; None where they share no counts.
+
+        Until the noise is calibrated, noise of one event stands in for it: periods and columns do not depend on it.
+        """
+        settings = self.config.statistics
+        if settings is None:
+            return None
+        noise = None
+        if self.config.privacy is not None:
+            sigma = 1.0 if settings.sigma is None else settings.sigma
+            noise = plan_noise(sigma, len(self.banks), settings.colluders)
+        return plan_sharing(self.source, settings, noise)
+
+    @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """Inputs of the model, in column order."""
+        return input_names(self.source.table.schema, self.sharing)
+
+    @cached_property
+    def model(self) -> Layout:
+        return layout(build_model(len(self.feature_names), seed=0))
+
+    @cached_property
+    def algorithm(self) -> FedAvg:
+        """The algorithm that was asked for. Raises `AlgorithmError`."""
+        config, local = self.config, self.config.training
+        algorithm = algorithm_of(
+            config.algorithm, config.participation, banks=len(self.banks), model=self.model, seed=config.seed
+        )
+        if local.optimiser == "sgd":
+            require_stable_pull(algorithm.proximal, local.learning_rate, local.momentum)
+        return algorithm
+
+    @cached_property
+    def compression(self) -> Compression:
+        """How many bits and which layers each round has. Raises `CompressionError`."""
+        compression = compression_of(self.config.compression, self.model, self.config.aggregation.value_bits)
+        return compression if self.choice is None else compression.capped(self.choice.value_bits)
+
+    @cached_property
+    def travelling(self) -> int:
+        """Coordinates of an update that travel in some round."""
+        return int(self.algorithm.travels(self.model.length).sum())
+
+    @property
+    def quorum(self) -> int:
+        """Fewest members of a roster."""
+        return quorum_of(self.config.participation, self.algorithm.timetable)
+
+    @property
+    def dropouts(self) -> Dropouts:
+        return dropouts_of(self.config.participation, seed=self.config.seed)
+
+    @cached_property
+    def trainings(self) -> int:
+        """Most trainings of one bank; a lost attempt takes one of them, and the run ends that much earlier."""
+        return trainings(self.algorithm.timetable, self.config.rounds)
+
+    @property
+    def at_once(self) -> dict[str, int]:
+        """Rows in memory while a bank with limits trains."""
+        return {} if self.choice is None else {name: share.batch for name, share in self.choice.banks.items()}
+
+    # --- training and its noise -------------------------------------------------------------------------------------
+
+    @property
+    def local(self) -> LocalTraining:
+        """What the banks do: as it was asked for, with the learning rate that was calibrated if that was asked for."""
+        training = self.config.training
+        if training.learning_rate != BY_NOISE:
+            return training
+        assert self.config.privacy is not None and self.config.privacy.learning_rate is not None
+        return replace(training, learning_rate=self.config.privacy.learning_rate)
+
+    @property
+    def private_steps(self) -> PrivateSteps | None:
+        """The noisy steps that each bank takes by itself; None where it adds no noise while it trains."""
+        privacy = self.config.privacy
+        if privacy is None or privacy.unit == "client" or privacy.noise == "shared":
+            return None
+        assert privacy.noise_multiplier is not None
+        return PrivateSteps(
+            privacy.sample_rate,
+            privacy.noise_multiplier,
+            privacy.steps,
+            privacy.max_grad_norm,
+            privacy.expected_batch,
+        )
+
+    @cached_property
+    def joint_noise(self) -> JointNoise | None:
+        """The noise that all banks put into their encrypted sum; None where there is none, or each bank's own."""
+        privacy, banks, length = self.config.privacy, len(self.banks), self.travelling
+        if privacy is None or (privacy.unit == "row" and privacy.noise == "own"):
+            return None
+        variance, honest = privacy.share_variance, banks - privacy.colluders
+        assert variance is not None
+        if privacy.unit == "client":
+            once = ClientRounds(update_sensitivity(length), variance, honest, length, 1)
+            return JointNoise(privacy.update_norm, banks, banks, once)
+        assert privacy.share_pieces is not None
+        steps = SharedSteps(row_sensitivity(length), variance, privacy.share_pieces * honest, length, 1)
+        return JointNoise(privacy.max_grad_norm, privacy.expected_batch * banks, banks, steps, privacy.share_pieces)
+
+    @property
+    def takes_joint_steps(self) -> bool:
+        """Whether a round is one step of all banks under one noise."""
+        return self.config.privacy is not None and self.config.privacy.noise == "shared"
+
+    @property
+    def round_cost(self) -> Entry | None:
+        """What a training costs the bank that begins it; None without differential privacy."""
+        if self.joint_noise is not None:
+            return self.joint_noise.once
+        private = self.private_steps
+        return None if private is None else Mechanism(private.sample_rate, private.noise_multiplier, private.steps)
+
+    def schedule(self, rounds: int) -> Schedule:
+        """What all banks do alike in each of `rounds` rounds."""
+        config, model = self.config, self.config.model
+        # A noise that all banks share is far coarser than the grid.
+        grid = 0.0 if self.takes_joint_steps else APPLIED_GRID * config.aggregation.clip
+        return Schedule(rounds, self.local, self.private_steps, model.dropout, model.prior, config.seed, grid)
+
+    def without_privacy(self, schedule: Schedule) -> Schedule:
+        """The schedule of the baselines that train without privacy; `schedule` itself where training has no noise."""
+        if schedule.private is None and not self.takes_joint_steps:
+            return schedule
+        config, model = self.config, self.config.baseline_model
+        rounds = OPEN.rounds if self.takes_joint_steps else config.rounds
+        grid = APPLIED_GRID * config.aggregation.clip
+        return Schedule(rounds, config.baseline_training, None, model.dropout, model.prior, config.seed, grid)
+
+    @cached_property
+    def own_algorithm(self) -> FedAvg:
+        """The algorithm of the run's own rounds: `algorithm`, or steps that all banks take together."""
+        if not self.takes_joint_steps:
+            return self.algorithm
+        assert self.config.privacy is not None
+        return JointSteps(self.algorithm.timetable, self.config.privacy.max_grad_norm, self.local)
+
+    # --- limits -----------------------------------------------------------------------------------------------------
+
+    def with_limits(self) -> RunPlan:
+        """This plan with what the banks' limits choose. Raises `ResourceError`."""
+        config, inputs = self.config, len(self.feature_names)
+        if config.resources is None:
+            return self
+        steps, compression, travels = self.private_steps, self.compression, self.algorithm.travels(self.model.length)
+        turns = range(1, max(len(compression.groups), 1) + 1)
+        passes = config.training.epochs if steps is None else steps.sample_rate * steps.steps
+        work = Workload(
+            rows={name: math.ceil(passes * len(split.train)) for name, _, split in self.source.banks},
+            inputs=inputs,
+            hidden=sum(HIDDEN),
+            length=self.model.length,
+            travelling=max(int((travels & compression.sent(turn)).sum()) for turn in turns),
+            clients=self.algorithm.timetable.largest,
+            clip=config.aggregation.clip,
+            value_bits=max(bits for _, bits in compression.bits),
+            max_weight=self.algorithm.max_weight,
+            private=steps is not None,
+        )
+        model = build_model(inputs, seed=0, dropout=config.model.dropout, prior=config.model.prior)
+        machine = measure_machine(model, config.training, steps, inputs)
+        return replace(self, choice=choose(limits_of(config.resources, self.banks), work, machine))
+
+    def require_calibrated(self) -> None:
+        """Raise `RunFolderError` where the configuration lacks noise that is calibrated when a run starts."""
+        privacy, statistics = self.config.privacy, self.config.statistics
+        if privacy is None:
+            return
+        own = privacy.unit == "row" and privacy.noise == "own"
+        needed = {
+            "sigma": statistics is None or statistics.sigma,
+            "noise_multiplier": not own or privacy.noise_multiplier,
+            "share_variance": own or privacy.share_variance,
+            "share_pieces": not self.takes_joint_steps or privacy.share_pieces,
+            "learning_rate": self.config.training.learning_rate != BY_NOISE or privacy.learning_rate,
+        }
+        if missing := [name for name, value in needed.items() if value is None]:
+            raise RunFolderError(f"config.toml names no {missing[0]}: the run never got under way; start it anew")

@@ -1,0 +1,73 @@
+"""Settings of a run that cannot be together, each refused with what to leave out.
+
+What it leaves to others: what a single setting may be (`fl.options`), a budget that is spent (`fl.runs.noise`).
+"""
+
+from __future__ import annotations
+
+from fl.errors import AggregationError, AlgorithmError, BudgetError, CompressionError, ResourceError
+from fl.options import LEAST_BANKS
+from fl.runs.config import PrivacySettings, RunConfig
+
+
+def require_possible(config: RunConfig, banks: int) -> None:
+    """Refuse settings that do not fit each other or so many banks, before any budget is looked at.
+
+    Raises `AggregationError`, `AlgorithmError`, `BudgetError`, `CompressionError` or `ResourceError`.
+    """
+    privacy, participation = config.privacy, config.participation
+    if config.aggregation.mode == "encrypted" and banks < LEAST_BANKS:
+        raise AggregationError(
+            f"encrypted aggregation needs at least {LEAST_BANKS} banks, got {banks}: more --clients, or "
+            "--aggregation plain"
+        )
+    if participation is not None and participation.reuse and privacy is not None:
+        raise AlgorithmError(
+            "--reuse-updates sends one noisy update to two rosters, whose sums can be differenced: under differential "
+            "privacy a retry trains afresh"
+        )
+    if config.statistics is not None and banks < LEAST_BANKS:
+        raise AggregationError(
+            f"shared statistics need at least {LEAST_BANKS} banks, got {banks}: more --clients, or "
+            "--no-shared-statistics"
+        )
+    if privacy is None:
+        return
+    if privacy.noise == "shared":
+        _require_possible_with_shared_noise(config, privacy, banks)
+    if privacy.unit == "row":
+        return
+    if config.statistics is not None:
+        raise BudgetError(
+            "shared counts protect single transactions, and --unit client promises more than that for a whole bank: "
+            "leave them out with --no-shared-statistics"
+        )
+    if participation is not None or config.algorithm.name == "fedbuff":
+        raise AlgorithmError(
+            "--unit client plans its noise for one roster of all banks: leave out partial participation, dropouts and "
+            "fedbuff"
+        )
+    if config.resources is not None:
+        raise ResourceError("--unit client plans bits and noise together: leave out the banks' limits")
+    if config.compression is not None:
+        raise CompressionError(
+            "--unit client plans its noise for one vector and one grid: leave out --bits and --layers"
+        )
+    if config.aggregation.mode != "encrypted":
+        raise BudgetError("--unit client puts its noise into the encrypted sum: use --aggregation encrypted")
+
+
+def _require_possible_with_shared_noise(config: RunConfig, privacy: PrivacySettings, banks: int) -> None:
+    if privacy.unit != "row":
+        raise BudgetError("--noise shared protects training rows; --unit client shares its noise already")
+    if config.aggregation.mode != "encrypted" or banks < LEAST_BANKS:
+        raise BudgetError(
+            f"--noise shared hides each bank's share inside the encrypted sum of at least {LEAST_BANKS} banks: use "
+            "--aggregation encrypted, or --noise own"
+        )
+    others = (config.participation, config.compression, config.resources)
+    if any(each is not None for each in others) or config.algorithm.name != "fedavg":
+        raise AlgorithmError(
+            "--noise shared takes one step of all banks a round: leave out other algorithms, partial participation, "
+            "compression and limits, or use --noise own"
+        )
