@@ -37,8 +37,9 @@ def file_name(bank: str) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path`, complete and on disk, when the block ends; when it raises, `path` stays
-    as it was and nothing is left beside it.
+    """A file that takes the place of `path`, complete and on disk, when the block ends.
+
+    When the block raises, `path` stays as it was and nothing is left beside it.
 
     A file that was there hands on its mode. Raises `FileRefused` when `path` is there and no regular file.
     """
@@ -68,8 +69,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace_durably(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` so that after a crash, at any moment, it holds the old bytes or the new
-    ones, complete. Raises `FileRefused` as `replacing` does.
+    """Replace `path` by `content`.
+
+    After a crash, at any moment, `path` holds the old bytes or the new ones, complete. Raises `FileRefused` as
+    `replacing` does.
     """
     with replacing(path) as file:
         file.write(content)
@@ -82,8 +85,9 @@ class JsonLines:
     path: Path
 
     def append(self, line: bytes) -> None:
-        """Append a JSON object, on disk when this returns, and on a line of its own even after a torn one. Raises
-        `FileRefused` when `path` is there and no regular file.
+        """Append a JSON object, on disk when this returns, and on a line of its own even after a torn one.
+
+        Raises `FileRefused` when `path` is there and no regular file.
         """
         with os.fdopen(_opened(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "ab") as file:
             size = os.fstat(file.fileno()).st_size
@@ -97,9 +101,11 @@ class JsonLines:
         return [line for line in self._content().split(b"\n") if line]
 
     def read(self, first: int | None = None, *, shared: bool = False) -> list[dict[str, Any]]:
-        """The objects of the `first` lines (None: of all), without a torn one: a last line without a newline that is no
-        JSON. shared: processes that may have been killed write side by side, so that torn lines stand anywhere. Raises
-        `ValueError` naming a line that is no JSON object otherwise.
+        """The objects of the `first` lines (None: of all), without a torn one.
+
+        A torn line is a last line without a newline that is no JSON. shared: processes that may have been killed write
+        side by side, so torn lines may stand anywhere. Raises `ValueError` naming any other line that is no JSON
+        object.
         """
         objects, content = [], self._content()
         for number, line in enumerate(content.split(b"\n")[:first], start=1):
@@ -128,8 +134,10 @@ class JsonLines:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file `path`, which is created, alone. With `wait=False` raises `BlockingIOError` when
-    another holds it. Raises `FileRefused` when `path` is there and no regular file.
+    """Hold the lock file `path`, which is created, alone.
+
+    With `wait=False` raises `BlockingIOError` when another holds it. Raises `FileRefused` when `path` is there and no
+    regular file.
 
     The lock is a file of its own, since what it guards is replaced; the system releases it when the process
     dies.

@@ -1,7 +1,7 @@
 """Every exception that `fl` raises on purpose.
 
-One base, leaves named for the fact. A message says where (file, column, row), what was expected, what was
-found, and what to do. Rows are counted as an editor counts them: the header is row 1.
+One base class; each subclass is named for the fact. A message says where (file, column, row), what was expected, what
+was found, and what to do. Rows are counted as an editor counts them: the header is row 1.
 
 Errors of the encrypted sum itself are `secagg.errors`; they pass through `fl` unchanged.
 """
@@ -90,8 +90,9 @@ class ResourceError(FederationError):
 
 
 class BanksVanished(AggregationError):
-    """Banks were gone when their contributions were due; `banks` names them, and the round can be offered again
-    without them.
+    """Banks were gone when their contributions were due.
+
+    `banks` names them. The round can be offered again without them.
     """
 
     def __init__(self, message: str, banks: tuple[str, ...]) -> None:

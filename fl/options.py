@@ -243,8 +243,9 @@ def _declared(hint: Any) -> tuple[Option, bool] | None:
 
 
 def _of_type(kind: Any) -> Option | None:
-    """What a type says by itself; None where it says too little to be checked here. A bare number is refused, since it
-    has no range: that is a fault of the class.
+    """What a type says by itself; None where it says too little to be checked here.
+
+    A bare number is refused, since it has no range: that is a fault of the class.
     """
     if kind in (int, float):
         raise TypeError("a number among settings needs a range: Annotated[..., options.X]")

@@ -1,5 +1,6 @@
-"""Seeds of everything that may be repeated: models, batch order, public schedules; never keys, sampling or noise under
-privacy (`fl.privacy.randomness`).
+"""Seeds of everything that may be repeated: models, batch order, public schedules.
+
+Keys, sampling and noise under privacy are never seeded (`fl.privacy.randomness`).
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ import hashlib
 
 
 def derive_seed(seed: int, *labels: str | int) -> int:
-    """A seed in [0, 2^63) for one purpose, such as ("batches", bank, round): a round's randomness needs no
-    earlier round.
+    """A seed in [0, 2^63) for one purpose, such as ("batches", bank, round).
+
+    A round's randomness needs no earlier round.
 
     That is what lets a killed run continue to the same result.
     """

@@ -68,7 +68,7 @@ class Aggregator:
         return self._machine.state
 
     def open(self, offer: Offer, roster: Roster) -> None:
-        """Start collecting for a closed roster. Raises `PeerError` leaves."""
+        """Start collecting for a closed roster. Raises a subclass of `PeerError`."""
         following = self._machine.require("open")
         check_offer(offer, self._enrolment, self._plan, self._masking, quorum=1)
         roster_hash = check_roster(roster, offer, self._enrolment, self._plan, quorum=1)
@@ -79,7 +79,7 @@ class Aggregator:
         self._machine.enter(following)
 
     def receive(self, contribution: Contribution) -> None:
-        """Check a contribution and add it. Raises `PeerError` leaves; then the sum is as it was."""
+        """Check a contribution and add it. Raises a subclass of `PeerError`; the sum is then unchanged."""
         following = self._machine.require("receive")
         total = self._running_sum()
         with self._clock.stage("check") as stage:

@@ -27,8 +27,10 @@ class Inverse(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """How the coefficients of a sum are taken apart: the first five as `unpack_lanes` takes them, with the offset that
-    centres the number, which leaves `noise_centre` on top of the noise and `max_lane` on top of every lane.
+    """How the coefficients of a sum are taken apart.
+
+    The first five fields are as `unpack_lanes` takes them. The offset centres the number, which leaves `noise_centre`
+    on top of the noise and `max_lane` on top of every lane.
     """
 
     primes: U32
@@ -40,8 +42,10 @@ class Lanes(NamedTuple):
 
 
 class Extremes(NamedTuple):
-    """Of a part of a block. noise: largest |noise|. highest, lowest: of the sums, and zero. above: whether anything is
-    left above the highest digit of a coefficient.
+    """Extremes of a part of a block.
+
+    noise: largest |noise|. highest, lowest: of the sums, and zero. above: whether anything is left above the highest
+    digit of a coefficient.
     """
 
     noise: int

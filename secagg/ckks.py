@@ -104,8 +104,9 @@ class Decrypted(Secret):
         self._plaintext, self._shape = plaintext, shape
 
     def take_out(self) -> Callable[[], U64]:
-        """Have SEAL save it, once, which holds the interpreter lock for long, and drop it there. What comes back reads
-        the result, uint64[primes, N] in SEAL's transformed order, on any thread.
+        """Serialises the plaintext; holds the GIL. It can be called once.
+
+        Returns a function that reads the residues, uint64[primes, N] in SEAL's transformed order, on any thread.
         """
         plaintext, self._plaintext, shape = self._plaintext, None, self._shape
         read = _begin_reading_plaintext(plaintext, shape[0] * shape[1])

@@ -1,7 +1,7 @@
 """A bank: joins a round, seals its update under two locks, reads the release.
 
 The update is quantised, weighted and packed (`packing.py`), encrypted under the offer's CKKS key (`engines.py`), and
-masked pairwise over the closed roster (`masks.py`); it leaves as bytes signed by this client. What the client accepts
+masked pairwise over the closed roster (`masks.py`); it is sent as bytes signed by this client. What the client accepts
 from others is checked against its own enrolment list, plan, quorum and journal.
 """
 
@@ -101,8 +101,8 @@ class Client(Secret):
     def join(self, offer: Offer, model: bytes) -> Join:
         """Answer an offer. model: the hash of the model that the update will refer to, 32 bytes.
 
-        Raises `PeerError` leaves for an offer that is not the enrolled key holder's for this session, plan, quorum and
-        model, and `StepNotIncreasing` or `StepJump` for a step that does not follow those joined before.
+        Raises a subclass of `PeerError` for an offer that is not the enrolled key holder's for this session, plan,
+        quorum and model. Raises `StepNotIncreasing` or `StepJump` for a step that does not follow those joined before.
         """
         following = self._machine.require("join")
         with self._clock.stage("check"):
@@ -140,7 +140,8 @@ class Client(Secret):
 
         update: float32 or float64, shape (plan.length,). weight: integer in 1..plan.max_weight. allow_reuse: accept an
         update that entered another roster before (differencing becomes possible; warned about).
-        Raises `UpdateError`, `WeightOutOfRange`, `UpdateReused`, `ModelRepeated`, or `PeerError` leaves for the roster.
+        Raises `UpdateError`, `WeightOutOfRange`, `UpdateReused` or `ModelRepeated`, and subclasses of `PeerError` for
+        the roster.
         """
         following = self._machine.require("contribute")
         state = self._current()
@@ -170,7 +171,7 @@ class Client(Secret):
         return Contribution(header, unsigned.payload_hash, payload, signature)
 
     def accept(self, release: Release) -> Average:
-        """Check a release and turn it into the average. Raises `PeerError` leaves."""
+        """Check a release and turn it into the average. Raises a subclass of `PeerError`."""
         following = self._machine.require("accept")
         state = self._current()
         check_same_round(release.header, state.offer.header)
@@ -206,7 +207,7 @@ class Client(Secret):
 
         After a crash, or after leaving a round on its own, a client may still be sent the release of a contribution
         that it had sealed (the average is returned) or the key holder's abort (None). Raises `WrongRound` for a round
-        that the journal does not hold open, and `PeerError` leaves as `accept` does.
+        that the journal does not hold open, and a subclass of `PeerError` as `accept` does.
         """
         following = self._machine.require("settle")
         header = message.header

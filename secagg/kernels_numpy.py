@@ -99,8 +99,9 @@ def unpack_lanes(residues: U32, primes: U32, inverses: U32, offsets: U32, diviso
 def unpack_sums(
     residues: U32, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64, first: int, last: int
 ) -> Extremes:
-    """Write the lanes of columns first..last-1 of a block: value lane * N + column into `sums`, what is beyond its end
-    into `rest`.
+    """Write the lanes of columns first..last-1 of a block.
+
+    Value lane * N + column goes into `sums`; what is beyond its end goes into `rest`.
 
     residues: uint32[primes, N]. sums, rest: int64, together lanes * N. digits: int64[1 + lanes, N] and left: uint8[N],
     scratch; of both only these columns are touched, so that threads can share them.

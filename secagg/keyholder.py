@@ -150,8 +150,9 @@ class KeyHolder(Secret):
     def receive_join(self, join: Join) -> None:
         """Take a client's join.
 
-        Raises `PeerError` leaves: wrong round, unknown or duplicate client, bad seal, or `HistoryMismatch` where the
-        client saw what this ledger does not hold; then the client lies, or this ledger was rolled back.
+        Raises a subclass of `PeerError` for a wrong round, an unknown or duplicate client, or a bad seal. Raises
+        `HistoryMismatch` where the client saw what this ledger does not hold: the client lies, or this ledger was
+        rolled back.
         """
         following = self._machine.require("receive_join")
         state = self._current()
@@ -196,9 +197,9 @@ class KeyHolder(Secret):
     def release(self, encrypted_sum: EncryptedSum) -> Release:
         """Verify, consume the step, decrypt, check, release.
 
-        Raises `PeerError` leaves for a message that is not a signed sum of this roster (nothing is consumed), among
-        them `RoundAlreadyReleased` for a step that has had its decryption, and `SumRefused` when the decrypted sum is
-        not well formed: then the step is burnt.
+        Raises a subclass of `PeerError` for a message that is not a signed sum of this roster (nothing is consumed),
+        among them `RoundAlreadyReleased` for a step that has had its decryption. Raises `SumRefused` when the
+        decrypted sum is not well formed; the step is then burnt.
         """
         self._refuse_second_sum(encrypted_sum.header.step)
         following = self._machine.require("release")

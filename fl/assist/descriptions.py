@@ -1,5 +1,6 @@
-"""Transactions with their descriptions, bank by bank: what the text columns of a schema say, whether or not the
-model uses them.
+"""Transactions with their descriptions, bank by bank.
+
+Descriptions are what the text columns of a schema say, whether or not the model uses them.
 
 A schema may read its text column without making features of it (`use = false`). Here the column is read in any
 case, the features stay those of the schema as it is, and each bank learns from its own training period which of
@@ -28,8 +29,9 @@ from fl.data.split import Split
 
 @dataclass(frozen=True)
 class Described:
-    """All banks' transactions. `source`: with the schema as it is. `with_text`: the same rows under a schema that
-    reads every text column.
+    """All banks' transactions.
+
+    `source`: with the schema as it is. `with_text`: the same rows under a schema that reads every text column.
     """
 
     source: PartitionedTable
@@ -95,8 +97,10 @@ def bank_redactor(
     customer_list: Sequence[str] | None,
     min_customers: int = MIN_CUSTOMERS,
 ) -> Redactor:
-    """What the bank with `rows` (positions in the table), split as `held`, knows: its customers' and terminals'
-    identifiers, its `customer_list`, and the words of its training period.
+    """The redactor of the bank with `rows` (positions in the table), split as `held`.
+
+    It knows the identifiers of the bank's customers and terminals, its `customer_list`, and the words of its training
+    period.
     """
     table = described.with_text
     past = rows[np.sort(np.concatenate([held.train, held.validation]))]

@@ -1,4 +1,4 @@
-"""Every exception that `fl.assist` raises on purpose: one base, leaves named for the fact.
+"""Every exception that `fl.assist` raises on purpose: one base class, and subclasses named for the fact.
 
 No message carries text of a transaction, of a prompt or of an answer: a server's error body may echo what it
 was sent, so only its status and code are repeated.

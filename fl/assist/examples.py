@@ -73,8 +73,9 @@ class ExampleFile:
 
 
 def write_examples(path: Path, examples: Sequence[Example], origin: dict[str, Any]) -> ExampleFile:
-    """Write `path` (.jsonl) and its origin (with the key "bank") beside it; read back and checked. Raises
-    `ExampleError`.
+    """Write `path` (.jsonl) and its origin (with the key "bank") beside it; read back and checked.
+
+    Raises `ExampleError`.
     """
     if path.suffix != ".jsonl":
         raise ExampleError(f"{path}: expected a name that ends in .jsonl")

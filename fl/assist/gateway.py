@@ -177,8 +177,10 @@ class Gateway:
         self._clean.add(redacted)
 
     def _asked(self, task: Task[Item], items: dict[str, dict[str, str]]) -> dict[str, dict[str, Any]]:
-        """Answers to `items` by key, as JSON. A batch whose answer is unusable is asked again one by one, so that
-        one hostile description cannot cost the others their answers.
+        """Answers to `items` by key, as JSON.
+
+        A batch whose answer is unusable is asked again one by one, so that one hostile description cannot cost the
+        others their answers.
         """
         batch = content_key("batch", *items)
         remembered = self._cache.get(batch) if self._cache and len(items) > 1 else None
@@ -417,8 +419,10 @@ class OpenAIProvider:
         raise stop
 
     def _settle(self, body: dict[str, Any]) -> None:
-        """Replace the attempt's bound by the usage in its answer. Without one, or with one that is none, the answer
-        is kept all the same, the attempt stays at its bound, and the log says why.
+        """Replace the attempt's bound by the usage in its answer.
+
+        Without one, or with one that is none, the answer is kept all the same, the attempt stays at its bound, and the
+        log says why.
         """
         usage = body.get("usage")
         names = ("input_tokens", "output_tokens") if self.api == "responses" else ("prompt_tokens", "completion_tokens")

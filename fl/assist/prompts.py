@@ -36,9 +36,7 @@ class Prompt:
 
 
 def load_prompt(name: str, folder: Path = FOLDER) -> Prompt:
-    """The prompt in `folder/name.md`. Raises `PromptError` when it is missing or does not open with its
-    version.
-    """
+    """The prompt in `folder/name.md`. Raises `PromptError` when it is missing or does not open with its version."""
     path = folder / f"{name}.md"
     try:
         raw = path.read_bytes()

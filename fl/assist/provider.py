@@ -86,6 +86,7 @@ class Provider(Protocol):
         """What to record with an answer to this prompt."""
 
     def complete(self, request: Request) -> BaseModel:
-        """An instance of `request.answer`. Raises `AnswerError` when there is none, another `AssistError` when
-        no answer can be had at all.
+        """An instance of `request.answer`.
+
+        Raises `AnswerError` when there is none, another `AssistError` when no answer can be had at all.
         """

@@ -90,8 +90,9 @@ LONG_IDENTIFIER = 6  # characters; a shorter customer number is also an ordinary
 
 
 def clean(text: str) -> str:
-    """`text` in compatibility form (NFKC), digits of all scripts as 0 to 9, without invisible characters: a
-    zero-width space cannot split a number.
+    """`text` in compatibility form (NFKC), with the digits of all scripts as 0 to 9 and without invisible characters.
+
+    So a zero-width space cannot split a number.
     """
     if text.isascii() and text.isprintable():
         return text

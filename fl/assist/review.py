@@ -70,8 +70,10 @@ def review(
     records: Mapping[int, tuple[int, Mapping[str, object]]],
     progress: Progress | None = None,
 ) -> list[Alert]:
-    """Ask about the rows in `records`: (number of the bank, raw values by column), by position in `scores`; each
-    bank through its own gateway. Alerts in queue order. Raises whatever a gateway raises.
+    """Ask about the rows in `records` and return alerts in the order of the queue.
+
+    `records`: (number of the bank, raw values by column), by position in `scores`. Each bank goes through its own
+    gateway. Raises whatever a gateway raises.
     """
     positions = sorted(records, key=lambda p: (-scores[p], p))
     answered: dict[int, ItemAnswer[Review]] = {}

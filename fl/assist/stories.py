@@ -400,8 +400,10 @@ def _balanced(y: NDArray[np.floating], rows: int, seed: int) -> NDArray[np.int64
 def submit_examples(
     file: Path, choice: DataChoice, session_for: Callable[[Any], Session], epochs: int, today: date
 ) -> dict[str, Any]:
-    """Upload a checked file of examples and start a job. A line that the redactor of the bank it comes from would not
-    let out is refused. Raises `ExampleError`, and what `OpenAIProvider.fine_tune` raises.
+    """Upload a checked file of examples and start a job.
+
+    A line that the redactor of the bank it comes from would not let out is refused. Raises `ExampleError`, and what
+    `OpenAIProvider.fine_tune` raises.
     """
     described = choice.read()
     session = session_for(described.schema)

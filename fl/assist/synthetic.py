@@ -1,5 +1,7 @@
-"""Synthetic transactions of a described scenario: asked for in the schema's own columns, typed, and turned into
-rows that the ordinary reader and the ordinary features take.
+"""Synthetic transactions of a described scenario.
+
+They are asked for in the schema's own columns, typed, and turned into rows that the ordinary reader and the ordinary
+features take.
 
 What is asked for holds the schema's public meaning, the scenario in a person's words and, when asked for, what
 an encrypted sum released; no transaction. A set consists of batches; each knows its number, so that batches
@@ -116,8 +118,10 @@ def generate(
     aggregates: Aggregates | None = None,
     progress: Progress | None = None,
 ) -> SyntheticSet:
-    """Ask for `rows` transactions, `ROWS_PER_REQUEST` at a time. Raises `ScenarioError` for an empty scenario or
-    fewer than two rows, and whatever the gateway raises; batches that were answered stay in its cache.
+    """Ask for `rows` transactions, `ROWS_PER_REQUEST` at a time.
+
+    Raises `ScenarioError` for an empty scenario or fewer than two rows, and whatever the gateway raises; batches that
+    were answered stay in its cache.
     """
     if not scenario.strip() or rows < 2:
         raise ScenarioError(f"expected a scenario in words and at least 2 rows, got {scenario!r} and {rows}")

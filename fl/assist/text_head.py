@@ -69,8 +69,10 @@ def train_text_head(
     engine: str = "auto",
     progress: Callable[[str], None] | None = None,
 ) -> TextHead:
-    """Train on one file per bank. Raises `fl.errors.AggregationError` for fewer than three banks and
-    `fl.errors.MetricError` when the kept texts hold no fraud or nothing else.
+    """Train on one file per bank.
+
+    Raises `fl.errors.AggregationError` for fewer than three banks and `fl.errors.MetricError` when the kept texts hold
+    no fraud or nothing else.
     """
     banks = [_bank(f"bank-{i} ({file.path.name})", file.examples, schedule.seed) for i, file in enumerate(files)]
     require_measurable(banks)

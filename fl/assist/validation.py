@@ -75,8 +75,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like one bank's rows the set is. All but `copies` are figures between 0 and 1; None where too few rows
-    allow none.
+    """How like one bank's rows the set is.
+
+    All but `copies` are figures between 0 and 1, or None where there are too few rows to tell.
 
     `closest_median`, `holdout_median`: distance to the closest training row, of synthetic and of held-out rows.
     `nearer_to_training`: share of synthetic rows that lie closer to training than to equally many held-out rows
@@ -132,8 +133,10 @@ def validate(
     redactor: Redactor,
     seed: int = 0,
 ) -> Validation:
-    """Check a set. `table`: its rows as the ordinary reader has them, under a schema that reads every text;
-    `redactor` knows the identifiers that must not occur.
+    """Check a set.
+
+    `table`: its rows as the ordinary reader has them, under a schema that reads every text; `redactor` knows the
+    identifiers that must not occur.
     """
     findings = own_findings(made, redactor)
     likeness = []
@@ -145,8 +148,9 @@ def validate(
 
 
 def own_findings(made: SyntheticSet, redactor: Redactor) -> list[Finding]:
-    """What is wrong with the rows by themselves, without any real ones: ranges, order, repetitions, labels,
-    identifiers.
+    """What is wrong with the rows by themselves, without any real rows.
+
+    That is: ranges, order, repetitions, labels, identifiers.
     """
     by_row = [*_beyond_ranges(made), *_disorder(made), *_repeated(made), *_tell_tale(made, redactor)]
     return [*by_row, *_giveaways(made)]
@@ -270,8 +274,9 @@ def _sample(positions: NDArray[np.int64], most: int, rng: np.random.Generator) -
 
 
 def _space(table: Transactions, rows: NDArray[np.int64], moment: bool) -> Matrix:
-    """float64[len(rows), d]: rows as points; one unit is an hour, one spread of the amount, one scale of a number
-    or another word.
+    """Rows as points, float64[len(rows), d].
+
+    One unit is an hour, one spread of the amount, one scale of a number, or another word.
     """
     schema, parts = table.schema, [np.zeros((len(rows), 0))]
     if table.time is not None and _has_calendar(schema):

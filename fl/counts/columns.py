@@ -124,8 +124,9 @@ def replaced_names(schema: Schema, plan: StatisticsPlan) -> tuple[str, ...]:
 
 
 def block_depths(schema: Schema, block: int) -> tuple[int, ...]:
-    """How many blocks of `block` days each fraud column looks back on: 1, 2, 4, ... and as many as the longest window
-    holds.
+    """On how many blocks of `block` days each fraud column looks back.
+
+    That is 1, 2, 4, ... and as many as the longest window holds.
     """
     deepest = max(1, round(max(schema.windows_days) / block))
     return tuple(sorted({1, deepest, *(2**i for i in range(1, deepest.bit_length()) if 2**i < deepest)}))

@@ -115,8 +115,9 @@ def windows_plan(days: Sequence[int], windows: Sequence[int], delay: int, slots:
 def increments_plan(
     days: Sequence[int], longest: int, delay: int, block: int, slots: int, min_banks: int, noise: NoisePlan
 ) -> StatisticsPlan:
-    """Disjoint blocks of `block` days, on a calendar that is the same for every run, that features of `days` with
-    windows up to `longest` days look back on.
+    """Disjoint blocks of `block` days on a calendar that is the same for every run.
+
+    The blocks are those on which features of `days` with windows up to `longest` days look back.
     """
     if block < 1:
         raise StatisticsError(f"increments: expected at least one day each, got {block}")

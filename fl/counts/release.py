@@ -50,8 +50,9 @@ TOTALS = "totals.npz"
 
 @dataclass(frozen=True)
 class ReleasedCounts:
-    """Totals, and what making them took; `seconds` and bytes are those of the run that made them. `release`: the hash
-    that was paid for; None for exact windows, and for totals of an earlier version.
+    """Totals, and what making them took; `seconds` and bytes are those of the run that made them.
+
+    `release`: the hash that was paid for; None for exact windows, and for totals of an earlier version.
     """
 
     totals: Totals
@@ -218,8 +219,9 @@ def read_totals(folder: Path, plan: StatisticsPlan) -> ReleasedCounts | None:
 
 
 def load_release(folder: Path) -> tuple[Totals, KeySlots]:
-    """The totals in `folder` and where their keys stand, without the data they were made from. Raises
-    `StatisticsError` when there are none or they are damaged.
+    """The totals in `folder` and where their keys stand, without the data they were made from.
+
+    Raises `StatisticsError` when there are none or they are damaged.
     """
     try:
         with np.load(folder / TOTALS, allow_pickle=False) as file:

@@ -22,8 +22,9 @@ _DAY_S = 86_400
 
 
 class CellError(ValueError):
-    """A cell that no column of transactions can hold. `at`: its position; None when the whole column is of that
-    kind.
+    """A cell that no column of transactions can hold.
+
+    `at`: its position; None when the whole column is of that kind.
     """
 
     def __init__(self, message: str, at: int | None = None) -> None:
@@ -59,8 +60,9 @@ def plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def first_that_fails(count: int, convert: Callable[[int], object], faults: tuple[type[Exception], ...]) -> int:
-    """The first of `count` cells with which `convert(end)`, of the cells before `end`, raises one of `faults`; the
-    whole column does.
+    """The first of `count` cells that cannot be converted.
+
+    `convert(end)` converts the cells before `end` and raises one of `faults`. It raises one for the whole column.
     """
     sound, fails = 0, count
     while fails - sound > 1:

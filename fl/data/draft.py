@@ -85,8 +85,7 @@ class _Look:
 
 
 def draft_schema(path: str | Path, label: str | None = None) -> str:
-    """A schema file (TOML) for a csv or parquet file, with comments that say why each column was put where
-    it is.
+    """A schema file (TOML) for a csv or parquet file, with comments that say why each column was put where it is.
 
     `label` names the label column where no name or content gives it away. Raises `SchemaError` when no label
     is found, and `DataError` for an unreadable file.
@@ -183,9 +182,7 @@ def _why_never(look: _Look) -> str | None:
 
 
 def _span_days(path: Path, label: _Look, time: _Look) -> float | None:
-    """Days between the first and the last transaction of the whole file; None where time does not measure
-    days.
-    """
+    """Days between the first and the last transaction of the whole file; None where time does not measure days."""
     unit = _unit(time)
     if unit == "order":
         return None

@@ -1,5 +1,4 @@
-"""What a model sees of a transaction: the handbook's columns, categories, hashed text, scaled by public
-constants.
+"""What a model sees of a transaction: the handbook's columns, categories, hashed text, scaled by public constants.
 
 Every bank computes features from its own rows only. A feature of a transaction at time t uses the rows of
 its customer and terminal up to t, and labels only once they are known: a label of time s enters from s +
@@ -56,14 +55,13 @@ class Block(Protocol):
     def features(self) -> tuple[Feature, ...]: ...
 
     def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
-        """float64[len(rows), len(features)], unscaled, of the rows at these positions, given the whole
-        `table`.
-        """
+        """float64[len(rows), len(features)], unscaled, of the rows at these positions, given the whole `table`."""
 
 
 def blocks(schema: Schema) -> tuple[Block, ...]:
-    """The feature blocks that the schema's columns allow, in a fixed order. Raises `FeatureError` when there
-    are none.
+    """The feature blocks that the schema's columns allow, in a fixed order.
+
+    Raises `FeatureError` when there are none.
     """
     found: list[Block] = []
     if schema.time is not None and schema.time.has_calendar:
@@ -88,9 +86,7 @@ def features(schema: Schema) -> tuple[Feature, ...]:
 
 
 def raw_features(table: Transactions, rows: Positions | None = None) -> NDArray[np.float64]:
-    """float64[m, d]: unscaled features of the rows at positions `rows` (all by default), from the whole
-    `table`.
-    """
+    """float64[m, d]: unscaled features of the rows at positions `rows` (all by default), from the whole `table`."""
     wanted = np.arange(len(table), dtype=np.int64) if rows is None else rows
     return np.concatenate([block.raw(table, wanted) for block in blocks(table.schema)], axis=1)
 
@@ -146,9 +142,7 @@ class Amount:
 
 
 class CustomerWindows:
-    """Per window: the customer's number of transactions and, where amounts exist, their mean; the row itself
-    included.
-    """
+    """Per window: the customer's number of transactions, this one included, and, where amounts exist, their mean."""
 
     def __init__(self, schema: Schema) -> None:
         self._windows = schema.windows_days
@@ -172,9 +166,7 @@ class CustomerWindows:
 
 
 class TerminalWindows:
-    """Per window: the terminal's number of transactions whose label is known by now, and the share of frauds
-    in them.
-    """
+    """Per window: the terminal's number of transactions whose label is known by now, and their share of frauds."""
 
     def __init__(self, schema: Schema) -> None:
         self._windows = schema.windows_days
@@ -202,9 +194,7 @@ class TerminalWindows:
 
 
 class Number:
-    """A numeric column as it is; with a public value for empty cells, also a column that says the cell was
-    empty.
-    """
+    """A numeric column as it is; with a public value for empty cells, also a column that says the cell was empty."""
 
     def __init__(self, column: NumericColumn) -> None:
         self._column = column

@@ -56,9 +56,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class BankData:
-    """What one bank holds: `train`, `validation` (other customers, same days) and one `test` table per test
-    window.
-    """
+    """What one bank holds: `train`, `validation` (other customers, same days) and one `test` table per test window."""
 
     name: str
     train: Rows
@@ -78,9 +76,7 @@ class Federation:
 
 @dataclass(frozen=True)
 class PartitionedTable:
-    """Transactions of all banks, who holds which and how each bank splits them: what both baselines are made
-    from.
-    """
+    """Transactions of all banks, who holds which and how each bank splits them: what both baselines are made from."""
 
     table: Transactions
     partition: Partition
@@ -135,9 +131,7 @@ def read_partitioned(
     validation_share: float | None = None,
     simulation: Simulation | None = None,
 ) -> PartitionedTable:
-    """The first half of `load_federation`; call it once to make a federation and `pooled_global` from one
-    reading.
-    """
+    """The first half of `load_federation`; call it once to make a federation and `pooled_global` from one reading."""
     meaning = resolve_schema(data, schema)
     rule = partition_for(meaning, partition, clients, seed)
     table = _read(data, meaning, rule, simulation or Simulation(seed=seed))
@@ -179,9 +173,7 @@ def federation_of(source: PartitionedTable) -> Federation:
 
 
 def pooled_global(source: PartitionedTable) -> BankData:
-    """The same rows in the same periods, pooled as `pooled`, with features computed over all banks'
-    transactions.
-    """
+    """The same rows in the same periods, pooled as `pooled`, with features computed over all banks' transactions."""
     banks = source.banks
     everyone = Split(
         train=_merged([rows[held.train] for _, rows, held in banks]),
@@ -258,9 +250,7 @@ def _counts(rows: Rows) -> dict[str, int]:
 
 
 def _description(source: PartitionedTable, banks: Sequence[BankData]) -> dict[str, Any]:
-    """Counts and dates of an experiment on data one party holds. A deployment would not publish counts per
-    bank.
-    """
+    """Counts and dates of an experiment on data one party holds. A deployment would not publish counts per bank."""
     schema, table = source.table.schema, source.table
     assert table.label is not None
     return {

@@ -1,5 +1,4 @@
-"""Which bank holds which transaction: a column of the data, a file of customers, or a keyed hash of the
-customer.
+"""Which bank holds which transaction: a column of the data, a file of customers, or a keyed hash of the customer.
 
 A spec is `FILE.csv:COLUMN` (a row per customer, with the schema's customer column and the bank in COLUMN) or
 `COLUMN` (the bank stands in every transaction). Without one, customers fall to `clients` banks by keyed
@@ -30,8 +29,7 @@ MIN_BANKS = 2
 
 
 def keyed_hash(values: NDArray[np.object_], purpose: str, seed: int) -> NDArray[np.uint64]:
-    """uint64[n]: SipHash-2-4 of each text under a key made of `purpose` and `seed`; equal texts, equal
-    hashes.
+    """uint64[n]: SipHash-2-4 of each text under a key made of `purpose` and `seed`; equal texts, equal hashes.
 
     It splits data reproducibly and evenly. It hides nothing: the key is public.
     """
@@ -51,8 +49,7 @@ class Partition:
     seed: int = 0
 
     def assign(self, table: Transactions) -> list[tuple[str, NDArray[np.int64]]]:
-        """(bank, positions of its rows in the table, ascending) for every bank with rows, banks in natural
-        order.
+        """(bank, positions of its rows in the table, ascending) for every bank with rows, banks in natural order.
 
         Raises `PartitionError` naming the row that has no bank.
         """
@@ -96,8 +93,7 @@ class Partition:
 
 
 def partition_for(schema: Schema, spec: str | None, clients: int | None, seed: int) -> Partition:
-    """The partition that a person asked for: `spec`, else the schema's column, else `clients` random banks
-    (8).
+    """The partition that a person asked for: `spec`, else the schema's column, else `clients` random banks (8).
 
     `clients` given beside a column makes random banks of that number instead of the schema's column; beside
     an explicit `spec` it is contradictory. Raises `PartitionError` for that, for fewer than two banks and

@@ -1,5 +1,4 @@
-"""Read transactions from csv, csv.gz or parquet into typed columns in time order, or say which cell is
-wrong.
+"""Read transactions from csv, csv.gz or parquet into typed columns in time order, or say which cell is wrong.
 
 A csv is read as text first and converted column by column: the fast conversion is Arrow's, and only when it
 fails is the column searched for the first cell that does not convert, so that the message can name file,
@@ -115,9 +114,7 @@ class Transactions:
 
 
 def read_header(path: str | Path, delimiter: str = ",") -> list[str]:
-    """The column names of a csv, csv.gz or parquet file. Raises `DataError` for a missing, empty or
-    unreadable file.
-    """
+    """The column names of a csv, csv.gz or parquet file. Raises `DataError` for a missing, empty or unreadable file."""
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -184,8 +181,7 @@ def stream_transactions(
     bank_column: str | None = None,
     rows: int = 50_000,
 ) -> Iterator[Transactions]:
-    """The transactions of a file in chunks of at most `rows`, each sorted as `load_transactions` sorts a
-    file.
+    """The transactions of a file in chunks of at most `rows`, each sorted as `load_transactions` sorts a file.
 
     Memory holds one chunk. Raises `DataError` as `load_transactions` does, except that a file without fraud
     is fine.
@@ -312,8 +308,9 @@ def _cells(source: str, table: pa.Table, index: NDArray[np.int64], first_row: in
 
 @dataclass(frozen=True)
 class _Cells:
-    """Columns of a source as `plain` leaves them, with the source position of each row, for conversion and its
-    errors.
+    """Columns of a source as `plain` returns them, for conversion.
+
+    The source position of each row is kept for the errors of conversion.
     """
 
     source: str
@@ -339,8 +336,9 @@ class _Cells:
         return self.where(keep)
 
     def as_text(self, column: str) -> pa.ChunkedArray:
-        """The column as strings, nothing as the empty string; whole floats (ids read through pandas) as
-        whole numbers.
+        """The column as strings. Nothing becomes the empty string.
+
+        Whole floats (ids read through pandas) become whole numbers.
         """
         values = self.table[column]
         if pa.types.is_floating(values.type):
@@ -451,8 +449,10 @@ class _Cells:
         raise AssertionError("unreachable: one of the refusals above applies")
 
     def _formatted_datetimes(self, column: str, format: str, values: pa.ChunkedArray) -> NDArray[np.int64]:
-        """Dates as Python's strptime reads them. Arrow's is thirty times as fast, and turns 31/02 into 2 March: its
-        answer counts where it writes the same text again; other cells are read one by one, each distinct one once.
+        """Dates as Python's strptime reads them.
+
+        Arrow's is thirty times as fast, and turns 31/02 into 2 March: its answer counts where it writes the same text
+        again; other cells are read one by one, each distinct one once.
         """
         coded = values.combine_chunks().dictionary_encode()
         words = coded.dictionary
@@ -514,8 +514,7 @@ def _whole(
         if frauds in (0, len(table)):
             raise DataError(
                 f"{cells.source}: column {schema.label.column!r}: expected frauds and others, got "
-                f"{'no fraud' if frauds == 0 else 'only frauds'} in {len(table)} rows; "
-                "nothing can be learned from it"
+                f"{'no fraud' if frauds == 0 else 'only frauds'} in {len(table)} rows; nothing can be learned from it"
             )
     return table
 

@@ -44,9 +44,7 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class LabelColumn:
-    """The fraud label. It becomes known `delay_days` after the transaction, to every feature and to the
-    split.
-    """
+    """The fraud label. It becomes known `delay_days` after the transaction, to every feature and to the split."""
 
     column: Annotated[str, options.COLUMN]
     delay_days: Annotated[int, options.DELAY_DAYS] = 0
@@ -61,9 +59,7 @@ class LabelColumn:
 
 @dataclass(frozen=True)
 class TimeColumn:
-    """When a transaction happened. `origin` is the date of 0 in a numeric column; without one there is no
-    calendar.
-    """
+    """When a transaction happened. `origin` is the date of 0 in a numeric column; without one there is no calendar."""
 
     column: Annotated[str, options.COLUMN]
     unit: TimeUnit = "datetime"
@@ -153,8 +149,9 @@ class NumericColumn:
 
 @dataclass(frozen=True)
 class CategoricalColumn:
-    """A category: one column per word of a public `vocabulary`, or `hash_width` hashed columns. Exactly one
-    of the two.
+    """A category: one column per word of a public `vocabulary`, or `hash_width` hashed columns.
+
+    Exactly one of the two.
     """
 
     column: Annotated[str, options.COLUMN]
@@ -173,8 +170,9 @@ class CategoricalColumn:
 
 @dataclass(frozen=True)
 class TextColumn:
-    """Free text as hashed character n-grams of length `ngrams[0]` to `ngrams[1]`; read but not a feature
-    unless `use`.
+    """Free text as hashed character n-grams of length `ngrams[0]` to `ngrams[1]`.
+
+    It is read, but it is a feature only with `use`.
     """
 
     column: Annotated[str, options.COLUMN]
@@ -234,9 +232,7 @@ class DatedSplit:
 
 @dataclass(frozen=True)
 class FractionSplit:
-    """Train on the first `train` of the rows in time order, test on the last `test` (by keyed hash without
-    time).
-    """
+    """Train on the first `train` of the rows in time order, test on the last `test` (by keyed hash without time)."""
 
     train: Annotated[float, options.TRAIN_FRACTION] = 0.7
     test: Annotated[float, options.TRAIN_FRACTION] = 0.3
@@ -302,9 +298,7 @@ class Schema:
             )
 
     def roles(self) -> Iterator[str]:
-        """Every column that is read as label, time, amount, party or feature; repeated if the schema repeats
-        it.
-        """
+        """Every column that is read as label, time, amount, party or feature; repeated if the schema repeats it."""
         yield self.label.column
         for single in (self.time, self.amount):
             if single is not None:

@@ -1,5 +1,4 @@
-"""Read a schema from TOML, by the name of a shipped one or by path, and find the shipped one that fits a
-header.
+"""Read a schema from TOML, by the name of a shipped one or by path, and find the shipped one that fits a header.
 
 Every key is typed and every unknown key is refused with the nearest known one, because a misspelt optional
 key would otherwise be a setting silently not in force. The format is described in docs/data.md.
@@ -35,9 +34,7 @@ SHIPPED = ("fdh", "creditcard", "paysim", "simulated")  # fl/data/schemas/*.toml
 
 
 def load_schema(name_or_path: str | Path) -> Schema:
-    """The shipped schema of that name, or the one in that TOML file. Raises `SchemaError` naming file and
-    key.
-    """
+    """The shipped schema of that name, or the one in that TOML file. Raises `SchemaError` naming file and key."""
     if str(name_or_path) in SHIPPED:
         shipped = Path(__file__).parent / "schemas" / f"{name_or_path}.toml"
         return parse_schema(shipped.read_text(encoding="utf-8"), f"{name_or_path}.toml")
@@ -79,9 +76,7 @@ def schema_for_header(header: Sequence[str], where: str) -> Schema:
 
 
 class _Fields:
-    """One TOML table whose keys are taken one by one, each with its type; what is left at the end is
-    unknown.
-    """
+    """One TOML table whose keys are taken one by one, each with its type; what is left at the end is unknown."""
 
     def __init__(self, table: dict[str, Any], name: str) -> None:
         self._table = dict(table)

@@ -204,9 +204,7 @@ def _commit_frauds(
     amount: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> tuple[Ints, NDArray[np.float64]]:
-    """Scenario of every transaction and the amounts after it; frauds are the share asked for within one
-    episode.
-    """
+    """Scenario of every transaction and the amounts after it; frauds are the share asked for within one episode."""
     wanted = np.round(np.array(SCENARIO_SHARES) * simulation.fraud_share * len(amount)).astype(np.int64)
     scenario = np.zeros(len(amount), np.int64)
     if wanted[0]:
@@ -253,8 +251,7 @@ def _episodes(
     rate: float,
     rng: np.random.Generator,
 ) -> Ints:
-    """Transactions that fall into compromises of `length` days, drawn one party after the other until
-    `wanted`.
+    """Transactions that fall into compromises of `length` days, drawn one party after the other until `wanted`.
 
     Starts spread over the whole span, and before it, so that fraud is as frequent on the first day as on the
     last. Each transaction of a compromise is a fraud with probability `rate`.
@@ -335,9 +332,7 @@ URGENT_SHARE = {0: 0.01, 1: 0.10, 2: 0.05, 3: 0.35}  # by scenario: a hint in th
 
 
 def _describe(world: _World, terminal: Ints, scenario: Ints, rng: np.random.Generator) -> Texts:
-    """A text per transaction: a card purchase, a transfer purpose, or, more often in frauds, something
-    urgent.
-    """
+    """A text per transaction: a card purchase, a transfer purpose, or, more often in frauds, something urgent."""
     n = len(terminal)
     shop = np.array([_shop(world, t) for t in range(len(world.trade))], object)
     number = rng.integers(1000, 9999, n).astype(str).astype(object)

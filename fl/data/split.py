@@ -1,5 +1,4 @@
-"""Which rows are trained on, validated on and tested on: in time order, with the delay after which a fraud
-is known.
+"""Which rows are trained on, validated on and tested on: in time order, with the delay after which a fraud is known.
 
 The protocol is the Fraud Detection Handbook's (chapters 3 and 5): train on some days, wait out the label
 delay, test on later days, and leave out of the test the cards that are known to be compromised. On a test
@@ -50,9 +49,7 @@ class Period:
 
 @dataclass(frozen=True)
 class Periods:
-    """The public calendar of an experiment: the same for every bank. `train` is None where data have no
-    time.
-    """
+    """The public calendar of an experiment: the same for every bank. `train` is None where data have no time."""
 
     train: Period | None
     test: tuple[Period, ...]
@@ -61,8 +58,7 @@ class Periods:
 
 
 def periods_for(schema: Schema, table: Transactions, windows: int | None = None) -> Periods:
-    """The schema's periods, with `windows` consecutive test windows, checked against the days the data
-    cover.
+    """The schema's periods, with `windows` consecutive test windows, checked against the days the data cover.
 
     `windows` None: as many as the schema lists. More: its last one is repeated, later each time. A schema
     with fractions has its test part cut into `windows` parts of equally many rows, one by default. Raises
@@ -124,8 +120,7 @@ def _fraction_periods(schema: Schema, fractions: FractionSplit, table: Transacti
     if train_end == table.time[0] or len(tested) < windows:
         raise SplitError(
             f"{table.source}: expected rows for training and {windows} test window(s) after a label delay of "
-            f"{schema.label.delay_days} days, got none; the data cover too little time: "
-            "change [split] or delay_days"
+            f"{schema.label.delay_days} days, got none; the data cover too little time: change [split] or delay_days"
         )
     edges = [int(table.time[tested[len(tested) * i // windows]]) for i in range(windows)]
     test = tuple(Period(start, end) for start, end in pairwise([*edges, int(table.time[-1]) + 1]))
@@ -147,8 +142,7 @@ def _chosen(table: Transactions, share: float, purpose: str, seed: int) -> NDArr
 
 
 def _blocked_from_day(table: Transactions, trained: NDArray[np.bool_], train: Period) -> NDArray[np.int64]:
-    """int64[n]: the first day on which each row's customer is known as compromised; far future for the
-    others.
+    """int64[n]: the first day on which each row's customer is known as compromised; far future for the others.
 
     A fraud of the training period counts as known on every test day, as in the handbook.
     """

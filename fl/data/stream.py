@@ -1,5 +1,4 @@
-"""Features of new transactions as they arrive, from a history that is carried along: what scoring a file
-needs.
+"""Features of new transactions as they arrive, from a history that is carried along: what scoring a file needs.
 
 A bank's `FeatureStream` keeps the transactions that a later feature can still look back on (the longest
 window and the label delay) and computes each chunk's features from these and the chunk, by the same code
@@ -31,9 +30,7 @@ from fl.errors import OrderError
 
 @dataclass(frozen=True)
 class StreamedRows:
-    """Features of one chunk, in the chunk's order. `x`: float32[n, d]; `bank`: object[n]; `table`: the chunk
-    itself.
-    """
+    """Features of one chunk, in the chunk's order. `x`: float32[n, d]; `bank`: object[n]; `table`: the chunk itself."""
 
     x: NDArray[np.float32] = field(repr=False)
     bank: NDArray[np.object_] = field(repr=False)
@@ -79,8 +76,7 @@ def stream_file(
     labelled: bool = False,
     rows: int = 50_000,
 ) -> Iterator[StreamedRows]:
-    """`feature_stream` over a file in chunks of at most `rows`, with a labelled file of past transactions as
-    `history`.
+    """`feature_stream` over a file in chunks of at most `rows`, with a labelled file of past transactions as `history`.
 
     With `labelled` the new rows carry labels too. Raises what `feature_stream` raises, and `DataError`.
     """
@@ -101,9 +97,7 @@ class FeatureStream:
             self._remember(history)
 
     def push(self, chunk: Transactions) -> NDArray[np.float32]:
-        """float32[len(chunk), d], scaled. `chunk` is in time order and not earlier than anything pushed
-        before.
-        """
+        """float32[len(chunk), d], scaled. `chunk` is in time order and not earlier than anything pushed before."""
         if not chunk.schema.has_windows:
             return scaled_features(chunk)
         known = 0 if self._history is None else len(self._history)

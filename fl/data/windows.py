@@ -88,8 +88,9 @@ class GroupWindows:
     def means(
         self, values: NDArray[np.float64], starts: Sequence[Positions], end: Positions
     ) -> list[NDArray[np.float64]]:
-        """The mean of `values` (float64[n], table order, finite) in each window, for each of `starts`; no window is
-        empty.
+        """The mean of `values` (float64[n], table order, finite) in each window, for each of `starts`.
+
+        No window is empty.
 
         Within 2 log2(count) * 2**-53 * the mean of the absolute values in the window (values below 2**-980 aside),
         never infinite, and a function of the window's own values alone.

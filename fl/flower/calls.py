@@ -40,8 +40,10 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node said. error: empty, the name of its refusal, `NO_ANSWER`, `NODE_FAILED` for a defect there, or
-    `NOT_SENT` when the SuperLink did not take the message.
+    """What a node said.
+
+    error: empty, the name of its refusal, `NO_ANSWER`, `NODE_FAILED` for a defect there, or `NOT_SENT` when the
+    SuperLink did not take the message.
     """
 
     node: int

@@ -79,7 +79,7 @@ _ENDPOINTS: dict[Path, Endpoint[BankParty] | Endpoint[KeyHolderParty]] = {}
 
 
 def endpoint_of(context: Context, make: Callable[[PartySettings], P]) -> Endpoint[P]:
-    """The endpoint of this node's party, made on first use. Raises `SettingsError` and `SecAggError` leaves."""
+    """The endpoint of this node's party, made on first use. Raises `SettingsError` and `SecAggError`."""
     path = party_file(context).resolve()
     found = _ENDPOINTS.get(path)
     if found is None:

@@ -31,8 +31,9 @@ class FlatModel:
 
     @classmethod
     def from_record(cls, record: ArrayRecord) -> FlatModel:
-        """From Flower's arrays. Raises `ModelMismatch` for bytes that are no array, and for dtypes that cannot be
-        averaged or kept.
+        """From Flower's arrays.
+
+        Raises `ModelMismatch` for bytes that are no array, and for dtypes that cannot be averaged or kept.
         """
         arrays = {name: _read(name, array) for name, array in record.items()}
         for name, array in arrays.items():
@@ -137,8 +138,10 @@ class FlatModel:
 
 
 def _read(name: str, array: Array) -> NDArray[np.generic]:
-    """A Flower Array of one .npy, as long as its header says. The first model comes from a SuperLink, which may have
-    written any bytes: they are checked before numpy makes room for what a header asks for. Raises `ModelMismatch`.
+    """A Flower Array of one .npy, as long as its header says.
+
+    The first model comes from a SuperLink, which may have written any bytes: they are checked before numpy makes room
+    for what a header asks for. Raises `ModelMismatch`.
     """
     stream = io.BytesIO(array.data)
     try:

@@ -132,8 +132,10 @@ class Incoming:
 
 @dataclass(frozen=True)
 class Call:
-    """A request or an answer. fields: plain values.  wires: byte strings by name; larger ones are held at the sender
-    or receiver and named in `held` with their length.
+    """A request or an answer.
+
+    fields: plain values. wires: byte strings by name; larger ones are held at the sender or receiver and named in
+    `held` with their length.
     """
 
     fields: Fields = field(default_factory=dict)

@@ -160,7 +160,7 @@ class EncryptedRounds:
     def run(self, rounds: int, *, evaluate: bool = False) -> RoundsOutcome:
         """Play rounds until every bank has applied `rounds` of them; a federation that has some already goes on.
 
-        Raises `FlowerError` leaves.
+        Raises a subclass of `FlowerError`.
         """
         self._find_parties(self._wanted)
         reports = []

@@ -29,9 +29,7 @@ MEASURED = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_p
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one or more models on all banks' test rows: the mean over test windows, and each window's
-    own.
-    """
+    """Figures of one or more models on all banks' test rows: the mean over test windows, and each window's own."""
 
     mean: dict[str, float]
     windows: tuple[Metrics, ...]
@@ -68,9 +66,7 @@ def evaluate(banks: Sequence[BankData], models: Sequence[nn.Module], device: tor
 
 
 def require_measurable(banks: Sequence[BankData]) -> None:
-    """Raise `MetricError` before any training when validation or test rows could not be measured
-    afterwards.
-    """
+    """Raise `MetricError` before any training when validation or test rows could not be measured afterwards."""
     tables = [("validation", [bank.validation for bank in banks])]
     tables += [(f"test window {i + 1}", [bank.test[i] for bank in banks]) for i in range(len(banks[0].test))]
     for name, parts in tables:
@@ -78,8 +74,7 @@ def require_measurable(banks: Sequence[BankData]) -> None:
         if not 0 < frauds < rows:
             raise MetricError(
                 f"{name}: {frauds} frauds in {rows} rows of all banks, so nothing could be measured; take "
-                "a longer period or more "
-                "data"
+                "a longer period or more data"
             )
 
 

@@ -70,8 +70,7 @@ def measure(
 
 
 def choose_threshold(labels: Floats, scores: Floats) -> float:
-    """The score at and above which flagging maximises F1 on these (validation) rows; the highest such score
-    on ties.
+    """The score at and above which flagging maximises F1 on these (validation) rows; the highest such score on ties.
 
     Raises `MetricError` when the rows hold no fraud or nothing but fraud, or a score is not finite.
     """
@@ -82,9 +81,7 @@ def choose_threshold(labels: Floats, scores: Floats) -> float:
 
 
 def at_threshold(labels: Floats, scores: Floats, threshold: float) -> tuple[float, float, float]:
-    """(precision, recall, F1) of flagging every row with score >= `threshold`; a precision over no flagged
-    row is 0.
-    """
+    """(precision, recall, F1) of flagging every row with score >= `threshold`; a precision over no flagged row is 0."""
     flagged = scores >= threshold
     hits = float((labels[flagged] == 1).sum())
     precision = hits / max(float(flagged.sum()), 1.0)
@@ -131,8 +128,7 @@ def _require_both_classes(labels: Floats, scores: Floats) -> None:
     if not 0 < frauds < len(labels):
         raise MetricError(
             f"{frauds} of {len(labels)} rows are frauds: these figures need both kinds. Choose a longer "
-            "test period, more "
-            "validation customers, or fewer banks."
+            "test period, more validation customers, or fewer banks."
         )
     if not np.isfinite(scores).all():
         raise MetricError(

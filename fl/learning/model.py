@@ -136,8 +136,7 @@ def layer_mask(layout: Layout, layers: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def flatten(module: nn.Module) -> NDArray[np.float32]:
-    """`module`'s parameters and floating-point buffers as float32[layout(module).length], in the order of
-    `layout`.
+    """`module`'s parameters and floating-point buffers as float32[layout(module).length], in the order of `layout`.
 
     Exact for float32, float16 and bfloat16 tensors; float64 is rounded to float32. Raises `ModelError` for a finite
     float64 beyond float32. NaN and infinity pass: who uses the vector refuses them.
@@ -155,8 +154,9 @@ def flatten(module: nn.Module) -> NDArray[np.float32]:
 
 
 def unflatten(module: nn.Module, vector: NDArray[np.float32] | NDArray[np.float64]) -> None:
-    """Write `vector` (shape (layout(module).length,), finite) into `module`, restoring each tensor's shape,
-    dtype and device.
+    """Write `vector` into `module`, restoring each tensor's shape, dtype and device.
+
+    `vector`: shape (layout(module).length,), finite.
 
     Raises `ModelError`, with the module unchanged, for another length, for a NaN or infinity, and for a value beyond
     its tensor's dtype: 1e5 would be infinite in float16.
@@ -168,8 +168,7 @@ def unflatten(module: nn.Module, vector: NDArray[np.float32] | NDArray[np.float6
     if values.shape != (length,):
         raise ModelError(
             f"this model is a vector of shape ({length},), got {values.shape}: was it flattened from "
-            "another architecture "
-            "or another feature list?"
+            "another architecture or another feature list?"
         )
     if not np.isfinite(values).all():
         count = int(values.size - np.isfinite(values).sum())
@@ -190,8 +189,9 @@ def unflatten(module: nn.Module, vector: NDArray[np.float32] | NDArray[np.float6
 
 
 def model_hash(module: nn.Module) -> str:
-    """SHA-256 (64 hexadecimal digits) over every parameter and persistent buffer: name, dtype, shape,
-    little-endian bytes.
+    """SHA-256 (64 hexadecimal digits) over every parameter and persistent buffer.
+
+    Name, dtype, shape and little-endian bytes of each enter the hash.
 
     Excluded buffers count too: two banks with the same hash hold the same model, not merely the same
     vector. Every variable field is preceded by its length, so no two models share an encoding.
@@ -208,8 +208,9 @@ def model_hash(module: nn.Module) -> str:
 
 
 def _state(module: nn.Module) -> list[tuple[str, torch.Tensor, bool]]:
-    """(name, tensor, is_parameter): parameters, then persistent buffers (a non-persistent buffer is
-    derived, not learned).
+    """(name, tensor, is_parameter): parameters, then persistent buffers.
+
+    A non-persistent buffer is derived, not learned.
     """
     persistent = module.state_dict().keys()
     state: list[tuple[str, torch.Tensor, bool]] = [(name, p, True) for name, p in module.named_parameters()]

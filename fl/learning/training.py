@@ -97,9 +97,10 @@ def train_seeded(
     proximal: float = 0.0,
     at_once: int = PHYSICAL_BATCH,
 ) -> None:
-    """Train `module` in place for `local.epochs` passes over `rows`; the same seed and thread count give
-    the same weights. `proximal`: FedProx' mu. `at_once`: rows whose activations are in memory together; a batch that
-    is larger is added up in pieces, with dropout masks drawn piece by piece.
+    """Train `module` in place for `local.epochs` passes over `rows`.
+
+    The same seed and thread count give the same weights. `proximal`: FedProx' mu. `at_once`: rows whose activations are
+    in memory together; a batch that is larger is added up in pieces, with dropout masks drawn piece by piece.
 
     Raises `TrainingError` when there are no rows or the weights stop being finite.
     """
@@ -170,9 +171,7 @@ def train_private(
 
 
 class SystemNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus has no types
-    """Opacus' DPOptimizer (clip per row, sum, add noise, divide) with noise from the operating system's
-    generator.
-    """
+    """Opacus' DPOptimizer (clip per row, sum, add noise, divide) with noise from the operating system's generator."""
 
     def __init__(self, optimiser: torch.optim.Optimizer, private: PrivateSteps, entropy: Entropy = os.urandom) -> None:
         super().__init__(
@@ -185,9 +184,7 @@ class SystemNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus has no 
         self._entropy = entropy
 
     def add_noise(self) -> None:
-        """Gradient = sum of clipped row gradients + N(0, (noise_multiplier * max_grad_norm)^2), added in
-        float64.
-        """
+        """Gradient = sum of clipped row gradients + N(0, (noise_multiplier * max_grad_norm)^2), added in float64."""
         std = self.noise_multiplier * self.max_grad_norm
         for p in self.params:
             noise = torch.from_numpy(std * normals(p.numel(), entropy=self._entropy)).to(p.device)
@@ -216,9 +213,7 @@ def _sum_clipped_gradients(
     pos_weight: float,
     at_once: int,
 ) -> None:
-    """Clip and sum the gradients of a Poisson batch, `at_once` rows at a time; the last chunk is left for the
-    step.
-    """
+    """Clip and sum the gradients of a Poisson batch, `at_once` rows at a time; the last chunk is left for the step."""
     chunks = range(0, max(len(y), 1), at_once)  # an empty batch is one empty chunk
     for start in chunks:
         part = slice(start, start + at_once)

@@ -55,8 +55,9 @@ def epsilon(history: Iterable[Entry], delta: float, accountant: Accountant = "pr
 
 
 def reckoned(history: Iterable[Entry], delta: float, accountant: Accountant = "prv") -> Reckoned:
-    """The epsilon at `delta` of everything in `history` together, and the name of the accountant behind that figure;
-    0.0 for an empty one, inf beyond `HOPELESS_EPSILON`.
+    """The epsilon at `delta` of everything in `history` together, and the name of the accountant behind that figure.
+
+    Epsilon is 0.0 for an empty history and inf beyond `HOPELESS_EPSILON`.
 
     An upper bound in both accountants (PRV adds its own error of 0.01), never below 0. "prv" asks for the smaller of
     the two where PRV is in its range, and for Renyi DP elsewhere. The order of `history` is irrelevant.

@@ -98,8 +98,10 @@ class BudgetLedger:
         self._require_room(self._book(), mechanism, round_number)
 
     def spend(self, mechanism: Entry, *, run: str, round_number: int, bound_to: str | None = None) -> None:
-        """Record `mechanism` durably; to be called before the first of its gradients is computed, and before anything
-        that carries its noise leaves the bank.
+        """Record `mechanism` durably.
+
+        Call this before the first gradient of the mechanism is computed, and before anything that carries its noise
+        leaves the bank.
 
         Raises `BudgetExhausted`, with the ledger unchanged, when the total would exceed the limit this
         ledger was opened with.
@@ -181,8 +183,7 @@ def read_ledger(path: Path, bank: str) -> Book:
     except (ValueError, KeyError, TypeError, RecursionError, BudgetError) as fault:
         raise LedgerError(
             f"{path} is no ledger this program wrote ({type(fault).__name__}: {fault}); restore "
-            "it from the bank's backup: "
-            "without it nobody knows what was spent"
+            "it from the bank's backup: without it nobody knows what was spent"
         ) from fault
     try:
         return Book(*require_budget(limit, delta), spends)

@@ -26,8 +26,9 @@ MOST_PIECES = 4096  # discrete Gaussians in one share
 
 
 def calibrate(spent: Sequence[Entry], *, sample_rate: float, steps: int, epsilon_limit: float, delta: float) -> float:
-    """The smallest noise multiplier (>= 0.5, to 3 decimals, rounded up) for which `spent` and `steps`
-    further steps stay in the limit.
+    """The smallest noise multiplier for which `spent` and `steps` further steps stay within the limit.
+
+    It is at least 0.5 and rounded up to 3 decimals.
 
     Raises `BudgetExhausted` when no noise is enough because `spent` has used the budget up.
     """
@@ -44,8 +45,7 @@ def calibrate(spent: Sequence[Entry], *, sample_rate: float, steps: int, epsilon
         below = total(high)
         if high > 1000 * LARGEST_NOISE:
             raise BudgetExhausted(
-                f"no noise up to {LARGEST_NOISE:g} lets {steps} steps fit into epsilon {epsilon_limit} at "
-                "delta "
+                f"no noise up to {LARGEST_NOISE:g} lets {steps} steps fit into epsilon {epsilon_limit} at delta "
                 f"{delta} beside the {already:.3f} spent: ask for fewer rounds or a larger epsilon"
             )
     halve = False
@@ -67,16 +67,13 @@ def require_left(spent: Sequence[Entry], epsilon_limit: float, delta: float) -> 
     if already > MOSTLY_SPENT * epsilon_limit:
         raise BudgetExhausted(
             f"{already:.3f} of epsilon {epsilon_limit} is spent (delta {delta}): what is left would buy "
-            "noise and nothing else. "
-            "This data has been used up; train on rows that no ledger has seen."
+            "noise and nothing else. This data has been used up; train on rows that no ledger has seen."
         )
     return already
 
 
 def _between(low: int, high: int, above: float, below: float, target: float, halve: bool) -> int:
-    """A point strictly between: where a power law through both ends meets the target, every other time the
-    middle.
-    """
+    """A point strictly between: where a power law through both ends meets the target, every other time the middle."""
     if halve or math.isinf(above) or low == 0:
         return (low + high) // 2
     share = math.log(above / target) / math.log(above / below)
@@ -94,8 +91,9 @@ def calibrate_counts(
     epsilon_limit: float,
     delta: float,
 ) -> NoisePlan:
-    """The least noise (to half a per cent, rounded up) under which `spent` and one release of counts of
-    the `days` (first, last) stay within the limit. Raises `BudgetExhausted` when none does.
+    """The least noise under which `spent` and one release of counts of the `days` (first, last) stay within the limit.
+
+    It is rounded up to half a per cent. Raises `BudgetExhausted` when none does.
     """
 
     def cost(thousandths: int, accountant: Accountant = "prv") -> float:

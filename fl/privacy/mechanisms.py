@@ -42,8 +42,9 @@ DAY = options.Whole(-(10**9), 10**9)
 
 @dataclass(frozen=True)
 class Mechanism:
-    """`steps` Poisson-subsampled Gaussian steps; the noise's standard deviation is `noise_multiplier` * the
-    clipping norm.
+    """`steps` Poisson-subsampled Gaussian steps.
+
+    The noise's standard deviation is `noise_multiplier` * the clipping norm.
     """
 
     sample_rate: Annotated[float, SAMPLE_RATE]
@@ -76,8 +77,9 @@ class NoisyCounts:
 
 @dataclass(frozen=True)
 class SharedGaussian:
-    """`rounds` sums of integer vectors, which the unit moves by at most `sensitivity`, under shared discrete
-    Gaussian noise (Kairouz, Liu, Steinke 2021).
+    """`rounds` sums of integer vectors under shared discrete Gaussian noise (Kairouz, Liu, Steinke 2021).
+
+    The unit moves the vectors by at most `sensitivity`.
     """
 
     sensitivity: Annotated[float, options.Real(0, 1e12, "L2, grid units, rounding included", above=True)]

@@ -81,8 +81,9 @@ def sum_correction(share_variance: float, shares: int) -> float:
 
 
 def tail_bound(share_variance: Fraction, draws: int) -> int:
-    """T with P(any of `draws` shares lies outside +-T) <= 2^`TAIL_LOG2`: discrete Gaussians are sub-Gaussian
-    (Canonne et al., Proposition 25).
+    """T with P(any of `draws` shares lies outside +-T) <= 2^`TAIL_LOG2`.
+
+    Discrete Gaussians are sub-Gaussian (Canonne et al., Proposition 25).
     """
     log = math.log(2 * draws) - TAIL_LOG2 * math.log(2)
     return math.ceil(math.sqrt(2 * float(share_variance) * log))

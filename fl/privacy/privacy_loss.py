@@ -46,8 +46,9 @@ FAR = 40.0  # standard deviations: beyond lies less than 2^-1000
 
 @dataclass(frozen=True)
 class CountLoss:
-    """The privacy loss of one count that an event moves by `resolution` grid units, under discrete Gaussian noise
-    of variance `shares` * `share_variance`.
+    """The privacy loss of one count that an event moves by `resolution` grid units.
+
+    The count is under discrete Gaussian noise of variance `shares` * `share_variance`.
 
     At noise x the loss is (r^2 - 2 r x) / (2 sigma^2), the log-ratio of the weights of x and x - r; it is the
     same for an event added and an event removed.
@@ -86,9 +87,10 @@ class CountLoss:
 def composed_epsilon(
     trained: Sequence[tuple[float, float, int]], counted: Sequence[tuple[CountLoss, int]], delta: float
 ) -> float | None:
-    """An upper bound of epsilon at `delta` of training steps (noise multiplier, sampling rate, steps) and counts
-    (loss, how many of them an event moves) together; None outside the range of this accountant. At least one of the
-    two is not empty.
+    """An upper bound of epsilon at `delta` of training steps and counts together.
+
+    A training step is (noise multiplier, sampling rate, steps); a count is (loss, how many of them an event moves). At
+    least one of the two is not empty. None outside the range of this accountant.
     """
     steps = [PoissonSubsampledGaussianPRV(rate, noise) for noise, rate, _ in trained]
     times = [count for *_, count in trained] + [count for _, count in counted]
@@ -139,8 +141,9 @@ def _rounding(parts: Sequence[DiscretePRV], times: Sequence[int]) -> float:
 
 
 def _at(composed: DiscretePRV, delta: float) -> float:
-    """The epsilon at which the discrete loss `composed` has exactly `delta`; -1 where it is less than that: nobody asks
-    how far below zero.
+    """The epsilon at which the discrete loss `composed` has exactly `delta`.
+
+    It is -1 where that epsilon is below -1: nobody asks how far below zero it is.
     """
     t, mass = composed.domain.ts, composed.pmf
     above = t > -1.0

@@ -48,8 +48,9 @@ def normals(count: int, *, entropy: Entropy = os.urandom) -> NDArray[np.float64]
 
 
 def poisson_sample(rows: int, sample_rate: float, *, entropy: Entropy = os.urandom) -> NDArray[np.int64]:
-    """The rows of one Poisson batch: each of `rows` rows independently with probability `sample_rate`;
-    int64, ascending.
+    """The rows of one Poisson batch, int64, ascending.
+
+    Each of `rows` rows is in it independently with probability `sample_rate`.
 
     The batch may be empty: a step over an empty batch still adds noise, and leaving it out would reveal
     that it was empty.

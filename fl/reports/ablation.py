@@ -85,8 +85,10 @@ def _without_privacy(config: RunConfig) -> RunConfig | None:
 
 
 def _rounds_of_training(config: RunConfig) -> int:
-    """Rounds of a run whose banks train by themselves: under shared noise a round is one step, and as many rounds of
-    training as there were steps would be another experiment.
+    """Rounds of a run whose banks train by themselves.
+
+    Under shared noise a round is one step, and as many rounds of training as there were steps would be another
+    experiment.
     """
     shared = config.privacy is not None and config.privacy.noise == "shared"
     return min(config.rounds, OPEN.rounds) if shared else config.rounds

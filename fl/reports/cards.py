@@ -261,8 +261,7 @@ def _privacy(run: FinishedRun) -> dict[str, str]:
     else:
         told["privacy_line"] = (
             f"Epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} was spent "
-            f"({text(privacy['accountant'])}), "
-            f"for one {text(privacy['unit'])}."
+            f"({text(privacy['accountant'])}), for one {text(privacy['unit'])}."
         )
     if statistics is None:
         told["statistics_line"] = "No statistics were shared."

@@ -104,8 +104,9 @@ def frozen(module: nn.Module, model: Layout, trained: NDArray[np.bool_]) -> Iter
 
 
 def grid_error(values: NDArray[np.floating], *, clip: float, bits: int) -> float:
-    """Root mean square of what clipping `values` to [-clip, clip] and rounding them to `bits` bits changes, in the
-    unit of the values.
+    """Root mean square error of the grid, in the unit of the values.
+
+    It is the error of clipping `values` to [-clip, clip] and rounding them to `bits` bits.
     """
     step = clip / (2 ** (bits - 1) - 1)
     rounded = np.rint(np.clip(values.astype(np.float64), -clip, clip) / step) * step

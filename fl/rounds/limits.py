@@ -92,8 +92,9 @@ class Workload:
 
 @dataclass(frozen=True)
 class Machine:
-    """How fast the measuring machine is. `rows_per_second`: by batch. `seconds_per_block`: of sealing one ciphertext
-    of degree `degree`.
+    """How fast the measuring machine is.
+
+    `rows_per_second`: by batch. `seconds_per_block`: of sealing one ciphertext of degree `degree`.
     """
 
     rows_per_second: Mapping[int, float]

@@ -59,9 +59,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What became known of one round. The validation figures are the experimenter's, not released by
-    anyone.
-    """
+    """What became known of one round. The validation figures are the experimenter's, not released by anyone."""
 
     number: int
     validation_average_precision: float

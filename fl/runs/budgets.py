@@ -118,8 +118,9 @@ class CountsPayment:
 
 
 def require_paid(ledgers: Mapping[str, BudgetLedger], run: str, records: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse to go on when a ledger holds fewer trainings of `run` than its bank has shown in finished rounds: it is an
-    older copy, or another ledger than the one that paid. Raises `LedgerError`.
+    """Refuse to go on when a ledger holds fewer trainings of `run` than its bank has shown in finished rounds.
+
+    Such a ledger is an older copy, or another ledger than the one that paid. Raises `LedgerError`.
     """
     for bank, ledger in ledgers.items():
         shown = sum(bank in record["members"] for record in records)
@@ -133,8 +134,9 @@ def require_paid(ledgers: Mapping[str, BudgetLedger], run: str, records: Sequenc
 
 
 def refuse_beside_no_dp(given: Collection[str]) -> None:
-    """Refuse those of the options `given` that only a private run has, beside the wish for no privacy: whoever names a
-    budget expects it to be kept. Raises `BudgetError`.
+    """Refuse options that only a private run has when no privacy is wanted.
+
+    `given`: the options that were given. Whoever names a budget expects it to be kept. Raises `BudgetError`.
     """
     if contradicting := [name for name in ONLY_PRIVATE if name in given]:
         raise BudgetError(

@@ -56,9 +56,7 @@ from fl.secure.session import InProcessRounds, plain_sum
 
 
 class Experiment:
-    """A run in progress. Use `start` or `resume`, exhaust `rounds()` and `baselines()`, then read
-    `result()`.
-    """
+    """A run in progress. Use `start` or `resume`, exhaust `rounds()` and `baselines()`, then read `result()`."""
 
     def __init__(self, folder: RunFolder, plan: RunPlan, federation: Federation) -> None:
         plan.require_calibrated()
@@ -121,9 +119,7 @@ class Experiment:
         return cls(folder, plan, federation)
 
     def rounds(self, progress: Progress | None = None) -> Iterator[RoundRecord]:
-        """Play the rounds that are left; each is on disk when it is yielded. Then write the model and its
-        figures.
-        """
+        """Play the rounds that are left; each is on disk when it is yielded. Then write the model and its figures."""
         with self.folder.alone():
             self.folder.drop_interrupted(self.finished)
             if self._will_spend_here:
@@ -163,8 +159,9 @@ class Experiment:
         )
 
     def models(self) -> list[nn.Module]:
-        """The model that each bank scores with after the last finished round, in the order of the federation's banks;
-        one object where all banks hold the same.
+        """The model that each bank scores with after the last finished round.
+
+        The order is that of the federation's banks. It is one object where all banks hold the same.
         """
         rounds = self._rounds(self.schedule, self.plan.own_algorithm, self._in_plain_sight)
         return rounds.models(rounds.begin() if self._state is None else self._state)
@@ -174,8 +171,9 @@ class Experiment:
         return tuple(self._planned_baselines()) if self.config.with_baselines else ()
 
     def baselines(self) -> Iterator[str]:
-        """Train and measure the baselines that are not finished; yields each one's name when its figures
-        are on disk.
+        """Train and measure the baselines that are not finished.
+
+        Yields each one's name when its figures are on disk.
         """
         if not self.config.with_baselines:
             return

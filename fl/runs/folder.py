@@ -72,8 +72,9 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, *, run_id: str, description: dict[str, Any]) -> RunFolder:
-        """Make the folder and write config.toml and manifest.json. Raises `RunFolderError` when it holds
-        anything already.
+        """Make the folder and write config.toml and manifest.json.
+
+        Raises `RunFolderError` when it holds anything already.
         """
         refuse_used(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -98,8 +99,9 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Open the folder of an earlier run. Raises `RunFolderError` when it is none, or when its data or its
-        configuration has changed since.
+        """Open the folder of an earlier run.
+
+        Raises `RunFolderError` when it is none, or when its data or its configuration has changed since.
         """
         try:
             config = config_from_toml((path / "config.toml").read_text(encoding="utf-8"))
@@ -122,8 +124,10 @@ class RunFolder:
         return cls(path, config, run_id, None if made_at is None else str(made_at))
 
     def require_original(self) -> None:
-        """Raise `RunFolderError` when this is a copy of a folder that is still there: each would spend from its own
-        copy of the ledgers, and neither would count what the other released. A folder that was moved is no copy.
+        """Raise `RunFolderError` when this is a copy of a folder that is still there.
+
+        Each would spend from its own copy of the ledgers, and neither would count what the other released. A folder
+        that was moved is no copy.
         """
         if self.made_at is None:
             return
@@ -178,8 +182,9 @@ class RunFolder:
         return number, state, records
 
     def drop_interrupted(self, finished: int) -> None:
-        """Drop from metrics.jsonl what an interrupted round left behind, before round `finished` + 1 is appended. The
-        caller holds the folder (`alone`) and has read it since. Raises `RunFolderError` when another process has
+        """Drop from metrics.jsonl what an interrupted round left behind, before round `finished` + 1 is appended.
+
+        The caller holds the folder (`alone`) and has read it since. Raises `RunFolderError` when another process has
         finished other rounds meanwhile.
         """
         number, _, _ = self.last_round()
@@ -277,8 +282,9 @@ def source_digest(source: str) -> str | None:
 
 
 def _edited(began: dict[str, Any], config: RunConfig) -> str:
-    """How `config` differs from the parameters a manifest says a run `began` with; empty when it does not. A setting
-    that the manifest does not know is of a later version, which has a default for it.
+    """How `config` differs from the parameters a manifest says a run `began` with; empty when it does not.
+
+    A setting that the manifest does not know is of a later version, which has a default for it.
     """
     now = json.loads(json.dumps(asdict(config)))
     for name, value in _flat(now).items():

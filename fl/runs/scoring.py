@@ -35,8 +35,10 @@ from fl.runs.folder import RESTORE, bank_names, head_path, read_config
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A finished run's model; `threshold`: the score at which its validation rows had the best F1. `own`: by bank, its
-    model where it keeps layers of its own; other banks score with `module`, whose layers there are the first model's.
+    """A finished run's model; `threshold`: the score at which its validation rows had the best F1.
+
+    `own`: by bank, its model where it keeps layers of its own; other banks score with `module`, whose layers there are
+    the first model's.
     """
 
     module: nn.Module = field(repr=False)
@@ -50,8 +52,9 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """One chunk: `index` int64[n], 0-based row of the file; `score` float64[n] in [0, 1]; `flagged`
-    bool[n]; `bank` object[n].
+    """One chunk of scored rows.
+
+    `index`: int64[n], 0-based row of the file; `score`: float64[n] in [0, 1]; `flagged`: bool[n]; `bank`: object[n].
     """
 
     index: NDArray[np.int64] = field(repr=False)
@@ -61,8 +64,9 @@ class ScoredRows:
 
 
 def load_model(run: Path) -> TrainedModel:
-    """The model in run folder `run`. Raises `RunFolderError` when the run is not finished or its files do
-    not fit together.
+    """The model in run folder `run`.
+
+    Raises `RunFolderError` when the run is not finished or its files do not fit together.
     """
     config = read_config(run)
     path = run / "model.safetensors"

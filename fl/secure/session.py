@@ -1,5 +1,6 @@
-"""The average of the banks' updates, and exact sums of their integers: encrypted through `secagg`, or in plain
-sight for comparison.
+"""The average of the banks' updates, and exact sums of their integers.
+
+Sums are encrypted through `secagg`, or in plain sight for comparison.
 
 What it does: plans a round for a vector, aggregates, and says what that cost. The only module of `fl` that
 imports `secagg`.
@@ -132,9 +133,10 @@ def encrypted_average(
 
 @dataclass(frozen=True)
 class SealingCost:
-    """What one bank's part in an encrypted round takes. `blocks`: ciphertexts, of degree `degree`. `bytes_up`: sent.
-    `chunk_bytes`: of the largest contribution at once. `block_bytes`: of one ciphertext in memory. `key_bytes`: of
-    the offer's key.
+    """What one bank's part in an encrypted round takes.
+
+    `blocks`: ciphertexts, of degree `degree`. `bytes_up`: sent. `chunk_bytes`: of the largest contribution at once.
+    `block_bytes`: of one ciphertext in memory. `key_bytes`: of the offer's key.
     """
 
     blocks: int
@@ -286,8 +288,10 @@ def _session(banks: int) -> Session:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a bank enters a roster with. `update`: drawn with the roster's size once that has closed, or held already.
-    `vanishes`: after the roster has closed, without a contribution.
+    """What a bank enters a roster with.
+
+    `update`: drawn with the roster's size once that has closed, or held already. `vanishes`: after the roster has
+    closed, without a contribution.
     """
 
     bank: str
@@ -415,6 +419,7 @@ def encrypted_sum(
 
 def plain_average(updates: Sequence[Update], *, clip: float, weights: Sequence[int] | None = None) -> Aggregate:
     """Average `updates` in plain sight: float64 mean of the updates clipped to [-clip, clip] per coordinate.
+
     `weights`: integers from 1; all 1 when None.
     """
     start = time.perf_counter()

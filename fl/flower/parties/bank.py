@@ -86,7 +86,7 @@ class BankParty(Party):
         self._sent: tuple[bytes, Outgoing] | None = None  # (roster, contribution): only these bytes are sent again
 
     def answer(self, action: str, call: Call, app: BankApp) -> tuple[Fields, dict[str, Outgoing]]:
-        """Fields and wires of the answer. Raises `SecAggError` and `FlowerError` leaves."""
+        """Fields and wires of the answer. Raises subclasses of `SecAggError` and `FlowerError`."""
         match action:
             case "status":
                 return self._status(call, app), {}
@@ -174,7 +174,7 @@ class BankParty(Party):
                 trained = self._trained_anew(model, app, roster.header.step, error)
 
     def _usable(self, client: secagg.Client, model: FlatModel, app: BankApp) -> None:
-        """Have an update that some roster can take, or refuse to join. Raises `UpdateError` leaves and the like.
+        """Have an update that some roster can take, or refuse to join. Raises a subclass of `UpdateError`.
 
         One that cannot be encrypted is forgotten: training may give another when it is asked again.
         """

@@ -32,7 +32,7 @@ class KeyHolderParty(Party):
         self._step: int | None = None  # of the round that this process has open
 
     def answer(self, action: str, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
-        """Fields and wires of the answer. Raises `SecAggError` and `FlowerError` leaves."""
+        """Fields and wires of the answer. Raises subclasses of `SecAggError` and `FlowerError`."""
         match action:
             case "status":
                 return self.introduced(call, {"next_step": self._ledger.next_step}), {}

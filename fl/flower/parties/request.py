@@ -1,5 +1,6 @@
-"""What the aggregator asks for: signed, so that a SuperLink can neither burn the key holder's steps nor give a bank its
-first model.
+"""Requests of the aggregator, signed.
+
+A SuperLink can therefore neither burn the key holder's steps nor give a bank its first model.
 
     open      open `step` for `model` with updates of `length`          close, abort    the round of `step`
     stored    releases after `step` that move `model` (any when zero)   start           `model` is a bank's first one

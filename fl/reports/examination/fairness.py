@@ -97,8 +97,9 @@ def _row(
 
 
 def _apart(rows: Sequence[dict[str, Any]]) -> dict[str, float | bool] | None:
-    """Largest minus smallest rate over groups, and whether the intervals of two recalls lie apart; None where fewer
-    than two groups can be compared.
+    """Largest minus smallest rate over groups, and whether the intervals of two recalls lie apart.
+
+    None where fewer than two groups can be compared.
     """
     if len(rows) < 2:
         return None

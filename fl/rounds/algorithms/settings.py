@@ -32,8 +32,9 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class AlgorithmSettings:
-    """Which algorithm, and its options; None: the algorithm's own default. Raises `AlgorithmError` for an option of
-    another algorithm.
+    """Which algorithm, and its options; None: the algorithm's own default.
+
+    Raises `AlgorithmError` for an option of another algorithm.
     """
 
     name: AlgorithmName = "fedavg"

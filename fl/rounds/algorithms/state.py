@@ -21,8 +21,10 @@ Vector = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class State:
-    """A run between two rounds. `model`: float32[length], what all banks hold alike. `memory`: the algorithm's own
-    arrays by name, float32 or float64.
+    """A run between two rounds.
+
+    `model`: float32[length], what all banks hold alike. `memory`: the algorithm's own arrays by name, float32 or
+    float64.
     """
 
     model: Vector = field(repr=False)
@@ -64,8 +66,9 @@ class Timetable(Protocol):
         """Who is to join round `number`, ascending by bank."""
 
     def starting(self, number: int, *, resumed: bool = False) -> tuple[int, ...]:
-        """Banks that begin a training when round `number` is offered. `resumed`: the process that held all trainings
-        under way is gone, and they are begun anew.
+        """Banks that begin a training when round `number` is offered.
+
+        `resumed`: the process that held all trainings under way is gone, and they are begun anew.
         """
 
 
