@@ -66,7 +66,7 @@ def ablate(
         print_json(result)
     else:
         _show(result)
-    err.print(f"ablation: {where}", highlight=False, soft_wrap=True)
+    err.print(f"ablation: {where}", soft_wrap=True)
 
 
 def _fresh_name() -> str:
@@ -77,16 +77,18 @@ def _fresh_name() -> str:
 
 
 def _show(result: dict[str, Any]) -> None:
-    made = table("What each component is worth", "run", "AP", "worth", "95 % interval", "n", right=(1, 2, 3, 4))
+    rows, complete = [], None
     for row in result["variants"]:
         figures = row["average_precision"]
-        gained = figures["worth"]
+        gained, worth, interval = figures["worth"], "", ""
         if gained is None:
-            made.add_row(row["name"], f"{figures['mean']:.3f}", "", "", str(row["n"]), style="bold")
-            continue
-        interval = "-" if gained["low"] is None else f"{gained['low']:+.3f} to {gained['high']:+.3f}"
-        made.add_row(row["name"], f"{figures['mean']:.3f}", f"{gained['mean']:+.3f}", interval, str(row["n"]))
-    out.print(made)
+            complete = row["name"]
+        else:
+            worth = f"{gained['mean']:+.3f}"
+            interval = "-" if gained["low"] is None else f"{gained['low']:+.3f} to {gained['high']:+.3f}"
+        rows.append((row["name"], f"{figures['mean']:.3f}", worth, interval, str(row["n"])))
+    columns = ("run", "AP", "worth", "95 % interval", "n")
+    out.print(table("What each component is worth", *columns, rows=rows, right=(1, 2, 3, 4), bold=complete))
     out.print(
         "AP: average precision, mean over seeds. worth: AP of the complete run minus AP of this one, in pairs of equal "
         "seed, with a t-interval. An interval that contains zero decides nothing: use more seeds.",
@@ -94,4 +96,4 @@ def _show(result: dict[str, Any]) -> None:
     )
     for point in result["curve"]:
         name = "no privacy" if point["epsilon"] is None else f"epsilon {point['epsilon']:g}"
-        out.print(f"{name}: average precision {point['average_precision']:.3f}", highlight=False)
+        out.print(f"{name}: average precision {point['average_precision']:.3f}")

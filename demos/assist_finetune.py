@@ -123,7 +123,7 @@ def finetune_submit(file: Path, epochs: int, as_json: bool, **options: Any) -> N
     from fl.assist.stories import submit_examples
 
     need_openai(options)
-    err.print(ENDING, style="bold", highlight=False)
+    err.print(ENDING, style="bold")
     today = datetime.now(UTC).date()
     result = run_story(
         options,

@@ -137,7 +137,7 @@ def run_story(
     except NotSent:
         result = None
     if settings.dry_run is not None:
-        err.print("dry run: nothing was sent", highlight=False)
+        err.print("dry run: nothing was sent")
         return None
     return result
 

@@ -59,9 +59,9 @@ def attack(ctx: click.Context, names: tuple[str, ...], everything: bool, listing
     else:
         _show(performances)
     for each in missing:
-        err.print(f"not played: {_needed_by(each)}", style="bold yellow", highlight=False, markup=False)
+        err.print(f"not played: {_needed_by(each)}", style="bold yellow", markup=False)
     for line in _alarms(performances):
-        err.print(line, style="bold red", highlight=False)
+        err.print(line, style="bold red")
     if _alarms(performances):
         ctx.exit(1)
 
@@ -109,10 +109,7 @@ def _list(attacks: list[Attack], as_json: bool) -> None:
     if as_json:
         print_json({"attacks": [{"name": each.name, "story": each.story} for each in attacks]})
         return
-    shown = table("Attacks", "name", "what the attacker does")
-    for each in attacks:
-        shown.add_row(each.name, each.story)
-    out.print(shown)
+    out.print(table("Attacks", "name", "what the attacker does", rows=[(each.name, each.story) for each in attacks]))
 
 
 def _show(performances: list[Performance]) -> None:
@@ -126,7 +123,7 @@ def _show(performances: list[Performance]) -> None:
         shown.add_row(each.attack.name, works, control.figure, outcome, _ending(each), end_section=True)
     out.print(shown)
     exposed = sum(each.shipped.exposed_updates for each in performances)
-    out.print(f"{len(performances)} attacks played; updates exposed here: {exposed}", highlight=False)
+    out.print(f"{len(performances)} attacks played; updates exposed here: {exposed}")
 
 
 def _needed_by(attack: Attack) -> str:

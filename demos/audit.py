@@ -52,15 +52,13 @@ def audit(ledger: Path, against: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         print_json({**_ledger_json(report), "against": compared})
         return
-    made = table(f"{report.path}: ledger of {report.owner.hex()[:16]}, intact", "step", "model", "outcome")
-    for step, model, outcome in report.steps:
-        made.add_row(str(step), model.hex()[:16], outcome.value)
-    out.print(made)
+    title = f"{report.path}: ledger of {report.owner.hex()[:16]}, intact"
+    rows = [(str(step), model.hex()[:16], outcome.value) for step, model, outcome in report.steps]
+    out.print(table(title, "step", "model", "outcome", rows=rows))
     for each in compared:
-        out.print(f"{each['file']}: {each['verdict']}", highlight=False)
+        out.print(f"{each['file']}: {each['verdict']}")
     out.print(
         f"{report.events} events, {report.decryptions} decryptions; head {report.head.hex()}",
-        highlight=False,
         soft_wrap=True,
     )
 
@@ -106,11 +104,10 @@ def _show_journal(report: JournalReport, as_json: bool) -> None:
             }
         )
         return
-    made = table(f"{report.path}: journal of {report.owner.hex()[:16]}, intact", "step", "model", "outcome")
-    for each in report.rounds:
-        made.add_row(str(each.step), each.model.hex()[:16], _outcome(each))
-    out.print(made)
-    out.print(f"{report.events} events; head {report.head.hex()}", highlight=False, soft_wrap=True)
+    title = f"{report.path}: journal of {report.owner.hex()[:16]}, intact"
+    rows = [(str(each.step), each.model.hex()[:16], _outcome(each)) for each in report.rounds]
+    out.print(table(title, "step", "model", "outcome", rows=rows))
+    out.print(f"{report.events} events; head {report.head.hex()}", soft_wrap=True)
 
 
 def _outcome(seen: JournalRound) -> str:

@@ -36,7 +36,7 @@ def budget(run: Path, as_json: bool) -> None:
     first = found[0]
     parts = "; ".join(f"{unit}: {spent:.3f} alone" for unit, spent in first.by_kind.items())
     counted = ", ".join(dict.fromkeys(account.accountant for account in found))
-    out.print(f"delta {first.delta:g} ({counted}). Unit: one {first.unit}. {first.bank}: {parts}.", highlight=False)
+    out.print(f"delta {first.delta:g} ({counted}). Unit: one {first.unit}. {first.bank}: {parts}.")
     out.print(
         "Not covered: a card or a customer as a whole, and features of other rows that are computed from a row.",
         style="dim",

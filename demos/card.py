@@ -27,14 +27,13 @@ def card(run: Path, folder: Path | None, as_json: bool) -> None:
     from fl.reports.cards import write_cards
 
     where = run if folder is None else folder
-    made = write_cards(run, where)
+    cards = write_cards(run, where)
     files = {"model_card": str(where / "model-card.md"), "dpia": str(where / "dpia.md")}
     if as_json:
-        print_json({**files, "open_in_model_card": made.open_in_model_card, "open_in_dpia": made.open_in_dpia})
+        print_json({**files, "open_in_model_card": cards.open_in_model_card, "open_in_dpia": cards.open_in_dpia})
         return
     out.print(
-        f"{files['model_card']}: {made.open_in_model_card} fields for a person to fill in",
-        highlight=False,
+        f"{files['model_card']}: {cards.open_in_model_card} fields for a person to fill in",
         soft_wrap=True,
     )
-    out.print(f"{files['dpia']}: {made.open_in_dpia} fields for a person to fill in", highlight=False, soft_wrap=True)
+    out.print(f"{files['dpia']}: {cards.open_in_dpia} fields for a person to fill in", soft_wrap=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,10 +30,10 @@ def visible(text: str) -> str:
 
 
 class PlainConsole(Console):
-    """A console to which strings are data."""
+    """A console to which strings are data, and numbers in them are not coloured."""
 
     def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, markup=False, emoji=False)
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **how: Any) -> Text:
         return super().render_str(visible(text), **how)
@@ -45,7 +45,7 @@ err = PlainConsole(stderr=True)
 
 def complain(what: str, text: str) -> None:
     """One line on stderr: what went wrong, in red, and the advice."""
-    err.print(Text.assemble((what, "bold red"), f": {visible(text)}"), highlight=False, soft_wrap=True)
+    err.print(Text.assemble((what, "bold red"), f": {visible(text)}"), soft_wrap=True)
 
 
 def print_json(data: dict[str, Any]) -> None:
@@ -74,17 +74,25 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         elapsed = time.monotonic() - start
         if done == total or elapsed - last[0] >= 10.0:
             last[0] = elapsed
-            err.print(f"{label}: {done} of {total}, {elapsed:.0f} s", highlight=False)
+            err.print(f"{label}: {done} of {total}, {elapsed:.0f} s")
 
     yield line
 
 
-def table(title: str, *columns: str, right: tuple[int, ...] = ()) -> Table:
-    """A table in the demos' one style; `right`: indexes of columns to align right."""
-    made = Table(title=title, title_justify="left", title_style="bold")
+def table(
+    title: str,
+    *columns: str,
+    rows: Iterable[Sequence[str | Text]] = (),
+    right: tuple[int, ...] = (),
+    bold: str | None = None,
+) -> Table:
+    """A table in the demos' one style; `right`: indexes of columns to align right. `bold`: first cell of such rows."""
+    styled = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        made.add_column(column, justify="right" if index in right else "left")
-    return made
+        styled.add_column(column, justify="right" if index in right else "left")
+    for row in rows:
+        styled.add_row(*row, style="bold" if bold is not None and row[0] == bold else None)
+    return styled
 
 
 def size(count: float) -> str:

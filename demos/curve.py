@@ -40,20 +40,20 @@ def curve(
     levels = [WITHOUT, *(f"{level:.12g}" for level in epsilons)]
     plan = [(level, str(seed)) for seed in seeds for level in levels]
     _refuse_wrong_options(plan[-1], train_options)
-    found: dict[str, list[float]] = {level: [] for level in levels}
+    by_level: dict[str, list[float]] = {level: [] for level in levels}
     with progress("runs", len(plan)) as advance:
         for done, (level, seed) in enumerate(plan, start=1):
             result = _played(folder / f"epsilon-{level}-seed-{seed}", level, seed, train_options)
-            found[level].append(float(result["metrics"]["average_precision"]))
+            by_level[level].append(float(result["metrics"]["average_precision"]))
             advance(done)
-    reference = fmean(found[WITHOUT])
+    reference = fmean(by_level[WITHOUT])
     rows = {
         level: {
             "average_precision": fmean(figures),
             "per_seed": figures,
             "share_of_no_privacy": fmean(figures) / reference,
         }
-        for level, figures in found.items()
+        for level, figures in by_level.items()
     }
     if as_json:
         print_json({"folder": str(folder), "curve": rows})
@@ -83,7 +83,7 @@ def _played(run: Path, level: str, seed: str, train_options: tuple[str, ...]) ->
         command = [sys.executable, "-m", "demos", "train", *arguments, "--json"]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ)
         if done.returncode != 0:
-            err.print(done.stderr, highlight=False)
+            err.print(done.stderr)
             raise click.ClickException(
                 f"the run at epsilon {level}, seed {seed} ended with exit code {done.returncode}; "
                 "run this command again to resume it"
@@ -110,11 +110,11 @@ def without_budget(train_options: Sequence[str]) -> list[str]:
 
 def _show(rows: dict[str, dict[str, Any]]) -> None:
     columns = ("epsilon", "AP", "of AP without privacy", "per seed")
-    made = table("Average precision against epsilon", *columns, right=(1, 2))
+    cells = []
     for level, row in rows.items():
         each = ", ".join(f"{figure:.3f}" for figure in row["per_seed"])
-        made.add_row(level, f"{row['average_precision']:.3f}", f"{100 * row['share_of_no_privacy']:.0f} %", each)
-    out.print(made)
+        cells.append((level, f"{row['average_precision']:.3f}", f"{100 * row['share_of_no_privacy']:.0f} %", each))
+    out.print(table("Average precision against epsilon", *columns, rows=cells, right=(1, 2)))
     out.print(
         "epsilon: total of shared statistics and training, delta as in the runs; units: a transaction in shared "
         "counts, a training row with its features fixed. No claim for a card or a customer.",

@@ -73,7 +73,7 @@ def key(organisation: str, file: Path, public: Path | None, as_json: bool) -> No
         return
     print_json(entry)
     protection = "encrypted" if passphrase is not None else f"not encrypted: set {PASSPHRASE} to encrypt it"
-    err.print(f"private key in {file} ({protection}); hand over {public}", highlight=False, soft_wrap=True)
+    err.print(f"private key in {file} ({protection}); hand over {public}", soft_wrap=True)
 
 
 @enrol.command(name="list")
@@ -143,12 +143,10 @@ def _show(enrolment: Enrolment, file: Path, as_json: bool, compared: bool = Fals
             }
         )
         return
-    made = table(f"Enrolment list {file}", "role", "organisation", "key")
-    for role, member in roles:
-        made.add_row(role, member.organisation, member.key.hex()[:16])
-    out.print(made)
+    rows = [(role, member.organisation, member.key.hex()[:16]) for role, member in roles]
+    out.print(table(f"Enrolment list {file}", "role", "organisation", "key", rows=rows))
     verdict = "equal to the one given" if compared else "read it to the other parties"
-    out.print(f"fingerprint ({verdict}):\n{_groups(enrolment.fingerprint)}", highlight=False)
+    out.print(f"fingerprint ({verdict}):\n{_groups(enrolment.fingerprint)}")
 
 
 def _member(member: Member) -> dict[str, str]:

@@ -52,23 +52,23 @@ def evaluate(run: Path, columns: tuple[str, ...], page: Path | None, as_json: bo
     else:
         _show(report)
         written = [str(run / "report.json"), *([str(page)] if page is not None else [])]
-        out.print(f"written: {', '.join(written)}", highlight=False, soft_wrap=True)
+        out.print(f"written: {', '.join(written)}", soft_wrap=True)
 
 
 def _show(report: dict[str, Any]) -> None:
     _show_models(report["comparison"])
     for finding in report["findings"]:
-        out.print(Text.assemble(MARKS[finding["kind"]], f" {visible(finding['text'])}"), highlight=False)
+        out.print(Text.assemble(MARKS[finding["kind"]], f" {visible(finding['text'])}"))
     out.print("+ good, - for information, ! must be answered before the model is used", style="dim")
 
 
 def _show_models(comparison: dict[str, Any]) -> None:
     columns = ("AP", "AUC", "prec.", "recall", "F1", "cards")
     keys = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100")
-    made = table("Fraud found on test days", "model", *columns, right=tuple(range(1, 7)))
+    rows, own = [], None
     for row in comparison["models"]:
-        cells = (
-            ["-" if row[key] is None else f"{row[key]:.3f}" for key in keys] if row["ran"] else ["not run", *[""] * 5]
-        )
-        made.add_row(row["what"], *cells, style="bold" if row["name"] == "federated" else None)
-    out.print(made)
+        figures = ["-" if row.get(key) is None else f"{row[key]:.3f}" for key in keys]
+        rows.append((row["what"], *(figures if row["ran"] else ["not run", *[""] * 5])))
+        own = row["what"] if row["name"] == "federated" else own
+    right = tuple(range(1, 7))
+    out.print(table("Fraud found on test days", "model", *columns, rows=rows, right=right, bold=own))

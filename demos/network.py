@@ -68,7 +68,7 @@ def _played(folder: Any, banks: int, rounds: int, customers: int, seed: int, tim
     tables = {f"bank-{number}": {**shared, "bank": f"bank-{number}"} for number in range(banks)}
     parties = LocalParties(folder / "parties", plan, tables, reports={"hashes": ["model_hash"]})
     parties.make()
-    err.print(f"starting a SuperLink, a key holder and {banks} banks on 127.0.0.1", highlight=False)
+    err.print(f"starting a SuperLink, a key holder and {banks} banks on 127.0.0.1")
     with LocalNetwork(parties, folder / "network") as running:
         running.submit(rounds)
         with progress(f"rounds at {banks} banks", rounds) as advance:
@@ -93,20 +93,19 @@ def _played(folder: Any, banks: int, rounds: int, customers: int, seed: int, tim
 
 
 def _show(report: dict[str, Any]) -> None:
-    made = table(
+    rounds = table(
         f"Rounds at {report['banks']} banks", "round", "members", "training", "sealing", "adding", "opening", "all",
         right=(0, 2, 3, 4, 5, 6),
     )  # fmt: skip
     for each in report["rounds"]:
         times = [seconds(each[f"{part}_seconds"]) for part in ("train", "seal", "sum", "open")]
-        made.add_row(str(each["number"]), ", ".join(sorted(each["members"])), *times, seconds(each["seconds"]))
-    out.print(made)
+        rounds.add_row(str(each["number"]), ", ".join(sorted(each["members"])), *times, seconds(each["seconds"]))
+    out.print(rounds)
     verdict = "equal" if report["models_equal"] else ("DIFFERENT", "bold red")
     one = f"model after {len(report['rounds'])} rounds: {report['in_process_model_hash'][:16]} in one process, "
-    out.print(Text.assemble(one, verdict, " at all banks"), highlight=False)
+    out.print(Text.assemble(one, verdict, " at all banks"))
     out.print(
         f"{report['processes']} processes, {report['processes_left']} left; largest message "
         f"{size(report['largest_message'])}; aggregator's peak memory {size(report['aggregator_peak_memory'])}\n"
         "Flower sets the time of a round: a SuperNode looks for messages every three seconds",
-        highlight=False,
     )

@@ -29,4 +29,4 @@ def plan_command(length: int, clients: int, value_bits: int, clip: float, max_we
     if as_json:
         print_json(plan.as_dict())
     else:
-        out.print(plan.describe(), highlight=False)
+        out.print(plan.describe())

@@ -134,12 +134,14 @@ def _report(
 
 
 def _show(plan: RoundPlan, report: dict[str, Any]) -> None:
-    out.print(plan.describe(), highlight=False)
+    out.print(plan.describe())
     out.print()
-    stages = table("Seconds and bytes, all clients together", "stage", "seconds", "data", right=(1, 2))
-    for name, stage in report["stages"].items():
-        stages.add_row(name, seconds(stage["seconds"]), size(stage["bytes"]) if stage["bytes"] else "-")
-    out.print(stages)
+    stages = [
+        (name, seconds(stage["seconds"]), size(stage["bytes"]) if stage["bytes"] else "-")
+        for name, stage in report["stages"].items()
+    ]
+    title = "Seconds and bytes, all clients together"
+    out.print(table(title, "stage", "seconds", "data", rows=stages, right=(1, 2)))
     n, masks = report["clients"], report["masks"]
     seen = table("Who saw what", "party", "sends", "sees of the updates")
     seen.add_row(
@@ -156,7 +158,6 @@ def _show(plan: RoundPlan, report: dict[str, Any]) -> None:
             f"masks: {masks['bytes_added_per_client']:,} bytes per client, "
             f"{seconds(masks['seconds_per_neighbour'])} per neighbour ({masks['neighbours']}), key holder: seed masks "
             f"{seconds(masks['seconds_key_holder_seed_masks'])}, checks {seconds(masks['seconds_key_holder_checks'])}",
-            highlight=False,
         )
     verdict = "exact" if report["sum_exact"] else ("WRONG", "bold red")
     rest = (
@@ -164,4 +165,4 @@ def _show(plan: RoundPlan, report: dict[str, Any]) -> None:
         f"{report['error_bound']:.3g}; round {seconds(report['seconds']['round'])}, plaintext mean "
         f"{seconds(report['seconds']['plaintext_mean'])}"
     )
-    out.print(Text.assemble("integer sums: ", verdict, rest), highlight=False)
+    out.print(Text.assemble("integer sums: ", verdict, rest))

@@ -69,9 +69,7 @@ def _draft(file: Path, label: str | None) -> None:
     from fl.data.draft import draft_schema
 
     click.echo(draft_schema(file, label), nl=False)
-    err.print(
-        "Read every line of this draft: a wrong guess can give the label to the model as an input.", highlight=False
-    )
+    err.print("Read every line of this draft: a wrong guess can give the label to the model as an input.")
 
 
 def _simulate(file: Path, customers: int, fraud_share: float, seed: int) -> None:
@@ -83,7 +81,6 @@ def _simulate(file: Path, customers: int, fraud_share: float, seed: int) -> None
     replace_durably(file, csv_bytes(frame))
     err.print(
         f"{len(frame)} transactions, {int(frame.IS_FRAUD.sum())} frauds: {file}",
-        highlight=False,
     )
 
 
@@ -94,7 +91,7 @@ def _check(name: str, file: Path | None, as_json: bool) -> None:
     from fl.data.split import periods_for
 
     schema = load_schema(name)
-    found: dict[str, Any] = {
+    described: dict[str, Any] = {
         "schema": schema.name,
         "sha256": schema.sha256,
         "columns": list(schema.columns_read()),
@@ -104,16 +101,14 @@ def _check(name: str, file: Path | None, as_json: bool) -> None:
     if file is not None:
         rows = load_transactions(file, schema, bank_column=schema.partition)
         assert rows.label is not None
-        found |= {"rows": len(rows), "frauds": int(rows.label.sum())}
-        found |= {
+        described |= {"rows": len(rows), "frauds": int(rows.label.sum())}
+        described |= {
             "first_day": schema.day_name(int(rows.day[0])),
             "last_day": schema.day_name(int(rows.day[-1])),
         }
-        found["periods"] = periods_for(schema, rows).described
+        described["periods"] = periods_for(schema, rows).described
     if as_json:
-        print_json(found)
+        print_json(described)
         return
-    shown = table(f"Schema {schema.name}", "what", "value")
-    for key, value in found.items():
-        shown.add_row(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-    out.print(shown)
+    rows = [(key, ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in described.items()]
+    out.print(table(f"Schema {schema.name}", "what", "value", rows=rows))

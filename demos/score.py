@@ -58,7 +58,7 @@ def score(run: Path, file: Path, history: Path | None, target: Path | None, as_j
             writer.rows((i, bank, f"{s:.6g}", int(flag)) for i, bank, s, flag in zip(*columns, strict=True))
             sink.flush()
             rows, flagged = rows + len(chunk.index), flagged + int(chunk.flagged.sum())
-            err.print(f"scored {rows:,} transactions, flagged {flagged:,}", highlight=False)
+            err.print(f"scored {rows:,} transactions, flagged {flagged:,}")
     if as_json:
         print_json({"rows": rows, "flagged": flagged, "threshold": model.threshold, "out": str(target)})
 

@@ -25,20 +25,18 @@ def show(result: dict[str, Any]) -> None:
     _show_costs(result)
     _show_statistics(result)
     _show_privacy(result)
-    out.print(f"run folder: {result['run_dir']}", highlight=False, soft_wrap=True)
+    out.print(f"run folder: {result['run_dir']}", soft_wrap=True)
 
 
 def _show_figures(result: dict[str, Any]) -> None:
     epsilon = result["privacy"]["epsilon"]
     title = f"Fraud found on test days, {result['banks']} banks, {result['rounds']} rounds of {result['algorithm']}"
     columns = ("AP", "AUC", "prec.", "recall", "F1", "cards")
-    made = table(title, "model", *columns, right=tuple(range(1, 7)))
     own = "federated, no DP" if epsilon is None else f"federated, epsilon {epsilon:.2f}"
-    rows = {own: result["metrics"], **{NAMES[name]: figures for name, figures in result["baselines"].items()}}
-    for name, figures in rows.items():
-        keys = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100")
-        made.add_row(name, *(f"{figures[key]:.3f}" for key in keys), style="bold" if name == own else None)
-    out.print(made)
+    models = {own: result["metrics"], **{NAMES[name]: figures for name, figures in result["baselines"].items()}}
+    keys = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100")
+    rows = [(name, *(f"{figures[key]:.3f}" for key in keys)) for name, figures in models.items()]
+    out.print(table(title, "model", *columns, rows=rows, right=tuple(range(1, 7)), bold=own))
     out.print(
         "AP: average precision. AUC: area under the ROC curve. prec., recall, F1: at the threshold of "
         "best F1 on "
@@ -69,50 +67,44 @@ def _show_who_saw_what(result: dict[str, Any]) -> None:
 
 def _show_costs(result: dict[str, Any]) -> None:
     overhead = result["overhead"]
-    made = table("Seconds, all banks and rounds", "stage", "seconds", right=(1,))
-    for name, spent in overhead["seconds"].items():
-        made.add_row(name if name in ("training", "aggregation") else f"  {name}", seconds(spent))
-    out.print(made)
+    parts = overhead["seconds"].items()
+    rows = [(name if name in ("training", "aggregation") else f"  {name}", seconds(spent)) for name, spent in parts]
+    out.print(table("Seconds, all banks and rounds", "stage", "seconds", rows=rows, right=(1,)))
     out.print(
         f"aggregation is {100 * overhead['encryption_share']:.1f} % of the time, not counting "
         f"{seconds(overhead['preparation_seconds'])} of preparation; largest error of an average "
         f"{overhead['max_abs_error']:.2g}, bound {overhead['error_bound']:.2g}; {overhead['clipped']} "
         "coordinates clipped",
-        highlight=False,
     )
     if overhead["attempts"] > result["rounds"] or overhead["left_out"]:
         out.print(
             f"{overhead['attempts']} rosters for {result['rounds']} rounds; banks were left out {overhead['left_out']} "
             "times (metrics.jsonl names them)",
-            highlight=False,
         )
     if (chosen := result["resources"]) is not None:
         batches = ", ".join(f"{bank} {share['batch']}" for bank, share in chosen["banks"].items())
         chunk = "all coordinates" if chosen["chunk"] is None else f"{chosen['chunk']:,} coordinates"
         out.print(
             f"the banks' limits chose {chosen['value_bits']} bits, {chunk} at once, rows at once: {batches}",
-            highlight=False,
         )
 
 
 def _show_statistics(result: dict[str, Any]) -> None:
     shared = result["statistics"]
     if shared is None:
-        out.print("no statistics were shared", highlight=False)
+        out.print("no statistics were shared")
         return
     out.print(
         f"shared statistics: {shared['mode']}, {shared['integers_per_bank']:,} integers a bank, "
         f"{seconds(shared['seconds'])}, {size(shared['bytes_up'])} sent by all banks; suppressed below "
         f"{shared['min_banks']} banks: {100 * shared['suppressed_share']:.1f} % of filled cells",
-        highlight=False,
     )
     if "warning" in shared:
-        out.print(shared["warning"], style="bold", highlight=False)
+        out.print(shared["warning"], style="bold")
         return
     out.print(
         f"noise of a count: sigma {shared['sigma']:.3f} without the shares of t = {shared['colluders']} colluding "
         f"banks, the observing one included. Unit: one {shared['unit']}. Not covered: {shared['not_covered']}.",
-        highlight=False,
     )
 
 
@@ -126,7 +118,6 @@ def _show_privacy(result: dict[str, Any]) -> None:
         f"({privacy['accountant']}; RDP {privacy['rdp_epsilon']:.3f}), spent over {privacy['steps']} steps, "
         f"{_noise(privacy)}\n"
         f"unit: one {privacy['unit']}. Not covered: {'; '.join(privacy['not_covered'])}.",
-        highlight=False,
     )
 
 
