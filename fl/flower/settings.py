@@ -26,7 +26,6 @@ Paths are relative to the file. ledger.db, journal.db and model.npz are kept bes
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,16 +35,14 @@ from flwr.app import Context
 
 from fl import options
 from fl.flower.errors import SettingsError
+from fl.toml import Fields, filled, parsed, text_of
 
-ROLES = options.ROLE.words
 PARTY = "SECAGG_PARTY"  # environment: this process's party file
 PARTIES = "SECAGG_PARTIES"  # environment, simulation only: folder with one folder per partition
 PASSPHRASE = "SECAGG_PASSPHRASE"
 FRESH_NOISE = "fresh-noise"
-_PLAN = {"max_clients": int, "clip": float, "value_bits": int, "max_weight": int, "max_length": int}
-_ENTRIES = {"role", "identity", "enrolment", "quorum", "allow_reuse", "model_repeats", "plan", "reports", "app"}
+REPEATS = f"{options.MODEL_REPEATS}, or {FRESH_NOISE!r}"
 _RESERVED = {"action", "error", "message", "held_names", "held_lengths", "short_names", "short_wires"}
-_DEFAULTS = {"value_bits": 20, "max_weight": 1, "clip": 1.0, "max_length": 50_000_000}
 
 
 @dataclass(frozen=True)
@@ -53,13 +50,13 @@ class PlanSettings:
     """Inputs of `secagg.plan_round` that all parties agreed on, and the longest update this party accepts."""
 
     max_clients: Annotated[int, options.BANKS]
-    clip: Annotated[float, options.CLIP]
-    value_bits: Annotated[int, options.VALUE_BITS]
-    max_weight: Annotated[int, options.MAX_WEIGHT]
-    max_length: Annotated[int, options.LENGTH]
+    clip: Annotated[float, options.CLIP] = 1.0
+    value_bits: Annotated[int, options.VALUE_BITS] = 20
+    max_weight: Annotated[int, options.MAX_WEIGHT] = 1
+    max_length: Annotated[int, options.LENGTH] = 50_000_000
 
     def __post_init__(self) -> None:
-        options.check(self, SettingsError, "plan: ")
+        options.check(self, SettingsError)
 
 
 @dataclass(frozen=True)
@@ -107,60 +104,60 @@ class PartySettings:
 def load_settings(path: str | Path) -> PartySettings:
     """Read a party file. Raises `SettingsError`, naming the entry."""
     path = Path(path).absolute()
+    if not os.path.exists(path):
+        raise SettingsError(f"{path}: not found; make a party file first (docs/flower.md)")
+    tables = parsed(text_of(path, SettingsError), str(path), SettingsError)
     try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}; make a party file first (docs/flower.md)") from error
-    except (ValueError, RecursionError) as error:  # TOML's error is a ValueError, and so is text that is no UTF-8
-        raise SettingsError(f"{path}: not TOML: {error}") from error
-    unknown = set(fields) - _ENTRIES
-    if unknown:
-        raise SettingsError(f"{path}: unknown entry {', '.join(sorted(unknown))}")
-    role = _entry(path, fields, "role", str)
-    if role not in ROLES:
-        raise SettingsError(f"{path}: role: expected one of {', '.join(ROLES)}, got {role!r}")
-    plan = {**_DEFAULTS, **_entry(path, fields, "plan", dict)}
-    if strange := set(plan) - set(_PLAN):
-        raise SettingsError(f"{path}: plan: unknown entry {', '.join(sorted(strange))}")
-    values = {name: _entry(path, plan, name, kind) for name, kind in _PLAN.items()}
-    reuse = _entry(path, {"allow_reuse": False, **fields}, "allow_reuse", bool)
-    repeats = _model_repeats(path, fields.get("model_repeats", 0))
-    reports = _reports(path, role, _entry(path, {"reports": {}, **fields}, "reports", dict))
-    quorum, app = _entry(path, fields, "quorum", int), fields.get("app", {})
-    identity, enrolment = (path.parent / _file(path, fields, name) for name in ("identity", "enrolment"))
-    try:
-        agreed = PlanSettings(**values)
-        return PartySettings(role, path.parent, identity, enrolment, quorum, agreed, reuse, repeats, reports, app)
+        return _party(path.parent, Fields(tables, "", SettingsError))
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
 
 
-def _reports(path: Path, role: str, table: Mapping[str, Any]) -> Reports:
-    if table and role != "bank":
-        raise SettingsError(f"{path}: reports: only a bank has an app that reports; this is the {role}'s file")
-    if unknown := set(table) - {"messages", "metrics", "hashes"}:
-        raise SettingsError(f"{path}: reports: unknown entry {', '.join(sorted(unknown))}")
-    named = {name: _names(path, table, name) for name in table}
-    reports = Reports(**named)
-    for kind in sorted(reports.messages):
+def _party(folder: Path, top: Fields) -> PartySettings:
+    role = top.option("role", options.ROLE)
+    plan, app = top.take("plan", dict, "a table, as in [plan]"), top.table("app")
+    settings = PartySettings(
+        role,
+        folder,
+        identity=folder / top.option("identity", options.FILE),
+        enrolment=folder / top.option("enrolment", options.FILE),
+        quorum=top.option("quorum", options.PARTY_QUORUM),
+        plan=filled(PlanSettings, plan, "[plan]", SettingsError),
+        allow_reuse=top.flag("allow_reuse", False),
+        model_repeats=_model_repeats(top.take("model_repeats", (int, str), REPEATS, 0)),
+        reports=_reports(role, top.table("reports")),
+        app=app.rest() if app else {},
+    )
+    top.done()
+    return settings
+
+
+def _reports(role: str, table: Fields | None) -> Reports:
+    if table is None:
+        return NO_REPORTS
+    messages, metrics, hashes = (_names(table, name) for name in ("messages", "metrics", "hashes"))
+    table.done()
+    if role != "bank" and messages | metrics | hashes:
+        raise SettingsError(f"reports: only a bank has an app that reports; this is the {role}'s file")
+    for kind in sorted(messages):
         category, dot, action = kind.partition(".")
         if category not in ("evaluate", "query") or (dot and not action.isidentifier()):
             raise SettingsError(
-                f"{path}: reports.messages: expected 'evaluate', 'query', 'evaluate.NAME' or 'query.NAME', got "
+                f"reports.messages: expected 'evaluate', 'query', 'evaluate.NAME' or 'query.NAME', got "
                 f"{kind!r}; what is trained leaves a bank through encrypted rounds only"
             )
-    if reserved := (reports.metrics | reports.hashes) & _RESERVED:
-        raise SettingsError(f"{path}: reports: {min(reserved)!r} is a word of the protocol: report it under another")
-    if both := reports.metrics & reports.hashes:
-        raise SettingsError(f"{path}: reports: {min(both)!r} is a number or a hash, not both")
-    return reports
+    if reserved := (metrics | hashes) & _RESERVED:
+        raise SettingsError(f"reports: {min(reserved)!r} is a word of the protocol: report it under another")
+    if both := metrics & hashes:
+        raise SettingsError(f"reports: {min(both)!r} is a number or a hash, not both")
+    return Reports(messages, metrics, hashes)
 
 
-def _names(path: Path, table: Mapping[str, Any], name: str) -> frozenset[str]:
-    listed = table[name]
-    if not isinstance(listed, list) or not all(isinstance(each, str) and each for each in listed):
-        raise SettingsError(f"{path}: reports.{name}: expected a list of names, got {listed!r}")
-    return frozenset(listed)
+def _names(table: Fields, name: str) -> frozenset[str]:
+    names = table.strings(name)
+    if "" in names:
+        raise SettingsError(f"[reports] {name}: expected a list of names, got {names}")
+    return frozenset(names)
 
 
 def party_file(context: Context) -> Path:
@@ -181,29 +178,11 @@ def party_file(context: Context) -> Path:
     )
 
 
-def _model_repeats(path: Path, value: object) -> int | None:
+def _model_repeats(value: int | str) -> int | None:
     if value == FRESH_NOISE:
         return None
     try:
         repeats: int = options.MODEL_REPEATS.of(value)
     except options.Refused:
-        expected, got = f"{options.MODEL_REPEATS}, or {FRESH_NOISE!r}", options.shown(value)
-        raise SettingsError(f"{path}: model_repeats: expected {expected}, got {got}") from None
+        raise SettingsError(f"model_repeats: expected {REPEATS}, got {options.shown(value)}") from None
     return repeats
-
-
-def _file(path: Path, fields: Mapping[str, Any], name: str) -> str:
-    try:
-        return options.FILE.of(_entry(path, fields, name, str))
-    except options.Refused as fault:
-        raise SettingsError(f"{path}: {name}: {fault}") from None
-
-
-def _entry(path: Path, fields: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = fields.get(name)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        got = "nothing" if value is None else options.shown(value)
-        raise SettingsError(f"{path}: {name}: expected {kind.__name__}, got {got}")
-    return value

@@ -19,9 +19,8 @@ Leaves to others: sizes of messages (`fl.secure.session.sealing_cost`), playing 
 from __future__ import annotations
 
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -36,6 +35,7 @@ from fl.data.federation import Rows
 from fl.errors import ResourceError
 from fl.learning.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, train_private, train_seeded
 from fl.secure.session import InProcessRounds, Joined, SealingCost, sealing_cost
+from fl.toml import filled, parsed, text_of
 
 LEAST_BITS = 8  # below, an update of a few hundredths of the clip is mostly rounded to 0
 LEAST_BATCH = 16  # rows
@@ -140,20 +140,11 @@ def limits_of(settings: ResourceSettings, banks: Sequence[str]) -> dict[str, Ban
     """Each bank's limits. Raises `ResourceError` for a file that cannot be read or names what does not exist."""
     tables: dict[str, Any] = {}
     if settings.file is not None:
-        try:
-            tables = tomllib.loads(Path(settings.file).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as fault:  # TOML's error, and no UTF-8, are ValueErrors
-            raise ResourceError(f"{settings.file}: no limits could be read: {fault}") from fault
-    known = {each.name for each in fields(BankLimits)}
+        tables = parsed(text_of(Path(settings.file), ResourceError), settings.file, ResourceError)
     for name, table in tables.items():
-        if name not in (EVERYONE, *banks) or not isinstance(table, dict):
+        if name not in (EVERYONE, *banks):
             raise ResourceError(f"{settings.file}: expected tables [{EVERYONE}] or of {', '.join(banks)}, got {name!r}")
-        if unknown := sorted(set(table) - known):
-            raise ResourceError(f"{settings.file}: [{name}]: expected {', '.join(sorted(known))}, got {unknown}")
-        try:
-            BankLimits(**table)
-        except ResourceError as fault:
-            raise ResourceError(f"{settings.file}: [{name}] {fault}") from None
+        filled(BankLimits, table, f"{settings.file}: [{name}]", ResourceError)
     common = replace(
         BankLimits(settings.memory_mb, settings.seconds, settings.bytes_per_round), **tables.get(EVERYONE, {})
     )

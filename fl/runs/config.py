@@ -7,17 +7,17 @@ models and trainings that suit each other (`fl.runs.styles`).
 from __future__ import annotations
 
 import json
-import tomllib
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 from fl import options
 from fl.counts.settings import StatisticsSettings
-from fl.errors import AggregationError, BudgetError, FederationError, ModelError, OptionError, RunFolderError
+from fl.errors import AggregationError, BudgetError, ModelError, OptionError, RunFolderError
 from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
+from fl.toml import filled, parsed
 
 # Of the clip: steps in which averages enter a model, encrypted or not. Not a power of two: means of float32 lie on such
 # grids themselves, and many of them would be ties.
@@ -140,11 +140,7 @@ def config_to_toml(config: RunConfig) -> str:
 
 def config_from_toml(text: str) -> RunConfig:
     """The inverse of `config_to_toml`. Raises `RunFolderError` naming an absent or unknown key."""
-    try:
-        raw = tomllib.loads(text)
-    except (ValueError, RecursionError) as fault:  # TOML's own error is a ValueError; so is a number that is too long
-        raise RunFolderError(f"config.toml is not TOML: {fault}") from fault
-    tables = {
+    tables: dict[str, type] = {
         "data": DataSettings,
         "model": ModelSettings,
         "training": LocalTraining,
@@ -159,27 +155,10 @@ def config_from_toml(text: str) -> RunConfig:
         "resources": ResourceSettings,
     }
     values: dict[str, Any] = {"privacy": None, "statistics": None}
-    for name, value in raw.items():
-        values[name] = _build(tables[name], value, f"[{name}]") if name in tables else value
-    return _build(RunConfig, values, "config.toml")
-
-
-T = TypeVar("T")
-
-
-def _build(kind: type[T], values: object, where: str) -> T:
-    if not isinstance(values, dict):
-        raise RunFolderError(f"{where}: expected a table, got {options.shown(values)}")
-    # Every kind here is a dataclass, which a TypeVar cannot say.
-    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - known):
-        raise RunFolderError(f"{where} has unknown keys {unknown}: was it written by another version?")
-    try:
-        return kind(**values)
-    except TypeError as fault:
-        raise RunFolderError(f"{where}: {fault}") from fault
-    except FederationError as fault:
-        raise RunFolderError(f"{where} {fault}") from fault
+    for name, value in parsed(text, "config.toml", RunFolderError).items():
+        known = name in tables
+        values[name] = filled(tables[name], value, f"[{name}]", RunFolderError) if known else value
+    return filled(RunConfig, values, "config.toml", RunFolderError)
 
 
 def _toml(value: str | float | bool) -> str:

@@ -219,7 +219,7 @@ def test_a_limits_file_speaks_of_all_banks_and_of_single_ones(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[bank 2]", "no limits could be read"),
+        ("[bank 2]", "not valid TOML"),
         ('["bank 9"]\nseconds = 1', "got 'bank 9'"),
         ("[all]\nmemory = 1", "memory_mb"),
         ("[all]\nseconds = 0", "seconds: expected a number above 0"),

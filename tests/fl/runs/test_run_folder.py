@@ -73,7 +73,7 @@ def test_any_name_and_any_number_survive_toml(name: str, rate: float, flag: bool
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda text: text + "\n[model]\n", "not TOML"),
+        (lambda text: text + "\n[model]\n", "not valid TOML"),
         (lambda text: "colour = 1\n" + text, "colour"),
         (lambda text: text.replace("clip = 1.0", "clap = 1.0"), "clap"),
         (lambda text: text.replace("rounds = 10", ""), "rounds"),
