@@ -1,7 +1,7 @@
 """The running sum of one round's residues: where the aggregator adds.
 
-In memory by default. An aggregator whose sums shall run elsewhere, on a GPU for instance, is given another factory
-(`fl.secure.session.sums_on`); checks, order and protocol stay the aggregator's.
+The sum is in memory by default. An aggregator that adds elsewhere, for instance on a GPU, is given another factory
+(`fl.secure.session.sums_on`). The aggregator itself keeps the checks, the order and the protocol.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MakeAccumulator = Callable[[RoundPlan], Accumulator]
 
 
 class InMemory:
-    """One array, added to in place: a thousand clients cost no more memory than two."""
+    """One array, added to in place: a thousand clients take no more memory than two."""
 
     def __init__(self, plan: RoundPlan) -> None:
         self._ring = ring_of(plan.params)

@@ -1,6 +1,6 @@
 """The aggregator: checks contributions and adds their residues. It holds no secret and needs no crypto library for it.
 
-Addition modulo 30-bit primes, into one accumulator (`accumulator.py`). A contribution is hashed and its signature
+It adds modulo 30-bit primes, into one accumulator (`accumulator.py`). A contribution is hashed and its signature
 verified before any residue is read; a residue out of range found halfway is taken out again exactly, so a refused
 contribution leaves the sum as it was.
 """
@@ -31,7 +31,7 @@ from secagg.verification import check_offer, check_roster, check_same_round, che
 
 
 class Aggregator:
-    """The role of the party that adds.
+    """The role of the party that adds contributions.
 
     identity: the enrolled aggregator's. masking: what it expects of offers; the sums work the same way. accumulator:
     makes the running sum of a round; in memory unless another is given.

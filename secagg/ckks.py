@@ -50,7 +50,7 @@ _WRITTEN_AT_ONCE = 1 << 15  # residues
 
 
 class SecretKey:
-    """Decrypts blocks, in the process that made it. Holds SEAL's decryptor; shows nothing, pickles to nothing."""
+    """Decrypts blocks, in the process that made it. Holds SEAL's decryptor. Cannot be pickled; `repr` omits it."""
 
     def __init__(self, context: _Context, decryptor: Any) -> None:
         self._owner = Owner("a secret key")
@@ -75,7 +75,7 @@ class SecretKey:
         return self.begin_decrypt(block).take_out()().astype(np.uint32)
 
     def begin_decrypt(self, block: U32) -> Decrypted:
-        """`decrypt` in two steps, for a caller who has other work to do beside them."""
+        """`decrypt` in two steps, for a caller that does other work at the same time."""
         self._owner.require()  # a copy of the key would be a second decryption; and its file is its parent's
         shape = (len(self._context.params.primes), self._context.params.degree)
         plaintext = seal.Plaintext()
@@ -86,7 +86,7 @@ class SecretKey:
 
     @contextmanager
     def _block_file(self) -> Iterator[_File]:
-        """The file that blocks go through to SEAL: kept where it is in memory, so that its pages are allocated once."""
+        """The file through which blocks reach SEAL. A file in memory is kept, so that its pages are allocated once."""
         if not _has_memory_files():
             with _private_file() as file:
                 yield file
@@ -98,7 +98,7 @@ class SecretKey:
 
 
 class Decrypted(Secret):
-    """A decrypted block that is still inside SEAL; shows nothing."""
+    """A decrypted block that is still inside SEAL; `repr` omits it."""
 
     def __init__(self, plaintext: Any, shape: tuple[int, int]) -> None:
         self._plaintext, self._shape = plaintext, shape
@@ -272,7 +272,7 @@ class _File:
             _write_all(self.descriptor, wide[: part.size].data.cast("B"), len(start) + 8 * first)
 
     def read(self) -> bytes:
-        """All of it."""
+        """The whole content of the file."""
         return os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
 
 
@@ -340,7 +340,7 @@ def _saved_residues(source: Any, offset: int, count: int) -> U64:
 
 
 def _begin_reading(source: Any, offset: int, count: int) -> Callable[[], U64]:
-    """Save `source` now; what comes back decompresses, on any thread, without the interpreter lock."""
+    """Saves `source` now. The returned function decompresses, on any thread, without the GIL."""
     decompress = _zstd()
     if decompress is None:
         residues = _elements(source.data() if isinstance(source, seal.PublicKey) else source, count)

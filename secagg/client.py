@@ -1,4 +1,4 @@
-"""A bank: joins a round, seals its update under two locks, reads the release.
+"""The client, a bank: joins a round, encrypts and masks its update, and reads the release.
 
 The update is quantised, weighted and packed (`packing.py`), encrypted under the offer's CKKS key (`engines.py`), and
 masked pairwise over the closed roster (`masks.py`); it is sent as bytes signed by this client. What the client accepts
@@ -49,12 +49,12 @@ class Client(Secret):
     """The role of a bank.
 
     identity: an enrolled client's. plan, quorum: this client's own; offers that differ are refused. masking=False
-    trusts the aggregator (warned about). journal: where uses of updates are remembered; in memory when None.
-    model_repeats: how many rosters may train from one model once members differ from those of its first roster: what a
-    lost round costs when it is tried again without the bank that vanished, and what a key holder that lies about lost
-    rounds could difference. None: any number; says that every update carries fresh noise of its own (differential
-    privacy).
-    engine: "auto" or an engine's name (`engines.py`). threads: for packing and encryption; all cores when None.
+    trusts the aggregator and warns. journal: where uses of updates are remembered; in memory when None. model_repeats:
+    how many rosters may train from one model once members differ from those of its first roster. Each retry of a lost
+    round without the bank that vanished counts as one. A key holder that lies about lost rounds could subtract the sums
+    of such rosters. None: any number; the caller thereby states that every update carries fresh noise of its own
+    (differential privacy). engine: "auto" or an engine's name (`engines.py`). threads: for packing and encryption; all
+    cores when None.
     """
 
     def __init__(
@@ -138,10 +138,10 @@ class Client(Secret):
     ) -> Contribution:
         """Seal an update for exactly this roster.
 
-        update: float32 or float64, shape (plan.length,). weight: integer in 1..plan.max_weight. allow_reuse: accept an
-        update that entered another roster before (differencing becomes possible; warned about).
-        Raises `UpdateError`, `WeightOutOfRange`, `UpdateReused` or `ModelRepeated`, and subclasses of `PeerError` for
-        the roster.
+        update: float32 or float64, shape (plan.length,). weight: integer in 1..plan.max_weight. allow_reuse: accept,
+        with a warning, an update that entered another roster before. The two sums can then be subtracted from each
+        other. Raises `UpdateError`, `WeightOutOfRange`, `UpdateReused` or `ModelRepeated`, and subclasses of
+        `PeerError` for the roster.
         """
         following = self._machine.require("contribute")
         state = self._current()
@@ -203,11 +203,11 @@ class Client(Secret):
         return tuple(step for step in self._journal.unfinished() if step != current)
 
     def settle(self, message: Release | Abort) -> Average | None:
-        """Take the late end of a round that this process no longer holds, from the journal's memory of it.
+        """End a round that this process no longer holds, from what the journal recorded of it.
 
-        After a crash, or after leaving a round on its own, a client may still be sent the release of a contribution
-        that it had sealed (the average is returned) or the key holder's abort (None). Raises `WrongRound` for a round
-        that the journal does not hold open, and a subclass of `PeerError` as `accept` does.
+        After a crash, or after it left a round on its own, a client may still receive the release of a contribution
+        that it had sealed, or the key holder's abort. Returns the average for a release and None for an abort. Raises
+        `WrongRound` for a round that the journal does not hold open, and a subclass of `PeerError` as `accept` does.
         """
         following = self._machine.require("settle")
         header = message.header
@@ -248,7 +248,7 @@ class Client(Secret):
         return known
 
     def _check_history(self, roster: Roster, offer: Header) -> None:
-        """What the members say they saw of the key holder, against each other and against this client's journal."""
+        """Compare what the members saw of the key holder with each other and with this client's journal."""
         names = {member.key: member.organisation for member in self._enrolment.clients}
         key_holder, own = self._enrolment.key_holder.key, self._identity.member.organisation
         for entry in roster.entries:
@@ -258,7 +258,7 @@ class Client(Secret):
         check_statements(statements, offer.step, offer.previous, own_memory, own)
 
     def _finish(self, release: Release, roster_hash: bytes, members: int) -> Average:
-        """Check what does not depend on the state, write the end of the round down, divide."""
+        """Check what does not depend on the state, record the end of the round, and divide."""
         header = release.header
         if header.roster != roster_hash:
             raise RosterMismatch("the release is for another roster than the one this client contributed to")

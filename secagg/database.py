@@ -1,4 +1,4 @@
-"""The SQLite file under an event log: opened by one process, private, and not believed before it is checked.
+"""The SQLite file under an event log: opened by one process, private, and checked before it is trusted.
 
 Whoever can write to a file can make it a database that never ends (a recursive view in place of a table, pages that
 lead back to themselves), or one whose index hides a row. So before anything is read out of it: the file is no link and
@@ -50,7 +50,7 @@ _SMALLEST_LIMIT = 1 << 16  # bytes of a value, or of a statement
 
 
 class _Connection(sqlite3.Connection):
-    """One that can be found again after a fork."""
+    """A connection that can be found again after a fork."""
 
     __slots__ = ("__weakref__",)
 
@@ -59,7 +59,7 @@ _connections: WeakSet[_Connection] = WeakSet()
 
 
 def _keep_open_for_ever() -> None:
-    """In a forked child: one more reference than anybody lets go of, so that no connection is ever closed."""
+    """In a forked child: keep an extra reference to each connection, so that none is ever closed."""
     for connection in _connections:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
@@ -226,7 +226,7 @@ def _distrust(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _schema(connection: sqlite3.Connection) -> list[tuple[object, ...]]:
-    """What the database says of itself: type, name, table and statement of no more than 9 parts; a log has 5."""
+    """The schema of the database: type, name, table and statement of at most 9 parts; a log has 5."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 9").fetchall()
     return sorted(rows, key=repr)
 

@@ -72,22 +72,22 @@ class StepNotIncreasing(LocalError):
 
 
 class StepJump(LocalError):
-    """An offer's step is further above the last one joined than a bank follows in one go."""
+    """An offer's step is too far above the last step that the bank joined."""
 
 
 class UpdateReused(LocalError):
-    """This update, or what a plan makes of it, entered a roster; in another one, two sums could be differenced."""
+    """This update, or its integers, entered a roster before; the sums of two rosters could be subtracted."""
 
 
 class ModelRepeated(LocalError):
-    """A roster with other members trains from a model that an earlier roster trained from; their sums can be compared.
+    """A roster with other members trains from a model of an earlier roster; their sums can be compared.
 
-    A bank allows it a number of times, or none (`Client`, model_repeats).
+    A bank allows this a number of times, or never (`Client`, model_repeats).
     """
 
 
 class ModelUnmoved(ModelRepeated):
-    """The same, and an earlier round from this model was released: the model does not move any more."""
+    """As `ModelRepeated`, and an earlier round from this model was released, so the model no longer moves."""
 
 
 class LedgerError(LocalError):
@@ -177,8 +177,8 @@ class HistoryMismatch(PeerError):
 
 
 class RoundAlreadyReleased(PeerError):
-    """This round, or this step, was already consumed: there is one decryption for each."""
+    """This round, or this step, was already consumed: each has one decryption."""
 
 
 class SumRefused(PeerError):
-    """The key holder refuses to release this sum. On purpose, outside there is no more than this word."""
+    """The key holder refuses to release this sum. On purpose, it does not say why."""

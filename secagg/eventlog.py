@@ -1,12 +1,12 @@
 """An append-only log on disk that survives kill -9: hash-chained, signed, and open in one process at a time.
 
-SQLite in WAL mode with synchronous=FULL: when `append` returns, the event is on disk. Each event's hash covers the
-hash before it, and the owner's Ed25519 signature covers the event's hash, so a log that was cut in the middle, edited
-or spliced does not verify. What it cannot show by itself is that its *end* was cut off, or the whole file rolled back:
-for that, heads are compared with those that others saw (`ledger.compare`, `ledger.compare_journal`).
+SQLite in WAL mode with synchronous=FULL: when `append` returns, the event is on disk. Each event's hash covers the hash
+before it, and the owner's Ed25519 signature covers the event's hash, so a log that was cut in the middle, edited or
+spliced does not verify. It cannot show by itself that its *end* was cut off, or that the whole file was rolled back.
+For that, its head is compared with the heads that others saw (`ledger.compare`, `ledger.compare_journal`).
 
-`ledger.py` and `journal.py` give the events their meaning; `database.py` opens the file and decides how far it is
-believed. Source: Schneier and Kelsey, "Secure audit logs", ACM TISSEC 1999 (hash chains).
+`ledger.py` and `journal.py` give the events their meaning; `database.py` opens the file and decides what in it is
+trusted. Source: Schneier and Kelsey, "Secure audit logs", ACM TISSEC 1999 (hash chains).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What members saw of the key holder, compared: a forked ledger shows in the next roster, not at the next audit.
+"""Compares what members saw of the key holder, so that a forked ledger is found in the next roster.
 
 Each join states, under its client's signature, how the last round that ended for this client ended, and which ledger
 head the last offer that it joined had named. A roster shows all joins to everybody. An honest key holder has one
@@ -8,11 +8,12 @@ ledger: one offer for each step, and one end of it. So of any two parties,
     whoever joined a step saw the same head     of the ledger before it
     no two steps were offered after one head    since each offer is an event that moves it
 
-and a client compares the statements of all members with each other and with its own journal. Who missed a step has
-nothing to say about it; a statement about a step that this client missed is compared with the other statements alone.
-The key holder compares each join with its ledger, and so notices its own file being rolled back.
+and a client compares the statements of all members with each other and with its own journal. A client that missed a
+step states nothing about it. A statement about a step that this client missed is compared with the other statements
+alone. The key holder compares each join with its ledger, and so notices when its own file was rolled back.
 
-What it does not show: who of two members tells the truth; what a key holder did not tell two members differently.
+It does not show which of two members tells the truth. It shows nothing unless a key holder told two members different
+things.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ _MAX_BYTES = 1 << 16  # of an identity's file; a real one has less than 2,000
 class Member:
     """The public half of an identity. key: the Ed25519 public key, 32 bytes. Raises `IdentityError`.
 
-    organisation: 1..200 characters of one script, nothing in it invisible (`names.py`): what could show as another
-    name on a screen is refused where it is made.
+    organisation: 1..200 characters of one script, nothing in it invisible (`names.py`): a name that could look like
+    another on a screen is refused where it is made.
     """
 
     organisation: str
@@ -72,7 +72,7 @@ class Member:
 
 
 class Identity(Secret):
-    """A private signing key of one organisation. Shows nothing, pickles to nothing."""
+    """A private signing key of one organisation. Cannot be pickled; `repr` omits the key."""
 
     def __init__(self, organisation: str, private_key: Ed25519PrivateKey) -> None:
         self._private_key = private_key
@@ -93,7 +93,7 @@ class Identity(Secret):
         return self._private_key.sign(message)
 
     def keyed_hash(self, purpose: bytes) -> hmac.HMAC:
-        """An HMAC-SHA256 that only this identity can compute: names private values without letting others guess them.
+        """An HMAC-SHA256 that only this identity can compute. Others cannot guess the value behind it.
 
         purpose: separates uses. The key is HKDF-SHA256 (RFC 5869) of the private key.
         """

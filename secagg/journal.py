@@ -1,23 +1,23 @@
-"""A client's own memory: one roster per offer, one use per update, and the hash of what it sent before it sends it.
+"""A client's log: one roster per offer, one use per update, and the hash of each contribution before it is sent.
 
-Events of a step, in this order:  joined -> contributing -> sealed -> finished,  or  aborted  (by a signed abort) at any
-point before.  After a crash nothing is encrypted again under the same masks: ephemeral keys and seeds were in memory
-only, so a round that was joined and not finished is abandoned, unless its contribution had left already and the release
-still comes (`Client.settle`).  The release of a round that this client was no member of moved the model all the same:
-caught up  stands alone, or after  joined, and is compared with the ledger as any other release is.
+Events of a step, in this order: joined -> contributing -> sealed -> finished, or aborted (by a signed abort) at any
+point before. After a crash nothing is encrypted again under the same masks: ephemeral keys and seeds were in memory
+only, so a round that was joined and not finished is abandoned, unless its contribution was already sent and the release
+still arrives (`Client.settle`). The release of a round that this client was not a member of moves the model as well:
+the event `caught up` stands alone, or after `joined`, and is compared with the ledger as any other release is.
 
 The journal holds hashes, never values; an update's are keyed, because a vector of few bits could be guessed from a
 plain one, and a journal is shown to others to compare it with the key holder's ledger (`ledger.compare_journal`).
 
-An update has two names. What is encrypted are integers, so their hash is the one that counts: values that differ by
-less than the quantisation, or beyond the clip, are the same update. Another plan makes other integers of the same
-values: the hash of the values as float32 finds those. Neither finds a copy that was changed on purpose.
+An update is recognised by two hashes. The first is over the integers that are encrypted: values that differ by less
+than the quantisation, or beyond the clip, are the same update. Another plan makes other integers of the same values;
+the second hash, over the values as float32, finds those. Neither finds a copy that was changed on purpose.
 
-A second training from one model gives an update much like the first, under no name that could be recognised. So rosters
-are counted by the model that they train from: as long as their members stay the same, their sums tell two trainings of
-everybody apart and nothing else; once members differ, the difference of two sums is about one bank, and each such
-roster needs the consent of this client's operator. Noise that is fresh in each update (differential privacy) bounds
-what all of them tell together, and takes the place of that consent.
+A second training from one model gives an update much like the first, which neither hash recognises. So rosters are
+counted by the model that they train from. As long as their members stay the same, the difference of their sums only
+shows the difference of two trainings of all members. Once members differ, the difference of two sums is about one bank,
+and each such roster needs the consent of this client's operator. Noise that is fresh in each update (differential
+privacy) bounds what all rosters tell together, and replaces that consent.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ _ACCEPTED = ("finished", "caught up")
 
 
 class UpdateReuseWarning(UserWarning):
-    """An update enters a second roster at the caller's request."""
+    """Warns that an update enters a second roster at the caller's request."""
 
 
 class ZeroUpdateWarning(UserWarning):
-    """An update of which every value quantises to zero comes again: it hides nobody in the roster."""
+    """Warns that an update of zeros alone comes again: it hides nobody in the roster."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class JournalRound:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more can come of it."""
+        """Whether the round has ended."""
         return self.aborted or self.release is not None
 
 
@@ -159,7 +159,7 @@ class Journal:
     def check_step(self, step: int) -> None:
         """Raise unless `step` is above every step joined, or caught up with, before, by at most `MAX_STEP_JUMP`.
 
-        Leaves: `StepNotIncreasing`, `StepJump`.
+        Raises `StepNotIncreasing` or `StepJump`.
         """
         latest = self._latest()
         if latest is not None and step <= latest:
@@ -167,7 +167,7 @@ class Journal:
         self._check_jump(step)
 
     def name(self, update: NDArray[np.floating], plan: RoundPlan) -> UpdateName:
-        """Both names of a checked update: one pass over its values and one over its integers, in small pieces."""
+        """Both hashes of a checked update: one pass over its values and one over its integers, in small pieces."""
         values, integers, zero = self._owner.keyed_hash(b"update"), self._owner.keyed_hash(b"quantised update"), True
         for start in range(0, update.shape[0], packing.SCAN):
             with np.errstate(over="ignore", under="ignore"):
@@ -205,11 +205,11 @@ class Journal:
         """Bind this offer to one roster and this update to its members; durable before anything is encrypted.
 
         roster: its hash, 32 bytes. members: all senders, in roster order. Raises `RosterMismatch` for a second roster
-        of the same offer and `UpdateReused` for an update that entered another roster. The exception is one whose
-        round was aborted, with identical members, weight and plan: then both sums, even if both came out, are the same
-        sum. An update of zeros alone may come again, with a warning: it adds nothing to any sum, so two of them differ
-        by nothing that this client keeps to itself, and it hid no other member the first time. Raises `ModelRepeated`
-        or `ModelUnmoved` for one roster more, with other members, than `consent` has for a model.
+        of the same offer and `UpdateReused` for an update that entered another roster. The exception is an update whose
+        round was aborted, in a roster with identical members, weight and plan: the two sums are then the same sum, even
+        if both were opened. An update of zeros alone may come again, with a warning: it adds nothing to any sum, so the
+        difference of two sums shows nothing of this client, and it hid no other member the first time. Raises
+        `ModelRepeated` or `ModelUnmoved` for one roster more, with other members, than `consent` has for a model.
         """
         if self._log.events(step, "contributing"):
             raise RosterMismatch(f"step {step}: this offer already had a roster; nothing is encrypted under a second")

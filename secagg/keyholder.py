@@ -1,9 +1,9 @@
-"""The key holder: opens a round, closes its roster, decrypts one sum, once, and releases it only if well formed.
+"""The key holder: opens a round, closes its roster, decrypts one sum, once, and releases it only if it is well formed.
 
 It never trusts the aggregator: what it decrypts must be the sum over exactly the closed roster, because any other sum
 still carries pairwise masks and is uniform (`masks.py`), and uniform coefficients fail the checks of `packing.Decoder`
 in every block. The step is consumed durably before the key is used (`ledger.py`); the CKKS key and all seeds live in
-memory for one round. A refused sum says nothing to the outside but that.
+memory for one round. Other parties learn only that a sum was refused, not why.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ class _Round(Secret):
 
 
 class KeyHolder(Secret):
-    """The role of the party that decrypts.
+    """The role of the party that decrypts the sum.
 
     identity: the enrolled key holder's. quorum: smallest roster it will close. ledger: its memory across restarts; in
-    memory when None. masking=False trusts the aggregator (warned about). threads: 1, or 2 to unpack beside SEAL.
+    memory when None. masking=False trusts the aggregator and warns. threads: 1, or 2 to unpack beside SEAL.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class KeyHolder(Secret):
         self._machine.enter(following)
 
     def close_roster(self) -> Roster:
-        """Fix who takes part. Raises `QuorumNotMet`; then joins may still come."""
+        """Close the roster. Raises `QuorumNotMet`; joins are then still accepted."""
         following = self._machine.require("close_roster")
         state = self._current()
         if len(state.joins) < self._quorum:
@@ -291,7 +291,7 @@ class KeyHolder(Secret):
         return self._round
 
     def _refuse_second_sum(self, step: int) -> None:
-        """A sum that comes again after the verdict is the sender's fault, not a misuse of this role."""
+        """Refuse a sum that comes again after the verdict: it is the sender's fault, not a misuse of this role."""
         if self.state is not KeyHolderState.CLOSED and self._ledger.outcome(step) in _CONSUMED:
             raise RoundAlreadyReleased(f"step {step} was consumed before: there is one decryption per step")
 

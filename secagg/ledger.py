@@ -1,4 +1,4 @@
-"""The key holder's memory across restarts: one decryption per step, whatever happens.
+"""The key holder's log, which survives restarts: one decryption per step, whatever happens.
 
 Events of a step, in this order:  opened -> roster -> consumed -> released | refused,  or  aborted  at any point before
 a verdict.  `consumed` is durable before the secret key is used on the sum, and the key lives in memory only: after a
@@ -107,7 +107,7 @@ class Ledger:
     def check_step(self, step: int) -> None:
         """Raise unless `step` may be opened: above every step before, and no further than clients follow.
 
-        Leaves: `RoundAlreadyReleased`, `StepNotIncreasing`, `StepJump`.
+        Raises `RoundAlreadyReleased`, `StepNotIncreasing` or `StepJump`.
         """
         last = self._log.last("opened")
         if last is not None and step <= last.step:

@@ -1,4 +1,4 @@
-"""Pairwise masks of a closed roster: after them, only the sum over the whole roster is anything but random.
+"""Pairwise masks of a closed roster. With them, everything but the sum over the whole roster is random.
 
 Member i adds to its c0, in every block and modulo every prime,  PRG(t_i) + sum over its peers j of +-PRG(k_ij):  the
 pair terms cancel in the sum over the roster and in no other, and the key holder, who alone knows the seeds t_i,
@@ -45,11 +45,11 @@ _SINGLE_USE_NONCE = bytes(12)  # the sealing key comes from an ephemeral key and
 
 
 class MaskingDisabledWarning(UserWarning):
-    """Masks are off: the aggregator is trusted to add, and the key holder's key opens every single update."""
+    """Warns that masks are off: the aggregator is trusted, and the key holder's key opens every single update."""
 
 
 def warn_disabled() -> None:
-    """Every role says so when it is made without masks; call it from the role's constructor."""
+    """Warn that a role was made without masks. The role's constructor calls this."""
     warnings.warn(
         "masking is off: the aggregator must be honest, and whoever holds the decryption key can open every update",
         MaskingDisabledWarning,
@@ -58,7 +58,7 @@ def warn_disabled() -> None:
 
 
 class AgreementKey(Secret):
-    """An ephemeral X25519 key pair. Lives in memory for one round of one process; shows nothing, pickles to nothing."""
+    """An ephemeral X25519 key pair, in memory for one round of one process. Cannot be pickled; `repr` omits it."""
 
     def __init__(self) -> None:
         self._owner = Owner("an agreement key")

@@ -141,7 +141,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class SignedHash:
-    """What stays of a contribution in the sum."""
+    """The part of a contribution that the sum names."""
 
     payload_hash: bytes
     signature: bytes = field(repr=False)
@@ -168,7 +168,7 @@ class Release:
 
 
 class AbortReason(IntEnum):
-    """Why a round ended without a release; outside there is no more detail than this."""
+    """Why a round ended without a release. Other parties get no more detail than this."""
 
     REFUSED = 1  # the sum failed a check
     QUORUM = 2  # too few joined

@@ -1,4 +1,4 @@
-"""From an encrypted sum to exact integers: the seed masks come off, SEAL decrypts, every coefficient is checked.
+"""Turns an encrypted sum into exact integers: subtracts the seed masks, decrypts in SEAL, checks every coefficient.
 
 Called by the key holder once the step is consumed; nothing here decides whether a sum may be opened.
 
@@ -33,9 +33,10 @@ def open_sum(
     threads: int | None,
     clock: StageClock,
 ) -> packing.IntegerSums:
-    """The sums of `clients` contributions. seed_terms: the members' own masks, taken off; none where masking is off.
+    """The sums of `clients` contributions.
 
-    Raises `SumRefused` for a sum that is not well formed, and what `read_block` raises for a payload that is not.
+    seed_terms: the members' own masks, which are subtracted; none where masking is off. Raises `SumRefused` for a sum
+    that is not well formed, and what `read_block` raises for a payload that is not.
     """
     decoder = packing.Decoder(plan, clients)
     stream = masks.MaskStream(seed_terms, plan.params)

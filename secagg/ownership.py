@@ -1,10 +1,10 @@
-"""Whose process an object is: what holds round secrets or an open log belongs to the process that made it.
+"""An object that holds round secrets or an open log belongs to the process that made it.
 
 `os.fork()` copies memory. Two copies of a client would seal two updates under the same masks (their difference is then
-in the clear), two copies of a key holder would release two sums of one step, and two copies of a log would write into
-one file under one lock. So every role, log and key of one round remembers its process, and raises `WrongState` in any
-other one. Identities and encryptors do not: Ed25519 signatures are deterministic (RFC 8032), and every encryption draws
-from the operating system when it is called.
+readable), two copies of a key holder would release two sums of one step, and two copies of a log would write into one
+file under one lock. So every role, log and key of one round remembers its process, and raises `WrongState` in any other
+one. Identities and encryptors do not: Ed25519 signatures are deterministic (RFC 8032), and every encryption draws from
+the operating system when it is called.
 
 # Strategy: the mark of a process is an object that a fork hook replaces, compared by identity, so that a process
 # identifier that the system hands out again means nothing. The identifier is compared as well, for a fork by native

@@ -1,4 +1,4 @@
-"""The allow-list of CKKS parameter sets, and where their security comes from.
+"""The allow-list of CKKS parameter sets, and the source of their security limits.
 
 A parameter set is a ring degree N, `primes` (each below 2**30 and 1 modulo 2N, the moduli of a ciphertext) and one
 `special_prime`, which SEAL keeps for the key level: it never appears in a ciphertext, but the public key lives modulo

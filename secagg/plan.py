@@ -86,7 +86,8 @@ class RoundPlan:
     def span(self) -> int:
         """Width of the noise digit, below the lanes: 4B + 1, twice what honest noise fills.
 
-        Whatever an attacker adds to a sum, two noises within +-B that both pass then carry alike into the lanes.
+        Whatever an attacker adds to a sum, any two noises within +-B that pass then carry into the lanes in the same
+        way.
         """
         return 4 * self.noise_bound + 1
 
@@ -176,7 +177,7 @@ class RoundPlan:
         }
 
     def describe(self) -> str:
-        """A paragraph for people: what was chosen and why."""
+        """A paragraph that says what was chosen and why."""
         p = self.params
         return "\n".join(
             (

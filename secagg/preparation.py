@@ -1,4 +1,4 @@
-"""What a process's first round waits for, done before it: SEAL's context, tables of roots, compiled loops."""
+"""Prepares a process before its first round: SEAL's context, tables of roots, compiled loops."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _prepared: set[tuple[ParameterSet, str, int, bool]] = set()
 def prepare(plan: RoundPlan, engine: str = "auto", threads: int | None = None) -> float:
     """Make this process ready for rounds of `plan`; returns the seconds that it took, 0 when it was ready.
 
-    Plays one round of three made-up clients under the plan's parameters and throws it away: one block, or two where
-    the plan has more than one, for the last is opened in another way than those before. Without this the first round
-    takes as much longer. engine, threads: as the roles will be given.
-    Raises `EngineUnavailable`: no such engine here, or it does not add exactly.
+    Plays one round of three made-up clients under the plan's parameters and throws it away: one block, or two where the
+    plan has more than one, for the last is opened in another way than those before. Without this the first round takes
+    longer by the same time. engine, threads: as the roles will be given. Raises `EngineUnavailable`: no such engine
+    here, or it does not add exactly.
     """
     start = time.perf_counter()
     used = threads_for(threads, plan.residue_bytes)

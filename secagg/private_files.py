@@ -1,4 +1,4 @@
-"""Files that must be this user's alone: what a key or a log is kept in.
+"""Checks of the files that hold a key or a log: they must be this user's alone.
 
 A link lets somebody else choose which file is meant, or gives it a second name that a backup or a neighbour knows it
 by; a wider mode lets others read or write it. Both are refused with what to do, before a byte is read. What is not
@@ -16,7 +16,7 @@ MODE = 0o600
 
 
 def refusal(path: str, status: os.stat_result, *, any_mode: bool = False) -> str | None:
-    """Why a file with this `lstat` is not to be used, and what to do; None when nothing speaks against it.
+    """Why a file with this `lstat` is not to be used, and what to do; None when the file may be used.
 
     any_mode: only links and what is no file are refused, for files that are read and hold no secret.
     """

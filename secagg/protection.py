@@ -1,8 +1,8 @@
 """Keeps a process's memory to itself: no core file, and no other process of the same user that reads it.
 
-A core file is a copy of every key in the process, written where nobody looks; a debugger of the same user reads them
-live. Both are switched off for a whole process, for good, and that is the embedding program's to decide: it may want
-its profiler, or hand graphics memory to a neighbour. So nothing here runs on import or when a role is made. Whoever
+A core file is a copy of every key in the process, and a debugger of the same user can read the keys while the process
+runs. Both are switched off for a whole process, permanently. The embedding program has to decide this: it may need a
+profiler, or share graphics memory with another process. So nothing here runs on import or when a role is made. Whoever
 starts a process for a party calls `protect_process` first, as all programs of this project do that hold a party's keys.
 """
 
@@ -23,7 +23,7 @@ def protect_process() -> bool:
     Call it before keys are made or read. From then on no process of the same user, without CAP_SYS_PTRACE, can attach
     to this one or read its memory, its environment or its open files under /proc, and no crash leaves a core file. The
     process itself runs on as before. A forked child stays protected; a program it starts keeps the limit on core files
-    and is otherwise its own. Undone by no call here: profilers and debuggers have to start the process without it.
+    and is otherwise its own. No call here undoes it: to use a profiler or debugger, start the process without it.
 
     Returns whether this system can do it: True on Linux, False elsewhere, where nothing is changed. Raises `LocalError`
     where Linux refuses, for instance in a sandbox that filters prctl.

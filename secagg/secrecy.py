@@ -1,7 +1,8 @@
-"""What holds a key, a seed or plaintext says so by its base class, and can be neither pickled nor copied.
+"""The base class of objects that hold a key, a seed or plaintext: they can be neither pickled nor copied.
 
-A pickle is a file that nobody guards, and a copy is a secret that nobody forgets. Hiding fields from `repr` is left to
-the classes themselves. Nothing here wipes memory: Python cannot promise it (docs/threat-model.md).
+A pickle would put a secret into an unprotected file, and a copy would keep it after its owner dropped it. Hiding fields
+from `repr` is left to the classes themselves. Nothing here wipes memory: Python cannot promise it
+(docs/threat-model.md).
 """
 
 from __future__ import annotations

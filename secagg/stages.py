@@ -1,4 +1,4 @@
-"""Where a round's time and bytes go. Measuring is part of a role's interface; it changes nothing about the round."""
+"""Measures the time and bytes of a round by stage. Measuring is part of a role's interface and changes no round."""
 
 from __future__ import annotations
 

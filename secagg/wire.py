@@ -6,10 +6,10 @@
 
 A contribution and a sum name the hash of their payload in a signed field. Their digest is computed with that hash, when
 writing and when reading: the pass over the payload itself belongs to the role that checks the signature, and happens
-once. `decode` alone therefore vouches for a payload's length and not for its bytes.
-Little-endian throughout, no padding, no trailing bytes; the plan fixes the length of every message, so a peer cannot
-make a receiver allocate more than the round needs. Decoding raises subclasses of `PeerError` only. Whether
-residues are below their primes is checked where payloads are read (`blocks.py`), signatures by the roles.
+once. `decode` alone therefore checks a payload's length and not its bytes. Little-endian throughout, no padding, no
+trailing bytes; the plan fixes the length of every message, so a peer cannot make a receiver allocate more than the
+round needs. Decoding raises subclasses of `PeerError` only. Whether residues are below their primes is checked where
+payloads are read (`blocks.py`), signatures by the roles.
 """
 
 from __future__ import annotations
