@@ -112,14 +112,14 @@ class JsonLines:
             if not line:
                 continue
             try:
-                found = json.loads(line)
-                if not isinstance(found, dict):
-                    raise ValueError(f"expected an object, got {type(found).__name__}")
+                entry = json.loads(line)
+                if not isinstance(entry, dict):
+                    raise ValueError(f"expected an object, got {type(entry).__name__}")
             except (ValueError, RecursionError) as fault:
                 if not shared and number <= content.count(b"\n"):
                     raise ValueError(f"{self.path}: line {number} is no JSON object ({fault})") from fault
             else:
-                objects.append(found)
+                objects.append(entry)
         return objects
 
     def _content(self) -> bytes:

@@ -159,9 +159,9 @@ class _Drafts:
 
     def keep_if_paid(self, payment: Payment) -> None:
         """Take the drafts on disk where a ledger has paid for them. Others were contributed by nobody."""
-        found = [_read_draft(path, self.plan) for path in self.paths]
-        held = [draft for draft in found if draft is not None]
-        if len(held) == len(found) and payment.began(release := self._hash(held)):
+        drafts = [_read_draft(path, self.plan) for path in self.paths]
+        held = [draft for draft in drafts if draft is not None]
+        if len(held) == len(drafts) and payment.began(release := self._hash(held)):
             self.held, self.release = held, release
 
     def of(self, position: int, payment: Payment | None, roster: int) -> Integers:

@@ -63,21 +63,21 @@ def blocks(schema: Schema) -> tuple[Block, ...]:
 
     Raises `FeatureError` when there are none.
     """
-    found: list[Block] = []
+    blocks: list[Block] = []
     if schema.time is not None and schema.time.has_calendar:
-        found.append(Calendar())
+        blocks.append(Calendar())
     if schema.amount is not None:
-        found.append(Amount(schema))
+        blocks.append(Amount(schema))
     if schema.has_windows and schema.parties.customer is not None:
-        found.append(CustomerWindows(schema))
+        blocks.append(CustomerWindows(schema))
     if schema.has_windows and schema.parties.terminal is not None:
-        found.append(TerminalWindows(schema))
-    found.extend(Number(column) for column in schema.numeric)
-    found.extend(Category(column) for column in schema.categorical)
-    found.extend(Text(column) for column in schema.text if column.use)
-    if not found:
+        blocks.append(TerminalWindows(schema))
+    blocks.extend(Number(column) for column in schema.numeric)
+    blocks.extend(Category(column) for column in schema.categorical)
+    blocks.extend(Text(column) for column in schema.text if column.use)
+    if not blocks:
         raise FeatureError(f"schema {schema.name!r} names no feature: give it an amount, numeric or categorical column")
-    return tuple(found)
+    return tuple(blocks)
 
 
 def features(schema: Schema) -> tuple[Feature, ...]:

@@ -86,7 +86,7 @@ def refusal(message: Message, error: Exception) -> Message:
 
 def reported(content: RecordDict, reports: Reports) -> dict[str, Value]:
     """What an app may report: numbers and hashes by name. Raises `ReplyRefused` when there is anything else."""
-    found: dict[str, Value] = {}
+    values: dict[str, Value] = {}
     strange = [f"arrays {name}" for name in content.array_records]
     records: list[MetricRecord | ConfigRecord] = [*content.metric_records.values(), *content.config_records.values()]
     for record in records:
@@ -94,8 +94,8 @@ def reported(content: RecordDict, reports: Reports) -> dict[str, Value]:
             listed = (name in reports.metrics and _is_number(value)) or (
                 name in reports.hashes and isinstance(value, str) and _HASH.fullmatch(value) is not None
             )
-            if listed and name not in found and isinstance(value, (int, float, str)):
-                found[name] = value
+            if listed and name not in values and isinstance(value, (int, float, str)):
+                values[name] = value
             else:
                 strange.append(f"{type(value).__name__} {name}")
     if strange:
@@ -104,7 +104,7 @@ def reported(content: RecordDict, reports: Reports) -> dict[str, Value]:
             "the bank's party file, nor a SHA-256 in hexadecimal that reports.hashes lists; the bank's log names them",
             ", ".join(strange),
         )
-    return found
+    return values
 
 
 def passed_on(message: Message, answer: Message, reports: Reports) -> Message:

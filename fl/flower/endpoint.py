@@ -81,11 +81,11 @@ _ENDPOINTS: dict[Path, Endpoint[BankParty] | Endpoint[KeyHolderParty]] = {}
 def endpoint_of(context: Context, make: Callable[[PartySettings], P]) -> Endpoint[P]:
     """The endpoint of this node's party, made on first use. Raises `SettingsError` and `SecAggError`."""
     path = party_file(context).resolve()
-    found = _ENDPOINTS.get(path)
-    if found is None:
-        found = _ENDPOINTS[path] = Endpoint(make(load_settings(path)))
+    endpoint = _ENDPOINTS.get(path)
+    if endpoint is None:
+        endpoint = _ENDPOINTS[path] = Endpoint(make(load_settings(path)))
     # One process is one party: what lies at a path was made by this very `make`.
-    return found  # type: ignore[return-value]
+    return endpoint  # type: ignore[return-value]
 
 
 def failed_before_it_had_an_endpoint(message: Message, error: Exception) -> Message:

@@ -63,9 +63,9 @@ class LocalParties:
         plan = "\n".join(f"{name} = {value!r}" for name, value in vars(self.plan).items())
         table = "\n".join(f"{name} = {json.dumps(value)}" for name, value in app.items())
         reports = "\n".join(f"{name} = {json.dumps(list(names))}" for name, names in self.reports.items())
-        told = f"[reports]\n{reports}\n\n" if reports and role == "bank" else ""
+        reported = f"[reports]\n{reports}\n\n" if reports and role == "bank" else ""
         text = (
             f'role = "{role}"\nidentity = "identity.json"\nenrolment = "enrolment.json"\nquorum = {self.quorum}\n'
-            f"model_repeats = {self.model_repeats}\n\n[plan]\n{plan}\n\n{told}[app]\n{table}\n"
+            f"model_repeats = {self.model_repeats}\n\n[plan]\n{plan}\n\n{reported}[app]\n{table}\n"
         )
         replace_durably(self.file(organisation), text.encode())

@@ -176,10 +176,10 @@ class Call:
 
     def numbered(self, name: str) -> list[Bytes]:
         """Byte strings name-0, name-1, ... in order."""
-        found: list[Bytes] = []
-        while f"{name}-{len(found)}" in self.wires:
-            found.append(self.wires[f"{name}-{len(found)}"])
-        return found
+        parts: list[Bytes] = []
+        while f"{name}-{len(parts)}" in self.wires:
+            parts.append(self.wires[f"{name}-{len(parts)}"])
+        return parts
 
 
 def numbered(name: str, wires: Sequence[Bytes]) -> dict[str, Bytes]:

@@ -101,10 +101,10 @@ def card_precision(
     A card's suspicion is its highest score of the day; it is compromised when one of its rows that day is a
     fraud. A card found once is blocked and left out on later days. Ties go to the smaller customer code.
     """
-    found: NDArray[np.integer] = np.empty(0, dtype=customer.dtype)
+    blocked: NDArray[np.integer] = np.empty(0, dtype=customer.dtype)
     daily: list[float] = []
     for today in np.unique(day):
-        rows = (day == today) & ~np.isin(customer, found)
+        rows = (day == today) & ~np.isin(customer, blocked)
         cards, card = np.unique(customer[rows], return_inverse=True)
         suspicion = np.full(len(cards), -np.inf)
         np.maximum.at(suspicion, card, scores[rows])
@@ -113,7 +113,7 @@ def card_precision(
         checked = np.argsort(-suspicion, kind="stable")[:top]
         hits = cards[checked[compromised[checked]]]
         daily.append(len(hits) / top)
-        found = np.concatenate([found, hits])
+        blocked = np.concatenate([blocked, hits])
     return float(np.mean(daily))
 
 

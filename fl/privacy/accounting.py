@@ -93,11 +93,11 @@ def reckoned(history: Iterable[Entry], delta: float, accountant: Accountant = "p
 def _by_day(entries: Sequence[Entry]) -> set[tuple[CountsKey, ...]]:
     """The combinations of count releases that one transaction can be part of: those that share a day."""
     counts = [entry for entry in entries if isinstance(entry, NoisyCounts)]
-    found: set[tuple[CountsKey, ...]] = {()}
+    combinations: set[tuple[CountsKey, ...]] = {()}
     for day in {entry.first_day for entry in counts}:  # the most overlap begins where some release begins
         here = [c for c in counts if c.first_day <= day <= c.last_day]
-        found.add(tuple(sorted((c.columns, c.resolution, c.share_variance, c.shares) for c in here)))
-    return found
+        combinations.add(tuple(sorted((c.columns, c.resolution, c.share_variance, c.shares) for c in here)))
+    return combinations
 
 
 @lru_cache(maxsize=4096)
@@ -122,10 +122,10 @@ def _composed(
     exact = [(CountLoss(r, variance, shares), columns) for columns, r, variance, shares in counted]
     with warnings.catch_warnings(), np.errstate(divide="ignore"):
         warnings.filterwarnings("ignore", message="Optimal order is the")
-        found = composed_epsilon(trained, exact, delta)
-    if found is None:
+        exact_epsilon = composed_epsilon(trained, exact, delta)
+    if exact_epsilon is None:
         return renyi(RENYI_ORDERS)
-    numerical = Reckoned(found + correction, ACCOUNTANT)
+    numerical = Reckoned(exact_epsilon + correction, ACCOUNTANT)
     if numerical.epsilon >= SMALL_EPSILON:
         return numerical
     return min(numerical, renyi(RENYI_ORDERS), key=lambda one: one.epsilon)

@@ -215,9 +215,9 @@ def _bytes_of(path: Path) -> bytes:
 
 def _parsed(raw: bytes) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) < len(pairs):
+        if len(fields := dict(pairs)) < len(pairs):
             raise ValueError(f"a key stands there twice: {sorted(name for name, _ in pairs)}")
-        return found
+        return fields
 
     content = json.loads(raw.decode("utf-8"), object_pairs_hook=once)
     if not isinstance(content, dict):
@@ -229,8 +229,8 @@ def _spend_of(line: Any) -> Spend:
     """A line of the file. Raises what `read_ledger` turns into a `LedgerError`."""
     if not isinstance(line, dict) or not isinstance(line["mechanism"], dict):
         raise TypeError(f'a line of "spent": expected an object with its mechanism, got {line!r:.60}')
-    made: Callable[..., Entry] = _KINDS[line["kind"]]
-    entry = made(**line["mechanism"])
+    kind: Callable[..., Entry] = _KINDS[line["kind"]]
+    entry = kind(**line["mechanism"])
     if line["unit"] != units_of([entry]):
         raise ValueError(f"a line of {line['kind']!r} in the unit {line['unit']!r}")
     number = options.Whole(0, MOST_ROUNDS).of(line["round"])

@@ -186,23 +186,23 @@ def variants(
     component that the run does not have, and for epsilons of a run without privacy.
     """
     whole = _apart(config)
-    found = [Variant(WHOLE, "all components", whole)]
+    planned = [Variant(WHOLE, "all components", whole)]
     for name in COMPONENTS if components is None else components:
         if name not in COMPONENTS:
             raise AblationError(f"expected components among {', '.join(COMPONENTS)}, got {name!r}")
         without = COMPONENTS[name].without(whole)
         if without is not None:
-            found.append(Variant(f"without {name}", COMPONENTS[name].what, without))
+            planned.append(Variant(f"without {name}", COMPONENTS[name].what, without))
         elif components is not None:
             raise AblationError(f"this run has no {name} that could be left out; name components that it has")
-    if len(found) == 1:
+    if len(planned) == 1:
         raise AblationError("this run has no component that could be left out")
     for epsilon in epsilons:
         if whole.privacy is None:
             raise AblationError("a run without differential privacy has no epsilon to vary; leave --epsilons out")
         at = replace(whole, privacy=replace(whole.privacy, epsilon=epsilon))
-        found.append(Variant(f"epsilon {epsilon:g}", f"a budget of {epsilon:g}", at, epsilon))
-    return found
+        planned.append(Variant(f"epsilon {epsilon:g}", f"a budget of {epsilon:g}", at, epsilon))
+    return planned
 
 
 def _apart(config: RunConfig) -> RunConfig:
@@ -314,12 +314,12 @@ def paired(differences: Sequence[float], comparisons: int = 1) -> dict[str, Any]
     intervals at 95 %, one leaves out zero by luck.
     """
     n, mean = len(differences), fmean(differences)
-    told: dict[str, Any] = {"mean": mean, "per_seed": list(differences), "n": n, "low": None, "high": None}
+    figures: dict[str, Any] = {"mean": mean, "per_seed": list(differences), "n": n, "low": None, "high": None}
     if n < 2:
-        return {**told, "certain": False}
+        return {**figures, "certain": False}
     error = stdev(differences) / n**0.5
     half, wide = (float(student.ppf(1 - (1 - CONFIDENCE) / (2 * times), n - 1)) * error for times in (1, comparisons))
-    return {**told, "low": mean - half, "high": mean + half, "certain": abs(mean) > wide}
+    return {**figures, "low": mean - half, "high": mean + half, "certain": abs(mean) > wide}
 
 
 def _curve(

@@ -80,18 +80,18 @@ def cards(run: FinishedRun) -> Cards:
 
 def write_cards(run: Path, folder: Path) -> Cards:
     """Write model-card.md and dpia.md of the run in `run` to `folder`."""
-    made = cards(read_run(run))
+    both = cards(read_run(run))
     folder.mkdir(parents=True, exist_ok=True)
-    replace_durably(folder / "model-card.md", made.model_card.encode())
-    replace_durably(folder / "dpia.md", made.dpia.encode())
-    return made
+    replace_durably(folder / "model-card.md", both.model_card.encode())
+    replace_durably(folder / "dpia.md", both.dpia.encode())
+    return both
 
 
 def _for_a_person(template: str) -> str:
     """Fields in their final form: one line each, impossible to overlook."""
 
-    def marked(found: re.Match[str]) -> str:
-        return f"{MARK}: {' '.join(found[1].split())}."
+    def marked(mark: re.Match[str]) -> str:
+        return f"{MARK}: {' '.join(mark[1].split())}."
 
     return FIELD.sub(marked, template)
 
@@ -255,26 +255,26 @@ def _beside(baseline: Mapping[str, Any] | None, own: float, sentence: str) -> st
 
 def _privacy(run: FinishedRun) -> dict[str, str]:
     privacy, statistics = run.result["privacy"], run.result["statistics"]
-    told = {"not_covered": "; ".join(text(each) for each in privacy["not_covered"])}
+    lines = {"not_covered": "; ".join(text(each) for each in privacy["not_covered"])}
     if privacy["epsilon"] is None:
-        told["privacy_line"] = "Trained without differential privacy."
+        lines["privacy_line"] = "Trained without differential privacy."
     else:
-        told["privacy_line"] = (
+        lines["privacy_line"] = (
             f"Epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} was spent "
             f"({text(privacy['accountant'])}), for one {text(privacy['unit'])}."
         )
     if statistics is None:
-        told["statistics_line"] = "No statistics were shared."
-        told["statistics_measure"] = "None were shared."
+        lines["statistics_line"] = "No statistics were shared."
+        lines["statistics_measure"] = "None were shared."
     else:
-        told["statistics_line"] = (
+        lines["statistics_line"] = (
             f"Counts of terminals were shared over all banks ({text(statistics['mode'])}, "
             f"{statistics['periods']} periods)."
         )
-        told["statistics_measure"] = text(
+        lines["statistics_measure"] = text(
             statistics["warning"] if "warning" in statistics else f"Noise for one {statistics['unit']}."
         )
-    return told
+    return lines
 
 
 def _examination(run: FinishedRun) -> dict[str, str]:

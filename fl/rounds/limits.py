@@ -170,14 +170,14 @@ def measure_machine(module: nn.Module, local: LocalTraining, private: PrivateSte
     """Time local training at every batch size, and sealing, on random numbers. Takes a second or two."""
     rng = np.random.default_rng(0)
     index = np.arange(_PROBE_ROWS, dtype=np.int64)
-    made = Rows(
+    probe = Rows(
         rng.standard_normal((_PROBE_ROWS, inputs)).astype(np.float32),
         (index % 8 == 0).astype(np.float32),
         np.zeros(_PROBE_ROWS, np.int32),
         index,
         index,
     )
-    rates = {batch: _PROBE_ROWS / _train_seconds(module, made, local, private, batch) for batch in BATCHES}
+    rates = {batch: _PROBE_ROWS / _train_seconds(module, probe, local, private, batch) for batch in BATCHES}
     names = ("a", "b", "c")
     rounds = InProcessRounds(names, clip=1.0, quorum=3)
     update = rng.uniform(-1, 1, 4000).astype(np.float32)

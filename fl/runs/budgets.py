@@ -222,7 +222,7 @@ def bank_budgets(run: Path) -> list[BankBudget]:
         raise BudgetError(f"{run} was trained with --no-dp: it spends no budget and keeps no ledger")
     where = ledgers_folder(run, privacy)
     banks = bank_names(folder.path)
-    found = []
+    budgets = []
     for bank in banks:
         path = ledger_path(where, bank)
         if not path.exists():
@@ -232,7 +232,7 @@ def bank_budgets(run: Path) -> list[BankBudget]:
         following: list[Entry] = [*history, _next_of(history, privacy)]
         (spent, accountant), after = reckoned(history, privacy.delta), epsilon(following, privacy.delta)
         kinds = {units_of([entry]): [e for e in history if type(e) is type(entry)] for entry in history}
-        found.append(
+        budgets.append(
             BankBudget(
                 bank,
                 units_of(following),
@@ -246,7 +246,7 @@ def bank_budgets(run: Path) -> list[BankBudget]:
                 after <= limit,
             )
         )
-    return found
+    return budgets
 
 
 def _next_of(history: list[Entry], privacy: PrivacySettings) -> Entry:

@@ -95,7 +95,7 @@ def _of_clients(plan: RunPlan, privacy: PrivacySettings, histories: Histories) -
 
 
 def _of_joint_steps(plan: RunPlan, privacy: PrivacySettings, histories: Histories) -> PrivacySettings:
-    found = [
+    calibrations = [
         calibrate_steps(
             history,
             sensitivity=row_sensitivity(plan.model.length),
@@ -108,7 +108,7 @@ def _of_joint_steps(plan: RunPlan, privacy: PrivacySettings, histories: Historie
         )
         for history in histories
     ]
-    once, pieces = max(found, key=lambda each: each[0].share_variance * each[1])
+    once, pieces = max(calibrations, key=lambda each: each[0].share_variance * each[1])
     privacy = replace(privacy, share_variance=once.share_variance, share_pieces=pieces)
     if plan.config.training.learning_rate != BY_NOISE:
         return privacy

@@ -110,8 +110,8 @@ def _stored(run: Path, path: Path) -> tuple[dict[str, Any], dict[str, torch.Tens
     except (OSError, SafetensorError, ValueError, RecursionError) as fault:
         raise RunFolderError(f"{path} is damaged ({fault}): {RESTORE}") from fault
     if not isinstance(about, dict) or about.get("format") != MODEL_FORMAT:
-        told = about.get("format") if isinstance(about, dict) else about
-        raise RunFolderError(f"{path}: expected format {MODEL_FORMAT!r}, got {told!r}: {RESTORE}")
+        format_given = about.get("format") if isinstance(about, dict) else about
+        raise RunFolderError(f"{path}: expected format {MODEL_FORMAT!r}, got {format_given!r}: {RESTORE}")
     for name, kind in ABOUT.items():
         if not isinstance(about.get(name), kind):
             raise RunFolderError(f"{path}: expected {name} of type {kind.__name__}, got {about.get(name)!r}: {RESTORE}")

@@ -180,14 +180,14 @@ def sums_on(device: str | None) -> MakeAccumulator:
     if device is None:
         return InMemory
 
-    def made(plan: secagg.RoundPlan) -> Accumulator:
+    def on_device(plan: secagg.RoundPlan) -> Accumulator:
         import torch
 
         from fl.secure.device_sum import DeviceBlocks
 
         return DeviceBlocks(plan.blocks, plan.params.primes, plan.params.degree, torch.device(device))
 
-    return made
+    return on_device
 
 
 class InProcessRounds:

@@ -95,11 +95,11 @@ class KeyHolderParty(Party):
         """
         request = self._verified("stored", call)
         plan, model = plan_of(self.settings.plan, request.length), request.model if any(request.model) else None
-        found = self._ledger.release_after(request.step, model)
-        if found is None:
+        released = self._ledger.release_after(request.step, model)
+        if released is None:
             outcome = self._ledger.outcome(request.step + 1)
             return {"step": 0, "outcome": "none" if outcome is None else outcome.value}, {}
-        step, release = found
+        step, release = released
         aborts: Sequence[Abort] = ()
         if model is not None:
             aborts = secagg.KeyHolder.aborts_after(self._ledger, self.identity, request.step, model, _MAX_ABORTS)
@@ -147,5 +147,5 @@ class KeyHolderParty(Party):
 
 def _wires(aborts: Sequence[Abort], plan: secagg.RoundPlan) -> dict[str, Outgoing]:
     """Aborts of this plan's rounds as wires of an answer."""
-    found = [wire.encode(abort, plan) for abort in aborts if abort.header.plan == plan.fingerprint]
-    return {name: Outgoing(data) for name, data in numbered("abort", found).items()}
+    encoded = [wire.encode(abort, plan) for abort in aborts if abort.header.plan == plan.fingerprint]
+    return {name: Outgoing(data) for name, data in numbered("abort", encoded).items()}

@@ -75,12 +75,12 @@ def reliability(label: NDArray[np.integer], score: NDArray[np.float64]) -> list[
     """
     edges = np.unique(np.quantile(score, TAIL))
     which = np.clip(np.searchsorted(edges, score, side="right") - 1, 0, max(len(edges) - 2, 0))
-    found = []
+    bins = []
     for b in np.unique(which):
         rows = which == b
         count, frauds = int(rows.sum()), int(label[rows].sum())
         low, high = wilson(frauds, count)
-        found.append(
+        bins.append(
             {
                 "rows": count,
                 "frauds": frauds,
@@ -90,7 +90,7 @@ def reliability(label: NDArray[np.integer], score: NDArray[np.float64]) -> list[
                 "high": high,
             }
         )
-    return found
+    return bins
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:

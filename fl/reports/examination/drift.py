@@ -120,18 +120,18 @@ def psi_by_day(
     values = []
     for day in counts:
         recent = [d for d in counts if day - limits.window_days < d <= day]
-        found = np.sum([counts[d] for d in recent], axis=0)
+        observed = np.sum([counts[d] for d in recent], axis=0)
         if calendar:
             expected = np.sum([counts[d].sum() * expected_of.get(d % 7, overall) for d in recent], axis=0)
         else:
             expected = overall
-        values.append(stability_index(expected / expected.sum(), found / found.sum()))
+        values.append(stability_index(expected / expected.sum(), observed / observed.sum()))
     return values
 
 
-def stability_index(expected: NDArray[np.floating], found: NDArray[np.floating]) -> float:
-    """Sum of (q - p) ln(q / p) over bins with shares `expected` p and `found` q; shares below 1e-4 count as 1e-4."""
-    p, q = np.maximum(expected, 1e-4), np.maximum(found, 1e-4)
+def stability_index(expected: NDArray[np.floating], observed: NDArray[np.floating]) -> float:
+    """Sum of (q - p) ln(q / p) over bins with shares `expected` p and `observed` q; shares below 1e-4 count as 1e-4."""
+    p, q = np.maximum(expected, 1e-4), np.maximum(observed, 1e-4)
     return float(((q - p) * np.log(q / p)).sum())
 
 

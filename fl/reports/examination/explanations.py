@@ -81,10 +81,10 @@ def shap_values(
         state = np.random.get_state()
         np.random.seed(seed % 2**32)
         try:
-            found = GradientShap(lambda rows: model(rows).reshape(-1)).attribute(inputs, against, n_samples=DRAWS)
+            attributed = GradientShap(lambda rows: model(rows).reshape(-1)).attribute(inputs, against, n_samples=DRAWS)
         finally:
             np.random.set_state(state)
-    values: NDArray[np.float64] = found.detach().double().numpy()
+    values: NDArray[np.float64] = attributed.detach().double().numpy()
     with torch.no_grad():
         rise = (model(inputs).reshape(-1) - model(against).mean()).double().numpy()
     return values, np.abs(values.sum(axis=1) - rise)

@@ -80,8 +80,8 @@ def _row(
     name: str, figures: Any, label: NDArray[np.integer], flagged: NDArray[np.bool_], own: NDArray[np.bool_]
 ) -> dict[str, Any]:
     rows, frauds = int(own.sum()), int(label[own].sum())
-    found = int((label[own] & flagged[own]).sum())
-    low, high = wilson(found, frauds) if frauds else (None, None)
+    caught = int((label[own] & flagged[own]).sum())
+    low, high = wilson(caught, frauds) if frauds else (None, None)
     return {
         "group": name,
         "rows": rows,

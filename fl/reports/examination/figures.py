@@ -40,9 +40,9 @@ def figures(evidence: Evidence) -> dict[str, Any]:
     Raises `ExaminationError` when they are not those that the run reported: then this is another program than the one
     that trained it, or its features are others.
     """
-    found = evaluate(evidence.federation.banks, evidence.models, torch.device("cpu"))
-    told = evidence.stored("metrics.json")
-    furthest = max(abs(found.mean[name] - told[name]) for name in MEASURED)
+    again = evaluate(evidence.federation.banks, evidence.models, torch.device("cpu"))
+    stored = evidence.stored("metrics.json")
+    furthest = max(abs(again.mean[name] - stored[name]) for name in MEASURED)
     if furthest > SAME:
         raise ExaminationError(
             f"{evidence.run}: measured now, a figure lies {furthest:.3g} from what the run reported (at most {SAME:g} "
@@ -51,11 +51,11 @@ def figures(evidence: Evidence) -> dict[str, Any]:
     test = evidence.test
     alerts = _alerts_by_window(evidence)
     return {
-        **found.as_json(),
-        "precision": found.mean["precision"] if any(alerts) else None,
+        **again.as_json(),
+        "precision": again.mean["precision"] if any(alerts) else None,
         "windows": [
             {**asdict(window), "alerts": count, "precision": window.precision if count else None}
-            for window, count in zip(found.windows, alerts, strict=True)
+            for window, count in zip(again.windows, alerts, strict=True)
         ],
         "top_cards": TOP_CARDS,
         "largest_difference_to_run": furthest,
@@ -64,7 +64,7 @@ def figures(evidence: Evidence) -> dict[str, Any]:
         "alerts": sum(alerts),
         "fraud_share": float(test.label.mean()),
         "alerts_per_day": _alerts_per_day(evidence),
-        "per_bank": _per_bank(evidence, found.per_bank),
+        "per_bank": _per_bank(evidence, again.per_bank),
         "curves": curves(test.label, test.score),
     }
 
@@ -89,11 +89,11 @@ def _applies(name: str, evidence: Evidence) -> bool:
     return name != "plain_without_privacy" or evidence.config.privacy is not None
 
 
-def _compared(name: str, what: str, told: dict[str, Any] | None, own: dict[str, Any]) -> dict[str, Any]:
-    if told is None:
+def _compared(name: str, what: str, other: dict[str, Any] | None, own: dict[str, Any]) -> dict[str, Any]:
+    if other is None:
         return {"name": name, "what": what, "ran": False}
-    kept = {figure: told[figure] for figure in MEASURED}
-    difference = told["average_precision"] - own["average_precision"]
+    kept = {figure: other[figure] for figure in MEASURED}
+    difference = other["average_precision"] - own["average_precision"]
     return {"name": name, "what": what, "ran": True, **kept, "average_precision_difference": difference}
 
 

@@ -61,19 +61,19 @@ def _found_fraud(figures: dict[str, Any]) -> list[Finding]:
         f"{percent(figures['precision'])} are fraud, and they hold {percent(figures['recall'])} of the "
         f"{figures['frauds']:,} frauds. {chance}"
     )
-    found = [_finding("note", text)]
+    findings = [_finding("note", text)]
     if figures["precision"] == 0.0:
-        found.append(_finding("concern", "No alert was a fraud: the threshold does not fit these days."))
-    return found
+        findings.append(_finding("concern", "No alert was a fraud: the threshold does not fit these days."))
+    return findings
 
 
 def _compared(report: dict[str, Any]) -> list[Finding]:
     models = {row["name"]: row for row in report["comparison"]["models"] if row["ran"]}
-    own, found = models["federated"]["average_precision"], []
+    own, findings = models["federated"]["average_precision"], []
     if "alone" in models:
         alone = models["alone"]["average_precision"]
         better = own > alone
-        found.append(
+        findings.append(
             _finding(
                 "good" if better else "concern",
                 f"Average precision is {own:.3f} together and {alone:.3f} with each bank alone: "
@@ -82,11 +82,11 @@ def _compared(report: dict[str, Any]) -> list[Finding]:
         )
     if "pooled" in models:
         pooled = models["pooled"]["average_precision"]
-        found.append(_finding("note", f"With all rows in one place it would be {pooled:.3f}."))
+        findings.append(_finding("note", f"With all rows in one place it would be {pooled:.3f}."))
     if "plain" in models and report["run"]["privacy"]["epsilon"] is None and report["run"]["aggregation"] != "plain":
         gap = abs(models["plain"]["average_precision"] - own)
         same = gap <= ENCRYPTION_TOLERANCE
-        found.append(
+        findings.append(
             _finding(
                 "good" if same else "concern",
                 f"Encryption changes average precision by {gap:.4f}: "
@@ -96,8 +96,8 @@ def _compared(report: dict[str, Any]) -> list[Finding]:
             )
         )
     if missing := report["comparison"]["not_run"]:
-        found.append(_finding("note", f"Not compared, because the run left it out: {', '.join(missing)}."))
-    return found
+        findings.append(_finding("note", f"Not compared, because the run left it out: {', '.join(missing)}."))
+    return findings
 
 
 def _privacy(privacy: dict[str, Any]) -> list[Finding]:
@@ -131,18 +131,18 @@ def _calibrated(calibration: dict[str, Any]) -> list[Finding]:
 def _timely(timeliness: dict[str, Any]) -> list[Finding]:
     if not timeliness["available"]:
         return [_finding("note", f"Days to the first alert are not known: {timeliness['why']}.")]
-    found = []
+    findings = []
     for party in ("cards", "terminals"):
-        told = timeliness.get(party)
-        if told is None or not told["compromised"]:
+        delays = timeliness.get(party)
+        if delays is None or not delays["compromised"]:
             continue
-        first = told["within"][0]
+        first = delays["within"][0]
         text = (
-            f"Of {told['compromised']:,} {party} with a first fraud on the test days, {percent(first['share'])} had an "
-            f"alert the same day and {told['never_alerted']:,} none at all."
+            f"Of {delays['compromised']:,} {party} with a first fraud on the test days, {percent(first['share'])} had "
+            f"an alert the same day and {delays['never_alerted']:,} none at all."
         )
-        found.append(_finding("note", text))
-    return found
+        findings.append(_finding("note", text))
+    return findings
 
 
 def _drifted(drift: dict[str, Any]) -> list[Finding]:
@@ -160,12 +160,12 @@ def _drifted(drift: dict[str, Any]) -> list[Finding]:
 
 
 def _fair(fairness: dict[str, Any]) -> list[Finding]:
-    found = []
+    findings = []
     for column in fairness["columns"]:
         apart = column["largest_difference"]
         if apart is None:
             text = f"By {column['column']}: fewer than two groups are large enough to be compared."
-            found.append(_finding("note", text))
+            findings.append(_finding("note", text))
             continue
         wide = apart["recall"] > RECALL_GAP
         luck = "" if apart["recall_intervals_apart"] else " Intervals of all groups overlap, so that this may be luck."
@@ -174,15 +174,15 @@ def _fair(fairness: dict[str, Any]) -> list[Finding]:
             f"groups, that of others flagged by up to {points(apart['false_positive_rate'])}.{luck}"
         )
         kind = "good" if not wide else "concern" if apart["recall_intervals_apart"] else "note"
-        found.append(_finding(kind, text))
-    return found
+        findings.append(_finding(kind, text))
+    return findings
 
 
 def _explained(explanations: dict[str, Any]) -> list[Finding]:
     decide = ", ".join(
         explanations["alerts"]["top"][:3] if explanations["alerts"]["rows"] else explanations["usual"]["top"]
     )
-    found = [_finding("note", f"What decides most: {decide}.")]
+    findings = [_finding("note", f"What decides most: {decide}.")]
     agreement = explanations["agreement"]
     if agreement is not None and agreement["rank_correlation"] is not None:
         mean = agreement["rank_correlation"]["mean"]
@@ -192,5 +192,5 @@ def _explained(explanations: dict[str, Any]) -> list[Finding]:
             if alike
             else (f"Banks rank features differently: rank correlation {mean:.2f} on average.")
         )
-        found.append(_finding("good" if alike else "concern", text))
-    return found
+        findings.append(_finding("good" if alike else "concern", text))
+    return findings

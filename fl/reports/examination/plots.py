@@ -96,16 +96,16 @@ def precision_recall(figures: dict[str, Any]) -> Plot:
 
 def scores(figures: dict[str, Any]) -> Plot:
     """How many frauds and others have which score; counts on a logarithmic axis."""
-    told = figures["curves"]["scores"]
+    scores = figures["curves"]["scores"]
     bars = [
         {
             "type": "bar",
-            "x": told["edges"][:-1],
-            "y": told[kind],
+            "x": scores["edges"][:-1],
+            "y": scores[kind],
             "name": kind,
             "marker": {"color": colour},
             "offset": 0,
-            "width": told["edges"][1],
+            "width": scores["edges"][1],
             "opacity": 0.75,
         }
         for kind, colour in (("others", PALE), ("frauds", FRAUD))

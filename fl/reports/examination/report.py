@@ -36,7 +36,7 @@ def examine(run: Path, *, columns: Sequence[str] = (), progress: Progress = lamb
     evidence = gather(run)
     torch.set_num_threads(evidence.config.threads)
     progress(1)
-    made: dict[str, Callable[[], dict[str, Any]]] = {
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
         "figures": lambda: figures(evidence),
         "comparison": lambda: comparison(evidence),
         "calibration": lambda: calibration(evidence),
@@ -47,7 +47,7 @@ def examine(run: Path, *, columns: Sequence[str] = (), progress: Progress = lamb
     }
     report: dict[str, Any] = {"format": FORMAT, "run": about(evidence)}
     for done, name in enumerate(PARTS, start=2):
-        report[name] = made[name]()
+        report[name] = parts[name]()
         progress(done)
     report["findings"] = findings(report)
     return report

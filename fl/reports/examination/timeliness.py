@@ -27,14 +27,14 @@ def timeliness(evidence: Evidence) -> dict[str, Any]:
     """Days to the first alert, for cards and for terminals; `available` False where rows have no days or parties."""
     if not evidence.has_days:
         return {"available": False, "why": "the schema has no time that measures days"}
-    test, found = evidence.test, {}
+    test, parties = evidence.test, {}
     if evidence.schema.parties.customer is not None:
-        found["cards"] = _followed(test, test.customer, evidence.threshold, np.empty(0, np.int64))
+        parties["cards"] = _followed(test, test.customer, evidence.threshold, np.empty(0, np.int64))
     if test.terminal is not None:
-        found["terminals"] = _followed(test, test.terminal, evidence.threshold, _already_compromised(evidence))
-    if not found:
+        parties["terminals"] = _followed(test, test.terminal, evidence.threshold, _already_compromised(evidence))
+    if not parties:
         return {"available": False, "why": "the schema names neither customers nor terminals"}
-    return {"available": True, "threshold": evidence.threshold, "look_back_days": LOOK_BACK_DAYS, **found}
+    return {"available": True, "threshold": evidence.threshold, "look_back_days": LOOK_BACK_DAYS, **parties}
 
 
 def _followed(
@@ -81,16 +81,16 @@ def days_to_alert(
 
 def _within(wait: NDArray[np.float64], followed: NDArray[np.int64]) -> list[dict[str, float | int]]:
     """For each number of days: parties followed at least so long, and how many of them were alerted by then."""
-    found: list[dict[str, float | int]] = []
+    shares: list[dict[str, float | int]] = []
     for days in range(FOLLOWED_DAYS + 1):
         able = followed >= days
         if not able.any():
             break
         alerted = int((wait[able] <= days).sum())
-        found.append(
+        shares.append(
             {"days": days, "followed": int(able.sum()), "alerted": alerted, "share": alerted / int(able.sum())}
         )
-    return found
+    return shares
 
 
 def _already_compromised(evidence: Evidence) -> NDArray[np.int64]:
