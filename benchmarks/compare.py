@@ -193,8 +193,9 @@ def _per_cycle(measurement: Measurement, metric: str, clock: str = "seconds") ->
 
 
 def _slownesses(controls: Sequence[Pair], old: PerCycle, new: PerCycle) -> list[tuple[PerCycle, PerCycle]]:
-    """For each control that follows the case: per cycle of each run, how slow the machine was, over the old
-    run's median.
+    """For each control that follows the case: how slow the machine was per cycle of each run.
+
+    The unit is the old run's median.
     """
     parts: list[tuple[float, tuple[PerCycle, PerCycle]]] = []
     for before, after in controls:
@@ -216,8 +217,9 @@ def _divided(figures: PerCycle, slowness: PerCycle) -> list[float]:
 
 
 def _scatter(figures: Sequence[float]) -> float:
-    """Distance of the quartiles over the median. A median absolute deviation would overlook a second level that the
-    machine was on for nearly half of the cycles.
+    """Distance of the quartiles over the median.
+
+    A median absolute deviation would overlook a second level that the machine was on for nearly half of the cycles.
     """
     found = spread(figures)
     return (found.upper - found.lower) / found.median if found.median else math.inf

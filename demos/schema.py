@@ -1,6 +1,4 @@
-"""`demos schema`: draft a schema file from a csv, check one against a file, or write the embedded data as a
-csv.
-"""
+"""`demos schema`: draft a schema file from a csv, check one against a file, or write the embedded data as a csv."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""`demos train`: federated fraud detection from data to figures, with what privacy and encryption cost
-beside it.
-"""
+"""`demos train`: federated fraud detection from data to figures, with what privacy and encryption cost beside it."""
 
 from __future__ import annotations
 
@@ -441,9 +439,7 @@ def _participation(options: dict[str, Any]) -> ParticipationSettings | None:
 
 
 def _absolute(path: str | None) -> str | None:
-    """A file's absolute path, so that --resume works from elsewhere; the name of a shipped thing stays as
-    it is.
-    """
+    """A file's absolute path, so that --resume works from elsewhere; the name of a shipped thing stays as it is."""
     return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
 
 

@@ -1,8 +1,8 @@
 """Files that survive a crash: replaced whole or not at all, and written by one process at a time.
 
-Whatever writes a file goes through here. A file is made under a name that nobody can foresee, in the folder where it
-belongs, and only then takes its name: a link or a half-written file that stands there beforehand is neither followed
-nor filled. What is no regular file (a device, a pipe, a folder, a link) is never replaced, appended to or locked.
+Whatever writes a file goes through here. A file is first made under an unpredictable name in its folder, and then
+renamed. A link or a half-written file that stands there before is therefore neither followed nor filled. Anything but a
+regular file (a device, a pipe, a folder, a link) is never replaced, appended to or locked.
 
 Leaves to others: what the files mean (`fl.privacy.budget`, `fl.runs.folder`).
 """
@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     When the block raises, `path` stays as it was and nothing is left beside it.
 
-    A file that was there hands on its mode. Raises `FileRefused` when `path` is there and no regular file.
+    A new file has the mode of the file that it replaces. Raises `FileRefused` when `path` is there and no regular file.
     """
     mode = _mode_of(path)
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
@@ -97,7 +97,7 @@ class JsonLines:
             os.fsync(file.fileno())
 
     def lines(self) -> list[bytes]:
-        """What stands there, a torn line included, without newlines; nothing where there is no file."""
+        """The lines of the file, a torn line included, without newlines; none where there is no file."""
         return [line for line in self._content().split(b"\n") if line]
 
     def read(self, first: int | None = None, *, shared: bool = False) -> list[dict[str, Any]]:

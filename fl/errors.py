@@ -46,7 +46,7 @@ class TrainingError(FederationError):
 
 
 class DeviceError(FederationError):
-    """The device asked for is not there."""
+    """The requested device is not available."""
 
 
 class BudgetError(FederationError):
@@ -70,7 +70,7 @@ class RunFolderError(FederationError):
 
 
 class FileRefused(FederationError):
-    """Where a file was to be written stands something that is never replaced: a link, a device, a pipe, a folder."""
+    """A file cannot be written because its path is a link, a device, a pipe or a folder, which are never replaced."""
 
 
 class AggregationError(FederationError):
@@ -82,11 +82,11 @@ class AlgorithmError(FederationError):
 
 
 class CompressionError(FederationError):
-    """A compression schedule that cannot be, or that does not fit the run."""
+    """A compression schedule is impossible or does not fit the run."""
 
 
 class ResourceError(FederationError):
-    """A bank's limits leave no room for the run, or are written down wrongly."""
+    """A bank's limits are too small for the run, or the limits file is invalid."""
 
 
 class BanksVanished(AggregationError):
@@ -101,7 +101,7 @@ class BanksVanished(AggregationError):
 
 
 class StatisticsError(FederationError):
-    """Shared statistics that cannot be planned, summed or used as asked."""
+    """Shared statistics cannot be planned, summed or used as asked."""
 
 
 class AuditError(FederationError):
@@ -113,7 +113,7 @@ class FeatureError(FederationError):
 
 
 class ExaminationError(FederationError):
-    """A finished run cannot be examined as asked: its data are gone or changed, or a column is not there."""
+    """A finished run cannot be examined as asked: its data are missing or changed, or a column is missing."""
 
 
 class AblationError(FederationError):

@@ -1,7 +1,7 @@
 """Which extra of this project brings a package that is not installed, and the command that brings it.
 
-The project is on no index: it is installed from a checkout, by path. What no extra brings is a fault of the program and
-stays an ordinary traceback.
+The project is on no index: it is installed from a checkout, by path. A missing package that no extra brings is a fault
+of the program and raises an ordinary error.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ What it does: the constants below are the declarations. A settings dataclass nam
 fills such a class; the commands make their click types of the same constants (`demos.options`). Nothing else in the
 repository says which numbers an option takes.
 
-A refusal names the option, what was expected with its unit, and the value. NaN and infinities are no numbers here, True
-is no 1, and None is taken only where a field says so.
+A refusal names the option, what was expected with its unit, and the value. NaN and infinities are not accepted as
+numbers, True is not accepted as 1, and None is accepted only where a field says so.
 
 What it leaves to others: options that contradict each other (`fl.runs.refusals`), and what lies behind a file's name.
 It imports neither torch nor click, since `--help` waits for neither.
@@ -27,7 +27,7 @@ from fl.errors import FederationError
 
 
 class Refused(ValueError):
-    """A value is not what its option may be; the message says expected and got, and whoever asked adds the name."""
+    """A value is not allowed for its option. The message says expected and got; the caller adds the name."""
 
 
 class Option(Protocol):
@@ -101,7 +101,7 @@ class Whole:
         return number
 
     def read(self, text: str) -> int:
-        """1e6 is one, too."""
+        """Also accepts text such as 1e6."""
         try:
             if "e" not in text.lower():
                 return self.of(int(text))
@@ -207,7 +207,7 @@ def shown(value: object) -> str:
 
 
 def check(settings: object, error: type[FederationError], where: str = "") -> None:
-    """Hold every field of a frozen dataclass against its declaration, and keep its value as Python's own type.
+    """Check every field of a frozen dataclass against its declaration, and keep its value as Python's own type.
 
     To be called by `__post_init__`. `where`: what stands before a field's name in a message, as in "[label] ". Raises
     `error` naming the field.

@@ -1,4 +1,4 @@
-"""CSV files that a spreadsheet shows and never runs.
+"""CSV files whose cells a spreadsheet shows and does not run as formulas.
 
 A cell that begins with = + - @, a tab or a line break, or with blanks and one of those, is a formula to Excel,
 LibreOffice and Google Sheets, and text from outside (a bank, a terminal, a column) may be one. It gets an apostrophe

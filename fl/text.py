@@ -1,4 +1,4 @@
-"""Text that others wrote, on its way to a terminal or into a log: nothing in it may act there.
+"""Makes text that others wrote harmless for a terminal or a log.
 
 A line separator splits a line of a log into two, an escape sequence or a C1 control character rewrites what a terminal
 shows, and a bidirectional override shows letters in another order than they stand in. Whatever Unicode does not call
@@ -13,7 +13,7 @@ import unicodedata
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` with every character that could act replaced by its Python escape. keep: characters left alone."""
+    """`text` with every character that could control a terminal as its Python escape. keep: characters kept."""
     if text.isprintable():
         return text
     return "".join(c if _harmless(c) or c in keep else _escaped(c) for c in text)

@@ -33,8 +33,10 @@ def text_of(path: Path, error: type[FederationError]) -> str:
 
 
 def parsed(text: str, where: str, error: type[FederationError]) -> dict[str, Any]:
-    """The tables in `text`. Raises `error`, for numbers of thousands of digits and for brackets within thousands of
-    brackets as well. where: the file's name, which opens the message.
+    """The tables in `text`.
+
+    Raises `error`, for numbers of thousands of digits and for brackets within thousands of brackets as well. where: the
+    file's name, which opens the message.
     """
     try:
         return tomllib.loads(text)
@@ -43,8 +45,10 @@ def parsed(text: str, where: str, error: type[FederationError]) -> dict[str, Any
 
 
 def filled(kind: type[T], table: object, where: str, error: type[FederationError]) -> T:
-    """The dataclass `kind` with the keys of `table` as its fields. Raises `error` for what is no table, for a key that
-    is unknown or absent, and for a value that `kind` refuses. where: the table's name, which opens the message.
+    """The dataclass `kind` with the keys of `table` as its fields.
+
+    Raises `error` for what is no table, for a key that is unknown or absent, and for a value that `kind` refuses.
+    where: the table's name, which opens the message.
     """
     if not isinstance(table, dict):
         raise error(f"{where}: expected a table, got {options.shown(table)}")
@@ -76,8 +80,9 @@ class Fields:
         self._taken: list[str] = []
 
     def take(self, key: str, kinds: type | tuple[type, ...], expected: str, default: Any = None) -> Any:
-        """The value of `key`, or `default`; others than `kinds` are refused (a bool is no number). Where a float may
-        stand, a whole number is taken as one.
+        """The value of `key`, or `default`; others than `kinds` are refused (a bool is no number).
+
+        Where a float may stand, a whole number is taken as one.
         """
         self._taken.append(key)
         if key not in self._table:

@@ -1,5 +1,6 @@
-"""Sums of ciphertexts on a torch device, several contributions stacked per pass: which stacking is best, and how close
-to the device's own copy bandwidth it comes.
+"""Sums of ciphertexts on a torch device, several contributions stacked per pass.
+
+They show which stacking is best, and how close to the device's own copy bandwidth it comes.
 
 Only the aggregator's addition is measured, on random residues of the shape that the plan gives; transfers to the
 device are a stage of their own, because an aggregator can overlap them. On "cpu" the same code runs on CPU tensors.

@@ -166,8 +166,10 @@ class Federation:
         return np.sum([np.rint(update * (1.0 / self.plan.step)).astype(np.int64) for update in self.updates], axis=0)
 
     def constant(self, polynomial: int, value: int) -> U32:
-        """`value` in every residue of c0 (0) or c1 (1) of every block, to be added. In c0 it adds `value` to the lowest
-        coefficient; in c1 `value` times the key."""
+        """`value` in every residue of c0 (0) or c1 (1) of every block, to be added.
+
+        In c0 it adds `value` to the lowest coefficient; in c1 `value` times the key.
+        """
         blocks = np.zeros((self.plan.blocks, 2, len(self.plan.params.primes), self.plan.params.degree), np.uint32)
         blocks[:, polynomial] = np.array([[value % prime] for prime in self.plan.params.primes], dtype=np.uint32)
         return blocks

@@ -32,8 +32,11 @@ has standard deviation 1,465 steps: one of 6,000 values beyond 2**14, eleven of 
 
 @dataclass(frozen=True, eq=False)
 class Leak:
-    """cast and collected: the round. key: int64[N], the ternary key that came out. matching: coefficients that are
-    right. others: int64[length], what remains of the sum once the key is taken out of it."""
+    """cast and collected: the round.
+
+    key: int64[N], the ternary key that came out. matching: coefficients that are right. others: int64[length], what
+    remains of the sum once the key is taken out of it.
+    """
 
     cast: Federation
     collected: Collected

@@ -1,4 +1,4 @@
-"""Features of a transaction from totals over all banks: what replaces, or joins, a bank's own terminal windows.
+"""Features of a transaction from totals over all banks, which replace or supplement a bank's own terminal windows.
 
 What it does: turns `Totals` into scaled columns for rows of a given day and key, and a federation with bank-local
 features into one with shared columns as well.

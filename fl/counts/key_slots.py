@@ -1,4 +1,4 @@
-"""Where the counts of a key (a terminal, merchant, device or account) stand in a shared vector.
+"""The position of the counts of a key (a terminal, merchant, device or account) in a shared vector.
 
 What it does: gives every identifier a slot. Identifiers on a public directory have a slot of their own; all others
 fall into a fixed number of buckets by HMAC-SHA256 under a salt that the banks share and that neither the aggregator

@@ -1,1 +1,1 @@
-"""The model, its local training, and what a model is worth."""
+"""The model, its local training, and the figures of a model."""

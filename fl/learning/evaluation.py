@@ -1,7 +1,7 @@
 """How well models find fraud at the banks: validation figures of a round, and the evaluation at the end of a run.
 
 What it does: `evaluate` measures one model per bank on all banks' test rows, `validation_figures` on their validation
-rows, and `require_measurable` refuses rows of which nothing could be measured.
+rows, and `require_measurable` refuses rows on which no figure can be measured.
 
 What it leaves to others: the figures themselves (`fl.learning.metrics`), training, what an examination looks at besides
 (`fl.reports.examination`).

@@ -1,4 +1,4 @@
-"""How well scores find fraud, in figures that do not flatter when fraud is rare.
+"""How well scores find fraud, in figures that remain meaningful when fraud is rare.
 
 What it does: average precision (the primary figure), ROC-AUC, precision, recall and F1 at a threshold
 chosen on validation data, and the handbook's card precision@100 per day. Accuracy is not offered: with one

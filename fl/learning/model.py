@@ -1,4 +1,4 @@
-"""The fraud model, and the one vector that stands for it on the wire.
+"""The fraud model, and the one vector that represents it in messages.
 
 What it does: builds the network (inputs -> 64 -> 32 -> 1 logit, ReLU, dropout 0.3), turns the trainable
 state of *any* module into one float32 vector and back, and hashes a model so that a round can be bound to
@@ -139,7 +139,7 @@ def flatten(module: nn.Module) -> NDArray[np.float32]:
     """`module`'s parameters and floating-point buffers as float32[layout(module).length], in the order of `layout`.
 
     Exact for float32, float16 and bfloat16 tensors; float64 is rounded to float32. Raises `ModelError` for a finite
-    float64 beyond float32. NaN and infinity pass: who uses the vector refuses them.
+    float64 beyond float32. NaN and infinity pass; the user of the vector refuses them.
     """
     slots = layout(module).slots
     vector = np.empty(sum(slot.size for slot in slots), dtype=np.float32)

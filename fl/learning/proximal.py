@@ -1,4 +1,4 @@
-"""The proximal term of FedProx inside local training: a pull back to the model that training started from.
+"""FedProx' proximal term in local training: a penalty on the distance from the model that training started from.
 
     each bank minimises  F_k(w) + mu / 2 * |w - w_t|^2        (the norm is squared: its gradient is mu * (w - w_t))
 

@@ -10,7 +10,7 @@ Sources: DP-SGD, Abadi et al., CCS 2016, Algorithm 1, with per-row gradients and
 term from `fl.rounds.algorithms.fedprox`; class imbalance by a weighted loss, never by resampling, which would change
 the sampling rate that the accountant was told.
 
-Four things that a privacy proof needs, and where they stand here:
+A privacy proof needs four properties, and this module provides them as follows:
 
 - Batches are Poisson samples at a public rate and are drawn by the operating system's generator.
 - The divisor of a noisy gradient is a public constant, not a function of how many rows the bank holds
@@ -50,7 +50,7 @@ PREDICTION_BATCH = 65_536  # rows
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """What every bank does alike in a round. All of it is public."""
+    """The settings that all banks share in a round. All of them are public."""
 
     optimiser: Literal["sgd", "adam"] = "adam"
     learning_rate: Annotated[float, options.RATE_OR_BY_NOISE] = 3e-3
@@ -66,7 +66,7 @@ class LocalTraining:
 
 @dataclass(frozen=True)
 class PrivateSteps:
-    """The noisy steps of one round, as the accountant is told of them. All of it is public."""
+    """The noisy steps of one round, as the accountant counts them. All of them are public."""
 
     sample_rate: Annotated[float, options.SAMPLE_RATE]  # probability of a row being in a batch
     noise_multiplier: Annotated[float, options.NOISE_MULTIPLIER]  # noise standard deviation / max_grad_norm

@@ -1,4 +1,4 @@
-"""One lifelong privacy ledger per bank: what it ever spent, in a file that refuses what would overspend.
+"""One lifelong privacy ledger per bank: a file with everything it spent. A spend beyond the limit is refused.
 
 What it does: `BudgetLedger` remembers every release of a bank in a JSON file, and `read_ledger` reads one without
 touching anything.

@@ -1,4 +1,4 @@
-"""Uniform and Gaussian numbers from the operating system's generator: the randomness that privacy rests on.
+"""Uniform and Gaussian numbers from the operating system's generator: the randomness of differential privacy.
 
 What it does: Poisson sampling and Gaussian noise for DP-SGD, drawn from `os.urandom`. There is no seed and
 no state, so nothing here can be replayed, forked or restored from a checkpoint.
@@ -10,12 +10,12 @@ Why not Opacus' generator: its noise is torch's Mersenne Twister, which 624 outp
 `secure_mode` needs torchcsprng, which no longer builds. Here one normal number costs eight bytes of the
 operating system's stream and one inverse of the Gaussian distribution function.
 
-Precision, stated because it is where a proof over the reals and a program part ways: a normal number has
-one sign bit and a 52-bit quantile, so |z| <= 8.30, and the tail beyond weighs 1.1e-16 per draw. Noise is
-added in float64 before rounding to float32, but floating-point addition is not the real one: attacks on its
-lowest bits (Mironov, CCS 2012; Jin et al., arXiv 2112.05307) and the rounding of clipped sums (Casacuberta
-et al., arXiv 2207.10635) are not excluded by this module. What leaves a bank afterwards is quantised to an
-integer grid far coarser than those bits (`secagg`), which blunts them and proves nothing.
+Precision is stated because a proof over the reals and a program differ in it: a normal number has one sign bit and a
+52-bit quantile, so |z| <= 8.30, and the tail beyond weighs 1.1e-16 per draw. Noise is added in float64 before rounding
+to float32, but floating-point addition is not the real one: attacks on its lowest bits (Mironov, CCS 2012; Jin et al.,
+arXiv 2112.05307) and the rounding of clipped sums (Casacuberta et al., arXiv 2207.10635) are not excluded by this
+module. What leaves a bank afterwards is quantised to an integer grid far coarser than those bits (`secagg`), which
+weakens these attacks but proves nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Smaller rounds that encryption keeps: fewer bits, fewer layers, and differences instead of weights.
+"""Smaller messages that work under encryption: fewer bits, fewer layers, and differences instead of weights.
 
-What it does: says for every round how many bits a coordinate has and which layers travel, freezes the others in local
-training, and measures what a coarser grid costs.
+What it does: says for every round how many bits a coordinate has and which layers are sent, freezes the others in local
+training, and measures the error of a coarser grid.
 
 - Bits: a schedule such as "1:8,6:16", from round 1 with 8 bits and from round 6 with 16. An encrypted sum is a sum of
   integers, so a coarser grid is the one quantisation that sums exactly; the plan turns fewer bits into more values per

@@ -53,7 +53,7 @@ def row_sensitivity(dimension: int) -> float:
 
 @dataclass(frozen=True)
 class JointNoise:
-    """What every bank does alike to its vector. All of it is public."""
+    """The settings by which every bank treats its vector. All of them are public."""
 
     clip_norm: float  # L2 bound of an update, or of one row's gradient
     divisor: float  # of the sum: banks, or rows of all banks together; a public constant, never a count of rows
@@ -88,7 +88,7 @@ class JointNoise:
 
     @property
     def tail(self) -> int:
-        """What a bank's share exceeds in no coordinate, but for a probability of 2^-100: grid units."""
+        """A bound that a bank's share exceeds in any coordinate with probability at most 2^-100, in grid units."""
         return self.pieces * tail_bound(self.variance, self.pieces * self.dimension)
 
     @property

@@ -10,8 +10,8 @@ The last two lines are SGD with momentum (Polyak 1964) on released values alone,
 
 Where every bank protects its rows by noise of its own (`fl.learning.training.train_private`), n banks put n times that
 noise into their mean. Here the n - t shares that no coalition of t banks knows make up one noise for everybody's rows.
-The price is trust: a bank's rows are protected as long as the masked sum is, and at most t banks collude (with
-aggregator and key holder, and counting whoever looks at the model); noise of one's own needs neither.
+This needs trust: a bank's rows are protected only while the masked sum is, and while at most t banks collude (with
+aggregator and key holder, and counting whoever looks at the model). Noise of a bank's own needs neither.
 
 Gradients are summed in float64: a float32 sum of thousands of rows could move by more than C when one row is added.
 """

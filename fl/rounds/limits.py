@@ -1,4 +1,4 @@
-"""What a weak bank can do in a round: limits of memory, time and traffic that choose batch, chunk and bits.
+"""Limits of single banks: memory, time and traffic. They determine batch, chunk and bits.
 
 What it does: reads limits (TOML), estimates what a round asks of a bank, and chooses
 
@@ -50,7 +50,7 @@ _PROBE_ROWS = 512
 
 @dataclass(frozen=True)
 class BankLimits:
-    """What one bank can spare; None: no limit."""
+    """The limits of one bank; None: no limit."""
 
     memory_mb: Annotated[float | None, options.MEMORY_MB] = None  # on top of interpreter, libraries and rows
     seconds: Annotated[float | None, options.SECONDS] = None  # of one round's training and sealing
@@ -191,7 +191,7 @@ def measure_machine(module: nn.Module, local: LocalTraining, private: PrivateSte
 def _train_seconds(
     module: nn.Module, rows: Rows, local: LocalTraining, private: PrivateSteps | None, batch: int
 ) -> float:
-    """Of one pass over `rows`, `batch` at once; the faster of two, since the first one warms up."""
+    """Seconds of one pass over `rows`, `batch` at once: the faster of two, since the first one warms up."""
     device, taken = torch.device("cpu"), []
     for _ in range(2):
         clock = time.perf_counter()
@@ -205,7 +205,7 @@ def _train_seconds(
 
 
 def _chunks(length: int) -> list[int | None]:
-    """All at once, then ever smaller pieces, down to what the smallest ciphertext holds."""
+    """Sizes of a chunk: the whole vector, then smaller ones, down to what the smallest ciphertext holds."""
     smallest = 4096
     pieces = []
     size = length

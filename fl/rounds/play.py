@@ -1,4 +1,4 @@
-"""The rounds of a run: who trains, what travels, what everybody then holds.
+"""The rounds of a run: which banks train, what they send, and which model all banks hold afterwards.
 
 `play_rounds` plays `Rounds` with any algorithm, lost rounds and their retries included. Neither budgets nor files are
 its business: a run records what it spends through `pay`.
@@ -41,7 +41,7 @@ Progress = Callable[[str], None]  # (bank that has finished its part of a round)
 
 @dataclass(frozen=True)
 class Schedule:
-    """What all banks do alike in every round. All of it is public."""
+    """The settings that all banks share in every round. All of them are public."""
 
     rounds: int
     local: LocalTraining
@@ -59,7 +59,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What became known of one round. The validation figures are the experimenter's, not released by anyone."""
+    """What was recorded of one round. The validation figures are the experimenter's; nobody releases them."""
 
     number: int
     validation_average_precision: float
@@ -174,7 +174,7 @@ def play_rounds(
 
 
 def trained_models(rounds: Rounds) -> list[nn.Module]:
-    """The model that each bank scores with after all of `rounds`, in nobody's ledger."""
+    """The model that each bank scores with after all of `rounds`. No ledger records these rounds."""
     state = rounds.begin()
     for _, after in play_rounds(rounds):
         state = after
@@ -195,7 +195,7 @@ class _Stage:
         return self.rounds.algorithm.travels(self.compression.model.length)
 
     def sent(self, number: int) -> NDArray[np.bool_]:
-        """bool[length]: coordinates that travel in round `number`."""
+        """bool[length]: coordinates that are sent in round `number`."""
         return self.travels & self.compression.sent(number)
 
     def hash_of(self, vector: Vector) -> str:
@@ -229,7 +229,7 @@ class _Stage:
 
 @dataclass
 class _Attempts:
-    """One round, offered until a roster delivers.
+    """One round, offered again until a roster is released.
 
     `updates`: what banks have made for this round and not yet put into a roster that was lost.
     """

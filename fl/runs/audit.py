@@ -1,4 +1,4 @@
-"""Checks of privacy claims against what comes out: canaries for training and counts, and a falsifier for noise.
+"""Tests privacy claims on actual output: canaries for training and counts, and a test of the noise's variance.
 
 What it does: `one_run_bound` turns guesses about canaries in a single run into a lower bound of epsilon that holds
 with stated confidence; `audit_training` and `audit_counts` make such a run; `noise_verdict` tests whether released
@@ -45,7 +45,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What guesses in one run prove. `violated`: the claim is false, with the stated confidence."""
+    """The result of guesses in one run. `violated`: the claim is false, with the stated confidence."""
 
     claimed_epsilon: float
     delta: float

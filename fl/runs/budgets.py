@@ -1,4 +1,4 @@
-"""What a run's ledgers say: opened, paid from for shared counts, and read for people.
+"""The ledgers of a run: opens them, records releases of shared counts, and reports what was spent.
 
 What it does: opens the banks' ledgers, records a release of counts in all of them, reports what was spent, and prices
 one more round (`accounts`).

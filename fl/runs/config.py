@@ -98,7 +98,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run's result, and nothing that is secret."""
+    """Everything that decides a run's result. It holds no secret."""
 
     seed: Annotated[int, options.SEED] = 0  # of data, first model and batches; never of keys or noise
     rounds: Annotated[int, options.ROUNDS]

@@ -261,7 +261,7 @@ class Experiment:
         }
 
     def _afford(self, banks: Sequence[str]) -> bool:
-        """Whether the noise, calibrated to so many trainings and no more, leaves each of these banks another."""
+        """Whether each of these banks may begin another of the trainings to which the noise was calibrated."""
         begun = dict(zip(self.plan.banks, self._begun().values(), strict=True))
         return all(begun[name] < self.plan.trainings for name in banks)
 
@@ -292,7 +292,7 @@ class Experiment:
 
     @property
     def _will_spend_here(self) -> bool:
-        """Whether something is left to release, and ledgers in this very folder are to hold it."""
+        """Whether something remains to be released, and ledgers in this folder will record it."""
         privacy, unshared = self.config.privacy, self.config.statistics is not None and self._statistics is None
         if privacy is None or privacy.budget_dir is not None:
             return False
@@ -303,7 +303,7 @@ class Experiment:
         self.ledgers[bank].spend(self.plan.round_cost, run=self.folder.run_id, round_number=number)
 
     def _spent(self) -> dict[str, float | str | None]:
-        """What the bank that has spent most has spent, and by whose count."""
+        """The largest spend of a bank, and the accountant that counted it."""
         if not self.ledgers:
             return {"epsilon": None}
         epsilon, accountant = dearest(self.ledgers)

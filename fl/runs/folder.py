@@ -1,4 +1,4 @@
-"""The folder a run leaves: what was asked, with what it was done, how it went, and the model.
+"""The folder that a run leaves: its configuration, versions, rounds, figures and model.
 
     config.toml            what was asked; `--resume` reads it
     manifest.json          versions, seeds, data and its SHA-256, git revision; no rows

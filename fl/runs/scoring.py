@@ -100,7 +100,7 @@ ABOUT = {"schema": str, "features": list, "model_hash": str, "threshold": float}
 
 
 def _stored(run: Path, path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """(what the model file says of itself, its tensors). Raises `RunFolderError` for a file that no run wrote."""
+    """(metadata of the model file, its tensors). Raises `RunFolderError` for a file that no run wrote."""
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("about", "{}"))

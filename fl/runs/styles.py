@@ -17,7 +17,7 @@ from fl.runs.config import BY_NOISE, ModelSettings, PrivacySettings
 
 @dataclass(frozen=True)
 class Style:
-    """What a run does where its configuration is not told otherwise."""
+    """The defaults of a run where its configuration sets no value."""
 
     model: ModelSettings
     training: LocalTraining

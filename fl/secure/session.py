@@ -230,7 +230,7 @@ class InProcessRounds:
         self._preparation = 0.0
 
     def average(self, joined: Joined, value_bits: int) -> Aggregate:
-        """The weighted mean of `joined`, which nobody can take apart.
+        """The weighted mean of `joined`. Nobody can separate the contributions.
 
         Raises `BanksVanished` after the key holder's abort when a member of the roster never contributed,
         `secagg.errors.SecAggError` otherwise.

@@ -1,4 +1,4 @@
-"""FedBuff: nobody waits for the slowest bank; a round closes as soon as K banks have finished.
+"""FedBuff: a round closes as soon as K banks have finished, without waiting for the slowest bank.
 
     a bank takes the newest model w_b, trains as long as it needs, and joins the round that is then open
     round t closes at K joins:  w_t = w_(t-1) + server_lr / K * sum over joined k of s(t - 1 - b_k) * update_k

@@ -1,4 +1,4 @@
-"""FedProx: FedAvg whose local training is pulled back towards the model it started from.
+"""FedProx: FedAvg with a penalty in local training on the distance from the model it started from.
 
     each bank minimises  F_k(w) + mu / 2 * |w - w_t|^2        (the norm is squared: its gradient is mu * (w - w_t))
 

@@ -6,9 +6,9 @@
 Source: Arivazhagan, Aggarwal, Singh, Choudhary, "Federated Learning with Personalization Layers" (FedPer),
 arXiv 1912.00818, Algorithms 1 and 2.
 
-A bank scores its customers with the shared layers and its own head. What travels is shorter by the head. Under
-differential privacy the head is trained by the same noisy steps and released to nobody, so it costs nothing more; the
-epsilon speaks of what left the bank. A bank that joins late begins with the first model's head.
+A bank scores its customers with the shared layers and its own head. The vector that is sent is shorter by the head.
+Under differential privacy the head is trained by the same noisy steps and released to nobody, so it costs nothing more;
+the epsilon speaks of what left the bank. A bank that joins late begins with the first model's head.
 """
 
 from __future__ import annotations

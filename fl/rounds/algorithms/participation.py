@@ -1,4 +1,4 @@
-"""Who takes part in a round: everybody, a part of them, and what becomes of those who vanish.
+"""Which banks take part in a round, and what happens when banks vanish.
 
 - `Everyone` and `Sampled` are timetables. A sample is drawn from the run's seed, which is public, so it brings no
   amplification into any epsilon: everybody knows who took part.
