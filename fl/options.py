@@ -320,7 +320,6 @@ BATCH_SIZE = Whole(1, 10**9, "rows")
 DROPOUT = Real(0, 1, "probability", below=True)
 PRIOR = Real(0, 1, "public guess of the fraud share", above=True, below=True)
 THREADS = Whole(1, 1024, "threads")
-DEVICES = ("cpu", "cuda")
 
 # --- algorithms and participation -----------------------------------------------------------------------------------
 

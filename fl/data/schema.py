@@ -22,7 +22,6 @@ from fl import options
 from fl.errors import SchemaError
 
 TimeUnit = Literal["datetime", "seconds", "minutes", "hours", "days", "order"]
-TIME_UNITS: tuple[TimeUnit, ...] = ("datetime", "seconds", "minutes", "hours", "days", "order")
 MICROSECONDS: dict[str, int] = {  # length of one unit of a numeric time column
     "seconds": 1_000_000,
     "minutes": 60_000_000,
@@ -32,7 +31,6 @@ MICROSECONDS: dict[str, int] = {  # length of one unit of a numeric time column
 DAY_US = MICROSECONDS["days"]
 
 Transform = Literal["identity", "log1p", "signed_log1p"]
-TRANSFORMS: tuple[Transform, ...] = ("identity", "log1p", "signed_log1p")
 
 EPOCH = dt.date(1970, 1, 1)
 

@@ -15,7 +15,7 @@ from fl.flower.settings import PartySettings
 from fl.flower.transport import Bytes, Call, Outgoing
 from secagg import packing, wire
 from secagg.errors import WrongState
-from secagg.messages import Contribution, Join, Offer, Release, Roster
+from secagg.messages import Contribution, Offer, Release, Roster
 from secagg.states import AggregatorState
 
 
@@ -64,11 +64,6 @@ class AggregatorParty(Party):
         self._offer = expect(data, Offer, plan)
         if self._role is None or self._plan != plan:
             self._role, self._plan = secagg.Aggregator(self.identity, self.enrolment, plan), plan
-
-    def joined_by(self, data: Bytes) -> str:
-        """The organisation that a join names as its sender; the key holder verifies it."""
-        assert self._plan is not None
-        return self.enrolment.client(expect(data, Join, self._plan).header.sender).organisation
 
     def open(self, data: Bytes) -> Closed:
         """Start collecting for a roster."""

@@ -8,7 +8,6 @@ What it leaves to others: figures (the parts), the page around a plot (`page.py`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -282,8 +281,3 @@ def by_bank(explanations: dict[str, Any]) -> Plot:
         "ygap": 1,
     }
     return plot([heat], {**_title("bank"), "type": "category"}, {}, height=130 + 20 * len(names))
-
-
-def drawn(plots: Sequence[Plot | None]) -> list[Plot]:
-    """Those that have something to show."""
-    return [one for one in plots if one is not None]
