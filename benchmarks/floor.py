@@ -3,8 +3,6 @@
 What it does: measures what one core does of each kind of work when nothing else is in the way (`Speeds`), counts what a
 round's stages need of it (`works`), plays rounds on one thread and sets both side by side (`floors`).
 
-What it leaves to others: comparing with other systems (`benchmarks.runner`).
-
 A floor is the larger of two times: moving the stage's arrays through the caches once, and its modular products at
 the rate of a loop that does nothing else on data in the first-level cache. Keystream and hash bytes are added, since
 one core cannot do them at the same time. A floor is no prediction: transforms also shuffle, and a pass over memory that

@@ -4,8 +4,6 @@ A cell that begins with = + - @, a tab or a line break, or with blanks and one o
 LibreOffice and Google Sheets, and text from outside (a bank, a terminal, a column) may be one. It gets an apostrophe
 in front, which a spreadsheet takes for "this is text"; numbers stay numbers. `unescaped` takes it off again, so that
 what this project reads back is what it wrote. Source: OWASP, CSV Injection (full-width forms included).
-
-What it leaves to others: where the file goes (`fl.durable`), what stands in it.
 """
 
 from __future__ import annotations

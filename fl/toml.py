@@ -3,8 +3,6 @@ one, because a misspelt optional key would otherwise be a setting silently not i
 
 What it does: `text_of` and `parsed` read a file or refuse it; `Fields` takes the keys of a table one by one; `filled`
 makes a settings class of a whole table, whose types and ranges the class declares (`fl.options`).
-
-What it leaves to others: which keys there are, and what they mean.
 """
 
 from __future__ import annotations

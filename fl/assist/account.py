@@ -8,8 +8,6 @@ of a short text can be guessed at by whoever can guess the text; the log belongs
 The budget counts an attempt at its upper bound until it is settled: one token per byte of the request and the
 whole output limit. An attempt without an answer (a timeout, a broken connection, a killed process) stays at
 that bound, since it may have been billed. An answer with an error status costs nothing.
-
-Leaves to others: what is sent (`gateway`), answers (`cache`).
 """
 
 from __future__ import annotations

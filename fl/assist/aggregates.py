@@ -6,8 +6,6 @@ weigh the same, since a weight would publish a number of rows.
 
 The released averages are exact up to quantisation and lie outside any epsilon: what a few banks average, the
 others can subtract their own share from. They leave only when a person asks for it (`--with-aggregates`).
-
-Leaves to others: the encrypted average (`fl.secure.session`), prompts (`synthetic`).
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ reject), `comment`, `reviewer`. Only those may change. A row without a decision 
 accepted one needs a reviewer's name, and a row with a blocking finding cannot be accepted by anyone.
 
 Cells that a spreadsheet would take for a formula are written with an apostrophe before them.
-
-Leaves to others: findings (`validation`), what rows are for.
 """
 
 from __future__ import annotations

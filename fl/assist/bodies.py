@@ -2,8 +2,6 @@
 
 Runs before the SDK parses anything, so that a body which is cut off, refused or talked into calling a tool is told
 apart from one of the wrong structure.
-
-Leaves to others: the structure of the answer inside the message (`answers`), and asking (`gateway`).
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ settled. The cache holds contents (redacted questions stay out of it, answers do
 
 An answer that was refused or malformed is remembered as such: the same question would be paid for again only
 when someone asks again on purpose.
-
-Leaves to others: the log (`account`), what an answer means (`answers`).
 """
 
 from __future__ import annotations

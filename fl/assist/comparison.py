@@ -9,7 +9,6 @@ of weeks, so several test windows say more than one.
 An interval that holds 0 is reported as what it is: no difference was shown.
 
 Sources: Efron and Tibshirani 1993, chapter 13 (percentile interval); Field and Welsh 2007 (cluster bootstrap).
-Leaves to others: training (`fl.rounds.play`), what changed.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ that was changed afterwards is refused. Self-serve fine-tuning at OpenAI takes n
 
 Tokens: how many a text has depends on the model, and none is named here. A byte is the least a token can stand
 for, so the number of bytes is an upper bound; a quarter of it is the usual guess for English.
-
-Leaves to others: redaction (`gateway`), approval (`approval`), sending (`gateway`).
 """
 
 from __future__ import annotations

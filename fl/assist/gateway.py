@@ -17,9 +17,6 @@ answer that is anything but one message of the asked structure is refused.
 
 This module is the only one that imports openai or httpx2, and it does so when a provider of that kind is made
 (a test reads all sources for it). Nothing here prints; the SDK's own loggers are kept at warnings.
-
-Leaves to others: what columns look like outside (`release`), what identifiers look like (`redact`), money
-(`account`), bodies that are no answer (`bodies`), answers in lasting form (`cache`), rules (`offline`).
 """
 
 from __future__ import annotations

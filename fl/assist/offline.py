@@ -3,8 +3,6 @@
 It exists so that everything around a language model can be run, tested and shown without one: redaction, caching,
 approval, comparison. Its rules know a few words of English and German statements and nothing else. Whatever it
 makes says so, and its figures are never those of a language model.
-
-Leaves to others: what is asked (`gateway`), what an answer may be (`answers`, `synthetic`).
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 A prompt file opens with `version: N` and a blank line; the rest is the instruction, word for word. Prompts
 hold no data: what a request is about travels apart from them, as JSON in the user's turn, so that text in a
 transaction cannot pose as an instruction by its place.
-
-Leaves to others: what goes into the JSON (`gateway`), what may be answered (`answers`).
 """
 
 from __future__ import annotations

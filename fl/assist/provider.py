@@ -1,7 +1,4 @@
-"""What answers a request: the protocol of providers, and the values that pass between them and the gateway.
-
-Leaves to others: building requests (`gateway`, alone), rules (`offline`), the SDK (`gateway`).
-"""
+"""What answers a request: the protocol of providers, and the values that pass between them and the gateway."""
 
 from __future__ import annotations
 

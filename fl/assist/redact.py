@@ -10,8 +10,6 @@ unless that many customers write it.
 `leaks` finds what must not be in a redacted text, `identifiers` what must not be in any request; the gateway
 refuses to send on either. What this cannot see is said in docs/assist.md: numbers written as words, and names
 that are common words and on no list.
-
-Leaves to others: which columns may leave at all (`release`), sending (`gateway`).
 """
 
 from __future__ import annotations

@@ -11,8 +11,6 @@
 
 Customers, terminals, the label, the bank and whatever the schema keeps from the model (`never`) cannot be
 allowed by anyone; nor can a category that is hashed, since its words are not public.
-
-Leaves to others: recognising identifiers (`redact`), sending (`gateway`).
 """
 
 from __future__ import annotations

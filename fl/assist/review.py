@@ -6,8 +6,6 @@ Every alert keeps its score, and one without a usable verdict counts as unclear 
 
 Agreement is measured against labels: the share of frauds among the first n of the queue, as the model ordered it
 and as the verdicts do, with a bootstrap interval of the difference over alerts.
-
-Leaves to others: scores (`comparison`), what leaves (`gateway`).
 """
 
 from __future__ import annotations

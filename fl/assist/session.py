@@ -5,8 +5,6 @@ no address is looked up. A work folder keeps what must outlast a process: the lo
 
 In a deployment a bank has one gateway, its own. Where this process plays all banks of an experiment, each still
 gets a gateway with its own redactor, and they share provider, budget and cache.
-
-Leaves to others: what is asked.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """The stories of `demos assist`, from data to figures: what is done in which order, and what is kept.
 
 Each takes the data, a session and a folder, and returns what the command prints as JSON; the parts do the work.
-
-Leaves to others: reading options and printing (`demos.assist`), every part.
 """
 
 from __future__ import annotations

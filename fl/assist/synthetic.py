@@ -9,9 +9,6 @@ differ and each is cached by itself.
 
 An answer names customers and terminals by number. Here they become identifiers that no bank uses (`SYN-...`),
 and days become days that end with the training period, so that features find a past to look at.
-
-Leaves to others: what is wrong with a set (`validation`), who approves it (`approval`), what it is worth
-(`comparison`).
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ is what fine-tuning a hosted model can be replaced with, and the baseline that o
 
 A fifth of every bank's texts, by hash of the text, is kept for testing, so that equal texts never stand on both
 sides; another tenth picks nothing but the threshold.
-
-Leaves to others: rounds and encryption (`fl.rounds.play`, `fl.secure.session`).
 """
 
 from __future__ import annotations

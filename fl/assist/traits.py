@@ -3,8 +3,6 @@
 Each bank asks about its own descriptions, redacted with its own words. Equal redacted texts are asked about once.
 A description that could not be answered in the asked structure gets no traits but a column that says so: nothing
 is guessed.
-
-Leaves to others: redaction and requests (`gateway`), what the columns are worth (`comparison`).
 """
 
 from __future__ import annotations

@@ -11,8 +11,6 @@ flagged. The distance to the closest record against a holdout follows Zhao et al
 Reutterer 2021; the detector is the classifier two-sample test of Lopez-Paz and Oquab 2017.
 
 Real rows are compared with on the bank's own machine; only figures and row numbers come out.
-
-Leaves to others: making rows (`synthetic`), deciding about them (`approval`), their use (`comparison`).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 What it does: turns `Totals` into scaled columns for rows of a given day and key, and a federation with bank-local
 features into one with shared columns as well.
 
-What it leaves to others: making totals (`fl.counts.plan`). A row of day d uses only periods whose labels were all
-known when day d began; a day beyond the last release uses the newest one there is.
+A row of day d uses only periods whose labels were all known when day d began; a day beyond the last release uses the
+newest one there is.
 
 Exact windows stand in for the bank's own windows of the same length; the bank's own one-day window stays. Where a
 cell is suppressed, or nothing is released yet, the bank's own window stays in its place: a threshold hides what other

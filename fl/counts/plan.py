@@ -4,9 +4,6 @@ What it does: plans which periods are shared (`windows_plan`, `increments_plan`)
 frauds and presence (`bank_counts`), prepares a bank's integers for an encrypted sum, noise share included
 (`contribution`), and reads the released sums (`Totals`).
 
-What it leaves to others: slots of keys (`fl.counts.key_slots`), the encrypted sum (`fl.secure.session`), noise and what
-it costs (`fl.privacy.noise_shares`, `fl.privacy.accounting`), features made of totals (`fl.counts.columns`).
-
 Two modes, and what each promises:
 
 - `exact windows`, without differential privacy only. Per day and key, the exact totals of the windows that end

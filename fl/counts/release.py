@@ -2,9 +2,6 @@
 
 What it does: `share_statistics` returns the totals of a plan, from the run folder where they are already there.
 
-What it leaves to others: counting (`fl.counts.plan`), the encrypted sum (`fl.secure.session`), the ledger's rule
-(`fl.privacy.budget`, through `Payment`).
-
 Order, which the budget rests on:
 
 1. Every bank's ledger is asked whether it has room for the release, or nothing happens.

@@ -1,8 +1,6 @@
 """What a run shares: from its data and settings to the plan of a release, its keys, and what the result says of it.
 
 What it does: `plan_sharing`, `key_slots` and `describe`.
-
-What it leaves to others: making the release (`fl.counts.release`), calibrating its noise (`fl.runs.noise`).
 """
 
 from __future__ import annotations

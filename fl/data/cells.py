@@ -2,8 +2,6 @@
 
 What it does: `plain` turns a column of Arrow's into text, a number, a truth value, a date or an instant, and refuses
 a cell that is none of them; `first_that_fails` finds the cell that a conversion of a whole column stumbled on.
-
-What it leaves to others: what the column means, and the name of its file and row (`fl.data.reading`).
 """
 
 from __future__ import annotations

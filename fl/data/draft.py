@@ -4,8 +4,6 @@ Guesses look at names and at the first rows only; the time column is read to its
 there are. A draft always loads. It is not finished: a column left in by a wrong guess may be the label in
 disguise, and constants taken from the sample are statistics of it until a person replaces them by public
 ones.
-
-Leaves to others: reading the result (`schema_file`).
 """
 
 from __future__ import annotations

@@ -3,9 +3,6 @@
 `load_federation` is the way in: read, partition, split and compute features, each bank from its own rows.
 `pooled_global` is the baseline that federating must be measured against: features over all banks' rows, same
 split. It needs everyone's transactions in one place, which is what a federation avoids.
-
-Leaves to others: reading files (`data`), computing features (`features`), choosing periods (`split`),
-assigning rows to banks (`partition`), scoring new files (`stream`), everything that learns.
 """
 
 from __future__ import annotations

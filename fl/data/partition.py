@@ -4,8 +4,6 @@ A spec is `FILE.csv:COLUMN` (a row per customer, with the schema's customer colu
 `COLUMN` (the bank stands in every transaction). Without one, customers fall to `clients` banks by keyed
 hash: the same customer always at the same bank, whichever other customers there are, so that new
 transactions find theirs. Banks are about equal in size.
-
-Leaves to others: what a bank does with its rows.
 """
 
 from __future__ import annotations

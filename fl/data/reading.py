@@ -7,9 +7,6 @@ part of its row).
 
 A date is what it says or it is refused: Arrow's parser and its unchecked casts would turn 31 February into
 2 March and a year beyond 64 bits into another.
-
-Leaves to others: what columns mean (`schema`), cells of a kind that no column can hold (`cells`), which bank a
-row belongs to (`partition`), features (`features`).
 """
 
 from __future__ import annotations

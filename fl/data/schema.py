@@ -4,8 +4,7 @@ A schema is public. Every bank of a federation holds the same one, so whatever i
 widths, scaling constants, the label delay) costs no statistics of anyone's data. `sha256` names it in
 messages and manifests.
 
-Leaves to others: reading the TOML form (`schema_file`), drafting one from a csv (`draft`), reading data
-(`data`). The format is described in docs/data.md.
+The format is described in docs/data.md.
 """
 
 from __future__ import annotations

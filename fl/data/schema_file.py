@@ -1,6 +1,6 @@
 """Read a schema from TOML, by the name of a shipped one or by path, and find the shipped one that fits a header.
 
-What it leaves to others: the types of keys, and unknown ones (`fl.toml`). The format is described in docs/data.md.
+The format is described in docs/data.md.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ sums that begin elsewhere (1e-9 relative).
 Labels: those of the history and, if the new rows bring some, theirs are used once the label delay has
 passed, never earlier. New rows without labels count as no fraud when their delay has passed; give them as
 history, labelled, to do better.
-
-Leaves to others: reading (`data`), what a score is.
 """
 
 from __future__ import annotations

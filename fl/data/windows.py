@@ -5,8 +5,6 @@ contiguous after one stable sort, so a window is a range of positions, found by 
 window and no Python loop over rows. A count is a difference of prefix sums, which is exact in integers. A mean
 is not: what the prefix lost to rounding, or to an overflow, before the window began would stay lost. It adds
 sums of 1, 2, 4, ... rows that lie within the window.
-
-Leaves to others: which windows mean something (`features`).
 """
 
 from __future__ import annotations

@@ -2,9 +2,6 @@
 
 What it does: `evaluate` measures one model per bank on all banks' test rows, `validation_figures` on their validation
 rows, and `require_measurable` refuses rows on which no figure can be measured.
-
-What it leaves to others: the figures themselves (`fl.learning.metrics`), training, what an examination looks at besides
-(`fl.reports.examination`).
 """
 
 from __future__ import annotations

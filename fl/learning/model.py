@@ -4,9 +4,6 @@ What it does: builds the network (inputs -> 64 -> 32 -> 1 logit, ReLU, dropout 0
 state of *any* module into one float32 vector and back, and hashes a model so that a round can be bound to
 it.
 
-What it leaves to others: training (`fl.learning.training`), clipping, quantising and encrypting the vector
-(`fl.secure.session`).
-
 The network has no BatchNorm: its running statistics are un-noised functions of the rows, and a per-row
 gradient does not exist through it (Opacus refuses it for the same reason).
 """

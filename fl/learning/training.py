@@ -3,9 +3,6 @@
 What it does: seeded mini-batch training (`train_seeded`), DP-SGD (`train_private`), prediction, and the
 choice of device.
 
-What it leaves to others: how much noise is needed and whether the bank may still afford it (`fl.privacy.budget`),
-what a round is (`fl.rounds.play`), averaging (`fl.secure.session`).
-
 Sources: DP-SGD, Abadi et al., CCS 2016, Algorithm 1, with per-row gradients and clipping by Opacus; FedProx'
 term from `fl.rounds.algorithms.fedprox`; class imbalance by a weighted loss, never by resampling, which would change
 the sampling rate that the accountant was told.

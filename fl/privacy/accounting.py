@@ -3,9 +3,6 @@
 What it does: `epsilon` turns a history of training steps, shared counts and client-level releases into an epsilon, and
 `reckoned` also names the accountant behind the figure.
 
-What it leaves to others: what a mechanism is and which unit it protects (`fl.privacy.mechanisms`), remembering what was
-spent (`fl.privacy.budget`), finding the noise that a budget allows (`fl.privacy.calibrate`).
-
 Sources: the Poisson-subsampled Gaussian composed numerically as privacy random variables (PRV; Gopi, Lee, Wutschitz,
 NeurIPS 2021), whose *upper* bound is reported; Renyi DP (Mironov, Talwar, Zhang 2019) beside it, and in its place
 outside the range in which float64 can hold that bound (`fl.privacy.privacy_loss`), or where it is the smaller one. Both

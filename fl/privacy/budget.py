@@ -3,9 +3,6 @@
 What it does: `BudgetLedger` remembers every release of a bank in a JSON file, and `read_ledger` reads one without
 touching anything.
 
-What it leaves to others: what a release costs (`fl.privacy.accounting`), how much noise a budget allows
-(`fl.privacy.calibrate`).
-
 Ordering rule: the spend is on disk, synced, before the first gradient is computed or anything with its noise leaves the
 bank. A crash can therefore count steps that were never taken and cannot forget one that was.
 

@@ -1,8 +1,6 @@
 """How much noise a budget allows: the least under which everything spent and everything planned stays within it.
 
-What it does: one function for each mechanism of `fl.privacy.mechanisms`. What it leaves to others: what a mechanism
-costs and what was spent (`fl.privacy.accounting`), when a run calibrates and what it keeps of the result
-(`fl.runs.noise`).
+What it does: one function for each mechanism of `fl.privacy.mechanisms`.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ gamma, decided by comparing uniform integers. No logarithm, exponential or round
 so that the samples have exactly the distribution that the accountant is told of, and none of the low-bit
 attacks on floating-point noise (Mironov, CCS 2012) has anything to hold on to.
 
-What it leaves to others: how much noise is needed and what several shares of it add up to (`fl.privacy.noise_shares`).
-
 Randomness comes from the operating system; `entropy` is a parameter for tests only. The time that sampling takes
 depends on the samples, as with every rejection sampler; who can time a bank's sampling is not defended against.
 """

@@ -1,9 +1,5 @@
 """What a release of a bank can be: frozen values that a ledger remembers and an accountant prices.
 
-What it leaves to others: what they cost (`fl.privacy.accounting`), remembering them (`fl.privacy.budget`), drawing the
-noise (`fl.privacy.randomness`, `fl.privacy.discrete_gaussian`), taking the steps (`fl.learning.training`,
-`fl.rounds.joint_steps`).
-
 Three units, and what each does not say:
 
 - training: one *training row with its features fixed*, added or removed. A raw transaction also enters the

@@ -3,9 +3,6 @@
 What it does: decides the shares of one release (`NoisePlan`), bounds how far their sum is from one discrete
 Gaussian, and how much of it lies outside the lane of an encrypted sum.
 
-What it leaves to others: drawing a share (`fl.privacy.discrete_gaussian`), what a release costs
-(`fl.privacy.accounting`), the encrypted sum (`fl.secure.session`).
-
 Shares are drawn after the roster has closed, when the number n of banks is known. Of the n shares, t may be known
 to an observer: its own, and those of banks that collude with it. The remaining n - t carry the promise, so each
 share has variance sigma^2 / (n - t), and the released sum has n / (n - t) of the variance that is accounted. A

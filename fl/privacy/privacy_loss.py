@@ -3,9 +3,6 @@
 What it does: `composed_epsilon` convolves the privacy losses of Poisson-subsampled Gaussian steps (Opacus) with
 those of counts under discrete Gaussian noise, which are exact: a discrete distribution with known weights.
 
-What it leaves to others: which releases one transaction is part of, and all other accounting
-(`fl.privacy.accounting`).
-
 Source: Gopi, Lee, Wutschitz, "Numerical Composition of Differential Privacy" (NeurIPS 2021), whose error bounds
 hold for any privacy loss that is rounded to the grid with its mean restored; Opacus implements it for one family
 and is extended here by another.

@@ -5,8 +5,6 @@ with every seed, each in a run folder of its own, so that an ablation that was k
 each variant with the whole run, seed by seed, with a 95 % t-interval; the runs at other epsilons make a privacy-utility
 curve.
 
-What it leaves to others: training (`fl.runs.experiment`), how it looks (`fl.reports.ablation_page`).
-
 Like the baselines, an ablation is **evaluation only**. Every cell has a ledger of its own, in its folder: an ablation
 of a private run spends its epsilon on the same rows again and again, and must not be run where that promise is to be
 kept.

@@ -1,8 +1,4 @@
-"""An ablation as one HTML file: what each component is worth, with its interval, and the privacy-utility curve.
-
-What it leaves to others: figures (`fl.reports.ablation`), what the page says
-(`fl/reports/templates/ablation.html.j2`), filling the template (`fl.reports.html`).
-"""
+"""An ablation as one HTML file: what each component is worth, with its interval, and the privacy-utility curve."""
 
 from __future__ import annotations
 

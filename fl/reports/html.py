@@ -2,8 +2,6 @@
 
 What it does: `rendered` fills a template. Every value is escaped, a name that the template misspells raises, and
 `layout.html.j2` forbids the page to fetch anything.
-
-What it leaves to others: what a page says (the templates), what a plot shows (`fl.reports.examination.plots`).
 """
 
 from __future__ import annotations

@@ -16,8 +16,6 @@ Top-k selection and random masks are left out on purpose: which coordinates a ba
 Sources: layer-wise partial sharing as in Shokri, Shmatikov, CCS 2015, with layers chosen by a public rule instead of by
 size; uniform quantisation under secure aggregation as in Bonawitz, Salehi, Konecny, McMahan, Gruteser, "Federated
 Learning with Autotuned Communication-Efficient Secure Aggregation", Asilomar 2019.
-
-Leaves to others: packing bits into lanes (`secagg`), playing rounds (`fl.rounds.play`).
 """
 
 from __future__ import annotations

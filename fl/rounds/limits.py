@@ -12,8 +12,6 @@ largest chunk, then each bank's largest batch.
 Estimates, measured on this project's code (docs/algorithms.md), are of what comes on top of the interpreter, the
 libraries and the bank's rows. Time is measured on this machine with random numbers, never on anyone's rows; a bank's
 `speed` says how its own machine compares.
-
-Leaves to others: sizes of messages (`fl.secure.session.sealing_cost`), playing rounds (`fl.rounds.play`).
 """
 
 from __future__ import annotations

@@ -2,9 +2,6 @@
 
 What it does: opens the banks' ledgers, records a release of counts in all of them, reports what was spent, and prices
 one more round (`accounts`).
-
-What it leaves to others: what a mechanism costs (`fl.privacy.accounting`), the ledger's rule (`fl.privacy.budget`), how
-much noise a budget allows (`fl.runs.noise`), recording a training when it begins (`fl.runs.experiment`).
 """
 
 from __future__ import annotations

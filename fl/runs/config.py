@@ -1,8 +1,4 @@
-"""What a run is asked to do: its settings with their defaults, and the TOML that keeps them.
-
-What it leaves to others: which options of a command make a configuration, what a run decides from it (`fl.runs.plan`),
-models and trainings that suit each other (`fl.runs.styles`).
-"""
+"""What a run is asked to do: its settings with their defaults, and the TOML that keeps them."""
 
 from __future__ import annotations
 

@@ -16,8 +16,6 @@
 Every file but metrics.jsonl is replaced whole. A round's line is appended before its checkpoint; a line
 beyond the checkpoint belongs to a round that was interrupted and is dropped when the run goes on. The lock keeps two
 processes from continuing one run; reading takes no lock and writes nothing.
-
-What it leaves to others: what a round is (`fl.rounds.play`), what a ledger holds (`fl.privacy.budget`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
 """The noise of a new run: as little as its budget allows, for the bank that has spent most; every bank uses the same.
 
 What it does: `with_noise` reads the banks' ledgers and calibrates the noise of shared counts and of all rounds.
-
-What it leaves to others: finding the noise of one mechanism (`fl.privacy.calibrate`), drawing it, recording what it
-costs (`fl.runs.budgets`).
 """
 
 from __future__ import annotations

@@ -3,9 +3,6 @@
 `RunPlan(config, source)` says which algorithm is played, which layers travel with how many bits, what the banks count
 together, which noise they add and how many rounds the budget is divided among. Each of these is decided here, once, and
 from the model that is trained: the one with the columns of the counts that are still to be shared.
-
-What it leaves to others: how much noise a budget allows (`fl.runs.noise`), ledgers (`fl.runs.budgets`), playing
-(`fl.runs.experiment`).
 """
 
 from __future__ import annotations

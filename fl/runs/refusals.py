@@ -1,7 +1,4 @@
-"""Settings of a run that cannot be together, each refused with what to leave out.
-
-What it leaves to others: what a single setting may be (`fl.options`), a budget that is spent (`fl.runs.noise`).
-"""
+"""Settings of a run that cannot be together, each refused with what to leave out."""
 
 from __future__ import annotations
 

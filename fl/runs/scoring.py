@@ -2,8 +2,6 @@
 
 What it does: loads `model.safetensors` with what scoring needs to know, and scores a file of any length in
 chunks, each bank's rows with features from that bank's own past.
-
-What it leaves to others: features as they arrive (`fl.data.stream`), reading files (`fl.data.reading`), training.
 """
 
 from __future__ import annotations

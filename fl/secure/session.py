@@ -5,9 +5,6 @@ Sums are encrypted through `secagg`, or in plain sight for comparison.
 What it does: plans a round for a vector, aggregates, and says what that cost. The only module of `fl` that
 imports `secagg`.
 
-What it leaves to others: what the vector means (`fl.learning.model`), applying the average (`fl.rounds.play`), every
-promise about who learns what (`secagg`, docs/threat-model.md).
-
 Plain aggregation clips each coordinate exactly as the encrypted one does, so that the two differ by
 quantisation alone.
 """

@@ -3,8 +3,7 @@
 What it does: reads config.toml, manifest.json and model.safetensors, reads the data from its source through the
 loader that trained on it, refuses data that are no longer the same, and scores training, validation and test rows.
 
-What it leaves to others: every figure. Nothing is written and no budget is touched: this is evaluation by someone who
-may see all rows.
+Nothing is written and no budget is touched: this is evaluation by someone who may see all rows.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 What it does: measures the model again from its rows, by the code that measured it when it was trained, and says whether
 both agree; collects the baselines that the run made, and names those that it did not; the curves behind the figures.
-
-What it leaves to others: what a figure is (`fl.learning.metrics`), training baselines (`fl.runs.baselines`).
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 What it does: turns a report into findings, each of a kind: `good`, `note` (to be known), `concern` (to be answered
 before the model is used). The limits are conventions, named here, and no substitute for a decision.
-
-What it leaves to others: every figure.
 """
 
 from __future__ import annotations

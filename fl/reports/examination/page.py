@@ -1,8 +1,4 @@
-"""A report (`report.py`) as one HTML page, to be read from top to bottom and without the network.
-
-What it leaves to others: what the page says (`fl/reports/templates/examination.html.j2`), what a plot shows
-(`plots.py`), filling the template (`fl.reports.html`).
-"""
+"""A report (`report.py`) as one HTML page, to be read from top to bottom and without the network."""
 
 from __future__ import annotations
 

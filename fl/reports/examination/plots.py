@@ -2,8 +2,6 @@
 
 Every value comes from the report as it is, in its own unit; axes show shares as percentages. A plot that has nothing to
 show is None.
-
-What it leaves to others: figures (the parts), the page around a plot (`page.py`).
 """
 
 from __future__ import annotations

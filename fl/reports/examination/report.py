@@ -1,6 +1,6 @@
 """All of an examination as one JSON object: what `report.json` holds, and what the page shows.
 
-What it does: `examine` puts the parts together. What it leaves to others: every part, and how it looks (`page.py`).
+What it does: `examine` puts the parts together.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a configuration to an algorithm: the `[algorithm]` and `[participation]` tables of config.toml.
 
 What it does: refuses options that belong to another algorithm, fills in defaults, builds the value that
-`fl.rounds.play` plays. What it leaves to others: what the options mean (each algorithm's own file).
+`fl.rounds.play` plays.
 """
 
 from __future__ import annotations
