@@ -1,4 +1,4 @@
-"""Language models beside fraud detection, behind a gateway that lets no customer out.
+"""Language models beside fraud detection, behind a gateway that sends no customer data.
 
 What it does: synthetic fraud (`synthetic`, `validation`, `approval`), traits of transaction descriptions
 (`traits`), a second look at alerts (`review`), examples for fine-tuning and a local text head (`examples`,

@@ -1,4 +1,4 @@
-"""What was sent and what it cost: an append-only log, and a budget that stops before it is exceeded.
+"""What was sent and what it cost: an append-only log, and a budget that no request may exceed.
 
 Every attempt of a request leaves a `sent` line before the first byte goes out, and a `settled` line once its
 cost is known, or an `unsettled` one when its answer does not say. Each line holds the SHA-256 of the line before,

@@ -1,4 +1,4 @@
-"""What all banks together may say about their transactions: averages that an encrypted sum has released.
+"""Averages over the transactions of all banks, released by an encrypted sum.
 
 Every bank contributes the mean and the mean square of each publicly scaled feature over its training rows; the
 banks' average of those is computed under encryption, so that no bank's own figures are seen by anyone. Banks

@@ -1,4 +1,4 @@
-"""What may be answered, as pydantic models: closed lists, bounded numbers, bounded text, nothing extra.
+"""The allowed answers, as pydantic models: closed lists, bounded numbers, bounded text, no extra fields.
 
 The models travel to the provider as a strict JSON schema and check what comes back. Lengths of text are
 checked here and not in the schema, because OpenAI's strict mode knows no maxLength. Text of an answer is

@@ -1,4 +1,4 @@
-"""What a person says about rows before anything trains on them: csv out, decisions in.
+"""A person's decisions about rows before anything trains on them: writes a csv and reads the decisions.
 
 The file holds a line per row with its findings, who made it, and three empty cells: `decision` (accept or
 reject), `comment`, `reviewer`. Only those may change. A row without a decision counts as not approved, an

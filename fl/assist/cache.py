@@ -1,4 +1,4 @@
-"""Answers that were paid for, by the hash of what was asked: a resumed run asks for none of them again.
+"""Answers that were paid for, by the hash of the question, so that a resumed run does not ask again.
 
 The key covers everything that decides an answer: provider, endpoint, interface, model, prompt file, the
 structure asked for, and the item itself. One file per request holds its items, written before the attempt is

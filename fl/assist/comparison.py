@@ -1,12 +1,12 @@
 """What a change to the training data is worth: average precision with and without it, on the same test rows.
 
-Both sides train the same schedule from the same first models and batch orders, averaged in plain sight and
-without differential privacy, `repeats` times with different seeds. The interval is that of a paired bootstrap:
-each replicate draws one of the repeats and, with replacement, whole customers (their rows are not independent),
-and takes the difference on the same draw. It holds the luck of seeds and of customers; it does not hold that
-of weeks, so several test windows say more than one.
+Both sides train the same schedule from the same first models and batch orders, averaged in plain sight and without
+differential privacy, `repeats` times with different seeds. The interval is that of a paired bootstrap: each replicate
+draws one of the repeats and, with replacement, whole customers (their rows are not independent), and takes the
+difference on the same draw. It covers the chance of seeds and of customers. It does not cover that of weeks, so several
+test windows say more than one.
 
-An interval that holds 0 is reported as what it is: no difference was shown.
+An interval that contains 0 is reported as "no difference shown".
 
 Sources: Efron and Tibshirani 1993, chapter 13 (percentile interval); Field and Welsh 2007 (cluster bootstrap).
 """

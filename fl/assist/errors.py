@@ -14,15 +14,15 @@ class AssistError(FederationError):
 
 
 class AssistNotInstalled(AssistError):
-    """The openai SDK is not there: install the extra `assist`."""
+    """The openai SDK is not installed: install the extra `assist`."""
 
 
 class ColumnNotAllowed(AssistError):
-    """A column was about to leave without a person's word for it, or can never leave."""
+    """A column would be sent without a person's permission, or may never be sent."""
 
 
 class CustomerListMissing(AssistError):
-    """Free text was about to leave without the bank's list of its customers."""
+    """Free text would be sent without the bank's list of its customers."""
 
 
 class LeakRefused(AssistError):

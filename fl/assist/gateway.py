@@ -1,4 +1,4 @@
-"""The one door through which anything can leave: builds every request, checks it, sends it, and keeps account.
+"""The only module that can send anything: builds every request, checks it, sends it, and records its cost.
 
 Order of checks, each of which stops the request:
 

@@ -1,7 +1,7 @@
 """Columns as a parquet file or a frame may hold them, in the few types that reading transactions knows.
 
-What it does: `plain` turns a column of Arrow's into text, a number, a truth value, a date or an instant, and refuses
-a cell that is none of them; `first_that_fails` finds the cell that a conversion of a whole column stumbled on.
+What it does: `plain` turns a column of Arrow's into text, a number, a truth value, a date or an instant, and refuses a
+cell that is none of them; `first_that_fails` finds the cell at which the conversion of a whole column failed.
 """
 
 from __future__ import annotations

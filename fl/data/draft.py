@@ -1,9 +1,8 @@
 """Draft a schema from a file: a guess per column, each with the reason beside it, for a person to correct.
 
-Guesses look at names and at the first rows only; the time column is read to its end, to see how many days
-there are. A draft always loads. It is not finished: a column left in by a wrong guess may be the label in
-disguise, and constants taken from the sample are statistics of it until a person replaces them by public
-ones.
+Guesses look at names and at the first rows only; the time column is read to its end, to see how many days there are. A
+draft always loads. It is not finished: a column left in by a wrong guess may be the label in another form, and
+constants taken from the sample are statistics of it until a person replaces them by public ones.
 """
 
 from __future__ import annotations

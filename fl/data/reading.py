@@ -5,8 +5,8 @@ fails is the column searched for the first cell that does not convert, so that t
 column and row. Rows are counted as an editor counts them (the header is row 1; a quoted line break counts as
 part of its row).
 
-A date is what it says or it is refused: Arrow's parser and its unchecked casts would turn 31 February into
-2 March and a year beyond 64 bits into another.
+A date that does not exist is refused: Arrow's parser and its unchecked casts would turn 31 February into 2 March and a
+year beyond 64 bits into another.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 The world follows the Fraud Detection Handbook, chapter 3 (Le Borgne et al., 2022): customers with a home, a
 taste for amounts and a rate of transactions; terminals near them; and its three fraud scenarios.
 
-1. Every transaction above an amount threshold is a fraud; here the threshold is the one that makes the share
-come out. 2. A terminal is compromised for 28 days: every transaction there is a fraud. 3. A customer's
-details leak for 14 days: a third of the transactions are frauds of five times the amount.
+1. Every transaction above an amount threshold is a fraud; here the threshold follows from the fraud share. 2. A
+terminal is compromised for 28 days: every transaction there is a fraud. 3. A customer's details leak for 14 days: a
+third of the transactions are frauds of five times the amount.
 
 A change of the world can be planted (`Drift`), so that what watches for one can be tested.
 

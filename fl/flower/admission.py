@@ -1,13 +1,13 @@
-"""What a party takes from Flower and lets out: the actions of its protocol, and reports that its operator named.
+"""What a party accepts from Flower and sends out: the actions of its protocol, and reports that its operator named.
 
 A SuperLink may send whatever Flower can carry. Under Flower's stock FedAvg that is a plain "train" message, and an app
 answers it with the model it has just trained: one bank's own, unencrypted. So nothing reaches an app but the actions of
 this protocol, each in its Flower message type, and message types that the bank's own party file names; and of an app's
 answer nothing leaves but numbers and hashes under names that the party file lists (`settings.Reports`).
 
-# Strategy: the question is asked twice, and either answer would do alone. The mod asks it before it calls the app; the
-# resident process asks it before it calls anything, mod or no mod, and looks at what comes back (`GuardedApp`). A reply
-# is always made here: of an app's answer neither metadata, nor names of records, nor the text of an error is kept.
+# Strategy: every message is checked twice, and either check would be enough. The mod checks before it calls the app.
+# The resident process checks before it calls anything, with or without a mod, and checks the answer (`GuardedApp`). A
+# reply is always made here: neither metadata, nor names of records, nor error texts of an app's answer are kept.
 """
 
 from __future__ import annotations
@@ -181,12 +181,12 @@ class GuardedApp:
 
 
 def log_refused(log: RoleLog, message: Message, error: MessageRefused) -> None:
-    """One line about a message that nothing was done with."""
+    """Log one line about a message that was not carried out."""
     log("message refused", run=message.metadata.run_id, error=type(error).__name__, message=str(error))
 
 
 def log_withheld(log: RoleLog, message: Message, error: ReplyRefused) -> None:
-    """One line about an answer that did not leave. It names what was in it, which the other side is not told."""
+    """Log one line about an answer that was withheld. It names the content, which the other side is not told."""
     kind = _shown(message.metadata.message_type)
     log("reply refused", type=kind, error=type(error).__name__, message=str(error), withheld=error.withheld)
 
@@ -200,6 +200,6 @@ def _is_number(value: object) -> bool:
 
 
 def _shown(text: object) -> str:
-    """A peer's text where people and logs read it."""
+    """A peer's text in a form that is safe for people and logs."""
     shown = ascii(text)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."

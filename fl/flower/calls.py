@@ -224,7 +224,7 @@ def _windows(start: int, stop: int) -> list[range]:
 
 
 def _answer(node: int, reply: Message) -> Answer:
-    """The answer in a reply. Its text was written elsewhere, and ends in errors, logs and terminals."""
+    """The answer in a reply. A peer wrote its text, which is shown in errors, logs and terminals."""
     if reply.has_error():
         error = NO_ANSWER if reply.error.code in _GONE else NODE_FAILED
         return Answer(node, Call(), error, printable(f"code {reply.error.code}: {reply.error.reason}"))

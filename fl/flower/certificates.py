@@ -1,7 +1,7 @@
-"""A throw-away certificate authority and node keys, for a network that lives on one machine and dies with its folder.
+"""A temporary certificate authority and node keys, for a network on one machine.
 
-In earnest, certificates come from the operator's own authority (fl/flower/deploy). Everything here is elliptic-curve:
-P-256 for TLS (RFC 8446), P-384 for SuperNode authentication, which is what Flower expects.
+In a real deployment, certificates come from the operator's own authority (fl/flower/deploy). Everything here is
+elliptic-curve: P-256 for TLS (RFC 8446), P-384 for SuperNode authentication, which is what Flower expects.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A bank as a ClientApp: the fraud model, trained on the bank's own rows. Encryption is the mod's business, not ours.
+"""A bank as a ClientApp: the fraud model, trained on the bank's own rows. The mod encrypts.
 
 The party file's [app] table says what to train on, for example
 
@@ -119,7 +119,7 @@ def simulation_of(app: Mapping[str, Any]) -> Simulation | None:
 
 
 def schedule_of(app: Mapping[str, Any], rounds: int) -> Schedule:
-    """What all banks do alike; without differential privacy."""
+    """The settings that all banks share; without differential privacy."""
     from fl.learning.training import LocalTraining
     from fl.rounds.play import Schedule
 

@@ -1,4 +1,4 @@
-"""The same rounds in one process, for a network to be held against: same banks, same seeds, same plan, no Flower."""
+"""The same rounds in one process, to compare a network with: same banks, same seeds, same plan, no Flower."""
 
 from __future__ import annotations
 

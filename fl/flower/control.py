@@ -1,4 +1,4 @@
-"""What the aggregator's operator asks of a SuperLink: register a node, start a run, see how it stands.
+"""The aggregator's operator's requests to a SuperLink: register a node, start a run, ask for its state.
 
 The same calls as `flwr supernode register`, `flwr run` and `flwr ls`, without an interpreter started for each. Uses
 interfaces of flwr that are not public (docs/adr/0040).

@@ -51,7 +51,7 @@ class Endpoint(Generic[P]):
         return Message(to_records(answer, action), reply_to=message)
 
     def _transfer(self, action: str, call: Call) -> Call | None:
-        """The transport's own actions: a part comes, or a part is asked for."""
+        """The transport's own actions: receive a part, or send one that is asked for."""
         if action == "put":
             index = call.number("index")
             self._incoming.put(call.text("name"), index, call.number("total"), call.wire("part"))

@@ -30,7 +30,7 @@ class ReplyRefused(FlowerError):
 
 
 class AppFailed(FlowerError):
-    """The application behind a party failed; what it said is in that party's log and nowhere else."""
+    """The application behind a party failed. Only that party's log has its error text."""
 
 
 class RoundStateLost(FlowerError):

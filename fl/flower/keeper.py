@@ -1,4 +1,4 @@
-"""Ends the processes of a local network when the program that started them is gone, however it went.
+"""Ends the processes of a local network when the program that started them has ended for any reason.
 
 A program that is killed outright can stop nothing. So this small process stands beside it, with the reading end of a
 pipe whose writing end the program alone holds: at its end, whatever the reason, everything that carries the network's

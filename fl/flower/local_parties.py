@@ -1,6 +1,6 @@
 """Party folders for a federation that lives on one machine: demos, tests, simulations. No real deployment is made here.
 
-In earnest each party makes its own key and files on its own machine (fl/flower/deploy).
+In a real deployment each party makes its own key and files on its own machine (fl/flower/deploy).
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
 
 The app is called as Flower's own FedAvg would call it: a "train" message with the ArrayRecord "arrays" and the
 ConfigRecord "config" ("server-round"), answered with "arrays" and the MetricRecord "metrics" ("num-examples"). The mod
-keeps the difference to itself, and what leaves the machine is a masked ciphertext. `workflow.py` is its counterpart.
-No other message reaches the app, unless the bank's party file lets its type through (`admission.py`); Flower's stock
-FedAvg gets an error. What the app says when it fails stays in the bank's log: its text may hold data.
+does not send the difference: it sends a masked ciphertext. `workflow.py` is its counterpart. No other message reaches
+the app, unless the bank's party file lets its type through (`admission.py`); Flower's stock FedAvg gets an error. What
+the app says when it fails stays in the bank's log: its text may hold data.
 
 `initial_model`, where given, makes the first model on the bank's own machine, so that none has to be sent.
 """

@@ -1,9 +1,9 @@
-"""Processes of a local network: started, watched, stopped with all their descendants, whatever happens.
+"""Starts, watches and stops the processes of a local network, with all their descendants.
 
-Flower's programs start programs of their own, in sessions of their own, so a process group is not enough. Every
-process gets a mark in its environment, which children inherit; `stop_all` looks the mark up in /proc and ends what
-still has it. When this process ends without a word, its keeper (`keeper.py`) does the same. Linux only, and it
-touches nothing that does not carry the mark.
+Flower's programs start programs of their own, in sessions of their own, so a process group is not enough. Every process
+gets a mark in its environment, which children inherit; `stop_all` looks the mark up in /proc and ends what still has
+it. When this process is killed, its keeper (`keeper.py`) does the same. Linux only, and it touches nothing that does
+not carry the mark.
 """
 
 from __future__ import annotations

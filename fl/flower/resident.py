@@ -5,9 +5,9 @@
 
 Flower's own executor starts a new process for every message and runs the code that the SuperLink shipped with it. Both
 are wrong here. A round's ephemeral keys and seeds must survive from one message to the next, and must not touch a disk;
-and a party that trusts the SuperLink with nothing cannot run its code. This process takes the SuperNode's tasks through
-the same local Runtime API, answers them with installed code, and never unpacks what came along. It hands the app
-nothing but the actions of the protocol, and lets nothing else out (`admission.py`).
+and a party that does not trust the SuperLink must not run its code. This process takes the SuperNode's tasks through
+the same local Runtime API, answers them with installed code, and never unpacks the code that was sent. It passes only
+the actions of the protocol to the app, and sends only their answers (`admission.py`).
 
 It uses interfaces of flwr that are not public, and flwr is pinned to one minor version for that (docs/adr/0040).
 """
@@ -106,7 +106,7 @@ class Resident:
             client.close()
 
     def _beat(self, client: RuntimeHttpClient, done: threading.Event) -> None:
-        """Tell the SuperNode that a long task is alive. Losing a beat is its business, not a reason to stop."""
+        """Tell the SuperNode that a long task is alive. A failed heartbeat is no reason to stop."""
         while not done.wait(_HEARTBEAT_S):
             try:
                 client.SendTaskHeartbeat(SendTaskHeartbeatRequest())

@@ -1,4 +1,4 @@
-"""What a party decides for itself: a TOML file on its own machine, never anything that came through Flower.
+"""A party's own settings: a TOML file on its own machine, never anything that came through Flower.
 
     role = "bank"                      # or "key_holder", "aggregator"
     identity = "identity.json"         # `demos enrol key`; a passphrase is taken from SECAGG_PASSPHRASE

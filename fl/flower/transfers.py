@@ -1,4 +1,4 @@
-"""Long byte strings on their way to this party: what half-open ones may hold, and for how long.
+"""Long byte strings on their way to this party: limits of their memory and of their time.
 
 Anyone who reaches a node through its SuperLink may send parts. Memory is taken as parts come and never from what a
 header promises; all byte strings together hold at most one largest message, and one for which nothing comes any more

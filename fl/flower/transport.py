@@ -6,8 +6,8 @@ there are long ones, the ArrayRecord "secagg.wires" (uint8 Arrays, which Flower 
 longer than `PART_BYTES` travels ahead of its call in "put" calls, or behind its answer in "get" calls; each holds one
 part, so no process ever needs room for a large message twice.
 
-It knows nothing of what the bytes mean. They are signed and hashed end to end by `secagg`; a part that is lost,
-repeated, exchanged or altered on the way shows there.
+It does not interpret the bytes. They are signed and hashed end to end by `secagg`; a part that is lost, repeated,
+exchanged or altered on the way shows there.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Outgoing:
 class Incoming:
     """Collects the parts of a byte string of known length, in any order, each as often as it comes.
 
-    Holds what came and no more: `total` is the sender's word. total: bytes.  limit: the most that this message may
-    have; `TransferError` beyond it.
+    Holds only the parts that came: `total` is what the sender claims. total: bytes. limit: the most that this message
+    may have; `TransferError` beyond it.
     """
 
     def __init__(self, total: int, limit: int) -> None:

@@ -9,10 +9,10 @@
     release    key holder: verify, consume the step, decrypt once, check, release
     accept     banks: verify, move the model; all must then hold the same one
 
-Training comes before the roster on purpose: until it is closed a bank may drop out for free, afterwards it costs the
-round. A round that is lost is aborted by the key holder, in writing, and played again with who is left, up to
-`WaitLimits.attempts` times. Every wait has a limit; a run ends with the exact average of those who stayed or with a
-named error.
+Training comes before the roster on purpose: a bank that drops out before the roster is closed costs nothing, and
+afterwards it costs the round. The key holder signs an abort of a lost round, which is played again with the remaining
+banks, up to `WaitLimits.attempts` times. Every wait has a limit; a run ends with the exact average of those who stayed
+or with a named error.
 """
 
 from __future__ import annotations

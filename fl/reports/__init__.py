@@ -1,1 +1,1 @@
-"""What a finished run is examined, taken apart and described with."""
+"""Examination, ablation and cards of a finished run."""

@@ -1,8 +1,8 @@
-"""What each component of a run is worth: the run again without it, several seeds, paired differences.
+"""The worth of each component of a run: the run again without it, with several seeds and paired differences.
 
-What it does: `variants` takes one component after the other out of a run's configuration; `play` trains every variant
-with every seed, each in a run folder of its own, so that an ablation that was killed continues; `summarise` compares
-each variant with the whole run, seed by seed, with a 95 % t-interval; the runs at other epsilons make a privacy-utility
+What it does: `variants` removes one component at a time from a run's configuration; `play` trains every variant with
+every seed, each in a run folder of its own, so that an ablation that was killed continues; `summarise` compares each
+variant with the whole run, seed by seed, with a 95 % t-interval; the runs at other epsilons make a privacy-utility
 curve.
 
 Like the baselines, an ablation is **evaluation only**. Every cell has a ledger of its own, in its folder: an ablation
@@ -68,7 +68,7 @@ def _without_encryption(config: RunConfig) -> RunConfig | None:
 
 
 def _without_privacy(config: RunConfig) -> RunConfig | None:
-    """The training that suits no privacy comes with it: steps that drown noise diverge without noise."""
+    """Also chooses the training that suits no privacy: steps that outweigh noise diverge without noise."""
     if config.privacy is None:
         return None
     statistics = None if config.statistics is None else replace(config.statistics, sigma=None)

@@ -263,7 +263,7 @@ class BankParty(Party):
             raise ReleaseDiffers(_DIFFERS.format(step=release.header.step))
 
     def _refuse_past_open_rounds(self, header: Header) -> None:
-        """A round from this model that this bank is in, and that nobody ended in writing, may have been released."""
+        """A round from this model that this bank is in, and that has no signed abort, may have been released."""
         for step in self._journal.unfinished():
             known = self._journal.round_of(step)
             assert known is not None
@@ -331,7 +331,7 @@ class BankParty(Party):
         return known is not None and not known.finished and known.contribution is not None
 
     def _keep(self, model: FlatModel, rounds: int, step: int) -> None:
-        """Durable before it is reported, so that a bank never tells of a model that a crash takes back."""
+        """Write the model durably before it is reported: a crash must not take back a model that was reported."""
         replace_durably(self._model_file, model.to_bytes(rounds, step))
         self._model, self._rounds, self._step = model, rounds, step
 
