@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -77,6 +77,23 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
             err.print(f"{label}: {done} of {total}, {elapsed:.0f} s")
 
     yield line
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields a function that takes what is being done, how much of it is finished, and of how much."""
+    label, advance = "", None
+    with ExitStack() as shown:
+
+        def tell(what: str, done: int, total: int) -> None:
+            nonlocal label, advance
+            if what != label or advance is None:
+                shown.close()
+                label, advance = what, shown.enter_context(progress(what, total))
+            if done:
+                advance(done)
+
+        yield tell
 
 
 def table(

@@ -16,6 +16,7 @@ import click
 from demos.console import err, out, print_json, progress, table
 from demos.options import JSON, FilePath, ranged
 from fl import options
+from fl.runs.train_options import TRAIN_OPTIONS
 
 WITHOUT = "none"  # how a folder and a row name the run without differential privacy
 
@@ -94,16 +95,19 @@ def _played(run: Path, level: str, seed: str, train_options: tuple[str, ...]) ->
 
 def without_budget(train_options: Sequence[str]) -> list[str]:
     """`train_options` without those that say how a budget is spent, which `train --no-dp` refuses. All take a value."""
-    from demos.train import train
-    from fl.runs.budgets import ONLY_PRIVATE
-
-    left_out = {flag for option in train.params if option.name in ONLY_PRIVATE for flag in option.opts}
-    kept, words = [], iter(train_options)
+    left_out = {name for name, option in TRAIN_OPTIONS.items() if option.only_private}
+    kept: list[str] = []
+    words = iter(train_options)
     for word in words:
-        flag, has_value, _ = word.partition("=")
-        if flag not in left_out:
-            kept.append(word)
-        elif not has_value:
+        flag, has_value, value = word.partition("=")
+        taken = [word]
+        if flag == "--option" and not has_value:
+            value = next(words, "")
+            taken.append(value)
+        name = value.partition("=")[0] if flag == "--option" else flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or name not in left_out:
+            kept += taken
+        elif flag != "--option" and not has_value:
             next(words, None)
     return kept
 

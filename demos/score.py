@@ -40,15 +40,15 @@ def score(run: Path, file: Path, history: Path | None, target: Path | None, as_j
     """
     if as_json and target is None:
         raise click.UsageError("--json prints a summary on stdout, so it needs --out FILE.csv for the scores")
-    from fl.runs.scoring import load_model, score_file
+    from fl.runs.api import load
     from fl.spreadsheet import SafeWriter
 
-    model = load_model(run)
+    trained = load(run)
     rows = flagged = 0
     with _sink(target) as sink:
         writer = SafeWriter(sink)
         writer.row(("index", "bank", "score", "flagged"))
-        for chunk in score_file(model, file, history):
+        for chunk in trained.score_file(file, history):
             columns = (
                 chunk.index.tolist(),
                 chunk.bank.tolist(),
@@ -60,7 +60,7 @@ def score(run: Path, file: Path, history: Path | None, target: Path | None, as_j
             rows, flagged = rows + len(chunk.index), flagged + int(chunk.flagged.sum())
             err.print(f"scored {rows:,} transactions, flagged {flagged:,}")
     if as_json:
-        print_json({"rows": rows, "flagged": flagged, "threshold": model.threshold, "out": str(target)})
+        print_json({"rows": rows, "flagged": flagged, "threshold": trained.threshold, "out": str(target)})
 
 
 @contextmanager

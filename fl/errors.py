@@ -25,6 +25,10 @@ class DataError(FederationError):
     """A data file cannot be read as its schema says: a missing column, an unparsable value, no fraud."""
 
 
+class NoRows(DataError):
+    """There are no transactions, or only such as the schema drops."""
+
+
 class PartitionError(FederationError):
     """Rows cannot be assigned to banks, or an assignment leaves a bank without training rows."""
 

@@ -151,6 +151,24 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Switch:
+    """True or false; in a text those two words."""
+
+    def __str__(self) -> str:
+        return "true or false"
+
+    def of(self, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise refused(self, value)
+        return value
+
+    def read(self, text: str) -> bool:
+        if text not in ("true", "false"):
+            raise refused(self, text)
+        return text == "true"
+
+
+@dataclass(frozen=True)
 class Listed:
     """Values of one option, several of them: a tuple, or a text with commas between them. `least`: fewest."""
 
@@ -177,12 +195,12 @@ class Listed:
 
 @dataclass(frozen=True)
 class _Instance:
-    """An object of one class: true and false, a path, settings within settings."""
+    """An object of one class: a path, settings within settings."""
 
     kind: type
 
     def __str__(self) -> str:
-        return "true or false" if self.kind is bool else f"a {self.kind.__name__}"
+        return f"a {self.kind.__name__}"
 
     def of(self, value: object) -> Any:
         if not isinstance(value, self.kind):
@@ -256,10 +274,14 @@ def _of_type(kind: Any) -> Option | None:
         return None if each is None else Listed(each[0])
     if kind is str:
         return Text()
+    if kind is bool:
+        return SWITCH
     kind = get_origin(kind) or kind
     concrete = isinstance(kind, type) and not getattr(kind, "_is_protocol", False)
     return _Instance(kind) if concrete else None
 
+
+SWITCH = Switch()
 
 # --- privacy --------------------------------------------------------------------------------------------------------
 

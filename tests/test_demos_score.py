@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-import fl.runs.scoring
+import fl.runs.api
 from demos.score import score
 from fl.errors import DataError, FileRefused
 from fl.runs.scoring import ScoredRows
@@ -28,8 +28,8 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> None:
         half = np.full(len(BANKS), 0.5)
         yield ScoredRows(np.arange(len(BANKS)), half, half > 0.4, np.array(BANKS, object))
 
-    monkeypatch.setattr(fl.runs.scoring, "load_model", lambda run: SimpleNamespace(threshold=0.4))
-    monkeypatch.setattr(fl.runs.scoring, "score_file", chunks)
+    monkeypatch.setattr(fl.runs.api, "load_model", lambda run: SimpleNamespace(threshold=0.4))
+    monkeypatch.setattr(fl.runs.api, "score_file", chunks)
 
 
 def run(*arguments: str) -> Result:
@@ -64,13 +64,13 @@ def test_scores_never_take_the_place_of_a_link_or_a_device(tmp_path: Path) -> No
 def test_scores_that_stop_half_way_leave_the_old_file_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = fl.runs.scoring.score_file
+    whole = fl.runs.api.score_file
 
     def torn(*arguments: Path) -> Iterator[ScoredRows]:
         yield from whole(*arguments)
         raise DataError("row 5 is torn")
 
-    monkeypatch.setattr(fl.runs.scoring, "score_file", torn)
+    monkeypatch.setattr(fl.runs.api, "score_file", torn)
     target = tmp_path / "scores.csv"
     target.write_text("old")
     assert isinstance(run("--out", str(target)).exception, DataError)

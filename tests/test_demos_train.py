@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,10 +26,10 @@ from fl.learning.training import predict
 from fl.privacy.accounting import epsilon
 from fl.privacy.mechanisms import COUNTS_UNIT, UNIT, Mechanism
 from fl.rounds.algorithms.state import State
-from fl.runs.budgets import ONLY_PRIVATE
 from fl.runs.experiment import Experiment
 from fl.runs.folder import RunFolder
 from fl.runs.scoring import load_model, score_file
+from fl.runs.train_options import TRAIN_OPTIONS
 
 SMALL = ["--customers", "400", "--clients", "3", "--fraud-share", "0.03", "--seed", "5"]
 OPEN = [*SMALL, "--no-dp", "--local-epochs", "1", "--rounds", "4"]
@@ -254,10 +253,12 @@ FAST = [*FOUR, "--no-dp", "--local-epochs", "1", "--rounds", "3"]
 @pytest.mark.parametrize(
     "options",
     [
-        ["fedbuff", "--buffer", "3", "--durations", "1,2,4,4"],
-        pytest.param(["fedadam", "--server-lr", "0.01"], marks=pytest.mark.long),
-        pytest.param(["heads", "--head", "logit"], marks=pytest.mark.long),
-        pytest.param(["fedprox", "--mu", "0.1", "--fraction", "0.75", "--bits", "1:8,3:32"], marks=pytest.mark.long),
+        ["fedbuff", "--option", "buffer=3", "--option", "durations=1,2,4,4"],
+        pytest.param(["fedadam", "--option", "server_lr=0.01"], marks=pytest.mark.long),
+        pytest.param(["heads", "--option", "head=logit"], marks=pytest.mark.long),
+        pytest.param(
+            ["fedprox", "--option", "mu=0.1", "--fraction", "0.75", "--option", "bits=1:8,3:32"], marks=pytest.mark.long
+        ),
     ],
     ids=lambda options: str(options[0]),
 )
@@ -288,7 +289,7 @@ def test_an_interrupted_run_of_any_algorithm_continues_to_the_same_model(
 
 def test_private_banks_of_different_speed_stay_in_their_budgets(tmp_path: Path) -> None:
     """Trainings under way when the run ends are paid for, too."""
-    options = ["--algorithm", "fedbuff", "--durations", "1,1,2,4", "--rounds", "3", "--local-steps", "2"]
+    options = ["--algorithm", "fedbuff", "--option", "durations=1,1,2,4", "--rounds", "3", "--local-steps", "2"]
     result = run(*FOUR, *options, "--no-shared-statistics", "--run-dir", tmp_path / "run")
     privacy = result["privacy"]
     assert 2.9 < privacy["epsilon"] <= 3.0
@@ -302,7 +303,18 @@ def test_private_banks_of_different_speed_stay_in_their_budgets(tmp_path: Path) 
 @pytest.mark.long
 def test_lost_rosters_of_a_private_run_take_the_place_of_later_rounds(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    options = ["--rounds", "5", "--local-steps", "2", "--vanish-after", "0.15", "--quorum", "3", "--retries", "6"]
+    options = [
+        "--rounds",
+        "5",
+        "--local-steps",
+        "2",
+        "--vanish-after",
+        "0.15",
+        "--quorum",
+        "3",
+        "--option",
+        "retries=6",
+    ]
     result = run(*FOUR, *options, "--clients", "5", "--run-dir", folder)
     lost = result["overhead"]["attempts"] - result["rounds"]
     assert lost > 0
@@ -331,7 +343,7 @@ def test_each_bank_scores_new_transactions_with_its_own_head(tmp_path: Path, fil
 
 
 def test_banks_that_vanish_are_named_in_the_metrics(tmp_path: Path) -> None:
-    options = ["--vanish-before", "0.1", "--vanish-after", "0.1", "--quorum", "3", "--retries", "6"]
+    options = ["--option", "vanish_before=0.1", "--vanish-after", "0.1", "--quorum", "3", "--option", "retries=6"]
     run(*FAST, *options, "--rounds", "4", "--run-dir", tmp_path / "run")
     lines = figures_of(tmp_path / "run")
     assert len(lines) == 4
@@ -344,16 +356,16 @@ def test_banks_that_vanish_are_named_in_the_metrics(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (["--algorithm", "fedprox", "--mu", "0.1"], "at learning rate 30 .* overshoots"),
-        (["--algorithm", "heads", "--head", "logits"], "no layers logits"),
+        (["--algorithm", "fedprox", "--option", "mu=0.1"], "at learning rate 30 .* overshoots"),
+        (["--algorithm", "heads", "--option", "head=logits"], "no layers logits"),
         (["--algorithm", "fedbuff", "--fraction", "0.5"], "no fraction of them is drawn"),
-        (["--algorithm", "fedbuff", "--buffer", "9"], "cannot be filled by 4 banks"),
-        (["--layers", "hidden1/hiden2"], "no layers hiden2"),
-        (["--vanish-after", "0.1", "--reuse-updates", "--epsilon", "3"], "trains afresh"),
+        (["--algorithm", "fedbuff", "--option", "buffer=9"], "cannot be filled by 4 banks"),
+        (["--option", "layers=hidden1/hiden2"], "no layers hiden2"),
+        (["--vanish-after", "0.1", "--option", "reuse_updates=true", "--epsilon", "3"], "trains afresh"),
         (["--unit", "client", "--no-shared-statistics", "--fraction", "0.8"], "one roster of all banks"),
-        (["--unit", "client", "--no-shared-statistics", "--bits", "1:8"], "one vector and one grid"),
-        (["--unit", "client", "--no-shared-statistics", "--bank-seconds", "60"], "bits and noise together"),
-        (["--noise", "shared", "--bank-seconds", "60"], "compression and limits"),
+        (["--unit", "client", "--no-shared-statistics", "--option", "bits=1:8"], "one vector and one grid"),
+        (["--unit", "client", "--no-shared-statistics", "--option", "bank_seconds=60"], "bits and noise together"),
+        (["--noise", "shared", "--option", "bank_seconds=60"], "compression and limits"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_anything_is_written(
@@ -365,14 +377,27 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    "options",
-    [["--quorum", "3"], ["--reuse-updates"], ["--bits", "1:8", "--value-bits", "8"], ["--mu", "0.1"], ["--bits", "8"]],
-    ids=" ".join,
+    ("options", "named"),
+    [
+        (["--quorum", "3"], "--quorum"),
+        (["--option", "reuse_updates=true"], "reuse_updates"),
+        (["--option", "bits=1:8", "--value-bits", "8"], "--option bits"),
+        (["--option", "mu=0.1"], "mu"),
+        (["--option", "bits=8"], "bits"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )
-def test_options_that_mean_nothing_alone_are_wrong_usage(options: list[str]) -> None:
+def test_options_that_mean_nothing_alone_are_wrong_usage(options: list[str], named: str) -> None:
     done = CliRunner().invoke(train, [*FOUR, *options])
     assert done.exit_code == 2
-    assert options[0].strip("-") in done.stderr
+    assert named in done.stderr
+
+
+@pytest.mark.parametrize("given", ["mu", "nu=3", "epsilon=3", "=3", "reuse_updates=yes", "mu=nan"])
+def test_an_option_by_name_that_is_none_is_wrong_usage(given: str) -> None:
+    done = CliRunner().invoke(train, [*FOUR, "--algorithm", "fedprox", "--option", given])
+    assert done.exit_code == 2
+    assert "--option" in done.stderr and "expected" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -384,12 +409,12 @@ def test_options_that_mean_nothing_alone_are_wrong_usage(options: list[str]) -> 
         ["--noise", "own"],
         ["--delta", "1e-6"],
         ["--unit", "client"],
-        ["--update-norm", "2"],
-        ["--colluders", "2"],
+        ["--option", "update_norm=2"],
+        ["--option", "colluders=2"],
         ["--statistics-share", "0.6"],
         ["--increment-days", "3"],
         ["--budget-dir", "ledgers"],
-        ["--sample-rate", "0.5"],
+        ["--option", "sample_rate=0.5"],
         ["--local-steps", "3"],
         ["--max-grad-norm", "2"],
         ["--expected-batch", "512"],
@@ -401,18 +426,14 @@ def test_no_privacy_and_a_budget_contradict_each_other(tmp_path: Path, options: 
     folder = tmp_path / "run"
     done = CliRunner().invoke(train, [*FAST, *options, "--run-dir", str(folder)])
     assert done.exit_code == 2 and not folder.exists()
-    assert "--no-dp" in done.stderr and options[0] in done.stderr
+    assert "--no-dp" in done.stderr and " ".join(options).split("=")[0].removesuffix(f" {options[1]}") in done.stderr
 
 
 def test_the_point_of_a_curve_without_privacy_leaves_the_budgets_options_out() -> None:
     given = ["--noise", "shared", "--lr", "2", "--statistics-share=0.6", "--rounds", "3", "--delta", "1e-6"]
-    assert without_budget(given) == ["--lr", "2", "--rounds", "3"]
-    private = [parameter for parameter in train.params if parameter.name in ONLY_PRIVATE]
-    assert not any(isinstance(option, click.Option) and option.is_flag for option in private)
-
-
-def test_whatever_contradicts_no_privacy_is_an_option_of_the_command() -> None:
-    assert set(ONLY_PRIVATE) <= {parameter.name for parameter in train.params}
+    named = ["--option", "colluders=2", "--option=sample_rate=0.5", "--option", "batch_size=64", "--option=retries=1"]
+    assert without_budget([*given, *named]) == ["--lr", "2", "--rounds", "3", *named[3:]]
+    assert not any(option.only_private and option.is_switch for option in TRAIN_OPTIONS.values())
 
 
 def test_every_example_of_the_help_is_an_invocation() -> None:
@@ -422,7 +443,7 @@ def test_every_example_of_the_help_is_an_invocation() -> None:
     for example in examples:
         train.make_context("train", example[4:])
     shown = {word for example in examples for word in example}
-    assert {"fedprox", "fedadam", "heads", "fedbuff", "--fraction", "--bits", "--limits"} <= shown
+    assert {"fedprox", "fedadam", "heads", "fedbuff", "--fraction", "--option", "--limits", "--config"} <= shown
 
 
 # --- scoring

@@ -24,6 +24,7 @@ from example_config import EXAMPLE_CONFIG
 import benchmarks.__main__ as benchmarks_main
 import demos.__main__ as demos_main
 from demos.options import FilePath, Range
+from demos.train import BY_NAME
 from fl import options
 from fl.assist.examples import ENDING
 from fl.counts.settings import StatisticsSettings
@@ -32,6 +33,7 @@ from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettin
 from fl.rounds.limits import ResourceSettings
 from fl.runs.config import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
 from fl.runs.plan import read_source
+from fl.runs.train_options import TRAIN_OPTIONS, TrainOption, flag
 
 NUMBERS = ("nan", "inf", "-inf", "-1", "0", "", "1e308", str(10**30), "9" * 5000, "several", "1,5")
 FILES = ("", "/", "absent.file", "no/such/folder/file", "a\0b", "x" * 5000)
@@ -71,6 +73,13 @@ def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple
         yield from commands(found, (*path, name))
 
 
+class ByName(click.Option):
+    """An option of `train` that is given as `--option NAME=VALUE`."""
+
+    def __init__(self, name: str, option: TrainOption) -> None:
+        super().__init__(["--option", name], type=Range(option.what))
+
+
 def parameters() -> Iterator[tuple[str, tuple[str, ...], click.Parameter]]:
     """(program, command, parameter) of everything that takes a value."""
     for program, main in (("demos", demos_main), ("benchmarks", benchmarks_main)):
@@ -78,11 +87,13 @@ def parameters() -> Iterator[tuple[str, tuple[str, ...], click.Parameter]]:
             for parameter in command.params:
                 if not getattr(parameter, "is_flag", False) and parameter.name != "help":
                     yield program, path, parameter
+            if path == ("train",):
+                yield from ((program, path, ByName(name, option)) for name, option in BY_NAME.items())
 
 
 # Free words, each of which is looked up in a list of its own, and options that another command declares.
 WORDS = {("attack", "names"), ("curve", "train_options")}
-FREE = {("approve", "reviewer"), ("build", "reviewer"), ("train", "bits"), ("train", "layers"), ("train", "durations")}
+FREE = {("approve", "reviewer"), ("build", "reviewer"), ("train", "named")}
 
 
 def test_no_option_goes_without_a_declaration() -> None:
@@ -153,7 +164,7 @@ WORK = {
     ("card",): "fl.reports.cards.write_cards",
     ("curve",): "subprocess.run",
     ("schema",): "fl.data.simulate.simulate",
-    ("score",): "fl.runs.scoring.load_model",
+    ("score",): "fl.runs.api.load_model",
     ("attack",): "demos.attacks.verdict.perform",
     ("network",): "demos.network._played",
     ("assist", "synth"): "fl.assist.stories.make_synthetic",
@@ -203,6 +214,8 @@ def values_for(parameter: click.Parameter) -> tuple[str, ...]:
 
 
 def argument_of(parameter: click.Parameter, value: str) -> list[str]:
+    if isinstance(parameter, ByName):
+        return ["--option", f"{parameter.name}={value}"]
     return [f"{parameter.opts[0]}={value}"] if isinstance(parameter, click.Option) else ["--", value]
 
 
@@ -347,12 +360,10 @@ NARROWER = {"lr", "buffer"}  # at the command line: a rate that is chosen by the
 
 
 def numbers_of_train() -> dict[str, options.Real | options.Whole]:
-    from demos.train import train
-
     return {
-        str(each.name): each.type.option
-        for each in train.params
-        if isinstance(each.type, Range) and isinstance(each.type.option, options.Real | options.Whole)
+        name: option.what
+        for name, option in TRAIN_OPTIONS.items()
+        if isinstance(option.what, options.Real | options.Whole)
     }
 
 
@@ -376,7 +387,7 @@ def test_both_ends_of_a_range_arrive_as_they_were_given(
     high = option.high - 1e-3 * width if getattr(option, "below", False) else option.high
     for value in (low, high):
         word = repr(option.of(value))
-        code, stderr = run(demos_main.main, monkeypatch, ["train", *others, f"--{name.replace('_', '-')}={word}"])
+        code, stderr = run(demos_main.main, monkeypatch, ["train", *others, *f"{flag(name)}={word}".split()])
         assert code == "accepted", stderr
         config = cut_off[-1]
         assert getattr(getattr(config, table) if table else config, field) == value

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from fl.data.cells import CellError, first_that_fails, plain
 from fl.data.schema import DAY_US, EPOCH, MICROSECONDS, LabelColumn, Schema, TimeColumn
-from fl.errors import DataError
+from fl.errors import DataError, NoRows
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")  # how files write an absent number
 BLOCK_BYTES = 4 << 20  # of csv text per streamed chunk
@@ -160,14 +160,20 @@ def load_transactions(
 
 
 def transactions_from_frame(
-    frame: pd.DataFrame, schema: Schema, source: str, *, labelled: bool = True, bank_column: str | None = None
+    frame: pd.DataFrame,
+    schema: Schema,
+    source: str,
+    *,
+    labelled: bool = True,
+    bank_column: str | None = None,
+    needs_fraud: bool = True,
 ) -> Transactions:
     """The same from a pandas frame that is already in memory; `source` names it in messages."""
     wanted = _wanted(schema, labelled, bank_column)
     _refuse_absent(wanted, list(frame.columns), source, schema)
     columns = {name: _from_pandas(frame[name], name, source) for name in wanted}
     cells = _cells(source, pa.table(columns), np.arange(len(frame), dtype=np.int64), 1)
-    return _whole(cells, schema, labelled, bank_column, needs_fraud=True)
+    return _whole(cells, schema, labelled, bank_column, needs_fraud=needs_fraud)
 
 
 def stream_transactions(
@@ -504,7 +510,7 @@ def _whole(
 ) -> Transactions:
     cells = cells.without_blanks(schema)
     if len(cells.index) == 0:
-        raise DataError(f"{cells.source}: expected rows below the header, got none (after the schema's [drop] rules)")
+        raise NoRows(f"{cells.source}: expected rows below the header, got none (after the schema's [drop] rules)")
     table = _build(cells, schema, labelled, bank_column)
     if needs_fraud and table.label is not None:
         frauds = int(table.label.sum())

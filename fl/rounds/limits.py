@@ -267,7 +267,7 @@ def _refusal(
                 enough = str(least) if isinstance(least, int) else f"{least:.4g}"
                 return ResourceError(
                     f"{bank}: {name} {asked:g} is too little: a round takes {enough} at the least; raise it, send "
-                    "fewer layers (--layers), or leave the bank out"
+                    "fewer layers (--option layers=...), or leave the bank out"
                 )
     lone = [bank for bank, limit in limits.items() if all(_share(limit, work, machine, bank, c) is None for c in costs)]
     who = ", ".join(lone or limits)

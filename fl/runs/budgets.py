@@ -6,7 +6,7 @@ one more round (`accounts`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,6 @@ from fl.runs.config import PrivacySettings
 from fl.runs.folder import RunFolder, bank_names
 
 STATISTICS_ROUND = 0  # what a ledger calls the round in which counts were shared
-
-ONLY_PRIVATE = (  # options of the command line that mean nothing without differential privacy
-    "epsilon",
-    "delta",
-    "unit",
-    "noise",
-    "update_norm",
-    "colluders",
-    "statistics_share",
-    "increment_days",
-    "budget_dir",
-    "sample_rate",
-    "local_steps",
-    "max_grad_norm",
-    "expected_batch",
-)
 
 NOT_COVERED = (
     "a row's influence on the features of other rows",
@@ -128,18 +112,6 @@ def require_paid(ledgers: Mapping[str, BudgetLedger], run: str, records: Sequenc
                 "an older copy was put back, or the ledger is gone. Restore the one that paid: without it nobody knows "
                 "what was spent"
             )
-
-
-def refuse_beside_no_dp(given: Collection[str]) -> None:
-    """Refuse options that only a private run has when no privacy is wanted.
-
-    `given`: the options that were given. Whoever names a budget expects it to be kept. Raises `BudgetError`.
-    """
-    if contradicting := [name for name in ONLY_PRIVATE if name in given]:
-        raise BudgetError(
-            f"--no-dp trains without differential privacy, and --{contradicting[0].replace('_', '-')} says how much of "
-            "it there is, or how it is spent: leave out one of the two"
-        )
 
 
 def dearest(ledgers: Mapping[str, BudgetLedger]) -> Reckoned:

@@ -20,7 +20,7 @@ def require_possible(config: RunConfig, banks: int) -> None:
         )
     if participation is not None and participation.reuse and privacy is not None:
         raise AlgorithmError(
-            "--reuse-updates sends one noisy update to two rosters, whose sums can be differenced: under differential "
+            "reuse_updates sends one noisy update to two rosters, whose sums can be differenced: under differential "
             "privacy a retry trains afresh"
         )
     if config.statistics is not None and banks < LEAST_BANKS:
@@ -47,9 +47,7 @@ def require_possible(config: RunConfig, banks: int) -> None:
     if config.resources is not None:
         raise ResourceError("--unit client plans bits and noise together: leave out the banks' limits")
     if config.compression is not None:
-        raise CompressionError(
-            "--unit client plans its noise for one vector and one grid: leave out --bits and --layers"
-        )
+        raise CompressionError("--unit client plans its noise for one vector and one grid: leave out bits and layers")
     if config.aggregation.mode != "encrypted":
         raise BudgetError("--unit client puts its noise into the encrypted sum: use --aggregation encrypted")
 

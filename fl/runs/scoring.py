@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -22,10 +24,11 @@ from torch import nn
 from fl.counts.columns import SharedColumns, input_names
 from fl.counts.release import load_release
 from fl.data.partition import Partition, partition_for
+from fl.data.reading import load_transactions, transactions_from_frame
 from fl.data.schema import Schema
 from fl.data.schema_file import parse_schema
-from fl.data.stream import StreamedRows, stream_file
-from fl.errors import RunFolderError
+from fl.data.stream import StreamedRows, feature_stream, stream_file
+from fl.errors import NoRows, RunFolderError
 from fl.learning.model import MODEL_FORMAT, build_model, flatten, layer_mask, layout, model_hash, unflatten
 from fl.learning.training import predict
 from fl.runs.folder import RESTORE, bank_names, head_path, read_config
@@ -151,14 +154,39 @@ def score_file(model: TrainedModel, path: str | Path, history: str | Path | None
     `history`: a labelled file of what happened before; without it every count begins at nothing. Raises
     `DataError`, `PartitionError` and `OrderError` as `fl.data.stream.stream_file` does.
     """
-    cpu = torch.device("cpu")
     for chunk in stream_file(path, model.schema, model.partition, history):
-        x = _with_shared(chunk, model.shared)
-        score = predict(model.module, x, device=cpu)
-        for bank, module in model.own.items():
-            held = chunk.bank == bank
-            score[held] = predict(module, x[held], device=cpu)
-        yield ScoredRows(chunk.table.index, score, score >= model.threshold, chunk.bank)
+        yield _scored(model, chunk)
+
+
+def score_frame(
+    model: TrainedModel, frame: pd.DataFrame, history: pd.DataFrame | str | os.PathLike[str] | None
+) -> ScoredRows:
+    """Scores of the transactions in `frame`, without the rows that the schema drops.
+
+    `history`: as in `score_file`, or in memory as well. Raises as `score_file` does.
+    """
+    schema, column = model.schema, model.partition.column
+    past = None
+    if isinstance(history, pd.DataFrame):
+        past = transactions_from_frame(history, schema, "history", bank_column=column, needs_fraud=False)
+    elif history is not None:
+        past = load_transactions(Path(history), schema, bank_column=column, needs_fraud=False)
+    try:
+        new = transactions_from_frame(frame, schema, "frame", labelled=False, bank_column=column)
+    except NoRows:
+        return ScoredRows(np.empty(0, np.int64), np.empty(0), np.empty(0, bool), np.empty(0, object))
+    (chunk,) = feature_stream(schema, model.partition, past, [new])
+    return _scored(model, chunk)
+
+
+def _scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
+    cpu = torch.device("cpu")
+    x = _with_shared(chunk, model.shared)
+    score = predict(model.module, x, device=cpu)
+    for bank, module in model.own.items():
+        held = chunk.bank == bank
+        score[held] = predict(module, x[held], device=cpu)
+    return ScoredRows(chunk.table.index, score, score >= model.threshold, chunk.bank)
 
 
 def _with_shared(chunk: StreamedRows, shared: SharedColumns | None) -> NDArray[np.float32]:

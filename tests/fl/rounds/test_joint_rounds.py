@@ -127,7 +127,7 @@ def test_shared_noise_needs_less_of_it_than_noise_of_each_banks_own(finished) ->
         (["--aggregation", "plain"], "encrypted"),
         (["--unit", "client", "--no-shared-statistics"], "shares its noise already"),
         (["--algorithm", "fedadam"], "leave out other algorithms"),
-        (["--colluders", "3"], "colluders"),
+        (["--option", "colluders=3"], "colluders"),
     ],
 )
 def test_what_shared_noise_cannot_go_with_is_refused_before_any_budget_is_touched(

@@ -264,6 +264,6 @@ def test_a_run_that_a_bank_cannot_join_is_refused_before_it_begins(tmp_path: Pat
     run = tmp_path / "run"
     with pytest.raises(ResourceError, match="bank-0: bytes_per_round 1000 is too little"):
         CliRunner().invoke(
-            train, [*SMALL, "--bank-bytes", "1000", "--run-dir", str(run), "--json"], catch_exceptions=False
+            train, [*SMALL, "--option", "bank_bytes=1000", "--run-dir", str(run), "--json"], catch_exceptions=False
         )
     assert not run.exists()

@@ -1,0 +1,196 @@
+"""From the options that a person gives to the configuration of a run.
+
+What it does: `configuration` puts each given option into its place (`fl.runs.train_options`) of a configuration to
+start from: that of a file, or the defaults that suit the privacy that was asked for (`fl.runs.styles`).
+
+What it leaves to others: ranges (each settings class checks its own), and what contradicts the data.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fl import options
+from fl.counts.settings import StatisticsSettings
+from fl.errors import BudgetError, OptionError
+from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
+from fl.rounds.compression import CompressionSettings
+from fl.rounds.limits import ResourceSettings
+from fl.runs.config import AggregationSettings, PrivacySettings, RunConfig
+from fl.runs.styles import OPEN, style_of
+from fl.runs.train_options import TRAIN_OPTIONS, flag
+
+
+def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
+    """The configuration of a run with the options `given`; None as a value is an option left out.
+
+    `base`: the configuration that they change, as of an earlier run. What that run calibrated is left out, since a run
+    calibrates its noise when it starts. Raises `OptionError` for an unknown option or a value out of its range, and a
+    subclass of `FederationError` for options that contradict each other.
+    """
+    asked = _read(given)
+    if "value_bits" in asked and "bits" in asked:
+        raise OptionError(f"{flag('bits')} is a schedule of {flag('value_bits')}: give one of them")
+    privacy = _privacy(asked, base)
+    start = _defaults(privacy) if base is None else _in_style_of(base, privacy)
+    values = _by_table(asked)
+    return replace(
+        start,
+        **values.get("", {}),
+        with_baselines=not asked.get("no_baselines", not start.with_baselines),
+        data=replace(start.data, **values.get("data", {})),
+        training=replace(start.training, **values.get("training", {})),
+        baseline_training=replace(start.baseline_training, **values.get("baseline_training", {})),
+        aggregation=replace(start.aggregation, **values.get("aggregation", {})),
+        privacy=None if privacy is None else replace(privacy, **values.get("privacy", {})),
+        statistics=_statistics(asked, start, values.get("statistics", {})),
+        algorithm=_algorithm(start, values.get("algorithm", {})),
+        participation=_participation(asked, start, values.get("participation", {})),
+        compression=_compression(asked, start, values.get("compression", {})),
+        resources=_resources(start, values.get("resources", {})),
+    )
+
+
+def refuse_beside_no_dp(given: Collection[str]) -> None:
+    """Refuse options that only a private run has when no privacy is wanted.
+
+    `given`: names of the options that were given. Whoever names a budget expects it to be kept. Raises `BudgetError`.
+    """
+    for name, option in TRAIN_OPTIONS.items():
+        if option.only_private and name in given:
+            raise BudgetError(
+                f"--no-dp trains without differential privacy, and {flag(name)} says how much of it there is, or how "
+                "it is spent: leave out one of the two"
+            )
+
+
+def _read(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that have a value, checked, with absolute paths, so that a run resumes from elsewhere."""
+    asked = {}
+    for name, value in given.items():
+        if name not in TRAIN_OPTIONS:
+            raise OptionError(f"{name}: expected one of {', '.join(TRAIN_OPTIONS)}")
+        if value is None:
+            continue
+        try:
+            asked[name] = TRAIN_OPTIONS[name].what.of(os.fspath(value) if isinstance(value, os.PathLike) else value)
+        except options.Refused as fault:
+            raise OptionError(f"{name}: {fault}") from None
+    for name in ("data", "schema", "limits"):
+        if name in asked:
+            asked[name] = _absolute(asked[name])
+    if "partition" in asked:
+        file, colon, column = asked["partition"].rpartition(":")
+        asked["partition"] = f"{_absolute(file)}{colon}{column}" if colon else column
+    if "budget_dir" in asked:
+        asked["budget_dir"] = str(Path(asked["budget_dir"]).resolve())
+    return asked
+
+
+def _absolute(path: str) -> str:
+    """A file's absolute path; the name of a shipped thing stays as it is."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
+
+
+def _by_table(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Values of fields by table of the configuration; "": fields that stand in no table."""
+    values: dict[str, dict[str, Any]] = {}
+    for name, value in asked.items():
+        for place in TRAIN_OPTIONS[name].places:
+            table, _, field = place.rpartition(".")
+            if place != "with_baselines":  # what --no-baselines says of it is the contrary
+                values.setdefault(table, {})[field] = value
+    return values
+
+
+def _privacy(asked: Mapping[str, Any], base: RunConfig | None) -> PrivacySettings | None:
+    """The privacy that decides the style; None: without. A budget that is named turns on what the file leaves out."""
+    was_private = base is None or base.privacy is not None
+    if asked.get("no_dp", not (was_private or "epsilon" in asked)):
+        refuse_beside_no_dp(asked)
+        return None
+    start = PrivacySettings() if base is None or base.privacy is None else base.privacy
+    deciding = {name: asked[name] for name in ("unit", "noise") if name in asked}
+    # Calibrated when a run starts, so never those of another run.
+    return replace(start, noise_multiplier=None, share_variance=None, share_pieces=None, learning_rate=None, **deciding)
+
+
+def _defaults(privacy: PrivacySettings | None) -> RunConfig:
+    style = style_of(privacy)
+    return RunConfig(
+        rounds=style.rounds,
+        model=style.model,
+        training=replace(style.training, epochs=OPEN.training.epochs, batch_size=OPEN.training.batch_size),
+        aggregation=AggregationSettings(value_bits=style.value_bits),
+        privacy=privacy,
+        baseline_model=OPEN.model,
+        baseline_training=OPEN.training,
+        statistics=_default_statistics(privacy),
+    )
+
+
+def _default_statistics(privacy: PrivacySettings | None) -> StatisticsSettings:
+    """Noise protects counts of few banks; without it they are suppressed."""
+    return StatisticsSettings(min_banks=3 if privacy is None else 1)
+
+
+def _in_style_of(base: RunConfig, privacy: PrivacySettings | None) -> RunConfig:
+    """`base`, with the model, training, precision and rounds that suit `privacy` where `base` had another style."""
+    statistics = None if base.statistics is None else replace(base.statistics, sigma=None)
+    if statistics is not None and (privacy is None) != (base.privacy is None):
+        statistics = replace(statistics, min_banks=_default_statistics(privacy).min_banks)
+    if style_of(privacy) is not style_of(base.privacy):
+        other = _defaults(privacy)
+        base = replace(
+            base,
+            rounds=other.rounds,
+            model=other.model,
+            training=other.training,
+            aggregation=replace(base.aggregation, value_bits=other.aggregation.value_bits),
+            privacy=privacy,
+        )
+    return replace(base, privacy=privacy, statistics=statistics)
+
+
+def _statistics(asked: Mapping[str, Any], start: RunConfig, values: Mapping[str, Any]) -> StatisticsSettings | None:
+    if asked.get("no_shared_statistics", start.statistics is None and not values):
+        return None
+    return replace(start.statistics or _default_statistics(start.privacy), **values)
+
+
+def _algorithm(start: RunConfig, values: Mapping[str, Any]) -> AlgorithmSettings:
+    """Another algorithm begins with its own defaults."""
+    same = values.get("name", start.algorithm.name) == start.algorithm.name
+    return replace(start.algorithm, **values) if same else AlgorithmSettings(**values)
+
+
+def _participation(
+    asked: Mapping[str, Any], start: RunConfig, values: Mapping[str, Any]
+) -> ParticipationSettings | None:
+    """None where every bank is in every round."""
+    settings = replace(start.participation or ParticipationSettings(), **values)
+    if settings.fraction == 1.0 and not settings.vanish_before and not settings.vanish_after:
+        if "quorum" in asked or asked.get("reuse_updates"):
+            raise OptionError(
+                f"{flag('quorum')} and {flag('reuse_updates')} are about banks that are missing: give "
+                f"{flag('fraction')} or {flag('vanish_after')} as well"
+            )
+        return None
+    return settings
+
+
+def _compression(asked: Mapping[str, Any], start: RunConfig, values: Mapping[str, Any]) -> CompressionSettings | None:
+    settings = start.compression or CompressionSettings()
+    if "value_bits" in asked:
+        settings = replace(settings, bits=None)
+    settings = replace(settings, **values)
+    return None if settings == CompressionSettings() else settings
+
+
+def _resources(start: RunConfig, values: Mapping[str, Any]) -> ResourceSettings | None:
+    settings = replace(start.resources or ResourceSettings(), **values)
+    return None if settings == ResourceSettings() else settings

@@ -1,0 +1,328 @@
+"""The options of a training run: what each may be, where it stands in a configuration, and what it means.
+
+`fl.train` takes them by their Python names and `demos train` makes its command-line options of them; nothing else says
+which options there are. Ranges are those of `fl.options`.
+
+What it leaves to others: making a configuration from them (`fl.runs.asked`). It imports no torch, since `--help` does
+not wait for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fl import options
+
+
+@dataclass(frozen=True)
+class TrainOption:
+    """`places`: its fields in `fl.runs.config.RunConfig`, as "table.field"; none: it decides whole tables.
+
+    `default`: what --help shows; the defaults themselves stand in `fl.runs.config` and `fl.runs.styles`.
+    `only_private`: it means nothing without differential privacy. `by_name`: on the command line it is given as
+    `--option NAME=VALUE`.
+    """
+
+    what: options.Option
+    help: str
+    places: tuple[str, ...] = ()
+    default: str = ""
+    metavar: str | None = None
+    only_private: bool = False
+    by_name: bool = False
+    is_switch: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_switch", self.what == options.SWITCH)
+
+
+TRAIN_OPTIONS: dict[str, TrainOption] = {
+    # --- data
+    "data": TrainOption(
+        options.FILE,
+        "Transactions: csv, csv.gz or parquet; or the embedded generator.",
+        ("data.source",),
+        "simulated",
+        "FILE|simulated",
+    ),
+    "schema": TrainOption(
+        options.FILE,
+        "Meaning of the columns; recognised by the header if left out.",
+        ("data.schema",),
+        metavar="NAME|FILE.toml",
+    ),
+    "partition": TrainOption(
+        options.Text("a column, or FILE.csv:COLUMN"),
+        "Column that names the bank of a row.",
+        ("data.partition",),
+        metavar="COLUMN|FILE.csv:COLUMN",
+    ),
+    "clients": TrainOption(
+        options.RANDOM_BANKS, "Number of banks. Cannot be combined with --partition.", ("data.clients",)
+    ),
+    "test_windows": TrainOption(
+        options.TEST_WINDOWS,
+        "Number of consecutive test weeks, whose figures are averaged; the schema's own if left out.",
+        ("data.test_windows",),
+    ),
+    "customers": TrainOption(options.CUSTOMERS, "Customers of the embedded generator.", ("data.customers",)),
+    "fraud_share": TrainOption(
+        options.FRAUD_SHARE, "Share of frauds of the embedded generator.", ("data.fraud_share",)
+    ),
+    "rounds": TrainOption(
+        options.ROUNDS, "Number of rounds; 10, or 100 with --noise shared, where a round is one step.", ("rounds",)
+    ),
+    # --- privacy
+    "epsilon": TrainOption(
+        options.EPSILON,
+        "Privacy budget of every bank for the life of its data.",
+        ("privacy.epsilon",),
+        "3.0",
+        only_private=True,
+    ),
+    "delta": TrainOption(
+        options.DELTA,
+        "Probability that the bound epsilon does not hold.",
+        ("privacy.delta",),
+        "1e-05",
+        only_private=True,
+    ),
+    "no_dp": TrainOption(options.SWITCH, "Train without differential privacy."),
+    "unit": TrainOption(
+        options.Choice(("row", "client")),
+        "What epsilon protects: a training row and a transaction in counts, or a bank's whole update.",
+        ("privacy.unit",),
+        "row",
+        only_private=True,
+    ),
+    "noise": TrainOption(
+        options.Choice(("own", "shared")),
+        "Each bank adds its own noise, which needs no trust; or shares of one noise inside the encrypted sum, which "
+        "is far less noise.",
+        ("privacy.noise",),
+        "own",
+        only_private=True,
+    ),
+    "update_norm": TrainOption(
+        options.UPDATE_NORM,
+        "L2 bound of an update, with --unit client.",
+        ("privacy.update_norm",),
+        "1.0",
+        only_private=True,
+        by_name=True,
+    ),
+    "no_shared_statistics": TrainOption(options.SWITCH, "Share no counts of terminals, whatever the schema says."),
+    "min_banks": TrainOption(
+        options.BANKS,
+        "Suppress counts to which fewer banks contributed; 3 with --no-dp, else 1, since noise protects them.",
+        ("statistics.min_banks",),
+    ),
+    "colluders": TrainOption(
+        options.BANKS,
+        "Number of banks, the observing one included, whose noise shares do not count.",
+        ("privacy.colluders", "statistics.colluders"),
+        "1",
+        only_private=True,
+        by_name=True,
+    ),
+    "statistics_share": TrainOption(
+        options.BUDGET_SHARE,
+        "Share of epsilon that shared counts may spend.",
+        ("statistics.budget_share",),
+        "0.5",
+        only_private=True,
+    ),
+    "increment_days": TrainOption(
+        options.INCREMENT_DAYS, "Days of one noisy count.", ("statistics.increment_days",), "5", only_private=True
+    ),
+    "budget_dir": TrainOption(
+        options.FOLDER,
+        "Folder of the banks' privacy ledgers; in the run folder if left out.",
+        ("privacy.budget_dir",),
+        metavar="DIR",
+        only_private=True,
+    ),
+    "sample_rate": TrainOption(
+        options.SAMPLE_RATE,
+        "Probability that a row is in a noisy batch.",
+        ("privacy.sample_rate",),
+        "0.25",
+        only_private=True,
+        by_name=True,
+    ),
+    "local_steps": TrainOption(options.STEPS, "Noisy steps per round.", ("privacy.steps",), "10", only_private=True),
+    "max_grad_norm": TrainOption(
+        options.MAX_GRAD_NORM,
+        "L2 bound of one row's gradient.",
+        ("privacy.max_grad_norm",),
+        "1.0",
+        only_private=True,
+    ),
+    "expected_batch": TrainOption(
+        options.EXPECTED_BATCH,
+        "Public divisor of a noisy gradient, in rows.",
+        ("privacy.expected_batch",),
+        "2048.0",
+        only_private=True,
+    ),
+    # --- training
+    "local_epochs": TrainOption(
+        options.EPOCHS,
+        "Passes over a bank's rows per round, with --no-dp.",
+        ("training.epochs", "baseline_training.epochs"),
+        "16",
+    ),
+    "batch_size": TrainOption(
+        options.BATCH_SIZE,
+        "Rows of a batch, with --no-dp.",
+        ("training.batch_size", "baseline_training.batch_size"),
+        "512",
+        by_name=True,
+    ),
+    "lr": TrainOption(
+        options.LEARNING_RATE,
+        "Learning rate of sgd; 30 with privacy, 0.1 without, chosen by the noise where it is shared.",
+        ("training.learning_rate",),
+    ),
+    "pos_weight": TrainOption(
+        options.POS_WEIGHT,
+        "Weight of a fraud in the loss, a public constant; 4, or 1 with --noise shared.",
+        ("training.pos_weight",),
+    ),
+    # --- rounds
+    "algorithm": TrainOption(
+        options.Choice(("fedavg", "fedprox", "fedadam", "heads", "fedbuff")),
+        "What the rounds do; docs/algorithms.md compares them.",
+        ("algorithm.name",),
+        "fedavg",
+    ),
+    "mu": TrainOption(
+        options.MU, "fedprox: weight of the pull back to the global model; 0.01.", ("algorithm.mu",), by_name=True
+    ),
+    "server_lr": TrainOption(
+        options.SERVER_LR,
+        "fedadam: step of the server, 0.03; fedbuff: factor of an update, 1.",
+        ("algorithm.server_lr",),
+        by_name=True,
+    ),
+    "beta1": TrainOption(options.BETA, "fedadam: decay of the mean; 0.9.", ("algorithm.beta1",), by_name=True),
+    "beta2": TrainOption(options.BETA, "fedadam: decay of the squares; 0.99.", ("algorithm.beta2",), by_name=True),
+    "tau": TrainOption(options.TAU, "fedadam: degree of adaptivity; 0.001.", ("algorithm.tau",), by_name=True),
+    "head": TrainOption(
+        options.LAYERS, "heads: layers that stay at their bank; logit.", ("algorithm.head",), by_name=True
+    ),
+    "buffer": TrainOption(
+        options.SEALED_BUFFER,
+        "fedbuff: number of joins at which a round closes; 3.",
+        ("algorithm.buffer",),
+        by_name=True,
+    ),
+    "max_weight": TrainOption(
+        options.MAX_WEIGHT,
+        "fedbuff: weight of an update that is not stale; 8.",
+        ("algorithm.max_weight",),
+        by_name=True,
+    ),
+    "durations": TrainOption(
+        options.Text("ticks with commas"),
+        "fedbuff: ticks that each bank trains, repeated over the banks; 1,2,3.",
+        ("algorithm.durations",),
+        by_name=True,
+    ),
+    "fraction": TrainOption(
+        options.FRACTION,
+        "Share of the banks that a round asks, drawn anew for every round.",
+        ("participation.fraction",),
+        "1.0",
+    ),
+    "quorum": TrainOption(
+        options.QUORUM,
+        "Fewest banks of a round; all that were asked if left out.",
+        ("participation.quorum",),
+    ),
+    "vanish_before": TrainOption(
+        options.PROBABILITY,
+        "Simulate: probability that a bank vanishes before the roster closes.",
+        ("participation.vanish_before",),
+        "0.0",
+        by_name=True,
+    ),
+    "vanish_after": TrainOption(
+        options.PROBABILITY,
+        "Simulate: probability that a bank vanishes after the roster has closed.",
+        ("participation.vanish_after",),
+        "0.0",
+    ),
+    "retries": TrainOption(
+        options.RETRIES,
+        "Attempts at a lost round beyond the first; with --no-dp each bank consents to as many.",
+        ("participation.retries",),
+        "2",
+        by_name=True,
+    ),
+    "reuse_updates": TrainOption(
+        options.SWITCH,
+        "In a retry, with --no-dp: send the same update again, do not train.",
+        ("participation.reuse",),
+        by_name=True,
+    ),
+    # --- aggregation
+    "aggregation": TrainOption(
+        options.Choice(("encrypted", "plain")), "How updates become one.", ("aggregation.mode",), "encrypted"
+    ),
+    "engine": TrainOption(options.ENGINE, "Encryption engine.", ("aggregation.engine",), "auto"),
+    "clip": TrainOption(options.CLIP, "Bound of every coordinate of an update.", ("aggregation.clip",), "1.0"),
+    "value_bits": TrainOption(
+        options.VALUE_BITS, "Bits of a quantised coordinate; 16 with privacy, 40 without.", ("aggregation.value_bits",)
+    ),
+    "bits": TrainOption(
+        options.Text("FROM:BITS with commas"),
+        "Bits of a coordinate by round, as 1:8,6:16. Cannot be combined with --value-bits.",
+        ("compression.bits",),
+        by_name=True,
+    ),
+    "layers": TrainOption(
+        options.Text("groups of layers with /"),
+        "Layers that travel, by turns, as hidden1/hidden2,logit.",
+        ("compression.layers",),
+        by_name=True,
+    ),
+    "limits": TrainOption(
+        options.FILE,
+        "Limits of single banks; docs/algorithms.md has an example.",
+        ("resources.file",),
+        metavar="FILE.toml",
+    ),
+    "bank_memory_mb": TrainOption(
+        options.MEMORY_MB,
+        "MiB of every bank that --limits does not name.",
+        ("resources.memory_mb",),
+        by_name=True,
+    ),
+    "bank_seconds": TrainOption(
+        options.SECONDS,
+        "Seconds a round of every bank that --limits does not name.",
+        ("resources.seconds",),
+        by_name=True,
+    ),
+    "bank_bytes": TrainOption(
+        options.BYTES,
+        "Bytes a round of every bank that --limits does not name.",
+        ("resources.bytes_per_round",),
+        by_name=True,
+    ),
+    # --- the run
+    "seed": TrainOption(
+        options.SEED, "Seed of data, first model and batch order; never of keys or noise.", ("seed",), "0"
+    ),
+    "device": TrainOption(options.Choice(("cpu", "cuda")), "Where torch computes.", ("device",), "cpu"),
+    "threads": TrainOption(options.THREADS, "Threads of torch; one is fastest for small models.", ("threads",), "1"),
+    "no_baselines": TrainOption(
+        options.SWITCH, "Leave out the comparisons, which are outside every privacy budget.", ("with_baselines",)
+    ),
+}
+
+
+def flag(name: str) -> str:
+    """How a person writes the option on the command line."""
+    return f"--option {name}" if TRAIN_OPTIONS[name].by_name else f"--{name.replace('_', '-')}"
