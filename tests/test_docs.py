@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import fl
 import secagg
 from secagg import states, wire
 from secagg.messages import Abort, Contribution, EncryptedSum, Join, Offer, Release, Roster
@@ -85,6 +86,13 @@ def test_the_site_describes_every_public_name_at_its_home():
     described = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "api" / "secagg.md").read_text(), flags=re.MULTILINE)
     homes = {f"{getattr(secagg, name).__module__}.{name}" for name in secagg.__all__ if name != "errors"}
     assert sorted(described) == sorted(homes | {"secagg.errors"})
+
+
+def test_the_site_describes_every_public_name_of_fl():
+    described = re.findall(
+        r"^::: fl\.runs\.api\.(\w+)$", (ROOT / "docs" / "api" / "fl.md").read_text(), flags=re.MULTILINE
+    )
+    assert sorted(described) == sorted(fl.__all__)
 
 
 # --- files, modules and lines ----------------------------------------------------------------------------------------

@@ -118,8 +118,7 @@ def train(
         run_dir: Folder of this run, which must not hold anything; a new one under runs/ if left out.
         progress: Called with what is being done, how much of it is finished, and of how much.
         **options: Those of the command `demos train` by their Python names, such as `schema`, `partition`, `clients`,
-            `rounds`, `epsilon`, `delta`, `no_dp`, `seed` or `mu`; None is an option left out. See
-            `fl.runs.train_options.TRAIN_OPTIONS`.
+            `rounds`, `epsilon`, `delta`, `no_dp`, `seed` or `mu`; None is an option left out.
 
     Returns:
         The finished run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -57,6 +58,23 @@ def test_the_example_of_train_says_the_truth(tmp_path: Path, monkeypatch: pytest
     (example,) = doctest.DocTestFinder().find(fl.train, "train", globs={})
     failed, attempted = doctest.DocTestRunner().run(example)
     assert (failed, attempted) == (0, 4)
+
+
+def test_the_example_of_the_documentation_runs(
+    tmp_path: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(import fl.*?)^```", text, re.DOTALL | re.MULTILINE)
+    quick = example.replace("rounds=10, ", "rounds=1, clients=3, local_steps=1, no_baselines=True, ")
+    assert quick != example
+    monkeypatch.chdir(tmp_path)
+    frame.drop(columns="BANK").to_csv("transactions.csv", index=False)
+    frame[frame.TIME >= CUT].to_csv("new.csv", index=False)
+    shutil.copy(Path(str(fl.__file__)).parent / "data" / "schemas" / "simulated.toml", "schema.toml")
+    names: dict[str, Any] = {}
+    exec(compile(quick, "training.md", "exec"), names)
+    assert len(names["new"]) and names["new"].score.between(0, 1).all()
+    assert set(names["alerts"].index) == set(names["new"].index[names["new"].score >= names["run"].threshold])
 
 
 def test_the_command_and_the_function_make_the_same_run(tmp_path: Path, run: fl.Run) -> None:
