@@ -169,7 +169,7 @@ class CategoricalColumn:
 class TextColumn:
     """Free text as hashed character n-grams of length `ngrams[0]` to `ngrams[1]`.
 
-    It is read, but it is a feature only with `use`.
+    It is read, and is a feature, only with `use`.
     """
 
     column: Annotated[str, options.COLUMN]
