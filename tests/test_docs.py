@@ -97,7 +97,11 @@ def test_the_site_describes_every_public_name_of_fl():
 
 # --- files, modules and lines ----------------------------------------------------------------------------------------
 
-DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+DOCUMENTS = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "fl" / "flower" / "deploy").glob("*.md")),
+    ROOT / "README.md",
+]
 MADE_BY_COMMANDS = {"examples/*/examples.jsonl"}  # below runs/assist
 RECORDS = {"secagg.wires"}  # a record of a Flower message
 
@@ -122,7 +126,7 @@ def leads_somewhere(dotted: str) -> bool:
     return parent.is_file() and re.search(rf"\b{path.name}\b", parent.read_text()) is not None
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_file_and_module_that_a_document_names_exists(document):
     text = document.read_text()
     assert [name for name in sorted(named_files(text)) if not any(ROOT.glob(name))] == []
@@ -144,7 +148,7 @@ def can_be_split(line: str) -> bool:
     return not line.startswith("|") and "::test_" not in line
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_lines_of_documents_end_below_120_characters(document):
     assert [line for line in document.read_text().splitlines() if len(line) >= 120 and can_be_split(line)] == []
 
