@@ -9,6 +9,9 @@ import pytest
 
 import fl
 import secagg
+from fl.data.draft import draft_schema
+from fl.data.simulate import Simulation, simulate
+from fl.spreadsheet import csv_bytes
 from secagg import states, wire
 from secagg.messages import Abort, Contribution, EncryptedSum, Join, Offer, Release, Roster
 from secagg.transcript import HEADER
@@ -80,6 +83,19 @@ def test_commands_of_the_readme_name_the_python_that_make_installs_into():
     pythons = re.findall(r"(\S*)python -m (?:demos|benchmarks)", (ROOT / "README.md").read_text())
     assert len(pythons) >= 6
     assert {python.lstrip("`") for python in pythons} == {".venv/bin/"}
+
+
+def test_the_example_of_training_in_the_readme_runs(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"^```python\n(import fl.*?)^```", text, re.DOTALL | re.MULTILINE)
+    shorter = example.replace("rounds=10", "rounds=1, no_baselines=True")
+    assert shorter != example
+    monkeypatch.chdir(tmp_path)
+    frame = simulate(Simulation(customers=200, fraud_share=0.03, seed=0))
+    Path("transactions.csv").write_bytes(csv_bytes(frame))
+    Path("schema.toml").write_text(draft_schema(Path("transactions.csv"), None))
+    exec(compile(shorter, "README.md", "exec"), {})
+    assert "of 500 flagged" in capsys.readouterr().out
 
 
 def test_the_site_describes_every_public_name_at_its_home():
