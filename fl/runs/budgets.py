@@ -98,6 +98,11 @@ class CountsPayment:
         return spend.run == self.run and spend.round == STATISTICS_ROUND
 
 
+def trainings_paid(ledger: BudgetLedger, run: str) -> int:
+    """Trainings of `run` that the ledger has recorded, finished or not."""
+    return sum(spend.run == run and spend.round != STATISTICS_ROUND for spend in ledger.spends())
+
+
 def require_paid(ledgers: Mapping[str, BudgetLedger], run: str, records: Sequence[Mapping[str, Any]]) -> None:
     """Refuse to go on when a ledger holds fewer trainings of `run` than its bank has shown in finished rounds.
 
@@ -105,7 +110,7 @@ def require_paid(ledgers: Mapping[str, BudgetLedger], run: str, records: Sequenc
     """
     for bank, ledger in ledgers.items():
         shown = sum(bank in record["members"] for record in records)
-        paid = sum(spend.run == run and spend.round != STATISTICS_ROUND for spend in ledger.spends())
+        paid = trainings_paid(ledger, run)
         if paid < shown:
             raise LedgerError(
                 f"{ledger.path}: {bank} took part in {shown} finished rounds of this run, and its ledger holds {paid}: "

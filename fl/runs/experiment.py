@@ -39,13 +39,13 @@ from fl.rounds.limits import Choice
 from fl.rounds.play import Progress, RoundRecord, Rounds, Schedule, Summation, play_rounds, trained_models
 from fl.runs.baselines import Baseline, baselines
 from fl.runs.budgets import (
-    STATISTICS_ROUND,
     CountsPayment,
     dearest,
     ledgers_folder,
     open_ledgers,
     privacy_report,
     require_paid,
+    trainings_paid,
 )
 from fl.runs.config import RunConfig
 from fl.runs.folder import RunFolder, refuse_used
@@ -73,8 +73,8 @@ class Experiment:
         if privacy := self.config.privacy:
             self.ledgers = open_ledgers(ledgers_folder(folder.path, privacy), privacy, plan.banks)
             require_paid(self.ledgers, self.folder.run_id, self._records)
-            timetable = plan.algorithm.timetable
-            rounds = affordable_rounds(timetable, rounds, self.finished, self._begun(), plan.trainings)
+            begun = {i: trainings_paid(ledger, folder.run_id) for i, ledger in enumerate(self.ledgers.values())}
+            rounds = affordable_rounds(plan.algorithm.timetable, rounds, self.finished, begun, plan.trainings)
         self.schedule = plan.schedule(rounds)
         self._require_a_round()
         if (folder.path / "statistics" / TOTALS).exists():
@@ -112,11 +112,12 @@ class Experiment:
                 f"{path}: the data, schema or partition is no longer what manifest.json says: the rounds "
                 "would not fit together"
             )
-        chosen = folder.read_json("resources.json")
-        if folder.config.resources is not None and not chosen:
-            raise RunFolderError(f"{path} has no resources.json: the run never got under way; start it anew")
-        plan = RunPlan(folder.config, source, Choice.from_json(chosen) if chosen else None)
-        return cls(folder, plan, federation)
+        choice = None
+        if folder.config.resources is not None:
+            if not (chosen := folder.read_json("resources.json")):
+                raise RunFolderError(f"{path} has no resources.json: the run never got under way; start it anew")
+            choice = Choice.from_json(chosen)
+        return cls(folder, RunPlan(folder.config, source, choice), federation)
 
     def rounds(self, progress: Progress | None = None) -> Iterator[RoundRecord]:
         """Play the rounds that are left; each is on disk when it is yielded. Then write the model and its figures."""
@@ -250,20 +251,9 @@ class Experiment:
     def _in_plain_sight(self) -> Summation:
         return partial(plain_sum, clip=self.config.aggregation.clip)
 
-    def _begun(self) -> dict[int, int]:
-        """Trainings of this run that each bank has recorded, finished or not, by its position."""
-        return {
-            position: sum(
-                spend.run == self.folder.run_id and spend.round != STATISTICS_ROUND
-                for spend in self.ledgers[bank.name].spends()
-            )
-            for position, bank in enumerate(self.federation.banks)
-        }
-
     def _afford(self, banks: Sequence[str]) -> bool:
-        """Whether each of these banks may begin another of the trainings to which the noise was calibrated."""
-        begun = dict(zip(self.plan.banks, self._begun().values(), strict=True))
-        return all(begun[name] < self.plan.trainings for name in banks)
+        """Whether the noise, calibrated to so many trainings and no more, leaves each of these banks another."""
+        return all(trainings_paid(self.ledgers[bank], self.folder.run_id) < self.plan.trainings for bank in banks)
 
     def _share_statistics(self) -> None:
         """The run's release of counts, made once, and its columns in every bank's rows."""
