@@ -123,8 +123,9 @@ RECORDS = {"secagg.wires"}  # a record of a Flower message
 
 
 def named_files(text: str) -> set[str]:
-    """Paths of the repository, which may hold `*`."""
-    return set(re.findall(r"\b(?:benchmarks|demos|examples|fl|secagg|tests)/[\w./*-]*\w", text)) - MADE_BY_COMMANDS
+    """Paths from the root of the repository, which may hold `*`."""
+    paths = re.findall(r"(?<![\w/])(?:benchmarks|demos|examples|fl|secagg|tests)/[\w./*-]*\w", text)
+    return set(paths) - MADE_BY_COMMANDS
 
 
 def named_modules(text: str) -> set[str]:
