@@ -33,7 +33,7 @@ WRONG_USAGE = (SettingsError, ResumeMismatch, UnlikeMachines, NothingInCommon)
 
 
 def interrupt_once(number: int, frame: FrameType | None) -> None:
-    """Interrupt the run, and let nothing interrupt the writing of its results."""
+    """Let Ctrl-C interrupt the run, but not the writing of its results."""
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -175,7 +175,7 @@ def floor(length: int, clients: int, value_bits: int, as_json: bool) -> None:
 
 
 def _without_folder(argument: str) -> str:
-    """A results file is passed on, and whose folder it first lay in is nobody's business."""
+    """The argument without its folder if it is an absolute path, since results files are given to others."""
     return Path(argument).name if os.path.isabs(argument) else argument
 
 

@@ -1,4 +1,4 @@
-"""Did the code get slower? A verdict on two runs of the same machine, by a rule that is written down.
+"""Compares two runs of the same machine and decides whether the code became slower, by the rule below.
 
 For every case of this project that both runs measured on the same workload, and for client, server and open:
 

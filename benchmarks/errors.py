@@ -8,15 +8,15 @@ class BenchmarkError(Exception):
 
 
 class SettingsError(BenchmarkError):
-    """A run was asked for that cannot be carried out as asked."""
+    """The run cannot be carried out as requested."""
 
 
 class CaseNotRunnable(BenchmarkError):
-    """A case cannot run here (a missing package, no device, a size above its limit). It is listed, never faked."""
+    """A case cannot run here (a missing package, no device, a size above its limit). It is listed as not run."""
 
 
 class WrongResult(BenchmarkError):
-    """A case computed something else than the mean of the updates. Its times are worth nothing and are dropped."""
+    """A case computed something other than the mean of the updates. Its times are dropped."""
 
 
 class UnreadableResults(BenchmarkError):

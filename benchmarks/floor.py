@@ -1,4 +1,4 @@
-"""How far each stage of a round is from its floor: the work that it cannot avoid, at the speed this machine does it.
+"""Compares each stage of a round with its floor: its unavoidable work at the speed of this machine.
 
 What it does: measures what one core does of each kind of work when nothing else is in the way (`Speeds`), counts what a
 round's stages need of it (`works`), plays rounds on one thread and sets both side by side (`floors`).
@@ -39,7 +39,7 @@ REPEATS = 7
 
 @dataclass(frozen=True)
 class Speeds:
-    """What one core of this machine does in a second, each kind of work by itself; the best of several measurements."""
+    """The speed of one core of this machine at each kind of work by itself: the best of several measurements."""
 
     copied: float  # bytes read, plus bytes written, of arrays the size of a block
     multiplied: float  # products modulo a 30-bit prime, in the first-level cache
@@ -49,7 +49,7 @@ class Speeds:
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage of one party cannot avoid. moved: bytes read and written once; products: modulo a prime."""
+    """The unavoidable work of a stage of one party. moved: bytes read and written once; products: modulo a prime."""
 
     moved: float
     products: float = 0.0

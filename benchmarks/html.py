@@ -1,4 +1,4 @@
-"""The report: one HTML file that a person can decide from, without the network and without a script.
+"""The report: one HTML file that needs neither the network nor a script.
 
 The figures come from `figures.py`, the tables from `tables.py`, all numbers from the results file; nothing is computed
 here; `templates/report.html.j2` is the page. Several results stand one after the other, each under its machine, and are

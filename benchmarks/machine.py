@@ -1,4 +1,4 @@
-"""What a result was measured on. Results are compared only between machines whose `likeness` is equal.
+"""The machine on which a result was measured. Results are compared only between machines whose `likeness` is equal.
 
 No host name, user or path is recorded.
 """

@@ -10,7 +10,7 @@ A *phase* is what one party does at one point of the round; all of its wall time
     open     encrypted sum -> average
 
 A *stage* is a named part of a phase (pack, encrypt, mask, ...). Stages never overlap; what no stage names is the rest
-of its phase. Sending is nobody's time: cases hand over bytes in memory.
+of its phase. Time to send is not measured: cases hand over bytes in memory.
 
 Memory is measured in a repetition of its own, whose times are not used: before each phase, free memory goes back to
 the system and the kernel's high-water mark of the process is reset; after it, the mark is read. Where the kernel has no

@@ -1,4 +1,4 @@
-"""`demos assist`: what a language model may help with, without seeing a customer.
+"""`demos assist`: help from a language model that sees no customer data.
 
 Commands only: what their options mean is in `assist_options`, what is shown in `assist_tables`, and what happens in
 `fl.assist`.

@@ -203,6 +203,6 @@ def one_thread() -> None:
 
 
 def need_openai(options: dict[str, Any]) -> None:
-    """For commands that only make sense when something is sent. Raises `click.UsageError`."""
+    """Refuse the offline provider for commands that must send something. Raises `click.UsageError`."""
     if options["provider"] != "openai":
         raise click.UsageError("this command sends data: add --provider openai and --model NAME")

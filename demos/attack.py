@@ -1,4 +1,4 @@
-"""`demos attack`: known attacks on encrypted aggregation, really played, against what they work on and against this."""
+"""`demos attack`: plays known attacks on encrypted aggregation, against stock systems and against this project."""
 
 from __future__ import annotations
 

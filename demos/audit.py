@@ -1,4 +1,4 @@
-"""`audit`: read a key holder's ledger offline, and hold it against what others saw.
+"""`audit`: read a key holder's ledger offline, and compare it with what others saw.
 
 No logic of its own: `secagg.ledger` and `secagg.journal` verify and compare. It needs no private key, and it changes
 nothing.

@@ -4,7 +4,7 @@ Results go to stdout, everything else to stderr: with ``--json``, stdout carries
 Progress is a bar on a terminal and plain lines elsewhere; rich honours NO_COLOR. Errors become one line of advice.
 
 Names of banks, columns and files come from outside: a string is data, never rich's markup or an emoji code, and a
-control character in it shows and does nothing. What a demo itself wants bold or red is a `Text` or a `style`.
+control character in it is shown and has no effect. Text that a demo itself shows bold or red is a `Text` or a `style`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fl.text import printable
 
 
 def visible(text: str) -> str:
-    """With control characters as their escapes: a terminal obeys nothing that a name holds."""
+    """The text with control characters as their escapes, so that a name cannot control a terminal."""
     return printable(text, keep="\t\n")
 
 
@@ -113,7 +113,7 @@ def table(
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Bytes in a readable unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
@@ -122,5 +122,5 @@ def size(count: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration for people."""
+    """A duration in a readable unit."""
     return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.2f} s"

@@ -1,4 +1,4 @@
-"""What a finished run of `demos train` shows a person: figures, who saw what, costs, counts, privacy."""
+"""The output of a finished run of `demos train`: figures, who saw what, costs, counts, privacy."""
 
 from __future__ import annotations
 
