@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def ablate(
     python -m demos ablate runs/base --seeds 3 --epsilons 1,8 --out runs/ablation
     python -m demos ablate runs/base --seeds 3 --epsilons 1,8 --out runs/ablation --resume
     """
-    from fl.durable import replace_durably
+    from fl.durable import replace_json
     from fl.reports.ablation import play, prepare, read_config, summarise, variants
     from fl.reports.ablation_page import write_page
 
@@ -60,7 +59,7 @@ def ablate(
             cells.append(done)
             advance(len(cells))
     result = summarise(cells)
-    replace_durably(where / "ablation.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    replace_json(where / "ablation.json", result)
     write_page(result, page if page is not None else where / "ablation.html")
     if as_json:
         print_json(result)

@@ -38,11 +38,12 @@ def evaluate(run: Path, columns: tuple[str, ...], page: Path | None, as_json: bo
     python -m demos evaluate runs/NAME --html report.html
     python -m demos evaluate runs/NAME --by bank --by TX_AMOUNT
     """
-    from fl.reports.examination.report import PARTS, examine, write_report
+    from fl.durable import replace_json
+    from fl.reports.examination.report import PARTS, examine
 
     with progress("examining", 1 + len(PARTS)) as advance:
         report = examine(run, columns=columns, progress=advance)
-    write_report(report, run / "report.json")
+    replace_json(run / "report.json", report)
     if page is not None:
         from fl.reports.examination.page import write_page
 

@@ -78,6 +78,14 @@ def replace_durably(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def replace_json(path: Path, content: Any) -> None:
+    """Replace `path` by `content` as indented JSON, as `replace_durably` does.
+
+    Raises `ValueError` for what JSON does not have, NaN included.
+    """
+    replace_durably(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
 @dataclass(frozen=True)
 class JsonLines:
     """A file of one JSON object a line that is only appended to. A crash can tear its last line."""

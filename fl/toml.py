@@ -2,14 +2,16 @@
 one, because a misspelt optional key would otherwise be a setting silently not in force.
 
 What it does: `text_of` and `parsed` read a file or refuse it; `Fields` takes the keys of a table one by one; `filled`
-makes a settings class of a whole table, whose types and ranges the class declares (`fl.options`).
+makes a settings class of a whole table, whose types and ranges the class declares (`fl.options`); `literal` writes a
+value.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,6 +60,13 @@ def filled(kind: type[T], table: object, where: str, error: type[FederationError
         return kind(**table)
     except (TypeError, FederationError) as fault:  # TypeError: a key is missing
         raise error(f"{where} {fault}") from fault
+
+
+def literal(value: str | float | Sequence[str]) -> str:
+    """`value` as TOML writes it, bool and int included: JSON's form, but for surrogate pairs and the delete character.
+    A float reads back as the same float. Raises `ValueError` for one that is not finite.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:

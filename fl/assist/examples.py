@@ -22,7 +22,7 @@ from typing import Any
 from fl.assist.errors import ExampleError
 from fl.assist.prompts import load_prompt
 from fl.assist.redact import Redactor
-from fl.durable import replace_durably
+from fl.durable import replace_durably, replace_json
 
 FRAUD, GENUINE = "fraud", "genuine"
 LEAST_EXAMPLES = 10  # what OpenAI takes at least
@@ -80,7 +80,7 @@ def write_examples(path: Path, examples: Sequence[Example], origin: dict[str, An
     content = "".join(example.line() + "\n" for example in examples).encode()
     replace_durably(path, content)
     known = {"sha256": hashlib.sha256(content).hexdigest(), "examples": len(examples), **origin, "note": ENDING}
-    replace_durably(path.with_suffix(".json"), (json.dumps(known, indent=2) + "\n").encode())
+    replace_json(path.with_suffix(".json"), known)
     return read_examples(path)
 
 

@@ -7,7 +7,6 @@ constants taken from the sample are statistics of it until a person replaces the
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from fl.data.reading import MISSING, read_header, read_sample, stream_transactio
 from fl.data.schema import DAY_US, LabelColumn, Schema, TimeColumn, TimeUnit
 from fl.data.schema_file import parse_schema
 from fl.errors import SchemaError
+from fl.toml import literal
 
 SAMPLE_ROWS = 20_000
 MOST_WORDS = 24  # a category with more distinct values is hashed
@@ -125,7 +125,7 @@ def _sections(path: Path, label: _Look, time: _Look | None, left: list[_Look]) -
     days = None if time is None else _span_days(path, label, time)
     yield f"# Drafted from the first {len(label.values)} rows of {_plain(path.name)}. Guesses all:\n"
     yield "# correct them, then check with: python -m demos schema --check THIS.toml FILE\n"
-    yield f"name = {_quoted(path.name.split('.')[0] or 'draft')}\n\n"
+    yield f"name = {literal(path.name.split('.')[0] or 'draft')}\n\n"
     yield _label_section(label, days)
     if time is not None:
         yield _time_section(time)
@@ -137,7 +137,7 @@ def _sections(path: Path, label: _Look, time: _Look | None, left: list[_Look]) -
     yield _parties_section(customer, terminal)
     bank = _first(left, _could_be_bank, amount, customer, terminal)
     if bank is not None:
-        yield f"[partition]  # its name, and {len(bank.words)} words\ncolumn = {_quoted(bank.name)}\n\n"
+        yield f"[partition]  # its name, and {len(bank.words)} words\ncolumn = {literal(bank.name)}\n\n"
     features = [look for look in left if look not in (amount, customer, terminal, bank)]
     never = {look.name: reason for look in features if (reason := _why_never(look))}
     for look in features:
@@ -200,11 +200,11 @@ def _label_section(label: _Look, days: float | None) -> str:
     known = LabelColumn
     positive = [word for word in label.words if word.lower() in YES and word not in known.positive]
     negative = [word for word in label.words if word.lower() in NO and word not in known.negative]
-    lines = [f"[label]  # its name, and that it has two values\ncolumn = {_quoted(label.name)}\n"]
+    lines = [f"[label]  # its name, and that it has two values\ncolumn = {literal(label.name)}\n"]
     lines.append(f"delay_days = {delay}  # days until a fraud is known; {why}\n")
     if positive or negative:
-        lines.append(f"positive = {_quoted([*positive, *known.positive])}\n")
-        lines.append(f"negative = {_quoted([*negative, *known.negative])}\n")
+        lines.append(f"positive = {literal([*positive, *known.positive])}\n")
+        lines.append(f"negative = {literal([*negative, *known.negative])}\n")
     return "".join(lines) + "\n"
 
 
@@ -214,14 +214,14 @@ def _time_section(time: _Look) -> str:
         "datetime": "its cells are ISO 8601 dates",
         "order": "it ascends; if it measures time, say in what: seconds, minutes, hours or days",
     }.get(unit, f"it ascends, and its name sounds like {unit}; if 0 has a date, add origin = 2024-01-31")
-    return f'[time]  # {why}\ncolumn = {_quoted(time.name)}\nunit = "{unit}"\n\n'
+    return f'[time]  # {why}\ncolumn = {literal(time.name)}\nunit = "{unit}"\n\n'
 
 
 def _amount_section(amount: _Look) -> str:
     assert amount.numbers is not None
     typical = _one_digit(float(np.median(np.abs(amount.numbers))))
     return (
-        f"[amount]  # its name, and that it is a number\ncolumn = {_quoted(amount.name)}\n"
+        f"[amount]  # its name, and that it is a number\ncolumn = {literal(amount.name)}\n"
         f"typical = {typical!r}  # from the sample, to one digit: replace it by a figure that is public\n\n"
     )
 
@@ -229,12 +229,12 @@ def _amount_section(amount: _Look) -> str:
 def _parties_section(customer: _Look | None, terminal: _Look | None) -> str:
     lines = ["[parties]  # by name, and that there are many\n"]
     for role, look in (("customer", customer), ("terminal", terminal)):
-        lines.append(f"{role} = {_quoted(look.name)}\n" if look else f'# {role} = "..."  # none recognised\n')
+        lines.append(f"{role} = {literal(look.name)}\n" if look else f'# {role} = "..."  # none recognised\n')
     return "".join(lines) + "\n"
 
 
 def _feature_section(look: _Look) -> str:
-    name = _quoted(look.name)
+    name = literal(look.name)
     if look.numbers is not None:
         least, most = float(look.numbers.min()), float(look.numbers.max())
         transform = "identity" if max(-least, most) <= 3 else "signed_log1p"
@@ -251,7 +251,7 @@ def _feature_section(look: _Look) -> str:
     if len(look.words) <= MOST_WORDS:
         return (
             f"[[categorical]]  # {len(look.words)} words; others become all zeros. Is this list public?\n"
-            f"column = {name}\nvocabulary = {_quoted(list(look.words))}\n\n"
+            f"column = {name}\nvocabulary = {literal(list(look.words))}\n\n"
         )
     return (
         f"[[categorical]]  # {len(look.words)} words in the sample: too many to list\n"
@@ -260,7 +260,7 @@ def _feature_section(look: _Look) -> str:
 
 
 def _never_section(never: dict[str, str]) -> str:
-    lines = "".join(f"    {_quoted(name)},  # {reason}\n" for name, reason in never.items())
+    lines = "".join(f"    {literal(name)},  # {reason}\n" for name, reason in never.items())
     return f"[columns]\nnever = [\n{lines}]\n\n" if lines else "[columns]\nnever = []\n\n"
 
 
@@ -275,11 +275,6 @@ def _split_section(days: float | None) -> str:
 
 def _one_digit(value: float) -> float:
     return float(f"{value:.0e}") if np.isfinite(value) else 0.0
-
-
-def _quoted(value: str | list[str]) -> str:
-    """A TOML basic string or array of them: JSON's escapes are TOML's, but for the delete character."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _plain(name: str) -> str:

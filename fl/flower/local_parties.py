@@ -5,7 +5,6 @@ In a real deployment each party makes its own key and files on its own machine (
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from fl.durable import replace_durably
 from fl.flower.parties.enrolment import enrol_locally
 from fl.flower.settings import PlanSettings
+from fl.toml import literal
 
 KEY_HOLDER = "key-holder"
 AGGREGATOR = "aggregator"
@@ -60,9 +60,9 @@ class LocalParties:
         return self.home(organisation) / "party.toml"
 
     def _write(self, organisation: str, role: str, app: AppTable) -> None:
-        plan = "\n".join(f"{name} = {value!r}" for name, value in vars(self.plan).items())
-        table = "\n".join(f"{name} = {json.dumps(value)}" for name, value in app.items())
-        reports = "\n".join(f"{name} = {json.dumps(list(names))}" for name, names in self.reports.items())
+        plan = "\n".join(f"{name} = {literal(value)}" for name, value in vars(self.plan).items())
+        table = "\n".join(f"{name} = {literal(value)}" for name, value in app.items())
+        reports = "\n".join(f"{name} = {literal(list(names))}" for name, names in self.reports.items())
         reported = f"[reports]\n{reports}\n\n" if reports and role == "bank" else ""
         text = (
             f'role = "{role}"\nidentity = "identity.json"\nenrolment = "enrolment.json"\nquorum = {self.quorum}\n'

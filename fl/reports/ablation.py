@@ -25,7 +25,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from fl.durable import replace_durably
+from fl.durable import replace_json
 from fl.errors import AblationError
 from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.runs.config import RunConfig, config_from_toml, config_to_toml
@@ -230,7 +230,7 @@ def prepare(folder: Path, config: RunConfig, plan: Sequence[Variant], seeds: int
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AblationError(f"{folder} holds something else: name another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    replace_durably(path, (json.dumps(asked, indent=2) + "\n").encode())
+    replace_json(path, asked)
 
 
 def play(folder: Path, plan: Sequence[Variant], seeds: int) -> Iterator[tuple[Variant, int, dict[str, Any]]]:

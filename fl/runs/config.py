@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,7 @@ from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
-from fl.toml import filled, parsed
+from fl.toml import filled, literal, parsed
 
 # Of the clip: steps in which averages enter a model, encrypted or not. Not a power of two: means of float32 lie on such
 # grids themselves, and many of them would be ties.
@@ -127,10 +126,10 @@ def config_to_toml(config: RunConfig) -> str:
     scalars, tables = [], []
     for name, value in asdict(config).items():
         if isinstance(value, dict):
-            lines = [f"{key} = {_toml(item)}" for key, item in value.items() if item is not None]
+            lines = [f"{key} = {literal(item)}" for key, item in value.items() if item is not None]
             tables.append("\n".join([f"[{name}]", *lines]))
         elif value is not None:
-            scalars.append(f"{name} = {_toml(value)}")
+            scalars.append(f"{name} = {literal(value)}")
     return "\n\n".join(["\n".join(scalars), *tables]) + "\n"
 
 
@@ -155,12 +154,3 @@ def config_from_toml(text: str) -> RunConfig:
         known = name in tables
         values[name] = filled(tables[name], value, f"[{name}]", RunFolderError) if known else value
     return filled(RunConfig, values, "config.toml", RunFolderError)
-
-
-def _toml(value: str | float | bool) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    # A JSON string is a TOML basic string but for surrogate pairs and DEL; repr of a float is exact in both.
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fl.durable import JsonLines, file_name, locked, replace_durably
+from fl.durable import JsonLines, file_name, locked, replace_durably, replace_json
 from fl.errors import RunFolderError
 from fl.rounds.algorithms.state import State
 from fl.runs.config import RunConfig, config_from_toml, config_to_toml
@@ -92,7 +92,7 @@ class RunFolder:
             "source_sha256": source_digest(config.data.source),
             "data": description,
         }
-        replace_durably(path / "manifest.json", _json(manifest))
+        replace_json(path / "manifest.json", manifest)
         return cls(path, config, run_id, made_at)
 
     @classmethod
@@ -205,7 +205,7 @@ class RunFolder:
         return read_object(path) if path.exists() else {}
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
-        replace_durably(self.path / name, _json(content))
+        replace_json(self.path / name, content)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -298,7 +298,3 @@ def _flat(settings: dict[str, Any], within: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         flat.update(_flat(value, f"{within}{name}.") if isinstance(value, dict) else {within + name: value})
     return flat
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()

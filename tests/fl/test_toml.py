@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fl import options
 from fl.errors import OptionError, SchemaError
-from fl.toml import Fields, filled, parsed, text_of
+from fl.toml import Fields, filled, literal, parsed, text_of
 
 HUGE = "0x" + "f" * 5000  # more digits than Python writes, which no limit of TOML's parser stops
 
@@ -67,6 +70,18 @@ def test_a_list_names_what_does_not_belong_in_it() -> None:
     table = parsed(f"x = [1, {HUGE}]", "f", SchemaError)
     with pytest.raises(SchemaError, match=r"expected a list of strings .*, got 1 in it"):
         Fields(table, "", SchemaError).strings("x")
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(st.one_of(TEXT, st.lists(TEXT), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False)))
+def test_a_literal_reads_back_as_the_value_it_was_made_of(value: object) -> None:
+    if value in (math.inf, -math.inf):
+        with pytest.raises(ValueError):
+            literal(value)
+        return
+    assert parsed(f"x = {literal(value)}", "f", SchemaError)["x"] == value
 
 
 def test_no_other_module_reads_toml_by_itself() -> None:

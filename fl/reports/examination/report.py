@@ -5,14 +5,12 @@ What it does: `examine` puts the parts together.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fl.durable import replace_durably
 from fl.reports.examination.calibration import calibration
 from fl.reports.examination.drift import drift
 from fl.reports.examination.evidence import Evidence, gather
@@ -51,11 +49,6 @@ def examine(run: Path, *, columns: Sequence[str] = (), progress: Progress = lamb
         progress(done)
     report["findings"] = findings(report)
     return report
-
-
-def write_report(report: dict[str, Any], path: Path) -> None:
-    """Write `report` to `path`, whole or not at all."""
-    replace_durably(path, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
 
 
 def about(evidence: Evidence) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from scipy.stats import norm
 from torch import nn
 
 from fl.data.simulate import Simulation
+from fl.durable import replace_json
 from fl.errors import ExaminationError, RunFolderError
 from fl.reports.examination import page, plots
 from fl.reports.examination import report as report_module
@@ -292,7 +293,7 @@ def test_a_model_that_flags_nothing_is_examined_and_the_report_says_so(
 ) -> None:
     monkeypatch.setattr(report_module, "gather", lambda run: replace(evidence, threshold=1.5))
     report = report_module.examine(tmp_path)
-    report_module.write_report(report, tmp_path / "report.json")
+    replace_json(tmp_path / "report.json", report)
     told = json.loads((tmp_path / "report.json").read_text())
     assert told["figures"]["alerts"] == 0 and told["figures"]["precision"] is None
     assert all(window["alerts"] == 0 and window["precision"] is None for window in told["figures"]["windows"])
