@@ -108,10 +108,6 @@ class StatisticsError(FederationError):
     """Shared statistics cannot be planned, summed or used as asked."""
 
 
-class AuditError(FederationError):
-    """An audit without enough canaries or samples to conclude anything."""
-
-
 class FeatureError(FederationError):
     """No feature can be made: the schema names none."""
 

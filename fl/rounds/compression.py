@@ -1,7 +1,7 @@
 """Smaller messages that work under encryption: fewer bits, fewer layers, and differences instead of weights.
 
-What it does: says for every round how many bits a coordinate has and which layers are sent, freezes the others in local
-training, and measures the error of a coarser grid.
+What it does: says for every round how many bits a coordinate has and which layers are sent, and freezes the others in
+local training.
 
 - Bits: a schedule such as "1:8,6:16", from round 1 with 8 bits and from round 6 with 16. An encrypted sum is a sum of
   integers, so a coarser grid is the one quantisation that sums exactly; the plan turns fewer bits into more values per
@@ -9,7 +9,7 @@ training, and measures the error of a coarser grid.
 - Layers: groups such as "hidden1/hidden2,logit" that take turns, one group a round. What does not travel is frozen at
   every bank, or the banks' models would part: block coordinate descent.
 - Differences: an update is what training changed. It is small and centred on 0, so it takes a small clip, and at equal
-  bits the grid is finer by the ratio of the two clips (`grid_error`).
+  bits the grid is finer by the ratio of the two clips.
 
 Top-k selection and random masks are left out on purpose: which coordinates a bank chooses is a function of its rows.
 
@@ -99,16 +99,6 @@ def frozen(module: nn.Module, model: Layout, trained: NDArray[np.bool_]) -> Iter
     finally:
         for p in held:
             p.requires_grad_(True)
-
-
-def grid_error(values: NDArray[np.floating], *, clip: float, bits: int) -> float:
-    """Root mean square error of the grid, in the unit of the values.
-
-    It is the error of clipping `values` to [-clip, clip] and rounding them to `bits` bits.
-    """
-    step = clip / (2 ** (bits - 1) - 1)
-    rounded = np.rint(np.clip(values.astype(np.float64), -clip, clip) / step) * step
-    return float(np.sqrt(np.mean((rounded - values) ** 2)))
 
 
 def _schedule(text: str) -> tuple[tuple[int, int], ...]:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import killed_after_write
+from privacy_audit import noise_verdict
 
 from fl.counts.columns import SharedColumns
 from fl.counts.key_slots import KeySlots
@@ -28,7 +29,6 @@ from fl.errors import AggregationError, BudgetError, BudgetExhausted, LedgerErro
 from fl.privacy.budget import BudgetLedger, ledger_path
 from fl.privacy.mechanisms import NoisyCounts
 from fl.privacy.noise_shares import plan_noise
-from fl.runs.audit import noise_verdict
 from fl.runs.budgets import CountsPayment, bank_budgets
 from fl.secure.session import encrypted_sum, sealing_cost
 

@@ -8,16 +8,27 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from small_banks import FEATURES, first_vector, make_algorithm, make_schedule, play
 
 from fl.errors import CompressionError
 from fl.learning.model import flatten, layer_mask, layout
 from fl.learning.training import PrivateSteps
-from fl.rounds.compression import Compression, CompressionSettings, compression_of, frozen, grid_error
+from fl.rounds.compression import Compression, CompressionSettings, compression_of, frozen
 from fl.secure.session import plan_for
 
 SHAPE = layout(make_schedule().first_model(FEATURES))
 HIDDEN1, HIDDEN2, LOGIT = (int(layer_mask(SHAPE, [name]).sum()) for name in ("hidden1", "hidden2", "logit"))
+
+
+def grid_error(values: NDArray[np.floating], *, clip: float, bits: int) -> float:
+    """Root mean square error of the grid, in the unit of the values.
+
+    It is the error of clipping `values` to [-clip, clip] and rounding them to `bits` bits.
+    """
+    step = clip / (2 ** (bits - 1) - 1)
+    rounded = np.rint(np.clip(values.astype(np.float64), -clip, clip) / step) * step
+    return float(np.sqrt(np.mean((rounded - values) ** 2)))
 
 
 def compressed(**settings: str) -> Compression:

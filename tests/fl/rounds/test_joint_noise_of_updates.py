@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from privacy_audit import noise_verdict
 
 from fl.errors import AggregationError, BudgetError, BudgetExhausted
 from fl.privacy.accounting import concentrated_epsilon, epsilon
 from fl.privacy.calibrate import calibrate_clients
 from fl.privacy.mechanisms import ClientRounds, Mechanism
 from fl.rounds.joint_noise import GRID, JointNoise, update_sensitivity
-from fl.runs.audit import noise_verdict
 from fl.secure.session import Aggregate, Joined
 
 DELTA = 1e-5

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from privacy_audit import noise_verdict
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fl.data.federation import Rows
@@ -20,7 +21,6 @@ from fl.privacy.calibrate import calibrate_steps
 from fl.privacy.mechanisms import UNIT, ClientRounds, Mechanism, NoisyCounts, SharedSteps, units_of
 from fl.rounds.joint_noise import GRID, JointNoise, row_sensitivity
 from fl.rounds.joint_steps import clipped_gradient_sum
-from fl.runs.audit import noise_verdict
 from fl.secure.session import LARGEST_VALUE, Aggregate, Joined
 
 SELDOM = 2.0**-41  # how often right noise, which the operating system draws, may fail a test

@@ -4,7 +4,7 @@ What it does: `one_run_bound` turns guesses about canaries in a single run into 
 with stated confidence; `audit_training` and `audit_counts` make such a run; `noise_verdict` tests whether released
 noise has the variance that was accounted for.
 
-What it leaves to others: upper bounds (`fl.privacy.accounting`). An audit can find that a claim is false; it cannot
+An audit can find that a claim is false; it cannot
 show that one is true, and a bound far below the claim says only that these canaries found nothing.
 
 Source: Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run" (NeurIPS 2023), Theorem 5.2: if m
@@ -29,7 +29,6 @@ from torch import nn
 
 from fl.counts.plan import Integers, StatisticsPlan, Totals
 from fl.data.federation import Rows
-from fl.errors import AuditError
 from fl.learning.model import flatten, unflatten
 from fl.learning.training import LocalTraining, PrivateSteps, train_private
 from fl.privacy.randomness import Entropy, uniforms
@@ -41,6 +40,10 @@ LARGEST_EPSILON = 50.0  # no audit of fewer than e^50 canaries can say more
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+
+
+class AuditError(ValueError):
+    """An audit without enough canaries or samples to conclude anything."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,16 @@ def one_run_bound(
     many canaries are guessed about, fixed before the run, half of them as in; all m by default. Raises `AuditError`.
     """
     canaries = len(scores)
-    made = canaries if guesses is None else guesses
+    guessed = canaries if guesses is None else guesses
     if scores.shape != included.shape or not np.isfinite(scores).all():
         raise AuditError(f"expected one finite score per canary, got shapes {scores.shape} and {included.shape}")
-    if made % 2 or not 2 <= made <= canaries:
-        raise AuditError(f"guesses: expected an even number from 2 to {canaries} (the canaries), got {made}")
+    if guessed % 2 or not 2 <= guessed <= canaries:
+        raise AuditError(f"guesses: expected an even number from 2 to {canaries} (the canaries), got {guessed}")
     order = np.argsort(scores, kind="stable")
-    correct = int((~included[order[: made // 2]]).sum() + included[order[canaries - made // 2 :]].sum())
-    return AuditResult(claimed_epsilon, delta, canaries, made, correct, _lower_bound(canaries, made, correct, delta))
+    correct = int((~included[order[: guessed // 2]]).sum() + included[order[canaries - guessed // 2 :]].sum())
+    return AuditResult(
+        claimed_epsilon, delta, canaries, guessed, correct, _lower_bound(canaries, guessed, correct, delta)
+    )
 
 
 def _lower_bound(canaries: int, guesses: int, correct: int, delta: float) -> float:
@@ -187,7 +192,7 @@ def _row_gradients(
     module: nn.Module, x: NDArray[np.float32], norm: float, y: NDArray[np.float32] | None = None
 ) -> Floats:
     """float64[m, parameters]: each row's gradient (as a fraud without `y`), clipped to `norm`, as `flatten` orders."""
-    found = []
+    gradients = []
     labels = np.ones(len(x), np.float32) if y is None else y
     before = flatten(module)
     module.eval()
@@ -197,10 +202,10 @@ def _row_gradients(
         loss = nn.functional.softplus(-logit if label == 1 else logit)
         loss.backward()
         gradient = torch.cat([p.grad.reshape(-1) for p in module.parameters() if p.grad is not None]).double().numpy()
-        found.append(gradient * min(1.0, norm / max(float(np.linalg.norm(gradient)), 1e-12)))
+        gradients.append(gradient * min(1.0, norm / max(float(np.linalg.norm(gradient)), 1e-12)))
     module.zero_grad()
     unflatten(module, before)
-    return np.stack(found)
+    return np.stack(gradients)
 
 
 def _with_rows(rows: Rows, x: NDArray[np.float32]) -> Rows:

@@ -8,18 +8,17 @@ import math
 
 import numpy as np
 import pytest
+from privacy_audit import AuditError, audit_counts, audit_training, noise_verdict, one_run_bound
 
 from fl.counts.key_slots import KeySlots
 from fl.counts.plan import Integers, contribution, increments_plan
 from fl.data.federation import Rows
-from fl.errors import AuditError
 from fl.learning.model import build_model
 from fl.learning.training import LocalTraining, PrivateSteps
 from fl.privacy.accounting import epsilon
 from fl.privacy.mechanisms import Mechanism, noisy_counts
 from fl.privacy.noise_shares import plan_noise
 from fl.privacy.randomness import Entropy
-from fl.runs.audit import audit_counts, audit_training, noise_verdict, one_run_bound
 
 DELTA = 1e-5
 KEYS = KeySlots((), 500, bytes(32))
