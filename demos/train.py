@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from demos.console import print_json, stages
-from demos.options import FilePath, Range, wrong_usage
+from demos.options import JSON, FilePath, Range, wrong_usage
 from demos.train_tables import show
 from fl.options import Refused
 from fl.runs.train_options import TRAIN_OPTIONS, TrainOption
@@ -65,19 +65,17 @@ def _parameters() -> list[click.Parameter]:
     multiple=True,
     type=NamedOption(),
     metavar="NAME=VALUE",
-    help="An option of one algorithm, or a rare one; repeatable. The names stand below.",
+    help="An option of one algorithm, or a rare one, from the list below. Can be repeated.",
 )
 @click.option(
     "--config",
     type=FilePath(),
     metavar="RUN|FILE.toml",
-    help="Start from the configuration of a run, or from such a file; the options given here replace its values.",
+    help="Start from the configuration of a run, or from such a file. Options given here replace its values.",
 )
-@click.option(
-    "--run-dir", type=FilePath(), metavar="DIR", help="Folder of this run; a new one under runs/ if left out."
-)
-@click.option("--resume", type=FilePath(), metavar="RUN", help="Continue the run in this folder, with its own options.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there.")
+@click.option("--run-dir", type=FilePath(), metavar="DIR", help="Folder of this run. Default: a new one under runs/.")
+@click.option("--resume", type=FilePath(), metavar="RUN", help="Continue the run in this folder with its own options.")
+@JSON
 @click.pass_context
 def train(
     ctx: click.Context,
@@ -128,4 +126,4 @@ def _refuse_other_options(given: list[str]) -> None:
     for name in given:
         if name not in MAY_ACCOMPANY_RESUME:
             flag = "option" if name == "named" else name.replace("_", "-")
-            raise click.UsageError(f"--resume continues with the run's own options; leave out --{flag}")
+            raise click.UsageError(f"--resume continues with the run's own options: leave out --{flag}")

@@ -127,7 +127,7 @@ def train(
         FederationError: Its subclasses name what is wrong: `OptionError` an option, `DataError` and `SchemaError` the
             data, `BudgetError` a privacy budget that does not allow the run, `RunFolderError` a folder that is in use.
 
-    Example:
+    Examples:
         >>> import fl
         >>> run = fl.train(customers=400, fraud_share=0.03, clients=3, rounds=2, no_dp=True, no_baselines=True)
         >>> 0 < run.metrics["average_precision"] <= 1

@@ -40,14 +40,14 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     # --- data
     "data": TrainOption(
         options.FILE,
-        "Transactions: csv, csv.gz or parquet; or the embedded generator.",
+        "File of transactions (csv, csv.gz or parquet), or the embedded data.",
         ("data.source",),
         "simulated",
         "FILE|simulated",
     ),
     "schema": TrainOption(
         options.FILE,
-        "Meaning of the columns; recognised by the header if left out.",
+        "What the columns mean. Default: recognised by the header.",
         ("data.schema",),
         metavar="NAME|FILE.toml",
     ),
@@ -62,15 +62,15 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     ),
     "test_windows": TrainOption(
         options.TEST_WINDOWS,
-        "Number of consecutive test weeks, whose figures are averaged; the schema's own if left out.",
+        "Number of consecutive test weeks, whose figures are averaged. Default: the schema's.",
         ("data.test_windows",),
     ),
-    "customers": TrainOption(options.CUSTOMERS, "Customers of the embedded generator.", ("data.customers",)),
-    "fraud_share": TrainOption(
-        options.FRAUD_SHARE, "Share of frauds of the embedded generator.", ("data.fraud_share",)
-    ),
+    "customers": TrainOption(options.CUSTOMERS, "Number of customers in the embedded data.", ("data.customers",)),
+    "fraud_share": TrainOption(options.FRAUD_SHARE, "Share of frauds in the embedded data.", ("data.fraud_share",)),
     "rounds": TrainOption(
-        options.ROUNDS, "Number of rounds; 10, or 100 with --noise shared, where a round is one step.", ("rounds",)
+        options.ROUNDS,
+        "Number of rounds. Default: 10, or 100 with --noise shared, where a round is one step.",
+        ("rounds",),
     ),
     # --- privacy
     "epsilon": TrainOption(
@@ -97,8 +97,7 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     ),
     "noise": TrainOption(
         options.Choice(("own", "shared")),
-        "Each bank adds its own noise, which needs no trust; or shares of one noise inside the encrypted sum, which "
-        "is far less noise.",
+        "own: each bank adds its own noise and trusts nobody. shared: each adds a share of one, much smaller noise.",
         ("privacy.noise",),
         "own",
         only_private=True,
@@ -114,12 +113,12 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     "no_shared_statistics": TrainOption(options.SWITCH, "Share no counts of terminals, whatever the schema says."),
     "min_banks": TrainOption(
         options.BANKS,
-        "Suppress counts to which fewer banks contributed; 3 with --no-dp, else 1, since noise protects them.",
+        "Suppress counts to which fewer banks contributed. Default: 3 with --no-dp, else 1, since noise protects them.",
         ("statistics.min_banks",),
     ),
     "colluders": TrainOption(
         options.BANKS,
-        "Number of banks, the observing one included, whose noise shares do not count.",
+        "Number of banks, including the observing one, whose noise shares do not count.",
         ("privacy.colluders", "statistics.colluders"),
         "1",
         only_private=True,
@@ -133,11 +132,15 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         only_private=True,
     ),
     "increment_days": TrainOption(
-        options.INCREMENT_DAYS, "Days of one noisy count.", ("statistics.increment_days",), "5", only_private=True
+        options.INCREMENT_DAYS,
+        "Number of days that one noisy count covers.",
+        ("statistics.increment_days",),
+        "5",
+        only_private=True,
     ),
     "budget_dir": TrainOption(
         options.FOLDER,
-        "Folder of the banks' privacy ledgers; in the run folder if left out.",
+        "Folder of the banks' privacy ledgers. Default: in the run folder.",
         ("privacy.budget_dir",),
         metavar="DIR",
         only_private=True,
@@ -150,7 +153,9 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         only_private=True,
         by_name=True,
     ),
-    "local_steps": TrainOption(options.STEPS, "Noisy steps per round.", ("privacy.steps",), "10", only_private=True),
+    "local_steps": TrainOption(
+        options.STEPS, "Number of noisy steps per round.", ("privacy.steps",), "10", only_private=True
+    ),
     "max_grad_norm": TrainOption(
         options.MAX_GRAD_NORM,
         "L2 bound of one row's gradient.",
@@ -181,51 +186,56 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     ),
     "lr": TrainOption(
         options.LEARNING_RATE,
-        "Learning rate of sgd; 30 with privacy, 0.1 without, chosen by the noise where it is shared.",
+        "Learning rate of SGD. Default: 30 with privacy, 0.1 without; with --noise shared it follows from the noise.",
         ("training.learning_rate",),
     ),
     "pos_weight": TrainOption(
         options.POS_WEIGHT,
-        "Weight of a fraud in the loss, a public constant; 4, or 1 with --noise shared.",
+        "Weight of a fraud in the loss, a public constant. Default: 4, or 1 with --noise shared.",
         ("training.pos_weight",),
     ),
     # --- rounds
     "algorithm": TrainOption(
         options.Choice(("fedavg", "fedprox", "fedadam", "heads", "fedbuff")),
-        "What the rounds do; docs/algorithms.md compares them.",
+        "Algorithm of the rounds. docs/algorithms.md compares them.",
         ("algorithm.name",),
         "fedavg",
     ),
     "mu": TrainOption(
-        options.MU, "fedprox: weight of the pull back to the global model; 0.01.", ("algorithm.mu",), by_name=True
+        options.MU,
+        "fedprox: weight of the term that keeps a bank near the global model. Default: 0.01.",
+        ("algorithm.mu",),
+        by_name=True,
     ),
     "server_lr": TrainOption(
         options.SERVER_LR,
-        "fedadam: step of the server, 0.03; fedbuff: factor of an update, 1.",
+        "fedadam: step of the server, default 0.03. fedbuff: factor of an update, default 1.",
         ("algorithm.server_lr",),
         by_name=True,
     ),
-    "beta1": TrainOption(options.BETA, "fedadam: decay of the mean; 0.9.", ("algorithm.beta1",), by_name=True),
-    "beta2": TrainOption(options.BETA, "fedadam: decay of the squares; 0.99.", ("algorithm.beta2",), by_name=True),
-    "tau": TrainOption(options.TAU, "fedadam: degree of adaptivity; 0.001.", ("algorithm.tau",), by_name=True),
+    "beta1": TrainOption(options.BETA, "fedadam: decay of the mean. Default: 0.9.", ("algorithm.beta1",), by_name=True),
+    "beta2": TrainOption(
+        options.BETA, "fedadam: decay of the squares. Default: 0.99.", ("algorithm.beta2",), by_name=True
+    ),
+    "tau": TrainOption(options.TAU, "fedadam: degree of adaptivity. Default: 0.001.", ("algorithm.tau",), by_name=True),
     "head": TrainOption(
-        options.LAYERS, "heads: layers that stay at their bank; logit.", ("algorithm.head",), by_name=True
+        options.LAYERS, "heads: layers that stay at their bank. Default: logit.", ("algorithm.head",), by_name=True
     ),
     "buffer": TrainOption(
         options.SEALED_BUFFER,
-        "fedbuff: number of joins at which a round closes; 3.",
+        "fedbuff: number of joins at which a round closes. Default: 3.",
         ("algorithm.buffer",),
         by_name=True,
     ),
     "max_weight": TrainOption(
         options.MAX_WEIGHT,
-        "fedbuff: weight of an update that is not stale; 8.",
+        "fedbuff: weight of an update that is not stale. Default: 8.",
         ("algorithm.max_weight",),
         by_name=True,
     ),
     "durations": TrainOption(
         options.Text("ticks with commas"),
-        "fedbuff: ticks that each bank trains, repeated over the banks; 1,2,3.",
+        "fedbuff: ticks that each bank trains, repeated over the banks. Default: 1,2,3.",
         ("algorithm.durations",),
         by_name=True,
     ),
@@ -237,7 +247,7 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     ),
     "quorum": TrainOption(
         options.QUORUM,
-        "Fewest banks of a round; all that were asked if left out.",
+        "Smallest number of banks in a round. Default: all that the round asked.",
         ("participation.quorum",),
     ),
     "vanish_before": TrainOption(
@@ -262,63 +272,70 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     ),
     "reuse_updates": TrainOption(
         options.SWITCH,
-        "In a retry, with --no-dp: send the same update again, do not train.",
+        "With --no-dp: send the same update again in a retry, without training.",
         ("participation.reuse",),
         by_name=True,
     ),
     # --- aggregation
     "aggregation": TrainOption(
-        options.Choice(("encrypted", "plain")), "How updates become one.", ("aggregation.mode",), "encrypted"
+        options.Choice(("encrypted", "plain")),
+        "How updates are averaged: encrypted, or plain, which hides nothing.",
+        ("aggregation.mode",),
+        "encrypted",
     ),
     "engine": TrainOption(options.ENGINE, "Encryption engine.", ("aggregation.engine",), "auto"),
     "clip": TrainOption(options.CLIP, "Bound of every coordinate of an update.", ("aggregation.clip",), "1.0"),
     "value_bits": TrainOption(
-        options.VALUE_BITS, "Bits of a quantised coordinate; 16 with privacy, 40 without.", ("aggregation.value_bits",)
+        options.VALUE_BITS,
+        "Bits of a quantised coordinate. Default: 16 with privacy, 40 without.",
+        ("aggregation.value_bits",),
     ),
     "bits": TrainOption(
         options.Text("FROM:BITS with commas"),
-        "Bits of a coordinate by round, as 1:8,6:16. Cannot be combined with --value-bits.",
+        "Bits of a coordinate by round, for example 1:8,6:16. Cannot be combined with --value-bits.",
         ("compression.bits",),
         by_name=True,
     ),
     "layers": TrainOption(
         options.Text("groups of layers with /"),
-        "Layers that travel, by turns, as hidden1/hidden2,logit.",
+        "Layers that are sent, in turn, for example hidden1/hidden2,logit.",
         ("compression.layers",),
         by_name=True,
     ),
     "limits": TrainOption(
         options.FILE,
-        "Limits of single banks; docs/algorithms.md has an example.",
+        "File with limits of single banks. docs/algorithms.md has an example.",
         ("resources.file",),
         metavar="FILE.toml",
     ),
     "bank_memory_mb": TrainOption(
         options.MEMORY_MB,
-        "MiB of every bank that --limits does not name.",
+        "Memory in MiB of every bank that --limits does not name.",
         ("resources.memory_mb",),
         by_name=True,
     ),
     "bank_seconds": TrainOption(
         options.SECONDS,
-        "Seconds a round of every bank that --limits does not name.",
+        "Seconds per round of every bank that --limits does not name.",
         ("resources.seconds",),
         by_name=True,
     ),
     "bank_bytes": TrainOption(
         options.BYTES,
-        "Bytes a round of every bank that --limits does not name.",
+        "Bytes per round of every bank that --limits does not name.",
         ("resources.bytes_per_round",),
         by_name=True,
     ),
     # --- the run
     "seed": TrainOption(
-        options.SEED, "Seed of data, first model and batch order; never of keys or noise.", ("seed",), "0"
+        options.SEED, "Seed of data, first model and batch order. Keys and noise are never seeded.", ("seed",), "0"
     ),
     "device": TrainOption(options.Choice(("cpu", "cuda")), "Where torch computes.", ("device",), "cpu"),
-    "threads": TrainOption(options.THREADS, "Threads of torch; one is fastest for small models.", ("threads",), "1"),
+    "threads": TrainOption(
+        options.THREADS, "Number of threads of torch. One is fastest for small models.", ("threads",), "1"
+    ),
     "no_baselines": TrainOption(
-        options.SWITCH, "Leave out the comparisons, which are outside every privacy budget.", ("with_baselines",)
+        options.SWITCH, "Leave out the baselines, which are outside every privacy budget.", ("with_baselines",)
     ),
 }
 
