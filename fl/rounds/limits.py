@@ -19,7 +19,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,7 +72,7 @@ class ResourceSettings:
 
 
 @dataclass(frozen=True)
-class Workload:
+class RoundWork:
     """What a round is, before anything is chosen. `rows`: by bank, row gradients of one training."""
 
     rows: Mapping[str, int]
@@ -89,7 +88,7 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineSpeed:
     """How fast the measuring machine is.
 
     `rows_per_second`: by batch. `seconds_per_block`: of sealing one ciphertext of degree `degree`.
@@ -111,7 +110,7 @@ class BankShare:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ResourceChoice:
     """What all banks do alike, and each one's own share."""
 
     value_bits: int
@@ -124,7 +123,7 @@ class Choice:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Choice:
+    def from_json(cls, content: Mapping[str, Any]) -> ResourceChoice:
         """The inverse of `as_json`."""
         return cls(
             content["value_bits"],
@@ -149,7 +148,7 @@ def limits_of(settings: ResourceSettings, banks: Sequence[str]) -> dict[str, Ban
     return {bank: replace(common, **tables.get(bank, {})) for bank in banks}
 
 
-def choose(limits: Mapping[str, BankLimits], work: Workload, machine: Machine) -> Choice:
+def choose(limits: Mapping[str, BankLimits], work: RoundWork, machine: MachineSpeed) -> ResourceChoice:
     """The finest grid, the largest chunk and the largest batches within everybody's limits.
 
     Raises `ResourceError` naming the bank, the limit and the least that it would have to be.
@@ -160,11 +159,11 @@ def choose(limits: Mapping[str, BankLimits], work: Workload, machine: Machine) -
         shares = {bank: _share(limit, work, machine, bank, cost) for bank, limit in limits.items()}
         fitting = {bank: share for bank, share in shares.items() if share is not None}
         if len(fitting) == len(shares):
-            return Choice(bits, chunk, fitting, dict(limits))
+            return ResourceChoice(bits, chunk, fitting, dict(limits))
     raise _refusal(limits, work, machine, options)
 
 
-def measure_machine(module: nn.Module, local: LocalTraining, private: PrivateSteps | None, inputs: int) -> Machine:
+def measure_machine(module: nn.Module, local: LocalTraining, private: PrivateSteps | None, inputs: int) -> MachineSpeed:
     """Time local training at every batch size, and sealing, on random numbers. Takes a second or two."""
     rng = np.random.default_rng(0)
     index = np.arange(_PROBE_ROWS, dtype=np.int64)
@@ -183,7 +182,7 @@ def measure_machine(module: nn.Module, local: LocalTraining, private: PrivateSte
     stages = rounds.average(joined, 16).stages
     cost = sealing_cost(4000, clients=3, clip=1.0, value_bits=16)
     sealing = sum(stages[name] for name in ("pack", "encrypt", "mask", "serialize"))
-    return Machine(rates, sealing / (3 * cost.blocks), cost.degree)
+    return MachineSpeed(rates, sealing / (3 * cost.blocks), cost.degree)
 
 
 def _train_seconds(
@@ -213,16 +212,12 @@ def _chunks(length: int) -> list[int | None]:
     return [None, *pieces]
 
 
-def _cost(work: Workload, bits: int, chunk: int | None) -> SealingCost:
-    return _planned_cost(work.travelling, work.clients, work.clip, bits, work.max_weight, chunk)
+def _cost(work: RoundWork, bits: int, chunk: int | None) -> SealingCost:
+    length, clients, weight = work.travelling, work.clients, work.max_weight
+    return sealing_cost(length, clients=clients, clip=work.clip, value_bits=bits, max_weight=weight, chunk=chunk)
 
 
-@lru_cache(maxsize=1024)
-def _planned_cost(length: int, clients: int, clip: float, bits: int, max_weight: int, chunk: int | None) -> SealingCost:
-    return sealing_cost(length, clients=clients, clip=clip, value_bits=bits, max_weight=max_weight, chunk=chunk)
-
-
-def memory_bytes(work: Workload, cost: SealingCost, batch: int) -> int:
+def memory_bytes(work: RoundWork, cost: SealingCost, batch: int) -> int:
     """Of a bank in a round: training and sealing do not overlap, the model's copies are there throughout."""
     per_row = 8 * (work.inputs + 3 * work.hidden)  # activations and their gradients
     if work.private:
@@ -230,13 +225,13 @@ def memory_bytes(work: Workload, cost: SealingCost, batch: int) -> int:
     return _STATE_COPIES * 4 * work.length + max(batch * per_row, cost.payload_bytes(_SEALING_BLOCKS))
 
 
-def _seconds(work: Workload, machine: Machine, bank: str, cost: SealingCost, batch: int, speed: float) -> float:
+def _seconds(work: RoundWork, machine: MachineSpeed, bank: str, cost: SealingCost, batch: int, speed: float) -> float:
     training = work.rows[bank] / machine.rows_per_second[batch]
     sealing = cost.blocks * machine.seconds_per_block * cost.degree / machine.degree
     return (training + sealing) / speed
 
 
-def _share(limit: BankLimits, work: Workload, machine: Machine, bank: str, cost: SealingCost) -> BankShare | None:
+def _share(limit: BankLimits, work: RoundWork, machine: MachineSpeed, bank: str, cost: SealingCost) -> BankShare | None:
     """The bank's largest batch within its limits; None when there is none."""
     if limit.bytes_per_round is not None and cost.bytes_up > limit.bytes_per_round:
         return None
@@ -250,7 +245,7 @@ def _share(limit: BankLimits, work: Workload, machine: Machine, bank: str, cost:
 
 
 def _refusal(
-    limits: Mapping[str, BankLimits], work: Workload, machine: Machine, options: Sequence[tuple[int, int | None]]
+    limits: Mapping[str, BankLimits], work: RoundWork, machine: MachineSpeed, options: Sequence[tuple[int, int | None]]
 ) -> ResourceError:
     """The first limit that nothing could meet, with the least that would do; else that they do not go together."""
     costs = [_cost(work, bits, chunk) for bits, chunk in options]

@@ -35,7 +35,7 @@ from fl.privacy.budget import BudgetLedger
 from fl.privacy.mechanisms import noisy_counts
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.state import State, affordable_rounds
-from fl.rounds.limits import Choice
+from fl.rounds.limits import ResourceChoice
 from fl.rounds.play import Progress, RoundRecord, Rounds, Schedule, Summation, play_rounds, trained_models
 from fl.runs.baselines import Baseline, baselines
 from fl.runs.budgets import (
@@ -116,7 +116,7 @@ class Experiment:
         if folder.config.resources is not None:
             if not (chosen := folder.read_json("resources.json")):
                 raise RunFolderError(f"{path} has no resources.json: the run never got under way; start it anew")
-            choice = Choice.from_json(chosen)
+            choice = ResourceChoice.from_json(chosen)
         return cls(folder, RunPlan(folder.config, source, choice), federation)
 
     def rounds(self, progress: Progress | None = None) -> Iterator[RoundRecord]:
@@ -349,7 +349,7 @@ def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def over_limits(choice: Choice, record: RoundRecord) -> tuple[str, ...]:
+def over_limits(choice: ResourceChoice, record: RoundRecord) -> tuple[str, ...]:
     """Banks that a round took longer than they can spare, measured here and at their own speed."""
     sealing = sum(record.aggregate.stages.get(name, 0.0) for name in ("pack", "encrypt", "mask", "serialize"))
     late = []

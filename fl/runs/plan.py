@@ -29,7 +29,7 @@ from fl.rounds.algorithms.state import trainings
 from fl.rounds.compression import Compression, compression_of
 from fl.rounds.joint_noise import JointNoise, row_sensitivity, update_sensitivity
 from fl.rounds.joint_steps import JointSteps
-from fl.rounds.limits import Choice, Workload, choose, limits_of, measure_machine
+from fl.rounds.limits import ResourceChoice, RoundWork, choose, limits_of, measure_machine
 from fl.rounds.play import Schedule
 from fl.runs.config import APPLIED_GRID, BY_NOISE, DataSettings, RunConfig
 from fl.runs.styles import OPEN
@@ -60,7 +60,7 @@ class RunPlan:
 
     config: RunConfig
     source: PartitionedTable = field(repr=False)
-    choice: Choice | None = None
+    choice: ResourceChoice | None = None
 
     @classmethod
     def new(cls, config: RunConfig, source: PartitionedTable) -> RunPlan:
@@ -230,7 +230,7 @@ class RunPlan:
         steps, compression, travels = self.private_steps, self.compression, self.algorithm.travels(self.model.length)
         turns = range(1, max(len(compression.groups), 1) + 1)
         passes = config.training.epochs if steps is None else steps.sample_rate * steps.steps
-        work = Workload(
+        work = RoundWork(
             rows={name: math.ceil(passes * len(split.train)) for name, _, split in self.source.banks},
             inputs=inputs,
             hidden=sum(HIDDEN),

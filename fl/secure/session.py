@@ -17,7 +17,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,6 +148,7 @@ class SealingCost:
         return 2 * self.chunk_bytes + self.key_bytes + blocks * self.block_bytes
 
 
+@lru_cache(maxsize=1024)
 def sealing_cost(
     length: int, *, clients: int, clip: float, value_bits: int, max_weight: int = 1, chunk: int | None = None
 ) -> SealingCost:

@@ -22,10 +22,10 @@ from fl.learning.training import LocalTraining, PrivateSteps, train_private, tra
 from fl.rounds.limits import (
     BATCHES,
     BankLimits,
-    Choice,
-    Machine,
+    MachineSpeed,
+    ResourceChoice,
     ResourceSettings,
-    Workload,
+    RoundWork,
     choose,
     limits_of,
     measure_machine,
@@ -35,11 +35,11 @@ from fl.secure.session import InProcessRounds, Joined, chunk_sizes, plan_for, se
 from secagg.session import Parties, Session, Terms
 
 BANKS = ("bank 0", "bank 1", "bank 2")
-MACHINE = Machine({batch: 100.0 * batch for batch in BATCHES}, seconds_per_block=0.01, degree=4096)
+MACHINE = MachineSpeed({batch: 100.0 * batch for batch in BATCHES}, seconds_per_block=0.01, degree=4096)
 
 
-def work(length: int = 100_000, *, bits: int = 16, private: bool = False, rows_each: int = 10_000) -> Workload:
-    return Workload(dict.fromkeys(BANKS, rows_each), 20, 96, length, length, 3, 1.0, bits, 1, private)
+def work(length: int = 100_000, *, bits: int = 16, private: bool = False, rows_each: int = 10_000) -> RoundWork:
+    return RoundWork(dict.fromkeys(BANKS, rows_each), 20, 96, length, length, 3, 1.0, bits, 1, private)
 
 
 def limits(**of_bank_2: float) -> dict[str, BankLimits]:
@@ -92,7 +92,7 @@ def test_whatever_is_chosen_is_within_every_limit(memory: float, seconds: float,
     share = found.banks["bank 2"]
     assert share.memory_mb <= memory and share.seconds <= seconds and share.bytes_per_round <= sent
     assert 8 <= found.value_bits <= 16
-    assert Choice.from_json(json.loads(json.dumps(found.as_json()))) == found
+    assert ResourceChoice.from_json(json.loads(json.dumps(found.as_json()))) == found
 
 
 @pytest.mark.parametrize(
