@@ -1,7 +1,6 @@
 """The ledgers of a run: opens them, records releases of shared counts, and reports what was spent.
 
-What it does: opens the banks' ledgers, records a release of counts in all of them, reports what was spent, and prices
-one more round (`accounts`).
+`bank_budgets` also prices one more round.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The noise of a new run: as little as its budget allows, for the bank that has spent most; every bank uses the same.
 
-What it does: `with_noise` reads the banks' ledgers and calibrates the noise of shared counts and of all rounds.
+`with_noise` reads the banks' ledgers and calibrates the noise of shared counts and of all rounds.
 """
 
 from __future__ import annotations
