@@ -8,6 +8,7 @@ impossible, 1 where what it names is), or in the work with that value. `pytest -
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import signal
 import sys
@@ -197,6 +198,8 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Ru
         raise Reached
 
     monkeypatch.setattr("fl.runs.experiment.Experiment.start", start)
+    # Imported before: a module that first imports `simulate` while it is replaced keeps the replacement for good.
+    importlib.import_module("fl.reports.examination.report")
     monkeypatch.setattr("fl.data.simulate.simulate", begin)
     monkeypatch.setattr("fl.data.federation.simulate", begin)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
