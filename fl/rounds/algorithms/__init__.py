@@ -7,6 +7,6 @@
     fedbuff         rounds close at K joins, and nobody waits for the slowest bank
     participation   who takes part in a round, and what becomes of those who vanish
 
-`settings` makes an algorithm from a configuration; `state` has the types that they share; `fl.rounds.play` plays them.
-docs/algorithms.md compares them.
+`fl.rounds.joint_steps` is one more, for runs in which all banks share one noise. `settings` makes an algorithm from a
+configuration; `state` has the types that they share; `fl.rounds.play` plays them. docs/algorithms.md compares them.
 """
