@@ -172,6 +172,7 @@ class Journal:
         for start in range(0, update.shape[0], packing.SCAN):
             with np.errstate(over="ignore", under="ignore"):
                 narrow = np.ascontiguousarray(update[start : start + packing.SCAN], dtype="<f4")
+            narrow = narrow + np.float32(0)  # -0.0 is the value 0.0
             values.update(narrow.data.cast("B"))
         for piece in packing.quantised(update, plan):
             zero &= not _hash_integers(integers, piece)

@@ -11,6 +11,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,7 +33,9 @@ from secagg.errors import (
     PeerError,
     QuorumNotMet,
     SecAggError,
+    UpdateError,
     UpdateReused,
+    WeightOutOfRange,
     WrongModel,
     WrongRound,
 )
@@ -170,7 +174,8 @@ class BankParty(Party):
         trained, reuse = self._prepare(model, app, attempt=0), self.settings.allow_reuse
         while True:
             try:
-                return client.contribute(roster, trained.update, self._weight(trained), allow_reuse=reuse)
+                with self._values_kept_here():
+                    return client.contribute(roster, trained.update, self._weight(trained), allow_reuse=reuse)
             except UpdateReused as error:
                 trained = self._trained_anew(model, app, roster.header.step, error)
 
@@ -183,7 +188,8 @@ class BankParty(Party):
         try:
             while True:
                 try:
-                    return client.check_update(trained.update, self._weight(trained))
+                    with self._values_kept_here():
+                        return client.check_update(trained.update, self._weight(trained))
                 except UpdateReused as error:
                     if self.settings.allow_reuse:
                         return None
@@ -191,6 +197,19 @@ class BankParty(Party):
         except (SecAggError, ModelMismatch):
             self._trained = None
             raise
+
+    @contextmanager
+    def _values_kept_here(self) -> Iterator[None]:
+        """Tells what is wrong with an update or its weight by name; row counts and positions stay in the log."""
+        try:
+            yield
+        except WeightOutOfRange as error:
+            self.log("unusable update", error=type(error).__name__, message=str(error))
+            most = self.settings.plan.max_weight
+            raise WeightOutOfRange(f"weight: expected an integer in 1..{most}; this bank's log has it") from None
+        except UpdateError as error:
+            self.log("unusable update", error=type(error).__name__, message=str(error))
+            raise type(error)("the update cannot be encrypted; this bank's log says why") from None
 
     def _trained_anew(self, model: FlatModel, app: BankApp, step: int | None, reused: UpdateReused) -> Trained:
         """Another attempt at an update that may not be used. Raises `ModelMismatch` when it is the same again."""
