@@ -156,6 +156,11 @@ class Journal:
         """Hash of the last event: 32 bytes."""
         return self._log.head
 
+    @property
+    def next_step(self) -> int:
+        """One above the last step joined or caught up with, 1 for a new journal: the lowest that may be joined now."""
+        return (self._latest() or 0) + 1
+
     def check_step(self, step: int) -> None:
         """Raise unless `step` is above every step joined, or caught up with, before, by at most `MAX_STEP_JUMP`.
 

@@ -46,6 +46,7 @@ from fl.flower.parties.party import Refusal, largest_message
 from fl.flower.parties.statement import CHALLENGE_BYTES
 from fl.flower.transport import PART_BYTES, Bytes, Call, Outgoing, numbered
 from fl.text import printable
+from secagg.journal import MAX_STEP_JUMP
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class _Bank:
     model: str
     length: int
     rounds: int
-    step: int
+    step: int  # of the last release that moved its model
+    next_step: int  # one above what it joined
 
 
 class _RoundLost(Exception):
@@ -256,7 +258,7 @@ class EncryptedRounds:
                 return
             if member.organisation in without:
                 return
-            numbers = (call.number(name) for name in ("length", "rounds", "step"))
+            numbers = (call.number(name) for name in ("length", "rounds", "step", "next_step"))
             bank = _Bank(member.organisation, answer.node, call.text("model"), *numbers)
             if bank.model:
                 self._party.plan(bank.length)
@@ -328,6 +330,16 @@ class EncryptedRounds:
 
     # --- one round
 
+    def _following_step(self) -> int:
+        """The ledger's next step, or one above what banks have joined: an offer that stands in no ledger costs steps.
+
+        Half of a jump above the last release is for that. The other half is for attempts: their release still comes
+        within one jump of the last one, as banks that are away need it to follow.
+        """
+        banks = self._banks.values()
+        asked, highest = max(bank.next_step for bank in banks), min(bank.step for bank in banks) + MAX_STEP_JUMP // 2
+        return max(self._next_step, min(asked, highest))
+
     def _round(self, number: int) -> RoundReport:
         lost: list[str] = []
         started = time.monotonic()
@@ -362,8 +374,8 @@ class EncryptedRounds:
 
     def _attempt(self, number: int, started: float, lost: Sequence[str]) -> RoundReport:
         limits, model, length = self._limits, self._common_model(), self._length()
-        step = self._calls.step = self._next_step
-        self._next_step += 1
+        step = self._calls.step = self._following_step()
+        self._next_step = step + 1
         self._party.log("round", step=step, round=number, banks=len(self._banks), model=model[:16])
         request = self._party.request("open", step, bytes.fromhex(model), length)
         opened = self._calls.one("open", self._key_holder, Call({}, {"request": request}), limits.call_s)
@@ -518,11 +530,12 @@ class EncryptedRounds:
             self._set_aside(bank, answer.error, answer.message)
             return
         try:
-            model, numbers = answer.call.text("model"), [answer.call.number(n) for n in ("length", "rounds", "step")]
+            model = answer.call.text("model")
+            numbers = [answer.call.number(name) for name in ("length", "rounds", "step", "next_step")]
         except TransferError as error:
             self._set_aside(bank, type(error).__name__, str(error))
             return
-        bank.model, (bank.length, bank.rounds, bank.step) = model, numbers
+        bank.model, (bank.length, bank.rounds, bank.step, bank.next_step) = model, numbers
 
     def _move(self, release: Outgoing) -> None:
         if self._model is not None:

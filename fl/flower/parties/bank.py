@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 import secagg
 from fl.durable import replace_durably
 from fl.flower.errors import ModelMismatch, ReleaseDiffers, RoundStateLost, RoundStillOpen, TransferError
+from fl.flower.fields import LARGEST_STEP
 from fl.flower.models import FlatModel
 from fl.flower.parties.party import Fields, Party, expect, outgoing, plan_of
 from fl.flower.parties.request import ControlRequest
@@ -236,36 +237,36 @@ class BankParty(Party):
                 f"step {step}: the release moves {release.header.model.hex()[:16]}, this bank holds "
                 f"{model.digest.hex()[:16]}: it needs the releases before this one"
             )
+        release_hash = check_signature(release, self.enrolment.key_holder.key)
+        sums = packing.IntegerSums(release.sums, release.total_weight)
+        packing.check_sums(sums, plan, release.contributors)
+        moved = model.moved_by(packing.average(sums, plan))  # may be refused: before the journal says it was taken
         if self._round == (step, release.header.round_id) and client.state is ClientState.CONTRIBUTED:
-            average, how = client.accept(release).values, "member"
-        elif self._journal_waits_for(step) and client.state is ClientState.IDLE:
-            settled = client.settle(release)
-            assert settled is not None
-            average, how = settled.values, "settled"
+            client.accept(release)
+            how = "member"
+        elif self._journal_waits_for(step) and client.state is not ClientState.CONTRIBUTED:
+            if client.state is ClientState.JOINED:
+                client.abort()  # nothing was sealed in that one, and it trains from the model that this bank leaves
+            client.settle(release)
+            how = "settled"
         else:
-            average, how = self._caught_up(release, plan, client, call), "caught up"
-        self._keep(model.moved_by(average), self._rounds + 1, step)
+            self._catch_up(release, release_hash, client, call)
+            how = "caught up"
+        self._keep(moved, self._rounds + 1, step)
         self._trained = self._sent = None
         self.log("accepted", step=step, how=how, round=self._rounds, model=self._held_model().digest.hex()[:16])
         return {**self._model_fields()}, {}
 
-    def _caught_up(
-        self, release: Release, plan: secagg.RoundPlan, client: secagg.Client, call: Call
-    ) -> NDArray[np.float64]:
-        """The average of a round that this bank was no member of: signed by the key holder for this bank's model.
+    def _catch_up(self, release: Release, release_hash: bytes, client: secagg.Client, call: Call) -> None:
+        """Journal the release of a round that this bank was no member of: signed by the key holder, for its model.
 
-        Journalled before the model moves. Raises `RoundStillOpen` while another round from this model could still end.
+        Raises `RoundStillOpen` while another round from this model could still end.
         """
         header = release.header
         if header.session != self.enrolment.session or not header.masked:
             raise WrongRound("the release is of another federation, or of a round without masks")
-        release_hash = check_signature(release, self.enrolment.key_holder.key)
         if release.contributors < self.settings.quorum:
             raise QuorumNotMet(f"the release has {release.contributors} contributors, this bank asks for more")
-        sums = packing.IntegerSums(release.sums, release.total_weight)
-        packing.check_sums(sums, plan, release.contributors)
-        if self._round == (header.step, header.round_id) and client.state is ClientState.JOINED:
-            client.abort()  # joined, and not on the roster that was closed
         self._take_aborts(call)
         self._refuse_past_open_rounds(header)
         known = self._journal.round_of(header.step)
@@ -274,7 +275,8 @@ class BankParty(Party):
         elif known.release != release_hash:
             raise ReleaseDiffers(_DIFFERS.format(step=header.step))
         # Otherwise a crash came between the journal and the model: the same release moves it now.
-        return packing.average(sums, plan)
+        if client.state is ClientState.JOINED:
+            client.abort()  # not on the roster that was closed, or in a round for the model that this bank leaves
 
     def _compare(self, release: Release) -> None:
         """A release of a step that is over must be the one that was accepted. Raises `ReleaseDiffers`."""
@@ -285,14 +287,17 @@ class BankParty(Party):
             raise ReleaseDiffers(_DIFFERS.format(step=release.header.step))
 
     def _refuse_past_open_rounds(self, header: Header) -> None:
-        """A round from this model that this bank is in, and that nobody ended in writing, may have been released."""
+        """A round from this model that this bank contributed to may have been released, until it ends in writing.
+
+        One that it only joined holds nothing of this bank: whoever offered it, it keeps the bank from nothing.
+        """
         for step in self._journal.unfinished():
             known = self._journal.round_of(step)
             assert known is not None
-            if step != header.step and known.model == header.model:
+            if step != header.step and known.roster is not None and known.model == header.model:
                 raise RoundStillOpen(
-                    f"step {header.step}: this bank is still in step {step} from the same model; it needs that step's "
-                    "release, or the key holder's signed abort of it, first"
+                    f"step {header.step}: this bank contributed to step {step} from the same model; it needs that "
+                    "step's release, or the key holder's signed abort of it, first"
                 )
             if step == header.step and (known.round_id != header.round_id or known.roster is not None):
                 raise ReleaseDiffers(f"step {step}: the release is not of the round that this bank is in")
@@ -360,4 +365,5 @@ class BankParty(Party):
     def _model_fields(self) -> dict[str, str | int]:
         digest = "" if self._model is None else self._model.digest.hex()
         length = 0 if self._model is None else self._model.length
-        return {"model": digest, "length": length, "rounds": self._rounds, "step": self._step}
+        following = min(self._journal.next_step, LARGEST_STEP)
+        return {"model": digest, "length": length, "rounds": self._rounds, "step": self._step, "next_step": following}

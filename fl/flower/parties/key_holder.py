@@ -13,7 +13,7 @@ from fl.flower.parties.request import ControlRequest
 from fl.flower.settings import PartySettings
 from fl.flower.transport import Call, Outgoing, numbered
 from secagg import wire
-from secagg.errors import PeerError, StepNotIncreasing
+from secagg.errors import PeerError
 from secagg.ledger import Outcome
 from secagg.messages import Abort, AbortReason, EncryptedSum, Join
 
@@ -50,8 +50,7 @@ class KeyHolderParty(Party):
 
     def _open(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         request = self._verified("open", call)
-        if request.step != self._ledger.next_step:
-            raise StepNotIncreasing(f"step: the next one is {self._ledger.next_step}, the request names {request.step}")
+        self._ledger.check_step(request.step)  # before what is open is given up for it
         role = self._role_for(request.length)
         aborts = self._aborted(self._step, AbortReason.ABANDONED)
         offer = role.open(request.step, request.model)
