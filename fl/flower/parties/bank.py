@@ -109,7 +109,7 @@ class BankParty(Party):
                 return dict(app.evaluate(self._held_model())), {}
         raise TransferError(f"a bank has no action {action!r}")
 
-    def start(self, model: FlatModel, call: Call) -> dict[str, str | int]:
+    def start(self, model: FlatModel, call: Call) -> Fields:
         """Take the first model from the aggregator, whose signed request names it.
 
         Raises `RequestRefused`, or `ModelMismatch` when this bank holds another model or the request names another.
@@ -124,7 +124,7 @@ class BankParty(Party):
             raise ModelMismatch(f"start: this bank holds {self._model.digest.hex()[:16]} after {self._rounds} rounds")
         if self._model is None:
             self._keep(model, rounds=0, step=0)
-        return self._model_fields()
+        return self.introduced(call, self._model_fields())
 
     # --- one action each
 
@@ -231,7 +231,7 @@ class BankParty(Party):
         step = release.header.step
         if step <= self._step:
             self._compare(release)
-            return {**self._model_fields()}, {}  # came before; nothing is applied twice
+            return self.introduced(call, self._model_fields()), {}  # came before; nothing is applied twice
         if release.header.model != model.digest:
             raise WrongModel(
                 f"step {step}: the release moves {release.header.model.hex()[:16]}, this bank holds "
@@ -255,7 +255,7 @@ class BankParty(Party):
         self._keep(moved, self._rounds + 1, step)
         self._trained = self._sent = None
         self.log("accepted", step=step, how=how, round=self._rounds, model=self._held_model().digest.hex()[:16])
-        return {**self._model_fields()}, {}
+        return self.introduced(call, self._model_fields()), {}
 
     def _catch_up(self, release: Release, release_hash: bytes, client: secagg.Client, call: Call) -> None:
         """Journal the release of a round that this bank was no member of: signed by the key holder, for its model.
