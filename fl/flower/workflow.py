@@ -327,11 +327,26 @@ class EncryptedRounds:
             step, names = answer.call.number("step"), [bank.organisation for bank in together]
             self._party.log("catching up", step=step, banks=names)
             wire = Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s))
-            aborts = numbered("abort", answer.call.numbered("abort"))
-            self._accept([bank.node for bank in together], wire, step, aborts)
+            nodes = [bank.node for bank in together]
+            aborts = self._send_aborts(nodes, state, answer)
+            self._accept(nodes, wire, step, aborts)
         self._agree(last)
         if self._banks:
             self._follow()
+
+    def _send_aborts(self, nodes: Sequence[int], state: _State, answer: Answer) -> dict[str, Bytes]:
+        """Send all but the last page of the aborts of rounds from a model; the last one goes with the release."""
+        model, after = bytes.fromhex(state.model), state.step
+        while aborts := answer.call.numbered("abort"):
+            following = self._party.abort_step(aborts[-1], state.length)
+            if following <= after:
+                raise TransferError(f"expected aborts above step {after}, got one of step {following}")
+            after, page = following, numbered("abort", aborts)
+            answer = self._ask_stored(after, state.length, model)
+            if answer.error or not answer.call.numbered("abort"):
+                return page
+            self._calls.ask("abort", dict.fromkeys(nodes, Call({}, page)), self._limits.call_s)
+        return {}
 
     def _states(self) -> dict[_State, list[_Bank]]:
         """The banks by what they say about their model."""

@@ -207,6 +207,22 @@ def test_a_bank_that_is_in_a_round_is_not_moved_under_it_by_a_release_of_another
     assert outcome.rounds[0].lost == () and "bank-2" in outcome.rounds[0].members
 
 
+def test_a_bank_gets_the_abort_that_it_needs_however_many_rounds_were_lost_before_it(here, monkeypatch) -> None:
+    monkeypatch.setattr("fl.flower.parties.key_holder._MAX_ABORTS", 1)
+    here.fail("bank-3", only("contribute", silent, times=1))  # step 1 is lost
+    calls: list[int] = []
+
+    def second(message, deliver):  # type: ignore[no-untyped-def]
+        calls.append(len(calls))
+        answer = deliver(message)
+        return None if len(calls) == 2 else answer
+
+    here.fail("bank-2", only("contribute", second))  # and step 2, which has a contribution of bank-2
+    assert here.rounds().run(1).rounds[0].step == 3
+    outcome = here.rounds().run(2)
+    assert "bank-2" in outcome.rounds[0].members and model(here).hex() == outcome.model
+
+
 def test_aborts_that_are_asked_for_again_are_the_same_bytes_and_change_nothing(here) -> None:
     aborts = noted(here, "bank-0", "join", "abort-0")
     here.fail("bank-2", only("contribute", silent_after_work, times=1))

@@ -15,7 +15,7 @@ from fl.flower.settings import PartySettings
 from fl.flower.transport import Bytes, Call, Outgoing
 from secagg import packing, wire
 from secagg.errors import WrongState
-from secagg.messages import Contribution, Join, Offer, Release, Roster
+from secagg.messages import Abort, Contribution, Join, Offer, Release, Roster
 from secagg.verification import check_signature
 
 
@@ -107,6 +107,10 @@ class AggregatorParty(Party):
         sums = packing.IntegerSums(release.sums, release.total_weight)
         packing.check_sums(sums, plan, release.contributors)
         return release.header.step, packing.average(sums, plan), release.contributors
+
+    def abort_step(self, data: Bytes, length: int) -> int:
+        """The step that an abort, of a round over updates of this length, says it ends; its bank verifies it."""
+        return expect(data, Abort, self.plan(length)).header.step
 
     def contribution_bytes(self) -> int:
         """Length of one contribution on the wire."""

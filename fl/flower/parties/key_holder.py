@@ -94,13 +94,13 @@ class KeyHolderParty(Party):
         request = self._verified("stored", call)
         plan, model = plan_of(self.settings.plan, request.length), request.model if any(request.model) else None
         found = self._ledger.release_after(request.step, model)
-        if found is None:
-            outcome = self._ledger.outcome(request.step + 1)
-            return {"step": 0, "outcome": "none" if outcome is None else outcome.value}, {}
-        step, release = found
         aborts: Sequence[Abort] = ()
         if model is not None:
             aborts = secagg.KeyHolder.aborts_after(self._ledger, self.identity, request.step, model, _MAX_ABORTS)
+        if found is None:
+            outcome = self._ledger.outcome(request.step + 1)
+            return {"step": 0, "outcome": "none" if outcome is None else outcome.value}, _wires(aborts, plan)
+        step, release = found
         return {"step": step, "outcome": Outcome.RELEASED.value}, {"release": Outgoing(release), **_wires(aborts, plan)}
 
     # --- inside
