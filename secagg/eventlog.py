@@ -130,6 +130,13 @@ class EventLog:
             found = f"WHERE kind IN ({', '.join('?' * len(kinds))}) ORDER BY step DESC"
             yield from _select(self._connection, self.path, found, kinds)
 
+    def starts(self, step: int, length: int) -> list[Event]:
+        """Events of a step in order, each with the first `length` bytes of its body: a stored release is long."""
+        start = f"CASE WHEN length(body) > {length:d} THEN substr(body, 1, {length:d}) ELSE body END"
+        columns = _COLUMNS.replace("body", start)
+        with database.translated(self.path):
+            return list(_select(self._connection, self.path, "WHERE step = ? ORDER BY sequence", (step,), columns))
+
     def holding(self, kind: str, offset: int, part: bytes) -> list[Event]:
         """Events of a kind whose body has `part` at `offset`, in order."""
         found = "WHERE kind = ? AND substr(body, ?, ?) = ? ORDER BY sequence"
@@ -217,8 +224,10 @@ def _owner(connection: sqlite3.Connection, path: str) -> tuple[str, bytes]:
     return row[0], row[1]
 
 
-def _select(connection: sqlite3.Connection, path: str, rest: str, values: tuple[object, ...] = ()) -> Iterator[Event]:
-    for row in connection.execute(f"SELECT {_COLUMNS} FROM events {rest}", values):
+def _select(
+    connection: sqlite3.Connection, path: str, rest: str, values: tuple[object, ...] = (), columns: str = _COLUMNS
+) -> Iterator[Event]:
+    for row in connection.execute(f"SELECT {columns} FROM events {rest}", values):
         # SQLite keeps whatever type was written; an edited file is no reason for a TypeError.
         if any(type(value) is not kind for value, kind in zip(row, _TYPES, strict=True)) or row[2] < 0:
             raise LedgerError(f"{path}: an event has fields of the wrong type: keep the file and investigate")

@@ -156,6 +156,11 @@ class Journal:
         """Hash of the last event: 32 bytes."""
         return self._log.head
 
+    @property
+    def next_step(self) -> int:
+        """One above the last step joined or caught up with, 1 for a new journal: the lowest that may be joined now."""
+        return (self._latest() or 0) + 1
+
     def check_step(self, step: int) -> None:
         """Raise unless `step` is above every step joined, or caught up with, before, by at most `MAX_STEP_JUMP`.
 
@@ -172,6 +177,7 @@ class Journal:
         for start in range(0, update.shape[0], packing.SCAN):
             with np.errstate(over="ignore", under="ignore"):
                 narrow = np.ascontiguousarray(update[start : start + packing.SCAN], dtype="<f4")
+            narrow = narrow + np.float32(0)  # -0.0 is the value 0.0
             values.update(narrow.data.cast("B"))
         for piece in packing.quantised(update, plan):
             zero &= not _hash_integers(integers, piece)

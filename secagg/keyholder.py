@@ -310,7 +310,7 @@ class KeyHolder(Secret):
         if record.release is not None:
             return Known(Ending.RELEASED, record.release, header.previous)
         reason = record.reason
-        if reason is None and self._ledger.outcome(step) is Outcome.REFUSED:
+        if reason is None and record.refused:
             reason = AbortReason.REFUSED  # what `aborts_after` tells a client about it
         if reason is None:
             return Known(head=header.previous)

@@ -19,6 +19,7 @@ from secagg.eventlog import IN_MEMORY, NO_HEAD, Audit, Entry, Event, EventLog, a
 from secagg.identity import Identity
 from secagg.journal import MAX_STEP_JUMP, JournalRound, journal_rounds
 from secagg.journal import PURPOSE as JOURNAL_PURPOSE
+from secagg.transcript import HEADER
 
 PURPOSE = "key holder ledger"
 
@@ -69,13 +70,14 @@ def _lost(opened: Event, reason: int | None = None) -> LostRound:
 class StepRecord:
     """What a ledger holds about a step. offer: its hash. header: of the offer, encoded. release: its hash, or None.
 
-    reason: of its abort, or None.
+    reason: of its abort, or None. refused: whether its sum failed a check.
     """
 
     offer: bytes
     header: bytes
     release: bytes | None
     reason: int | None
+    refused: bool
 
 
 class Ledger:
@@ -157,13 +159,13 @@ class Ledger:
         return found[0].body[_HASH:] if found else None
 
     def record(self, step: int) -> StepRecord | None:
-        """What there is about `step`; None when it was never opened."""
-        held = {event.kind: event.body for event in self._log.events(step)}
+        """What there is about `step`; None when it was never opened. Reads no release, only its hash."""
+        held = {event.kind: event.body for event in self._log.starts(step, _HASH + HEADER.size)}
         if "opened" not in held:
             return None
         opened, released, aborted = held["opened"], held.get("released"), held.get("aborted")
         release, reason = released and released[:_HASH], aborted[0] if aborted else None
-        return StepRecord(opened[:_HASH], opened[_HASH:], release, reason)
+        return StepRecord(opened[:_HASH], opened[_HASH:], release, reason, "refused" in held)
 
     def release_after(self, step: int, model: bytes | None = None) -> tuple[int, bytes] | None:
         """(step, wire bytes) of the first release above `step` of a round from `model`, from any when None; or None."""
@@ -181,7 +183,7 @@ class Ledger:
 
     def outcome(self, step: int) -> Outcome | None:
         """What became of `step`; None when it was never opened."""
-        events = self._log.events(step)
+        events = self._log.starts(step, 0)
         if not events:
             return None
         unfinished = Outcome.OPEN if events[0].round_id == self._live else Outcome.ABANDONED

@@ -12,12 +12,14 @@ mechanisms), with tables as small as they can be:
 # Strategy: Python's unicodedata knows no scripts, but the name of a letter begins with the name of its script. The
 # look-alikes are those that are drawn alike in common typefaces, mostly within and between Latin, Greek, Cyrillic,
 # Armenian and the Japanese scripts. Unicode's own table (confusables.txt) has 6,000 more, nearly all of characters that
-# the first rule refuses; of the rest, it has pairs within South and South-East Asian scripts and within Han that this
-# one lacks. It helps those who read the list, and proves of no two names that they differ on every screen.
+# the first rule refuses; of the rest, it has pairs within South and South-East Asian scripts, within Arabic and within
+# Han that this one lacks, and some of rare Latin, Cyrillic, Ethiopic, Armenian and Hangul letters. It helps those
+# who read the list, and proves of no two names that they differ on every screen.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 MAX_NAME = 200  # characters
@@ -105,7 +107,7 @@ _LOOKALIKES = {
     "j": "\u03f3\u0458",
     "l": "1I|\u0196\u0399\u0406\u04c0\u05d5\u05df\u0627",
     "n": "\u0578\u057c",
-    "o": "\u03bf\u03c3\u043e\u0585\u05e1\u0647\u0d20\u101d",
+    "o": "\u03bf\u03c3\u043e\u0585\u05e1\u0647\u06be\u06c1\u06d5\u0d20\u101d",
     "p": "\u03c1\u0440",
     "q": "\u051b\u0563\u0566",
     "r": "\u0433",
@@ -167,6 +169,11 @@ _LOOKALIKES = {
     "\u0328": "\u0322\u0345",
     "\u0304": "\u0305",
     "\u0301": "\u0341",
+    # Arabic letters that differ at the end of a word alone, Thai and Lao vowels that are two of another
+    "\u064a": "\u0649\u06cc",
+    "\u0643": "\u06a9",
+    "\u0e40\u0e40": "\u0e41",
+    "\u0ec0\u0ec0": "\u0ec1",
     # Katakana, Hiragana and Han
     "\u4e00": "\u30fc",
     "\u4e8c": "\u30cb",
@@ -180,6 +187,9 @@ _LOOKALIKES = {
     "\u3078": "\u30d8",
     "\u4e3f": "\u30ce",
 }
+_SECOND_DOT = re.compile(
+    "([ij][\u0316-\u0333]*)\u0307"
+)  # a dot above takes the place of the letter's own (Soft_Dotted)
 _DRAWN_AS = {ord(one): alike for alike, others in _LOOKALIKES.items() for one in others}
 
 
@@ -221,7 +231,8 @@ def skeletons(name: str) -> tuple[str, str]:
 
 
 def _drawn(name: str) -> str:
-    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).translate(_DRAWN_AS))
+    drawn = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).translate(_DRAWN_AS))
+    return _SECOND_DOT.sub(r"\1", drawn)
 
 
 def _script(one: str, before: str) -> str | None:

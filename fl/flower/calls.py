@@ -20,7 +20,17 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fl.flower.errors import PartyFailed, TransferError
-from fl.flower.transport import PART_BYTES, Bytes, Call, Incoming, Outgoing, from_records, message_type, to_records
+from fl.flower.transport import (
+    PART_BYTES,
+    Bytes,
+    Call,
+    Fields,
+    Incoming,
+    Outgoing,
+    from_records,
+    message_type,
+    to_records,
+)
 from fl.text import printable
 
 NO_ANSWER = "NoAnswer"
@@ -92,11 +102,17 @@ class Calls:
         asked = ((node, self._request(action, call)) for node, call in calls.items())
         return self._exchange(message_type(action), asked, timeout_s, enough)
 
-    def start(self, nodes: Sequence[int], arrays: ArrayRecord, request: bytes, timeout_s: float) -> dict[int, Answer]:
-        """Send the first model as Flower's own arrays. request: signed, names the model."""
-        records = to_records(Call({}, {"request": request}), "start")
-        records["arrays"] = arrays
-        asked = ((node, records) for node in nodes)
+    def start(
+        self,
+        nodes: Sequence[int],
+        arrays: ArrayRecord,
+        request: bytes,
+        timeout_s: float,
+        fields: Mapping[int, Fields] | None = None,
+    ) -> dict[int, Answer]:
+        """Send the first model as Flower's own arrays. request: signed, names the model. fields: by node."""
+        calls = {node: Call((fields or {}).get(node, {}), {"request": request}) for node in nodes}
+        asked = ((node, _with_arrays(to_records(call, "start"), arrays)) for node, call in calls.items())
         return {answer.node: answer for answer in self._exchange("train", asked, timeout_s)}
 
     def send_ahead(self, nodes: Sequence[int], name: str, wire: Outgoing, timeout_s: float) -> dict[int, Answer]:
@@ -123,17 +139,20 @@ class Calls:
         timeout_s: float,
         part_s: float,
         beside: Mapping[str, Bytes] | None = None,
+        fields: Mapping[int, Fields] | None = None,
     ) -> dict[int, Answer]:
         """A call that carries one byte string, inline where it is short, sent ahead where it is long.
 
-        beside: short byte strings that go with it.
+        beside: short byte strings that go with it. fields: by node.
         """
-        short = dict(beside or {})
+        short, own = dict(beside or {}), fields or {}
         if len(wire) <= PART_BYTES:
-            return self.ask(action, dict.fromkeys(nodes, Call({}, {name: wire.whole(), **short})), timeout_s)
+            wires = {name: wire.whole(), **short}
+            return self.ask(action, {node: Call(own.get(node, {}), wires) for node in nodes}, timeout_s)
         sent = self.send_ahead(nodes, name, wire, part_s)
         ready = [node for node in nodes if not sent[node].error]
-        return sent | self.ask(action, dict.fromkeys(ready, Call({}, short, {name: len(wire)})), timeout_s)
+        calls = {node: Call(own.get(node, {}), short, {name: len(wire)}) for node in ready}
+        return sent | self.ask(action, calls, timeout_s)
 
     def wire(self, answer: Answer, name: str, limit: int, timeout_s: float) -> bytes | bytearray | memoryview:
         """A byte string of an answer, fetched in parts when it was held back.
@@ -216,6 +235,11 @@ class Calls:
 
     def _note(self, call: Call) -> None:
         self.largest_message = max(self.largest_message, sum(len(wire) for wire in call.wires.values()))
+
+
+def _with_arrays(records: RecordDict, arrays: ArrayRecord) -> RecordDict:
+    records["arrays"] = arrays
+    return records
 
 
 def _windows(start: int, stop: int) -> list[range]:

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from fl.flower.errors import ModelMismatch
 
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_MAX_DIMENSIONS, _MAX_SIDE = 32, 2**40
 _FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -145,14 +147,18 @@ def _read(name: str, array: Array) -> NDArray[np.generic]:
     """
     stream = io.BytesIO(array.data)
     try:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read = _HEADERS[np.lib.format.read_magic(stream)]
         shape, _, dtype = read(stream)
     except Exception as error:
         # numpy parses the header as Python; what it raises for one that was made up depends on where it stumbles.
         raise ModelMismatch(f"{name}: expected the bytes of a numpy array, got a header that cannot be read") from error
     left = len(array.data) - stream.tell()
-    fits = all(side >= 0 for side in shape) and left == math.prod(shape) * dtype.itemsize
-    if not fits or dtype.hasobject or array.stype != "numpy.ndarray":
+    fits = len(shape) <= _MAX_DIMENSIONS and all(type(side) is int and 0 <= side <= _MAX_SIDE for side in shape)
+    fits = fits and left == math.prod(shape) * dtype.itemsize
+    if not fits or dtype.hasobject or dtype.subdtype is not None or array.stype != "numpy.ndarray":
         raise ModelMismatch(f"{name}: expected {shape} values of {dtype}, got {left} bytes of {array.stype}")
-    return np.asarray(array.numpy(), order="C")
+    try:
+        return np.asarray(array.numpy(), order="C")
+    except Exception as error:
+        # The header was checked, and still numpy may not like what was made up; no bytes may raise anything unnamed.
+        raise ModelMismatch(f"{name}: numpy cannot read {shape} values of {dtype} from the bytes") from error

@@ -21,7 +21,7 @@ import math
 import os
 import resource
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated
 
@@ -44,8 +44,9 @@ from fl.flower.models import FlatModel
 from fl.flower.parties.aggregator import AggregatorParty, Closed
 from fl.flower.parties.party import Refusal, largest_message
 from fl.flower.parties.statement import CHALLENGE_BYTES
-from fl.flower.transport import PART_BYTES, Bytes, Call, Outgoing, numbered
+from fl.flower.transport import PART_BYTES, Bytes, Call, Fields, Outgoing, numbered
 from fl.text import printable
+from secagg.journal import MAX_STEP_JUMP
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,21 @@ class RoundsOutcome:
         return {**fields, "rounds": [asdict(each) for each in self.rounds]}
 
 
+@dataclass(frozen=True)
+class _State:
+    """What a bank says about its model; banks that hold one model say the same."""
+
+    model: str
+    length: int
+    rounds: int
+    step: int  # of the last release that moved it
+
+    def __str__(self) -> str:
+        return (
+            f"model {self.model[:16]} of {self.length} values after {self.rounds} rounds, the last of step {self.step}"
+        )
+
+
 @dataclass
 class _Bank:
     organisation: str
@@ -113,7 +129,12 @@ class _Bank:
     model: str
     length: int
     rounds: int
-    step: int
+    step: int  # of the last release that moved its model
+    next_step: int  # one above what it joined
+
+    @property
+    def state(self) -> _State:
+        return _State(self.model, self.length, self.rounds, self.step)
 
 
 class _RoundLost(Exception):
@@ -160,11 +181,11 @@ class EncryptedRounds:
     def run(self, rounds: int, *, evaluate: bool = False) -> RoundsOutcome:
         """Play rounds until every bank has applied `rounds` of them; a federation that has some already goes on.
 
-        Raises a subclass of `FlowerError`.
+        How many those are is what a quorum of banks says that holds one model. Raises a subclass of `FlowerError`.
         """
         self._find_parties(self._wanted)
         reports = []
-        while (number := self._level() + 1) <= rounds:
+        for number in range(self._level() + 1, rounds + 1):
             report = self._round(number)
             reports.append(report)
             if self._on_round is not None:
@@ -202,6 +223,11 @@ class EncryptedRounds:
             )
         self._start_models()
         self._catch_up()
+        if len(self._banks) < quorum:
+            here = ", ".join(sorted(bank.organisation for bank in self._banks.values())) or "no bank"
+            raise PartiesMissing(
+                f"at least {quorum} enrolled banks with one model are needed and {here} is left{self._why_missing()}"
+            )
 
     def _why_missing(self) -> str:
         """What the missing said, and what to ask about those who said nothing."""
@@ -227,7 +253,7 @@ class EncryptedRounds:
 
     def _look_around(self, wanted: int, without: Collection[str]) -> None:
         """Ask every node who it is, and believe those who can sign as one of the enrolled."""
-        challenges = {node: os.urandom(CHALLENGE_BYTES) for node in self._calls.nodes()}
+        challenges = _challenges(self._calls.nodes())
         calls = {node: Call({"challenge": challenge}) for node, challenge in challenges.items()}
         self._banks, self._key_holder = {}, 0
         # A node that died a moment ago still counts as online: once enough answered, the others get one more chance.
@@ -256,8 +282,7 @@ class EncryptedRounds:
                 return
             if member.organisation in without:
                 return
-            numbers = (call.number(name) for name in ("length", "rounds", "step"))
-            bank = _Bank(member.organisation, answer.node, call.text("model"), *numbers)
+            bank = _Bank(member.organisation, answer.node, *_said_of_model(call))
             if bank.model:
                 self._party.plan(bank.length)
             self._banks[answer.node] = bank
@@ -278,25 +303,79 @@ class EncryptedRounds:
             names = ", ".join(bank.organisation for bank in without)
             raise ModelMismatch(f"{names}: no first model; pass `initial` here or `initial_model` to the banks' mod")
         request = self._party.request("start", 0, self._initial.digest, self._initial.length)
-        nodes, record = [bank.node for bank in without], self._initial.record()
-        for node, answer in self._calls.start(nodes, record, request, self._limits.call_s).items():
-            self._set_aside_unless_good(node, answer)
+        challenges = _challenges(bank.node for bank in without)
+        fields: dict[int, Fields] = {node: {"challenge": each} for node, each in challenges.items()}
+        record, call_s = self._initial.record(), self._limits.call_s
+        for node, answer in self._calls.start(list(challenges), record, request, call_s, fields).items():
+            self._set_aside_unless_good(node, answer, challenges[node])
+        for bank in [bank for bank in self._banks.values() if not bank.model]:
+            self._set_aside(bank, "ModelMismatch", "it was sent the first model and says that it has none")
 
     def _catch_up(self) -> None:
-        """Bring banks that missed rounds up to date: releases as the key holder stored them, one after the other."""
-        while behind := [bank for bank in self._banks.values() if bank.rounds < self._level()]:
-            furthest = min(behind, key=lambda bank: bank.rounds)
-            together = [bank for bank in behind if bank.model == furthest.model]
-            answer = self._ask_stored(furthest.step, furthest.length, bytes.fromhex(furthest.model))
-            if not answer.require("key holder", "stored").number("step"):
-                for bank in together:
-                    self._set_aside(bank, "ModelMismatch", "no release follows the model that it holds")
+        """Bring banks that missed rounds up to date: releases as the key holder stored them, one after the other.
+
+        Who says that it is ahead is asked about as those are who are behind: what the ledger holds decides, not a bank.
+        """
+        last: dict[_State, str] = {}  # what no release follows, and why not
+        while len(states := self._states()) > 1 and (open_ends := [each for each in states if each not in last]):
+            state = min(open_ends, key=lambda each: each.rounds)
+            together = states[state]
+            answer = self._ask_stored(state.step, state.length, bytes.fromhex(state.model))
+            if answer.error or not answer.call.number("step"):
+                last[state] = f": {answer.error}: {answer.message}" if answer.error else ""
                 continue
-            names = [bank.organisation for bank in together]
-            self._party.log("catching up", step=answer.call.number("step"), banks=names)
+            step, names = answer.call.number("step"), [bank.organisation for bank in together]
+            self._party.log("catching up", step=step, banks=names)
             wire = Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s))
-            self._accept([bank.node for bank in together], wire, numbered("abort", answer.call.numbered("abort")))
-        self._follow()
+            nodes = [bank.node for bank in together]
+            aborts = self._send_aborts(nodes, state, answer)
+            self._accept(nodes, wire, step, aborts)
+        self._agree(last)
+        if self._banks:
+            self._follow()
+
+    def _send_aborts(self, nodes: Sequence[int], state: _State, answer: Answer) -> dict[str, Bytes]:
+        """Send all but the last page of the aborts of rounds from a model; the last one goes with the release."""
+        model, after = bytes.fromhex(state.model), state.step
+        while aborts := answer.call.numbered("abort"):
+            following = self._party.abort_step(aborts[-1], state.length)
+            if following <= after:
+                raise TransferError(f"expected aborts above step {after}, got one of step {following}")
+            after, page = following, numbered("abort", aborts)
+            answer = self._ask_stored(after, state.length, model)
+            if answer.error or not answer.call.numbered("abort"):
+                return page
+            self._calls.ask("abort", dict.fromkeys(nodes, Call({}, page)), self._limits.call_s)
+        return {}
+
+    def _states(self) -> dict[_State, list[_Bank]]:
+        """The banks by what they say about their model."""
+        states: dict[_State, list[_Bank]] = {}
+        for bank in self._banks.values():
+            states.setdefault(bank.state, []).append(bank)
+        return states
+
+    def _agree(self, why: Mapping[_State, str] | None = None) -> None:
+        """Go on with the largest group of banks that say the same about their model; set the others aside.
+
+        A bank signs what it says, and may lie: of two groups, one has to be a quorum. Raises `ModelsDiverged`.
+        """
+        states = self._states()
+        if len(states) < 2:
+            return
+        first, second = sorted(states, key=lambda state: len(states[state]), reverse=True)[:2]
+        if len(states[first]) < self._party.settings.quorum or len(states[first]) == len(states[second]):
+            held = "; ".join(f"{', '.join(b.organisation for b in banks)}: {state}" for state, banks in states.items())
+            raise ModelsDiverged(
+                f"the banks hold different models: {held}; expected at least {self._party.settings.quorum} of them "
+                "with one, and more than with any other; start those that differ from the common one"
+            )
+        for state, banks in states.items():
+            for bank in banks if state != first else ():
+                reason = f"no release follows the model that it holds{(why or {}).get(state, '')}"
+                self._set_aside(
+                    bank, "ModelMismatch", f"{reason}: it has {state}, and {len(states[first])} have {first}"
+                )
 
     def _follow(self) -> None:
         """The aggregator's own copy of the model follows stored releases too, when it has one."""
@@ -312,21 +391,30 @@ class EncryptedRounds:
         return self._calls.one("stored", self._key_holder, call, self._limits.call_s)
 
     def _level(self) -> int:
-        return max(bank.rounds for bank in self._banks.values())
+        return self._common().rounds
 
     def _length(self) -> int:
-        return next(iter(self._banks.values())).length
+        return self._common().length
 
     def _common_model(self) -> str:
-        models = {bank.model for bank in self._banks.values()}
-        if len(models) != 1:
-            held = ", ".join(f"{bank.organisation} {bank.model[:16]}" for bank in self._banks.values())
-            raise ModelsDiverged(
-                f"the banks hold different models: {held}; start those that differ from the common one"
-            )
-        return models.pop()
+        return self._common().model
+
+    def _common(self) -> _State:
+        """What all banks say that take part: `_catch_up` and `_agree` see to it."""
+        (state,) = self._states()
+        return state
 
     # --- one round
+
+    def _following_step(self) -> int:
+        """The ledger's next step, or one above what banks have joined: an offer that stands in no ledger costs steps.
+
+        Half of a jump above the last release is for that. The other half is for attempts: their release still comes
+        within one jump of the last one, as banks that are away need it to follow.
+        """
+        banks = self._banks.values()
+        asked, highest = max(bank.next_step for bank in banks), min(bank.step for bank in banks) + MAX_STEP_JUMP // 2
+        return max(self._next_step, min(asked, highest))
 
     def _round(self, number: int) -> RoundReport:
         lost: list[str] = []
@@ -362,8 +450,8 @@ class EncryptedRounds:
 
     def _attempt(self, number: int, started: float, lost: Sequence[str]) -> RoundReport:
         limits, model, length = self._limits, self._common_model(), self._length()
-        step = self._calls.step = self._next_step
-        self._next_step += 1
+        step = self._calls.step = self._following_step()
+        self._next_step = step + 1
         self._party.log("round", step=step, round=number, banks=len(self._banks), model=model[:16])
         request = self._party.request("open", step, bytes.fromhex(model), length)
         opened = self._calls.one("open", self._key_holder, Call({}, {"request": request}), limits.call_s)
@@ -379,9 +467,8 @@ class EncryptedRounds:
         # Those who did not join are not waited for again in this round; they catch up when they are back.
         self._banks = {node: bank for node, bank in self._banks.items() if node in joins}
         self._move(release)
-        self._accept(list(self._banks), release)
-        if not any(bank.organisation in closed.members for bank in self._banks.values()):
-            raise ModelsDiverged(f"step {step}: no member took the release: nothing is known about the model now")
+        self._accept(list(self._banks), release, step)
+        self._settle(number)
         left_out = tuple(sorted({m.organisation for m in self._party.enrolment.clients} - set(closed.members)))
         slowest = max((answer.call.seconds("train_seconds") for answer in joins.values()), default=0.0)
         report = RoundReport(
@@ -403,6 +490,18 @@ class EncryptedRounds:
         )
         self._party.log("round done", step=step, round=number, members=list(closed.members), seconds=report.seconds)
         return report
+
+    def _settle(self, number: int) -> None:
+        """After a release: a quorum must say that it holds one model after so many rounds; otherwise look again."""
+        for bank in [bank for bank in self._banks.values() if bank.rounds != number]:
+            self._set_aside(bank, "ModelMismatch", f"it took the release of round {number} and says: {bank.state}")
+        quorum, states = self._party.settings.quorum, self._states()
+        if max(map(len, states.values()), default=0) < quorum:
+            self._find_parties(quorum)
+        else:
+            self._agree()
+        if self._level() != number:
+            raise ModelsDiverged(f"round {number} was played, and {len(self._banks)} banks say: {self._common()}")
 
     def _joins(self, offer: Call) -> dict[int, Answer]:
         """Answers of the banks that joined; the others are left out of this round."""
@@ -505,24 +604,34 @@ class EncryptedRounds:
             return
         self._calls.ask("abort", dict.fromkeys(self._banks, Call({}, aborts)), self._limits.call_s)
 
-    def _accept(self, nodes: Sequence[int], release: Outgoing, aborts: Mapping[str, Bytes] | None = None) -> None:
+    def _accept(
+        self, nodes: Sequence[int], release: Outgoing, step: int, aborts: Mapping[str, Bytes] | None = None
+    ) -> None:
         """Give a release to banks, with the aborts that they may have missed, and note which model each then holds."""
-        call_s, part_s = self._limits.call_s, self._limits.part_s
-        answers = self._calls.call_with("accept", nodes, "release", release, call_s, part_s, aborts)
+        call_s, part_s, challenges = self._limits.call_s, self._limits.part_s, _challenges(nodes)
+        fields: dict[int, Fields] = {node: {"challenge": each} for node, each in challenges.items()}
+        answers = self._calls.call_with("accept", nodes, "release", release, call_s, part_s, aborts, fields)
         for node, answer in answers.items():
-            self._set_aside_unless_good(node, answer)
+            self._set_aside_unless_good(node, answer, challenges[node])
+        for bank in [self._banks[node] for node in nodes if node in self._banks]:
+            if bank.step != step or not bank.model:
+                self._set_aside(bank, "ModelMismatch", f"it took the release of step {step} and says: {bank.state}")
 
-    def _set_aside_unless_good(self, node: int, answer: Answer) -> None:
+    def _set_aside_unless_good(self, node: int, answer: Answer, challenge: bytes) -> None:
+        """Believe what a bank says about its model as far as it signed that over the challenge that it was sent."""
         bank = self._banks[node]
         if answer.error:
             self._set_aside(bank, answer.error, answer.message)
             return
         try:
-            model, numbers = answer.call.text("model"), [answer.call.number(n) for n in ("length", "rounds", "step")]
-        except TransferError as error:
+            member = self._party.signer_of(answer.call, challenge)
+            if member is None or member.organisation != bank.organisation:
+                raise TransferError(f"another party answered in the place of {bank.organisation}")
+            said = _said_of_model(answer.call)
+        except (FlowerError, Refusal) as error:
             self._set_aside(bank, type(error).__name__, str(error))
             return
-        bank.model, (bank.length, bank.rounds, bank.step) = model, numbers
+        bank.model, bank.length, bank.rounds, bank.step, bank.next_step = said
 
     def _move(self, release: Outgoing) -> None:
         if self._model is not None:
@@ -538,6 +647,17 @@ class EncryptedRounds:
             }
             for node, answer in answers.items()
         }
+
+
+def _challenges(nodes: Iterable[int]) -> dict[int, bytes]:
+    """One for each node, which no other may answer."""
+    return {node: os.urandom(CHALLENGE_BYTES) for node in nodes}
+
+
+def _said_of_model(call: Call) -> tuple[str, int, int, int, int]:
+    """(model, length, rounds, step, next step) of a bank's answer. Raises `TransferError`."""
+    length, rounds, step, following = (call.number(name) for name in ("length", "rounds", "step", "next_step"))
+    return call.text("model"), length, rounds, step, following
 
 
 def _shown(value: object) -> object:

@@ -9,18 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flower_federation import LENGTH, Federation, only, silent, silent_after_work
+from flower_federation import LENGTH, QUICK, Federation, first_model, only, silent, silent_after_work
 
 import secagg
+from fl.flower import endpoint
 from fl.flower.calls import Answer, Calls
+from fl.flower.errors import ModelMismatch
 from fl.flower.local_parties import KEY_HOLDER
 from fl.flower.logs import read_log
+from fl.flower.loopback import honest
+from fl.flower.models import FlatModel
+from fl.flower.parties.bank import BankParty
 from fl.flower.parties.party import plan_of
 from fl.flower.settings import load_settings
 from fl.flower.transport import Call, from_records
 from secagg import wire
 from secagg.errors import LedgerError
-from secagg.journal import audit_journal
+from secagg.journal import MAX_STEP_JUMP, audit_journal
 from secagg.ledger import compare_journal
 from secagg.messages import Abort, Release
 from secagg.transcript import signed_bytes
@@ -67,6 +72,13 @@ def noted(here: Federation, who: str, action: str, name: str) -> list[bytes]:
 
 def accept(here: Federation, release: bytes) -> Answer:
     return Calls(here.grid).one("accept", BANK_2, Call({}, {"release": release}), 1.0)
+
+
+def bank_party(here: Federation) -> BankParty:
+    """bank-2, as it runs."""
+    party = endpoint._ENDPOINTS[here.parties.file("bank-2").resolve()].party
+    assert isinstance(party, BankParty)
+    return party
 
 
 def model(here: Federation) -> bytes:
@@ -180,20 +192,35 @@ def test_a_bank_whose_round_was_refused_gets_that_in_writing_when_it_comes_back(
     assert next(iter(journal(here))) == (1, "aborted")
 
 
-def test_a_bank_that_is_in_a_later_round_is_not_moved_under_it(here, tmp_path) -> None:
-    """A release of an earlier step from the same model, held back and delivered between join and contribution."""
+def test_a_bank_that_is_in_a_round_is_not_moved_under_it_by_a_release_of_another_round_of_that_step(here) -> None:
+    """It is delivered between join and contribution."""
     releases = noted(here, "bank-0", "accept", "release")
     here.rounds().run(1)
     forged = KeyHolder(here).release(releases[0], 2, model=model(here))
 
     def first(message, deliver):  # type: ignore[no-untyped-def]
-        answer = accept(here, forged)
-        assert answer.error in ("RoundStillOpen", "ReleaseDiffers")
+        assert accept(here, forged).error == "ReleaseDiffers"
         return deliver(message)
 
     here.fail("bank-2", only("contribute", first))
     outcome = here.rounds().run(2)
     assert outcome.rounds[0].lost == () and "bank-2" in outcome.rounds[0].members
+
+
+def test_a_bank_gets_the_abort_that_it_needs_however_many_rounds_were_lost_before_it(here, monkeypatch) -> None:
+    monkeypatch.setattr("fl.flower.parties.key_holder._MAX_ABORTS", 1)
+    here.fail("bank-3", only("contribute", silent, times=1))  # step 1 is lost
+    calls: list[int] = []
+
+    def second(message, deliver):  # type: ignore[no-untyped-def]
+        calls.append(len(calls))
+        answer = deliver(message)
+        return None if len(calls) == 2 else answer
+
+    here.fail("bank-2", only("contribute", second))  # and step 2, which has a contribution of bank-2
+    assert here.rounds().run(1).rounds[0].step == 3
+    outcome = here.rounds().run(2)
+    assert "bank-2" in outcome.rounds[0].members and model(here).hex() == outcome.model
 
 
 def test_aborts_that_are_asked_for_again_are_the_same_bytes_and_change_nothing(here) -> None:
@@ -218,3 +245,87 @@ def test_the_log_says_how_each_release_was_taken(here, tmp_path) -> None:
         if event["event"] == "accepted" and event["organisation"] == "bank-2"
     ]
     assert taken == [(1, "caught up"), (2, "member")]
+
+
+# --- an offer that no ledger holds ----------------------------------------------------------------------------------
+
+
+def offered_to_bank_2(here: Federation, step: int) -> None:
+    """Have bank-2 join an offer that the key holder's key signed and that its ledger does not hold."""
+    identity = secagg.Identity.load(here.parties.home(KEY_HOLDER) / "identity.json")
+    plan = here.party.plan(LENGTH)
+    offer = secagg.KeyHolder(identity, here.party.enrolment, plan, 3).open(step, model(here))
+    answer = Calls(here.grid).one("join", BANK_2, Call({}, {"offer": wire.encode(offer, plan)}), 1.0)
+    assert not answer.error
+
+
+@pytest.mark.parametrize("jump", [1, 2, 1000])
+def test_an_offer_that_stands_in_no_ledger_costs_steps_and_one_round_and_not_the_bank(here, jump: int) -> None:
+    here.rounds().run(1)
+    offered_to_bank_2(here, 1 + jump)
+    second, third = here.rounds().run(3).rounds
+    assert second.step == 2 + jump  # one above what bank-2 has joined
+    assert "bank-2" not in second.members  # its join says what it was offered, and the ledger holds no such offer
+    assert any(f"step {1 + jump}: bank-2 was offered it" in said for said in second.refused)
+    assert "bank-2" in third.members and second.lost == third.lost == ()
+    assert model(here) == here.model_of("bank-0").digest
+
+
+def test_a_bank_that_joined_as_far_above_as_it_may_is_back_within_two_jumps_of_the_ledger(here) -> None:
+    here.rounds().run(1)
+    offered_to_bank_2(here, MAX_STEP_JUMP)
+    rounds = here.rounds().run(6).rounds
+    assert [each.step for each in rounds] == [1 + MAX_STEP_JUMP // 2, *range(1 + MAX_STEP_JUMP, 5 + MAX_STEP_JUMP)]
+    assert "bank-2" in rounds[-1].members and model(here) == here.model_of("bank-0").digest
+
+
+def test_a_bank_moves_past_a_round_that_it_only_joined_also_while_it_is_in_it(here) -> None:
+    releases = noted(here, "bank-0", "accept", "release")
+    here.rounds().run(1)
+    offered_to_bank_2(here, 9)
+    here.fail("bank-2", silent)
+    here.rounds(replace(QUICK, ready_s=0.1)).run(2)
+    here.fail("bank-2", honest)
+    assert accept(here, releases[1]).error == ""
+    assert model(here) == here.model_of("bank-0").digest
+
+
+def test_the_key_holder_opens_any_step_that_its_ledger_may_hold_and_gives_nothing_up_for_another(here) -> None:
+    first = FlatModel.from_record(first_model()).digest
+
+    def opened(step: int) -> Answer:
+        request = here.party.request("open", step, first, LENGTH)
+        return Calls(here.grid).one("open", 1, Call({}, {"request": request}), 1.0)
+
+    assert not opened(7).error
+    for step, refused in ((7, "StepNotIncreasing"), (3, "StepNotIncreasing"), (8 + MAX_STEP_JUMP, "StepJump")):
+        assert opened(step).error == refused
+    closing = Call({}, {"request": here.party.request("close", 7)})
+    assert Calls(here.grid).one("close", 1, closing, 1.0).error == "QuorumNotMet"  # step 7 is still open
+
+
+# --- a release that the model has no room for -----------------------------------------------------------------------
+
+
+def test_a_release_that_the_model_has_no_room_for_is_not_in_the_journal_as_taken_and_may_come_again(
+    here, monkeypatch
+) -> None:
+    releases = noted(here, "bank-0", "accept", "release")
+
+    def no_room(*_: object) -> None:
+        raise ModelMismatch("1 of 40 values would be beyond float16; nothing was moved")
+
+    def without_room(message, deliver):  # type: ignore[no-untyped-def]
+        with monkeypatch.context() as patched:
+            patched.setattr(FlatModel, "moved_by", no_room)
+            return deliver(message)
+
+    here.fail("bank-2", only("accept", without_room))
+    (report,) = here.rounds().run(1).rounds
+    assert report.refused == ("bank-2: ModelMismatch: 1 of 40 values would be beyond float16; nothing was moved",)
+    known = bank_party(here)._journal.round_of(1)
+    assert known is not None and known.contribution is not None and not known.finished
+    here.fail("bank-2", honest)
+    assert accept(here, releases[0]).error == ""
+    assert model(here) == here.model_of("bank-0").digest
+    assert list(journal(here)) == [(1, "joined, released")]

@@ -109,6 +109,11 @@ MADE_UP = {
     "an unhashable key": npy(b"{[]: 1}\n"),
     "a deep header": npy(b"(" * 9_000 + b"\n"),
     "another version": npy(described("(3,)"), version=b"\x09\x00"),
+    "no values in too many rows": npy(described("(0, 1180591620717411303424)"), b""),
+    "no values in many rows": npy(described("(0, 4611686018427387904)"), b""),
+    "too many dimensions": npy(described(f"({'1, ' * 65})"), bytes(4)),
+    "a truth value for a side": npy(described("(True,)"), bytes(4)),
+    "an array in each value": npy(described("(1,)", "('<f4', (3,))")),
 }
 
 

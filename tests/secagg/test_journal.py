@@ -125,6 +125,14 @@ def test_an_update_is_recognised_under_another_plan_whose_integers_differ(journa
         contributing(journal, 2, UPDATE.astype(np.float32), plan=plan)
 
 
+@pytest.mark.parametrize("zero", [-0.0, -1e-60], ids=["negative zero", "nearly zero"])
+def test_the_sign_of_a_zero_makes_no_other_update_under_another_plan(journal, zero):
+    update = np.where(np.arange(UPDATE.size) == 2, 0.0, UPDATE)
+    contributing(journal, 1, update)
+    with pytest.raises(UpdateReused, match="step 1"):
+        contributing(journal, 2, np.where(np.arange(UPDATE.size) == 2, zero, update), plan=FINE)
+
+
 def test_integers_are_recognised_under_a_plan_that_gives_them_another_meaning(journal):
     doubled = plan_round(length=4, max_clients=4, value_bits=8, clip=2.0)
     update = np.array([0.1, -0.5, 1.0, 0.0])

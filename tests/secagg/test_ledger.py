@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,27 @@ def test_a_round_of_a_process_that_ended_can_only_be_reported(tmp_path, done):
     play(ledger, 1, "aborted")
     assert ledger.abandoned() == ()
     ledger.close()
+
+
+def test_what_became_of_a_step_is_told_without_reading_the_release_that_is_stored_there():
+    """A join may name any step, even one that is refused for it: that must not cost a release's memory and disk."""
+    ledger, stored = Ledger.in_memory(OWNER), bytes(2**22)
+    play(ledger, 1, "opened", "roster", "consumed")
+    ledger.released(1, MODEL, round_id(1), bytes(32), stored)
+    play(ledger, 2, "opened", "roster", "consumed", "refused")
+    tracemalloc.start()
+    try:
+        released, refused = ledger.record(1), ledger.record(2)
+        outcomes, left = (ledger.outcome(1), ledger.outcome(2)), ledger.abandoned()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(stored) // 8
+    assert released is not None and (released.release, released.refused) == (bytes(32), False)
+    assert refused is not None and (refused.release, refused.refused) == (None, True)
+    assert len(released.header) == 234
+    assert outcomes == (Outcome.RELEASED, Outcome.REFUSED) and left == ()
+    assert ledger.stored_release(1) == stored
 
 
 def test_another_round_or_model_cannot_continue_a_step():

@@ -157,6 +157,11 @@ def test_a_name_that_mixes_scripts_is_refused(name):
         ("A-B", "A\u2013B"),
         ("\u30cb\u30ed", "\u4e8c\u53e3"),  # Katakana and Han
         ("\u30d8", "\u3078"),  # Katakana and Hiragana
+        ("Citi", "Ci\u0307ti"),  # a dot above an i takes the place of its own
+        ("jay", "j\u0307ay"),
+        ("\u0628\u064a\u0646", "\u0628\u06cc\u0646"),  # Arabic and Persian yeh inside a word
+        ("\u0643\u0628", "\u06a9\u0628"),  # and kaf
+        ("\u0e40\u0e40\u0e1a", "\u0e41\u0e1a"),  # Thai: one vowel that is drawn as two of another
     ],
     ids=ascii,
 )

@@ -15,7 +15,7 @@ from fl.flower.settings import PartySettings
 from fl.flower.transport import Bytes, Call, Outgoing
 from secagg import packing, wire
 from secagg.errors import WrongState
-from secagg.messages import Contribution, Offer, Release, Roster
+from secagg.messages import Abort, Contribution, Offer, Release, Roster
 from secagg.states import AggregatorState
 
 
@@ -100,6 +100,10 @@ class AggregatorParty(Party):
         release = expect(data, Release, plan)
         average = secagg.read_release(release, self.enrolment, plan)
         return release.header.step, average.values, average.contributors
+
+    def abort_step(self, data: Bytes, length: int) -> int:
+        """The step that an abort, of a round over updates of this length, says it ends; its bank verifies it."""
+        return expect(data, Abort, self.plan(length)).header.step
 
     def contribution_bytes(self) -> int:
         """Length of one contribution on the wire."""

@@ -11,6 +11,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 import secagg
 from fl.durable import replace_durably
 from fl.flower.errors import ModelMismatch, ReleaseDiffers, RoundStateLost, RoundStillOpen, TransferError
+from fl.flower.fields import LARGEST_STEP
 from fl.flower.models import FlatModel
 from fl.flower.parties.party import Fields, Party, expect, outgoing, plan_of
 from fl.flower.parties.request import ControlRequest
@@ -29,7 +32,9 @@ from secagg.errors import (
     PeerError,
     QuorumNotMet,
     SecAggError,
+    UpdateError,
     UpdateReused,
+    WeightOutOfRange,
     WrongModel,
     WrongRound,
 )
@@ -103,7 +108,7 @@ class BankParty(Party):
                 return dict(app.evaluate(self._held_model())), {}
         raise TransferError(f"a bank has no action {action!r}")
 
-    def start(self, model: FlatModel, call: Call) -> dict[str, str | int]:
+    def start(self, model: FlatModel, call: Call) -> Fields:
         """Take the first model from the aggregator, whose signed request names it.
 
         Raises `RequestRefused`, or `ModelMismatch` when this bank holds another model or the request names another.
@@ -118,7 +123,7 @@ class BankParty(Party):
             raise ModelMismatch(f"start: this bank holds {self._model.digest.hex()[:16]} after {self._rounds} rounds")
         if self._model is None:
             self._keep(model, rounds=0, step=0)
-        return self._model_fields()
+        return self.introduced(call, self._model_fields())
 
     # --- one action each
 
@@ -169,7 +174,8 @@ class BankParty(Party):
         trained, reuse = self._prepare(model, app, attempt=0), self.settings.allow_reuse
         while True:
             try:
-                return client.contribute(roster, trained.update, self._weight(trained), allow_reuse=reuse)
+                with self._values_kept_here():
+                    return client.contribute(roster, trained.update, self._weight(trained), allow_reuse=reuse)
             except UpdateReused as error:
                 trained = self._trained_anew(model, app, roster.header.step, error)
 
@@ -182,7 +188,8 @@ class BankParty(Party):
         try:
             while True:
                 try:
-                    return client.check_update(trained.update, self._weight(trained))
+                    with self._values_kept_here():
+                        return client.check_update(trained.update, self._weight(trained))
                 except UpdateReused as error:
                     if self.settings.allow_reuse:
                         return None
@@ -190,6 +197,19 @@ class BankParty(Party):
         except (SecAggError, ModelMismatch):
             self._trained = None
             raise
+
+    @contextmanager
+    def _values_kept_here(self) -> Iterator[None]:
+        """Tells what is wrong with an update or its weight by name; row counts and positions stay in the log."""
+        try:
+            yield
+        except WeightOutOfRange as error:
+            self.log("unusable update", error=type(error).__name__, message=str(error))
+            most = self.settings.plan.max_weight
+            raise WeightOutOfRange(f"weight: expected an integer in 1..{most}; this bank's log has it") from None
+        except UpdateError as error:
+            self.log("unusable update", error=type(error).__name__, message=str(error))
+            raise type(error)("the update cannot be encrypted; this bank's log says why") from None
 
     def _trained_anew(self, model: FlatModel, app: BankApp, step: int | None, reused: UpdateReused) -> Trained:
         """Another attempt at an update that may not be used. Raises `ModelMismatch` when it is the same again."""
@@ -210,40 +230,40 @@ class BankParty(Party):
         step = release.header.step
         if step <= self._step:
             self._compare(release)
-            return {**self._model_fields()}, {}  # came before; nothing is applied twice
+            return self.introduced(call, self._model_fields()), {}  # came before; nothing is applied twice
         if release.header.model != model.digest:
             raise WrongModel(
                 f"step {step}: the release moves {release.header.model.hex()[:16]}, this bank holds "
                 f"{model.digest.hex()[:16]}: it needs the releases before this one"
             )
+        average = secagg.read_release(release, self.enrolment, plan)
+        moved = model.moved_by(average.values)  # may be refused: before the journal says it was taken
         if self._round == (step, release.header.round_id) and client.state is ClientState.CONTRIBUTED:
-            average, how = client.accept(release).values, "member"
-        elif self._journal_waits_for(step) and client.state is ClientState.IDLE:
-            settled = client.settle(release)
-            assert settled is not None
-            average, how = settled.values, "settled"
+            client.accept(release)
+            how = "member"
+        elif self._journal_waits_for(step) and client.state is not ClientState.CONTRIBUTED:
+            if client.state is ClientState.JOINED:
+                client.abort()  # nothing was sealed in that one, and it trains from the model that this bank leaves
+            client.settle(release)
+            how = "settled"
         else:
-            average, how = self._caught_up(release, plan, client, call), "caught up"
-        self._keep(model.moved_by(average), self._rounds + 1, step)
+            self._catch_up(release, average, client, call)
+            how = "caught up"
+        self._keep(moved, self._rounds + 1, step)
         self._trained = self._sent = None
         self.log("accepted", step=step, how=how, round=self._rounds, model=self._held_model().digest.hex()[:16])
-        return {**self._model_fields()}, {}
+        return self.introduced(call, self._model_fields()), {}
 
-    def _caught_up(
-        self, release: Release, plan: secagg.RoundPlan, client: secagg.Client, call: Call
-    ) -> NDArray[np.float64]:
-        """The average of a round that this bank was no member of: signed by the key holder for this bank's model.
+    def _catch_up(self, release: Release, average: secagg.Average, client: secagg.Client, call: Call) -> None:
+        """Journal the release of a round that this bank was no member of: signed by the key holder, for its model.
 
-        Journalled before the model moves. Raises `RoundStillOpen` while another round from this model could still end.
+        Raises `RoundStillOpen` while another round from this model could still end.
         """
         header = release.header
-        average = secagg.read_release(release, self.enrolment, plan)
         if not header.masked:
             raise WrongRound("the release is of a round without masks")
         if average.contributors < self.settings.quorum:
             raise QuorumNotMet(f"the release has {average.contributors} contributors, this bank asks for more")
-        if self._round == (header.step, header.round_id) and client.state is ClientState.JOINED:
-            client.abort()  # joined, and not on the roster that was closed
         self._take_aborts(call)
         self._refuse_past_open_rounds(header)
         known = self._journal.round_of(header.step)
@@ -252,7 +272,8 @@ class BankParty(Party):
         elif known.release != average.release_hash:
             raise ReleaseDiffers(_DIFFERS.format(step=header.step))
         # Otherwise a crash came between the journal and the model: the same release moves it now.
-        return average.values
+        if client.state is ClientState.JOINED:
+            client.abort()  # not on the roster that was closed, or in a round for the model that this bank leaves
 
     def _compare(self, release: Release) -> None:
         """A release of a step that is over must be the one that was accepted. Raises `ReleaseDiffers`."""
@@ -263,14 +284,17 @@ class BankParty(Party):
             raise ReleaseDiffers(_DIFFERS.format(step=release.header.step))
 
     def _refuse_past_open_rounds(self, header: Header) -> None:
-        """A round from this model that this bank is in, and that has no signed abort, may have been released."""
+        """A round from this model that this bank contributed to may have been released, until it ends in writing.
+
+        One that it only joined holds nothing of this bank: whoever offered it, it keeps the bank from nothing.
+        """
         for step in self._journal.unfinished():
             known = self._journal.round_of(step)
             assert known is not None
-            if step != header.step and known.model == header.model:
+            if step != header.step and known.roster is not None and known.model == header.model:
                 raise RoundStillOpen(
-                    f"step {header.step}: this bank is still in step {step} from the same model; it needs that step's "
-                    "release, or the key holder's signed abort of it, first"
+                    f"step {header.step}: this bank contributed to step {step} from the same model; it needs that "
+                    "step's release, or the key holder's signed abort of it, first"
                 )
             if step == header.step and (known.round_id != header.round_id or known.roster is not None):
                 raise ReleaseDiffers(f"step {step}: the release is not of the round that this bank is in")
@@ -338,4 +362,5 @@ class BankParty(Party):
     def _model_fields(self) -> dict[str, str | int]:
         digest = "" if self._model is None else self._model.digest.hex()
         length = 0 if self._model is None else self._model.length
-        return {"model": digest, "length": length, "rounds": self._rounds, "step": self._step}
+        following = min(self._journal.next_step, LARGEST_STEP)
+        return {"model": digest, "length": length, "rounds": self._rounds, "step": self._step, "next_step": following}

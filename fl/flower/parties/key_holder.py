@@ -13,7 +13,7 @@ from fl.flower.parties.request import ControlRequest
 from fl.flower.settings import PartySettings
 from fl.flower.transport import Call, Outgoing, numbered
 from secagg import wire
-from secagg.errors import PeerError, StepNotIncreasing
+from secagg.errors import PeerError
 from secagg.ledger import Outcome
 from secagg.messages import Abort, AbortReason, EncryptedSum, Join
 from secagg.states import KeyHolderState
@@ -51,8 +51,7 @@ class KeyHolderParty(Party):
 
     def _open(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         request = self._verified("open", call)
-        if request.step != self._ledger.next_step:
-            raise StepNotIncreasing(f"step: the next one is {self._ledger.next_step}, the request names {request.step}")
+        self._ledger.check_step(request.step)  # before what is open is given up for it
         role = self._role_for(request.length)
         aborts = self._aborted(self._step, AbortReason.ABANDONED)
         offer = role.open(request.step, request.model)
@@ -95,14 +94,14 @@ class KeyHolderParty(Party):
         """
         request = self._verified("stored", call)
         plan, model = plan_of(self.settings.plan, request.length), request.model if any(request.model) else None
-        released = self._ledger.release_after(request.step, model)
-        if released is None:
-            outcome = self._ledger.outcome(request.step + 1)
-            return {"step": 0, "outcome": "none" if outcome is None else outcome.value}, {}
-        step, release = released
+        found = self._ledger.release_after(request.step, model)
         aborts: Sequence[Abort] = ()
         if model is not None:
             aborts = secagg.KeyHolder.aborts_after(self._ledger, self.identity, request.step, model, _MAX_ABORTS)
+        if found is None:
+            outcome = self._ledger.outcome(request.step + 1)
+            return {"step": 0, "outcome": "none" if outcome is None else outcome.value}, _wires(aborts, plan)
+        step, release = found
         return {"step": step, "outcome": Outcome.RELEASED.value}, {"release": Outgoing(release), **_wires(aborts, plan)}
 
     # --- inside
