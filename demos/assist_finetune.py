@@ -146,5 +146,5 @@ def finetune_status(job: str, as_json: bool, **options: Any) -> None:
     from fl.assist.session import open_openai
 
     need_openai(options)
-    found = open_openai(settings_of({**options, "seed": 0})).fine_tuning_status(job)
-    show(found, as_json, show_pairs("Fine-tuning job"))
+    status = open_openai(settings_of({**options, "seed": 0})).fine_tuning_status(job)
+    show(status, as_json, show_pairs("Fine-tuning job"))

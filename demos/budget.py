@@ -24,18 +24,19 @@ def budget(run: Path, as_json: bool) -> None:
     """
     from fl.runs.budgets import bank_budgets
 
-    found = bank_budgets(run)
+    budgets = bank_budgets(run)
     if as_json:
-        print_json({"run_dir": str(run), "banks": [account.as_json() for account in found]})
+        print_json({"run_dir": str(run), "banks": [each.as_json() for each in budgets]})
         return
-    made = table("Epsilon of every bank", "bank", "limit", "spent", "left", "next round", right=(1, 2, 3, 4))
-    for account in found:
-        price = f"{account.next_round:.3f}" if account.affordable else f"{account.next_round:.3f}, refused"
-        made.add_row(account.bank, f"{account.limit:g}", f"{account.spent:.3f}", f"{account.left:.3f}", price)
-    out.print(made)
-    first = found[0]
+    rows = []
+    for each in budgets:
+        price = f"{each.next_round:.3f}" if each.affordable else f"{each.next_round:.3f}, refused"
+        rows.append((each.bank, f"{each.limit:g}", f"{each.spent:.3f}", f"{each.left:.3f}", price))
+    columns = ("bank", "limit", "spent", "left", "next round")
+    out.print(table("Epsilon of every bank", *columns, rows=rows, right=(1, 2, 3, 4)))
+    first = budgets[0]
     parts = "; ".join(f"{unit}: {spent:.3f} alone" for unit, spent in first.by_kind.items())
-    counted = ", ".join(dict.fromkeys(account.accountant for account in found))
+    counted = ", ".join(dict.fromkeys(each.accountant for each in budgets))
     out.print(f"delta {first.delta:g} ({counted}). Unit: one {first.unit}. {first.bank}: {parts}.")
     out.print(
         "Not covered: a card or a customer as a whole, and features of other rows that are computed from a row.",

@@ -27,8 +27,8 @@ def control() -> Control:
     vectors = [target.encrypt(update) for update in updates]
     vectors[-1] = _multiple(vectors[VICTIM], FACTOR)
     average = target.release(stock.added(vectors), CLIENTS)
-    found = correlation(average, updates[VICTIM])
-    return Control(stock.NAME, found >= WANTED_CORRELATION, f"a {CLIENTS}-client mean correlates at {found:.5f}")
+    likeness = correlation(average, updates[VICTIM])
+    return Control(stock.NAME, likeness >= WANTED_CORRELATION, f"a {CLIENTS}-client mean correlates at {likeness:.5f}")
 
 
 def _multiple(vector: Any, factor: int) -> Any:

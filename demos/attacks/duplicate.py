@@ -36,12 +36,12 @@ def reencoded_control() -> Control:
         data = original + _UNKNOWN_FIELD + bytes([1, number])
         taken[hashlib.sha256(data).digest()] = target.load(data)
     average = target.release(stock.added(list(taken.values())), len(taken))
-    found = correlation(average, updates[VICTIM])
+    likeness = correlation(average, updates[VICTIM])
     accepted = len(taken) - (len(updates) - 1)
     return Control(
         stock.NAME,
-        accepted == COPIES and found >= WANTED_CORRELATION,
-        f"{accepted} encodings of one ciphertext taken as {accepted} clients; the mean correlates at {found:.4f}",
+        accepted == COPIES and likeness >= WANTED_CORRELATION,
+        f"{accepted} encodings of one ciphertext taken as {accepted} clients; the mean correlates at {likeness:.4f}",
     )
 
 

@@ -33,8 +33,8 @@ def control() -> Control:
         averages.append(target.release(sums[-1], CLIENTS))
     ternary = _solve([stock.ciphertext_residues(total)[:, PRIME] for total in sums], averages)
     truth = stock.secret_key_residues(target)
-    found = np.array([_Transform(prime).forward(ternary) for prime in stock.data_primes()], dtype=np.uint64)
-    matching = int((found == truth).sum())
+    transformed = np.array([_Transform(prime).forward(ternary) for prime in stock.data_primes()], dtype=np.uint64)
+    matching = int((transformed == truth).sum())
     victim = stock.updates(1)[0]
     error = largest_error(_open(stock.ciphertext_residues(target.encrypt(victim))[:, PRIME], ternary), victim)
     return Control(

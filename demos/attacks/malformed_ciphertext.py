@@ -83,47 +83,47 @@ def _shift(cast: Federation) -> U32:
 
 def control(play: Play) -> Control:
     """Masks removed: the leaked key opens the victim's contribution."""
-    found = leak(False, play)
-    cast, degree = found.cast, found.cast.plan.params.degree
-    error = largest_error(cast.estimate(_open(found, VICTIM)), cast.victim)
+    leaked = leak(False, play)
+    cast, degree = leaked.cast, leaked.cast.plan.params.degree
+    error = largest_error(cast.estimate(_open(leaked, VICTIM)), cast.victim)
     return Control(
         "this project without masks",
-        found.matching == degree and error <= cast.plan.max_error,
-        f"{found.matching} of {degree} key coefficients; the victim's update with max error {error:.1e} (half a step)",
+        leaked.matching == degree and error <= cast.plan.max_error,
+        f"{leaked.matching} of {degree} key coefficients; the victim's update with max error {error:.1e} (half a step)",
     )
 
 
 def shipped(play: Play) -> Shipped:
     """As shipped: the key leaks as well; every contribution is tried, and the sum of all of them."""
-    found = leak(True, play)
-    cast, count = found.cast, len(found.cast.clients)
+    leaked = leak(True, play)
+    cast, count = leaked.cast, len(leaked.cast.clients)
     victims = [i for i in range(count) if i != COLLUDER]
-    opened = {i: cast.estimate(_open(found, i)) for i in victims}
+    opened = {i: cast.estimate(_open(leaked, i)) for i in victims}
     worst = max(abs(correlation(opened[i], cast.updates[i])) for i in victims)
 
     def trying(i: int) -> Callable[[], Loot]:
         return lambda: Loot(opened[i], cast.updates[i], accepted=False)
 
-    others = cast.estimate(found.others) - cast.updates[COLLUDER]
-    exact = np.array_equal(found.others, cast.integers())
+    others = cast.estimate(leaked.others) - cast.updates[COLLUDER]
+    exact = np.array_equal(leaked.others, cast.integers())
     return judge(
         [*(trying(i) for i in victims), lambda: Loot(others, cast.victim, accepted=not exact)],
         note=(
-            f"{found.matching} of {cast.plan.params.degree} key coefficients leak; contributions open to noise "
+            f"{leaked.matching} of {cast.plan.params.degree} key coefficients leak; contributions open to noise "
             f"(largest correlation {worst:.2f}), the release less 2^{SHIFT} times the key is the honest sum"
             f"{'' if exact else ' no longer'}"
         ),
     )
 
 
-def _open(found: Leak, client: int) -> I64:
+def _open(leaked: Leak, client: int) -> I64:
     """A contribution under the leaked key: c0 + c1 * s, read as lanes."""
-    cast, ring = found.cast, ring_of(found.cast.plan.params)
+    cast, ring = leaked.cast, ring_of(leaked.cast.plan.params)
     primes = np.array(cast.plan.params.primes, dtype=np.int64)[:, None]
-    key = np.mod(found.key, primes).astype(np.uint32)
+    key = np.mod(leaked.key, primes).astype(np.uint32)
     ring.to_ntt(key)
     plaintexts = []
-    for block in cast.residues(found.collected.contributions[client]):
+    for block in cast.residues(leaked.collected.contributions[client]):
         plain = ((block[0] + block[1].astype(np.uint64) * key) % primes.astype(np.uint64)).astype(np.uint32)
         ring.from_ntt(plain)
         plaintexts.append(plain)

@@ -35,12 +35,12 @@ _EXACT = 1e-6  # float32
 def _control() -> Control:
     with _banks() as parties:
         updates = _updates()
-        told = _fedavg(parties, _app(updates))
-    stolen = [array for reply in told for array in _arrays(reply)]
+        answers = _fedavg(parties, _app(updates))
+    stolen = [array for reply in answers for array in _arrays(reply)]
     errors = [min((largest_error(array, update) for array in stolen), default=np.inf) for update in updates]
-    found = sum(error < _EXACT for error in errors)
-    figure = f"{found} of {BANKS} banks' own models, to {max(errors):.0e}" if found else f"0 of {BANKS} banks' models"
-    return Control("stock Flower without SecAgg", found == BANKS, figure)
+    exact = sum(error < _EXACT for error in errors)
+    figure = f"{exact} of {BANKS} banks' own models, to {max(errors):.0e}" if exact else f"0 of {BANKS} banks' models"
+    return Control("stock Flower without SecAgg", exact == BANKS, figure)
 
 
 def _shipped() -> Shipped:
@@ -48,17 +48,17 @@ def _shipped() -> Shipped:
     from fl.flower.logs import RoleLog
     from fl.flower.mod import secagg_mod
 
-    told: list[Message] = []
+    answers: list[Message] = []
     with _banks() as parties:
         updates = _updates()
         for app in (_app(updates, secagg_mod), GuardedApp(_app(updates), RoleLog("resident", "any app"))):
-            told += _fedavg(parties, app)
-            told += _asked_otherwise(parties, app)
-    estimates = [array for reply in told for array in _arrays(reply)]
+            answers += _fedavg(parties, app)
+            answers += _asked_otherwise(parties, app)
+    estimates = [array for reply in answers for array in _arrays(reply)]
     exposed = sum(any(exposes(array, update) for array in estimates) for update in updates)
-    errors = [error for error in map(_error_of, told) if error]
-    outcome = "exposed" if exposed else "accepted" if estimates or len(errors) < len(told) else "refused"
-    return Shipped(outcome, tuple(errors), exposed, f"{len(estimates)} arrays in {len(told)} replies")
+    errors = [error for error in map(_error_of, answers) if error]
+    outcome = "exposed" if exposed else "accepted" if estimates or len(errors) < len(answers) else "refused"
+    return Shipped(outcome, tuple(errors), exposed, f"{len(estimates)} arrays in {len(answers)} replies")
 
 
 ATTACK = Attack(
@@ -128,35 +128,35 @@ def _fedavg(parties: LocalParties, app: Callable[[Message, Context], Message]) -
     """Every reply that stock FedAvg gets in a round of training and evaluation."""
     from flwr.serverapp.strategy import FedAvg
 
-    told: list[Message] = []
+    answers: list[Message] = []
     strategy = FedAvg(min_train_nodes=BANKS, min_evaluate_nodes=BANKS, min_available_nodes=BANKS)
     arrays = _zeros().array_records["arrays"]
-    strategy.start(_grid(parties, app, told), arrays, num_rounds=1, timeout=1)
-    return told
+    strategy.start(_grid(parties, app, answers), arrays, num_rounds=1, timeout=1)
+    return answers
 
 
 def _asked_otherwise(parties: LocalParties, app: Callable[[Message, Context], Message]) -> list[Message]:
     """Replies to the other ways of asking for the same."""
     from flwr.app import ConfigRecord, Message, RecordDict
 
-    told: list[Message] = []
-    grid = _grid(parties, app, told)
+    answers: list[Message] = []
+    grid = _grid(parties, app, answers)
     for kind in ("train.default", "evaluate.default", "query", "query.default"):
         grid.send_and_receive([Message(_zeros(), 1, kind)])
     for action, kind in (("join", "train"), ("contribute", "train"), ("evaluate", "evaluate"), ("train", "train")):
         dressed = RecordDict({"secagg": ConfigRecord({"action": action}), **_zeros()})
         grid.send_and_receive([Message(dressed, 1, kind)])
-    return told
+    return answers
 
 
-def _grid(parties: LocalParties, app: Callable[[Message, Context], Message], told: list[Message]) -> Any:
-    """Flower's connection to the banks, whose owner keeps in `told` a copy of all that comes back."""
+def _grid(parties: LocalParties, app: Callable[[Message, Context], Message], answers: list[Message]) -> Any:
+    """Flower's connection to the banks, whose owner keeps in `answers` a copy of all that comes back."""
     from fl.flower.loopback import LoopbackGrid, Node
 
     class CuriousGrid(LoopbackGrid):
         def pull_messages(self, message_ids: Any) -> list[Message]:
             replies = list(super().pull_messages(message_ids))
-            told.extend(replies)
+            answers.extend(replies)
             return replies
 
     files = [str(parties.file(name)) for name in parties.banks]
