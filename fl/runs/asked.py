@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fl import options
 from fl.counts.settings import StatisticsSettings
@@ -139,21 +139,35 @@ def _default_statistics(privacy: PrivacySettings | None) -> StatisticsSettings:
 
 
 def _in_style_of(base: RunConfig, privacy: PrivacySettings | None) -> RunConfig:
-    """`base`, with the model, training, precision and rounds that suit `privacy` where `base` had another style."""
-    statistics = None if base.statistics is None else replace(base.statistics, sigma=None)
-    if statistics is not None and (privacy is None) != (base.privacy is None):
-        statistics = replace(statistics, min_banks=_default_statistics(privacy).min_banks)
-    if style_of(privacy) is not style_of(base.privacy):
-        other = _defaults(privacy)
-        base = replace(
-            base,
-            rounds=other.rounds,
-            model=other.model,
-            training=other.training,
-            aggregation=replace(base.aggregation, value_bits=other.aggregation.value_bits),
-            privacy=privacy,
-        )
-    return replace(base, privacy=privacy, statistics=statistics)
+    """`base` with `privacy`; values at the defaults of its old style move to those of the new one, others stay."""
+    before, after = _defaults(base.privacy), _defaults(privacy)
+    statistics = None
+    if base.statistics is not None:
+        least = base.statistics.min_banks
+        suppressed = _moved(least, _default_statistics(base.privacy).min_banks, _default_statistics(privacy).min_banks)
+        statistics = replace(base.statistics, min_banks=suppressed, sigma=None)  # calibrated when a run starts
+    return replace(
+        base,
+        rounds=_moved(base.rounds, before.rounds, after.rounds),
+        model=_moved_fields(base.model, before.model, after.model),
+        training=_moved_fields(base.training, before.training, after.training),
+        aggregation=_moved_fields(base.aggregation, before.aggregation, after.aggregation),
+        privacy=privacy,
+        statistics=statistics,
+    )
+
+
+Value = TypeVar("Value")
+
+
+def _moved(value: Value, before: Value, after: Value) -> Value:
+    return after if value == before else value
+
+
+def _moved_fields(settings: Value, before: Value, after: Value) -> Value:
+    """`_moved` for each field of three dataclasses of one kind."""
+    moved = {name: _moved(value, getattr(before, name), getattr(after, name)) for name, value in vars(settings).items()}
+    return replace(settings, **moved)  # type: ignore[type-var]  # a TypeVar cannot say that it is a dataclass
 
 
 def _statistics(asked: Mapping[str, Any], start: RunConfig, values: Mapping[str, Any]) -> StatisticsSettings | None:

@@ -229,6 +229,13 @@ def test_another_privacy_brings_the_training_that_suits_it(private: RunConfig) -
         configuration({"delta": 1e-6}, without)
 
 
+def test_what_a_file_says_beside_its_defaults_stays_under_another_privacy() -> None:
+    base = configuration({"no_dp": True, "rounds": 2, "local_epochs": 3, "value_bits": 12, "min_banks": 2})
+    private = configuration({"epsilon": 2}, base)
+    given = {"epsilon": 2, "rounds": 2, "local_epochs": 3, "value_bits": 12, "min_banks": 2}
+    assert private == configuration(given)
+
+
 def test_another_algorithm_begins_with_its_own_defaults() -> None:
     base = configuration({"algorithm": "fedprox", "mu": 0.5})
     assert configuration({"algorithm": "fedadam"}, base).algorithm.mu is None
