@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import secagg
 from secagg import wire
 from secagg.messages import Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
 from secagg.parameters import ParameterSet
+from secagg.plan import RoundPlan
 from secagg.session import Parties, Session, Terms
 
 MODEL = hashlib.sha256(b"the model that all parties train").digest()
@@ -43,14 +45,23 @@ class Federation:
         folder: Path | None = None,
         model_repeats: int | None = None,
     ) -> None:
-        self.plan = secagg.plan_round(
+        plan = secagg.plan_round(
             length=length, max_clients=max_clients or clients, max_weight=max_weight, params=params
         )
         self.quorum, self.folder = quorum, folder
-        self.terms = Terms(self.plan, quorum, masking, model_repeats, threads=1)
+        self.terms = Terms(plan, quorum, masking, model_repeats, threads=1)
         self.parties = Parties.generate([f"bank {i}" for i in range(clients)])
         self.authority, self.server, self.banks = self.parties.key_holder, self.parties.aggregator, self.parties.clients
         self.enrolment = self.parties.enrolment
+
+    @property
+    def plan(self) -> RoundPlan:
+        """What roles are made with; roles that are made after it was set have the new one."""
+        return self.terms.plan
+
+    @plan.setter
+    def plan(self, plan: RoundPlan) -> None:
+        self.terms = replace(self.terms, plan=plan)
 
     @property
     def ledger_file(self) -> Path:

@@ -127,7 +127,9 @@ def test_a_file_that_cannot_be_written_completely_leaves_none_behind(identity, t
     [
         lambda f: f.update(organisation="Bank B"),
         lambda f: f.update(public_key=Identity.generate("x").key.hex()),
-        lambda f: f.update(sealed_private_key="00" + f["sealed_private_key"][2:]),
+        lambda f: f.update(
+            sealed_private_key=f"{int(f['sealed_private_key'][:2], 16) ^ 1:02x}" + f["sealed_private_key"][2:]
+        ),
         lambda f: f.update(salt="00" * 16),
         lambda f: f.update(nonce="00" * 12),
         lambda f: f.update(nonce=7),
