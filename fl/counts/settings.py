@@ -49,6 +49,11 @@ class StatisticsSettings:
         options.check(self, StatisticsError)
 
 
+def default_settings(private: bool) -> StatisticsSettings:
+    """Settings that nobody changed. Cells of fewer than 3 banks are suppressed, unless noise protects them."""
+    return StatisticsSettings(min_banks=1 if private else 3)
+
+
 def plan_sharing(source: PartitionedTable, settings: StatisticsSettings, noise: NoisePlan | None) -> StatisticsPlan:
     """The plan of a run's release. Raises `StatisticsError`."""
     schema, days = source.table.schema, needed_days(source.periods)

@@ -4,7 +4,7 @@ What it does: seeded mini-batch training (`train_seeded`), DP-SGD (`train_privat
 choice of device.
 
 Sources: DP-SGD, Abadi et al., CCS 2016, Algorithm 1, with per-row gradients and clipping by Opacus; FedProx'
-term from `fl.rounds.algorithms.fedprox`; class imbalance by a weighted loss, never by resampling, which would change
+term from `fl.learning.proximal`; class imbalance by a weighted loss, never by resampling, which would change
 the sampling rate that the accountant was told.
 
 A privacy proof needs four properties, and this module provides them as follows:

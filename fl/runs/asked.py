@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fl import options
-from fl.counts.settings import StatisticsSettings
+from fl.counts.settings import StatisticsSettings, default_settings
 from fl.errors import BudgetError, OptionError
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.compression import CompressionSettings
@@ -129,13 +129,8 @@ def _defaults(privacy: PrivacySettings | None) -> RunConfig:
         privacy=privacy,
         baseline_model=OPEN.model,
         baseline_training=OPEN.training,
-        statistics=_default_statistics(privacy),
+        statistics=default_settings(private=privacy is not None),
     )
-
-
-def _default_statistics(privacy: PrivacySettings | None) -> StatisticsSettings:
-    """Noise protects counts of few banks; without it they are suppressed."""
-    return StatisticsSettings(min_banks=3 if privacy is None else 1)
 
 
 def _in_style_of(base: RunConfig, privacy: PrivacySettings | None) -> RunConfig:
@@ -143,8 +138,8 @@ def _in_style_of(base: RunConfig, privacy: PrivacySettings | None) -> RunConfig:
     before, after = _defaults(base.privacy), _defaults(privacy)
     statistics = None
     if base.statistics is not None:
-        least = base.statistics.min_banks
-        suppressed = _moved(least, _default_statistics(base.privacy).min_banks, _default_statistics(privacy).min_banks)
+        old, new = (default_settings(private=each is not None).min_banks for each in (base.privacy, privacy))
+        suppressed = _moved(base.statistics.min_banks, old, new)
         statistics = replace(base.statistics, min_banks=suppressed, sigma=None)  # calibrated when a run starts
     return replace(
         base,
@@ -173,7 +168,7 @@ def _moved_fields(settings: Value, before: Value, after: Value) -> Value:
 def _statistics(asked: Mapping[str, Any], start: RunConfig, values: Mapping[str, Any]) -> StatisticsSettings | None:
     if asked.get("no_shared_statistics", start.statistics is None and not values):
         return None
-    return replace(start.statistics or _default_statistics(start.privacy), **values)
+    return replace(start.statistics or default_settings(private=start.privacy is not None), **values)
 
 
 def _algorithm(start: RunConfig, values: Mapping[str, Any]) -> AlgorithmSettings:
