@@ -26,7 +26,6 @@ from secagg.identity import Identity, verify
 from secagg.ownership import Owner
 
 NO_HEAD = bytes(32)
-MAX_STEP = 2**63 - 1
 
 _COLUMNS = "sequence, kind, step, model, round_id, body, hash, signature"
 _TYPES = (int, str, int, bytes, bytes, bytes, bytes, bytes)
