@@ -21,14 +21,12 @@ from fl.extras import advice
 
 try:
     import click
-    from rich.console import Console
-    from rich.text import Text
 
+    from demos.console import err, errors_as_advice
     from demos.options import JSON, FilePath, ranged
 except ModuleNotFoundError as absent:
     raise SystemExit(advice(absent)) from None  # on stderr, with exit code 1
 
-err = Console(stderr=True, markup=False, emoji=False)  # names of files and cases are data
 WRONG_USAGE = (SettingsError, ResumeMismatch, UnlikeMachines, NothingInCommon)
 
 
@@ -122,7 +120,7 @@ def run(
         cycles=cycles,
     )
     machine = describe_machine(device, threads)
-    err.print(f"{machine['processor']}, {machine['cores']} cores available, {threads} threads used", highlight=False)
+    err.print(f"{machine['processor']}, {machine['cores']} cores available, {threads} threads used")
     start = time.monotonic()
     for number in (signal.SIGINT, signal.SIGTERM):  # a time limit set from outside keeps what is done, too
         signal.signal(number, interrupt_once)
@@ -134,18 +132,15 @@ def run(
             path=target,
             resume=resume,
             seed=seed,
-            say=lambda line: err.print(f"{time.monotonic() - start:5.0f} s  {line}", highlight=False),
+            say=lambda line: err.print(f"{time.monotonic() - start:5.0f} s  {line}"),
             known=cases(device, threads),
             threads=threads,
         )
     except KeyboardInterrupt:
-        err.print(
-            f"interrupted; finished measurements are in {target}; continue with --json {target} --resume",
-            highlight=False,
-        )
+        err.print(f"interrupted; finished measurements are in {target}; continue with --json {target} --resume")
         sys.exit(1)
     show(results)
-    err.print(f"{time.monotonic() - start:.0f} s; results in {target}", highlight=False)
+    err.print(f"{time.monotonic() - start:.0f} s; results in {target}")
     if any(m.status in ("wrong", "failed") for m in results.measurements):
         sys.exit(1)
 
@@ -167,7 +162,7 @@ def floor(length: int, clients: int, value_bits: int, as_json: bool) -> None:
     from benchmarks.floor import as_dict, floors
     from benchmarks.tables import show_floors
 
-    speeds, found = floors(length, clients, value_bits, lambda line: err.print(line, highlight=False))
+    speeds, found = floors(length, clients, value_bits, err.print)
     if as_json:
         click.echo(json.dumps(as_dict(speeds, found), indent=2))
     else:
@@ -246,28 +241,10 @@ def compare(old: Path, new: Path, tolerance: float) -> None:
         sys.exit(1)
 
 
-def complain(what: str, text: str) -> None:
-    """One line on stderr."""
-    err.print(Text.assemble((what, "bold red"), f": {text}"), highlight=False, soft_wrap=True)
-
-
 def main() -> None:
-    """Run the command line; expected errors become one line of advice."""
-    try:
+    """Run the command line; an expected error becomes one line of advice and exit code 1, wrong usage exit code 2."""
+    with errors_as_advice(BenchmarkError, FederationError, wrong_usage=WRONG_USAGE):
         cli(prog_name="python -m benchmarks")
-    except (BenchmarkError, FederationError) as error:
-        complain(type(error).__name__, str(error))
-        sys.exit(2 if isinstance(error, WRONG_USAGE) else 1)
-    except ModuleNotFoundError as absent:
-        complain("not installed", advice(absent))
-        sys.exit(1)
-    except MemoryError as error:
-        complain("cannot go on", f"this machine has too little memory for this command: {error}".rstrip(": "))
-        sys.exit(1)
-    except OSError as error:
-        what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
-        complain("cannot go on", what)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

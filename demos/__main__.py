@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import sys
 
 from fl.extras import advice
 
 try:
     import click
 
-    from demos.console import complain
+    from demos.console import errors_as_advice
 except ModuleNotFoundError as absent:
     raise SystemExit(advice(absent)) from None  # on stderr, with exit code 1
 
 _COMMANDS = {
-    "round": (
-        "demos.round",
-        "round_command",
-        "play one encrypted, masked round on random updates and check the result",
-    ),
+    "round": ("demos.round", "round_command", "play one encrypted round on random updates and check the result"),
     "train": ("demos.train", "train", "train a fraud model at several banks, with baselines for comparison"),
     "evaluate": ("demos.evaluate", "evaluate", "examine a finished run: calibration, drift, groups, features"),
     "ablate": ("demos.ablate", "ablate", "train again with one component less at a time, to see what each is worth"),
@@ -68,31 +63,17 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; expected errors become one line of advice and exit code 1, wrong usage 2."""
-    from fl.errors import FederationError
-
+    """Run the command line; an expected error becomes one line of advice and exit code 1, wrong usage exit code 2."""
     try:
+        from fl.errors import FederationError
         from secagg.errors import SecAggError
         from secagg.protection import protect_process
     except ModuleNotFoundError as absent:
         raise SystemExit(advice(absent)) from None
 
-    try:
-        protect_process()  # whatever the command is: most of them hold keys or single updates
+    with errors_as_advice(SecAggError, FederationError):
+        protect_process()  # for every command, since most of them hold keys or single updates
         cli(prog_name="python -m demos")
-    except (SecAggError, FederationError) as error:
-        complain(type(error).__name__, str(error))
-        sys.exit(1)
-    except ModuleNotFoundError as absent:
-        complain("not installed", advice(absent))
-        sys.exit(1)
-    except MemoryError as error:
-        complain("cannot go on", f"this machine has too little memory for this command: {error}".rstrip(": "))
-        sys.exit(1)
-    except OSError as error:
-        what = ": ".join(str(part) for part in (error.strerror or error, error.filename) if part)
-        complain("cannot go on", what)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What all demos share: where output goes, how progress shows, how errors read.
+"""Output, progress and error messages of every command; the command line of `benchmarks` uses the errors too.
 
 Results go to stdout, everything else to stderr: with ``--json``, stdout carries one JSON object and nothing else.
-Progress is a bar on a terminal and plain lines elsewhere; rich honours NO_COLOR. Errors become one line of advice.
+Progress is a bar on a terminal and plain lines elsewhere; rich honours NO_COLOR. An error becomes one line of advice.
 
-Names of banks, columns and files come from outside: a string is data, never rich's markup or an emoji code, and a
-control character in it is shown and has no effect. Text that a demo itself shows bold or red is a `Text` or a `style`.
+Names of banks, columns and files come from outside. A string is therefore data: rich does not read markup or emoji
+codes in it, and a control character in it is shown and has no effect. Text that a demo itself shows bold or red is a
+`Text` or has a `style`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from fl.extras import advice
 from fl.text import printable
 
 
@@ -46,6 +48,29 @@ err = PlainConsole(stderr=True)
 def complain(what: str, text: str) -> None:
     """One line on stderr: what went wrong, in red, and the advice."""
     err.print(Text.assemble((what, "bold red"), f": {visible(text)}"), soft_wrap=True)
+
+
+@contextmanager
+def errors_as_advice(*expected: type[Exception], wrong_usage: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """End the process with one line of advice on stderr where the block raises an error that a user can act on.
+
+    expected: errors whose own message is the advice. Exit code 1, or 2 for those that are also in `wrong_usage`. A
+    package that is not installed, too little memory and an `OSError` end in exit code 1. Other exceptions pass through.
+    """
+    try:
+        yield
+    except expected as error:
+        complain(type(error).__name__, str(error))
+        sys.exit(2 if isinstance(error, wrong_usage) else 1)
+    except ModuleNotFoundError as absent:
+        complain("not installed", advice(absent))
+    except MemoryError as error:
+        complain("cannot go on", f"this machine has too little memory for this command: {error}".rstrip(": "))
+    except OSError as error:
+        complain("cannot go on", ": ".join(str(part) for part in (error.strerror or error, error.filename) if part))
+    else:
+        return
+    sys.exit(1)
 
 
 def print_json(data: dict[str, Any]) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from demos import __main__ as command_line
-from demos.console import PlainConsole, complain, err, table
+import benchmarks.__main__
+import demos.__main__
+from demos.console import PlainConsole, complain, err, errors_as_advice, table
 
 HOSTILE = "[bold]x[/bold] [link=http://x]y[/] :smile: [/] \x1b[2J\x9b2J\u202e"
 SHOWN = "[bold]x[/bold] [link=http://x]y[/] :smile: [/] \\x1b[2J\\x9b2J\\u202e"
@@ -55,4 +56,37 @@ def test_every_console_of_a_command_takes_strings_for_data() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console":
                 given = {each.arg: ast.unparse(each.value) for each in node.keywords}
                 assert given.get("markup") == "False" and given.get("emoji") == "False", path
-    assert command_line.complain is complain
+    assert demos.__main__.errors_as_advice is benchmarks.__main__.errors_as_advice is errors_as_advice
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyError("name"), 1, "KeyError: 'name'"),
+        (IndexError("a row"), 2, "IndexError: a row"),
+        (ModuleNotFoundError("no", name="click"), 1, "not installed: click is not installed"),
+        (MemoryError(), 1, "cannot go on: this machine has too little memory for this command"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a.csv"),
+            1,
+            "cannot go on: No such file or directory: a.csv",
+        ),
+        (OSError("no space"), 1, "cannot go on: no space"),
+    ],
+)
+def test_an_error_that_a_user_can_act_on_ends_the_process_with_one_line(
+    error: Exception, code: int, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(err, "_file", text)
+    with pytest.raises(SystemExit) as ended, errors_as_advice(KeyError, IndexError, wrong_usage=(IndexError,)):
+        raise error
+    assert ended.value.code == code
+    assert text.getvalue().startswith(line) and text.getvalue().count("\n") == 1
+
+
+def test_a_fault_of_the_program_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), errors_as_advice(KeyError):
+        raise ZeroDivisionError
+    with pytest.raises(ModuleNotFoundError), errors_as_advice(KeyError):
+        raise ModuleNotFoundError("no", name="fl.no_such_module")
