@@ -1,7 +1,8 @@
 """Attacks on encrypted aggregation, as code that runs: one file each, in the order of docs/attacks.md.
 
-Each is played where the defence is missing (the control, which must succeed) and against this project as shipped.
-`python -m demos attack` plays them; `verdict.py` says how they are judged. Nothing here is part of the product.
+Each attack is played twice: where the defence is missing (the control, which must succeed), and against this project as
+shipped. `python -m demos attack` plays them, and `verdict.py` says how they are judged. No package of the product
+imports this one.
 """
 
 from __future__ import annotations

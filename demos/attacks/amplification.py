@@ -1,9 +1,10 @@
 """Attack 4: a Sybil sends a thousand times the victim's ciphertext as its own contribution.
 
-The average of 21 clients is then the victim's update but for a thousandth, and every message in the round is genuine.
+The average of 21 clients is then nearly a multiple of the victim's update (correlation at least 0.9999), and every
+message of the round is well formed and signed by its sender.
 
-What stops it here: a thousand times the victim's residues carries a thousand times the victim's masks, which nobody
-else's cancel. The aggregator cannot tell; the key holder's checks can.
+What stops it here: a thousand times the victim's residues contains a thousand times the victim's masks, and the masks
+of the others do not cancel them. The aggregator cannot detect this. The key holder's checks of the sum do.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ WANTED_CORRELATION = 0.9999
 
 
 def control() -> Control:
-    """The Sybil's multiple is made by doubling, which keeps the scale: the result is a vector like any other."""
+    """The Sybil computes its multiple by doubling, which keeps the CKKS scale: it looks like any other vector."""
     target = stock.StockAggregation()
     updates = stock.updates(CLIENTS)
     vectors = [target.encrypt(update) for update in updates]
@@ -32,7 +33,7 @@ def control() -> Control:
 
 
 def _multiple(vector: Any, factor: int) -> Any:
-    """`factor` times a TenSEAL vector (the binding has no types), by doubling. factor: at least 1."""
+    """`factor` times a TenSEAL vector, by doubling. factor: at least 1. TenSEAL's binding has no types, hence `Any`."""
     total, doubled = None, vector
     while factor:
         if factor & 1:
@@ -42,7 +43,7 @@ def _multiple(vector: Any, factor: int) -> Any:
 
 
 def shipped() -> Shipped:
-    """Through an honest aggregator: it takes the Sybil's contribution, signed and in range as it is."""
+    """The honest aggregator accepts the Sybil's contribution, since its signature and its residues are valid."""
 
     def amplified(factor: int) -> Loot:
         cast = Federation()

@@ -1,11 +1,13 @@
-"""Attack 8: a check of the sum, and one client that helps to pass it.
+"""Attack 8: a wrong sum passes a check of fingerprints with the help of one client.
 
-The check, after Freivalds 1977: the key holder draws a secret-free random vector r, every client answers <r, u_i>
-modulo a large prime, and the decrypted sum S' is accepted if <r, S'> equals the sum of the answers. Against a lying
-aggregator alone it is sound. But one colluding client answers last:  <r, S'> minus everybody else's answers. Any S'
-passes. The same goes for every check in which each client has a say in the total.
+The check follows Freivalds 1977. The key holder draws a public random vector r. Every client answers <r, u_i> modulo a
+large prime. The key holder accepts the decrypted sum S' if <r, S'> equals the sum of the answers. The check is sound
+against a lying aggregator that has no accomplice. But a colluding client can answer last, with <r, S'> minus the
+answers of all others, and then any S' passes. The same holds for every check whose target is a total of the clients'
+claims.
 
-What stops it here: nothing is checked against what clients claim. A sum that lacks an honest client's masks is uniform.
+What stops it here: the key holder compares the sum with nothing that clients claim. A sum that lacks an honest client's
+masks is uniformly random, and the checks of its digits refuse it.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ MODULUS = 2**61 - 1
 
 
 def control() -> Control:
-    """Key holder with the check, masks removed: the aggregator brings the victim alone, the colluder makes it pass."""
+    """Masks removed, check added: the aggregator sends the victim's part alone, and the colluder makes it pass."""
     cast = Federation(masking=False)
     collected = cast.collect()
     wrong = cast.added(cast.residues(collected.contributions[VICTIM]), cast.missing_weight())
     challenge = [secrets.randbelow(MODULUS) for _ in range(cast.plan.length + 1)]
     answers = [_fingerprint(challenge, _integers(cast, update), 1) for update in cast.updates[:COLLUDER]]
-    # <r, S'> without knowing S': the victim's own answer, and the weight that the aggregator added.
+    # The colluder knows <r, S'> without S': it is the victim's answer plus the term of the weight that was added.
     target = answers[VICTIM] + challenge[-1] * (len(cast.clients) - 1)
     answers.append((target - sum(answers)) % MODULUS)
     released = _checked_release(cast, wrong, challenge, answers)
@@ -42,7 +44,7 @@ def control() -> Control:
 
 
 def _checked_release(cast: Federation, residues: U32, challenge: list[int], answers: list[int]) -> F64 | None:
-    """The key holder of the control: decrypt, check the digits, check the fingerprints, release."""
+    """What the control's key holder does: decrypt, check the digits and the fingerprints, release. None: refused."""
     key = cast.stolen_key()
     decoder = packing.Decoder(cast.plan, len(cast.clients))
     for index, block in enumerate(residues):
@@ -58,12 +60,12 @@ def _fingerprint(challenge: list[int], values: list[int], weight: int) -> int:
 
 
 def _integers(cast: Federation, update: F64) -> list[int]:
-    """A client's quantised values, as it knows them itself."""
+    """The quantised values of a client's update, which the client itself computes."""
     return [round(value / cast.plan.step) for value in update]
 
 
 def shipped() -> Shipped:
-    """The same sum; the colluder has no question to answer, so it contributes what would balance the others."""
+    """The same sum. There is no question that the colluder could answer, so it adds its own contribution instead."""
 
     def victim_alone(cast: Federation, collected: Collected) -> U32:
         return cast.added(cast.residues(collected.contributions[VICTIM]), cast.missing_weight())

@@ -1,12 +1,12 @@
 """Attack 3: two sums that differ by one client.
 
-Under one key: decrypt S, then S without the victim. Across keys: claim that the round failed, take the same updates
-again under a new key without the victim, and subtract. Or let the others train once more: from the same model they send
-much the same. No single answer is wrong in any case.
+There are three ways. Under one key: decrypt S, then S without the victim. Under two keys: claim that the round failed,
+collect the same updates again without the victim, and subtract. With new training: let the others train again from the
+same model, which gives nearly the same updates. In each case every single decryption looks legitimate.
 
-What stops it here: the key holder opens one sum per step, whatever the key, and remembers that across restarts; a sum
-without the victim is uniform; and a client's journal lets an update into one roster only, and a model into one set of
-members, unless its operator consented to more.
+What stops it here: the key holder opens one sum per step, under any key, and its ledger keeps this across restarts. A
+sum without the victim is uniformly random. A client's journal admits an update to one roster only, and a model to one
+set of members, unless the client's operator consented to more.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _difference_control(error: float) -> Control:
 
 
 def one_key() -> Shipped:
-    """S and S - v in both orders, and S - v at the next step."""
+    """S and S - v in both orders, and the same step opened a second time."""
 
     def second_sum() -> Loot:
         cast, collected = _collected()
@@ -88,7 +88,7 @@ def after_abort() -> Shipped:
 
 
 def retrained_control() -> Control:
-    """What the operators' consent costs: the same protocol without the rule about models."""
+    """The same protocol at clients whose operators switched the rule about models off."""
     cast = Federation(model_repeats=None)
     loot = _without_victim(cast, _trained_again(cast), signed=True)
     hit = correlation(loot.estimate, loot.victim)
@@ -96,7 +96,7 @@ def retrained_control() -> Control:
 
 
 def retrained() -> Shipped:
-    """As `after_abort`, and the others train anew, as an honest retry without the victim would have them do."""
+    """As `after_abort`, but the others train again, as they would in an honest retry without the victim."""
 
     def retry(signed: bool) -> Loot:
         cast = Federation(model_repeats=0)
@@ -106,13 +106,13 @@ def retrained() -> Shipped:
 
 
 def _trained_again(cast: Federation) -> list[F64]:
-    """A second training from one model: 5 % of an update's length away from the first."""
+    """Updates of a second training from the same model: each differs from the first by 5 % of its length."""
     noise = np.random.default_rng()
     return [update + noise.normal(0.0, 0.05 * float(update.std()), update.size) for update in cast.updates]
 
 
 def _without_victim(cast: Federation, updates: Sequence[F64], signed: bool) -> Loot:
-    """Open a round in secret, call it lost, collect `updates` of all but the victim, and subtract."""
+    """Open a round in secret, declare it failed, collect `updates` of all others again, and subtract."""
     collected = cast.collect()
     everyone = cast.opened_in_secret(collected, cast.honest_sum(collected))
     abort = cast.key_holder.abort(AbortReason.ABANDONED)

@@ -1,10 +1,10 @@
 """Attack 5, copies: the victim's contribution counted many times.
 
-A ciphertext has many encodings (compression, unknown fields, trailing bytes), so a server that recognises repeated
-bytes does not recognise a repeated ciphertext. And a client may simply send twice.
+A serialised TenSEAL ciphertext has many encodings (compression, unknown fields, trailing bytes). A server that rejects
+repeated bytes therefore does not reject a repeated ciphertext. A client may also send its contribution twice.
 
-What stops it here: there is one byte form per ciphertext, checked before anything else; one contribution per roster
-entry, signed by that entry's client; and a copy in another's name carries masks that do not cancel.
+What stops it here: each ciphertext has exactly one encoding, and this is checked first. Each roster entry allows one
+contribution, signed by that entry's client. A copy under another client's name contains masks that do not cancel.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNKNOWN_FIELD = b"\xfa\x01"  # protobuf field 31, length-delimited: every loade
 
 
 def reencoded_control() -> Control:
-    """A server that refuses bytes it has seen takes every re-encoding of one ciphertext."""
+    """A server that refuses bytes it has already received accepts every new encoding of the same ciphertext."""
     target = stock.StockAggregation()
     updates = stock.updates(federation.CLIENTS)
     taken: dict[bytes, object] = {}
@@ -56,7 +56,7 @@ def reencoded() -> Shipped:
     def residue_above_its_prime() -> Loot:
         cast, collected = _collected()
         residues = cast.residues(collected.contributions[VICTIM])
-        residues[0, 0, 0, 0] = 2**30 - 1  # fits the 30 bits of the wire, is not below the prime
+        residues[0, 0, 0, 0] = 2**30 - 1  # fits into the 30 bits of the wire format, but is above the prime
         return _taken(cast, collected, cast.signed_contribution(collected, residues))
 
     def in_another_name() -> Loot:
@@ -74,7 +74,7 @@ def twice_control() -> Control:
     vectors = [target.encrypt(update) for update in updates]
     vectors[COLLUDER] = vectors[VICTIM]
     average = target.release(stock.added(vectors), len(vectors))
-    known = sum(updates[1:COLLUDER]) / len(vectors)  # clients whose updates the attacker has, for the figure's sake
+    known = sum(updates[1:COLLUDER]) / len(vectors)  # given to the attacker, so that the error can be measured
     error = largest_error((average - known) * len(vectors) / 2, updates[VICTIM])
     return Control(stock.NAME, error <= stock.DECODING_ERROR, f"released; twice the victim stands in it to {error:.1e}")
 
@@ -116,7 +116,10 @@ def _collected() -> tuple[Federation, Collected]:
 
 
 def _taken(cast: Federation, collected: Collected, message: object, opened: bool = False) -> Loot:
-    """The colluder's message in place of its own contribution, through the honest aggregator."""
+    """The honest aggregator's sum and the key holder's release, with `message` as the colluder's contribution.
+
+    opened: the aggregator has the roster already.
+    """
     assert isinstance(message, Contribution)
     if not opened:
         cast.aggregator.open(collected.offer, collected.roster)

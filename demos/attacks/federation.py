@@ -1,12 +1,13 @@
-"""The cast of the stories that are played against this project: honest roles, and what an attacker can do with bytes.
+"""The parties of the attacks on this project: honest roles, and what malicious parties can compute and sign.
 
-Honest roles are the shipped ones and talk in bytes. A malicious aggregator or client holds its own identity and
-signs whatever it likes (`signed_sum`, `signed_contribution`); a malicious or robbed key holder holds the decryption
-key (`stolen_key`). Small parameters (N = 4096) keep a round at some 30 ms; nothing else is weakened.
+Honest roles are those of `secagg`, and their messages pass through bytes. A malicious aggregator or client has its own
+identity and signs what it likes (`signed_sum`, `signed_contribution`). A malicious or compromised key holder has the
+decryption key (`stolen_key`). Small parameters (N = 4096) keep a round at about 30 ms; nothing else is weakened.
 
-Luck: the noise of an honest sum is refused with probability below 2**-45. The plan's 2**-40 is the bound for the worst
-key that generation lets through; tests/test_demos_attack.py computes it over all keys. A control that opens a sum
-may put no more noise into it than the honest contributions have, and is then not left to chance.
+Chance: the noise of an honest sum is refused with probability below 2**-45. The plan's 2**-40 is the bound for the
+worst key that key generation accepts; tests/test_demos_attack.py computes the probability over all keys. A control that
+opens a sum must not have more noise in it than the honest contributions have, so that its success does not depend on
+chance.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ CLIENTS = 5
 QUORUM = 3
 LENGTH = 6_000  # one block of two lanes, the lower lane full
 UPDATE_SCALE = 0.02  # standard deviation of an update's values; the clip is 1
-VICTIM = 0  # position among the clients; the last one colludes where a story needs that
+VICTIM = 0  # position among the clients; the last client colludes where an attack needs one
 COLLUDER = CLIENTS - 1
 
 SMALL = ALLOWED[0]  # N = 4096, two primes
@@ -59,10 +60,11 @@ class Collected:
 
 
 class Federation:
-    """A key holder, an aggregator and clients, each with an identity of its own, all in this process.
+    """A key holder, an aggregator and clients, each with its own identity, all in this process.
 
-    model_repeats: of every client, as in `secagg.Client`; None switches that rule off, so that others are seen to hold.
-    plan: of the round instead of the stories' own; `length` is not looked at then.
+    model_repeats: of every client, as in `secagg.Client`. None switches that rule off, so that an attack meets the
+    other rules. plan: of the round. If it is given, `length` is ignored; otherwise a plan with small parameters is
+    made.
     """
 
     def __init__(
@@ -82,12 +84,12 @@ class Federation:
         terms = Terms(self.plan, QUORUM, masking, model_repeats, threads=1)
         roles = Session(self.parties).roles(terms)
         self.key_holder, self.aggregator, self.clients = roles.key_holder, roles.aggregator, roles.clients
-        self.sent = roles.sent  # a message as its receivers have it: through bytes
+        self.sent = roles.sent  # encodes a message and decodes it, as its receivers do
         self.updates: list[F64] = [_update(self.plan.length) for _ in range(clients)]
 
     @property
     def victim(self) -> F64:
-        """The update that the stories are about."""
+        """The update that the attacks are after."""
         return self.updates[VICTIM]
 
     def join_all(self, offer: Offer) -> list[Join]:
@@ -123,7 +125,7 @@ class Federation:
         return np.stack(blocks)
 
     def honest_sum(self, collected: Collected) -> U32:
-        """The residues that an honest aggregator arrives at."""
+        """The residues of the sum that an honest aggregator computes."""
         return self.added(*(self.residues(contribution) for contribution in collected.contributions))
 
     def added(self, *terms: U32) -> U32:
@@ -148,7 +150,7 @@ class Federation:
     def plaintext(self, values: I64, weight: int = 0) -> U32:
         """Integers of the attacker's choice as a ciphertext with c1 = 0, to be added: uint32[blocks, 2, primes, N].
 
-        values: int64[length] or shorter. This is what anybody can add to a c0, no key needed.
+        values: int64[length] or shorter. Anybody can add this to a ciphertext, without any key.
         """
         plan, ring = self.plan, ring_of(self.plan.params)
         flat = np.zeros(plan.blocks * plan.values_per_block, dtype=np.int64)
@@ -162,13 +164,13 @@ class Federation:
         return blocks
 
     def integers(self) -> I64:
-        """The exact sum of everybody's quantised values, to keep score with: int64[length]."""
+        """The exact sum of all clients' quantised values, for comparison: int64[length]."""
         return np.sum([np.rint(update * (1.0 / self.plan.step)).astype(np.int64) for update in self.updates], axis=0)
 
     def constant(self, polynomial: int, value: int) -> U32:
-        """`value` in every residue of c0 (0) or c1 (1) of every block, to be added.
+        """`value` in every residue of c0 (polynomial 0) or c1 (polynomial 1) of every block, to be added.
 
-        In c0 it adds `value` to the lowest coefficient; in c1 `value` times the key.
+        In c0 it adds `value` to the constant coefficient of the plaintext, in c1 it adds `value` times the key.
         """
         blocks = np.zeros((self.plan.blocks, 2, len(self.plan.params.primes), self.plan.params.degree), np.uint32)
         blocks[:, polynomial] = np.array([[value % prime] for prime in self.plan.params.primes], dtype=np.uint32)
@@ -183,7 +185,7 @@ class Federation:
         return blocks
 
     def missing_weight(self, clients: int = 1) -> U32:
-        """A plaintext that lifts the sum of weights of `clients` clients to what the key holder expects."""
+        """A plaintext that raises the sum of weights of `clients` clients to what the key holder expects."""
         return self.plaintext(np.zeros(0, dtype=np.int64), weight=len(self.clients) - clients)
 
     def payload(self, residues: U32) -> bytes:
@@ -222,15 +224,15 @@ class Federation:
         return released.astype(np.float64) * self.plan.step
 
     def taken(self) -> Loot:
-        """What an attempt returns when an honest party took a message that it must refuse."""
+        """What an attempt returns if an honest party took a message that it must refuse."""
         return Loot(np.zeros(self.plan.length), self.victim)
 
     def opened_in_secret(self, collected: Collected, residues: U32) -> I64:
-        """What a lying key holder can always do: take the seed masks off, decrypt, and write nothing down."""
+        """What a lying key holder can always do: remove the seed masks, decrypt, and record nothing in its ledger."""
         return self.opened(self.without_seeds(residues), self.stolen_key())
 
     def noise(self, residues: U32) -> I64:
-        """int64[blocks, N]: the noise of a sum of the whole roster, to keep score with."""
+        """The noise of a sum of the whole roster, for comparison: int64[blocks, N]."""
         decoder, rows = packing.Decoder(self.plan, len(self.clients)), []
         for index, block in enumerate(self.without_seeds(residues)):
             decoder.add(index, self.stolen_key().decrypt(block))
@@ -238,7 +240,7 @@ class Federation:
         return np.stack(rows)
 
     def without_seeds(self, residues: U32) -> U32:
-        """A sum of the whole roster without the members' own masks, as the key holder has it before it decrypts."""
+        """A sum of the whole roster without the members' seed masks, as the key holder has it before it decrypts."""
         current = self.key_holder._current()
         stream = MaskStream([MaskTerm(seed, False) for seed in current.seeds.values()], self.plan.params)
         bare = residues.copy()
@@ -247,19 +249,19 @@ class Federation:
         return bare
 
     def stolen_key(self) -> SecretKey:
-        """The decryption key of the round in progress, as out of a dump of the key holder's memory."""
+        """The decryption key of the round in progress, as a dump of the key holder's memory would show it."""
         return self.key_holder._current().secret_key
 
     def opened(self, residues: U32, key: SecretKey) -> I64:
-        """What residues hold under a key, read without any of the key holder's checks: int64[length]."""
+        """The values that residues decrypt to under a key, without any of the key holder's checks: int64[length]."""
         return self.read(key.decrypt(np.ascontiguousarray(block)) for block in residues)
 
     def read(self, plaintexts: Iterable[U32]) -> I64:
-        """Lanes of decrypted blocks, uint32[primes, N] coefficients each; whether they make sense or not."""
+        """The lanes of decrypted blocks (uint32[primes, N] each), unchecked: int64[length]."""
         decoder = packing.Decoder(self.plan, self.plan.max_clients)
         for index, plaintext in enumerate(plaintexts):
             decoder.add(index, plaintext)
-        return decoder._sums.copy()  # the attacker has no use for the verdict
+        return decoder._sums.copy()  # the attacker does not need the result of the checks
 
 
 def asking(trick: Callable[[Federation, Collected], U32], clients: int = CLIENTS, length: int = LENGTH) -> Attempt:

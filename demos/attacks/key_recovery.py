@@ -1,11 +1,11 @@
-"""Attack 1: the secret key out of published float64 averages.
+"""Attack 1: recover the secret key from published float64 averages.
 
 Li and Micciancio, "On the Security of Homomorphic Encryption on Approximate Numbers", EUROCRYPT 2021: a CKKS decryption
-result carries its noise, so  m = c0 + c1*s  can be solved for s. TenSEAL's vectors publish the real half of the slots,
-that is m(X) + m(1/X): two ciphertexts give two equations for each pair (s(w), s(1/w)) of residues of the key.
+result contains its noise, so  m = c0 + c1*s  can be solved for s. TenSEAL's vectors publish the real half of the slots,
+that is m(X) + m(1/X). Two ciphertexts give two equations for each pair (s(w), s(1/w)) of residues of the key.
 
-What stops it here: what is released are exact integers with the noise rounded away. Solving the same equation then
-leaves the noise divided by c1, which is as uniform as the key is secret (Ring-LWE).
+What stops it here: the release holds exact integers without the noise. The solution of the same equation is then off by
+the noise divided by c1, which is indistinguishable from uniform (Ring-LWE).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from secagg.arrays import F64
 from secagg.ring import ring_of
 
 PRIME = 0
-"""Which of the data primes to solve in. Any suffices, as the key is ternary; but each of the 4096 pairs of equations is
-singular with probability 1/p, and only the prime of 60 bits makes that 2**-48 for all of them together."""
+"""Index of the data prime to solve with. Any prime would do, since the key is ternary. But each of the 4096 pairs of
+equations is singular with probability 1/p, and only the prime of 60 bits gives 2**-48 for all pairs together."""
 CLIENTS = 10
 
 
@@ -48,7 +48,7 @@ def shipped() -> Shipped:
     """Solve the same equation with what this project releases."""
     cast = federation.Federation()
     collected = cast.collect()
-    truth = cast.stolen_key().decrypt_transformed(_unit(cast))  # to keep score with
+    truth = cast.stolen_key().decrypt_transformed(_unit(cast))  # for the comparison below
     total = cast.honest_sum(collected)
     release = cast.key_holder.release(cast.signed_sum(collected, total))
     message = cast.plaintext(release.sums, release.total_weight)[0, 0]
@@ -59,7 +59,7 @@ def shipped() -> Shipped:
             lambda: Loot(cast.estimate(release.sums), cast.victim, accepted=False),
             lambda: Loot(_open_with_guess(cast, collected, guess), cast.victim, accepted=False),
         ],
-        note=f"{matching} of {truth.size} key residues out of an exact release",
+        note=f"{matching} of {truth.size} key residues recovered from an exact release",
     )
 
 
@@ -80,7 +80,7 @@ def _solve(ciphertexts: list[np.ndarray], averages: list[F64]) -> list[int]:
 
 
 def _doubled_real_part(slots: F64) -> list[int]:
-    """Coefficients of m(X) + m(1/X) from the real parts of m's slots: exact, as float64 holds 53 bits."""
+    """Coefficients of m(X) + m(1/X) from the real parts of m's slots; exact, since float64 holds 53 bits."""
     n = stock.DEGREE
     values = np.empty(n)
     exponent = 1
@@ -157,7 +157,7 @@ def _unit(cast: federation.Federation) -> federation.U32:
 
 
 def _divided(cast: federation.Federation, top: federation.U32, bottom: federation.U32) -> federation.U32:
-    """top / bottom, slot by slot modulo each prime; uint32[primes, N]. A zero below gives zero."""
+    """top / bottom, slot by slot modulo each prime: uint32[primes, N]. Division by zero gives zero."""
     rows = [
         [int(a) * pow(int(b), -1, p) % p if b else 0 for a, b in zip(upper, lower, strict=True)]
         for upper, lower, p in zip(top, bottom, cast.plan.params.primes, strict=True)

@@ -1,9 +1,9 @@
 """Attack 7: the aggregator encrypts values of its own under the public key and calls them the average.
 
-It learns nothing about anybody, and decides what every bank's model becomes.
+The attacker learns nothing about any client, but it decides the model of every bank.
 
-What stops it here: a sum that does not contain every honest client's masks decodes to noise. (Adding chosen values to
-the honest sum stays possible, as for any client: docs/threat-model.md, and a test, say so.)
+What stops it here: a sum that does not contain every honest client's masks decodes to uniform values, which the key
+holder refuses. An aggregator can still add chosen values to the honest sum, as any client can (docs/threat-model.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHOSEN = 0.5  # every value of the attacker's average
 
 
 def control() -> Control:
-    """The clients' own sum is dropped; nobody can see that."""
+    """The aggregator drops the clients' sum, and no other party can detect it."""
     target = stock.StockAggregation()
     invented = target.encrypt(np.full(stock.SLOTS, CHOSEN * federation.CLIENTS))
     error = largest_error(target.release(invented, federation.CLIENTS), np.full(stock.SLOTS, CHOSEN))
@@ -27,7 +27,7 @@ def control() -> Control:
 
 
 def shipped() -> Shipped:
-    """An encryption of well-formed values with the right sum of weights, and one transparent but for c1 = 1."""
+    """Well-formed values with the right sum of weights: encrypted, masked with one contribution, and with c1 = 1."""
     return judge([asking(_encrypted), asking(_masked_by_hand), asking(_nearly_transparent)])
 
 
@@ -41,7 +41,7 @@ def _encrypted(cast: Federation, collected: Collected) -> U32:
 
 
 def _masked_by_hand(cast: Federation, collected: Collected) -> U32:
-    """With the colluder's genuine contribution inside: the only masks whose keys the attacker has."""
+    """With the colluder's genuine contribution added: the attacker has the keys of these masks and of no others."""
     own = cast.residues(collected.contributions[federation.COLLUDER])
     return cast.added(own, _encrypted(cast, collected))
 
@@ -52,4 +52,4 @@ def _nearly_transparent(cast: Federation, collected: Collected) -> U32:
     return residues
 
 
-ATTACK = Attack("made-up-sum", "encrypt values of one's own and call them the average", control, shipped)
+ATTACK = Attack("made-up-sum", "encrypt chosen values and present them as the average", control, shipped)

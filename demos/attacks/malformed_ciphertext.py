@@ -1,14 +1,14 @@
-"""Attacks 9 and 11: a malformed ciphertext takes the decryption key out of a perfectly exact release.
+"""Attacks 9 and 11: a malformed ciphertext makes an exact release reveal the decryption key.
 
-A client adds the constant 2**k * span to every residue of its c1, or the aggregator adds it to the sum's. The constant
-polynomial decrypts to itself times the key, so the lowest lane of the *exact integer* sum carries 2**k * s, one ternary
-coefficient above the honest sum. Residues are in range, the noise is normal, everything is signed. Every ciphertext
-that the attacker ever saw under this key is open from then on.
+A client adds the constant 2**k * span to every residue of its c1, or the aggregator adds it to c1 of the sum.
+Decryption multiplies this constant by the key s. The lowest lane of the *exact integer* sum therefore holds the honest
+sum plus 2**k * s, with one ternary coefficient of s per value. All residues are in range, the noise is normal and every
+message is signed. With the key, the attacker can decrypt every ciphertext that it saw under this key.
 
-What stops it here: nothing stops the leak, and nothing has to. Contributions are masked pairwise under the encryption;
-the key opens uniform residues, and the one sum that makes sense has been released already. What is released is the
-honest sum plus a vector made of the key and of the attacker's choice, and of nothing else (docs/parameters.md, "What a
-release may carry"). Refusing it would take proofs of encryption.
+What stops it here: the leak itself is not prevented, but it reveals no update. Contributions are masked pairwise under
+the encryption, so the key opens uniform residues, and the one sum that decodes has been released already. The release
+is the honest sum plus a vector that depends on the key and on the attacker's choice alone (docs/parameters.md, "What a
+release may carry"). To refuse such a ciphertext would need proofs of encryption.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from secagg.messages import EncryptedSum
 from secagg.ring import ring_of
 
 SHIFT = 15
-"""2**15 quantisation steps: above twice any honest sum here, and with it still within the lane's bound. A sum of five
-has standard deviation 1,465 steps: one of 6,000 values beyond 2**14, eleven of them, has probability below 2**-75."""
+"""2**15 quantisation steps: more than twice any honest sum here, and both together stay within the lane's bound. A sum
+of five updates has a standard deviation of 1,465 steps. That one of 6,000 values exceeds 2**14 steps (eleven standard
+deviations) has probability below 2**-75."""
 
 
 @dataclass(frozen=True, eq=False)
 class Leak:
     """cast and collected: the round.
 
-    key: int64[N], the ternary key that came out. matching: coefficients that are right. others: int64[length], what
-    remains of the sum once the key is taken out of it.
+    key: int64[N], the ternary key as read from the release. matching: number of its coefficients that are right.
+    others: int64[length], the sum without the key's part.
     """
 
     cast: Federation
@@ -49,7 +50,7 @@ Play = Callable[[Federation, Collected], EncryptedSum]
 
 
 def leak(masking: bool, play: Play) -> Leak:
-    """A round in which somebody plays false on the way to the sum and everybody else is honest."""
+    """A round in which `play` makes the encrypted sum, with one dishonest party, and all others are honest."""
     cast = Federation(masking=masking)
     collected = cast.collect()
     truth = _centred(cast, cast.stolen_key().decrypt(cast.constant(1, 1)[0]))  # to keep score with
@@ -63,7 +64,7 @@ def leak(masking: bool, play: Play) -> Leak:
 
 
 def by_a_client(cast: Federation, collected: Collected) -> EncryptedSum:
-    """The honest aggregator takes the malformed contribution: there is nothing in it to refuse."""
+    """The honest aggregator accepts the malformed contribution, since no check of it fails."""
     residues = cast.added(cast.residues(collected.contributions[COLLUDER]), _shift(cast))
     malformed = cast.signed_contribution(collected, residues)
     cast.aggregator.open(collected.offer, collected.roster)
@@ -94,7 +95,7 @@ def control(play: Play) -> Control:
 
 
 def shipped(play: Play) -> Shipped:
-    """As shipped: the key leaks as well; every contribution is tried, and the sum of all of them."""
+    """As shipped: the key leaks too. The attacker opens every contribution, and the sum, with it."""
     leaked = leak(True, play)
     cast, count = leaked.cast, len(leaked.cast.clients)
     victims = [i for i in range(count) if i != COLLUDER]
@@ -110,14 +111,14 @@ def shipped(play: Play) -> Shipped:
         [*(trying(i) for i in victims), lambda: Loot(others, cast.victim, accepted=not exact)],
         note=(
             f"{leaked.matching} of {cast.plan.params.degree} key coefficients leak; contributions open to noise "
-            f"(largest correlation {worst:.2f}), the release less 2^{SHIFT} times the key is the honest sum"
-            f"{'' if exact else ' no longer'}"
+            f"(largest correlation {worst:.2f}); the release minus 2^{SHIFT} times the key is "
+            f"{'' if exact else 'not '}the honest sum"
         ),
     )
 
 
 def _open(leaked: Leak, client: int) -> I64:
-    """A contribution under the leaked key: c0 + c1 * s, read as lanes."""
+    """A contribution decrypted with the leaked key, c0 + c1 * s, and read as lanes: int64[length]."""
     cast, ring = leaked.cast, ring_of(leaked.cast.plan.params)
     primes = np.array(cast.plan.params.primes, dtype=np.int64)[:, None]
     key = np.mod(leaked.key, primes).astype(np.uint32)

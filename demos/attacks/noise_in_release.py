@@ -1,12 +1,13 @@
-"""Attack 12: encryption noise out of perfectly exact sums.
+"""Attack 12: exact sums reveal the signs of the encryption noise.
 
-The aggregator adds B, the bound of the noise, to every coefficient of the sum. Where the noise digit is just as wide
-as the noise, 2B + 1, it overflows where the noise is positive and is lowered by its width, back into its range: every
-check passes, and the lowest lane is one too high exactly where the noise was positive. Noise is u*e + e0 + e1*s; that
-results carry it is how Li and Micciancio (EUROCRYPT 2021) come to the key.
+The aggregator adds B, the bound of the noise, to every coefficient of the sum. If the noise digit is only as wide as
+the noise, 2B + 1, it overflows exactly where the noise is positive, and the overflow moves into the lowest lane. The
+rest of the digit stays in range, so every check passes, and the lowest lane is one too high exactly where the noise was
+positive. The noise is u*e + e0 + e1*s, and Li and Micciancio (EUROCRYPT 2021) recover the key from results that contain
+it.
 
-What stops it here: the digit is 4B + 1 wide and only noise within +-B is accepted. Two noises that both pass carry
-alike into the lanes, whatever was added (docs/parameters.md, "What a release may carry").
+What stops it here: the digit is 4B + 1 wide, and only noise within +-B is accepted. Whatever was added, two noises that
+both pass cause the same carry into the lanes (docs/parameters.md, "What a release may carry").
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from secagg.ring import ring_of
 
 
 class NarrowPlan(RoundPlan):
-    """A plan whose noise digit is as wide as the noise: one bit less per coefficient, and the only thing it lacks."""
+    """A plan whose noise digit is only 2B + 1 wide: one bit less per coefficient. All else is as in `RoundPlan`."""
 
     @property
     def span(self) -> int:
@@ -43,7 +44,7 @@ def lifted(cast: Federation, by: int) -> U32:
 
 
 def control() -> Control:
-    """As many clients as the plan is for, so that the accepted noise fills its digit; masks are on."""
+    """Masks are on. The round has as many clients as the plan admits, so that the accepted noise fills its digit."""
     cast = Federation(plan=narrow(_plan()))
     collected = cast.collect()
     total = cast.honest_sum(collected)
@@ -62,7 +63,7 @@ def control() -> Control:
 
 
 def shipped() -> Shipped:
-    """The same shift, either way; shifts that end where noise of the next digit begins; one that passes."""
+    """The same shift up and down, shifts to the edges of the next digit, and a shift by 1, which passes."""
     bound, span = _plan().noise_bound, _plan().span
 
     def shift(by: int) -> Attempt:
@@ -78,7 +79,7 @@ def shipped() -> Shipped:
 
     return judge(
         [shift(by) for by in (bound, -bound, span // 2, span - bound, 1)],
-        note="a shift by 1 passes and moves no digit",
+        note="a shift by 1 passes and changes no digit",
     )
 
 

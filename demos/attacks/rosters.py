@@ -1,10 +1,11 @@
-"""Attack 5, crowds: fewer clients in the sum than the clients were told, or a different crowd for each.
+"""Attack 5, rosters: fewer clients in the sum than the clients were told, or a different roster for each client.
 
-Alone with a colluder a victim has no crowd: the colluder subtracts its own update. A stock client has no say in it.
+In a sum of the victim and one colluder, the colluder subtracts its own update and has the victim's. A stock client
+cannot tell who else is in the sum.
 
-What stops it here: key holder and every client insist on a quorum of their own; the key holder signs the roster with
-everybody's signed join inside; a client accepts one roster per offer, and its masks are derived from that roster's
-hash, so contributions to different rosters never add up to anything.
+What stops it here: the key holder and every client each require a quorum of their own. The key holder signs the roster,
+which contains every member's signed join. A client accepts one roster per offer and derives its masks from the hash of
+that roster, so the masks of contributions to different rosters do not cancel.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def below_quorum_control() -> Control:
 
 
 def below_quorum() -> Shipped:
-    """K - 1 signers at the key holder; too small a roster from it; an aggregator that closes early."""
+    """One signer too few in the sum, too few joins, a roster or a quorum too small, and a sum closed too early."""
 
     def signers_missing() -> Loot:
         cast, collected = _collected()
@@ -74,7 +75,7 @@ def below_quorum() -> Shipped:
 
 
 def split_control() -> Control:
-    """The victim believes in a crowd of five; the sum that is opened holds the victim and a colluder."""
+    """The victim was told of five clients, but the opened sum holds only the victim and a colluder."""
     target = stock.StockAggregation()
     updates = stock.updates(federation.CLIENTS)
     vectors = [target.encrypt(update) for update in updates]  # all five contribute, as all five were told
@@ -84,7 +85,7 @@ def split_control() -> Control:
 
 
 def split() -> Shipped:
-    """A lying key holder: another roster for the victim; two for one client; a join of its own in another's name."""
+    """A lying key holder: another roster for the victim, two for one client, or its own join in a client's name."""
 
     def different_rosters() -> Loot:
         cast = Federation()
@@ -117,7 +118,7 @@ def split() -> Shipped:
         victim = cast.clients[VICTIM]
         first = victim.contribute(signed_roster(cast, offer, joins), cast.victim)
         second = victim.contribute(signed_roster(cast, offer, joins[:COLLUDER]), cast.victim)
-        # c0 differs by masks alone, c1 is fresh: without that refusal there would be two equations to work with.
+        # Without the refusal, the attacker would have two equations: c0 differs by the masks alone, and c1 is fresh.
         return Loot(_difference(cast, first, second), cast.victim)
 
     def join_replaced() -> Loot:
@@ -131,12 +132,12 @@ def split() -> Shipped:
 
     return judge(
         [different_rosters, victim_in_a_crowd_of_its_own, two_rosters_for_one_client, join_replaced],
-        note="the lying key holder decrypts both crowds without checks and gets uniform residues",
+        note="the lying key holder decrypts both sums without its checks and gets uniform residues",
     )
 
 
 def signed_roster(cast: Federation, offer: Offer, joins: list[Join]) -> Roster:
-    """Any joins as a roster of the offer, signed by a lying key holder."""
+    """A roster of any joins to the offer, signed by a lying key holder."""
     entries = tuple(
         RosterEntry(join.header.sender, join.agreement_key, join.sealed_seed, join.seen, join.signature)
         for join in sorted(joins, key=lambda join: join.header.sender)
@@ -157,5 +158,5 @@ def _difference(cast: Federation, first: Contribution, second: Contribution) -> 
 
 ATTACKS = (
     Attack("below-quorum", "open a sum of the victim and one colluder", below_quorum_control, below_quorum),
-    Attack("split-rosters", "tell different clients different crowds", split_control, split),
+    Attack("split-rosters", "give different clients different rosters", split_control, split),
 )

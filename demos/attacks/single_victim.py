@@ -1,10 +1,10 @@
 """Attack 2: the aggregator asks for one client's ciphertext instead of the sum.
 
-Alone, with an encryption of zeros added (a fresh ciphertext that nobody recognises), or doubled. A stock key holder
-decrypts ciphertexts, and every ciphertext looks like a sum.
+The ciphertext comes as it is, with an encryption of zeros added (so that nobody recognises it), or doubled. A stock key
+holder cannot tell a single ciphertext from a sum and decrypts either.
 
-What stops it here: a contribution is masked pairwise over the whole roster, so anything but the whole roster's sum is
-uniform and fails the key holder's checks in every coefficient.
+What stops it here: a contribution is masked pairwise over the whole roster. Anything but the sum of the whole roster is
+uniformly random and fails the key holder's checks of every coefficient.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _control(trick: StockTrick) -> Control:
 
 
 def _shipped(trick: Trick) -> Shipped:
-    """As a signed sum; the same with the sum of weights repaired by a chosen plaintext; naming one client only."""
+    """As a signed sum, with the sum of weights corrected by a chosen plaintext, and with one signer named only."""
 
     def repaired(cast: Federation, collected: Collected) -> U32:
         return cast.added(trick(cast, collected), cast.missing_weight())

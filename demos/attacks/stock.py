@@ -1,8 +1,8 @@
-"""What the attacks are measured against: federated averaging as TenSEAL's tutorials build it.
+"""The system that most controls attack: federated averaging as TenSEAL's tutorials build it.
 
-One long-lived key pair at the key holder, parameters of the tutorial (N = 8192, [60, 40, 40, 60], scale 2**40), an
-aggregator that adds, and a key holder that decrypts what the aggregator brings and publishes the float64 average.
-Nothing here is a caricature: there is no place in that design where a signature, a roster or a mask would go.
+The key holder has one long-lived key pair with the parameters of the tutorial (N = 8192, [60, 40, 40, 60], scale
+2**40). The aggregator adds ciphertexts. The key holder decrypts what the aggregator sends and publishes the float64
+average. No defence was removed for the attacks: that design has no signatures, rosters or masks.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ SLOTS = DEGREE // 2
 UPDATE_SCALE = 0.02
 
 DECODING_ERROR = 1e-6
-"""A recovered update is exact when it is this close: what CKKS itself adds with these parameters is some 1e-8, the
-largest of 4096 sub-Gaussian errors of some 2e-9; no sum of these stories comes within fifty of its standard
-deviations of the limit."""
+"""A recovered update counts as exact up to this error. CKKS itself adds about 1e-8 with these parameters, which is the
+largest of 4096 sub-Gaussian errors of about 2e-9. For every sum of these attacks the limit is more than fifty of its
+standard deviations away."""
 
 
 class StockAggregation:
@@ -45,7 +45,7 @@ class StockAggregation:
         return tenseal.ckks_vector(self.context, update)
 
     def release(self, total: Any, clients: int) -> F64:
-        """The key holder: decrypts what it is given, divides by what it is told."""
+        """What the key holder does: it decrypts any sum and divides it by the stated number of clients."""
         return np.array(total.decrypt()) / clients
 
     def load(self, data: bytes) -> Any:
@@ -79,7 +79,7 @@ def ciphertext_residues(vector: Any) -> U64:
 
 
 def secret_key_residues(stock: StockAggregation) -> U64:
-    """The true secret key, to keep score with: uint64[primes, N], in SEAL's transformed order."""
+    """The true secret key, for comparison with what an attack found: uint64[primes, N], in SEAL's transformed order."""
     key = _reloaded(stock.context.secret_key().data, seal.SecretKey)
     return _elements(key.data(), (len(CHAIN_BITS), DEGREE))[:-1]
 

@@ -1,8 +1,9 @@
-"""A SuperLink runs Flower's stock FedAvg in place of the encrypted rounds, and keeps what every bank answers.
+"""A SuperLink runs Flower's stock FedAvg instead of the encrypted rounds and keeps every bank's answer.
 
-No protocol is broken for it: a plain "train" message carries a model and asks for the trained one, and a Flower app
-answers. The attack as shipped asks the same of banks behind the mod, and of banks whose app lacks the mod and runs in
-the resident process; then it asks in Flower's other message types, and dressed as an action of the protocol.
+The attack breaks no protocol: a plain "train" message sends a model and asks for the trained one, and a Flower app
+answers it. Against this project, the same request goes to banks with the mod, and to banks without the mod whose app
+runs in the resident process. Then it goes out in Flower's other message types, and with the fields of an action of the
+protocol.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def _banks() -> Iterator[LocalParties]:
 
 
 def _app(updates: Sequence[F64], *mods: Any) -> ClientApp:
-    """An ordinary Flower app: whatever it is asked, it trains on what it was sent and answers with the result."""
+    """An ordinary Flower app: it answers every type of request with the update that it trained."""
     from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp
 
@@ -136,7 +137,7 @@ def _fedavg(parties: LocalParties, app: Callable[[Message, Context], Message]) -
 
 
 def _asked_otherwise(parties: LocalParties, app: Callable[[Message, Context], Message]) -> list[Message]:
-    """Replies to the other ways of asking for the same."""
+    """Every reply to the same request in other message types and with fields of the protocol."""
     from flwr.app import ConfigRecord, Message, RecordDict
 
     answers: list[Message] = []
@@ -150,7 +151,7 @@ def _asked_otherwise(parties: LocalParties, app: Callable[[Message, Context], Me
 
 
 def _grid(parties: LocalParties, app: Callable[[Message, Context], Message], answers: list[Message]) -> Any:
-    """Flower's connection to the banks, whose owner keeps in `answers` a copy of all that comes back."""
+    """Flower's connection to the banks, which puts a copy of every reply into `answers`."""
     from fl.flower.loopback import LoopbackGrid, Node
 
     class CuriousGrid(LoopbackGrid):
@@ -171,7 +172,7 @@ def _zeros() -> RecordDict:
 
 
 def _arrays(reply: Message) -> list[F64]:
-    """Arrays of a reply; the control's are models, and here there must be none."""
+    """Arrays of a reply. In the control they are models. A reply of this project must have none."""
     if reply.has_error():
         return []
     records = reply.content.array_records.values()
@@ -179,5 +180,5 @@ def _arrays(reply: Message) -> list[F64]:
 
 
 def _error_of(reply: Message) -> str:
-    """The name of the refusal that a reply carries; empty for a reply that grants something."""
+    """The name of the error that a reply reports, or an empty text if it reports none."""
     return str(reply.error.reason).split(":")[0] if reply.has_error() else ""

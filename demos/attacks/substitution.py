@@ -1,9 +1,9 @@
 """Attack 5, substitutions: a contribution from another round, under another key, for another model.
 
-Each is a valid ciphertext; a stock server has nothing to compare it with.
+Each of these is a valid ciphertext, and a stock server has nothing to compare it with.
 
-What stops it here: every signature covers session, round, step, plan, public key, model and roster, and each party
-compares them with its own before it uses anything else.
+What stops it here: every signature covers session, round, step, plan, public key, model and roster. Each party compares
+these with its own values before it uses anything else in the message.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def stale_control() -> Control:
 
 
 def stale() -> Shipped:
-    """Last round's contribution through the aggregator; last round's sum plus the victim's new contribution."""
+    """Last round's contribution; its sum plus the victim's new contribution; its header with this round's sum."""
 
     def contribution_of_last_round() -> Loot:
         cast, first, second = _two_rounds()
@@ -61,7 +61,7 @@ def stale() -> Shipped:
 
 
 def wrong_key_control() -> Control:
-    """The server hands out "the federation's public key", which is its own."""
+    """The server gives clients its own public key and calls it the federation's."""
     attacker = stock.StockAggregation()
     victim = stock.updates(1)[0]
     error = largest_error(attacker.release(attacker.load(attacker.encrypt(victim).serialize()), 1), victim)
@@ -69,7 +69,7 @@ def wrong_key_control() -> Control:
 
 
 def wrong_key() -> Shipped:
-    """The offer with the attacker's key in it: as it is, with a header to match, and signed by the attacker."""
+    """An offer with the attacker's key: unchanged otherwise, with a matching header, and signed by the attacker."""
     attacker_key, secret_key = generate_keys(federation.SMALL)
 
     def given(rehashed: bool, signed: bool, through_bytes: bool) -> Loot:
@@ -90,7 +90,7 @@ def wrong_key() -> Shipped:
         header = replace(collected.contributions[COLLUDER].header, key=public_key_hash(attacker_key))
         return _renamed(cast, collected, header.key, header.model)
 
-    del secret_key  # the attacker would open contributions with it; none is made
+    del secret_key  # the attacker would decrypt contributions with it, but no client makes one
     return judge(
         [
             lambda: given(rehashed=False, signed=False, through_bytes=True),
@@ -111,7 +111,7 @@ def wrong_model_control() -> Control:
     mixed: list[F64] = [*updates[:COLLUDER], for_another_model]
     average = target.release(stock.added([target.encrypt(update) for update in mixed]), len(mixed))
     error = largest_error(average, intended)
-    return Control(stock.NAME, error > 1e-3, f"released without a word; the average is off by up to {error:.3f}")
+    return Control(stock.NAME, error > 1e-3, f"released without an error; the average is off by up to {error:.3f}")
 
 
 def wrong_model() -> Shipped:
@@ -158,7 +158,7 @@ def _released(cast: Federation) -> Loot:
 
 
 ATTACKS = (
-    Attack("stale-round", "bring last round's sum again, with the victim's new ciphertext added", stale_control, stale),
-    Attack("wrong-public-key", "hand clients a public key of one's own", wrong_key_control, wrong_key),
+    Attack("stale-round", "send last round's sum again, with the victim's new ciphertext added", stale_control, stale),
+    Attack("wrong-public-key", "give clients the attacker's public key", wrong_key_control, wrong_key),
     Attack("wrong-model", "mix in an update that was trained for another model", wrong_model_control, wrong_model),
 )

@@ -1,11 +1,12 @@
-"""Attack 10: a sum that is honest where it is looked at.
+"""Attack 10: a sum that is honest only in the block that is checked.
 
-A secret token in a lane, or here the sum of weights, protects the block that holds it. In all the other blocks the
-aggregator swaps, shifts by a power of X, replaces, puts one client alone or one client twice; the digits stay well
-formed. No trick makes more noise than the five honest contributions do: the control opens five sums and must release
-all of them, and noise is refused in one of them with probability below 2**-43 (`federation.py`, "Luck").
+A secret token in a lane (here the sum of weights) protects only the block that holds it. In the other blocks the
+aggregator swaps blocks, multiplies by a power of X, inserts its own values, or puts in one client's block once or
+twice. All digits stay well formed. No variant has more noise than the five honest contributions. The control must
+release all five sums, and the noise of one of them is refused with probability below 2**-43 (`federation.py`,
+"Chance").
 
-What stops it here: the masks cover every coefficient of every block, and each has a stream of its own.
+What stops it here: the masks cover every coefficient of every block, and each block has a mask stream of its own.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ TRICKS: tuple[Trick, ...] = (swapped, shifted, made_up, victim_twice, victim_blo
 
 
 def control() -> Control:
-    """The shipped key holder without masks: all digit checks are on, and the sum of weights is its token."""
+    """The key holder as shipped, without masks: all checks of digits are on, and the sum of weights is the token."""
     released = 0
     error = np.inf
     for trick in TRICKS:

@@ -2,10 +2,10 @@
 
 Pasquini, Francati, Ateniese, "Eluding Secure Aggregation in Federated Learning via Model Inconsistency", CCS 2022
 (arXiv 2111.07380): the server gives everyone but the victim a model whose hidden units never fire. Their gradients
-are zero, so the sum, however securely added, is the victim's gradient. The gradients below are computed.
+are zero, so the sum is the victim's gradient, however securely it was added. The code below computes real gradients.
 
-What stops it here: offer, join, roster and contribution are signed over the model's hash; a client joins only for the
-model that it has, and two models mean two offers, whose joins fit into no common roster.
+What stops it here: offer, join, roster and contribution are signed over the model's hash. A client joins only for the
+model that it has. Two models need two offers, and their joins cannot stand in one roster.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Model:
         return hashlib.sha256(self.weights.tobytes() + self.biases.tobytes() + self.readout.tobytes()).digest()
 
     def gradient(self, rows: F64, labels: F64) -> F64:
-        """Of the mean log-loss by the hidden layer: float64[HIDDEN * (FEATURES + 1)], weights first."""
+        """Of the mean log-loss by the hidden layer's weights, then biases: float64[HIDDEN * (FEATURES + 1)]."""
         hidden = rows @ self.weights.T + self.biases
         logits = np.maximum(hidden, 0.0) @ self.readout
         residual = 1.0 / (1.0 + np.exp(-logits)) - labels
@@ -47,7 +47,7 @@ class Model:
 
 
 def control() -> Control:
-    """Four clients get the trap, the victim the real model."""
+    """Four clients get the trap model, and the victim gets the real one."""
     honest, trap = _models()
     target = stock.StockAggregation()
     gradients = [(honest if i == VICTIM else trap).gradient(*_transactions()) for i in range(federation.CLIENTS)]
@@ -57,7 +57,7 @@ def control() -> Control:
 
 
 def shipped() -> Shipped:
-    """One offer for two models; two offers, one each; joins for both in one roster, signed by a lying key holder."""
+    """One offer for two models, a forged roster over the joins of two offers, and a join to an earlier offer."""
     honest, trap = _models()
 
     def one_offer_for_two_models() -> Loot:

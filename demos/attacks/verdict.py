@@ -1,8 +1,8 @@
 """What an attack is, and how its two performances are judged.
 
-Every attack is played twice. The control plays it where the defence is missing, and must succeed there: an attack that
-fails everywhere proves nothing. The second performance plays it against this project as shipped; it is judged by what
-the attacker holds in the end, compared with the victim's own update, never by what the attack claims.
+Every attack is played twice. The control plays it where the defence is missing. There it must succeed, since an attack
+that fails everywhere proves nothing. The second performance plays it against this project as shipped. It is judged by
+the attacker's final estimate of the victim's update, compared with the update itself.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from secagg.errors import SecAggError
 _MODULES = {"flower": "flwr"}  # extra -> what it brings
 
 EXPOSED_CORRELATION = 0.9
-"""An estimate that correlates with the victim's update at least this well exposes it. An honest average of K equally
-large updates correlates with each of them at 1/sqrt(K): 0.45 for the five clients of these stories."""
+"""An estimate that correlates with the victim's update at least this well exposes it. The average of K independent,
+equally large updates has correlation 1/sqrt(K) with each of them: 0.45 for the five clients of most attacks."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """The attack where the defence is missing. against: what it was played against. figure: what was measured."""
+    """The attack where the defence is missing. against: the attacked system. figure: what was measured."""
 
     against: str
     succeeded: bool
@@ -36,9 +36,9 @@ class Control:
 class Shipped:
     """The attack against this project.
 
-    outcome: "refused" (whatever was asked of an honest party raised), "harmless" (nothing was refused, and what the
-    attacker computed from it says nothing about the victim), "accepted" (something that must be refused was not) or
-    "exposed". errors: the named errors, in order. exposed_updates: estimates that hit.
+    outcome: "refused" (every request to an honest party that must be refused raised an error), "harmless" (nothing was
+    refused, and no estimate exposes the victim), "accepted" (a request that must be refused was not) or "exposed".
+    errors: names of the errors, in order. exposed_updates: number of estimates that expose the victim.
     """
 
     outcome: str
@@ -49,10 +49,10 @@ class Shipped:
 
 @dataclass(frozen=True, eq=False)
 class Loot:
-    """What an attacker holds in the end.
+    """What an attacker has at the end of an attempt.
 
-    estimate: of the victim's update; victim: the truth, to compare with. accepted: an honest party gave this out, or
-    took a message, where it must refuse; False when the attacker computed the estimate from what is rightly public.
+    estimate: of the victim's update, float64[length]. victim: the true update, same shape. accepted: an honest party
+    released something or took a message that it must refuse. False if the estimate comes from public values alone.
     """
 
     estimate: F64
@@ -65,7 +65,7 @@ Attempt = Callable[[], Loot]
 
 @dataclass(frozen=True)
 class Attack:
-    """name: as on the command line. story: what the attacker does, in one sentence. needs: an extra, or nothing."""
+    """name: on the command line. story: what the attacker does, in one sentence. needs: an extra, or an empty text."""
 
     name: str
     story: str
@@ -75,13 +75,13 @@ class Attack:
 
     @property
     def playable(self) -> bool:
-        """Whether what it needs is installed here."""
+        """Whether the extra that it needs is installed."""
         return not self.needs or importlib.util.find_spec(_MODULES[self.needs]) is not None
 
 
 @dataclass(frozen=True)
 class Performance:
-    """Both performances of one attack, really played."""
+    """The results of both performances of one attack."""
 
     attack: Attack
     control: Control
@@ -94,7 +94,7 @@ def perform(attack: Attack) -> Performance:
 
 
 def judge(attempts: Sequence[Attempt], note: str = "") -> Shipped:
-    """Play attempts against this project: errors of this package are refusals, any other exception passes."""
+    """Play attempts against this project. An error of `secagg` is a refusal. Any other exception passes through."""
     errors: list[str] = []
     exposed, accepted = 0, False
     for attempt in attempts:
@@ -115,7 +115,7 @@ def exposes(estimate: F64, victim: F64) -> bool:
 
 
 def correlation(a: F64, b: F64) -> float:
-    """Pearson's; 0 for a constant, which says nothing about anybody."""
+    """Pearson's correlation; 0 if one of both vectors is constant."""
     if float(np.std(a)) == 0.0 or float(np.std(b)) == 0.0:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
