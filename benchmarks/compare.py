@@ -6,22 +6,23 @@ For every case of this project that both runs measured on the same workload, and
    training) at the same point. Those that run on one thread use all of a core on a machine that does nothing else: it
    was quiet where, in both runs, their processor time is QUIET of their wall time or more.
 2. One figure per cycle: the median of its repetitions. Wall time on a quiet machine, processor time on a busy one.
-3. On a quiet machine, divided by how slow it was in that cycle: a control's figure in the cycle over its median in the
-   old run. Controls that follow the case are used: the one whose ratio to it scatters least over the cycles of each
-   run, and all that scatter at most FOLLOWING times as much, because what disturbs one kind of work leaves another
-   alone. A figure of a control is considered where it lasts STEADY and exists in every cycle that is compared. Without
-   any, there is nothing to tell a slower machine from slower code: no verdict. On a busy machine controls suffer from
-   others in their own way, and correcting by them was seen to do harm.
-4. The ratio of the medians, new over old, with a bootstrap interval of CONFIDENCE over cycles (`statistics.py`): from
-   the lowest end to the highest over the controls used, so that one that moved between the runs decides nothing alone.
+3. On a quiet machine, the figure is divided by how slow the machine was in that cycle: a control's figure in the cycle
+   over its median in the old run. The controls used are the one whose ratio to the case scatters least over the cycles
+   of each run, and all that scatter at most FOLLOWING times as much, because a disturbance can slow one kind of work
+   and not another. A control's figure counts only if it is at least STEADY long and exists in every cycle that is
+   compared. Without any control there is no verdict, since slower code cannot be told from a slower machine. On a busy
+   machine other processes slow each control differently, and measurements showed that the correction does harm.
+4. The ratio of the medians, new over old, with a bootstrap interval of CONFIDENCE over cycles (`statistics.py`). It
+   extends from the lowest to the highest end over the controls used, so that one control whose own speed changed
+   between the runs does not decide alone.
 5. Slower: the whole interval lies above 1 + tolerance. Faster: the whole interval lies below 1 / (1 + tolerance).
-   Otherwise within the noise; where the interval is wider than the change that one would want to see, "cannot tell",
-   and so with fewer than FEWEST_CYCLES cycles: three against three lie apart by chance once in twenty. On a busy
-   machine the tolerance is BUSY_TOLERANCE or more, and what lies within it is "too busy to tell".
+   Otherwise the difference is within the noise. The verdict is "cannot tell" if the interval is wider than the change
+   that one wants to see, or if there are fewer than FEWEST_CYCLES cycles (two groups of three lie apart by chance once
+   in twenty). On a busy machine the tolerance is BUSY_TOLERANCE or more, and a change within it is "too busy to tell".
 
 Bytes are exact: any growth is a regression. A case that was right and is wrong or fails now is a regression.
-Machines that differ (`machine.LIKENESS`) are never compared. Figures below SHORTEST are left out: timers and
-interrupts, not code.
+Results of different machines (`machine.LIKENESS`) are never compared. Figures below SHORTEST are left out, since they
+show timers and interrupts rather than code.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ TOO_BUSY = "too busy to tell"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of one case. ratio: new / old, with its interval; verdict: what it means.
+    """One figure of one case. ratio: new / old, with its interval. verdict: what the ratio means.
 
-    clock: "wall" or "processor" for times, "" for bytes. cycles: how many figures of each run it rests on.
+    clock: "wall" or "processor" for times, "" for bytes. cycles: how many figures of each run were compared.
     """
 
     case: str
@@ -219,7 +220,7 @@ def _divided(figures: PerCycle, slowness: PerCycle) -> list[float]:
 def _scatter(figures: Sequence[float]) -> float:
     """Distance of the quartiles over the median.
 
-    A median absolute deviation would overlook a second level that the machine was on for nearly half of the cycles.
+    A median absolute deviation would not show that the figures were at a second level in nearly half of the cycles.
     """
     found = spread(figures)
     return (found.upper - found.lower) / found.median if found.median else math.inf

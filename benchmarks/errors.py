@@ -1,4 +1,4 @@
-"""Every error that the benchmark suite raises on purpose; messages say what was expected, got and to do."""
+"""Every error that the benchmark suite raises on purpose. Messages say what was expected, what was got, what to do."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class UnreadableResults(BenchmarkError):
 
 
 class ResumeMismatch(BenchmarkError):
-    """What is to be resumed was started with other settings, other code or on another machine."""
+    """The run to be resumed was started with other settings, with other code or on another machine."""
 
 
 class UnlikeMachines(BenchmarkError):
-    """Two results come from machines that differ; their times are not comparable."""
+    """Two results come from different machines, so their times cannot be compared."""
 
 
 class NothingInCommon(BenchmarkError):
-    """Two results share no measurement."""
+    """Two results have no measurement in common."""

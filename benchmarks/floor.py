@@ -1,12 +1,12 @@
 """Compares each stage of a round with its floor: its unavoidable work at the speed of this machine.
 
-What it does: measures what one core does of each kind of work when nothing else is in the way (`Speeds`), counts what a
-round's stages need of it (`works`), plays rounds on one thread and sets both side by side (`floors`).
+The module measures how fast one core does each kind of work by itself (`Speeds`), counts how much of it the stages of a
+round need (`works`), plays rounds on one thread, and compares both (`floors`).
 
-A floor is the larger of two times: moving the stage's arrays through the caches once, and its modular products at
-the rate of a loop that does nothing else on data in the first-level cache. Keystream and hash bytes are added, since
-one core cannot do them at the same time. A floor is no prediction: transforms also shuffle, and a pass over memory that
-holds the caches for one stage empties them for the next.
+A floor is the larger of two times: to move the stage's arrays through the caches once, and to compute its modular
+products at the rate of a loop that does nothing else on data in the first-level cache. The times of keystream and hash
+bytes are added, since one core cannot do them at the same time. A floor is not a prediction: transforms also shuffle
+values, and one stage's pass over memory removes the next stage's data from the caches.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ CLOSES = {
 
 
 def works(plan: secagg.RoundPlan, clients: int) -> dict[tuple[str, str], Work]:
-    """What a masked round needs of each stage, at one client, at the server per contribution, at the key holder."""
+    """The work of every stage of a masked round: at one client, at the server per contribution, at the key holder."""
     degree, primes, blocks = plan.params.degree, len(plan.params.primes), plan.blocks
     polynomials = primes * blocks  # transforms of one half of a ciphertext
     half = polynomials * degree  # residues in one half
@@ -115,11 +115,11 @@ def works(plan: secagg.RoundPlan, clients: int) -> dict[tuple[str, str], Work]:
 
 
 def measure_speeds() -> Speeds:
-    """This core's speeds. Raises `SettingsError` without numba: the floor of products is that of compiled loops."""
+    """This core's speeds. Raises `SettingsError` without numba, which compiles the loop of modular products."""
     try:
         from benchmarks.products import multiply_repeatedly
     except ImportError as fault:
-        raise SettingsError("floors are those of compiled loops: run pip install -e '.[fast]' in a checkout") from fault
+        raise SettingsError("floor needs numba: run pip install -e '.[fast]' in a checkout") from fault
     source, target, hashed = np.ones(BLOCK, np.uint8), np.empty(BLOCK, np.uint8), bytes(LARGE)
     zeros = bytes(1 << 16)
     cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
@@ -134,7 +134,7 @@ def measure_speeds() -> Speeds:
 
 
 def floors(length: int, clients: int, value_bits: int, say: Callable[[str], None]) -> tuple[Speeds, list[Floor]]:
-    """Floors and measured seconds of every stage, from rounds on one thread; the least of `REPEATS` rounds."""
+    """The floor and the measured seconds of every stage, on one thread. Seconds are the least of `REPEATS` rounds."""
     plan = secagg.plan_round(length=length, max_clients=clients, clip=CLIP, value_bits=value_bits)
     say("speeds of one core")
     speeds = measure_speeds()
@@ -165,7 +165,7 @@ def _per_party(meter: Meter, clients: int) -> Iterator[tuple[tuple[str, str], fl
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Hold this process to one core, so that no thread of SEAL or numpy helps."""
+    """Restrict this process to one core, so that other threads of SEAL or numpy gain nothing."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return

@@ -1,8 +1,8 @@
 """The report: one HTML file that needs neither the network nor a script.
 
-The figures come from `figures.py`, the tables from `tables.py`, all numbers from the results file; nothing is computed
-here; `templates/report.html.j2` is the page. Several results stand one after the other, each under its machine, and are
-never merged.
+The figures come from `figures.py`, the tables from `tables.py` and all numbers from the results file. Nothing is
+computed here. `templates/report.html.j2` is the page. Several results are shown one after the other, each under its
+machine, and are never merged.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What is measured of one repetition: wall time, processor time, bytes and peak memory, by phase and by stage.
 
-A *phase* is what one party does at one point of the round; all of its wall time counts, named or not:
+A *phase* is what one party does at one point of the round. All of its wall time counts, also outside of stages:
 
     setup    keys, offer, joins, roster: everything before the first contribution, all parties together
     train    local training (whole rounds only)
@@ -9,12 +9,12 @@ A *phase* is what one party does at one point of the round; all of its wall time
     finish   what the server does once, after the last contribution
     open     encrypted sum -> average
 
-A *stage* is a named part of a phase (pack, encrypt, mask, ...). Stages never overlap; what no stage names is the rest
-of its phase. Time to send is not measured: cases hand over bytes in memory.
+A *stage* is a named part of a phase (pack, encrypt, mask, ...). Stages never overlap. The time of a phase outside of
+all stages is its rest. The time to send is not measured, since cases pass bytes in memory.
 
-Memory is measured in a repetition of its own, whose times are not used: before each phase, free memory goes back to
-the system and the kernel's high-water mark of the process is reset; after it, the mark is read. Where the kernel has no
-such mark (anything but Linux) peaks are None.
+Memory is measured in a separate repetition whose times are not used. Before each phase, free memory is returned to the
+system and the kernel's high-water mark of the process is reset. After the phase the mark is read. Systems other than
+Linux have no such mark, and peaks are None there.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Stage:
 class Phase:
     """seconds: wall time; cpu_seconds: processor time of all threads; calls: how often the phase was entered.
 
-    peak_bytes: the most memory that one call took beyond what the process held when it began; None where unknown.
+    peak_bytes: largest memory of one call, beyond what the process held when the call began; None if unknown.
     """
 
     seconds: float = 0.0
@@ -70,7 +70,7 @@ class Phase:
 class Meter:
     """Collects one repetition. `wire_bytes`: length of one message on the wire, by kind.
 
-    memory: measure peaks of memory; times are then larger than they need to be.
+    memory: measure peaks of memory. Times are then longer and must not be used.
     """
 
     def __init__(self, memory: bool = False) -> None:
@@ -154,7 +154,7 @@ def memory(entry: str) -> int:
 
 
 def _release_free_memory() -> None:
-    """Hand freed heap back, so that memory which an earlier phase left behind does not hide what this one takes."""
+    """Return freed heap to the system. Memory left by an earlier phase would hide what this phase takes."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
     if trim is not None:
         trim(0)

@@ -1,8 +1,7 @@
-"""What a run measures: points (length, clients, value bits), and the cases at each.
+"""What a run measures: points (length, clients, value bits), and the cases at each point.
 
-`quick` decides in three minutes what encryption costs at one million values; `full` sweeps sizes, clients and bits and
-plays whole rounds. A sweep is nothing but points that differ in one coordinate, so a point is measured once even where
-two sweeps cross.
+`quick` measures in three minutes what encryption costs at one million values. `full` sweeps sizes, clients and bits and
+plays whole rounds. A sweep is a list of points that differ in one coordinate. A point in two sweeps is measured once.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ QUICK_ENCRYPTING = 2  # clients that encrypt in a slow case of the quick preset
 class Point:
     """A workload and the names of the cases that are interleaved on it.
 
-    once: a point whose repetitions take minutes; it is visited in one cycle and its peaks of memory are not measured.
+    once: True if repetitions take minutes. The point is then visited in one cycle, without peaks of memory.
     """
 
     workload: Workload
@@ -34,10 +33,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Preset:
-    """cycles: how often every case of a point is visited, at most. visit_s: repeat a fast case for so long per visit.
+    """cycles: largest number of visits of every case at a point. visit_s: seconds for which a visit repeats a case.
 
-    case_s: a case whose repetitions would take longer than this at a point is visited less often, but in `fewest`
-    cycles. limit_s: after it, every case is visited once and no more; None for no limit.
+    case_s: seconds. A case whose repetitions at a point would take longer is visited less often, but in at least
+    `fewest` cycles. limit_s: seconds after which every case is visited only once; None for no limit.
     """
 
     name: str
@@ -70,7 +69,7 @@ def chosen(
     names: Sequence[str] = (),
     cycles: int | None = None,
 ) -> Preset:
-    """`base`, with its points replaced by every combination of what is given, or with fewer cases or other cycles."""
+    """`base` with every combination of the given values as its points, or with fewer cases, or with other cycles."""
     known = cases(device, threads)
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -96,7 +95,7 @@ def chosen(
 
 
 def workload_of(entry: Entry, workload: Workload, name: str) -> Workload:
-    """The workload that a case gets: in quick runs two clients encrypt where a case is slow."""
+    """The workload that a case gets: in quick runs only two clients encrypt in a slow case."""
     return replace(workload, encrypting=QUICK_ENCRYPTING) if entry.slow and name == "quick" else workload
 
 

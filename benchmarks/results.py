@@ -1,10 +1,10 @@
 """A run's results: what one file holds, how it is read, and the figures that are derived from it.
 
 A results file is one JSON object (`SCHEMA`): machine, command, settings and, per case and workload, every repetition
-beside its summary. While a run is going on it is a journal instead, one JSON object per line and each on disk before
-the next repetition starts, so that an interrupted run keeps what is done and can go on (`runner.py`).
+beside its summary. During a run there is a journal instead, with one JSON object per line, each on disk before the next
+repetition starts. An interrupted run therefore keeps its measurements and can continue (`runner.py`).
 
-All figures shown anywhere are derived here, from repetitions, by `METRICS`.
+All figures that are shown are computed here, from repetitions, by `METRICS`.
 """
 
 from __future__ import annotations
@@ -99,12 +99,12 @@ class Measurement:
         return cycles
 
     def spread(self, metric: str) -> Spread | None:
-        """Median and quartiles of a metric; None where there is nothing to it."""
+        """Median and quartiles of a metric; None if the case does not have it."""
         samples = self.samples(metric)
         return spread(samples) if samples and any(samples) else None
 
     def stages(self) -> dict[str, tuple[Spread, int]]:
-        """ "phase/stage" -> (seconds over all calls of one repetition, bytes). "phase/rest" is what no stage names."""
+        """ "phase/stage" -> (seconds over all calls of one repetition, bytes). "phase/rest": outside of all stages."""
         found: dict[str, tuple[Spread, int]] = {}
         if not self.repetitions:
             return found

@@ -1,10 +1,9 @@
-"""Plays a preset: one process per case, repetitions of all cases interleaved, everything on disk as it happens.
+"""Plays a preset: each kind of case in a process of its own, all cases interleaved, every result on disk at once.
 
-At each point of the preset, cycle after cycle visits every case once, in an order that is shuffled anew (from a seed):
-what disturbs the machine for a minute disturbs all cases alike, so that ratios hold where absolute times do not. Only
-one worker computes at a time. The first line of the journal says what is measured; each further line is one fact. On
-Ctrl-C or SIGTERM, and when the time of the preset is up, the results file holds what was done; `--resume` goes on from
-there.
+At each point of the preset, every cycle visits every case once, in an order that is shuffled for each cycle (from a
+seed). A disturbance of a minute then affects all cases, so ratios hold where absolute times do not. Only one worker
+computes at a time. The first line of the journal says what is measured, and each further line is one fact. On Ctrl-C or
+SIGTERM, and when the time of the preset is over, the results file holds what was measured, and `--resume` continues.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Key = tuple[str, Workload]
 
 
 class WorkerDied(Exception):
-    """A worker ended without an answer; what it last wrote to standard error."""
+    """A worker ended without an answer. The message is the last line that it wrote to standard error."""
 
 
 class WorkerProcess:
@@ -90,7 +89,7 @@ class WorkerProcess:
 
 @dataclass
 class Journal:
-    """What a run has found so far: on disk line by line, and in memory."""
+    """The measurements of a run so far, on disk line by line and in memory."""
 
     path: Path
     header: dict[str, Any]
@@ -108,7 +107,7 @@ class Journal:
 
     @classmethod
     def reopen(cls, path: Path, header: dict[str, Any]) -> Journal:
-        """Go on with a journal. Raises `ResumeMismatch` for one of other settings, code or machine."""
+        """Continue a journal. Raises `ResumeMismatch` if its settings, code or machine differ from `header`."""
         if not path.exists():
             raise ResumeMismatch(f"{path}: there is nothing to resume; run without --resume")
         try:
@@ -125,10 +124,10 @@ class Journal:
         return journal
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Have a fact on disk, then remember it.
+        """Write a fact to disk, then keep it in memory.
 
-        An interruption may fall anywhere in here. What is remembered, and so reported, is then on disk as well, and
-        `--resume` finds it; a fact that only the disk has is not measured again.
+        An interruption may come at any moment. Every fact in memory, and so every reported one, is on disk, and
+        `--resume` finds it. A fact that is only on disk is not measured again.
         """
         self._write(entry)
         self._take(entry)
@@ -159,9 +158,9 @@ def run(
 ) -> Results:
     """Measure a preset and write the results to `path`.
 
-    The journal lies beside it, with "l" added to the name, and goes once the run is complete. seed: of the vectors and
-    of the order of cases. known: the cases by name; all of the registry when None. Interrupted by KeyboardInterrupt,
-    it writes what is done and raises it again. Raises `ResumeMismatch` or `UnreadableResults` with resume.
+    The journal is beside it, with "l" added to the name, and is removed when the run is complete. seed: of the vectors
+    and of the order of cases. known: the cases by name; None for all of the registry. On KeyboardInterrupt it writes
+    what was measured and raises it again. With resume, raises `ResumeMismatch` or `UnreadableResults`.
     """
     header = {
         "schema": NAME,
@@ -218,7 +217,7 @@ class _Player:
         self._start = time.monotonic()
 
     def play(self) -> bool:
-        """Every point, every cycle; whether nothing was left out for want of time."""
+        """Measure every point in every cycle. Returns False if the preset's time was over before that."""
         complete = True
         for number, point in enumerate(self._preset.points, start=1):
             w = point.workload
@@ -240,7 +239,9 @@ class _Player:
         cycles = 1 if point.once else self._preset.cycles
         for cycle in range(cycles):
             if cycle and self._late(last_cycle):
-                self._say(f"{where}: the preset's {self._preset.limit_s} s are up, or nearly, after {cycle} cycles")
+                self._say(
+                    f"{where}: {cycle} cycles done; the preset's {self._preset.limit_s} s leave no time for another"
+                )
                 return False
             begun = time.monotonic()
             self._say(f"{where}: cycle {cycle + 1} of {cycles}")
@@ -262,7 +263,7 @@ class _Player:
         return limit is not None and time.monotonic() - self._start + ahead > limit
 
     def _prepare(self, name: str, asked: Workload) -> Key | None:
-        """Have a worker ready for a case on a workload; None where it cannot run."""
+        """Prepare a worker for a case on a workload. Returns None if the case cannot run."""
         entry = self._entries[name]
         workload = workload_of(entry, asked, self._preset.name)
         key = (name, workload)
@@ -282,7 +283,7 @@ class _Player:
         return key
 
     def _visit(self, key: Key, cycle: int) -> None:
-        """Repeat a case, at least once, for the visit's time."""
+        """Repeat a case at least once, until the time of a visit is over."""
         begun = time.monotonic()
         for _ in range(LONGEST_VISIT):
             answer = self._ask(key, "repeat")
@@ -300,7 +301,7 @@ class _Player:
                 return
 
     def _peaks(self, key: Key) -> None:
-        """Peaks of memory, once per case and workload."""
+        """Measure peaks of memory, once per case and workload."""
         if self._finished(key) or "peak_bytes" in self._journal.facts[key]:
             return
         answer = self._ask(key, "memory")
@@ -308,7 +309,7 @@ class _Player:
             self._fact(key, **answer)
 
     def _due(self, key: Key, cycle: int) -> bool:
-        """Whether a case is visited in this cycle: not when it failed, was visited already, or has used its time."""
+        """Whether to visit a case in this cycle: not if it failed, was visited already, or has used its time."""
         if self._finished(key):
             return False
         done = self._journal.repetitions.get(key, [])
@@ -323,7 +324,7 @@ class _Player:
         return self._journal.facts.get(key, {}).get("status") in ("not run", "wrong", "failed")
 
     def _ask(self, key: Key, do: str, **more: Any) -> dict[str, Any] | None:
-        """A worker's answer; None when it died, which is noted: other cases go on, this one gets a new worker."""
+        """A worker's answer, or None if the worker died. The case is then recorded as failed, and others continue."""
         process = self._entries[key[0]].process
         try:
             return self._worker(process).ask({"do": do, "case": key[0], "workload": key[1].as_dict(), **more})

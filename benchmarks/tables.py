@@ -55,13 +55,13 @@ def points_of(results: Results) -> list[Point]:
 
 
 def title_of(point: Point) -> str:
-    """A point for people."""
+    """A point as text."""
     length, clients, bits = point
     return f"{length:,} values, {clients:,} clients, {bits} bits"
 
 
 def headline(results: Results) -> Point:
-    """The point with the most cases: what a run is about."""
+    """The point with the most cases, which the headline table shows."""
     return max(points_of(results), key=lambda point: sum(m.workload.point == point for m in results.measurements))
 
 
@@ -157,7 +157,7 @@ def _optional(value: float | None, form: str) -> str:
 
 
 def machine_line(results: Results) -> str:
-    """What it was measured on, in one line."""
+    """The machine of a run in one line."""
     m = results.machine
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
     return (
@@ -168,7 +168,7 @@ def machine_line(results: Results) -> str:
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader must know beside the figures."""
+    """Notes that explain the figures."""
     lines = [
         "Median ± half the distance between the quartiles; ~ marks a median that is not known to a tenth. Wall time of "
         "one party; n counts repetitions, all cases of a point interleaved. Only right results have times."
@@ -198,7 +198,7 @@ def _stacking_line(results: Results) -> list[str]:
 
 
 def _first_run_line(results: Results) -> list[str]:
-    """What the first run of each case took in its process; none of it is in the figures."""
+    """The time of the first run of each case in its process, which is not part of the figures."""
     firsts = {m.case: m.warm_up_seconds for m in results.measurements if m.ours and m.warm_up_seconds is not None}
     if not firsts:
         return []
@@ -217,7 +217,7 @@ def growth_lines(results: Results) -> list[str]:
 
 
 def show(results: Results) -> None:
-    """A run on stdout."""
+    """Print the tables of a run on stdout."""
     console = _console()
     console.print(machine_line(results), highlight=False)
     main = headline(results)
@@ -250,7 +250,7 @@ def _where(m: Measurement) -> tuple[str, ...]:
 
 
 def point_cells(point: Point) -> tuple[str, str, str]:
-    """A point for three columns."""
+    """A point as the cells of three columns."""
     length, clients, bits = point
     return f"{length:,}", f"{clients:,}", str(bits)
 
@@ -285,7 +285,7 @@ def _console() -> Console:
 
 
 def show_comparison(found: Sequence[Comparison]) -> None:
-    """What `compare` found, on stdout."""
+    """Print the result of `compare` on stdout."""
     table = _empty(
         "New over old",
         "case",
@@ -339,7 +339,7 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
 
 
 def show_floors(speeds: Speeds, found: Sequence[Floor]) -> None:
-    """Every stage beside its floor, on stdout."""
+    """Print every stage beside its floor on stdout."""
     table = Table(title="One party on one core: the least that its work could take, and what it takes")
     for name in ("stage", "MB moved", "products M", "AES MB", "SHA MB", "floor ms", "ms", "times"):
         table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=name == "stage")

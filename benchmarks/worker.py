@@ -6,10 +6,11 @@
     {"do": "memory", "case": ..., ...}        ->  peaks of memory by phase
     {"do": "forget"}                          ->  {}        drops what was prepared
 
-Isolation keeps one method's memory, thread pools and imports out of another's figures; TenSEAL's pool does not survive
-a fork, so workers are started afresh. Before the first measured repetition a case runs once on a small input: what
-that costs (compilation, or reading it from the cache) is reported apart. Standard output carries the protocol alone;
-whatever a library prints goes to standard error. The worker ends when its input ends.
+A process of its own keeps one method's memory, thread pools and imports out of another's figures. Workers are new
+processes and not forks, since TenSEAL's pool does not survive a fork. Before the first measured repetition a case runs
+once on a small input, and the time of this (to compile, or to read compiled code from the cache) is reported
+separately. Standard output carries only the protocol, and what a library prints goes to standard error. The worker ends
+when its input ends.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Worker:
         return self.repeat(key) if request["do"] == "repeat" else self.memory(key)
 
     def prepare(self, key: tuple[str, Workload], entry: Entry) -> Answer:
-        """Get a case ready for a workload; says "not run" where it cannot run here."""
+        """Prepare a case for a workload. The status is "not run" if it cannot run here."""
         try:
             warm_up_seconds = self._warm_up(entry, key[1])
             case = entry.make()
@@ -98,7 +99,7 @@ class Worker:
         return {"peak_bytes": {name: phase.peak_bytes for name, phase in meter.phases.items()}}
 
     def _warm_up(self, entry: Entry, workload: Workload) -> float | None:
-        """Seconds of a first run on a small input; None when this process has done that already."""
+        """Seconds of a first run on a small input; None if this process has run the case before."""
         if entry.name in self._warm:
             return None
         small = replace(workload, length=min(WARM_LENGTH, workload.length), clients=WARM_CLIENTS, encrypting=1)
@@ -123,7 +124,7 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 
 
 def main() -> None:
-    """Keep standard output for the protocol; libraries that print write to standard error."""
+    """Keep standard output for the protocol, and send what libraries print to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(sys.stdin, answers)

@@ -1,8 +1,7 @@
-"""The vectors that every case works on: seeded, equal for all cases, never more in memory than asked for.
+"""The vectors that every case averages: seeded, equal for all cases, and made when they are needed.
 
-An update is made in chunks, each from its own seed, so that any part of any client's update can be made again anywhere:
-checking a sum over 1e8 values needs one chunk per client, not one vector per client. What a case does with the
-updates is in `cases/`.
+An update is made in chunks, each from its own seed, so any part of any client's update can be computed again. To check
+a sum over 1e8 values then needs one chunk per client, not one vector per client.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ class Workload:
     """One point of a sweep.
 
     length: values per update.  clients: contributions that are summed.  value_bits: bits of a quantised value, for the
-    cases that quantise.  encrypting: how many clients make a contribution of their own; 0 means all of them. A slow
-    case may let fewer clients encrypt and the server take each contribution several times: costs per client and per
-    contribution stay what they are.
+    cases that quantise.  encrypting: how many clients make a contribution of their own; 0 means all of them. In a slow
+    case fewer clients may encrypt, and the server takes each contribution several times. This does not change costs per
+    client and per contribution.
     """
 
     length: int
@@ -46,7 +45,7 @@ class Workload:
 
     @property
     def point(self) -> tuple[int, int, int]:
-        """(length, clients, value_bits): what a measurement is compared at."""
+        """(length, clients, value_bits). Measurements at the same point are compared."""
         return self.length, self.clients, self.value_bits
 
     def contribution_of(self, arrival: int) -> int:
@@ -71,7 +70,7 @@ class Vectors:
         self._exact = list(self._mean_chunks()) if keep else None
 
     def update(self, client: int) -> F32:
-        """Client `client`'s update, float32[length], |x| <= CLIP. The caller leaves it as it is."""
+        """Client `client`'s update, float32[length], |x| <= CLIP. The caller must not change it."""
         return self._make(client) if self._kept is None else self._kept[client]
 
     def exact_mean(self) -> Iterator[tuple[int, F64]]:

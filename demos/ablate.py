@@ -1,4 +1,4 @@
-"""`demos ablate CONFIG`: what each component of a run is worth; interrupted, it continues."""
+"""`demos ablate CONFIG`: measure what each component of a run is worth. An interrupted ablation can be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`demos assist finetune`: examples for a hosted model, and a text head that needs nobody else."""
+"""`demos assist finetune`: make examples for a hosted model, or train a text head on this machine."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ provider_options = _options(
 
 
 class Bars:
-    """One progress line after another, a new one whenever the work changes its name."""
+    """Shows one progress line after another, and a new one whenever the name of the work changes."""
 
     def __init__(self) -> None:
         self._name = ""
@@ -122,7 +122,7 @@ class Bars:
 def run_story(
     options: dict[str, Any], story: Callable[[Any], dict[str, Any]], *, with_label: bool = False
 ) -> dict[str, Any] | None:
-    """The story's result; None when it was a dry run, which has shown what would be sent."""
+    """The result of a story, or None after a dry run, which printed what would be sent."""
     from fl.assist.errors import NotSent
     from fl.assist.session import Session
 

@@ -10,7 +10,7 @@ from demos.console import out, print_json, size, table
 
 
 def show(result: dict[str, Any] | None, as_json: bool, shown: Callable[[dict[str, Any]], None]) -> None:
-    """A story's result as JSON or as tables, and who made it; nothing after a dry run."""
+    """Print the result of a story and who made it, as JSON or as tables. Prints nothing after a dry run."""
     if result is None:
         return
     if as_json:

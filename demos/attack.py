@@ -67,9 +67,9 @@ def attack(ctx: click.Context, names: tuple[str, ...], everything: bool, listing
 
 
 def report(performances: list[Performance], missing: Sequence[Attack] = ()) -> dict[str, Any]:
-    """What `--json` prints. error: the errors that were raised, or what came out where none was.
+    """What `--json` prints. error: the names of the errors that were raised, or the attack's note if none was.
 
-    missing: attacks that were not played, for want of an extra.
+    missing: attacks that were not played because an extra is not installed.
     """
     left_out = [
         {"name": each.name, "stock": NOT_PLAYED, "figure": "", "ours": NOT_PLAYED, "error": _needed_by(each)}
@@ -142,11 +142,11 @@ def _ending(performance: Performance) -> str:
 
 
 def _alarms(performances: list[Performance]) -> list[str]:
-    """What makes the run a failure: a control that proves nothing, or an attack that gets through."""
+    """Why the run is a failure: a control that did not succeed, or an attack on this project that did."""
     lines = []
     for each in performances:
         if not each.control.succeeded:
-            lines.append(f"{each.attack.name}: the control failed ({each.control.figure}), so this shows nothing")
+            lines.append(f"{each.attack.name}: the control failed ({each.control.figure}), so this proves nothing")
         if each.shipped.outcome not in ("refused", "harmless") or each.shipped.exposed_updates:
             lines.append(f"{each.attack.name}: {each.shipped.outcome} here: {_ending(each) or 'no error was raised'}")
     return lines

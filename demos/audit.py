@@ -1,7 +1,6 @@
-"""`audit`: read a key holder's ledger offline, and compare it with what others saw.
+"""`demos audit`: verify a key holder's ledger offline, and compare it with earlier copies and clients' journals.
 
-No logic of its own: `secagg.ledger` and `secagg.journal` verify and compare. It needs no private key, and it changes
-nothing.
+`secagg.ledger` and `secagg.journal` verify and compare. The command needs no private key and changes no file.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def audit(ledger: Path, against: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _compared(ledger: Path, other: Path) -> dict[str, Any]:
-    """How another file relates to the ledger. Raises `LedgerError` when they contradict each other."""
+    """Compare another file with the ledger. Raises `LedgerError` if they contradict each other."""
     if read_log(other).purpose == JOURNAL:
         rounds = compare_journal(ledger, other)
         return {"file": str(other), "kind": "journal", "rounds": rounds, "verdict": f"{rounds} rounds agree"}

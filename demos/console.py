@@ -27,12 +27,12 @@ from fl.text import printable
 
 
 def visible(text: str) -> str:
-    """The text with control characters as their escapes, so that a name cannot control a terminal."""
+    """The text with control characters as escapes, so that a name cannot control a terminal."""
     return printable(text, keep="\t\n")
 
 
 class PlainConsole(Console):
-    """A console to which strings are data, and numbers in them are not coloured."""
+    """A console that prints strings as they are: no markup, no emoji codes, no colours for numbers."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
@@ -81,7 +81,7 @@ def print_json(data: dict[str, Any]) -> None:
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function that takes how much is done."""
+    """Show progress. Yields a function that takes the number of finished parts, out of `total`."""
     if err.is_terminal:
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -106,7 +106,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields a function that takes what is being done, how much of it is finished, and of how much."""
+    """Show progress of one stage after another. Yields a function of (stage, finished parts, all parts)."""
     label, advance = "", None
     with ExitStack() as shown:
 
@@ -128,7 +128,7 @@ def table(
     right: tuple[int, ...] = (),
     bold: str | None = None,
 ) -> Table:
-    """A table in the demos' one style; `right`: indexes of columns to align right. `bold`: first cell of such rows."""
+    """A table in the style of all demos. right: indexes of right-aligned columns. bold: first cell of a bold row."""
     styled = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         styled.add_column(column, justify="right" if index in right else "left")

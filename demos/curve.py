@@ -1,4 +1,4 @@
-"""`demos curve`: average precision against epsilon, several seeds, on the same data; interrupted, it continues."""
+"""`demos curve`: average precision at several epsilons and seeds, on the same data. An interrupted curve continues."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _arguments(level: str, seed: str, train_options: tuple[str, ...]) -> list[st
 
 
 def _refuse_wrong_options(run: tuple[str, str], train_options: tuple[str, ...]) -> None:
-    """Wrong usage of `train` is found here, before the first run and without a process."""
+    """Find wrong usage of `train` before the first run starts a process."""
     from demos.train import train
 
     train.make_context("train", _arguments(*run, train_options))
@@ -94,7 +94,7 @@ def _played(run: Path, level: str, seed: str, train_options: tuple[str, ...]) ->
 
 
 def without_budget(train_options: Sequence[str]) -> list[str]:
-    """`train_options` without those that say how a budget is spent, which `train --no-dp` refuses. All take a value."""
+    """`train_options` without those of a privacy budget, which `train --no-dp` refuses. All of them take a value."""
     left_out = {name for name, option in TRAIN_OPTIONS.items() if option.only_private}
     kept: list[str] = []
     words = iter(train_options)

@@ -1,7 +1,7 @@
-"""`enrol`: identities and the enrolment list, made and compared offline before the first round.
+"""`demos enrol`: make identities and the enrolment list, and compare the list, offline before the first round.
 
-No logic of its own: `secagg.identity` and `secagg.enrolment` do everything. The private key never leaves its file; what
-is handed around are public entries and, in the end, the list, whose fingerprint the parties read to each other.
+`secagg.identity` and `secagg.enrolment` do all the work. A private key never leaves its file. The parties exchange
+public entries and then the list, and read its fingerprint to each other.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def check(file: Path, fingerprint: str | None, as_json: bool) -> None:
 
 
 def _passphrase() -> bytes | None:
-    """What SECAGG_PASSPHRASE holds; set but empty is refused by `Identity.save`, not taken for "none"."""
+    """The value of SECAGG_PASSPHRASE, or None if it is not set. `Identity.save` refuses an empty one."""
     value = os.environ.get(PASSPHRASE)
     return None if value is None else os.fsencode(value)
 
@@ -154,5 +154,5 @@ def _member(member: Member) -> dict[str, str]:
 
 
 def _groups(fingerprint: str) -> str:
-    """In groups of four, for reading aloud."""
+    """A fingerprint in groups of four characters, so that it can be read aloud."""
     return " ".join(fingerprint[i : i + 4] for i in range(0, len(fingerprint), 4))

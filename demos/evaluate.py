@@ -1,4 +1,4 @@
-"""`demos evaluate RUN`: an examination of a finished run, for people who are responsible for its model."""
+"""`demos evaluate RUN`: examine a finished run, for those who are responsible for its model."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ def network(
     import tempfile
     from pathlib import Path
 
-    # Stop what was started on `kill` and on a terminal's hang-up as on Ctrl-C, and on Ctrl-C even where a script's `&`
-    # made this process ignore it. What ends it without a word is the keeper's (fl/flower/keeper.py).
+    # `kill` and a terminal's hang-up stop all started processes, as Ctrl-C does. Ctrl-C does so even if a script's `&`
+    # made this process ignore it. fl/flower/keeper.py stops them if this process ends without a signal it can handle.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     if keep is not None:

@@ -23,7 +23,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obje
 
 
 class Range(click.ParamType):
-    """What `option` declares, as click takes it: a number within its range, a list, a choice, a text."""
+    """The click type of a declared option: a number within its range, a list, a choice or a text."""
 
     name = "text"
 
@@ -41,13 +41,13 @@ class Range(click.ParamType):
 
 
 def ranged(flag: str, declared: options.Option, text: str, name: str | None = None, **rest: Any) -> Any:
-    """An option of a command, which takes what `declared` allows. text: for --help. name: of the parameter."""
+    """An option of a command that takes the values that `declared` allows. text: for --help. name: of the parameter."""
     shown = rest.get("default") != ""
     return click.option(*filter(None, (flag, name)), type=Range(declared), help=text, show_default=shown, **rest)
 
 
 class FilePath(click.Path):
-    """A path as `click.Path` gives it, refused by name where it is empty or holds a NUL."""
+    """A path as `click.Path` gives it. Refuses an empty path and one with a NUL."""
 
     def __init__(self, **what: Any) -> None:
         super().__init__(path_type=Path, **what)
@@ -62,7 +62,7 @@ class FilePath(click.Path):
 
 @contextmanager
 def wrong_usage() -> Iterator[None]:
-    """Settings that refuse what was asked for: exit code 2. Around nothing but making them from options."""
+    """Within the block, an error of `fl` is wrong usage (exit code 2). Only for making settings from options."""
     try:
         yield
     except FederationError as fault:

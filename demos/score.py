@@ -65,7 +65,7 @@ def score(run: Path, file: Path, history: Path | None, target: Path | None, as_j
 
 @contextmanager
 def _sink(target: Path | None) -> Iterator[TextIO]:
-    """stdout, or a file that appears under its name only when it is complete."""
+    """stdout, or a file that gets its name only when it is complete."""
     if target is None:
         yield sys.stdout
         return

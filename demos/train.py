@@ -1,4 +1,4 @@
-"""`demos train`: federated fraud detection from data to figures, with what privacy and encryption cost beside it."""
+"""`demos train`: train a fraud model federatedly, and print its figures with the costs of privacy and encryption."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def train(
     given = [name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
     if resume is not None:
         _refuse_other_options(given)
-    from fl.runs import api  # and torch with it: `--help` does not wait
+    from fl.runs import api  # imported here because it imports torch, which --help does not need
     from fl.runs.asked import configuration
 
     with stages() as progress:

@@ -1,4 +1,4 @@
-"""The output of a finished run of `demos train`: figures, who saw what, costs, counts, privacy."""
+"""The output of `demos train`: figures, who saw what, costs, shared counts, privacy."""
 
 from __future__ import annotations
 

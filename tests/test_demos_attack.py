@@ -145,7 +145,7 @@ def test_a_control_that_fails_fails_the_command(monkeypatch):
     result = played_by(monkeypatch, FAILS, REFUSED)
     assert result.exit_code == 1
     assert json.loads(result.stdout)["attacks"][0]["stock"] == "fails"
-    assert "shows nothing" in result.stderr
+    assert "proves nothing" in result.stderr
 
 
 @pytest.mark.parametrize("outcome", ["exposed", "accepted"])

@@ -1,9 +1,10 @@
-"""Sums of ciphertexts on a torch device, several contributions stacked per pass.
+"""Sums of ciphertexts on a torch device, with several contributions per pass.
 
-They show which stacking is best, and how close to the device's own copy bandwidth it comes.
+The case shows which number of contributions per pass is fastest, and which share of the device's copy bandwidth it
+uses.
 
-Only the aggregator's addition is measured, on random residues of the shape that the plan gives; transfers to the
-device are a stage of their own, because an aggregator can overlap them. On "cpu" the same code runs on CPU tensors.
+Only the aggregator's addition is measured, on random residues of the shape that the plan gives. Transfers to the device
+are a separate stage, because an aggregator can overlap them with other work. On "cpu" the same code uses CPU tensors.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmarks.meter import Meter
 from benchmarks.workload import CLIP, Vectors
 
 COPIED = 256 << 20  # bytes of the tensor whose copy measures the device's bandwidth
-SOURCES = 8  # distinct contributions; more clients send them again
+SOURCES = 8  # different contributions; further clients send the same ones again
 
 
 class DeviceSum:
@@ -37,7 +38,7 @@ class DeviceSum:
             raise CaseNotRunnable("no CUDA device")
         workload = vectors.workload
         if workload.clients % self._stacked:
-            raise CaseNotRunnable(f"{workload.clients} clients do not divide into stacks of {self._stacked}")
+            raise CaseNotRunnable(f"{workload.clients} clients is not a multiple of {self._stacked} per pass")
         self._torch, self._device = torch, torch.device(self._device_name)
         self._vectors = vectors
         self._plan = secagg.plan_round(workload.length, workload.clients, CLIP, workload.value_bits)
@@ -81,7 +82,7 @@ class DeviceSum:
             expected += self._contributions[i % len(self._contributions)]
         expected %= self._primes.astype(np.uint64)[None, None, :, None]
         if not np.array_equal(expected, residues):
-            raise WrongResult("the device's sum of residues is not the sum modulo the primes")
+            raise WrongResult("the device's sum of residues differs from the sum modulo the primes")
 
     def _random_residues(self, count: int, seed: int) -> list[NDArray[np.uint32]]:
         rng = np.random.default_rng(seed)

@@ -1,8 +1,8 @@
-"""This project's own round, as measured: the roles of `secagg`, called one after the other, bytes between them.
+"""This project's own round: the roles of `secagg`, called one after the other, with messages as bytes between them.
 
-It uses the public interface only, the same calls as `secagg.run_round`, but makes one update at a time, hands messages
-over in one reused buffer instead of a new one for each, and attributes every second to a phase. So 1e8 values need the
-memory of one client, one aggregator and one key holder, however many clients there are.
+It makes the same calls as `secagg.run_round`, with three differences: it makes one update at a time, it passes messages
+in one reused buffer, and it assigns every second to a phase. 1e8 values therefore need the memory of one client, one
+aggregator and one key holder, for any number of clients.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Opened:
 
 
 def play_round(update_of: Callable[[int], F32], clients: int, terms: Terms, meter: Meter) -> Opened:
-    """One whole round over `clients` updates; `update_of(i)` makes client i's just before it contributes."""
+    """Play one round over `clients` updates. `update_of(i)` makes client i's update just before it contributes."""
     plan, observer, post = terms.plan, Observer(), _Post(meter)
     clock = observer.clock
     with meter.phase("setup", clock):
@@ -73,14 +73,14 @@ def play_round(update_of: Callable[[int], F32], clients: int, terms: Terms, mete
 
 
 class _Post:
-    """Carries large messages as bytes. Delivery copies into the receiver's buffer, which costs no party any time."""
+    """Delivers large messages as bytes. The copy into the receiver's buffer is outside of every phase, so not timed."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         self._buffer = bytearray()
 
     def deliver(self, parts: tuple[Any, ...], kind: str) -> memoryview:
-        """The received bytes; valid until the next delivery."""
+        """The received bytes. They are valid until the next delivery."""
         size = sum(len(part) for part in parts)
         self._meter.wire_bytes[kind] = size
         if len(self._buffer) != size:
@@ -93,7 +93,7 @@ class _Post:
 
 
 class EncryptedAverage:
-    """A round with one engine, masked or not. sums_on: torch device that ciphertexts are added on; None: in memory."""
+    """A round with one engine, masked or not. sums_on: torch device that adds ciphertexts, or None for numpy."""
 
     def __init__(
         self, engine: str = "auto", masking: bool = True, threads: int | None = None, sums_on: str | None = None
@@ -152,6 +152,6 @@ def _exact_sums(vectors: Vectors, plan: secagg.RoundPlan) -> Iterator[tuple[int,
 
 
 def quantised(update: F32, plan: secagg.RoundPlan) -> NDArray[np.int64]:
-    """The integers that an update enters a sum with, worked out apart from `secagg`."""
+    """An update as the integers that enter a sum, int64, computed without `secagg`."""
     values = np.clip(update.astype(np.float64), -plan.clip, plan.clip)
     return np.rint(values * (1.0 / plan.step)).astype(np.int64)

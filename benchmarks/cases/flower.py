@@ -1,12 +1,14 @@
 """Flower's SecAgg+ (Bell et al., CCS 2020), through the functions of the installed `flwr`.
 
-Clients run flwr's own client functions for all four stages (setup, share keys, collect masked vectors, unmask), timed
-by wrapping the names that they call. The server's arithmetic is inside a workflow that needs a running grid, so it is
-repeated here from flwr's functions in flwr's order (`secaggplus_workflow.py`: collect_masked_vectors_stage and
-unmask_stage). Every client is the neighbour of every other up to 9 clients; beyond, of 8 others on flwr's circle,
-because more would be unfair to it. flwr's defaults otherwise: 22-bit grid, modulus 2**32, weight 1000.
+Clients run flwr's own client functions for all four stages (setup, share keys, collect masked vectors, unmask). They
+are timed by wrappers around the functions that they call. flwr's server arithmetic is part of a workflow that needs a
+running grid. It is therefore repeated here with flwr's functions in flwr's order (`secaggplus_workflow.py`:
+collect_masked_vectors_stage and unmask_stage). Up to 9 clients, every client is a neighbour of every other. With more
+clients, each has 8 neighbours on flwr's circle, since more would slow SecAgg+ down unfairly. Everything else has flwr's
+defaults: 22-bit grid, modulus 2**32, weight 1000.
 
-What it protects against differs: no key holder, survives dropouts, but masks from a 32-bit seed and numpy's generator.
+SecAgg+ protects differently: it has no key holder and survives dropouts, but its masks come from 32-bit seeds and
+numpy's generator.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class SecAggPlusAverage:
         if vectors.workload.clients * TARGET_RANGE >= MOD_RANGE:
             raise CaseNotRunnable("sums would overflow flwr's default modulus")
         logging.getLogger("flwr").setLevel(logging.ERROR)
-        # Imported by name: the package gives a function of the same name in the module's place.
+        # Imported by its name as a text, since the package has a function of the same name that hides the module.
         self._mod = importlib.import_module("flwr.client.mod.secure_aggregation.secaggplus_mod")
         self._vectors = vectors
         self._circle = [sorted(self._neighbours(i)) for i in range(vectors.workload.clients)]
@@ -70,7 +72,7 @@ class SecAggPlusAverage:
         }
 
     def _neighbours(self, client: int) -> set[int]:
-        """flwr's circle: as many to either side, the client itself included."""
+        """The client itself and its neighbours on flwr's circle, the same number on either side."""
         clients = self._vectors.workload.clients
         half = min(NEIGHBOURS, clients) // 2
         return {(client + offset) % clients for offset in range(-half, half + 1)}
@@ -89,7 +91,7 @@ class SecAggPlusAverage:
         return compared(average, self._vectors, 2 * CLIP / TARGET_RANGE)
 
     def _share_keys(self, meter: Meter) -> tuple[list[Any], list[dict[int, bytes]]]:
-        """Stages 0 and 1: every client's state, and the encrypted shares that it receives, by sender."""
+        """Stages 0 and 1. Returns every client's state, and the encrypted shares that it receives, by sender."""
         from flwr.common.secure_aggregation.secaggplus_constants import Key
 
         mod, shares = self._mod, len(self._circle[0])
@@ -123,7 +125,7 @@ class SecAggPlusAverage:
         from flwr.common import ndarrays_to_parameters
         from flwr.common.secure_aggregation.secaggplus_constants import Key
 
-        # How flwr hands the trained parameters to its modifier; the application pays for that in any setting.
+        # flwr passes trained parameters to its mod in this form. Not timed: every Flower app does this conversion.
         parameters = ndarrays_to_parameters([update])
         configs = {Key.CIPHERTEXT_LIST: list(inbox.values()), Key.SOURCE_LIST: list(inbox)}
         with _timed(self._mod, meter), meter.phase("client"):
@@ -144,7 +146,7 @@ class SecAggPlusAverage:
                 return parameters_addition(total, received) if total else received
 
     def _unmask(self, states: list[Any], masked: list[Any], meter: Meter) -> F64:
-        """unmask_stage: shares of every seed from its neighbours, seeds combined, masks taken off, dequantised."""
+        """unmask_stage: collect the shares of every seed, combine them, subtract the masks and dequantise."""
         from flwr.common.secure_aggregation import ndarrays_arithmetic as arithmetic
         from flwr.common.secure_aggregation.crypto.shamir import combine_shares
         from flwr.common.secure_aggregation.quantization import dequantize
@@ -176,7 +178,7 @@ class SecAggPlusAverage:
 
 @contextmanager
 def _timed(module: ModuleType, meter: Meter) -> Iterator[None]:
-    """Time what flwr's client functions call, by stage."""
+    """Within the block, time the functions that flwr's client functions call, by stage."""
     originals = {name: getattr(module, name) for name in _STAGE_OF}
 
     def wrap(function: Callable[..., Any], stage_name: str) -> Callable[..., Any]:

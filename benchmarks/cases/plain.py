@@ -1,7 +1,8 @@
-"""Plaintext FedAvg, what all encryption is compared with: float32 vectors, added in float32, divided once.
+"""Plaintext FedAvg, with which all encryption is compared: float32 vectors, added in float32 and divided once.
 
-Source: McMahan et al., AISTATS 2017. In numpy, and in torch on a device; there, moving a contribution onto the device
-is a stage of its own. Nothing is checked, as nothing is in a plain system: this is the floor, not a recommendation.
+Source: McMahan et al., AISTATS 2017. One version uses numpy, the other torch on a device, where the transfer of a
+contribution to the device is a separate stage. As in a plain system, nothing is checked. The case is a lower bound of
+cost, not a recommendation.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from benchmarks.workload import F32, F64, Vectors
 
 
 def allowed_error(clients: int) -> float:
-    """Rounding of a float32 sum of `clients` values below 1, divided by `clients`."""
+    """Bound on the rounding error of a float32 sum of `clients` values below 1, divided by `clients`."""
     return float(clients) * 2.0**-24
 
 
@@ -83,7 +84,7 @@ class TorchAverage:
 
 
 def _send(update: F32, meter: Meter, *, counted: bool) -> bytes:
-    """An update as bytes. counted=False: a contribution that arrives again costs its client nothing."""
+    """An update as bytes. counted=False: not timed, since this client's contribution was counted before."""
     if not counted:
         return update.tobytes()
     with meter.phase("client"), meter.stage("serialize") as stage:

@@ -1,7 +1,7 @@
-"""All cases, by name: what each is, where it lives and how far it goes.
+"""All cases by name: what each is, which class runs it, and its largest workload.
 
-The engines of `secagg` are asked for, not listed: a new engine is measured as soon as it exists. A case is imported
-only in the process that runs it.
+The engines come from `secagg` itself, so a new engine is measured without a change here. A case is imported only in the
+process that runs it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ STACKS = (1, 2, 4, 8)
 class Entry:
     """A case.
 
-    name, label: for machines and for people.  factory: "module:class".  options: its arguments.  family: "plain",
-    "secagg", "stock", "flower", "device" or "round".  ours: this project's code; the others are the controls of a
-    comparison.  slow: takes seconds per client, so that quick runs let two clients encrypt and repeat it less.
-    longest, most: largest length and number of clients that it is asked to do.
+    name: for options and files.  label: for people.  factory: "module:class".  options: arguments of the class.
+    family: "plain", "secagg", "stock", "flower", "device" or "round".  ours: whether it is this project's code; the
+    others are the controls of a comparison.  slow: takes seconds per client, so in quick runs only two clients encrypt,
+    and it is repeated less often.  longest, most: largest length and largest number of clients that it runs with.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Entry:
 
     @property
     def process(self) -> str:
-        """Which worker process it runs in: one with its kin, which load the same libraries, and with nobody else."""
+        """Name of the worker process that runs it. Only cases that load the same libraries share a process."""
         if self.family in ("device", "round", "stock"):
             return self.family
         return str(self.options["engine"]) if self.family == "secagg" else self.name
@@ -52,7 +52,7 @@ class Entry:
 
 
 def cases(device: str = "cpu", threads: int | None = None) -> dict[str, Entry]:
-    """Every case by name, for runs on `device` ("cpu" or "cuda"). threads: for mask expansion; all cores when None."""
+    """Every case by name, for runs on `device` ("cpu" or "cuda"). threads: for masks and torch; None for all."""
     entries = [
         Entry("plain-numpy", "plain FedAvg, numpy", "plain:NumpyAverage"),
         Entry(f"plain-torch-{device}", f"plain FedAvg, torch on {device}", "plain:TorchAverage", {"device": device}),
@@ -89,7 +89,7 @@ def engines() -> tuple[str, ...]:
 
 
 def default_case() -> str:
-    """The case that stands for this project: the engine that "auto" means, with masks."""
+    """The name of this project's default: the engine that "auto" chooses, with masks."""
     return f"secagg-{engines()[0]}-masked"
 
 

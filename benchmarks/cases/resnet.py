@@ -1,7 +1,8 @@
-"""ResNet-18 in plain torch, to have real training of a model of that size: 11,689,512 trainable values.
+"""ResNet-18 in plain torch, for real training of a model with 11,689,512 trainable values.
 
-Source: He et al., CVPR 2016, table 1, with GroupNorm in place of BatchNorm (Wu and He, ECCV 2018): BatchNorm's running
-statistics are un-noised functions of the data and do not belong into a federated update; the count of values is equal.
+Source: He et al., CVPR 2016, table 1, with GroupNorm in place of BatchNorm (Wu and He, ECCV 2018). BatchNorm's running
+statistics are functions of the data without noise and do not belong into a federated update. Both variants have the
+same number of trainable values.
 """
 
 from __future__ import annotations

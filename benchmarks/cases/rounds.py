@@ -1,13 +1,13 @@
 """Whole federated rounds: real local training, then the average, plain or encrypted and masked.
 
-Two models. The fraud model of `fl.learning.model`, one pass over ROWS rows per client as in a day-to-day round, and
-ResNet-18 for STEPS steps of BATCH images, a fraction of what a client would train, so that the share that encryption
-takes is overstated rather than understated. The rows and images are random: the arithmetic of a step does not depend on
-them.
+There are two models. The fraud model of `fl.learning.model` makes one pass over ROWS rows per client, as in an ordinary
+round. ResNet-18 makes STEPS steps of BATCH images, which is less than a client would train, so the share of the time
+that encryption takes is overstated rather than understated. Rows and images are random, since the time of a step does
+not depend on their values.
 
-Both ways to average take the same updates: the trained model minus the model before, clipped to [-CLIP, CLIP]. The
-fraud model trains on one torch thread: its layers are too small to share out, and more threads only make it slower,
-which would flatter encryption.
+Both ways to average use the same updates: the trained model minus the model before, clipped to [-CLIP, CLIP]. The fraud
+model trains on one torch thread. Its layers are small, and more threads would make training slower and so the share of
+encryption smaller.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LENGTHS = {"mlp": FEATURES * 64 + 64 + 64 * 32 + 32 + 32 + 1, "resnet18": 11_689
 
 
 class WholeRound:
-    """One round of `model` ("mlp" or "resnet18") on `device`; engine None averages in plain sight."""
+    """One round of `model` ("mlp" or "resnet18") on `device`. engine: None averages without encryption."""
 
     def __init__(self, model: str, engine: str | None = None, device: str = "cpu", threads: int | None = None) -> None:
         self._name, self._engine, self._device_name, self._threads = model, engine, device, threads
@@ -107,7 +107,7 @@ class WholeRound:
 
 @dataclass(frozen=True)
 class _Training:
-    """A model, what training it means, and the function that trains it in place as client `i` does."""
+    """A model, a description of its training, and a function that trains it in place as client `i` does."""
 
     model: nn.Module
     describe: str

@@ -1,9 +1,9 @@
-"""Federated averaging with TenSEAL as its documentation and its best-known user do it: the honest competitor.
+"""Federated averaging with TenSEAL, as its documentation and NVFLARE do it.
 
-Three parameter sets (`SETTINGS`), all through TenSEAL's public interface: a vector is cut into pieces of N/2 slots,
-each becomes one `CKKSVector`, is serialised, deserialised by a server whose context holds no secret key, added in
-place and decrypted. TenSEAL runs on one thread (its pool does not survive a fork, and its vectors of one ciphertext
-have nothing to share out).
+There are three parameter sets (`SETTINGS`), all through TenSEAL's public interface. A vector is cut into pieces of N/2
+slots. Each piece becomes one `CKKSVector` and is serialised. A server whose context holds no secret key deserialises it
+and adds it in place. The sum is decrypted. TenSEAL runs on one thread: its thread pool does not survive a fork, and a
+vector of one ciphertext has no work to divide.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from benchmarks.meter import Meter
 from benchmarks.workload import F32, F64, Vectors
 
 ALLOWED_ERROR = 1e-6
-"""CKKS is approximate; at scale 2**40 these sets are some 1e-8 off. Ten times more would be a wrong result."""
+"""CKKS is approximate. At scale 2**40 these sets have errors of about 1e-8; one above 1e-6 is a wrong result."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """degree: N. bits: sizes of the primes, the special one last. scale_bits: log2 of the scale.
+    """degree: N. bits: sizes of the primes in bits, with the special prime last. scale_bits: log2 of the scale.
 
-    symmetric: clients share the secret key and encrypt with it; otherwise they hold the public key.
+    symmetric: True if all clients share the secret key and encrypt with it, False if they have the public key.
     """
 
     label: str
