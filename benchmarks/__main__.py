@@ -93,7 +93,7 @@ def run(
     path: Path | None,
     resume: bool,
 ) -> None:
-    """Measure and print the table.
+    """Measure the cases of a preset and print a table of their costs.
 
     \b
     python -m benchmarks run --preset quick
