@@ -1,17 +1,17 @@
-"""Sums of ciphertext residues on a torch device: what an aggregator does whose contributions live on a GPU.
+"""Sums of ciphertext residues on a torch device, for an aggregator whose contributions are on a GPU.
 
 What it does: keeps a running sum of residues modulo 30-bit primes as one torch tensor on a device, takes contributions
-one at a time or several stacked, and gives the sum back as the residues that `secagg` speaks. Moving a contribution to
-the device is a call of its own, so that transfers can be counted, and overlapped, apart from sums. `DeviceBlocks` is
-the same sum as an aggregator of whole rounds takes it.
+one at a time or several stacked, and returns the sum as residues of `secagg`. Moving a contribution to the device is a
+separate call, so that transfers can be measured, and overlapped, apart from sums. `DeviceBlocks` offers the same sum
+with the interface that an aggregator of whole rounds expects.
 
 What it leaves to others: checking contributions (shape and range are checked again here, signatures and hashes are
 `secagg.Aggregator`'s), and what the residues mean.
 
 A residue is below 2^30, so it crosses as int32 unchanged (torch has few operations on uint32). The running sum is
 int64 and reduced lazily: it holds 2^33 residues before it could overflow, a contribution costs one read of 4 bytes and
-one read and write of 8, and a stack of k contributions is added in one go, so that the 16 bytes of the running sum are
-paid once for all k. No custom kernel.
+one read and write of 8, and a stack of k contributions is added at once, so that the 16 bytes of the running sum are
+moved once for all k. No custom kernel.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class DeviceAccumulator:
         self._total = torch.zeros(self.shape, dtype=torch.int64, device=device)
 
     def room(self, contributions: int) -> torch.Tensor:
-        """Room on the device for a stack: int32[contributions, blocks, 2, primes, N], to be reused."""
+        """An uninitialised stack on the device: int32[contributions, blocks, 2, primes, N]. It can be reused."""
         return torch.empty((contributions, *self.shape), dtype=torch.int32, device=self.device)
 
     def to_device(self, residues: Residues, into: torch.Tensor) -> None:
-        """Move a contribution into one place of a stack. May return early on CUDA: synchronise to time it.
+        """Move a contribution into one place of a stack. On CUDA it may return early: synchronise to measure its time.
 
         Raises `AggregationError` for another dtype or shape.
         """
@@ -72,8 +72,8 @@ class DeviceAccumulator:
         if contributions > 2 and self.device.type != "cpu":
             self._total += torch.sum(stack, dim=0, dtype=torch.int64)
         else:
-            # Two residues fit int32 together: the widening pass over the stack is spared. On a CPU torch's reduction
-            # along the first axis took eight times as long as pairs (docs/benchmarks.md).
+            # The sum of two residues fits int32, which saves a widening pass over the stack. On a CPU, torch's
+            # reduction along the first axis took eight times as long as pairs (docs/benchmarks.md).
             for first in range(0, contributions - 1, 2):
                 self._total += stack[first] + stack[first + 1]
             if contributions % 2:
@@ -107,12 +107,12 @@ class DeviceAccumulator:
             )
         if self.count + more > LARGEST_COUNT:
             raise AggregationError(
-                f"a sum holds at most {LARGEST_COUNT} contributions: take its residues and start anew"
+                f"a sum holds at most {LARGEST_COUNT} contributions: read its residues and make a new sum"
             )
 
 
 class DeviceBlocks:
-    """The same sum as `secagg.Aggregator` takes it (`secagg.accumulator.Accumulator`), block by checked block.
+    """The same sum with the interface `secagg.accumulator.Accumulator`, for `secagg.Aggregator`: one block at a time.
 
     A round has fewer clients than LARGEST_COUNT, so it never overflows. Raises as `DeviceAccumulator`.
     """

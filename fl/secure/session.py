@@ -1,12 +1,9 @@
 """The average of the banks' updates, and exact sums of their integers.
 
-Sums are encrypted through `secagg`, or in plain sight for comparison.
+Sums are encrypted through `secagg`, or unencrypted for comparison.
 
-What it does: plans a round for a vector, aggregates, and says what that cost. The only module of `fl` that
-imports `secagg`.
-
-Plain aggregation clips each coordinate exactly as the encrypted one does, so that the two differ by
-quantisation alone.
+It plans a round for a vector, aggregates, and reports the cost. Unencrypted aggregation clips each coordinate exactly
+as the encrypted one does, so that the two differ by quantisation alone.
 """
 
 from __future__ import annotations
@@ -43,10 +40,10 @@ class Aggregate:
 
     `error_bound`: |average - exact mean of the clipped updates| per coordinate. `clipped`: per bank, how many
     coordinates were clipped. `stages`: seconds by stage over all parties. `bytes_up`, `bytes_down`: all banks
-    together; 0 in plain sight, where nothing is sent. `total_weight`: of all contributions.
-    `value_bits`: of a coordinate; 0 where nothing was quantised. `entered`: float64[length], the same average of what
-    entered the sum, where that has the banks' noise in it already; None where the updates entered as they were.
-    `preparation`: seconds that this process spent, once, on getting ready for such rounds; not in `seconds`.
+    together; 0 without encryption, where nothing is sent. `total_weight`: of all contributions.
+    `value_bits`: of a coordinate; 0 where nothing was quantised. `entered`: float64[length], the same average of the
+    vectors that entered the sum, where these contain the banks' noise; None where the updates entered unchanged.
+    `preparation`: seconds that this process spent, once, on preparing such rounds; not in `seconds`.
     """
 
     average: NDArray[np.float64] = field(repr=False)
@@ -64,8 +61,8 @@ class Aggregate:
     def error_against(self, exact: NDArray[np.float64]) -> tuple[float, float]:
         """(largest |average - exact| over coordinates, L2 length of that difference over that of `exact`).
 
-        Where noise is part of the sum, what entered it takes the place of `exact`: a distance to values without noise
-        would be one more release about them, with none on it.
+        Where noise is part of the sum, `entered` replaces `exact`: a distance to values without noise would be another
+        release about them, without noise.
         """
         exact = exact if self.entered is None else self.entered
         difference = self.average - exact
@@ -75,7 +72,7 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Joined:
-    """What enters one roster. Between machines every bank holds its own part; here one process plays them all.
+    """The input of one roster. Between machines every bank holds its own part; here one process plays all banks.
 
     `updates`: one float[length] per bank. `weights`: integers from 1. `model_hash`: of the model or models that the
     offer is for, 64 hexadecimal digits. `number`: of the round. `vanished`: banks that vanish once the roster has
@@ -109,8 +106,8 @@ def encrypted_average(
     """
     if len(updates) < LEAST_BANKS:
         raise AggregationError(
-            f"an encrypted average of {len(updates)} banks would show each the others' sum: at least "
-            f"{LEAST_BANKS} are needed"
+            f"an encrypted average needs at least {LEAST_BANKS} banks, got {len(updates)}: with fewer, a bank could "
+            "subtract its own update and see the other one"
         )
     start = time.perf_counter()
     result = secagg.run_round(updates, plan=plan, quorum=len(updates), engine=engine, model=bytes.fromhex(model_hash))
@@ -130,7 +127,7 @@ def encrypted_average(
 
 @dataclass(frozen=True)
 class SealingCost:
-    """What one bank's part in an encrypted round takes.
+    """The cost of an encrypted round for one bank.
 
     `blocks`: ciphertexts, of degree `degree`. `bytes_up`: sent. `chunk_bytes`: of the largest contribution at once.
     `block_bytes`: of one ciphertext in memory. `key_bytes`: of the offer's key.
@@ -144,7 +141,7 @@ class SealingCost:
     key_bytes: int
 
     def payload_bytes(self, blocks: int) -> int:
-        """Memory while a contribution is sealed and framed: it, its frame, the key, and `blocks` blocks of scratch."""
+        """Bytes needed to seal and frame a contribution: it, its frame, the key, and `blocks` blocks of scratch."""
         return 2 * self.chunk_bytes + self.key_bytes + blocks * self.block_bytes
 
 
@@ -174,7 +171,7 @@ def chunk_sizes(length: int, chunk: int | None) -> list[int]:
 
 
 def sums_on(device: str | None) -> MakeAccumulator:
-    """What makes an aggregator's running sum on a torch device; the core's own, without torch, for None."""
+    """The factory of an aggregator's running sum on a torch device. None: the sum of `secagg`, without torch."""
     if device is None:
         return InMemory
 
@@ -220,8 +217,8 @@ class InProcessRounds:
         self._chunk, self._model_repeats = chunk, model_repeats
         if min(quorum, self._largest) < LEAST_BANKS:
             raise AggregationError(
-                f"an encrypted average of {min(quorum, self._largest)} banks would show each the others' sum: at "
-                f"least {LEAST_BANKS} are needed"
+                f"an encrypted average needs at least {LEAST_BANKS} banks, got {min(quorum, self._largest)}: with "
+                "fewer, a bank could subtract its own update and see the other one"
             )
         self._session = _session(len(banks))
         self._places = {name: place for place, name in enumerate(banks)}
@@ -275,7 +272,7 @@ class InProcessRounds:
         )
 
     def _prepared(self) -> float:
-        """Seconds of getting ready since the last average, those of rosters that were lost included."""
+        """Seconds of preparation since the last average, those of lost rosters included."""
         seconds, self._preparation = self._preparation, 0.0
         return seconds
 
@@ -286,10 +283,10 @@ def _session(banks: int) -> Session:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a bank enters a roster with.
+    """The input of one bank to a roster.
 
-    `update`: drawn with the roster's size once that has closed, or held already. `vanishes`: after the roster has
-    closed, without a contribution.
+    `update`: held already, or drawn with the roster's size once the roster has closed. `vanishes`: whether the bank
+    vanishes after the roster has closed, without a contribution.
     """
 
     bank: str
@@ -309,7 +306,7 @@ def _play(roles: Roles, step: int, model: bytes, entries: Sequence[_Entry]) -> t
     """
     key_holder, aggregator, sent = roles.key_holder, roles.aggregator, roles.sent
 
-    # 1. Offer, joins, roster: from here on, exactly these.
+    # 1. Offer, joins, roster: from here on, exactly these members.
     offer = sent(key_holder.open(step, model))
     for bank in roles.clients:
         key_holder.receive_join(sent(bank.join(offer, model)))
@@ -335,7 +332,7 @@ def _play(roles: Roles, step: int, model: bytes, entries: Sequence[_Entry]) -> t
 
 
 def _part_of(model: bytes, number: int, parts: int) -> bytes:
-    """What the offer of one chunk is for. Journals count rosters by model: chunks of one round are no repetition."""
+    """The model hash of one chunk. Journals count rosters by model, so chunks need hashes of their own."""
     return hashlib.sha256(b"fl v1 part of a model" + struct.pack("<II", number, parts) + model).digest()
 
 
@@ -375,7 +372,7 @@ def bits_for(largest: int) -> int:
     """The `value_bits` under which integers within +-`largest` are summed exactly. Raises `AggregationError`."""
     if not 0 < largest <= LARGEST_VALUE:
         raise AggregationError(
-            f"an encrypted sum holds integers of up to {LARGEST_VALUE} per bank, got {largest}: share shorter periods"
+            f"largest: expected at most {LARGEST_VALUE} per bank, got {largest}: share shorter periods"
         )
     return max(math.ceil(math.log2(largest + 1)) + 1, 2)
 
@@ -416,7 +413,7 @@ def encrypted_sum(
 
 
 def plain_average(updates: Sequence[Update], *, clip: float, weights: Sequence[int] | None = None) -> Aggregate:
-    """Average `updates` in plain sight: float64 mean of the updates clipped to [-clip, clip] per coordinate.
+    """Average `updates` without encryption: float64 mean of the updates clipped to [-clip, clip] per coordinate.
 
     `weights`: integers from 1; all 1 when None.
     """
@@ -430,7 +427,7 @@ def plain_average(updates: Sequence[Update], *, clip: float, weights: Sequence[i
 
 
 def plain_sum(joined: Joined, *, clip: float) -> Aggregate:
-    """`joined` averaged in plain sight. Raises `BanksVanished` as the encrypted sum does, so that both play alike."""
+    """Average `joined` without encryption. Raises `BanksVanished` in the same cases as the encrypted sum."""
     if joined.vanished:
         raise vanished(joined.vanished)
     weights = None if set(joined.weights) == {1} else joined.weights
@@ -438,6 +435,6 @@ def plain_sum(joined: Joined, *, clip: float) -> Aggregate:
 
 
 def vanished(banks: Iterable[str]) -> BanksVanished:
-    """The named error of a roster that cannot be completed."""
+    """The error for a roster that cannot be completed."""
     names = tuple(sorted(banks))
     return BanksVanished(f"{', '.join(names)} joined the roster and never contributed", names)
