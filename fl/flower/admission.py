@@ -1,13 +1,13 @@
-"""What a party accepts from Flower and sends out: the actions of its protocol, and reports that its operator named.
+"""What a party accepts from Flower and sends out: actions of the protocol, and reports that its operator allows.
 
 A SuperLink may send whatever Flower can carry. Under Flower's stock FedAvg that is a plain "train" message, and an app
-answers it with the model it has just trained: one bank's own, unencrypted. So nothing reaches an app but the actions of
-this protocol, each in its Flower message type, and message types that the bank's own party file names; and of an app's
-answer nothing leaves but numbers and hashes under names that the party file lists (`settings.Reports`).
+answers it with the model it has just trained, unencrypted. So only two kinds of messages reach an app: the actions of
+this protocol, each in its Flower message type, and message types that the bank's own party file names. Only numbers and
+hashes leave in an app's answer, under names that the party file lists (`settings.Reports`).
 
 # Strategy: every message is checked twice, and either check would be enough. The mod checks before it calls the app.
 # The resident process checks before it calls anything, with or without a mod, and checks the answer (`GuardedApp`). A
-# reply is always made here: neither metadata, nor names of records, nor error texts of an app's answer are kept.
+# reply is always made here: it keeps no metadata, names of records or error texts of an app's answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fl.flower.logs import RoleLog
 from fl.flower.settings import NO_REPORTS, Reports, load_settings, party_file
 from fl.flower.transport import RECORDS, action_of, from_records, message_type
 
-ARRAYS, METRICS = "arrays", "metrics"  # records of Flower's own FedAvg
+ARRAYS, METRICS = "arrays", "metrics"  # records of Flower's FedAvg
 
 ACTIONS = frozenset(
     {
@@ -45,7 +45,7 @@ Value = int | float | str
 
 
 def of_the_protocol(message: Message) -> bool:
-    """Whether a message claims to be of the protocol: such a message is never passed to an app as anything else."""
+    """Whether a message claims to be of the protocol. An app never receives such a message as any other kind."""
     return message.has_content() and not RECORDS.isdisjoint(message.content)
 
 
@@ -56,17 +56,17 @@ def admitted(message: Message, reports: Reports) -> str | None:
     """
     kind = _shown(message.metadata.message_type)
     if not message.has_content():
-        raise MessageRefused(f"{kind} message with an error in place of content: nothing here was asked")
+        raise MessageRefused(f"{kind} message: expected content, got an error: nothing was asked")
     if not of_the_protocol(message):
         if message.metadata.message_type in reports.messages:
             return None
         raise MessageRefused(
-            f"{kind} message without the record 'secagg': this party answers its own protocol and nobody else; "
-            "a bank's operator can let evaluate and query messages through: reports.messages in its party file"
+            f"{kind} message: expected the record 'secagg', got none: this party answers only its own protocol; a "
+            "bank's operator can allow evaluate and query messages with reports.messages in its party file"
         )
     action = action_of(message.content)
     if action is None or action not in ACTIONS:
-        raise MessageRefused(f"{kind} message with the action {_shown(action)}: the protocol has no such action")
+        raise MessageRefused(f"{kind} message: expected an action of the protocol, got {_shown(action)}")
     if message.metadata.message_type != message_type(action):
         raise MessageRefused(f"{kind} message with the action {action!r}: expected type {message_type(action)!r}")
     strange = set(message.content) - RECORDS - ({ARRAYS} if action == "start" else set())
@@ -100,8 +100,8 @@ def reported(content: RecordDict, reports: Reports) -> dict[str, Value]:
                 strange.append(f"{type(value).__name__} {name}")
     if strange:
         raise ReplyRefused(
-            f"{len(strange)} of the values that the app reports are not a finite number that reports.metrics lists in "
-            "the bank's party file, nor a SHA-256 in hexadecimal that reports.hashes lists; the bank's log names them",
+            f"{len(strange)} of the app's values are withheld: expected finite numbers that reports.metrics lists in "
+            "the bank's party file, or hexadecimal SHA-256 that reports.hashes lists; the bank's log names the values",
             ", ".join(strange),
         )
     return values
@@ -120,14 +120,14 @@ def of_the_action(message: Message, answer: Message, action: str) -> Message:
     strange = set(content) - RECORDS
     if strange or action_of(content) != action:
         raise ReplyRefused(
-            f"{action}: the answer holds other records than the protocol's: does the app have its mod, "
-            "ClientApp(mods=[secagg_mod])?",
+            f"{action}: expected the protocol's records, got others: give the app its mod, "
+            "ClientApp(mods=[secagg_mod])",
             ", ".join(sorted(strange)),
         )
     try:
         from_records(content)
     except TransferError as error:
-        raise ReplyRefused(f"{action}: the answer is none of the protocol's", str(error)) from error
+        raise ReplyRefused(f"{action}: expected an answer of the protocol, got another", str(error)) from error
     return Message(content, reply_to=message)
 
 
@@ -144,13 +144,13 @@ def _content(answer: Message) -> RecordDict:
 
 
 class GuardedApp:
-    """A ClientApp that answers nothing but this protocol, whatever mods it has or lacks."""
+    """A ClientApp that answers only this protocol, with or without mods."""
 
     def __init__(self, app: ClientApp, log: RoleLog) -> None:
         self._app, self._log = app, log
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """The app's answer where there may be one, and an error that says why where there may not."""
+        """The app's answer if the message is admitted, and otherwise an error that says why it is not."""
         reports = NO_REPORTS if of_the_protocol(message) else self._reports(context)
         try:
             action = admitted(message, reports)
@@ -160,7 +160,7 @@ class GuardedApp:
         try:
             answer = self._app(message, context)
         except Exception as error:
-            # The text of a defect may hold data: the other side learns its name, this side all of it.
+            # The text of a defect may hold data: the other side gets only its name, this side's log the text.
             self._log("app failed", error=type(error).__name__, message=str(error))
             reason = type(error).__name__
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
@@ -186,7 +186,7 @@ def log_refused(log: RoleLog, message: Message, error: MessageRefused) -> None:
 
 
 def log_withheld(log: RoleLog, message: Message, error: ReplyRefused) -> None:
-    """Log one line about an answer that was withheld. It names the content, which the other side is not told."""
+    """Log one line about an answer that was withheld, with the content that the other side does not get."""
     kind = _shown(message.metadata.message_type)
     log("reply refused", type=kind, error=type(error).__name__, message=str(error), withheld=error.withheld)
 

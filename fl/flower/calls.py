@@ -1,11 +1,11 @@
 """The aggregator's end of the transport: calls to nodes over a Flower `Grid`, each with a time limit.
 
-Flower's own `send_and_receive` looks for answers every three seconds and returns what came; here every node that was
-asked gets an `Answer`, its failure included, as soon as there is one. Nothing waits without a limit, and a message that
+Flower's `send_and_receive` looks for answers every three seconds and returns those that came. Here every node that was
+asked gives an `Answer`, which may be a failure, as soon as there is one. No wait is without a limit, and a message that
 was not answered in time has expired at the SuperLink too.
 
-# Strategy: a SuperNode looks for messages every three seconds, so the parts of a long byte string are on their way in
-# windows of `WINDOW_PARTS`. This process, which meets everybody's byte strings, makes and takes them one at a time.
+# Strategy: a SuperNode looks for messages every three seconds, so the parts of a long byte string are sent in windows
+# of `WINDOW_PARTS`. This process handles the byte strings of all nodes, so it makes and takes their parts one by one.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ NO_ANSWER = "NoAnswer"
 NODE_FAILED = "NodeFailed"
 NOT_SENT = "NotSent"
 WINDOW_PARTS = 8
-_AT_ONCE = 8  # answers fetched in one look: at most so many parts are in memory together
+_AT_ONCE = 8  # answers fetched at once: at most this many parts are in memory together
 _POLL_S = 0.2
-# What the SuperLink answers in place of a node that said nothing in the message's time, or that is no longer there.
+# The SuperLink's answer for a node that did not answer in the message's time or that is no longer there.
 _GONE = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
-_GRACE_S = 5.0  # a SuperNode that has nothing to do looks for messages every three seconds
+_GRACE_S = 5.0  # an idle SuperNode looks for messages every three seconds
 
 
 def _never() -> bool:
@@ -50,7 +50,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node said.
+    """A node's answer.
 
     error: empty, the name of its refusal, `NO_ANSWER`, `NODE_FAILED` for a defect there, or `NOT_SENT` when the
     SuperLink did not take the message.
@@ -95,9 +95,9 @@ class Calls:
         timeout_s: float,
         enough: Callable[[], bool] = _never,
     ) -> Iterator[Answer]:
-        """Ask several nodes at once; yields answers as they come, and at the end who did not answer.
+        """Ask several nodes at once; yields answers as they come, and at the end those of nodes that did not answer.
 
-        enough: asked while waiting; once true, only `_GRACE_S` more are waited for the rest.
+        enough: called while waiting. Once it is true, the others have `_GRACE_S` seconds more.
         """
         asked = ((node, self._request(action, call)) for node, call in calls.items())
         return self._exchange(message_type(action), asked, timeout_s, enough)
@@ -162,14 +162,14 @@ class Calls:
         if name in answer.call.wires:
             return answer.call.wires[name]
         if name not in answer.call.held:
-            raise TransferError(f"the answer has no {name!r}")
+            raise TransferError(f"answer: expected the byte string {name!r}, got none")
         incoming = Incoming(answer.call.held[name], limit)
         for window in _windows(0, incoming.parts):
             asked = ((answer.node, self._request("get", Call({"name": name, "index": index}))) for index in window)
             for part in self._exchange(message_type("get"), asked, timeout_s, at_once=1):
                 call = part.require(f"node {answer.node}", f"part of {name}")
                 incoming.put(call.number("index"), call.wire("part"))
-                # Not beside the next one: Flower's client leaves what it received in reference cycles.
+                # Free this part before the next one: Flower's client leaves what it received in reference cycles.
                 del part, call
                 gc.collect(1)
         return incoming.take()
@@ -208,7 +208,7 @@ class Calls:
                 waiting[number] = node
         late = False
         while waiting and not late:
-            late = time.monotonic() >= deadline  # one last look: sending, or the caller, may have taken all the time
+            late = time.monotonic() >= deadline  # look once more: sending, or the caller, may have taken all the time
             numbers = list(waiting)
             for start in range(0, len(numbers), at_once):
                 yield from self._come(numbers[start : start + at_once], waiting)
@@ -218,10 +218,10 @@ class Calls:
             if waiting and not late:
                 time.sleep(_POLL_S)
         for node in waiting.values():
-            yield Answer(node, Call(), NO_ANSWER, f"nothing came within {timeout_s:g} s")
+            yield Answer(node, Call(), NO_ANSWER, f"no answer within {timeout_s:g} s")
 
     def _come(self, numbers: Sequence[str], waiting: dict[str, int]) -> Iterator[Answer]:
-        """Answers to these messages that the SuperLink has; they leave `waiting`."""
+        """Answers to these messages that the SuperLink has. They are removed from `waiting`."""
         for reply in self._grid.pull_messages(numbers):
             sender = waiting.pop(reply.metadata.reply_to_message_id, None)
             if sender is not None:

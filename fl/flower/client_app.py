@@ -62,7 +62,7 @@ def train(message: Message, context: Context) -> Message:
     model = _loaded(place, message)
     config = message.content.config_records[CONFIG]
     number, attempt = (int(cast(int, config[name])) for name in (ROUND, ATTEMPT))
-    # The first attempt is the in-process run's training; later ones must differ (an update enters one roster only).
+    # The first attempt trains as the in-process run does; later ones must differ (an update enters one roster only).
     labels = ("batches", place.bank.name, number, *((attempt,) if attempt else ()))
     seed = derive_seed(place.schedule.seed, *labels)
     train_seeded(model, place.bank.train, place.schedule.local, seed=seed, device=place.device)
@@ -72,7 +72,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Hash of the message's model, as `fl.learning.model` computes it; told where reports.hashes has "model_hash"."""
+    """Hash of the message's model, as `fl.learning.model` computes it; reported if reports.hashes has "model_hash"."""
     from fl.learning.model import model_hash
 
     model = _loaded(_workplace(party_file(context)), message)
@@ -94,7 +94,7 @@ def _workplace(path: Path) -> Workplace:
 
     app = load_settings(path).app
     if missing := {"data", "bank", "seed"} - set(app):
-        raise SettingsError(f"{path}: app.{min(missing)} is missing: what does this bank train on?")
+        raise SettingsError(f"{path}: app.{min(missing)} is missing: say in [app] what to train on")
     simulation = simulation_of(app)
     data = "simulated" if simulation is not None else str(path.parent / app["data"])
     torch.set_num_threads(1)  # the same sums in the same order at every bank and in every run
@@ -103,7 +103,7 @@ def _workplace(path: Path) -> Workplace:
     bank = next((each for each in federation.banks if each.name == app["bank"]), None)
     if bank is None:
         held = ", ".join(each.name for each in federation.banks)
-        raise SettingsError(f"{path}: app.bank: no bank {app['bank']!r} in {data}; got {held}")
+        raise SettingsError(f"{path}: app.bank: expected a bank of {data} ({held}), got {app['bank']!r}")
     return Workplace(bank, schedule_of(app, rounds=0), len(federation.feature_names), torch.device("cpu"))
 
 

@@ -39,5 +39,5 @@ def in_process_hash(app: Mapping[str, Any], plan: PlanSettings, rounds: int) -> 
         device=torch.device("cpu"),
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of validation figures over few frauds, which nobody reads here
+        warnings.simplefilter("ignore")  # about validation figures over few frauds, which are not used here
         return model_hash(trained_models(played)[0])

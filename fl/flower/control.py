@@ -1,4 +1,4 @@
-"""The aggregator's operator's requests to a SuperLink: register a node, start a run, ask for its state.
+"""Requests of the aggregator's operator to a SuperLink: register a node, start a run, ask for its state.
 
 The same calls as `flwr supernode register`, `flwr run` and `flwr ls`, without an interpreter started for each. Uses
 interfaces of flwr that are not public (docs/adr/0040).
@@ -39,7 +39,7 @@ class Control:
         """Register a SuperNode by its public key (OpenSSH, NIST curve); returns its node id."""
         key = load_ssh_public_key(public_key.read_bytes())
         if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise NetworkError(f"{public_key}: expected an elliptic-curve public key")
+            raise NetworkError(f"{public_key}: expected an elliptic-curve public key (ssh-keygen -t ecdsa)")
         try:
             registered = self._client.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key), name=name))
         except httpx.HTTPError as error:
@@ -56,11 +56,11 @@ class Control:
         except httpx.HTTPError as error:
             raise NetworkError(f"the SuperLink did not start the run: {error}") from error
         if not started.HasField("run_id"):
-            raise NetworkError("the SuperLink did not start the run and gave no reason")
+            raise NetworkError("the SuperLink did not start the run and gave no reason: read its log")
         return int(started.run_id)
 
     def ended(self, run: int) -> str | None:
-        """How a run ended, as Flower tells it; None while it has not, or while the SuperLink does not answer."""
+        """How a run ended, in Flower's words; None while it runs or while the SuperLink does not answer."""
         try:
             listed = self._client.ListRuns(ListRunsRequest(run_id=run))
         except httpx.HTTPError:

@@ -59,7 +59,7 @@ class Endpoint(Generic[P]):
         if action == "get":
             name, index = call.text("name"), call.number("index")
             if name not in self._outgoing:
-                raise TransferError(f"{name!r} is not held here; ask for it again with its own action")
+                raise TransferError(f"{name!r} is not held here; repeat the action whose answer has it")
             return Call({"index": index}, {"part": self._outgoing[name].part(index)})
         return None
 
@@ -70,7 +70,7 @@ class Endpoint(Generic[P]):
         fields, outgoing = role(action, Call(call.fields, wires))
         held = {name: wire for name, wire in outgoing.items() if len(wire) > PART_BYTES}
         if outgoing:
-            self._outgoing = held  # what an earlier answer held is of an earlier action
+            self._outgoing = held  # replaces what an earlier answer held
         inline = {name: wire.whole() for name, wire in outgoing.items() if name not in held}
         return Call(fields, inline, {name: len(wire) for name, wire in held.items()})
 
@@ -84,7 +84,7 @@ def endpoint_of(context: Context, make: Callable[[PartySettings], P]) -> Endpoin
     endpoint = _ENDPOINTS.get(path)
     if endpoint is None:
         endpoint = _ENDPOINTS[path] = Endpoint(make(load_settings(path)))
-    # One process is one party: what lies at a path was made by this very `make`.
+    # One process is one party: the endpoint of a path was made by this same `make`.
     return endpoint  # type: ignore[return-value]
 
 

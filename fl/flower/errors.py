@@ -22,7 +22,7 @@ class MessageRefused(FlowerError):
 
 
 class ReplyRefused(FlowerError):
-    """An app's answer holds what may not leave. withheld: what that is, for this party's own log alone."""
+    """An app's answer holds something that may not leave. withheld: its description, only for this party's log."""
 
     def __init__(self, message: str, withheld: str = "") -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class RequestRefused(FlowerError):
 
 
 class RoundStillOpen(FlowerError):
-    """A bank is asked to move on while a round that it is in could still be released."""
+    """A bank is asked to change its model while a round that it is in could still be released."""
 
 
 class ReleaseDiffers(FlowerError):
@@ -58,7 +58,7 @@ class PartiesMissing(FlowerError):
 
 
 class PartyFailed(FlowerError):
-    """A party answered with an error or not at all; the message names which and what it said."""
+    """A party answered with an error or not at all. The message names the party and its answer."""
 
 
 class RoundFailed(FlowerError):

@@ -1,7 +1,7 @@
 """What the plain fields of calls and answers may hold: one table, checked where records become calls.
 
-Nothing here is signed by itself. A field outside its range is refused by name before any role sees it, and so is a
-field that no call has. The one answer that is left alone holds what a bank's own app reports (`evaluate`).
+These fields are not signed individually. A field outside its range is refused by name before any role sees it, and so
+is a field that no call has. The one answer that is not checked holds what a bank's own app reports (`evaluate`).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Bytes:
 
 
 class Anything:
-    """A duration that a party reports about itself: for display, read with `Call.seconds`, never worth a round."""
+    """A duration that a party reports about itself: only for display, read with `Call.seconds`; no range is checked."""
 
     def __str__(self) -> str:
         return "anything"
@@ -80,7 +80,7 @@ FIELDS: Mapping[str, Integer | Text | Bytes | Anything] = {
     "name": Text(32),
     "index": Integer(0, 2**31 - 1),
     "total": Integer(1, LARGEST_WIRE),
-    # who a party is, and how far it is
+    # which party it is, and its step
     "challenge": Bytes(32),
     "signature": Bytes(64),
     "role": Text(16),
@@ -108,13 +108,13 @@ def check_fields(fields: Mapping[str, ConfigRecordValues]) -> None:
     for name, value in fields.items():
         allowed = FIELDS.get(name)
         if allowed is None:
-            raise TransferError(f"field {name[:32]!r}: no call has it")
+            raise TransferError(f"field {name[:32]!r}: expected a field of the protocol")
         if not allowed.holds(value):
             shown = repr(value) if type(value) is int else type(value).__name__
             raise TransferError(f"field {name}: expected {allowed}, got {shown}")
 
 
 def check_held(name: str, length: int) -> None:
-    """Raise `TransferError` for a byte string held back under a name, or with a length, that none has."""
+    """Raise `TransferError` for a byte string that is held back under an unknown name or with a wrong length."""
     if not FIELDS["name"].holds(name) or not FIELDS["total"].holds(length):
         raise TransferError(f"held {name[:32]!r}: expected {FIELDS['total']} bytes, got {length}")

@@ -1,12 +1,12 @@
 """Ends the processes of a local network when the program that started them has ended for any reason.
 
-A program that is killed outright can stop nothing. So this small process stands beside it, with the reading end of a
-pipe whose writing end the program alone holds: at its end, whatever the reason, everything that carries the network's
-mark is killed. Until they run a program of their own, children of a fork hold the writing end too, so none is
-overlooked. (Linux's parent-death signal would not do: it follows the thread that forked, not the process, and a
-grandchild in a session of its own gets none.)
+A program that is killed by SIGKILL cannot stop its children. So this small process runs beside it and holds the reading
+end of a pipe. Only the program holds the writing end: when the program ends, for any reason, this process kills every
+process that carries the network's mark. Forked children hold the writing end too until they run a program of their own,
+so none is overlooked. (Linux's parent-death signal is not enough: it follows the thread that forked, not the process,
+and a grandchild in a session of its own does not get it.)
 
-Linux only. Runs as a file, without this package: it needs the standard library alone, and starts at once.
+Linux only. Runs as a file, without this package: it needs only the standard library and starts fast.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _LOOK_S = 0.05
 
 
 def marked(mark: str) -> list[int]:
-    """Processes of this user, this one apart, that carry the mark; no zombies."""
+    """Processes of this user that carry the mark, without this process and without zombies."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return [pid for pid in pids if pid != os.getpid() and _carries(pid, mark)]
 
 
 def kill_marked(mark: str, patience_s: float = _PATIENCE_S) -> list[int]:
-    """Kill every process that carries the mark, and what they start meanwhile; returns those that will not end."""
+    """Kill every process that carries the mark, and those they start meanwhile; returns those that do not end."""
     deadline = time.monotonic() + patience_s
     while left := marked(mark):
         for pid in left:
@@ -51,7 +51,7 @@ def _carries(pid: int, mark: str) -> bool:
 
 
 def _kill(pid: int, mark: str) -> None:
-    """Kill this very process: a number that was given to another one meanwhile carries no mark."""
+    """Kill this process if it still carries the mark: its number may belong to another one by now."""
     with contextlib.suppress(ProcessLookupError):
         handle = os.pidfd_open(pid)
         try:
@@ -65,7 +65,7 @@ class Keeper:
     """The process beside this one. `close` ends it; so does the end of this process."""
 
     def __init__(self, mark: str) -> None:
-        reading, self._writing = os.pipe()  # neither is inherited but as the keeper's standard input
+        reading, self._writing = os.pipe()  # inherited only as the keeper's standard input
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", __file__, mark],
@@ -74,7 +74,7 @@ class Keeper:
                 stderr=subprocess.DEVNULL,
                 env={},
                 cwd="/",
-                start_new_session=True,  # a terminal that hangs up is what it is there for
+                start_new_session=True,  # it must outlive the terminal
             )
         except BaseException:
             os.close(self._writing)
@@ -87,7 +87,7 @@ class Keeper:
         return self._process.pid
 
     def close(self) -> None:
-        """Let it kill what is left, and wait for it."""
+        """Let it kill the remaining processes, and wait until it ends."""
         os.close(self._writing)
         self._process.wait()
 

@@ -3,9 +3,9 @@
     with LocalNetwork(parties, work) as network:
         result = network.run(rounds=3, timeout_s=300)
 
-Creates a throw-away authority and node keys, starts everything on free ports of 127.0.0.1, registers the nodes, and
+Creates a temporary authority and node keys, starts everything on free ports of 127.0.0.1, registers the nodes, and
 stops all of it on leaving, on Ctrl-C and on failure. Telemetry and update checks are off; no dependency is installed at
-run time. Folders of the parties stay: their ledgers and journals are theirs.
+run time. The parties' folders are kept, with their ledgers and journals.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ BANK_APP = "fl.flower.client_app:app"
 KEY_HOLDER_APP = "fl.flower.key_holder_app:app"
 _START_S = 40.0  # a process with torch, on a busy machine
 _REJOIN_S = 150.0
-_RETRY_S = 3.0  # between starts of a SuperNode that was turned away
-_LOOK_S = 2.0  # between questions whether the run still runs
+_RETRY_S = 3.0  # between starts of a SuperNode that the SuperLink refused
+_LOOK_S = 2.0  # between checks whether the run still runs
 
 LEAN = {"SECAGG_KERNELS": "numpy", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**15)}
-"""For the aggregator (deploy/aggregator.md): it only adds, for which numpy needs no compiler in memory, and memory that
-held a large message goes back to the system at once."""
+"""For the aggregator (deploy/aggregator.md): it only adds, so numpy's loops are enough; memory that
+held a large message is returned to the system at once."""
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -53,11 +53,11 @@ QUIET = {
 class LocalNetwork:
     """Not started until entered or `start` is called.
 
-    parties: made already.  folder: for certificates, Flower's own files and logs; empty.  bank_app, key_holder_app:
-    module:name of ClientApps.  server_app: folder with the Flower app that `submit` starts.  node_config: more of it,
-    as `flower-supernode --node-config` takes it, by organisation.  environment: for all processes.  unregistered:
-    organisations whose SuperNode the SuperLink is not told of.  through: port for an organisation, when a gateway
-    stands in between.
+    parties: already made.  folder: for certificates, Flower's own files and logs; must be empty.  bank_app,
+    key_holder_app: module:name of ClientApps.  server_app: folder with the Flower app that `submit` starts.
+    node_config: additional entries by organisation, in the form of `flower-supernode --node-config`.  environment:
+    for all processes.  unregistered: organisations whose SuperNode is not registered at the SuperLink.  through: port
+    for an organisation, if a gateway is between it and the SuperLink.
     """
 
     parties: LocalParties
@@ -147,8 +147,8 @@ class LocalNetwork:
     def restart_node(self, organisation: str, timeout_s: float = _REJOIN_S) -> None:
         """Start a party again after `kill_node`, as a supervisor would.
 
-        The SuperLink lets a node that vanished without a word back in only when its heartbeat has run out, about a
-        minute later; until then its SuperNode ends with exit code 305 and is started again. Raises `NetworkError`.
+        The SuperLink accepts a node that vanished without notice again only when its heartbeat has expired, about a
+        minute later. Until then its SuperNode ends with exit code 305 and is started again. Raises `NetworkError`.
         """
         node, deadline = self.node(organisation), time.monotonic() + timeout_s
         accepted = self._times_accepted(node)
@@ -156,7 +156,8 @@ class LocalNetwork:
         while self._times_accepted(node) == accepted:
             if time.monotonic() > deadline:
                 raise NetworkError(
-                    f"{organisation} was not let back in within {timeout_s:g} s: {self.processes.tail(node)}"
+                    f"{organisation}: the SuperLink did not accept it again within {timeout_s:g} s: "
+                    f"{self.processes.tail(node)}"
                 )
             if not self.processes.alive(node):
                 self.processes.kill(organisation)
@@ -169,7 +170,7 @@ class LocalNetwork:
 
     @staticmethod
     def node(organisation: str) -> str:
-        """The name of a party's SuperNode process; the resident has the organisation's own."""
+        """The name of a party's SuperNode process. The resident process has the organisation's name."""
         return f"{organisation}-supernode"
 
     # --- running
@@ -189,7 +190,7 @@ class LocalNetwork:
     def result(self, timeout_s: float, on_round: Callable[[int], None] | None = None) -> dict[str, Any]:
         """Wait for the last run's result. on_round: called with the number of rounds done so far.
 
-        Raises `RunFailed`: it failed, by name, or there is none in time.
+        Raises `RunFailed` with the error's name if the run failed, and if there is no result in time.
         """
         path = self.folder / f"result-{len(self._runs)}.json"
         with self.control() as control:

@@ -1,4 +1,4 @@
-"""Party folders for a federation that lives on one machine: demos, tests, simulations. No real deployment is made here.
+"""Party folders for a federation on one machine: demos, tests, simulations. Not for real deployments.
 
 In a real deployment each party makes its own key and files on its own machine (fl/flower/deploy).
 """
@@ -25,7 +25,7 @@ class LocalParties:
     """A folder for each party, named like its organisation, with party.toml in it.
 
     banks: organisation -> [app] table.  outsiders: the same, for banks that are not on the enrolment list.
-    model_repeats: of every bank; all of them are one person's here, who may lose rounds on purpose.  reports: the
+    model_repeats: of every bank. One person runs all of them here and may lose rounds on purpose.  reports: the
     [reports] table of every bank.
     """
 

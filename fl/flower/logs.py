@@ -1,8 +1,7 @@
-"""Structured logs: one JSON object a line, with role and step, and no way to put a payload in.
+"""Structured logs: one JSON object per line, with role and step. Payloads cannot be logged.
 
 Values are numbers, short strings and short lists of them. Bytes and arrays are refused where the line is written, so a
-key, a seed or a plaintext cannot get into a log by way of a convenient `**fields`. Text of a peer stays inside its line
-(`fl.text`).
+key, a seed or a plaintext cannot get into a log through `**fields`. Text of a peer cannot break its line (`fl.text`).
 """
 
 from __future__ import annotations
@@ -62,5 +61,5 @@ def _short(text: str) -> str:
 
 
 def read_log(path: str | Path) -> list[dict[str, object]]:
-    """The events in a log file, in order; torn lines are left out."""
+    """The events in a log file, in order. Incomplete lines are skipped."""
     return JsonLines(Path(path)).read(shared=True)

@@ -1,8 +1,8 @@
 """A Flower `Grid` without Flower's processes: every node is a ClientApp called in this process, over real messages.
 
-For tests and for looking at the protocol. Messages are inflated from their own bytes on both ways, as Flower's runtime
-does, so that what works here carries nothing that a network would not. `Fault` functions stand between: they may answer
-in a node's place, change a message, or drop it.
+For tests and for studying the protocol. Messages are converted to bytes and back in both directions, as Flower's
+runtime does, so that nothing works here that would not work over a network. `Fault` functions may answer in a node's
+place, change a message, or drop it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from fl.flower.settings import PlanSettings, load_settings
 
 Deliver = Callable[[Message], Message | None]
 Fault = Callable[[Message, Deliver], Message | None]
-"""(message on its way to a node, what the node does with it) -> what comes back; None: nothing ever does."""
+"""(message to a node, function that delivers it) -> the node's answer; None: there is no answer."""
 
 
 def honest(message: Message, deliver: Deliver) -> Message | None:
-    """No fault."""
+    """Delivers the message without a fault."""
     return deliver(message)
 
 
@@ -49,7 +49,7 @@ class Node:
 
 
 class LoopbackGrid(Grid):
-    """Nodes 1, 2, ... in this process. A message is answered when it is pushed; None answers never come."""
+    """Nodes 1, 2, ... in this process. A message is answered when it is pushed; a None is never delivered."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = dict(enumerate(nodes, start=1))
@@ -108,7 +108,7 @@ class LoopbackGrid(Grid):
 
 
 def _carried(message: Message) -> Message:
-    """The message after a way over the network: taken apart into objects of at most 5 MiB and put together again."""
+    """The message as a network delivers it: split into objects of at most 5 MiB and joined again."""
     metadata = message.metadata
     if message.has_error():
         # flwr's overloads leave out the form with `metadata`, which its own code uses.

@@ -4,11 +4,11 @@
 
 The app is called as Flower's own FedAvg would call it: a "train" message with the ArrayRecord "arrays" and the
 ConfigRecord "config" ("server-round"), answered with "arrays" and the MetricRecord "metrics" ("num-examples"). The mod
-does not send the difference: it sends a masked ciphertext. `workflow.py` is its counterpart. No other message reaches
-the app, unless the bank's party file lets its type through (`admission.py`); Flower's stock FedAvg gets an error. What
-the app says when it fails stays in the bank's log: its text may hold data.
+sends a masked ciphertext in place of the difference. `workflow.py` is its counterpart. No other message reaches the
+app, unless the bank's party file allows its type (`admission.py`); Flower's stock FedAvg gets an error. The text of an
+app's error stays in the bank's log, because it may hold data.
 
-`initial_model`, where given, makes the first model on the bank's own machine, so that none has to be sent.
+`initial_model`, if given, makes the first model on the bank's own machine, so that none has to be sent.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class SecAggMod:
 
     def _start(self, message: Message, endpoint: Endpoint[BankParty]) -> Message:
         if ARRAYS not in message.content.array_records:
-            raise TransferError(f"start: expected the first model in the ArrayRecord {ARRAYS!r}")
+            raise TransferError(f"start: expected the first model in the ArrayRecord {ARRAYS!r}, got none")
         model = FlatModel.from_record(message.content.array_records[ARRAYS])
         fields = endpoint.party.start(model, from_records(message.content))
         return Message(to_records(Call(fields), "start"), reply_to=message)
@@ -94,15 +94,15 @@ secagg_mod = SecAggMod()
 
 
 def _answered_by_nobody(message: Message, error: Exception) -> Message:
-    """The answer of a bank that cannot read its own files: what is wrong with them is for its own rounds only."""
+    """The answer of a bank that cannot read its own files. Only its own rounds learn what is wrong with them."""
     RoleLog("bank", "")("not ready", error=type(error).__name__, message=str(error))
     if of_the_protocol(message):
         return failed_before_it_had_an_endpoint(message, error)
-    return refusal(message, MessageRefused("this bank is not ready, and answers nobody but its own protocol"))
+    return refusal(message, MessageRefused("this bank is not ready: it answers only its own protocol; try later"))
 
 
 class _CalledApp:
-    """The application behind the mod, as `parties.BankApp`. What it says in words of its own stays at the bank."""
+    """The application behind the mod, as `parties.BankApp`. Text that the app writes stays at the bank."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class _CalledApp:
     def train(self, model: FlatModel, number: int, attempt: int) -> Trained:
         answer = self._called("train", model, ConfigRecord({ROUND: number, ATTEMPT: attempt}))
         if ARRAYS not in answer.array_records:
-            raise ModelMismatch(f"the app answered training without the ArrayRecord {ARRAYS!r}")
+            raise ModelMismatch(f"training: expected the ArrayRecord {ARRAYS!r} from the app, got none")
         trained = self._flat("train", answer.array_records[ARRAYS], model)
         examples = answer.metric_records.get(METRICS, MetricRecord()).get(EXAMPLES, 1)
         if not isinstance(examples, int):
@@ -140,7 +140,7 @@ class _CalledApp:
             raise
 
     def passed_on(self) -> Message:
-        """The answer to the message as it came, for a type that the party file lets through."""
+        """The answer to the unchanged message, for a type that the party file allows."""
         kind = self._message.metadata.message_type
         try:
             answer = self._safely(kind, self._call_next, self._for_the_app(self._message.content), self._context)
@@ -149,7 +149,7 @@ class _CalledApp:
         return passed_on(self._message, answer, self._reports)
 
     def _flat(self, call: str, arrays: ArrayRecord, like: FlatModel | None = None) -> FlatModel:
-        """The app's arrays as a model, alike to `like`. Raises `ModelMismatch`; the log names what differs."""
+        """The app's arrays as a model of the form of `like`. Raises `ModelMismatch`; the log names what differs."""
         try:
             model = FlatModel.from_record(arrays)
             if like is not None:
@@ -157,12 +157,12 @@ class _CalledApp:
         except ModelMismatch as error:
             self._log("app failed", call=call, error=type(error).__name__, message=str(error))
             raise ModelMismatch(
-                f"{call}: the app gave arrays that cannot be averaged; the bank's log says why"
+                f"{call}: the app returned arrays that cannot be averaged; the bank's log says why"
             ) from error
         return model
 
     def _called(self, kind: str, model: FlatModel, config: ConfigRecord) -> RecordDict:
-        """The app's answer to a plain Flower message of this kind; the message that we got lends its metadata."""
+        """The app's answer to a plain Flower message of this kind, with the metadata of the message that came."""
         asked = self._for_the_app(RecordDict({ARRAYS: model.record(), CONFIG: config}))
         answer = self._safely(kind, self._call_next, asked, self._context)
         if answer.has_error():
@@ -172,15 +172,15 @@ class _CalledApp:
         return answer.content
 
     def _for_the_app(self, content: RecordDict) -> Message:
-        """A message of the app's own: what it does to metadata or content changes nothing in our reply."""
+        """A separate message for the app: changes that it makes to metadata or content do not reach our reply."""
         # flwr's overloads leave out the form with `metadata`, which its own code uses.
         return Message(content, metadata=copy(self._message.metadata))  # type: ignore[call-overload,no-any-return]
 
     def _safely(self, call: str, function: Callable[..., T], *arguments: object) -> T:
-        """What the app's function returns. Raises `AppFailed`, with the name and without the text of its exception."""
+        """The result of the app's function. Raises `AppFailed`, with the name and without the text of its exception."""
         try:
             return function(*arguments)
         except Exception as error:
-            # Whatever an app raises: Flower would send its text to the SuperLink, and it may quote a row or a weight.
+            # Any exception of an app: Flower would send its text to the SuperLink, and it may quote a row or a weight.
             self._log("app failed", call=call, error=type(error).__name__, message=str(error))
             raise AppFailed(f"{call}: the app raised {type(error).__name__}; its text is in the bank's log") from None

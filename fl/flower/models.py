@@ -1,7 +1,7 @@
 """A model as Flower carries it (named arrays), as secagg averages it (one vector), and its hash.
 
-The vector holds the floating-point arrays in their order; integer arrays (counters) stay as every party has them.
-Numpy only: a foreign Flower app may be of any framework, and neither the key holder nor the aggregator needs one.
+The vector holds the floating-point arrays in their order; integer arrays (counters) stay unchanged at every party.
+Numpy only: another Flower app may use any framework, and neither the key holder nor the aggregator needs one.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class FlatModel:
     def from_record(cls, record: ArrayRecord) -> FlatModel:
         """From Flower's arrays.
 
-        Raises `ModelMismatch` for bytes that are no array, and for dtypes that cannot be averaged or kept.
+        Raises `ModelMismatch` for bytes that are not an array, and for dtypes that cannot be averaged or kept.
         """
         arrays = {name: _read(name, array) for name, array in record.items()}
         for name, array in arrays.items():
             if (array.dtype.kind == "f" and array.dtype not in _FLOATS) or array.dtype.kind not in "fiub":
                 raise ModelMismatch(
-                    f"{name} is {array.dtype}: expected float16, float32, float64, integers or booleans"
+                    f"{name}: expected float16, float32, float64, integers or booleans, got {array.dtype}"
                 )
         if not any(array.dtype.kind == "f" for array in arrays.values()):
-            raise ModelMismatch("the model has no floating-point array: there is nothing to average")
+            raise ModelMismatch("model: expected at least one floating-point array to average, got none")
         return cls(arrays)
 
     def record(self) -> ArrayRecord:
@@ -142,15 +142,15 @@ class FlatModel:
 def _read(name: str, array: Array) -> NDArray[np.generic]:
     """A Flower Array of one .npy, as long as its header says.
 
-    The first model comes from a SuperLink, which may have written any bytes: they are checked before numpy makes room
-    for what a header asks for. Raises `ModelMismatch`.
+    The first model comes from a SuperLink, which may have written any bytes: they are checked before numpy allocates
+    the memory that a header asks for. Raises `ModelMismatch`.
     """
     stream = io.BytesIO(array.data)
     try:
         read = _HEADERS[np.lib.format.read_magic(stream)]
         shape, _, dtype = read(stream)
     except Exception as error:
-        # numpy parses the header as Python; what it raises for one that was made up depends on where it stumbles.
+        # numpy parses the header as Python; which error it raises for a forged one depends on the place of the fault.
         raise ModelMismatch(f"{name}: expected the bytes of a numpy array, got a header that cannot be read") from error
     left = len(array.data) - stream.tell()
     fits = len(shape) <= _MAX_DIMENSIONS and all(type(side) is int and 0 <= side <= _MAX_SIDE for side in shape)
@@ -160,5 +160,5 @@ def _read(name: str, array: Array) -> NDArray[np.generic]:
     try:
         return np.asarray(array.numpy(), order="C")
     except Exception as error:
-        # The header was checked, and still numpy may not like what was made up; no bytes may raise anything unnamed.
+        # numpy may still refuse a forged array whose header passed. No bytes may raise an error of another type.
         raise ModelMismatch(f"{name}: numpy cannot read {shape} values of {dtype} from the bytes") from error

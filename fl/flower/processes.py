@@ -1,9 +1,9 @@
 """Starts, watches and stops the processes of a local network, with all their descendants.
 
-Flower's programs start programs of their own, in sessions of their own, so a process group is not enough. Every process
-gets a mark in its environment, which children inherit; `stop_all` looks the mark up in /proc and ends what still has
-it. When this process is killed, its keeper (`keeper.py`) does the same. Linux only, and it touches nothing that does
-not carry the mark.
+Flower's programs start further programs in new sessions, so a process group is not enough. Every process gets a mark
+in its environment, which children inherit; `stop_all` searches /proc for the mark and ends every process that has it.
+If this process is killed, its keeper (`keeper.py`) does the same. Linux only. Processes without the mark are never
+ended.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def program(name: str) -> str:
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on right now."""
+    """A port on 127.0.0.1 on which no process listens now."""
     with socket.socket() as probe:
         probe.bind((LOCALHOST, 0))
         return int(probe.getsockname()[1])
@@ -45,7 +45,7 @@ class Processes:
     def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
         self._logs = logs
         self._mark = secrets.token_hex(8)
-        # Nothing of the caller's environment that could name a key, a proxy or a telemetry endpoint is handed on.
+        # Entries of the caller's environment that could name a key, a proxy or a telemetry endpoint are not passed on.
         kept = {
             name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV") if name in os.environ
         }
@@ -58,7 +58,7 @@ class Processes:
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         """Start a process under a name that is free. Its output goes to logs/<name>.txt."""
         if self.alive(name):
-            raise NetworkError(f"{name} runs already")
+            raise NetworkError(f"{name} runs already: stop it first")
         if self._keeper is None:
             self._keeper = Keeper(self._mark)
         with open(self.output(name), "ab") as output:
@@ -68,7 +68,7 @@ class Processes:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**self._environment, **(environment or {})},
-                start_new_session=True,  # Ctrl-C is for the caller, who then stops everything in order
+                start_new_session=True,  # Ctrl-C reaches only the caller, which then stops everything in order
             )
 
     def alive(self, name: str) -> bool:
@@ -79,11 +79,11 @@ class Processes:
         return self._running[name].pid
 
     def output(self, name: str) -> Path:
-        """What the process printed."""
+        """The file with the process's output."""
         return self._logs / f"{name}.txt"
 
     def tail(self, name: str, characters: int = 800) -> str:
-        """The end of what it printed."""
+        """The end of its output."""
         path = self.output(name)
         said = path.read_text(encoding="utf-8", errors="replace")[-characters:] if path.exists() else ""
         return printable(said, keep="\n")
@@ -139,7 +139,7 @@ class Processes:
             self._keeper.close()
             self._keeper = None
         if left:
-            raise NetworkError(f"processes {left} of this network cannot be ended")
+            raise NetworkError(f"processes {left} of this network cannot be ended: end them by hand")
 
     def marked(self) -> list[int]:
         """Processes that carry this network's mark."""

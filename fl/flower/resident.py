@@ -1,4 +1,4 @@
-"""Runs a ClientApp beside a SuperNode in one process that stays: `python -m fl.flower.resident`.
+"""Runs a ClientApp beside a SuperNode in one long-lived process: `python -m fl.flower.resident`.
 
     flower-supernode --isolation process --superexec-auth-secret-file F --port P --node-config 'party="party.toml"' ...
     python -m fl.flower.resident --supernode 127.0.0.1:P --secret-file F --app fl.flower.client_app:app
@@ -41,7 +41,7 @@ from fl.flower.logs import RoleLog
 from secagg.protection import protect_process
 
 _POLL_S = 0.25
-_DOWN_S = 1.0  # between attempts while the SuperNode is not there
+_DOWN_S = 1.0  # between attempts while the SuperNode cannot be reached
 _HEARTBEAT_S = 20.0
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _UNANSWERED = (httpx.HTTPError, ObjectPullError, ObjectPushError, RuntimeError)  # what Flower's client raises
@@ -63,7 +63,7 @@ class Resident:
         self.stop = threading.Event()
 
     def serve(self) -> None:
-        """Run until stopped; a SuperNode that is away is waited for."""
+        """Run until stopped. Waits for a SuperNode that cannot be reached."""
         request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
         down = False
         while not self.stop.is_set():
@@ -80,8 +80,8 @@ class Resident:
                 down = True
                 self.stop.wait(_DOWN_S)
             except Exception as error:
-                # Flower's own code takes a message apart before anything here sees it, and may fail in any way over
-                # what a SuperLink made up. The SuperNode answers for a task that nobody finished; the next is served.
+                # Flower's own code parses a message before anything here sees it, and may raise any error for one that
+                # a SuperLink forged. The SuperNode answers for the task that was not finished; the next is served.
                 self._log("task not readable", error=type(error).__name__, message=str(error))
                 self.stop.wait(_POLL_S)
         self._tasks.close()
@@ -106,7 +106,7 @@ class Resident:
             client.close()
 
     def _beat(self, client: RuntimeHttpClient, done: threading.Event) -> None:
-        """Tell the SuperNode that a long task is alive. A failed heartbeat is no reason to stop."""
+        """Tell the SuperNode that a long task still runs. A failed heartbeat does not stop it."""
         while not done.wait(_HEARTBEAT_S):
             try:
                 client.SendTaskHeartbeat(SendTaskHeartbeatRequest())

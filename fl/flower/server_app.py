@@ -1,7 +1,7 @@
 """The aggregator as a ServerApp: runs the rounds that the run's configuration asks for, and writes how they ended.
 
-The party file (settings.py) is named by the run's configuration: whoever may start runs on this SuperLink operates the
-aggregator. The result is a JSON object, with "error" where the run failed; it is written whole or not at all. Loads
+The run's configuration names the party file (settings.py): whoever may start runs on this SuperLink operates the
+aggregator. The result is a JSON object, with "error" if the run failed. It is written completely or not at all. Loads
 neither torch nor tenseal.
 """
 

@@ -14,11 +14,11 @@
     value_bits = 20
     max_weight = 1                     # above 1, banks weigh by their "num-examples"
     max_length = 50_000_000            # longest update that this party will take part in
-    [reports]                          # a bank's: what its app tells in the clear; without this table, nothing
+    [reports]                          # a bank's: what its app reports unencrypted; without this table, nothing
     metrics = ["loss", "num-examples"] # numbers, by name, in answers to the rounds' "evaluate" and to `messages`
     hashes = ["model_hash"]            # SHA-256 in hexadecimal, by name, in answers to the rounds' "evaluate"
     messages = ["evaluate"]            # Flower message types that any ServerApp may send the app outside of rounds
-    [app]                              # anything the party's own app wants to know
+    [app]                              # settings of the party's own app
 
 Paths are relative to the file. ledger.db, journal.db and model.npz are kept beside it.
 """
@@ -61,7 +61,7 @@ class PlanSettings:
 
 @dataclass(frozen=True)
 class Reports:
-    """What a bank's app may tell in the clear. metrics: names of numbers. hashes: names of hashes, 64 hex digits.
+    """What a bank's app may report unencrypted. metrics: names of numbers. hashes: names of hashes, 64 hex digits.
 
     messages: types beyond the protocol that reach the app, "evaluate", "query", "evaluate.NAME" or "query.NAME".
     """
@@ -76,9 +76,9 @@ NO_REPORTS = Reports()
 
 @dataclass(frozen=True)
 class PartySettings:
-    """One party's own settings. folder: where it keeps what must survive a restart.
+    """One party's own settings. folder: for its files that must survive a restart.
 
-    model_repeats: None where the file says that every update carries fresh noise.
+    model_repeats: None if the file says that every update carries fresh noise.
     """
 
     role: Annotated[str, options.ROLE]
@@ -138,18 +138,18 @@ def _reports(role: str, table: Fields | None) -> Reports:
     messages, metrics, hashes = (_names(table, name) for name in ("messages", "metrics", "hashes"))
     table.done()
     if role != "bank" and messages | metrics | hashes:
-        raise SettingsError(f"reports: only a bank has an app that reports; this is the {role}'s file")
+        raise SettingsError(f"reports: expected only in a bank's file, got it in the {role}'s: remove it")
     for kind in sorted(messages):
         category, dot, action = kind.partition(".")
         if category not in ("evaluate", "query") or (dot and not action.isidentifier()):
             raise SettingsError(
                 f"reports.messages: expected 'evaluate', 'query', 'evaluate.NAME' or 'query.NAME', got "
-                f"{kind!r}; what is trained leaves a bank through encrypted rounds only"
+                f"{kind!r}; results of training leave a bank only through encrypted rounds"
             )
     if reserved := (metrics | hashes) & _RESERVED:
-        raise SettingsError(f"reports: {min(reserved)!r} is a word of the protocol: report it under another")
+        raise SettingsError(f"reports: {min(reserved)!r} is reserved for the protocol: use another name")
     if both := metrics & hashes:
-        raise SettingsError(f"reports: {min(both)!r} is a number or a hash, not both")
+        raise SettingsError(f"reports: {min(both)!r} is in metrics and in hashes: remove it from one")
     return Reports(messages, metrics, hashes)
 
 

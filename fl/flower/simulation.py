@@ -1,9 +1,9 @@
-"""Many banks on one machine: the same rounds in Flower's simulation engine (Ray), to see what grows with their number.
+"""Many banks on one machine: the same rounds in Flower's simulation engine (Ray), to measure the cost per bank.
 
     python -m fl.flower.simulation --banks 100 --json
 
-One party folder for each partition, partition 0 is the key holder. A round's secrets live in one process, so the
-simulation gets one actor, which plays everybody in turn; what is measured is each role's own work, not the network.
+There is one party folder for each partition; partition 0 is the key holder. A round's secrets stay in one process, so
+the simulation has one actor, which plays all parties in turn. It measures the work of each role, not the network.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ bank_app = ClientApp(mods=[SecAggMod(_initial)])
 
 @bank_app.train()
 def train(message: Message, context: Context) -> Message:
-    """Random updates: this is about the rounds, not about learning."""
+    """Returns random updates, because the simulation measures rounds and not learning."""
     (weights,) = message.content.array_records["arrays"].to_numpy_ndarrays()
     rng = np.random.default_rng(int(context.node_config["partition-id"]))
     moved = weights + rng.uniform(-0.5, 0.5, weights.size).astype(np.float32)
@@ -59,7 +59,7 @@ class EveryParty(ClientApp):
 
 
 def simulate(banks: int, length: int, rounds: int) -> dict[str, Any]:
-    """Rounds with `banks` banks and updates of `length` values; what each role spent, in seconds and bytes."""
+    """Plays rounds with `banks` banks and updates of `length` values; returns seconds and bytes of each role."""
     from flwr.simulation import run_simulation
 
     plan = PlanSettings(max_clients=banks, clip=1.0, value_bits=16, max_weight=1, max_length=length)

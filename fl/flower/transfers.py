@@ -1,8 +1,8 @@
-"""Long byte strings on their way to this party: limits of their memory and of their time.
+"""Long byte strings that this party receives in parts: limits of their memory and time.
 
-Anyone who reaches a node through its SuperLink may send parts. Memory is taken as parts come and never from what a
-header promises; all byte strings together hold at most one largest message, and one for which nothing comes any more
-is dropped. What the bytes mean, and who signed them, is seen when a call takes them.
+Anyone who reaches a node through its SuperLink may send parts. Memory is allocated as parts come, never for the length
+that a header claims. All byte strings together hold at most one largest message, and one that gets no new part in time
+is dropped. Content and signature are checked when a call takes the byte string.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Transfers:
 
     @property
     def held(self) -> int:
-        """Bytes of all parts that are here."""
+        """Bytes of all parts received."""
         return sum(incoming.held for incoming in self._open.values())
 
     def __len__(self) -> int:
@@ -40,25 +40,25 @@ class Transfers:
     def put(self, name: str, index: int, total: int, part: Bytes) -> None:
         """Take one part. Part 0 opens a byte string; another part 0, or another length, begins it anew.
 
-        Raises `TransferError`; then what was here stays as it was.
+        Raises `TransferError`; the parts that came before are then unchanged.
         """
         self.expire()
         known = self._open.get(name)
         if known is not None and (known.total != total or (index == 0 and not known.agrees(part))):
-            known = None  # the sender gave up what it had begun, and sends another
+            known = None  # the sender stopped sending that one and sends another
             if index:
-                raise TransferError(f"{name!r} was begun with another length: send part 0 first")
+                raise TransferError(f"{name!r}: expected the length it began with, got {total}: send part 0 first")
         if known is None and index:
-            raise TransferError(f"{name!r} is not on its way here: send part 0 first")
+            raise TransferError(f"{name!r}: expected part 0 first, got part {index}: send part 0")
         if known is None and name not in self._open and len(self._open) >= MAX_OPEN:
-            raise TransferError(f"{MAX_OPEN} byte strings are on their way already: finish those first")
+            raise TransferError(f"{name!r}: expected at most {MAX_OPEN} unfinished byte strings: finish one first")
         incoming = known if known is not None else Incoming(total, self._limit)
         freed = self._open[name].held if known is None and name in self._open else 0
         more = 0 if incoming.has(index) else len(part)
         if self.held - freed + more > self._limit:
             raise TransferError(
-                f"{self.held} bytes are on their way already, this party holds {self._limit}: finish those first, or "
-                f"wait {EXPIRES_S:g} s"
+                f"{self.held} bytes of unfinished byte strings are held, at most {self._limit} are allowed: finish "
+                f"those first, or wait {EXPIRES_S:g} s"
             )
         incoming.put(index, part)
         self._open[name] = incoming
@@ -69,7 +69,7 @@ class Transfers:
         """A whole byte string, which is no longer held here. Raises `TransferError` while parts are missing."""
         incoming = self._open.get(name)
         if incoming is None or incoming.total != length:
-            raise TransferError(f"{name!r} of {length} bytes was not sent ahead of the call")
+            raise TransferError(f"{name!r}: expected all {length} bytes before the call, got fewer: send them first")
         data = incoming.take()
         self._drop(name)
         return data

@@ -6,8 +6,8 @@ there are long ones, the ArrayRecord "secagg.wires" (uint8 Arrays, which Flower 
 longer than `PART_BYTES` travels ahead of its call in "put" calls, or behind its answer in "get" calls; each holds one
 part, so no process ever needs room for a large message twice.
 
-It does not interpret the bytes. They are signed and hashed end to end by `secagg`; a part that is lost, repeated,
-exchanged or altered on the way shows there.
+It does not interpret the bytes. `secagg` signs and hashes them end to end and so detects a part that was lost,
+repeated, exchanged or altered on the way.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from fl.flower.fields import FREE, check_fields, check_held
 CHUNK_BYTES = 5 * 2**20  # Flower's own, flwr.common.constant
 PART_BYTES = CHUNK_BYTES
 INLINE_BYTES = 2**18
-"""Up to here a byte string is a value of the ConfigRecord: Flower fetches every record, Array and chunk of a message by
-a request of its own, four times on the way from one app to another."""
+"""Up to this length a byte string is a value of the ConfigRecord: Flower fetches every record, Array and chunk of a
+message by a separate request, four times between one app and another."""
 
 V = TypeVar("V")
 Bytes = bytes | bytearray | memoryview
 Fields = Mapping[str, ConfigRecordValues]
 
-_LONGEST_S = 1e9  # a duration that a party reports; not a number is none
+_LONGEST_S = 1e9  # longest duration that a party may report; NaN counts as no report
 
 _STYPE = "secagg.wire"
 _CALL, _WIRES = "secagg", "secagg.wires"
-RECORDS = frozenset({_CALL, _WIRES})  # what a message of the protocol is made of
+RECORDS = frozenset({_CALL, _WIRES})  # all records of a message of the protocol
 
 
 class Outgoing:
-    """A byte string to send, in the pieces it exists in: nothing is joined until a part is cut out."""
+    """A byte string to send, as its pieces: bytes are copied only when a part is taken."""
 
     def __init__(self, *pieces: Bytes) -> None:
         self._pieces = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
@@ -65,12 +65,12 @@ class Outgoing:
         return b"".join(cut)
 
     def whole(self) -> bytes:
-        """All of it, copied."""
+        """A copy of the whole byte string."""
         return b"".join(self._pieces)
 
 
 class Incoming:
-    """Collects the parts of a byte string of known length, in any order, each as often as it comes.
+    """Collects the parts of a byte string of known length, in any order. A part may come several times.
 
     Holds only the parts that came: `total` is what the sender claims. total: bytes. limit: the most that this message
     may have; `TransferError` beyond it.
@@ -80,11 +80,11 @@ class Incoming:
         if not 0 < total <= limit:
             raise TransferError(f"length: expected 1..{limit} bytes, got {total}: refuse this sender")
         self.total = total
-        self._data = bytearray()  # parts 0, 1, ... as far as none is missing
-        self._early: dict[int, bytes] = {}  # parts that came before one that belongs in front of them
+        self._data = bytearray()  # parts 0, 1, ... up to the first missing one
+        self._early: dict[int, bytes] = {}  # parts behind the first missing one
 
     def put(self, index: int, part: Bytes) -> None:
-        """Take one part. Raises `TransferError` for a number or a length that this message does not have."""
+        """Take one part. Raises `TransferError` for a part number or a length that this byte string cannot have."""
         expected = min(PART_BYTES, self.total - index * PART_BYTES)
         if index < 0 or expected <= 0 or len(part) != expected:
             raise TransferError(f"part {index}: expected {max(expected, 0)} bytes, got {len(part)}")
@@ -102,12 +102,12 @@ class Incoming:
         return index < self._joined or index in self._early
 
     def agrees(self, first: Bytes) -> bool:
-        """Whether part 0, which came, is this one."""
+        """Whether `first` equals part 0, which came before."""
         return memoryview(self._data)[:PART_BYTES] == memoryview(first).cast("B")
 
     @property
     def held(self) -> int:
-        """Bytes that came."""
+        """Bytes received."""
         return len(self._data) + sum(map(len, self._early.values()))
 
     @property
@@ -122,7 +122,7 @@ class Incoming:
         """The bytes. Raises `TransferError` while parts are missing."""
         if not self.complete:
             missing = self.parts - self._joined - len(self._early)
-            raise TransferError(f"{missing} parts have not come: send them before the call")
+            raise TransferError(f"{missing} parts are missing: send them before the call")
         return self._data
 
     @property
@@ -193,7 +193,7 @@ def message_type(action: str) -> str:
 
 
 def action_of(records: RecordDict) -> str | None:
-    """The action of a message's content; None when it is not one of ours."""
+    """The action of a message's content; None if it is not of the protocol."""
     config = records.config_records.get(_CALL)
     action = None if config is None else config.get("action")
     return action if isinstance(action, str) else None
@@ -243,7 +243,7 @@ def _paired(fields: dict[str, Any], first: str, second: str, kind: type[V]) -> d
     """Names and values that a ConfigRecord carries as two lists; both are taken out of `fields`."""
     names, values = fields.pop(first, None), fields.pop(second, None)
     if not isinstance(names, list) or not isinstance(values, list) or len(names) != len(values):
-        raise TransferError(f"the call has no {first} with as many {second}")
+        raise TransferError(f"call: expected {first} and as many {second}: send both lists")
     if not all(isinstance(name, str) for name in names) or not all(type(value) is kind for value in values):
         raise TransferError(f"{second}: expected {kind.__name__} values by name")
     return dict(zip(names, values, strict=True))

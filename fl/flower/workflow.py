@@ -1,18 +1,18 @@
 """The aggregator's side of encrypted rounds over a Flower `Grid`: design section 5 as calls to nodes.
 
-    status     which node is whom, signed over a challenge for that node; which model each bank holds; who fell behind
-               catches up with stored releases
+    status     which party is at each node, signed over a challenge for that node; which model each bank holds; banks
+               that missed rounds catch up with stored releases
     open       key holder: abort what was open, offer a round for this model            (signed request)
-    join       banks: verify the offer, train, join; who is too slow is simply not on the roster
+    join       banks: verify the offer, train, join; a bank that is too slow is not on the roster
     close      key holder: close the roster over the joins that came                    (signed request)
     contribute banks on the roster: seal; the aggregator adds each one as it comes
     release    key holder: verify, consume the step, decrypt once, check, release
     accept     banks: verify, move the model; all must then hold the same one
 
-Training comes before the roster on purpose: a bank that drops out before the roster is closed costs nothing, and
-afterwards it costs the round. The key holder signs an abort of a lost round, which is played again with the remaining
-banks, up to `WaitLimits.attempts` times. Every wait has a limit; a run ends with the exact average of those who stayed
-or with a named error.
+Training comes before the roster is closed, because a bank that drops out before then costs nothing and a bank that
+drops out afterwards costs the round. The key holder signs an abort of a lost round, which is played again with the
+remaining banks, up to `WaitLimits.attempts` times. Every wait has a limit. A run ends with the exact average of the
+banks that stayed, or with a named error.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class WaitLimits:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What became known of one round. members: organisations. lost: attempts before this one and why they ended."""
+    """The result of one round. members: organisations. lost: earlier attempts, each with the reason why it ended."""
 
     number: int
     step: int
@@ -82,15 +82,15 @@ class RoundReport:
     seal_seconds: float  # of the slowest member
     sum_seconds: float  # the aggregator's checking and adding
     open_seconds: float  # the key holder's verifying, decrypting and checking
-    close_seconds: float  # the key holder's joins and roster, with the way there and back
+    close_seconds: float  # the key holder's joins and roster, transport included
     bytes_up: int  # one contribution
     resent: bool  # whether the release came from the key holder's ledger after a restart
-    refused: tuple[str, ...] = ()  # what those said who did not join, or not validly
+    refused: tuple[str, ...] = ()  # reasons of parties that did not join, or whose joins were invalid
 
 
 @dataclass(frozen=True)
 class RoundsOutcome:
-    """What a run ends with. model: hash that all members hold. arrays: the model, where the aggregator follows it."""
+    """The result of a run. model: hash that all members hold. arrays: the model, if the aggregator has a copy."""
 
     model: str
     rounds: tuple[RoundReport, ...]
@@ -109,7 +109,7 @@ class RoundsOutcome:
 
 @dataclass(frozen=True)
 class _State:
-    """What a bank says about its model; banks that hold one model say the same."""
+    """A bank's statement about its model. Banks with the same model state the same."""
 
     model: str
     length: int
@@ -138,7 +138,7 @@ class _Bank:
 
 
 class _RoundLost(Exception):
-    """An attempt ended; another may follow, without those who were on its roster and did not deliver."""
+    """An attempt ended. Another may follow, without the members of its roster that did not contribute."""
 
     def __init__(self, message: str, blamed: Collection[str] = ()) -> None:
         super().__init__(message)
@@ -148,9 +148,9 @@ class _RoundLost(Exception):
 class EncryptedRounds:
     """Runs rounds among the enrolled parties that are online.
 
-    initial: the first model, for banks whose app does not make it itself; then the aggregator follows the model, and
-    the outcome has it. banks: how many to wait for; all enrolled ones when None, but after `limits.ready_s` the quorum
-    is enough. on_round: called with each report.
+    initial: the first model, for banks whose app does not make it itself. The aggregator then keeps a copy of the
+    model, and the outcome has it. banks: number to wait for; all enrolled ones when None, but after `limits.ready_s`
+    the quorum is enough. on_round: called with each report.
     """
 
     def __init__(
@@ -175,13 +175,13 @@ class EncryptedRounds:
         self._strangers: set[int] = set()  # nodes of parties that are not enrolled
         self._next_step = 0
         self._largest = largest_message(party.settings.plan)
-        self._said: dict[str, str] = {}  # by organisation: why it took no part, since the round began
+        self._said: dict[str, str] = {}  # by organisation: why it has not taken part since the round began
         self._followed = 0  # step of the last release that moved the aggregator's copy of the model
 
     def run(self, rounds: int, *, evaluate: bool = False) -> RoundsOutcome:
-        """Play rounds until every bank has applied `rounds` of them; a federation that has some already goes on.
+        """Play rounds until every bank has applied `rounds` of them. A federation that has applied some continues.
 
-        How many those are is what a quorum of banks says that holds one model. Raises a subclass of `FlowerError`.
+        A quorum of banks with one model states how many it has applied. Raises a subclass of `FlowerError`.
         """
         self._find_parties(self._wanted)
         reports = []
@@ -218,19 +218,19 @@ class EncryptedRounds:
             here = ", ".join(sorted(bank.organisation for bank in self._banks.values())) or "no bank"
             missing = "" if self._key_holder else "the key holder and "
             raise PartiesMissing(
-                f"{missing}at least {quorum} enrolled banks are needed and {here} came within "
-                f"{self._limits.ready_s:g} s{self._why_missing()}"
+                f"expected {missing}at least {quorum} enrolled banks within {self._limits.ready_s:g} s, got {here}"
+                f"{self._why_missing()}"
             )
         self._start_models()
         self._catch_up()
         if len(self._banks) < quorum:
             here = ", ".join(sorted(bank.organisation for bank in self._banks.values())) or "no bank"
             raise PartiesMissing(
-                f"at least {quorum} enrolled banks with one model are needed and {here} is left{self._why_missing()}"
+                f"expected at least {quorum} enrolled banks with one model, got {here}{self._why_missing()}"
             )
 
     def _why_missing(self) -> str:
-        """What the missing said, and what to ask about those who said nothing."""
+        """The reasons of the missing parties, and what to check about those that gave none."""
         here = {bank.organisation for bank in self._banks.values()}
         away = {member.organisation for member in self._party.enrolment.clients} - here
         if not self._key_holder:
@@ -238,12 +238,12 @@ class EncryptedRounds:
         said = "".join(f"; {who}: {self._said[who]}" for who in sorted(away & set(self._said)))
         silent = ", ".join(sorted(away - set(self._said)))
         if silent:
-            said += f"; nothing came from {silent}: do their SuperNodes and residents run, and is the enrolment list "
-            said += "the same everywhere?"
+            said += f"; no answer from {silent}: check that their SuperNodes and residents run and that the enrolment "
+            said += "list is the same everywhere"
         return said
 
     def _set_aside(self, bank: _Bank, error: str, message: str) -> None:
-        """Go on without a bank, and remember why."""
+        """Continue without a bank, and record the reason."""
         self._party.log("bank set aside", bank=bank.organisation, error=error, message=message)
         self._said[bank.organisation] = f"{error}: {message}"
         del self._banks[bank.node]
@@ -276,7 +276,7 @@ class EncryptedRounds:
             is_key_holder = member.key == self._party.enrolment.key_holder.key
             banks = {bank.organisation for bank in self._banks.values()}
             if self._key_holder if is_key_holder else member.organisation in banks:
-                raise TransferError(f"{member.organisation} is at another node already: two nodes run with its key")
+                raise TransferError(f"{member.organisation} is at another node already: stop one of the two nodes")
             if is_key_holder:
                 self._key_holder, self._next_step = answer.node, call.number("next_step")
                 return
@@ -290,7 +290,7 @@ class EncryptedRounds:
             self._party.log("node set aside", node=answer.node, error=type(error).__name__, message=str(error))
 
     def _somebody_came_back(self) -> bool:
-        """Whether an enrolled bank is missing and a node is online that could be its."""
+        """Whether an enrolled bank is missing and an online node could belong to it."""
         missing = len(self._banks) < len(self._party.enrolment.clients)
         return missing and bool(set(self._calls.nodes()) - set(self._banks) - {self._key_holder} - self._strangers)
 
@@ -309,14 +309,14 @@ class EncryptedRounds:
         for node, answer in self._calls.start(list(challenges), record, request, call_s, fields).items():
             self._set_aside_unless_good(node, answer, challenges[node])
         for bank in [bank for bank in self._banks.values() if not bank.model]:
-            self._set_aside(bank, "ModelMismatch", "it was sent the first model and says that it has none")
+            self._set_aside(bank, "ModelMismatch", "it got the first model and states that it has none")
 
     def _catch_up(self) -> None:
-        """Bring banks that missed rounds up to date: releases as the key holder stored them, one after the other.
+        """Bring banks that missed rounds up to date: send releases as the key holder stored them, one after the other.
 
-        Who says that it is ahead is asked about as those are who are behind: what the ledger holds decides, not a bank.
+        The key holder is also asked about banks that claim to be ahead: its ledger decides, not a bank.
         """
-        last: dict[_State, str] = {}  # what no release follows, and why not
+        last: dict[_State, str] = {}  # states that no release follows, and why not
         while len(states := self._states()) > 1 and (open_ends := [each for each in states if each not in last]):
             state = min(open_ends, key=lambda each: each.rounds)
             together = states[state]
@@ -349,16 +349,16 @@ class EncryptedRounds:
         return {}
 
     def _states(self) -> dict[_State, list[_Bank]]:
-        """The banks by what they say about their model."""
+        """The banks, grouped by their statements about their model."""
         states: dict[_State, list[_Bank]] = {}
         for bank in self._banks.values():
             states.setdefault(bank.state, []).append(bank)
         return states
 
     def _agree(self, why: Mapping[_State, str] | None = None) -> None:
-        """Go on with the largest group of banks that say the same about their model; set the others aside.
+        """Continue with the largest group of banks that state the same about their model; set the others aside.
 
-        A bank signs what it says, and may lie: of two groups, one has to be a quorum. Raises `ModelsDiverged`.
+        A bank's signed statement may be false, so the group must be a quorum. Raises `ModelsDiverged`.
         """
         states = self._states()
         if len(states) < 2:
@@ -368,7 +368,7 @@ class EncryptedRounds:
             held = "; ".join(f"{', '.join(b.organisation for b in banks)}: {state}" for state, banks in states.items())
             raise ModelsDiverged(
                 f"the banks hold different models: {held}; expected at least {self._party.settings.quorum} of them "
-                "with one, and more than with any other; start those that differ from the common one"
+                "with one model, and more than with any other; give the others the common model"
             )
         for state, banks in states.items():
             for bank in banks if state != first else ():
@@ -378,11 +378,11 @@ class EncryptedRounds:
                 )
 
     def _follow(self) -> None:
-        """The aggregator's own copy of the model follows stored releases too, when it has one."""
+        """Move the aggregator's own copy of the model, if it has one, by stored releases."""
         while self._model is not None and self._model.digest.hex() != self._common_model():
             answer = self._ask_stored(self._followed, self._model.length, self._model.digest)
             if not answer.require("key holder", "stored").number("step"):
-                raise ModelsDiverged("the banks hold a model that does not follow from the first one given here")
+                raise ModelsDiverged("no release leads from the first model given here to the banks' model")
             self._move(Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s)))
 
     def _ask_stored(self, after: int, length: int, model: bytes = bytes(32)) -> Answer:
@@ -400,17 +400,17 @@ class EncryptedRounds:
         return self._common().model
 
     def _common(self) -> _State:
-        """What all banks say that take part: `_catch_up` and `_agree` see to it."""
+        """The statement of all banks that take part. `_catch_up` and `_agree` ensure that there is only one."""
         (state,) = self._states()
         return state
 
     # --- one round
 
     def _following_step(self) -> int:
-        """The ledger's next step, or one above what banks have joined: an offer that stands in no ledger costs steps.
+        """The ledger's next step, or one above what banks have joined, if they joined an offer that is in no ledger.
 
-        Half of a jump above the last release is for that. The other half is for attempts: their release still comes
-        within one jump of the last one, as banks that are away need it to follow.
+        Half of `MAX_STEP_JUMP` above the last release is reserved for that. The other half is for attempts: their
+        release is then within one jump of the last one, so that absent banks can catch up with it.
         """
         banks = self._banks.values()
         asked, highest = max(bank.next_step for bank in banks), min(bank.step for bank in banks) + MAX_STEP_JUMP // 2
@@ -438,7 +438,7 @@ class EncryptedRounds:
         raise RoundFailed(f"round {number}: {len(lost)} attempts failed: {'; '.join(lost)}")
 
     def _go_on_without(self, blamed: Collection[str], number: int, lost: Sequence[str]) -> None:
-        """Prepare another attempt. Opening it makes the key holder abort the lost one, in writing, for its members."""
+        """Prepare another attempt. When it is opened, the key holder signs an abort of the lost one for its members."""
         left = {node: bank for node, bank in self._banks.items() if bank.organisation not in blamed}
         if blamed and len(left) >= self._party.settings.quorum:
             self._banks = left
@@ -464,7 +464,7 @@ class EncryptedRounds:
         close_seconds = time.monotonic() - closing
         sealing, summing = self._collect(closed)
         release, opening, resent = self._release(step, length)
-        # Those who did not join are not waited for again in this round; they catch up when they are back.
+        # Banks that did not join are not waited for again in this round. They catch up when they are back.
         self._banks = {node: bank for node, bank in self._banks.items() if node in joins}
         self._move(release)
         self._accept(list(self._banks), release, step)
@@ -492,16 +492,16 @@ class EncryptedRounds:
         return report
 
     def _settle(self, number: int) -> None:
-        """After a release: a quorum must say that it holds one model after so many rounds; otherwise look again."""
+        """After a release: a quorum must state one model after `number` rounds; otherwise look for parties again."""
         for bank in [bank for bank in self._banks.values() if bank.rounds != number]:
-            self._set_aside(bank, "ModelMismatch", f"it took the release of round {number} and says: {bank.state}")
+            self._set_aside(bank, "ModelMismatch", f"it got the release of round {number} and states: {bank.state}")
         quorum, states = self._party.settings.quorum, self._states()
         if max(map(len, states.values()), default=0) < quorum:
             self._find_parties(quorum)
         else:
             self._agree()
         if self._level() != number:
-            raise ModelsDiverged(f"round {number} was played, and {len(self._banks)} banks say: {self._common()}")
+            raise ModelsDiverged(f"round {number} ended, and {len(self._banks)} banks state: {self._common()}")
 
     def _joins(self, offer: Call) -> dict[int, Answer]:
         """Answers of the banks that joined; the others are left out of this round."""
@@ -532,7 +532,7 @@ class EncryptedRounds:
         return self._party.open(closed.wire("roster"))
 
     def _collect(self, closed: Closed) -> tuple[float, float]:
-        """Ask the roster's members for their contributions and add each; (slowest sealing, adding) in seconds."""
+        """Ask the members for their contributions and add each; returns seconds of (slowest sealing, adding)."""
         members = {node: bank for node, bank in self._banks.items() if bank.organisation in closed.members}
         call = Call({}, {"roster": closed.roster})
         sealing = adding = 0.0
@@ -557,7 +557,7 @@ class EncryptedRounds:
         return sealing, round(adding, 3)
 
     def _contributions(self, calls: Mapping[int, Call]) -> Iterator[Answer]:
-        """Answers as they come; those whose byte string is fetched in parts last, when nobody else's time runs out."""
+        """Answers as they come. Those with a byte string to fetch in parts are last, when no other node's time runs."""
         in_parts = []
         for answer in self._calls.each("contribute", calls, self._limits.contribute_s):
             if answer.call.held:
@@ -576,12 +576,12 @@ class EncryptedRounds:
             data = Outgoing(self._calls.wire(answer, "release", self._largest, limits.part_s))
             return data, answer.call.seconds("open_seconds"), False
         if answer.error == "SumRefused":
-            raise _RoundLost("key holder: SumRefused: refused; the step is burnt")
+            raise _RoundLost("key holder: SumRefused: the sum was refused and the step is consumed")
         self._party.log("release not received", step=step, error=answer.error, message=answer.message)
         return self._stored(step, length), 0.0, True
 
     def _stored(self, step: int, length: int) -> Outgoing:
-        """After a key holder fell silent: wait for it, and take the release that its ledger holds, or none."""
+        """Wait for a key holder that did not answer, and take the release that its ledger holds, if any."""
         deadline = time.monotonic() + self._limits.recover_s
         last = "nothing"
         while time.monotonic() < deadline:
@@ -595,7 +595,7 @@ class EncryptedRounds:
         raise PartyFailed(f"key holder: no answer about step {step} within {self._limits.recover_s:g} s; last: {last}")
 
     def _abort(self, step: int) -> None:
-        """Have the key holder end the round in writing; members may then use their updates again among themselves."""
+        """Have the key holder sign an abort of the round. The same members may then use their updates again."""
         call = Call({}, {"request": self._party.request("abort", step)})
         answer = self._calls.one("abort", self._key_holder, call, self._limits.call_s)
         aborts = numbered("abort", answer.call.numbered("abort"))
@@ -607,7 +607,7 @@ class EncryptedRounds:
     def _accept(
         self, nodes: Sequence[int], release: Outgoing, step: int, aborts: Mapping[str, Bytes] | None = None
     ) -> None:
-        """Give a release to banks, with the aborts that they may have missed, and note which model each then holds."""
+        """Send a release to banks, with aborts that they may have missed, and record the model that each then holds."""
         call_s, part_s, challenges = self._limits.call_s, self._limits.part_s, _challenges(nodes)
         fields: dict[int, Fields] = {node: {"challenge": each} for node, each in challenges.items()}
         answers = self._calls.call_with("accept", nodes, "release", release, call_s, part_s, aborts, fields)
@@ -615,10 +615,10 @@ class EncryptedRounds:
             self._set_aside_unless_good(node, answer, challenges[node])
         for bank in [self._banks[node] for node in nodes if node in self._banks]:
             if bank.step != step or not bank.model:
-                self._set_aside(bank, "ModelMismatch", f"it took the release of step {step} and says: {bank.state}")
+                self._set_aside(bank, "ModelMismatch", f"it got the release of step {step} and states: {bank.state}")
 
     def _set_aside_unless_good(self, node: int, answer: Answer, challenge: bytes) -> None:
-        """Believe what a bank says about its model as far as it signed that over the challenge that it was sent."""
+        """Accept a bank's statement about its model if the bank signed it over the challenge that it was sent."""
         bank = self._banks[node]
         if answer.error:
             self._set_aside(bank, answer.error, answer.message)
@@ -626,7 +626,7 @@ class EncryptedRounds:
         try:
             member = self._party.signer_of(answer.call, challenge)
             if member is None or member.organisation != bank.organisation:
-                raise TransferError(f"another party answered in the place of {bank.organisation}")
+                raise TransferError(f"expected an answer signed by {bank.organisation}, got another party's")
             said = _said_of_model(answer.call)
         except (FlowerError, Refusal) as error:
             self._set_aside(bank, type(error).__name__, str(error))
@@ -639,7 +639,7 @@ class EncryptedRounds:
             self._model = self._model.moved_by(average)
 
     def _reports(self) -> dict[str, dict[str, object]]:
-        """What each bank's app says about the final model."""
+        """What each bank's app reports about the final model."""
         answers = self._calls.ask("evaluate", dict.fromkeys(self._banks, Call()), self._limits.train_s)
         return {
             self._banks[node].organisation: {
@@ -650,7 +650,7 @@ class EncryptedRounds:
 
 
 def _challenges(nodes: Iterable[int]) -> dict[int, bytes]:
-    """One for each node, which no other may answer."""
+    """A random challenge for each node, which only this node may answer."""
     return {node: os.urandom(CHALLENGE_BYTES) for node in nodes}
 
 
@@ -661,14 +661,14 @@ def _said_of_model(call: Call) -> tuple[str, int, int, int, int]:
 
 
 def _shown(value: object) -> object:
-    """A value of a bank's report as JSON has it: not-a-number and infinities are null there."""
+    """A value of a bank's report for JSON, where NaN and infinities become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return printable(value) if isinstance(value, str) else value
 
 
 def peak_memory() -> int:
-    """Bytes: the largest resident size that this process has had."""
+    """The largest resident size of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

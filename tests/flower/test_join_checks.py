@@ -161,7 +161,7 @@ def test_a_bank_that_says_nothing_is_the_one_that_is_asked_about(federation) -> 
 
     here: Federation = federation(banks=3)
     here.fail("bank-0", silent)
-    with pytest.raises(PartiesMissing, match="nothing came from bank-0: do their SuperNodes and residents run"):
+    with pytest.raises(PartiesMissing, match="no answer from bank-0: check that their SuperNodes and residents run"):
         here.rounds(BRIEF).run(1)
 
 

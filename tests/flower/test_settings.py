@@ -81,7 +81,7 @@ def test_what_is_wrong_in_a_party_file_is_named(tmp_path: Path, change: tuple[st
 
 def test_only_a_bank_reports(tmp_path: Path) -> None:
     other = GOOD.replace('"bank"', '"key_holder"').replace("[app]", "[reports]\nmetrics = ['loss']\n[app]")
-    with pytest.raises(SettingsError, match="reports: only a bank has an app that reports; this is the key_holder's"):
+    with pytest.raises(SettingsError, match="reports: expected only in a bank's file, got it in the key_holder's"):
         load_settings(written(tmp_path, other))
 
 

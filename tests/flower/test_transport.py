@@ -83,7 +83,7 @@ def test_a_part_that_the_message_does_not_have_is_refused(index: int, length: in
 def test_bytes_with_a_part_missing_are_not_handed_out() -> None:
     incoming = Incoming(PART_BYTES + 1, limit=2 * PART_BYTES)
     incoming.put(1, b"x")
-    with pytest.raises(TransferError, match="1 parts have not come"):
+    with pytest.raises(TransferError, match="1 parts are missing"):
         incoming.take()
 
 

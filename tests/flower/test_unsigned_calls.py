@@ -273,7 +273,7 @@ def test_a_long_explanation_of_a_party_is_cut_and_not_an_answer_out_of_range(fed
 
 @pytest.mark.parametrize("field", ["after", "secret", "x" * 100])
 def test_a_field_that_no_call_has_is_refused(field: str) -> None:
-    with pytest.raises(TransferError, match="no call has it"):
+    with pytest.raises(TransferError, match="expected a field of the protocol"):
         from_records(to_records(Call({field: 1}), "stored"))
 
 

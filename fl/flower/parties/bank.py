@@ -1,11 +1,11 @@
 """A bank between Flower and its own training.
 
 # Strategy: a bank holds its own copy of the model and moves it by releases that the key holder signed, one after the
-# other. A bank that missed a round catches up with the stored release of that round, byte for byte the one the others
-# had; nobody has to be believed about what the current model is. Each release that moves the model is in the journal
-# before it does, so that one which was signed for this bank alone is found when the journal is held against the ledger.
+# other. A bank that missed a round catches up with the stored release of that round, with the same bytes that the
+# others got, so no party's word about the current model is needed. Each release is in the journal before it moves the
+# model, so that comparing the journal with the ledger finds a release that was signed for this bank alone.
 #
-# What training gave is looked at before the bank joins: a round is not closed over an update that no roster can take.
+# The result of training is checked before the bank joins: no round is closed over an update that no roster can accept.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from secagg.secrecy import Secret
 from secagg.states import ClientState
 from secagg.verification import check_offer, check_signature
 
-_MAX_ATTEMPTS = 16  # trainings from one model; updates that differ by less than the quantisation are the same update
+_MAX_ATTEMPTS = 16  # trainings from one model; updates that differ by less than the quantisation count as the same
 _DIFFERS = (
     "step {step}: the key holder signed another release than the one this bank accepted: keep the journal, and ask for "
     "an audit of the ledger (demos audit LEDGER --against JOURNAL)"
@@ -54,17 +54,17 @@ Values = NDArray[np.float32] | NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trained(Secret):
-    """What local training gave. update: one value per model value.  weight: used when the plan weighs."""
+    """The result of local training. update: one value per model value.  weight: used if the plan has weights."""
 
     update: Values = field(repr=False)
     weight: int = field(default=1, repr=False)
 
 
 class BankApp(Protocol):
-    """What a bank's role needs of the application it serves."""
+    """The functions of an application that a bank's role calls."""
 
     def initial(self) -> FlatModel | None:
-        """The model before round 1, when the application can make it itself."""
+        """The model before round 1; None if the application cannot make it itself."""
 
     def train(self, model: FlatModel, number: int, attempt: int) -> Trained:
         """Train from `model` for round `number`; another `attempt` must give another update."""
@@ -106,7 +106,7 @@ class BankParty(Party):
                 return self._status(Call(), app), {}
             case "evaluate":
                 return dict(app.evaluate(self._held_model())), {}
-        raise TransferError(f"a bank has no action {action!r}")
+        raise TransferError(f"action: expected one of a bank's, got {action!r}")
 
     def start(self, model: FlatModel, call: Call) -> Fields:
         """Take the first model from the aggregator, whose signed request names it.
@@ -116,11 +116,11 @@ class BankParty(Party):
         request = ControlRequest.verified(bytes(call.wire("request")), "start", self.enrolment)
         if (request.model, request.length) != (model.digest, model.length):
             raise ModelMismatch(
-                f"start: the aggregator signed {request.length} values {request.model.hex()[:16]}, what came has "
+                f"start: expected the signed model, {request.length} values {request.model.hex()[:16]}, got "
                 f"{model.length} values {model.digest.hex()[:16]}"
             )
         if self._model is not None and self._model.digest != model.digest:
-            raise ModelMismatch(f"start: this bank holds {self._model.digest.hex()[:16]} after {self._rounds} rounds")
+            raise ModelMismatch(f"start: this bank has {self._model.digest.hex()[:16]} after {self._rounds} rounds")
         if self._model is None:
             self._keep(model, rounds=0, step=0)
         return self.introduced(call, self._model_fields())
@@ -138,13 +138,15 @@ class BankParty(Party):
         offer = expect(call.wire("offer"), Offer, plan)
         check_offer(offer, self.enrolment, plan, True, self.settings.quorum)
         if offer.header.model != model.digest:
-            raise WrongModel(f"model: this bank holds {model.digest.hex()[:16]}, the offer is for another")
-        self._journal.check_step(offer.header.step)  # an old offer that comes again ends nothing and trains nothing
+            raise WrongModel(f"model: expected an offer for {model.digest.hex()[:16]}, got another")
+        self._journal.check_step(
+            offer.header.step
+        )  # an old offer that is repeated ends no round and starts no training
         started = time.perf_counter()
         self._usable(client, model, app)
         seconds = round(time.perf_counter() - started, 3)
         if client.state is not ClientState.IDLE:
-            client.abort()  # the key holder opened another round: it has given up the one this bank is in
+            client.abort()  # the key holder opened another round, so this bank's round can no longer end
         join = client.join(offer, model.digest)
         self._round, self._sent = (offer.header.step, offer.header.round_id), None
         self.log("joined", step=offer.header.step, round=self._rounds + 1, train_seconds=seconds)
@@ -170,7 +172,7 @@ class BankParty(Party):
         return {"seal_seconds": seconds}, {"contribution": sealed}
 
     def _sealed(self, client: secagg.Client, roster: Roster, model: FlatModel, app: BankApp) -> Contribution:
-        """The contribution; an update that other members have been rostered with is trained anew, never reused."""
+        """The contribution. An update that was in a roster with other members is trained again, never reused."""
         trained, reuse = self._prepare(model, app, attempt=0), self.settings.allow_reuse
         while True:
             try:
@@ -180,9 +182,9 @@ class BankParty(Party):
                 trained = self._trained_anew(model, app, roster.header.step, error)
 
     def _usable(self, client: secagg.Client, model: FlatModel, app: BankApp) -> None:
-        """Have an update that some roster can take, or refuse to join. Raises a subclass of `UpdateError`.
+        """Train until there is an update that a roster can accept, or refuse to join with a subclass of `UpdateError`.
 
-        One that cannot be encrypted is forgotten: training may give another when it is asked again.
+        An update that cannot be encrypted is dropped: the next training may give another one.
         """
         trained = self._prepare(model, app, attempt=0)
         try:
@@ -200,27 +202,27 @@ class BankParty(Party):
 
     @contextmanager
     def _values_kept_here(self) -> Iterator[None]:
-        """Tells what is wrong with an update or its weight by name; row counts and positions stay in the log."""
+        """Names the error of an update or its weight. Row counts and positions stay in the log."""
         try:
             yield
         except WeightOutOfRange as error:
             self.log("unusable update", error=type(error).__name__, message=str(error))
             most = self.settings.plan.max_weight
-            raise WeightOutOfRange(f"weight: expected an integer in 1..{most}; this bank's log has it") from None
+            raise WeightOutOfRange(f"weight: expected an integer in 1..{most}, got another value") from None
         except UpdateError as error:
             self.log("unusable update", error=type(error).__name__, message=str(error))
             raise type(error)("the update cannot be encrypted; this bank's log says why") from None
 
     def _trained_anew(self, model: FlatModel, app: BankApp, step: int | None, reused: UpdateReused) -> Trained:
-        """Another attempt at an update that may not be used. Raises `ModelMismatch` when it is the same again."""
+        """Train again after an update that may not be used. Raises `ModelMismatch` if the result is the same."""
         assert self._trained is not None
         _, attempt, before = self._trained
         trained = self._prepare(model, app, attempt + 1)
         self.log("trained anew", step=step, attempt=attempt + 1)
         if np.array_equal(trained.update, before.update) or attempt >= _MAX_ATTEMPTS:
             raise ModelMismatch(
-                "training gives the same update whatever config['attempt'] says: seed it with that number, or "
-                "set allow_reuse = true in the party file and accept that two sums can be differenced"
+                "training gives the same update for every config['attempt']: use that number as part of its seed, or "
+                "set allow_reuse = true in the party file: one sum can then be subtracted from another"
             ) from reused
         return trained
 
@@ -230,20 +232,20 @@ class BankParty(Party):
         step = release.header.step
         if step <= self._step:
             self._compare(release)
-            return self.introduced(call, self._model_fields()), {}  # came before; nothing is applied twice
+            return self.introduced(call, self._model_fields()), {}  # already applied; nothing is applied twice
         if release.header.model != model.digest:
             raise WrongModel(
-                f"step {step}: the release moves {release.header.model.hex()[:16]}, this bank holds "
-                f"{model.digest.hex()[:16]}: it needs the releases before this one"
+                f"step {step}: expected a release for model {model.digest.hex()[:16]}, got one for "
+                f"{release.header.model.hex()[:16]}: send the releases before it first"
             )
         average = secagg.read_release(release, self.enrolment, plan)
-        moved = model.moved_by(average.values)  # may be refused: before the journal says it was taken
+        moved = model.moved_by(average.values)  # may raise, so it comes before the journal records the release
         if self._round == (step, release.header.round_id) and client.state is ClientState.CONTRIBUTED:
             client.accept(release)
             how = "member"
         elif self._journal_waits_for(step) and client.state is not ClientState.CONTRIBUTED:
             if client.state is ClientState.JOINED:
-                client.abort()  # nothing was sealed in that one, and it trains from the model that this bank leaves
+                client.abort()  # nothing was sealed in that round, and it trains from the model that is now replaced
             client.settle(release)
             how = "settled"
         else:
@@ -255,15 +257,15 @@ class BankParty(Party):
         return self.introduced(call, self._model_fields()), {}
 
     def _catch_up(self, release: Release, average: secagg.Average, client: secagg.Client, call: Call) -> None:
-        """Journal the release of a round that this bank was no member of: signed by the key holder, for its model.
+        """Journal a release that the key holder signed for this model, of a round that this bank was not a member of.
 
         Raises `RoundStillOpen` while another round from this model could still end.
         """
         header = release.header
         if not header.masked:
-            raise WrongRound("the release is of a round without masks")
+            raise WrongRound("masks: expected a release of a round with masks, got one without")
         if average.contributors < self.settings.quorum:
-            raise QuorumNotMet(f"the release has {average.contributors} contributors, this bank asks for more")
+            raise QuorumNotMet(f"contributors: expected this bank's quorum or more, got {average.contributors}")
         self._take_aborts(call)
         self._refuse_past_open_rounds(header)
         known = self._journal.round_of(header.step)
@@ -276,7 +278,7 @@ class BankParty(Party):
             client.abort()  # not on the roster that was closed, or in a round for the model that this bank leaves
 
     def _compare(self, release: Release) -> None:
-        """A release of a step that is over must be the one that was accepted. Raises `ReleaseDiffers`."""
+        """A release of an earlier step must be the one that was accepted. Raises `ReleaseDiffers`."""
         known = self._journal.round_of(release.header.step)
         if known is None or known.release is None:
             return
@@ -284,9 +286,9 @@ class BankParty(Party):
             raise ReleaseDiffers(_DIFFERS.format(step=release.header.step))
 
     def _refuse_past_open_rounds(self, header: Header) -> None:
-        """A round from this model that this bank contributed to may have been released, until it ends in writing.
+        """Refuse while a round from this model that this bank contributed to has no signed end: it may be released.
 
-        One that it only joined holds nothing of this bank: whoever offered it, it keeps the bank from nothing.
+        A round that the bank only joined holds none of its data and does not prevent anything.
         """
         for step in self._journal.unfinished():
             known = self._journal.round_of(step)
@@ -297,10 +299,10 @@ class BankParty(Party):
                     "step's release, or the key holder's signed abort of it, first"
                 )
             if step == header.step and (known.round_id != header.round_id or known.roster is not None):
-                raise ReleaseDiffers(f"step {step}: the release is not of the round that this bank is in")
+                raise ReleaseDiffers(f"step {step}: the release is of another round than this bank's")
 
     def _take_aborts(self, call: Call) -> None:
-        """Signed aborts end the rounds they belong to; an update may then be used again among the same members."""
+        """Take signed aborts, which end their rounds. An update may then be used again among the same members."""
         if self._model is None:
             return
         client, plan, _ = self._ready()
@@ -340,7 +342,7 @@ class BankParty(Party):
         return self._model
 
     def _prepare(self, model: FlatModel, app: BankApp, attempt: int) -> Trained:
-        """Training for the next round; the result is kept until a release moves the model."""
+        """Train for the next round. The result is kept until a release moves the model."""
         if self._trained is not None and self._trained[0] == model.digest and self._trained[1] >= attempt:
             return self._trained[2]
         trained = app.train(model, self._rounds + 1, attempt)
@@ -355,7 +357,7 @@ class BankParty(Party):
         return known is not None and not known.finished and known.contribution is not None
 
     def _keep(self, model: FlatModel, rounds: int, step: int) -> None:
-        """Write the model durably before it is reported: a crash must not take back a model that was reported."""
+        """Write the model durably before it is reported, so that a crash cannot undo a reported model."""
         replace_durably(self._model_file, model.to_bytes(rounds, step))
         self._model, self._rounds, self._step = model, rounds, step
 

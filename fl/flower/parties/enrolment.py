@@ -13,8 +13,8 @@ def enrol_locally(
 ) -> None:
     """Identities and one enrolment list for parties that all live on this machine, each in folder/<organisation>.
 
-    outsiders: get an identity and the list, and are not on it. In a real deployment every party makes its own
-    (`demos enrol`).
+    outsiders: organisations that get an identity and the list but are not on it. In a real deployment every party makes
+    its own (`demos enrol`).
     """
     members = {}
     for name in (key_holder, aggregator, *banks, *outsiders):

@@ -1,4 +1,4 @@
-"""The key holder behind a SuperNode of its own; it does what the enrolled aggregator signed, and nothing else."""
+"""The key holder behind a SuperNode of its own. It carries out only requests that the enrolled aggregator signed."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class KeyHolderParty(Party):
             case "abort":
                 request = self._verified("abort", call)
                 return {}, self._aborted(request.step, AbortReason.ABANDONED)
-        raise TransferError(f"the key holder has no action {action!r}")
+        raise TransferError(f"action: expected one of the key holder's, got {action!r}")
 
     def _open(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         request = self._verified("open", call)
-        self._ledger.check_step(request.step)  # before what is open is given up for it
+        self._ledger.check_step(request.step)  # before the open round is given up for this one
         role = self._role_for(request.length)
         aborts = self._aborted(self._step, AbortReason.ABANDONED)
         offer = role.open(request.step, request.model)
@@ -75,7 +75,7 @@ class KeyHolderParty(Party):
 
     def _release(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         if self._role is None or self._plan is None:
-            raise RoundStateLost("no round is open here: the key holder was restarted; ask for the stored release")
+            raise RoundStateLost("no round is open: the key holder was restarted; ask for the stored release")
         encrypted_sum = expect(call.wire("sum"), EncryptedSum, self._plan)
         step = encrypted_sum.header.step
         if (stored := self._role.stored_release(step)) is not None:
@@ -88,9 +88,9 @@ class KeyHolderParty(Party):
         return {"open_seconds": seconds}, {"release": outgoing(release, self._plan)}
 
     def _stored(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
-        """The first release after a step that moves a model, as it was sent, and what became of the step after it.
+        """The first release after a step that moves a model, as it was sent, and how the step after it ended.
 
-        With a model come the aborts of rounds from it too, for a bank that missed them. Changes nothing here.
+        If the request names a model, aborts of rounds from it come too, for a bank that missed them. Changes nothing.
         """
         request = self._verified("stored", call)
         plan, model = plan_of(self.settings.plan, request.length), request.model if any(request.model) else None
@@ -107,7 +107,7 @@ class KeyHolderParty(Party):
     # --- inside
 
     def _role_for(self, length: int) -> secagg.KeyHolder:
-        """The role for updates of this length; a round that is open under another plan is given up."""
+        """The role for updates of this length. A round that is open under another plan is given up."""
         plan = plan_of(self.settings.plan, length)
         if self._role is None or self._plan != plan:
             if self._role is not None and self._role.state is not KeyHolderState.IDLE:
@@ -119,14 +119,14 @@ class KeyHolderParty(Party):
         return self._role
 
     def _aborted(self, step: int | None, reason: AbortReason) -> dict[str, Outgoing]:
-        """End the round that is open, and report those that an earlier process left; the signed aborts."""
+        """End the open round, and report those that an earlier process left open. Returns the signed aborts."""
         role, plan = self._role, self._plan
         if role is None or plan is None:
             return {}
         aborts = []
         if role.state is not KeyHolderState.IDLE:
             if step != self._step:
-                raise RequestRefused(f"step {step} is not open here; step {self._step} is")
+                raise RequestRefused(f"step: expected the open one, {self._step}, got {step}")
             aborts.append(role.abort(reason))
         aborts += role.report_abandoned()
         self._step = None
@@ -137,7 +137,7 @@ class KeyHolderParty(Party):
     def _current(self, action: str, call: Call) -> tuple[secagg.KeyHolder, secagg.RoundPlan]:
         request = self._verified(action, call)
         if self._role is None or self._plan is None or request.step != self._step:
-            raise RoundStateLost(f"step {request.step} is not open here: the key holder was restarted; open another")
+            raise RoundStateLost(f"step {request.step} is not open: the key holder was restarted; open another")
         return self._role, self._plan
 
     def _verified(self, action: str, call: Call) -> ControlRequest:

@@ -17,7 +17,7 @@ from secagg.errors import (
 )
 from secagg.messages import Abort, Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
 
-Refusal = SecAggError  # what answers of these roles may name, beside the app's own errors
+Refusal = SecAggError  # errors that answers of these roles may name, in addition to the app's own
 
 M = TypeVar("M", Offer, Join, Roster, Contribution, EncryptedSum, Release, Abort)
 
@@ -40,13 +40,13 @@ def outgoing(message: Message, plan: secagg.RoundPlan) -> Outgoing:
 def plan_of(settings: PlanSettings, length: int) -> secagg.RoundPlan:
     if not 0 < length <= settings.max_length:
         raise SettingsError(
-            f"length: this party takes part in 1..{settings.max_length} values (max_length), got {length}"
+            f"length: expected 1..{settings.max_length} values (max_length in the party file), got {length}"
         )
     return secagg.plan_round(length, settings.max_clients, settings.clip, settings.value_bits, settings.max_weight)
 
 
 def largest_message(settings: PlanSettings) -> int:
-    """Bytes: no message that this party accepts is longer."""
+    """Length of the longest message that this party accepts, in bytes."""
     plan = plan_of(settings, settings.max_length)
     members = plan.max_clients
     sizes = [wire.message_bytes(kind, plan, members) for kind in (Offer, Roster, Contribution, EncryptedSum, Release)]
@@ -58,7 +58,7 @@ class Party:
 
     def __init__(self, settings: PartySettings, role: str) -> None:
         if settings.role != role:
-            raise SettingsError(f"this process plays the {role}, and {settings.folder} is a {settings.role}'s")
+            raise SettingsError(f"role: expected {role}, got {settings.role} in {settings.folder}: name another")
         self.settings = settings
         self.enrolment = secagg.Enrolment.load(settings.enrolment)
         self.identity = secagg.Identity.load(settings.identity, passphrase=settings.passphrase)

@@ -22,7 +22,7 @@ _REQUEST_TAG = b"secagg flower v1 request"
 
 @dataclass(frozen=True)
 class ControlRequest:
-    """One request. A replay names a step that is over, reads what may be read, or gives a model to a bank with none."""
+    """One request. A replay can name an earlier step, read public data, or give a model to a bank without one."""
 
     action: str
     session: bytes
@@ -47,7 +47,7 @@ class ControlRequest:
         name = action.rstrip(b"\0").decode("ascii", errors="replace")
         request = cls(name, session, step, model, length, data[_REQUEST.size :])
         if tag.rstrip(b"\0") != _REQUEST_TAG or request.encode() != data:
-            raise TransferError("request: not a control request of this version")
+            raise TransferError("request: expected a control request of this version: update a party")
         for name, value in (("step", step), ("length", length)):
             if not FIELDS[name].holds(value):
                 raise TransferError(f"request: {name}: expected {FIELDS[name]}, got {value}")
@@ -58,9 +58,9 @@ class ControlRequest:
         """Raises `RequestRefused` unless the enrolled aggregator signed it for this action and federation."""
         request = cls.parse(data)
         if request.action != action or request.session != enrolment.session:
-            raise RequestRefused(f"the request is signed for {request.action!r} or for another federation")
+            raise RequestRefused(f"request: expected {action!r} in this federation, got {request.action!r} or others")
         try:
             enrolment.aggregator.verify(request.signature, request.signed_bytes())
         except BadSignature as error:
-            raise RequestRefused("the request is not signed by the enrolled aggregator") from error
+            raise RequestRefused("the request is not signed by the enrolled aggregator: ignored") from error
         return request

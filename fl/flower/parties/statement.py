@@ -1,7 +1,7 @@
 """What a party says about itself, signed: who is at a node, which model it holds, which step comes next.
 
-The aggregator sends each node a challenge of its own and believes only an answer that an enrolled party signed over it:
-no node can play another's part, and no answer can be kept for later or for another node.
+The aggregator sends each node its own challenge and accepts only an answer that an enrolled party signed over it. So no
+node can answer for another, and no answer can be used later or for another node.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CHALLENGE_BYTES = 32
 
 
 def statement(session: bytes, challenge: bytes, fields: Mapping[str, object]) -> bytes:
-    """What the signature under a status answer covers. fields: of the answer, checked; what a role has not is 0."""
+    """The bytes that a status answer's signature covers. fields: of the answer, checked; 0 for those a role lacks."""
     model, numbers = fields.get("model", ""), []
     for name in ("length", "rounds", "step", "next_step"):
         value = fields.get(name, 0)
