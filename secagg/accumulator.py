@@ -1,4 +1,4 @@
-"""The running sum of one round's residues: where the aggregator adds.
+"""The running sum of one round's residues, to which the aggregator adds each contribution.
 
 The sum is in memory by default. An aggregator that adds elsewhere, for instance on a GPU, is given another factory
 (`fl.secure.session.sums_on`). The aggregator itself keeps the checks, the order and the protocol.
@@ -20,10 +20,10 @@ class Accumulator(Protocol):
     """Sums of checked blocks, uint32[2, primes, N] with every residue below its prime. All sums start at zero."""
 
     def add(self, index: int, block: U32) -> None:
-        """Add a contribution's block number `index`, from 0. `block` is the caller's and is reused by it."""
+        """Add a contribution's block number `index`, from 0. The caller owns `block` and reuses it."""
 
     def subtract(self, index: int, block: U32) -> None:
-        """Take a block that was added out again, exactly."""
+        """Subtract a block that was added before. The result is exact."""
 
     def block(self, index: int) -> U32:
         """The sum of block `index` modulo each prime."""
@@ -33,7 +33,7 @@ MakeAccumulator = Callable[[RoundPlan], Accumulator]
 
 
 class InMemory:
-    """One array, added to in place: a thousand clients take no more memory than two."""
+    """Keeps the sum in one array and adds in place: memory does not depend on the number of clients."""
 
     def __init__(self, plan: RoundPlan) -> None:
         self._ring = ring_of(plan.params)

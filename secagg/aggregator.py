@@ -1,8 +1,8 @@
 """The aggregator: checks contributions and adds their residues. It holds no secret and needs no crypto library for it.
 
 It adds modulo 30-bit primes, into one accumulator (`accumulator.py`). A contribution is hashed and its signature
-verified before any residue is read; a residue out of range found halfway is taken out again exactly, so a refused
-contribution leaves the sum as it was.
+verified before any residue is read. If a later block has a residue out of range, the blocks already added are
+subtracted again exactly, so a refused contribution leaves the sum as it was.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from secagg.verification import check_offer, check_roster, check_same_round, che
 class Aggregator:
     """The role of the party that adds contributions.
 
-    identity: the enrolled aggregator's. masking: what it expects of offers; the sums work the same way. accumulator:
-    makes the running sum of a round; in memory unless another is given.
+    identity: that of the enrolled aggregator. masking: whether offers must have masks switched on; the sums are
+    computed in the same way with and without masks. accumulator: makes a round's running sum; in memory by default.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Aggregator:
         clock: StageClock | None = None,
     ) -> None:
         if identity.member != enrolment.aggregator:
-            raise UnknownClient(f"{identity.member.organisation} is not the enrolled aggregator")
+            raise UnknownClient(f"identity: {identity.member.organisation} is not the enrolled aggregator")
         self._identity = identity
         self._enrolment = enrolment
         self._plan = plan
@@ -162,20 +162,20 @@ class Aggregator:
         self._total = None
 
     def _check(self, contribution: Contribution) -> None:
-        """Everything but the residues: round, roster, sender, signature, hash."""
+        """Check everything except the residues: round, roster, sender, signature, hash."""
         roster = self._current_roster()
         header = contribution.header
         check_same_round(header, roster.header)
         if header.roster != self._roster_hash or header.previous != self._roster_hash:
-            raise RosterMismatch("the contribution is for another roster")
+            raise RosterMismatch("the contribution is for another roster than this round's: refuse it")
         if all(entry.sender != header.sender for entry in roster.entries):
-            raise UnknownClient(f"{header.sender.hex()[:16]} is not on this round's roster")
+            raise UnknownClient(f"{header.sender.hex()[:16]} is not on this round's roster: refuse it")
         if header.sender in self._received:
-            raise DuplicateClient(f"{self._enrolment.client(header.sender).organisation} contributed already")
+            raise DuplicateClient(f"{self._enrolment.client(header.sender).organisation} has already contributed")
         if len(contribution.payload) != self._plan.residue_bytes:
             raise MalformedMessage(
                 f"payload: expected {self._plan.residue_bytes} bytes, got {len(contribution.payload)}"
             )
         check_signature(contribution, header.sender)
         if payload_hash(contribution.payload) != contribution.payload_hash:
-            raise DigestMismatch("the payload is not the one that its sender signed")
+            raise DigestMismatch("the payload's SHA-256 is not the one that its sender signed: refuse it")

@@ -1,6 +1,6 @@
 """Types of the arrays that modules hand to each other, and the tuples of them that the inner loops take and return.
 
-Names say dtype only; every docstring that uses one says its shape.
+The names give only the dtype. Every docstring that uses one gives the shape.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Inverse(NamedTuple):
 
 
 class Lanes(NamedTuple):
-    """How the coefficients of a sum are taken apart.
+    """Constants for splitting the coefficients of a sum into lanes.
 
-    The first five fields are as `unpack_lanes` takes them. The offset centres the number, which leaves `noise_centre`
-    on top of the noise and `max_lane` on top of every lane.
+    The first four fields are arguments of `unpack_lanes`. The offset makes every digit non-negative: it adds
+    `noise_centre` to the noise and `max_lane` to every lane.
     """
 
     primes: U32
@@ -44,8 +44,8 @@ class Lanes(NamedTuple):
 class Extremes(NamedTuple):
     """Extremes of a part of a block.
 
-    noise: largest |noise|. highest, lowest: of the sums, and zero. above: whether anything is left above the highest
-    digit of a coefficient.
+    noise: largest |noise|. highest, lowest: the largest and the smallest of the sums and zero. above: whether a
+    coefficient has a remainder above its highest digit.
     """
 
     noise: int

@@ -2,8 +2,8 @@
 
 A payload is the concatenation of all blocks; a block is uint32[2, primes, N] in SEAL's transformed order, packed as a
 little-endian bit stream of 30 bits per residue. Every residue is below its prime, so a ciphertext has exactly one
-payload, and a hash of the payload is a hash of the ciphertext. Untrusted payloads are checked here and are never seen
-by native deserialisers.
+payload, and a hash of the payload is a hash of the ciphertext. Untrusted payloads are checked here and never reach
+native deserialisers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Payload = bytes | bytearray | memoryview
 
 
 def empty_block(params: ParameterSet) -> U32:
-    """Room for one block: uint32[2, primes, N]."""
+    """An uninitialised array for one block: uint32[2, primes, N]."""
     return np.empty((2, len(params.primes), params.degree), dtype=np.uint32)
 
 

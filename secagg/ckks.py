@@ -7,8 +7,9 @@ Keys are generated and used inside SEAL. CKKS: Cheon, Kim, Kim, Song, ASIACRYPT 
 # Strategy: SEAL's Python binding loads and saves by path only, and always compresses what it saves. Paths are
 # /proc/self/fd of an anonymous memory file where the system has them, a private temporary file elsewhere. Files that
 # SEAL shall load are written uncompressed. Files that SEAL saved are decompressed with the zstd inside the tenseal
-# library itself; where its symbols are hidden, the residues are read one by one through the binding, slower but equal.
-# A plaintext is secret, and without memory files it is always read that way: it never touches a disk.
+# library itself. Where its symbols are hidden, the residues are read one by one through the binding, which is slower
+# and gives the same residues. A plaintext is secret: without memory files it is always read in this second way, so
+# that it is never written to a disk.
 # Encrypting m is encrypting zero in SEAL and adding the transformed m to c0, which is how SEAL does it as well.
 """
 
@@ -62,7 +63,7 @@ class SecretKey:
         return "SecretKey(OMITTED)"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        raise TypeError("a secret key is never pickled")
+        raise TypeError("a secret key cannot be pickled")
 
     def decrypt(self, block: U32) -> U32:
         """c0 + c1*s of one checked block uint32[2, primes, N]; returns uint32[primes, N], coefficients."""
@@ -76,7 +77,7 @@ class SecretKey:
 
     def begin_decrypt(self, block: U32) -> Decrypted:
         """`decrypt` in two steps, for a caller that does other work at the same time."""
-        self._owner.require()  # a copy of the key would be a second decryption; and its file is its parent's
+        self._owner.require()  # a forked copy could decrypt a second time, and it shares its parent's file
         shape = (len(self._context.params.primes), self._context.params.degree)
         plaintext = seal.Plaintext()
         with self._block_file() as file:
@@ -145,12 +146,12 @@ class Encryptor:
 
 
 def generate_keys(params: ParameterSet) -> tuple[PublicKey, SecretKey]:
-    """A fresh key pair from SEAL, self-tested.
+    """Generate a key pair in SEAL and test it.
 
     The test opens the public key with the secret one: its error must be the same small polynomial modulo every data
     prime, the secret ternary, and both norms within the limits that the plan's noise bound assumes. Keys that exceed
-    the norms (probability <= 2**-41) are thrown away and made anew. Raises `KeySelfTestFailed` when SEAL cannot
-    produce such keys.
+    the norms (probability <= 2**-41) are discarded and generated again. Raises `KeySelfTestFailed` when SEAL
+    cannot produce such keys.
     """
     context = _context_of(params)
     for _ in range(_KEY_ATTEMPTS):
@@ -166,7 +167,7 @@ def generate_keys(params: ParameterSet) -> tuple[PublicKey, SecretKey]:
         secret = SecretKey(context, seal.Decryptor(context.context, generator.secret_key()))
         if _keys_are_sound(public, secret):
             return public, secret
-    raise KeySelfTestFailed(f"SEAL made {_KEY_ATTEMPTS} keys whose noise is out of bounds: do not use this build")
+    raise KeySelfTestFailed(f"SEAL generated {_KEY_ATTEMPTS} keys, all outside the noise bounds: do not use this build")
 
 
 def _keys_are_sound(public: PublicKey, secret: SecretKey) -> bool:
@@ -188,7 +189,7 @@ def _keys_are_sound(public: PublicKey, secret: SecretKey) -> bool:
 
 
 def _centred(residues: U32, params: ParameterSet) -> Any:
-    """int64[N] of a small polynomial, or None when the primes disagree about it."""
+    """int64[N] of a small polynomial, or None when its residues modulo the primes do not agree."""
     primes = np.array(params.primes, dtype=np.int64)[:, None]
     signed = residues.astype(np.int64)
     signed -= primes * (signed > primes // 2)
@@ -205,7 +206,7 @@ class _Context:
         parameters.set_coeff_modulus([seal.Modulus(prime) for prime in (*params.primes, params.special_prime)])
         self.context = seal.SEALContext(parameters, False, seal.SEC_LEVEL_TYPE.TC128)
         if not self.context.parameters_set():
-            raise EngineUnavailable(f"SEAL refuses {params.name}: {self.context.parameters_error_message()}")
+            raise EngineUnavailable(f"SEAL rejects {params.name}: {self.context.parameters_error_message()}")
         self._data_id = _parms_id(self.context.first_parms_id())
         self._key_id = _parms_id(self.context.key_parms_id())
 
@@ -287,14 +288,14 @@ class _KeptFile(_File):
 
 
 def _close_own(descriptor: int, owner: Owner) -> None:
-    """Close a descriptor in the process that opened it: in a forked child the number may mean another file by now."""
+    """Close a descriptor in the process that opened it: in a forked child its number may belong to another file."""
     if owner.is_here:
         os.close(descriptor)
 
 
 @contextmanager
 def _private_file() -> Iterator[_File]:
-    """A file that only this process can open, gone afterwards."""
+    """A file that only this process can open. It is deleted afterwards."""
     if _has_memory_files():
         descriptor = os.memfd_create("secagg")
         try:
@@ -374,11 +375,11 @@ def _zstd() -> Callable[[bytes, int], U8] | None:
     native.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
 
     def decompress(data: bytes, size: int) -> U8:
-        # SEAL writes a stream without a content size; ours to know. One byte of slack shows a longer one.
+        # SEAL's stream does not state its content size, so the caller gives it. One spare byte reveals a longer one.
         out = np.empty(size + 1, dtype=np.uint8)
         written = native(out.ctypes.data, out.size, data, len(data))
         if written != size:
-            raise EngineUnavailable(f"SEAL's saved object has {written} bytes where {size} were expected")
+            raise EngineUnavailable(f"object saved by SEAL: expected {size} bytes, got {written}: reinstall tenseal")
         return out[:size]
 
     return decompress

@@ -1,4 +1,4 @@
-"""The fast engine: CKKS public-key encryption in compiled loops, straight from packed integers to residues.
+"""The fast engine: CKKS public-key encryption in compiled loops, directly from packed integers to residues.
 
 Encryption is that of CKKS (Cheon, Kim, Kim, Song, ASIACRYPT 2017, section 3.2) at the data level, with SEAL's own
 distributions: u uniform ternary, e0 and e1 centred binomial over 2 * 21 bits,
@@ -10,8 +10,8 @@ prime, so reduced to the data primes it is a valid public key there. Decryption 
 Noise: u*e + e0 + e1*s, rms about 3.2 * sqrt(4N/3); plans budget for it (docs/parameters.md).
 
 Randomness: every block of every contribution draws a fresh AES-256 key from the operating system and expands it in
-counter mode, with counter ranges of their own for u, e0 and e1; nothing is kept between calls, so threads and forked
-children never share a stream. Ternary digits come from bytes by rejection (255 out, then modulo 3).
+counter mode, with separate counter ranges for u, e0 and e1. Nothing is kept between calls, so threads and forked
+children never share a stream. Ternary digits come from bytes by rejection: 255 is rejected, the rest taken modulo 3.
 Needs numba (extra `fast`).
 """
 
@@ -31,7 +31,7 @@ from secagg.workers import Workers
 
 _KEY_BYTES = 32
 _RANGES = {"u": 0, "e0": 1, "e1": 2}  # the counter's upper 64 bits: 2**64 AES blocks apart
-_TERNARY_SPARE = 512  # bytes drawn beyond N: 1 in 256 is rejected, so this suffices but for probability 2**-100
+_TERNARY_SPARE = 512  # bytes drawn beyond N: 1 in 256 is rejected; more are needed with probability 2**-100
 
 
 class FastEncryptor:

@@ -35,7 +35,7 @@ from secagg.workers import Workers
 
 @dataclass
 class _Round(Secret):
-    """One round's secrets, in memory only."""
+    """One round's secrets, which are kept only in memory."""
 
     offer: Offer
     join: Join
@@ -48,13 +48,13 @@ class _Round(Secret):
 class Client(Secret):
     """The role of a bank.
 
-    identity: an enrolled client's. plan, quorum: this client's own; offers that differ are refused. masking=False
-    trusts the aggregator and warns. journal: where uses of updates are remembered; in memory when None. model_repeats:
-    how many rosters may train from one model once members differ from those of its first roster. Each retry of a lost
-    round without the bank that vanished counts as one. A key holder that lies about lost rounds could subtract the sums
-    of such rosters. None: any number; the caller thereby states that every update carries fresh noise of its own
-    (differential privacy). engine: "auto" or an engine's name (`engines.py`). threads: for packing and encryption; all
-    cores when None.
+    identity: that of an enrolled client. plan, quorum: what this client agreed to; other offers are refused.
+    masking=False switches the masks off and warns: the aggregator must then be honest. journal: records the uses of
+    updates; in memory when None. model_repeats: how many rosters may train from one model once members differ from
+    those of its first roster. Each retry of a lost round without the bank that vanished counts as one. A key holder
+    that lies about lost rounds could subtract the sums of such rosters. None: any number; the caller thereby states
+    that every update carries fresh noise (differential privacy). engine: "auto" or an engine's name (`engines.py`).
+    threads: for packing and encryption; all cores when None.
     """
 
     def __init__(
@@ -107,9 +107,11 @@ class Client(Secret):
         following = self._machine.require("join")
         with self._clock.stage("check"):
             offer_hash = check_offer(offer, self._enrolment, self._plan, self._masking, self._quorum)
-        # Different models to different clients would let their sums be told apart (Pasquini et al., 2111.07380).
+        # Different models at different clients let an attacker separate their sums (Pasquini et al., 2111.07380).
         if offer.header.model != model:
-            raise WrongModel(f"model: expected {model.hex()[:16]}, the offer is for {offer.header.model.hex()[:16]}")
+            raise WrongModel(
+                f"model: expected {model.hex()[:16]}, got {offer.header.model.hex()[:16]}: refuse this offer"
+            )
         self._journal.check_step(offer.header.step)
         with self._clock.stage("mask"):
             agreement, seed = masks.AgreementKey(), masks.new_seed()
@@ -124,7 +126,7 @@ class Client(Secret):
         return join
 
     def check_update(self, update: NDArray[np.floating], weight: int = 1) -> None:
-        """Refuse, before a round is joined for it, an update that no roster could take; changes nothing.
+        """Refuse an update that no roster could accept, before a round is joined for it. Changes nothing.
 
         Raises `UpdateError`, `WeightOutOfRange`, or `UpdateReused` for one that entered a round which was not aborted.
         """
@@ -195,15 +197,15 @@ class Client(Secret):
         self._forget(following)
 
     def unfinished(self) -> tuple[int, ...]:
-        """Steps that were joined and never ended, after a crash or a local abort: abandoned unless `settle` ends them.
+        """Steps that were joined and did not end, because of a crash or a local abort. `settle` can still end them.
 
-        The round that this client is in right now is not among them.
+        The round that this client is in now is not among them.
         """
         current = self._round.offer.header.step if self._round is not None else None
         return tuple(step for step in self._journal.unfinished() if step != current)
 
     def settle(self, message: Release | Abort) -> Average | None:
-        """End a round that this process no longer holds, from what the journal recorded of it.
+        """End a round that this process no longer holds, with what the journal recorded about it.
 
         After a crash, or after it left a round on its own, a client may still receive the release of a contribution
         that it had sealed, or the key holder's abort. Returns the average for a release and None for an abort. Raises
@@ -224,7 +226,7 @@ class Client(Secret):
         average = None
         if isinstance(message, Release):
             if known.contribution is None:
-                raise WrongRound(f"step {header.step}: this client never sealed a contribution to it")
+                raise WrongRound(f"step {header.step}: the journal holds no contribution of this client to this round")
             average = self._finish(message, known.roster or b"", known.members)
         else:
             abort_hash = check_signature(message, self._enrolment.key_holder.key)
@@ -244,7 +246,7 @@ class Client(Secret):
     def _open_round(self, step: int) -> JournalRound:
         known = self._journal.round_of(step)
         if known is None or known.finished:
-            raise WrongRound(f"step {step}: the journal holds no round that could end now")
+            raise WrongRound(f"step {step}: the journal holds no open round of this step, so there is none to settle")
         return known
 
     def _check_history(self, roster: Roster, offer: Header) -> None:
@@ -261,9 +263,9 @@ class Client(Secret):
         """Check what does not depend on the state, record the end of the round, and divide."""
         header = release.header
         if header.roster != roster_hash:
-            raise RosterMismatch("the release is for another roster than the one this client contributed to")
+            raise RosterMismatch("the release is for another roster than this client's: refuse it")
         if release.contributors != members:
-            raise RosterMismatch(f"contributors: the roster has {members}, the release names {release.contributors}")
+            raise RosterMismatch(f"contributors: expected {members}, as on the roster, got {release.contributors}")
         average = read_release(release, self._enrolment, self._plan, clock=self._clock)
         self._journal.finished(header.step, header.model, header.round_id, average.release_hash)
         return average

@@ -1,7 +1,7 @@
-"""One rule for every count that a caller passes: an integer of Python's or numpy's, within a range.
+"""One rule for every count that a caller passes: an integer of Python or numpy, within a range.
 
-A float is no count even where it is whole (3.0 comes from a division, and the next one is 3.5), and neither is a truth
-value. What is stored is Python's integer, so that products do not overflow and encodings do not depend on a width.
+A float is refused even where it is whole (a division that gives 3.0 may give 3.5 next time), and so is a bool. The
+value is stored as a Python integer, so that products do not overflow and encodings do not depend on a width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_THREADS = 4096
 
 
 def count(name: str, value: object, low: int, high: int, error: type[LocalError] = PlanError, why: str = "") -> int:
-    """`value` as a Python integer in low..high. why: of the upper bound. Raises `error`, naming what was expected."""
+    """`value` as a Python integer in low..high. why: reason for `high`. Raises `error`, naming what was expected."""
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         number = operator.index(value)
         if low <= number <= high:
@@ -36,5 +36,5 @@ def step(value: object) -> int:
 
 
 def threads(value: object) -> int | None:
-    """A number of threads, None for as many as are of use. Raises `PlanError`."""
+    """A number of threads, None for as many as help. Raises `PlanError`."""
     return None if value is None else count("threads", value, 1, MAX_THREADS)

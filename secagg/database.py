@@ -1,18 +1,18 @@
 """The SQLite file under an event log: opened by one process, private, and checked before it is trusted.
 
-Whoever can write to a file can make it a database that never ends (a recursive view in place of a table, pages that
-lead back to themselves), or one whose index hides a row. So before anything is read out of it: the file is no link and
-this user's alone (`private_files.py`), the schema is exactly the one below, nothing in it may be larger than the file,
-and a reading that takes more steps than a file of its size can need is interrupted. Sources: sqlite.org/security.html
-(untrusted database files), wal.html and pragma.html (durability, exclusive locking).
+Somebody who can write to the file can make a query on it endless (a recursive view in place of a table, pages that
+refer to themselves), or make its index hide a row. So these checks come before anything is read out of it: the file is
+not a link and only its user can access it (`private_files.py`), and the schema is exactly the one below. No value may
+be larger than the file. A query that takes more steps than a file of its size can need is interrupted. Sources:
+sqlite.org/security.html (untrusted database files), wal.html and pragma.html (durability, exclusive locking).
 
 # Strategy: the lock is SQLite's own. locking_mode=EXCLUSIVE set before the first access keeps the file locked for as
 # long as the connection lives and the kernel drops the lock with the process, so kill -9 leaves no stale lock behind.
 # Never open the file by other means in the same process: closing any descriptor of it would drop that lock. That is why
-# files are looked at by name here, and again once SQLite has opened them.
-# A forked child holds a copy of the connection that believes in the lock of its parent. Closing it would write the
-# write-ahead log into the file and delete it under the parent's hands (sqlite.org/howtocorrupt.html, 2.6), and closing
-# is what happens when Python lets go of it. So the child keeps it for ever, and every call there raises.
+# files are checked by name here, and again once SQLite has opened them.
+# A forked child holds a copy of the connection, which treats the parent's lock as its own. Closing it would write the
+# write-ahead log into the file and delete the log while the parent still uses it (sqlite.org/howtocorrupt.html, 2.6).
+# Python closes a connection when it frees it. So the child never frees it, and every call there raises.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _SCHEMA = (
 )
 _COMPANIONS = ("-wal", "-shm", "-journal")  # SQLite's own files beside the database; it gives them the database's mode
 _LOCK_PATIENCE_S = 0.5
-_STEPS_AT_ONCE = 100_000  # of SQLite's virtual machine between two looks at how many there were
-_STEPS = 10_000_000  # for any file, a third of a second, and one more for each byte: a row of 300 takes fewer than 50
+_STEPS_AT_ONCE = 100_000  # steps of SQLite's virtual machine between two checks of their number
+_STEPS = 10_000_000  # allowed for any file (0.3 s), plus one per byte of it; a row of 300 bytes takes fewer than 50
 _SMALLEST_LIMIT = 1 << 16  # bytes of a value, or of a statement
 
 
@@ -69,7 +69,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def open_exclusively(path: str) -> sqlite3.Connection:
-    """The log at `path`, made if there is none, locked, and checked up to its schema; bounded until `trust`.
+    """Open the log at `path`, or create it, lock it, and check its schema. Limits on its cost apply until `trust`.
 
     Raises `LedgerError` and `LedgerLocked`.
     """
@@ -84,7 +84,7 @@ def open_exclusively(path: str) -> sqlite3.Connection:
             _distrust(connection, path)
             is_empty(connection, path)  # takes the lock, and refuses what is not a log before anything is changed
             if found is not None and not os.path.samestat(found, _looked_at(path)):
-                raise LedgerError(f"{path}: was exchanged for another file while it was opened: find out who did it")
+                raise LedgerError(f"{path}: was replaced while it was opened: find out who replaced it")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
@@ -96,7 +96,7 @@ def open_exclusively(path: str) -> sqlite3.Connection:
 
 
 def open_to_read(path: str) -> sqlite3.Connection:
-    """The log at `path`, or a copy of one in any mode, to be read only. Raises `LedgerError` and `LedgerLocked`."""
+    """Open the log at `path`, or a copy with any mode, for reading. Raises `LedgerError` and `LedgerLocked`."""
     _looked_at(path, any_mode=True)
     with translated(path):
         address = f"{Path(path).absolute().as_uri()}?mode=ro"
@@ -107,7 +107,7 @@ def open_to_read(path: str) -> sqlite3.Connection:
         try:
             _distrust(connection, path)
             if is_empty(connection, path):
-                raise LedgerError(f"{path} is empty: no log was ever begun in it")
+                raise LedgerError(f"{path}: expected a log, got an empty database: name another file")
         except BaseException:
             connection.close()
             raise
@@ -115,7 +115,7 @@ def open_to_read(path: str) -> sqlite3.Connection:
 
 
 def begin(connection: sqlite3.Connection, purpose: str, key: bytes) -> None:
-    """Make an empty database the log of an owner, in one transaction."""
+    """Turn an empty database into the log of an owner, in one transaction."""
     connection.execute("BEGIN IMMEDIATE")
     for statement in _SCHEMA:
         connection.execute(statement)
@@ -124,7 +124,7 @@ def begin(connection: sqlite3.Connection, purpose: str, key: bytes) -> None:
 
 
 def is_empty(connection: sqlite3.Connection, path: str) -> bool:
-    """Whether nothing was ever written. Raises `LedgerError` for a database that is not a log of this version."""
+    """Whether the database is still empty. Raises `LedgerError` for a database that is not a log of this version."""
     schema = _schema(connection)
     if not schema:
         return True
@@ -141,16 +141,16 @@ def is_empty(connection: sqlite3.Connection, path: str) -> bool:
 
 
 def trust(connection: sqlite3.Connection, path: str) -> None:
-    """After every row was checked: check that the indexes say the same as the tables, and lift the limits."""
+    """After every row was checked: check that the indexes agree with the tables, and lift the limits."""
     (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if found != "ok":
-        raise LedgerError(f"{path}: {found}: keep the file and investigate")
+        raise LedgerError(f"{path}: damaged, SQLite reports {found!r}: keep the file and investigate")
     connection.set_progress_handler(None, 0)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2**31 - 1)  # to what this build of SQLite holds
 
 
 class translated:
-    """Turns what sqlite3 raises into this package's errors."""
+    """Turns errors of sqlite3 into errors of this package."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -164,13 +164,13 @@ class translated:
                 raise LedgerLocked(f"{self._path} is open in another process: stop that one first") from error
             case sqlite3.OperationalError() if str(error) == "interrupted":
                 raise LedgerError(
-                    f"{self._path}: reading it takes more steps than a log of its size has: keep the file and "
+                    f"{self._path}: reading it takes more steps than a log of its size can need: keep the file and "
                     "investigate"
                 ) from error
             case sqlite3.Error() | MemoryError() | OverflowError():
                 raise LedgerError(f"{self._path}: {error}: keep the file and investigate") from error
             case UnicodeDecodeError():  # of SQLite's own message, which quotes the file
-                raise LedgerError(f"{self._path}: damaged, its names are no UTF-8: keep it and investigate") from error
+                raise LedgerError(f"{self._path}: damaged, a name is not UTF-8: keep it and investigate") from error
 
 
 # --- inside ---------------------------------------------------------------------------------------------------------
@@ -184,16 +184,16 @@ def _created(path: str) -> bool:
         return False  # not opened: closing a second descriptor would drop another connection's lock
     except (OSError, ValueError) as error:
         raise LedgerError(f"{path}: cannot be created: {getattr(error, 'strerror', error)}") from error
-    _looked_at(path)  # a companion may have been waiting for it
+    _looked_at(path)  # somebody may have put a companion there beforehand
     return True
 
 
 def _looked_at(path: str, *, any_mode: bool = False) -> os.stat_result:
-    """`lstat` of the file, once it and its companions are of the right kind and mode. Raises `LedgerError`."""
+    """Check kind and mode of the file and its companions; returns its `lstat`. Raises `LedgerError`."""
     try:
         status = os.lstat(path)
     except (OSError, ValueError) as error:
-        raise LedgerError(f"{path}: no such file, or not to be reached ({error})") from error
+        raise LedgerError(f"{path}: no such file, or it cannot be reached ({error}): check the path") from error
     found = [(path, status)]
     for name in (path + end for end in _COMPANIONS):
         try:
@@ -210,7 +210,7 @@ def _looked_at(path: str, *, any_mode: bool = False) -> os.stat_result:
 
 
 def _distrust(connection: sqlite3.Connection, path: str) -> None:
-    """Bound what reading the file can cost; nothing in it is read yet."""
+    """Limit the cost of reading the file. Nothing in it is read yet."""
     files = () if path == IN_MEMORY else (path, f"{path}-wal")
     size = sum(os.path.getsize(each) for each in files if os.path.exists(each))
     left = [(_STEPS + size) // _STEPS_AT_ONCE]

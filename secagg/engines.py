@@ -1,10 +1,9 @@
 """The encryption engines: how a client turns packed coefficients into residues of a fresh ciphertext.
 
-    seal    SEAL's own encryption, through tenseal: always there
-    fast    `ckks_fast.py`, compiled by numba: there with the extra `fast`
+    seal    SEAL's own encryption, through tenseal: always available
+    fast    `ckks_fast.py`, compiled by numba: available with the extra `fast`
 
-Every plan budgets for the noisiest of them, so each client of a round may choose its own. Decryption is SEAL's
-whichever engine encrypted.
+Every plan budgets for the noisier of the two, so each client of a round may choose its own. SEAL always decrypts.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ class Engine(Protocol):
     """Encrypts under one public key."""
 
     def encrypt_coefficients(self, plaintext: U32, block: U32) -> None:
-        """plaintext: uint32[primes, N], coefficients, overwritten; block: uint32[2, primes, N], a ciphertext after."""
+        """plaintext: uint32[primes, N], coefficients, overwritten; block: uint32[2, primes, N], the result."""
 
 
 ENGINES = ("seal", "fast")
 
 BUDGETED_ENGINE = 2
-"""What headers name: plans budget for encryption at the data level, the noisiest engine (docs/parameters.md)."""
+"""Code in every header: plans budget for the noisiest engine, encryption at the data level (docs/parameters.md)."""
 
 
 def available_engines() -> tuple[str, ...]:

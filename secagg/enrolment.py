@@ -1,9 +1,9 @@
 """Who takes part: the enrolment list that every party holds and compares offline before the first round.
 
 A party hands over a public entry: name, key, and a signature by that key, so that an entry altered or mistyped on its
-way is noticed. The list itself is public and not signed: its fingerprint is read out between the parties, over a
-channel on which they know each other (`python -m demos enrol check`). Everything that a party accepts later is checked
-against *its own* copy. docs/adr/0008 says why there is no certificate authority.
+way is noticed. The list itself is public and not signed. The parties read its fingerprint to each other over a channel
+on which they know each other (`python -m demos enrol check`). Everything that a party accepts later is checked against
+its own copy. docs/adr/0008 says why there is no certificate authority.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Enrolment:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 in hexadecimal over a canonical encoding: equal at all parties, or they hold different lists.
+        """SHA-256 in hexadecimal over a canonical encoding. Parties with different fingerprints hold different lists.
 
-        The order of the clients does not matter.
+        The order of the clients does not change it.
         """
         digest = hashlib.sha256(_FORMAT.encode() + self.session)
         clients = sorted(self.clients, key=lambda member: member.key)
@@ -106,7 +106,7 @@ class Enrolment:
         except (KeyError, TypeError, ValueError, IdentityError, EnrolmentError) as error:
             raise EnrolmentError(f"{path}: {_described(error)}") from error
         if fields.get("fingerprint") != enrolment.fingerprint:
-            raise EnrolmentError(f"{path}: the list was edited after its fingerprint was taken; make it anew")
+            raise EnrolmentError(f"{path}: the list was edited after its fingerprint was taken; ask for the original")
         return enrolment
 
 
@@ -133,7 +133,7 @@ def load_public_entry(path: str | Path) -> Member:
     except (KeyError, TypeError, ValueError, IdentityError) as error:
         raise EnrolmentError(f"{path}: {_described(error)}") from error
     except BadSignature as error:
-        raise EnrolmentError(f"{path}: name or key were altered after the entry was made; ask for it again") from error
+        raise EnrolmentError(f"{path}: its name or key was altered after it was signed; ask for it again") from error
     return member
 
 
@@ -161,9 +161,9 @@ def _read(path: Path, expected: str) -> dict[str, Any]:
     except OSError as error:
         raise EnrolmentError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise EnrolmentError(f"{path}: not JSON in UTF-8") from error
+        raise EnrolmentError(f"{path}: expected JSON in UTF-8; name another file") from error
     if not isinstance(fields, dict) or fields.get("format") != expected:
-        raise EnrolmentError(f"{path}: expected a file of format {expected!r}")
+        raise EnrolmentError(f"{path}: expected a file of format {expected!r}; name another file")
     return fields
 
 
@@ -172,7 +172,7 @@ def _write_new(path: Path, fields: dict[str, Any]) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
     except FileExistsError as error:
-        raise EnrolmentError(f"{path} exists: parties may have agreed on it; choose another file") from error
+        raise EnrolmentError(f"{path} exists and is not overwritten; choose another file") from error
     except OSError as error:
         raise EnrolmentError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -196,6 +196,6 @@ def _refuse_lookalikes(organisations: list[str]) -> None:
             other = seen.setdefault(key, organisation)
             if other != organisation:
                 raise EnrolmentError(
-                    f"organisations {other!a} and {organisation!a} look alike: one of them has to be written "
-                    "otherwise, or is the other one"
+                    f"organisations {other!a} and {organisation!a} look alike: rename one of them, or "
+                    "enrol it once if they are the same"
                 )

@@ -68,7 +68,7 @@ class EnrolmentError(LocalError):
 
 
 class StepNotIncreasing(LocalError):
-    """Steps of a session increase strictly; this one does not."""
+    """A step is not above the earlier ones: the steps of a session increase strictly."""
 
 
 class StepJump(LocalError):
@@ -82,12 +82,12 @@ class UpdateReused(LocalError):
 class ModelRepeated(LocalError):
     """A roster with other members trains from a model of an earlier roster; their sums can be compared.
 
-    A bank allows this a number of times, or never (`Client`, model_repeats).
+    The bank's setting `model_repeats` says how many such rosters it allows (`Client`).
     """
 
 
 class ModelUnmoved(ModelRepeated):
-    """As `ModelRepeated`, and an earlier round from this model was released, so the model no longer moves."""
+    """As `ModelRepeated`; in addition, an earlier round from this model was released and did not change the model."""
 
 
 class LedgerError(LocalError):
@@ -157,7 +157,7 @@ class WrongKey(PeerError):
 
 
 class DuplicateClient(PeerError):
-    """This client's message was already taken."""
+    """This client's message was already accepted."""
 
 
 class UnknownClient(PeerError):
@@ -173,7 +173,7 @@ class RosterMismatch(PeerError):
 
 
 class HistoryMismatch(PeerError):
-    """Two parties saw different ends of one step, or different ledgers of one key holder."""
+    """Two parties saw one step end in different ways, or saw different ledgers of one key holder."""
 
 
 class RoundAlreadyReleased(PeerError):
@@ -181,4 +181,4 @@ class RoundAlreadyReleased(PeerError):
 
 
 class SumRefused(PeerError):
-    """The key holder refuses to release this sum. On purpose, it does not say why."""
+    """The key holder refuses to release this sum. It gives no reason, because a reason could help an attacker."""

@@ -33,7 +33,7 @@ _TYPES = (int, str, int, bytes, bytes, bytes, bytes, bytes)
 
 @dataclass(frozen=True)
 class Event:
-    """sequence: from 1, without gaps.  step: [0, 2**63).  body: what the kind says.  hash: of this and all before."""
+    """sequence: from 1, without gaps.  step: [0, 2**63).  body: depends on kind.  hash: of this and all before it."""
 
     sequence: int
     kind: str
@@ -75,13 +75,14 @@ class EventLog:
         return self._open_connection
 
     def _claim(self, purpose: str) -> None:
-        """Make a new file this owner's, in one transaction, or check that an old one is."""
+        """Record this owner in a new file, in one transaction, or check that an old file names this owner."""
         if database.is_empty(self._connection, self.path):
             database.begin(self._connection, purpose, self._owner.key)
         found, key = _owner(self._connection, self.path)
         if (found, key) != (purpose, self._owner.key):
             raise LedgerError(
-                f"{self.path} is a {found} of {key.hex()[:16]}; expected a {purpose} of {self._owner.key.hex()[:16]}"
+                f"{self.path}: expected a {purpose} of {self._owner.key.hex()[:16]}, got a {found} of "
+                f"{key.hex()[:16]}: name the right file"
             )
 
     @property
@@ -97,7 +98,7 @@ class EventLog:
     def append(self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes = b"") -> Event:
         """Write an event durably; it is on disk when this returns.
 
-        Raises `LedgerError`: a second event of this kind in this step, or the disk. Then nothing was appended.
+        Raises `LedgerError` for a second event of this kind in this step and for a failed write; the log is unchanged.
         """
         self._process.require()  # before the lock, which a thread of the parent may have held when it forked
         with self._appending:
@@ -130,7 +131,7 @@ class EventLog:
             yield from _select(self._connection, self.path, found, kinds)
 
     def starts(self, step: int, length: int) -> list[Event]:
-        """Events of a step in order, each with the first `length` bytes of its body: a stored release is long."""
+        """Events of a step in order, each with only the first `length` bytes of its body (a stored release is long)."""
         start = f"CASE WHEN length(body) > {length:d} THEN substr(body, 1, {length:d}) ELSE body END"
         columns = _COLUMNS.replace("body", start)
         with database.translated(self.path):
@@ -164,7 +165,7 @@ class EventLog:
 
 @dataclass(frozen=True)
 class Entry:
-    """An event as an audit keeps it. start: the first 128 bytes of the body, where every kind has its hashes."""
+    """An event as an audit keeps it. start: the first 128 bytes of the body, which hold its hashes in every kind."""
 
     sequence: int
     kind: str
@@ -181,7 +182,7 @@ _START_BYTES = 128
 
 @dataclass(frozen=True)
 class Audit:
-    """What an offline reading of a log found: all of it chained and signed by `owner`, a public key of 32 bytes."""
+    """What an audit of a log found. All of it is chained and signed by `owner`, a public key of 32 bytes."""
 
     path: str
     purpose: str
@@ -219,7 +220,7 @@ def audit(path: str | Path) -> Audit:
 def _owner(connection: sqlite3.Connection, path: str) -> tuple[str, bytes]:
     row = connection.execute("SELECT purpose, key FROM owner").fetchone()
     if row is None or not isinstance(row[0], str) or not isinstance(row[1], bytes):
-        raise LedgerError(f"{path}: names no owner: keep the file and investigate")
+        raise LedgerError(f"{path}: no owner is recorded: keep the file and investigate")
     return row[0], row[1]
 
 
@@ -227,7 +228,7 @@ def _select(
     connection: sqlite3.Connection, path: str, rest: str, values: tuple[object, ...] = (), columns: str = _COLUMNS
 ) -> Iterator[Event]:
     for row in connection.execute(f"SELECT {columns} FROM events {rest}", values):
-        # SQLite keeps whatever type was written; an edited file is no reason for a TypeError.
+        # SQLite stores a value of any type. An edited file must raise `LedgerError` and not `TypeError`.
         if any(type(value) is not kind for value, kind in zip(row, _TYPES, strict=True)) or row[2] < 0:
             raise LedgerError(f"{path}: an event has fields of the wrong type: keep the file and investigate")
         yield Event(*row)
@@ -262,6 +263,6 @@ def _verified(connection: sqlite3.Connection, path: str, purpose: str, owner: by
         try:
             verify(owner, event.signature, digest)
         except BadSignature as error:
-            raise LedgerError(f"{path}: event {number} is not signed by the log's owner") from error
+            raise LedgerError(f"{path}: event {number} is not signed by its owner: do not use this log") from error
         yield event
         head = digest

@@ -2,18 +2,18 @@
 
 Each join states, under its client's signature, how the last round that ended for this client ended, and which ledger
 head the last offer that it joined had named. A roster shows all joins to everybody. An honest key holder has one
-ledger: one offer for each step, and one end of it. So of any two parties,
+ledger, with one offer for each step and one end of it. So for any two parties:
 
-    whoever saw a step end saw it end alike     by the same release, or by the same abort
-    whoever joined a step saw the same head     of the ledger before it
-    no two steps were offered after one head    since each offer is an event that moves it
+    if both saw a step end            both saw the same release, or the same abort
+    if both joined a step             both saw the same head of the ledger before it
+    if they saw offers of two steps   these name two heads, because each offer is an event that changes the head
 
-and a client compares the statements of all members with each other and with its own journal. A client that missed a
+A client compares the statements of all members with each other and with its own journal. A client that missed a
 step states nothing about it. A statement about a step that this client missed is compared with the other statements
 alone. The key holder compares each join with its ledger, and so notices when its own file was rolled back.
 
-It does not show which of two members tells the truth. It shows nothing unless a key holder told two members different
-things.
+The comparison does not show which of two members tells the truth. It finds a fork only where a key holder told two
+members different things.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _WORDS = {Ending.RELEASED: "released", Ending.ABORTED: "aborted"}
 
 @dataclass(frozen=True)
 class Known:
-    """What one party knows of one step. end: hash of its release or abort. head: named by its offer. None: unknown."""
+    """What one party knows about a step. end: hash of its release or abort. head: named by its offer. None: unknown."""
 
     ending: Ending = Ending.NONE
     end: bytes | None = None
@@ -44,7 +44,7 @@ def check_range(seen: Seen, step: int) -> None:
     """Raise `MalformedMessage` unless a statement in a join for `step` is about earlier steps."""
     for what, earlier in (("ended", seen.step), ("joined before", seen.joined)):
         if earlier != NO_STEP and earlier >= step:
-            raise MalformedMessage(f"a join for step {step} states a step {what} that is not below it: {earlier}")
+            raise MalformedMessage(f"join for step {step}: expected a step {what} below it, got {earlier}: refuse it")
 
 
 def check_with_ledger(who: str, seen: Seen, ledger: Memory) -> None:
@@ -56,7 +56,7 @@ def check_with_ledger(who: str, seen: Seen, ledger: Memory) -> None:
     if seen.joined != NO_STEP:
         head = ledger(seen.joined).head
         if head != seen.head:
-            other = "holds no such offer" if head is None else f"offered it after {_short(head)}"
+            other = "holds no such offer" if head is None else f"offered it after ledger head {_short(head)}"
             raise _mismatch(seen.joined, who, f"was offered it after ledger head {_short(seen.head)}", _LEDGER, other)
 
 
@@ -92,7 +92,7 @@ def check_statements(statements: Sequence[tuple[str, Seen]], step: int, head: by
             first, after = offered.setdefault(seen.head, (who, seen.joined))
             if after != seen.joined:
                 saw = f"was offered it after ledger head {_short(seen.head)}"
-                raise _mismatch(seen.joined, who, saw, first, f"has step {after} after the same head")
+                raise _mismatch(seen.joined, who, saw, first, f"was offered step {after} after the same head")
     for who, seen in {seen: (who, seen) for who, seen in statements}.values():
         _check_with_journal(who, seen, own, owner)
 
@@ -105,20 +105,20 @@ def _same_end(step: int, a: str, end: tuple[Ending, bytes], b: str, other: tuple
 def _same_head(step: int, a: str, head: bytes, b: str, other: bytes) -> None:
     if head != other:
         a_saw = f"was offered it after ledger head {_short(head)}"
-        raise _mismatch(step, a, a_saw, b, f"was offered it after {_short(other)}")
+        raise _mismatch(step, a, a_saw, b, f"was offered it after ledger head {_short(other)}")
 
 
 def _mismatch(step: int, a: str, saw: str, b: str, other: str) -> HistoryMismatch:
     return HistoryMismatch(
         f"step {step}: {a} {saw}, {b} {other}: the key holder's ledger was forked or rolled back, or one of the two "
-        "does not tell the truth: stop, and compare the ledger with the journals (demos audit)"
+        "made a false statement: stop, and compare the ledger with the journals (demos audit)"
     )
 
 
 def _told(ending: Ending, end: bytes | None) -> str:
     if ending is Ending.NONE:
-        return "holds no end of it"
-    return f"holds that it was {_WORDS[ending]}{f' as {_short(end)}' if end else ''}"
+        return "has no record of its end"
+    return f"saw it {_WORDS[ending]}{f' as {_short(end)}' if end else ''}"
 
 
 def _short(digest: bytes) -> str:

@@ -5,7 +5,8 @@ A member is known on the wire by its 32-byte public key alone. Confidentiality k
 and live for one round (`masks.py`, `ckks.py`).
 
 # Strategy: the file is JSON of this package, not PKCS 8. pyca writes PKCS 8 with PBKDF2 of 2,048 iterations, which a
-# graphics card tries by the hundred thousand a second; here a passphrase goes through scrypt (RFC 7914) with 128 MiB.
+# graphics card computes hundreds of thousands of times a second. Here a passphrase goes through scrypt (RFC 7914) with
+# 128 MiB.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Member:
         if reason is not None:
             raise IdentityError(f"organisation: {reason}")
         if (int.from_bytes(self.key, "little") & (2**255 - 1)) % _FIELD in _SMALL_ORDER:
-            raise IdentityError(f"{self.organisation}: anybody can sign under this public key; make a real one")
+            raise IdentityError(f"{self.organisation}: anybody can sign under this public key; generate a new key")
 
     def verify(self, signature: bytes, message: bytes) -> None:
         """Raise `BadSignature` unless `signature` is this member's over `message`."""
@@ -93,7 +94,7 @@ class Identity(Secret):
         return self._private_key.sign(message)
 
     def keyed_hash(self, purpose: bytes) -> hmac.HMAC:
-        """An HMAC-SHA256 that only this identity can compute. Others cannot guess the value behind it.
+        """An HMAC-SHA256 that only this identity can compute. Others cannot find the hashed value by guessing.
 
         purpose: separates uses. The key is HKDF-SHA256 (RFC 5869) of the private key.
         """
@@ -127,7 +128,7 @@ class Identity(Secret):
         """Read an identity that `save` wrote. organisation: whose it must be; anybody's when None.
 
         Raises `IdentityError`: no such file, a link, another mode than 0600, not an identity, of another organisation,
-        a passphrase that is missing, wrong or not needed.
+        a passphrase that is missing or wrong, or one for a file that is not encrypted.
         """
         path = Path(path)
         fields = _read_private(path)
@@ -161,25 +162,25 @@ def verify(key: bytes, signature: bytes, message: bytes) -> None:
 def _private_bytes(path: Path, fields: dict[str, str], member: Member, passphrase: bytes | None) -> bytes:
     if "private_key" in fields:
         if passphrase is not None:
-            raise IdentityError(f"{path}: is not encrypted, but a passphrase was given; make it anew with a passphrase")
+            raise IdentityError(f"{path}: is not encrypted, but a passphrase was given; omit it or make a new file")
         return bytes.fromhex(fields["private_key"])
     sealed, salt, nonce = (bytes.fromhex(fields[name]) for name in ("sealed_private_key", "salt", "nonce"))
     if passphrase is None:
-        raise IdentityError(f"{path}: is encrypted, and no passphrase was given")
+        raise IdentityError(f"{path}: is encrypted, and no passphrase was given; give its passphrase")
     try:
         return AESGCM(_passphrase_key(passphrase, salt)).decrypt(nonce, sealed, _sealed_with(member))
     except InvalidTag:
-        raise IdentityError(f"{path}: the passphrase does not open it, or the file was edited") from None
+        raise IdentityError(f"{path}: the passphrase is wrong, or the file was edited; enter it again") from None
 
 
 def _passphrase_key(passphrase: bytes, salt: bytes) -> bytes:
     if not passphrase:
-        raise IdentityError("passphrase: expected at least one byte, got none; leave it away for an unencrypted file")
+        raise IdentityError("passphrase: expected at least one byte, got none; omit it for an unencrypted file")
     return Scrypt(salt=salt, length=32, **_SCRYPT).derive(passphrase)
 
 
 def _sealed_with(member: Member) -> bytes:
-    """What a sealed key is bound to: neither the name nor the public key in the file can be exchanged."""
+    """Data authenticated with a sealed key, so that neither name nor public key in the file can be exchanged."""
     return _FORMAT.encode() + member.key + member.organisation.encode()
 
 
@@ -196,13 +197,13 @@ def _write_private(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        path.unlink(missing_ok=True)  # half a key would only block the name
+        path.unlink(missing_ok=True)  # an incomplete file would only occupy the path
         raise
 
 
 def _read_private(path: Path) -> dict[str, str]:
     try:
-        # Neither a link is followed, nor a pipe waited for: the file that is read is the file that was looked at.
+        # Follows no link and waits for no pipe: the file that is read is the file that was checked.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(descriptor, "rb") as file:
             reason = refusal(str(path), os.fstat(descriptor))
@@ -220,7 +221,7 @@ def _read_private(path: Path) -> dict[str, str]:
 
 
 def _parsed(data: bytes) -> object:
-    """The JSON value, or None. A parser's error would carry the document, which holds the key."""
+    """The JSON value, or None. A parser's error would contain the document, which holds the key."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):

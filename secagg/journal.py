@@ -1,10 +1,11 @@
 """A client's log: one roster per offer, one use per update, and the hash of each contribution before it is sent.
 
-Events of a step, in this order: joined -> contributing -> sealed -> finished, or aborted (by a signed abort) at any
-point before. After a crash nothing is encrypted again under the same masks: ephemeral keys and seeds were in memory
-only, so a round that was joined and not finished is abandoned, unless its contribution was already sent and the release
-still arrives (`Client.settle`). The release of a round that this client was not a member of moves the model as well:
-the event `caught up` stands alone, or after `joined`, and is compared with the ledger as any other release is.
+Events of a step, in this order: joined -> contributing -> sealed -> finished. A signed abort can end the step at any
+point before that (aborted). After a crash nothing is encrypted again under the same masks: ephemeral keys and seeds
+were in memory only, so a round that was joined and not finished is abandoned, unless its contribution was already sent
+and the release still arrives (`Client.settle`). The release of a round that this client was not a member of moves the
+model as well: the event `caught up` stands alone, or after `joined`, and is compared with the ledger as any other
+release is.
 
 The journal holds hashes, never values; an update's are keyed, because a vector of few bits could be guessed from a
 plain one, and a journal is shown to others to compare it with the key holder's ledger (`ledger.compare_journal`).
@@ -17,7 +18,7 @@ A second training from one model gives an update much like the first, which neit
 counted by the model that they train from. As long as their members stay the same, the difference of their sums only
 shows the difference of two trainings of all members. Once members differ, the difference of two sums is about one bank,
 and each such roster needs the consent of this client's operator. Noise that is fresh in each update (differential
-privacy) bounds what all rosters tell together, and replaces that consent.
+privacy) limits what all rosters together reveal, and replaces that consent.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class UpdateReuseWarning(UserWarning):
 
 
 class ZeroUpdateWarning(UserWarning):
-    """Warns that an update of zeros alone comes again: it hides nobody in the roster."""
+    """Warns that an update of zeros alone enters a second roster: it hides no other member."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class JournalRound:
     contribution: bytes | None = None
     release: bytes | None = None
     aborted: bool = False
-    abort: bytes | None = None  # hash of the key holder's abort; journals of before do not have it
+    abort: bytes | None = None  # hash of the key holder's abort; older journals do not have it
 
     @property
     def finished(self) -> bool:
@@ -148,7 +149,7 @@ class Journal:
 
     @classmethod
     def in_memory(cls, owner: Identity) -> Journal:
-        """A journal that forgets everything when the process ends."""
+        """A journal in memory, which is lost when the process ends."""
         return cls(IN_MEMORY, owner)
 
     @property
@@ -184,16 +185,16 @@ class Journal:
         return UpdateName(integers.digest(), values.digest(), plan.fingerprint, zero)
 
     def check_update(self, update: UpdateName) -> None:
-        """Raise `UpdateReused` for an update that no roster can take any more: to be asked before a round is joined.
+        """Raise `UpdateReused` for an update that no roster can accept any more. Call it before a round is joined.
 
-        One whose round was aborted passes here; `contributing` then sees whether the members are the same.
+        An update whose round was aborted passes here; `contributing` then checks that the members are the same.
         """
         for event in self._uses(update):
             if not update.zero and not self._log.events(event.step, "aborted"):
                 raise self._reused(event)
 
     def joined(self, step: int, model: bytes, round_id: bytes, offer: bytes, anchor: bytes, key_holder: bytes) -> None:
-        """Remember a join. offer: its hash. anchor: the ledger head it names. key_holder: public key. 32 bytes each."""
+        """Record a join. offer: its hash. anchor: the ledger head it names. key_holder: public key. 32 bytes each."""
         self.check_step(step)
         self._append("joined", step, model, round_id, offer + anchor + key_holder)
 
@@ -215,10 +216,10 @@ class Journal:
         round was aborted, in a roster with identical members, weight and plan: the two sums are then the same sum, even
         if both were opened. An update of zeros alone may come again, with a warning: it adds nothing to any sum, so the
         difference of two sums shows nothing of this client, and it hid no other member the first time. Raises
-        `ModelRepeated` or `ModelUnmoved` for one roster more, with other members, than `consent` has for a model.
+        `ModelRepeated` or `ModelUnmoved` for more rosters with other members from one model than `consent` allows.
         """
         if self._log.events(step, "contributing"):
-            raise RosterMismatch(f"step {step}: this offer already had a roster; nothing is encrypted under a second")
+            raise RosterMismatch(f"step {step}: expected one roster for this offer, got a second one: refuse it")
         senders = hashlib.sha256(b"".join(members)).digest()
         circumstances = _CIRCUMSTANCES.pack(senders, len(members), weight)
         uses = self._uses(update)
@@ -229,7 +230,7 @@ class Journal:
             if update.zero:
                 warnings.warn(
                     f"every value of this update is 0 after quantisation, as at step {event.step}: it hides no other "
-                    "member; is training stuck, or the clip far too large?",
+                    "member; check whether training is stuck or the clip is far too large",
                     ZeroUpdateWarning,
                     stacklevel=3,
                 )
@@ -239,7 +240,7 @@ class Journal:
             if not consent.reuse:
                 raise self._reused(event)
             warnings.warn(
-                f"an update of step {event.step} enters another roster: the two sums can be differenced",
+                f"an update of step {event.step} enters another roster: one sum can be subtracted from the other",
                 UpdateReuseWarning,
                 stacklevel=3,
             )
@@ -247,23 +248,23 @@ class Journal:
         self._append("contributing", step, model, round_id, body)
 
     def sealed(self, step: int, model: bytes, round_id: bytes, contribution: bytes) -> None:
-        """Remember the hash of the contribution that will be sent; only identical bytes are ever sent again."""
+        """Record the hash of the contribution that will be sent. Only identical bytes are ever sent again."""
         self._append("sealed", step, model, round_id, contribution)
 
     def finished(self, step: int, model: bytes, round_id: bytes, release: bytes) -> None:
-        """release: the accepted release's hash, 32 bytes."""
+        """Record an accepted release. release: its hash, 32 bytes."""
         self._append("finished", step, model, round_id, release)
 
     def aborted(self, step: int, model: bytes, round_id: bytes, abort: bytes) -> None:
-        """The key holder's signed abort came. abort: its hash, 32 bytes."""
+        """Record the key holder's signed abort. abort: its hash, 32 bytes."""
         self._append("aborted", step, model, round_id, abort)
 
     def caught_up(self, step: int, model: bytes, round_id: bytes, release: bytes, key_holder: bytes) -> None:
-        """A release of a round that this client was no member of is about to move the model.
+        """Record the release of a round that this client was not a member of, before it moves the model.
 
         release: its hash. key_holder: public key that signed it. 32 bytes each. Raises `StepNotIncreasing` unless the
         step is above every step whose release was accepted, `StepJump` for one far above, and `WrongState` for a round
-        that had this client's contribution, or was told to be aborted.
+        that this client contributed to or received an abort of.
         """
         accepted = self.last_accepted()
         if accepted is not None and step <= accepted.step:
@@ -284,7 +285,7 @@ class Journal:
         return known
 
     def known(self, step: int, key_holder: bytes) -> Known:
-        """How a step of this key holder ended, and which head its offer named, as far as this journal saw."""
+        """How a step of this key holder ended and which head its offer named, as far as this journal knows."""
         seen = self.round_of(step)
         if seen is None or seen.key_holder != key_holder:
             return Known()
@@ -316,7 +317,7 @@ class Journal:
         self._log.close()
 
     def _last_of(self, key_holder: bytes, tells: Callable[[Known], bool], *kinds: str) -> tuple[int, Known] | None:
-        """The highest step with an event of these kinds of which the journal knows what is asked for."""
+        """The highest step that has an event of these kinds and for which `tells` is true."""
         for event in self._log.latest_first(*kinds):
             known = self.known(event.step, key_holder)
             if tells(known):
@@ -352,18 +353,18 @@ class Journal:
         further = next((len(members) - i for i, each in enumerate(members) if each != members[0]), 0)
         if allowed is None or further <= allowed:
             return
-        first = f"the first from model {model.hex()[:16]} (step {earlier[0].step})"
+        first = f"the first roster from model {model.hex()[:16]} (step {earlier[0].step})"
         named = f"roster {further} with other members than {first}"
         for kind in _ACCEPTED:
             if moved := self._log.events(kind=kind, model=model):
                 raise ModelUnmoved(
-                    f"{named}: this bank allows {allowed}, and the release of step {moved[0].step} left the model as "
-                    "it was: end the training, or find out why it stands still; model_repeats allows more rosters"
+                    f"{named}: this bank allows {allowed}, and the release of step {moved[0].step} did not change the "
+                    "model: end the training, or find out why it does not change, or raise model_repeats"
                 )
         raise ModelRepeated(
-            f"{named}: this bank allows {allowed}: sums of other members from one model can be differenced, if a round "
-            "that was called lost was opened: wait for the first members, or train with fresh noise (differential "
-            "privacy), or allow more with model_repeats"
+            f"{named}: this bank allows {allowed}, because one sum can be subtracted from the other if a round that "
+            "was reported as lost was decrypted: wait for the first members, or train with fresh noise (differential "
+            "privacy), or raise model_repeats"
         )
 
     def _harmless(self, earlier: Event, circumstances: bytes, update: UpdateName) -> bool:
@@ -373,7 +374,7 @@ class Journal:
     def _reused(self, event: Event) -> UpdateReused:
         return UpdateReused(
             f"this update entered step {event.step} with other members, weight or plan, or a round that was not "
-            "aborted; train a fresh one (with DP: fresh noise), or pass allow_reuse=True and accept differencing"
+            "aborted; train a new one (with DP: new noise), or pass allow_reuse=True: the sums can then be subtracted"
         )
 
     def _append(self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes) -> None:
@@ -386,7 +387,7 @@ class Journal:
 
 
 def _hash_integers(digest: hmac.HMAC, integers: NDArray[np.int64]) -> bool:
-    """Hash them in the narrowest type that holds them, the same under every plan; whether any of them is not 0."""
+    """Hash them in the narrowest type that holds them, the same under every plan; returns whether any is not 0."""
     largest = max(int(integers.max()), -int(integers.min()))
     width = next(each for each in _WIDTHS if largest <= np.iinfo(each).max)
     digest.update(bytes([np.dtype(width).itemsize]))
@@ -412,7 +413,7 @@ def audit_journal(path: str | Path) -> JournalReport:
     """Verify a journal file offline: chain, signatures, and the order of each step. Raises `LedgerError`."""
     found = audit(path)
     if found.purpose != PURPOSE:
-        raise LedgerError(f"{path} is a {found.purpose}, expected a {PURPOSE}")
+        raise LedgerError(f"{path}: expected a {PURPOSE}, got a {found.purpose}: name the right file")
     rounds = tuple(journal_rounds(found).values())
     return JournalReport(found.path, found.owner, len(found.entries), found.head, rounds)
 
@@ -430,7 +431,8 @@ def journal_rounds(found: Audit) -> dict[int, JournalRound]:
             or (not before and entry.step <= _floor(entry.kind, rounds))
         ):
             raise LedgerError(
-                f"{found.path}: event {entry.sequence} ({entry.kind}, step {entry.step}) breaks the rules of a journal"
+                f"{found.path}: event {entry.sequence} ({entry.kind}, step {entry.step}) is not a legal "
+                "next event of a journal: keep the file and investigate"
             )
         last[entry.step] = entry
         rounds[entry.step] = _advanced(
@@ -440,7 +442,7 @@ def journal_rounds(found: Audit) -> dict[int, JournalRound]:
 
 
 def _floor(kind: str, rounds: Mapping[int, JournalRound]) -> int:
-    """The step that the first event of another must be above: any joined before; to catch up, any accepted before."""
+    """The step that a new one must be above: the last one joined, or, to catch up, the last one accepted."""
     steps = (step for step, each in rounds.items() if kind != "caught up" or each.release is not None)
     return max(steps, default=-1)
 
@@ -456,9 +458,9 @@ def _advanced(
         return JournalRound(step, model, round_id, offer, anchor, key_holder)
     match kind:
         case "contributing":
-            # Journals of before the second name end here; they stay readable, and their names still count.
+            # Older journals have no second hash and end here. They stay readable, and their first hashes still count.
             if len(body) < _INTEGERS:
-                raise LedgerError(f"step {step}: expected at least {_INTEGERS} bytes about a contribution")
+                raise LedgerError(f"step {step}: contribution: expected {_INTEGERS} bytes or more, got {len(body)}")
             _, members, _ = _CIRCUMSTANCES.unpack_from(body, 2 * _HASH)
             return replace(known, roster=body[:_HASH], members=members)
         case "sealed":

@@ -1,6 +1,6 @@
 """The inner loops compiled by numba (extra `fast`): the same functions as `kernels_numpy.py`, bit for bit.
 
-Compiled once, cached on disk where a folder is writable, run without the interpreter lock. Modular products by
+Compiled once, cached on disk where a folder is writable, and run without the GIL. Modular products by
 constants use Shoup's precomputed quotients (Harvey, "Faster arithmetic for number-theoretic transforms", 2014,
 section 2) in 32 bits.
 """
@@ -17,7 +17,7 @@ from secagg.arrays import I64, U8, U32, U64, Extremes, Inverse, Lanes
 
 
 def _cache_is_writable() -> bool:
-    """Whether numba finds a folder for compiled code; a read-only installation without a home has none."""
+    """Whether numba finds a writable folder for compiled code; a read-only installation without a home has none."""
     try:
         numba.njit(cache=True)(_cache_is_writable)  # decorates only, compiles nothing
     except RuntimeError:

@@ -60,7 +60,7 @@ _CONSUMED = (Outcome.RELEASED, Outcome.REFUSED)
 
 @dataclass
 class _Round(Secret):
-    """One round's secrets, in memory only."""
+    """One round's secrets, which are kept only in memory."""
 
     offer: Offer
     offer_hash: bytes
@@ -75,8 +75,9 @@ class _Round(Secret):
 class KeyHolder(Secret):
     """The role of the party that decrypts the sum.
 
-    identity: the enrolled key holder's. quorum: smallest roster it will close. ledger: its memory across restarts; in
-    memory when None. masking=False trusts the aggregator and warns. threads: 1, or 2 to unpack beside SEAL.
+    identity: that of the enrolled key holder. quorum: smallest roster it will close. ledger: its record across
+    restarts; in memory when None. masking=False switches the masks off and warns: the aggregator must then be honest.
+    threads: 1, or 2 to unpack one block while SEAL decrypts the next.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class KeyHolder(Secret):
         clock: StageClock | None = None,
     ) -> None:
         if identity.member != enrolment.key_holder:
-            raise UnknownClient(f"{identity.member.organisation} is not the enrolled key holder")
+            raise UnknownClient(f"identity: {identity.member.organisation} is not the enrolled key holder")
         quorum, threads = counts.quorum(quorum, plan.max_clients), counts.threads(threads)
         if not masking:
             masks.warn_disabled()
@@ -151,20 +152,20 @@ class KeyHolder(Secret):
         """Take a client's join.
 
         Raises a subclass of `PeerError` for a wrong round, an unknown or duplicate client, or a bad seal. Raises
-        `HistoryMismatch` where the client saw what this ledger does not hold: the client lies, or this ledger was
-        rolled back.
+        `HistoryMismatch` where the client's statement contradicts this ledger: the statement is false, or this
+        ledger was rolled back.
         """
         following = self._machine.require("receive_join")
         state = self._current()
         header = join.header
         check_same_round(header, state.offer.header)
         if header.previous != state.offer_hash or header.roster != NO_ROSTER:
-            raise RosterMismatch("the join does not answer this offer")
+            raise RosterMismatch("the join answers another offer: refuse it")
         self._enrolment.client(header.sender)
         if header.sender in state.joins:
-            raise DuplicateClient(f"{self._enrolment.client(header.sender).organisation} joined already")
+            raise DuplicateClient(f"{self._enrolment.client(header.sender).organisation} has already joined")
         if len(state.joins) >= self._plan.max_clients:
-            raise QuorumNotMet(f"the plan holds at most {self._plan.max_clients} clients; plan for more")
+            raise QuorumNotMet(f"join: expected at most {self._plan.max_clients} clients; plan for more")
         check_signature(join, header.sender)
         check_range(join.seen, header.step)
         check_with_ledger(self._enrolment.client(header.sender).organisation, join.seen, self._known)
@@ -181,7 +182,7 @@ class KeyHolder(Secret):
         following = self._machine.require("close_roster")
         state = self._current()
         if len(state.joins) < self._quorum:
-            raise QuorumNotMet(f"{len(state.joins)} clients joined, the quorum is {self._quorum}: wait, or abort")
+            raise QuorumNotMet(f"joins: expected {self._quorum} or more, got {len(state.joins)}: wait, or abort")
         entries = tuple(
             RosterEntry(sender, join.agreement_key, join.sealed_seed, join.seen, join.signature)
             for sender, join in sorted(state.joins.items())
@@ -199,7 +200,7 @@ class KeyHolder(Secret):
 
         Raises a subclass of `PeerError` for a message that is not a signed sum of this roster (nothing is consumed),
         among them `RoundAlreadyReleased` for a step that has had its decryption. Raises `SumRefused` when the
-        decrypted sum is not well formed; the step is then burnt.
+        decrypted sum is not well formed; the step then stays consumed.
         """
         self._refuse_second_sum(encrypted_sum.header.step)
         following = self._machine.require("release")
@@ -210,16 +211,16 @@ class KeyHolder(Secret):
             stage.bytes += len(encrypted_sum.payload)
         header = state.offer.header
         self._ledger.consumed(header.step, header.model, header.round_id, message_hash(encrypted_sum))
-        # The step is burnt from here on. Whatever goes wrong, key and seeds are dropped with the round.
+        # The step is consumed from here on. If anything fails, key and seeds are dropped with the round.
         self._forget(following)
         try:
             sums = self._open(encrypted_sum, state)
             release, release_hash = self._signed_release(encrypted_sum, roster, sums)
             data = wire.encode(release, self._plan)
-            # Stored before it is sent: after a crash the same bytes go out again.
+            # Stored before it is sent, so that the same bytes are sent again after a crash.
             self._ledger.released(header.step, header.model, header.round_id, release_hash, data)
         except PeerError:
-            # Not only SumRefused: a payload that changes under the caller's hands must not tell which check it failed.
+            # Not only SumRefused: a payload that changes during the call must not reveal which check it failed.
             self._ledger.refused(header.step, header.model, header.round_id)
             raise SumRefused("refused") from None
         finally:
@@ -291,12 +292,12 @@ class KeyHolder(Secret):
         return self._round
 
     def _refuse_second_sum(self, step: int) -> None:
-        """Refuse a sum that comes again after the verdict: it is the sender's fault, not a misuse of this role."""
+        """Refuse a sum that comes again after the verdict: the sender made the error, not this process."""
         if self.state is not KeyHolderState.CLOSED and self._ledger.outcome(step) in _CONSUMED:
             raise RoundAlreadyReleased(f"step {step} was consumed before: there is one decryption per step")
 
     def _known(self, step: int) -> Known:
-        """What the ledger holds about a step that a client speaks of; mostly the same one for all of a roster."""
+        """What the ledger holds about a step that a client's statement names. Most clients name the same step."""
         state = self._current()
         if step not in state.known:
             state.known[step] = self._held(step)
@@ -311,7 +312,7 @@ class KeyHolder(Secret):
             return Known(Ending.RELEASED, record.release, header.previous)
         reason = record.reason
         if reason is None and record.refused:
-            reason = AbortReason.REFUSED  # what `aborts_after` tells a client about it
+            reason = AbortReason.REFUSED  # the reason that `aborts_after` gives a client
         if reason is None:
             return Known(head=header.previous)
         reply = header.reply(self._identity.key, previous=record.offer)
@@ -347,10 +348,10 @@ class KeyHolder(Secret):
         header = encrypted_sum.header
         check_same_round(header, roster.header)
         if header.roster != roster_hash:
-            raise RosterMismatch("the sum is for another roster")
+            raise RosterMismatch("the sum is for another roster than this round's: refuse it")
         if len(encrypted_sum.parts) != len(roster.entries) or header.previous != parts_hash(encrypted_sum.parts):
             raise RosterMismatch(
-                f"the sum names {len(encrypted_sum.parts)} contributions, the roster has {len(roster.entries)}"
+                f"contributions in the sum: expected {len(roster.entries)}, got {len(encrypted_sum.parts)}"
             )
         check_signature(encrypted_sum, self._enrolment.aggregator.key)
         for entry, part in zip(roster.entries, encrypted_sum.parts, strict=True):
@@ -362,7 +363,7 @@ class KeyHolder(Secret):
                 f"payload: expected {self._plan.residue_bytes} bytes, got {len(encrypted_sum.payload)}"
             )
         if payload_hash(encrypted_sum.payload) != encrypted_sum.payload_hash:
-            raise DigestMismatch("the payload is not the one that the aggregator signed")
+            raise DigestMismatch("the payload's SHA-256 is not the one that the aggregator signed")
         block = empty_block(self._plan.params)
         for index in range(self._plan.blocks):
             read_block(encrypted_sum.payload, index, self._plan.params, block)

@@ -37,7 +37,7 @@ _FOLLOWS: dict[str, tuple[str | None, ...]] = {
 
 
 class Outcome(Enum):
-    """What became of a step."""
+    """How a step ended."""
 
     OPEN = "open"
     RELEASED = "released"
@@ -92,7 +92,7 @@ class Ledger:
 
     @classmethod
     def in_memory(cls, owner: Identity) -> Ledger:
-        """A ledger that forgets everything when the process ends."""
+        """A ledger in memory, which is lost when the process ends."""
         return cls(IN_MEMORY, owner)
 
     @property
@@ -114,7 +114,7 @@ class Ledger:
         last = self._log.last("opened")
         if last is not None and step <= last.step:
             if self.outcome(step) is Outcome.RELEASED:
-                raise RoundAlreadyReleased(f"step {step} was released: send the stored release again")
+                raise RoundAlreadyReleased(f"step {step} was already released: send the stored release again")
             raise StepNotIncreasing(f"step: expected more than {last.step}, the last one opened, got {step}")
         # No client would join it, and no lower step could be opened afterwards.
         highest = (0 if last is None else last.step) + MAX_STEP_JUMP
@@ -150,7 +150,7 @@ class Ledger:
         self._append("aborted", step, model, round_id, bytes([reason]))
 
     def let_go(self) -> None:
-        """This process can no longer finish the round it opened: without a verdict, it is abandoned from now on."""
+        """Record that this process can no longer finish the round it opened. Without a verdict it is then abandoned."""
         self._live = None
 
     def stored_release(self, step: int) -> bytes | None:
@@ -159,7 +159,7 @@ class Ledger:
         return found[0].body[_HASH:] if found else None
 
     def record(self, step: int) -> StepRecord | None:
-        """What there is about `step`; None when it was never opened. Reads no release, only its hash."""
+        """What the ledger holds about `step`; None when it was never opened. Reads no release, only its hash."""
         held = {event.kind: event.body for event in self._log.starts(step, _HASH + HEADER.size)}
         if "opened" not in held:
             return None
@@ -182,7 +182,7 @@ class Ledger:
         )
 
     def outcome(self, step: int) -> Outcome | None:
-        """What became of `step`; None when it was never opened."""
+        """How `step` ended; None when it was never opened."""
         events = self._log.starts(step, 0)
         if not events:
             return None
@@ -206,8 +206,8 @@ class Ledger:
         if before not in _FOLLOWS[kind]:
             raise WrongState(f"step {step}: {kind} after {before or 'nothing'} is not a legal order")
         if events and (events[0].round_id, events[0].model) != (round_id, model):
-            raise WrongState(f"step {step}: opened for another round or model")
-        # Key and seeds died with the process that opened the round; all that is left to do with it is to report it.
+            raise WrongState(f"step {step}: expected the round and the model it was opened for, got others")
+        # Key and seeds ended with the process that opened the round, which can now only be reported.
         if events and kind != "aborted" and round_id != self._live:
             raise WrongState(f"step {step}: abandoned by an earlier process; report it and open the next step")
         self._log.append(kind, step, model, round_id, body)
@@ -247,17 +247,17 @@ def compare(ledger: str | Path, copy: str | Path) -> int:
     """
     a, b = _audited(ledger), _audited(copy)
     if a.owner != b.owner:
-        raise LedgerError(f"{ledger} and {copy} belong to different key holders")
+        raise LedgerError(f"{ledger} and {copy} belong to different key holders: name a copy of this ledger")
     for first, second in zip(a.entries, b.entries, strict=False):
         if first.hash != second.hash:
             raise LedgerError(
                 f"{ledger} and {copy} differ from event {first.sequence} on: one was forked, or rolled back and "
-                "continued"
+                "continued; keep both and investigate"
             )
     if len(a.entries) < len(b.entries):
         raise LedgerError(
-            f"{ledger} ends after event {len(a.entries)}, {copy} after event {len(b.entries)}: it was rolled back, or "
-            "is the older copy"
+            f"{ledger} ends after event {len(a.entries)}, {copy} after event {len(b.entries)}: the first was rolled "
+            "back, or is the older copy"
         )
     return len(a.entries) - len(b.entries)
 
@@ -267,13 +267,12 @@ def compare_journal(ledger: str | Path, journal: str | Path) -> int:
 
     For each round of this key holder in the journal: the offer that the client answered stands in the ledger, right
     after the event whose hash the offer anchored; the roster is the one the client accepted; the release it accepted,
-    as a member or catching up, is the stored one; and no round it was told is aborted was released. Copy the ledger
-    after the journal.
-    Raises `LedgerError` with the first contradiction.
+    as a member or catching up, is the stored one; and no round that the client received an abort of was released. Copy
+    the ledger after the journal. Raises `LedgerError` with the first contradiction.
     """
     found, seen = _audited(ledger), audit(journal)
     if seen.purpose != JOURNAL_PURPOSE:
-        raise LedgerError(f"{journal} is a {seen.purpose}, expected a {JOURNAL_PURPOSE}")
+        raise LedgerError(f"{journal}: expected a {JOURNAL_PURPOSE}, got a {seen.purpose}: name the right file")
     steps, heads = _steps(found), [NO_HEAD, *(entry.hash for entry in found.entries)]
     rounds = [each for each in journal_rounds(seen).values() if each.key_holder == found.owner]
     for each in rounds:
@@ -284,31 +283,31 @@ def compare_journal(ledger: str | Path, journal: str | Path) -> int:
 
 
 def _contradiction(seen: JournalRound, entries: list[Entry], heads: list[bytes]) -> str | None:
-    """What the ledger's entries of one step deny that the client saw."""
+    """How the ledger's entries of one step contradict what the client saw, or None."""
     held = {entry.kind: entry for entry in entries}
     opened = held.get("opened")
     if opened is None:
         met = "joined it" if seen.offer is not None else "caught up with its release"
-        return f"the client {met}, and the ledger has no such step: rolled back, or a copy older than the journal"
+        return f"the client {met}, and the ledger has no such step: it was rolled back, or is older than the journal"
     if seen.offer is not None and opened.start[:_HASH] != seen.offer:
         return "the client answered another offer: the ledger was forked, or rolled back and continued"
     if opened.round_id != seen.round_id:
         return "the client caught up with another round: the ledger was forked, or rolled back and continued"
     if seen.anchor is not None and heads[opened.sequence - 1] != seen.anchor:
-        return "the offer anchored another head: events before it were exchanged"
+        return "the offer named another ledger head: events before it were exchanged"
     for kind, own, what in (("roster", seen.roster, "roster"), ("released", seen.release, "release")):
         entry = held.get(kind)
         if own is not None and (entry is None or entry.start[:_HASH] != own):
             return f"the client accepted a {what} that the ledger does not hold"
     if seen.aborted and "released" in held:
-        return "the client was told that it was aborted, and the ledger released it"
+        return "the client received an abort of it, and the ledger released it"
     return None
 
 
 def _audited(path: str | Path) -> Audit:
     found = audit(path)
     if found.purpose != PURPOSE:
-        raise LedgerError(f"{path} is a {found.purpose}, expected a {PURPOSE}")
+        raise LedgerError(f"{path}: expected a {PURPOSE}, got a {found.purpose}: name the right file")
     return found
 
 
@@ -320,15 +319,15 @@ def _steps(found: Audit) -> dict[int, list[Entry]]:
         where = f"{found.path}: event {entry.sequence} ({entry.kind}, step {entry.step})"
         before = steps[entry.step][-1].kind if entry.step in steps else None
         if before not in _FOLLOWS.get(entry.kind, ()):
-            raise LedgerError(f"{where} after {before or 'nothing'} breaks the rules of a ledger")
+            raise LedgerError(f"{where} after {before or 'nothing'} is not a legal order: keep it and investigate")
         if entry.kind == "opened":
             if entry.step <= latest:
-                raise LedgerError(f"{where}: opened after step {latest}")
+                raise LedgerError(f"{where}: expected a step above {latest}: keep the file and investigate")
             latest = entry.step
             steps[entry.step] = []
         elif entry.kind != "aborted" and entry.step != latest:
-            raise LedgerError(f"{where}: belongs to a step before the last one opened")
+            raise LedgerError(f"{where}: expected the last step opened: keep the file and investigate")
         elif entry.round_id != steps[entry.step][0].round_id or entry.model != steps[entry.step][0].model:
-            raise LedgerError(f"{where}: names another round or model than its step was opened for")
+            raise LedgerError(f"{where}: names another round or model than its step: keep it and investigate")
         steps[entry.step].append(entry)
     return steps

@@ -37,8 +37,8 @@ from secagg.secrecy import Secret
 
 SEED_BYTES = 32
 COMPLETE_GRAPH_UP_TO = 128  # members; beyond it, each has `neighbours_needed` peers
-COLLUDING_FRACTION = 1 / 3  # of a roster beyond the complete graph; the sparse graph's promise holds up to here
-GRAPH_FAILURE_LOG2 = -120  # probability that the honest members' graph falls apart
+COLLUDING_FRACTION = 1 / 3  # of a roster with a sparse graph: largest share of colluding members that it withstands
+GRAPH_FAILURE_LOG2 = -120  # log2 of the probability that the honest members' graph is not connected
 
 _ZEROS = memoryview(bytes(1 << 16))
 _SINGLE_USE_NONCE = bytes(12)  # the sealing key comes from an ephemeral key and seals exactly one message
@@ -51,7 +51,7 @@ class MaskingDisabledWarning(UserWarning):
 def warn_disabled() -> None:
     """Warn that a role was made without masks. The role's constructor calls this."""
     warnings.warn(
-        "masking is off: the aggregator must be honest, and whoever holds the decryption key can open every update",
+        "masking is off: the aggregator must be honest, and the holder of the decryption key can decrypt every update",
         MaskingDisabledWarning,
         stacklevel=3,
     )
@@ -111,10 +111,10 @@ def neighbours_needed(members: int, colluding_fraction: float = COLLUDING_FRACTI
     """Peers of each member: all up to 128 members, beyond that the even k with failure probability <= 2**-120.
 
     Members stand on a circle in an order that the roster hash decides, and each is joined to the k/2 nearest on
-    either side (Bell et al. 2020, section 3, on a random permutation). The honest ones fall apart only if two runs
-    of k/2 neighbours all collude; there are fewer than n**2 / 2 pairs of runs, and each happens with probability at
-    most fraction**k.  The bound holds for a roster hash that nobody chose: a last joiner can try several, so the
-    promise "all but two may collude" is made for the complete graph only (docs/threat-model.md).
+    either side (Bell et al. 2020, section 3, on a random permutation). The graph of the honest ones is disconnected
+    only if two runs of k/2 neighbours all collude. There are fewer than n**2 / 2 pairs of runs, and each colludes with
+    probability at most fraction**k.  The bound holds for a roster hash that nobody chose. The last member to join can
+    try several, so "all but two may collude" is promised for the complete graph only (docs/threat-model.md).
     """
     if members <= COMPLETE_GRAPH_UP_TO:
         return members - 1
@@ -163,8 +163,8 @@ class MaskStream(Secret):
 
     def apply(self, block: int, c0: U32, inverse: bool = False) -> None:
         """Add all terms of block number `block` to `c0`, uint32[primes, N], in place; subtract with `inverse`."""
-        # One thread: the cipher's binding holds the interpreter lock, and two threads that hand it to each other took
-        # 1.7 times as long as one.
+        # One thread: the cipher's binding holds the GIL, and two threads that took turns needed 1.7 times as long as
+        # one.
         for i in range(len(self._params.primes)):
             self._apply_prime(block, i, c0[i], inverse)
 

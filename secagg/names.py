@@ -1,8 +1,8 @@
 """Names of organisations: what may stand in one, and which two look alike to the people who compare lists.
 
-A name is for people; on the wire a party is its key. But people count organisations by their names, so a name that
-shows as another one enrols one organisation twice. Three rules, after Unicode Technical Standard #39 (Unicode security
-mechanisms), with tables as small as they can be:
+Names are for people; on the wire a key identifies a party. But people count organisations by their names, so with two
+names that look alike one organisation could be enrolled twice. Three rules, after Unicode Technical Standard #39
+(Unicode security mechanisms), with tables as small as they can be:
 
     characters    letters and marks of the scripts in everyday use (UAX #31, table 5), the digits 0-9, ASCII punctuation
                   and a few typographic signs; nothing invisible (Default_Ignorable_Code_Point) or blank
@@ -13,8 +13,8 @@ mechanisms), with tables as small as they can be:
 # look-alikes are those that are drawn alike in common typefaces, mostly within and between Latin, Greek, Cyrillic,
 # Armenian and the Japanese scripts. Unicode's own table (confusables.txt) has 6,000 more, nearly all of characters that
 # the first rule refuses; of the rest, it has pairs within South and South-East Asian scripts, within Arabic and within
-# Han that this one lacks, and some of rare Latin, Cyrillic, Ethiopic, Armenian and Hangul letters. It helps those
-# who read the list, and proves of no two names that they differ on every screen.
+# Han that this one lacks, and some of rare Latin, Cyrillic, Ethiopic, Armenian and Hangul letters. The rule helps
+# people who read the list. It does not prove that two names differ on every screen.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ _LOOKALIKES = {
     "'": "`\u2018\u2019",
     "-": "\u2013\u2014",
     "\u00b7": "\u30fb",
-    # letters that ASCII has no likeness of
+    # letters that look like no ASCII letter
     "\u00df": "\u03b2",
     "\u00de": "\u03f7",
     "\u00fe": "\u03f8",
@@ -194,7 +194,7 @@ _DRAWN_AS = {ord(one): alike for alike, others in _LOOKALIKES.items() for one in
 
 
 def fault(name: str) -> str | None:
-    """What is wrong with a name and what to do, or None. Characters are shown by their numbers, to be seen."""
+    """What is wrong with a name and what to do, or None. Characters are shown by number: some are invisible."""
     if not 0 < len(name) <= MAX_NAME or name != unicodedata.normalize("NFC", name).strip() or not name.isprintable():
         return f"expected 1..{MAX_NAME} printable characters (NFC) without outer blanks, got {name!a}"
     for one in name:
@@ -246,7 +246,7 @@ def _script(one: str, before: str) -> str | None:
     if category not in _LETTERS_AND_MARKS or not any(low <= ord(one) <= high for low, high in ranges or _ANYWHERE):
         return None
     if category[0] == "M" and (unicodedata.category(before) not in _LETTERS_AND_MARKS or "OVERLAY" in described):
-        return None  # alone it stands on a blank, and a bar through a letter makes another letter
+        return None  # alone it is drawn on a blank, and a bar through a letter makes another letter
     if script == "COMBINING":
         return ""
     return script if script in _SCRIPTS else None

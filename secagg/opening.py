@@ -1,11 +1,11 @@
 """Turns an encrypted sum into exact integers: subtracts the seed masks, decrypts in SEAL, checks every coefficient.
 
-Called by the key holder once the step is consumed; nothing here decides whether a sum may be opened.
+The key holder calls it once the step is consumed. Nothing here decides whether a sum may be opened.
 
-# Strategy: SEAL's binding holds the interpreter lock while it works, longest while it saves a plaintext. Another thread
-takes the block before apart meanwhile: decompressing it and one compiled call need no lock. Between the two the thread
-needs it for a moment; so SEAL starts to save only once that block is decompressed, and the thread usually has the lock
-before SEAL does. The last block has nobody to run beside and is taken apart on both threads.
+# Strategy: SEAL's binding holds the GIL while it works, longest while it saves a plaintext. Meanwhile another thread
+unpacks the previous block: decompressing it and one compiled call need no GIL. Between the two the thread needs the GIL
+for a moment. So SEAL starts to save only once that block is decompressed, and the thread usually gets the GIL before
+SEAL does. Nothing is decrypted beside the last block, so both threads unpack it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def open_sum(
 
 
 class _Unpacking(Secret):
-    """Takes one decrypted block apart, on any thread. decompressed: set once that is done, well or not."""
+    """Unpacks one decrypted block, on any thread. decompressed: set once decompression has ended or failed."""
 
     def __init__(self, decoder: packing.Decoder, index: int, read: Callable[[], U64]) -> None:
         self._decoder, self._index, self._read = decoder, index, read

@@ -31,7 +31,7 @@ if hasattr(os, "register_at_fork"):  # no fork, no hook
 
 
 class Owner:
-    """The process that made this object. what: of what it is the owner, as a message names it."""
+    """The process that made this object. what: the object's name in messages."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -46,6 +46,6 @@ class Owner:
         """Raise `WrongState` in any other process."""
         if not self.is_here:
             raise WrongState(
-                f"{self._what}: belongs to process {self._process}, this is {os.getpid()}: make a new one here, and "
-                "fork before anything of a round is made"
+                f"{self._what}: belongs to process {self._process}, but was called in {os.getpid()}: make a new one in "
+                "this process, and fork only before a round starts"
             )

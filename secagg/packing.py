@@ -33,15 +33,15 @@ from secagg.plan import RoundPlan
 from secagg.ring import ring_of
 from secagg.workers import Workers
 
-_SCAN = 1 << 20  # values looked at in one go
-SCAN = 1 << 16  # values quantised in one go, away from the encoder: they stay in the cache
+_SCAN = 1 << 20  # values checked at once
+SCAN = 1 << 16  # values quantised at once outside the encoder: they fit the cache
 
 
 def check_update(update: NDArray[np.floating], plan: RoundPlan) -> None:
     """Refuse what cannot be encoded: float32 or float64, shape (plan.length,), no NaN, no infinity.
 
-    A subclass of numpy's array may answer checks otherwise than its memory does (a masked array hides a NaN that would
-    be encrypted), so there is none. Raises `UpdateTypeUnsupported`, `UpdateLengthMismatch` or `UpdateNotFinite`.
+    Subclasses of numpy's array are refused, because their checks may not see their memory (a masked array hides a NaN
+    that would be encrypted). Raises `UpdateTypeUnsupported`, `UpdateLengthMismatch` or `UpdateNotFinite`.
     """
     if isinstance(update, np.ndarray) and type(update) is not np.ndarray:
         raise UpdateTypeUnsupported(
@@ -59,7 +59,7 @@ def check_update(update: NDArray[np.floating], plan: RoundPlan) -> None:
         finite = np.isfinite(update[start : start + _SCAN])
         if not finite.all():
             position = start + int(np.argmin(finite))
-            raise UpdateNotFinite(f"update: value {position} is NaN or infinite; drop this update or repair training")
+            raise UpdateNotFinite(f"update: value {position} is NaN or infinite; drop this update or correct training")
 
 
 def check_weight(weight: int, plan: RoundPlan) -> int:
@@ -146,7 +146,7 @@ class IntegerSums:
 class Decoder:
     """Collects decrypted blocks into exact sums and checks every digit of every coefficient.
 
-    The checks are those of the key holder (design: release): the noise of each coefficient within the bound for
+    The key holder makes these checks before it releases a sum: the noise of each coefficient within the bound for
     `clients` contributions, headroom and unused lanes zero, every lane within +-(sum of weights * max_value), the sum
     of weights in clients..clients * max_weight.  They are all carried out before `sums()` gives one verdict.  Noise
     that passes fills less than half of its digit: what was added to a sum then moves its lanes alike, whatever the
@@ -223,7 +223,7 @@ class Decoder:
         self._take(block, rest, [found])
 
     def _room(self, block: int) -> tuple[I64, I64]:
-        """Where the values of the next block go: those of the update, and what stands behind the last one."""
+        """The arrays for the values of the next block: those of the update, and those behind its last value."""
         if block != self._next or block == self._plan.blocks:
             raise WrongState(f"block: expected number {self._next} of {self._plan.blocks}, counted from 0, got {block}")
         self._next += 1
@@ -232,7 +232,7 @@ class Decoder:
         return sums, np.empty(size - sums.shape[0], dtype=np.int64)
 
     def _take(self, block: int, rest: I64, parts: list[Extremes]) -> None:
-        """Check what was found in a block. rest: the values behind the update's last one, the sum of weights first."""
+        """Check the values of a block. rest: the values behind the update's last one, the sum of weights first."""
         plan = self._plan
         noise = max(part.noise for part in parts)
         self.largest_noise = max(self.largest_noise, noise)
@@ -244,13 +244,13 @@ class Decoder:
         self._sound &= not rest.any()
 
     def sums(self) -> IntegerSums:
-        """The verdict over all blocks.
+        """The sums, if all blocks passed their checks.
 
-        Raises `SumRefused`, which on purpose does not say which check failed, or `WrongState` while blocks are missing.
+        Raises `SumRefused`, which by design does not say which check failed, or `WrongState` while blocks are missing.
         """
         plan = self._plan
         if self._next != plan.blocks:
-            raise WrongState(f"expected {plan.blocks} blocks before the verdict, got {self._next}")
+            raise WrongState(f"expected {plan.blocks} blocks before `sums` is called, got {self._next}: add the others")
         limit = self._total_weight * plan.max_value
         sound = self._sound
         sound &= self._clients <= self._total_weight <= self._clients * plan.max_weight
@@ -261,17 +261,17 @@ class Decoder:
 
 
 def check_sums(sums: IntegerSums, plan: RoundPlan, contributors: int) -> None:
-    """Raise `MalformedMessage` unless released sums are ones that `contributors` clients can have."""
+    """Raise `MalformedMessage` unless `contributors` clients can have these released sums."""
     weight = sums.total_weight
     limit = weight * plan.max_value
     if sums.sums.shape != (plan.length,) or not contributors <= weight <= contributors * plan.max_weight:
-        raise MalformedMessage("released sums: the shape or the sum of weights is not one that this round can have")
+        raise MalformedMessage("released sums: this round cannot have their shape or their sum of weights: refuse them")
     if int(sums.sums.max()) > limit or int(sums.sums.min()) < -limit:
-        raise MalformedMessage("released sums: a value is larger than its weights allow")
+        raise MalformedMessage("released sums: a value is larger than the sum of weights allows: refuse them")
 
 
 def lanes_per_row(plan: RoundPlan) -> int:
-    """How many neighbouring lanes of one client fit one int64 with a bit to spare."""
+    """How many neighbouring lanes of one client fit one int64 and leave one bit unused."""
     return max(1, min(plan.lanes, int(62 // math.log2(plan.radix))))
 
 

@@ -1,8 +1,8 @@
 """The allow-list of CKKS parameter sets, and the source of their security limits.
 
 A parameter set is a ring degree N, `primes` (each below 2**30 and 1 modulo 2N, the moduli of a ciphertext) and one
-`special_prime`, which SEAL keeps for the key level: it never appears in a ciphertext, but the public key lives modulo
-all of them, so it counts against the security limit.
+`special_prime`, which SEAL keeps for the key level: it never appears in a ciphertext, but the public key is modulo all
+of them, so it counts against the security limit.
 
 Source of the limit: Bossuat et al., "Security Guidelines for Implementing Homomorphic Encryption", ePrint 2024/463,
 table of maximal log2 Q for a uniform ternary secret and 128-bit classical security.  The limits are stricter than the

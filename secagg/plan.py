@@ -1,8 +1,8 @@
 """Decides everything about a round before anyone encrypts: parameters, lanes, error, size.
 
 `plan_round` searches the allow-list of `parameters.py` for the set that costs the fewest bytes for this vector, then
-the least time, among those for which no honest round can overflow and every decrypted coefficient is right but for
-probability 2**-40 a round.  docs/parameters.md derives the bounds; in short, for one coefficient of a block
+the least time, among those for which no honest round can overflow and a round has a wrong decrypted coefficient with
+probability at most 2**-40.  docs/parameters.md derives the bounds; in short, for one coefficient of a block
 
     V = e + span * (m_0 + m_1 * radix + ... + m_(L-1) * radix**(L-1)),  |m_j| <= (radix - 1) / 2,  |e| <= B < span / 4
 
@@ -33,8 +33,8 @@ ERROR_MAX = 21  # largest absolute error coefficient of the same distribution
 TERNARY_VARIANCE = 2.0 / 3.0  # of a coefficient of u and of the secret, uniform on {-1, 0, 1}
 
 HEADROOM_BITS = 1
-"""Bits left unused above the top lane. A coefficient that lost a mask, uniform then, looks well formed with probability
-<= 1/2, a whole block of them with 2**-N; and whatever is added to a sum moves its lanes in one way only."""
+"""Bits left unused above the top lane. A coefficient with a mask left on it is uniform and passes the checks with
+probability <= 1/2, a whole block of N with 2**-N. An integer added to a sum can change its lanes in only one way."""
 
 MAX_CLIENTS = 65_536
 MAX_VALUE_BITS = 40
@@ -51,7 +51,7 @@ class RoundPlan:
 
     length: values per update.  clip: values outside [-clip, clip] are clipped.  value_bits: bits of one quantised
     value, sign included.  max_weight: weights are integers in 1..max_weight.  lanes: values per ring coefficient.
-    noise_bound: largest absolute noise of a sum of max_clients contributions, but for the failure probability.
+    noise_bound: largest absolute noise of a sum of max_clients contributions, except with the failure probability.
     """
 
     length: int

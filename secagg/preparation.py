@@ -20,10 +20,10 @@ _prepared: set[tuple[ParameterSet, str, int, bool]] = set()
 def prepare(plan: RoundPlan, engine: str = "auto", threads: int | None = None) -> float:
     """Make this process ready for rounds of `plan`; returns the seconds that it took, 0 when it was ready.
 
-    Plays one round of three made-up clients under the plan's parameters and throws it away: one block, or two where the
-    plan has more than one, for the last is opened in another way than those before. Without this the first round takes
-    longer by the same time. engine, threads: as the roles will be given. Raises `EngineUnavailable`: no such engine
-    here, or it does not add exactly.
+    Plays one round of three invented clients under the plan's parameters and discards it. It has one block, or two if
+    the plan has more than one, because the last block is opened by other code. Without this call the first round takes
+    that much longer. engine, threads: as for the roles. Raises `EngineUnavailable` if the engine is not available
+    or does not add exactly.
     """
     start = time.perf_counter()
     used = threads_for(threads, plan.residue_bytes)
@@ -32,7 +32,7 @@ def prepare(plan: RoundPlan, engine: str = "auto", threads: int | None = None) -
         return 0.0
     small = plan_round(length=1, max_clients=len(_DTYPES), value_bits=8, params=plan.params)
     if plan.blocks > 1:
-        length = small.values_per_block  # and the weight, in a second block
+        length = small.values_per_block  # the weight is in a second block
         small = plan_round(length=length, max_clients=len(_DTYPES), value_bits=8, params=plan.params)
     try:
         result = run_round([np.ones(small.length, dtype) for dtype in _DTYPES], plan=small, engine=engine, threads=used)

@@ -1,9 +1,9 @@
-"""Checks of the files that hold a key or a log: they must be this user's alone.
+"""Checks of the files that hold a key or a log: only their user may have access.
 
-A link lets somebody else choose which file is meant, or gives it a second name that a backup or a neighbour knows it
-by; a wider mode lets others read or write it. Both are refused with what to do, before a byte is read. What is not
-checked: who owns the file and who may write into its folder. Keep keys and logs in a folder that only their user can
-write to, because whoever can write there can exchange them.
+With a link, somebody else may choose the file, or a backup or another user may know it by a second name. A wider mode
+lets others read or write it. Both are refused before a byte is read, with a message that says what to do. Not checked:
+who owns the file and who may write into its folder. Keep keys and logs in a folder that only their user can write to,
+because anybody who can write there can exchange them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MODE = 0o600
 def refusal(path: str, status: os.stat_result, *, any_mode: bool = False) -> str | None:
     """Why a file with this `lstat` is not to be used, and what to do; None when the file may be used.
 
-    any_mode: only links and what is no file are refused, for files that are read and hold no secret.
+    any_mode: accept every mode and refuse only links and special files, for files that are read and hold no secret.
     """
     if stat.S_ISLNK(status.st_mode):
         return f"{path}: is a symbolic link; name the file itself"

@@ -1,4 +1,4 @@
-"""Keeps a process's memory to itself: no core file, and no other process of the same user that reads it.
+"""Protects a process's memory: it leaves no core file, and no other process of the same user can read it.
 
 A core file is a copy of every key in the process, and a debugger of the same user can read the keys while the process
 runs. Both are switched off for a whole process, permanently. The embedding program has to decide this: it may need a

@@ -61,7 +61,7 @@ def run_round(
     """Aggregate updates through the whole protocol, every role in this process with fresh identities.
 
     updates: float32 or float64, each of shape (plan.length,). weights: integers in 1..plan.max_weight, one per update;
-    all 1 when None. quorum: fewest contributions that may be released. masking=False leaves CKKS alone (warned about).
+    all 1 when None. quorum: fewest contributions that may be released. masking=False switches the masks off and warns.
     model: 32 bytes that name the model the updates refer to. on_contribution: called with the number of contributions
     sent so far. Raises `PlanError`, `QuorumNotMet`, `UpdateError`, `WeightOutOfRange` or `EngineUnavailable`.
     """
@@ -108,11 +108,11 @@ def run_round(
 def _check_inputs(
     updates: Sequence[NDArray[np.floating]], weights: Sequence[int] | None, plan: RoundPlan, quorum: int
 ) -> Sequence[int]:
-    """Refuse everything that would fail later, before any key is made."""
+    """Refuse inputs that would fail later, before any key is made."""
     if len(updates) > plan.max_clients:
-        raise PlanError(f"updates: the plan holds {plan.max_clients} clients, got {len(updates)}; plan for more")
+        raise PlanError(f"updates: expected at most {plan.max_clients} clients, got {len(updates)}; plan for more")
     if len(updates) < quorum:
-        raise QuorumNotMet(f"updates: expected at least {quorum} (the quorum), got {len(updates)}")
+        raise QuorumNotMet(f"updates: expected at least {quorum} (the quorum), got {len(updates)}; wait for more")
     if weights is None:
         weights = [1] * len(updates)
     if len(weights) != len(updates):

@@ -20,7 +20,7 @@ T = TypeVar("T")
 class PublicKey:
     """A public key as residues modulo the data primes and the special prime, the last: uint64[2, primes + 1, N].
 
-    Several parties check and hash it in every round: where `residues` cannot be written to, each is done once.
+    Several parties check and hash it in every round. If `residues` is read-only, each is done once and remembered.
     """
 
     params: ParameterSet

@@ -1,7 +1,7 @@
 """A release and the average in it: what a client, an aggregator or a bystander reads out of the key holder's message.
 
-`read_release` vouches for what anybody can check who holds the enrolment list and the plan. Whether the release is of a
-round that the reader took part in, and has not been accepted before, is for the reader's own journal to say.
+`read_release` checks what anybody can check who holds the enrolment list and the plan. The reader's own journal says
+whether the reader took part in the round of the release, and whether it accepted the release before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from secagg.verification import check_signature
 
 @dataclass(frozen=True)
 class Average:
-    """What comes out of a round. values: float64[length], the weighted mean of the clipped updates.
+    """The result of a round. values: float64[length], the weighted mean of the clipped updates.
 
     error_bound: |values - exact weighted mean| per value. total_weight: sum of the contributions' weights.
     contributors: number of clients in the sum. release_hash: 32 bytes that name the release, for a journal.
@@ -44,9 +44,9 @@ def read_release(
     clock = clock or StageClock()
     header = release.header
     if header.session != enrolment.session:
-        raise WrongRound("session: the release is of another federation")
+        raise WrongRound("session: the release is of another federation: refuse it")
     if header.plan != plan.fingerprint:
-        raise WrongPlan("plan: the release is of a round under another plan")
+        raise WrongPlan("plan: the release is of a round under another plan: refuse it")
     with clock.stage("check"):
         release_hash = check_signature(release, enrolment.key_holder.key)
         sums = packing.IntegerSums(release.sums, release.total_weight)

@@ -1,7 +1,7 @@
 """The base class of objects that hold a key, a seed or plaintext: they can be neither pickled nor copied.
 
-A pickle would put a secret into an unprotected file, and a copy would keep it after its owner dropped it. Hiding fields
-from `repr` is left to the classes themselves. Nothing here wipes memory: Python cannot promise it
+A pickle would put a secret into an unprotected file, and a copy would keep it after its owner dropped it. The classes
+themselves hide fields from `repr`. Nothing here wipes memory, because Python cannot guarantee it
 (docs/threat-model.md).
 """
 
@@ -14,4 +14,4 @@ class Secret:
     """Base of objects that are never serialised. Pickling and copying raise `TypeError`, as for other such objects."""
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        raise TypeError(f"{type(self).__name__} holds secrets: it is never pickled or copied")
+        raise TypeError(f"{type(self).__name__} holds secrets: it cannot be pickled or copied")

@@ -1,10 +1,10 @@
 """All parties of a federation in one process: who they are, what they remember, and messages as bytes between them.
 
-Behind `run_round`, and behind whoever tries, measures or attacks the protocol without a network. Between machines every
-process has one identity and one role; a process that has them all protects nobody from whoever runs it.
+`run_round` uses it, and so do programs that try, measure or attack the protocol without a network. Between machines
+every process has one identity and one role. A process that has all of them protects nobody from the person who runs it.
 
-What lasts how long: `Parties` for ever, a `Session` as long as one process of each party would, with the key holder's
-ledger and the clients' journals, and `Roles` for the rounds of one plan.
+Lifetimes: `Parties` is permanent. A `Session` stands for one run of every party's process, with the key holder's ledger
+and the clients' journals. `Roles` serve the rounds of one plan.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Parties(Secret):
 
 @dataclass(frozen=True)
 class Terms:
-    """What the roles of a round are made with: see `KeyHolder`, `Aggregator` and `Client`."""
+    """Arguments of the roles of a round: see `KeyHolder`, `Aggregator` and `Client`."""
 
     plan: RoundPlan
     quorum: int = 3
@@ -107,7 +107,7 @@ class Observer:
 
 @dataclass(frozen=True)
 class Roles(Secret):
-    """The roles of a round, and the line between them."""
+    """The roles of a round, and the encoding of messages between them."""
 
     key_holder: KeyHolder
     aggregator: Aggregator
@@ -127,10 +127,10 @@ class Roles(Secret):
 
 
 class Session(Secret):
-    """One life of all parties: the key holder's ledger and the clients' journals, and the roles that write into them.
+    """One run of all parties: the key holder's ledger and the clients' journals, and the roles that write into them.
 
     folder: where ledger.db, journal-0.db, journal-1.db ... are kept; in memory when None. Another session of the same
-    parties is the same federation after a restart: it remembers what the folder holds.
+    parties is the same federation after a restart: it continues from the files in the folder.
     """
 
     def __init__(self, parties: Parties, folder: Path | None = None) -> None:
@@ -140,12 +140,12 @@ class Session(Secret):
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The key holder's, opened when it is first needed."""
+        """The key holder's ledger, opened when it is first needed."""
         owner = self.parties.key_holder
         return Ledger.in_memory(owner) if self._folder is None else Ledger(self._folder / "ledger.db", owner)
 
     def journal(self, index: int) -> Journal:
-        """That of a client, opened when it is first needed."""
+        """The journal of a client, opened when it is first needed."""
         if index not in self._journals:
             owner, folder = self.parties.clients[index], self._folder
             self._journals[index] = (
@@ -197,7 +197,7 @@ class Session(Secret):
     def roles(self, terms: Terms, members: Sequence[int] | None = None, observer: Observer | None = None) -> Roles:
         """Every role, for rounds under `terms`. members: positions of the clients that take part; all when None.
 
-        Does not warn when masks are off: whoever plays all parties trusts the aggregator anyway, and `run_round` warns.
+        Does not warn when masks are off: a program that plays all parties trusts the aggregator, and `run_round` warns.
         """
         observer = observer or Observer()
         clock = observer.clock

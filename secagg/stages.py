@@ -11,7 +11,7 @@ STAGES = ("keygen", "pack", "encrypt", "mask", "serialize", "check", "sum", "ver
 """keygen; pack: clip, quantise, lanes, transform; encrypt; mask: key agreement and expansion; serialize: residues to
 30 bits, hash, frame; check: digests, signatures and residue ranges at the receivers; sum; verify: signatures, hash and
 residue ranges at the key holder, seed masks taken off; decrypt: SEAL; unpack: read the plaintext, reconstruct, check
-every digit, divide. Unpacking runs beside SEAL where there are threads; then only the wait for it counts."""
+every digit, divide. With several threads, unpacking runs while SEAL decrypts; then only the wait for it counts."""
 
 
 @dataclass

@@ -1,19 +1,19 @@
 """The states of the three roles, every legal move between them, and the machine that holds a role to its moves.
 
-Theory of operation, after h11's `_state.py`. A round is driven by calls: whoever carries the messages calls a role's
-methods, and each method that moves the round forward is a move of the role's table below. A move that the table does
-not list for the present state raises `WrongState`, names the moves that are possible, and changes nothing. Every role
-works in the same order:
+Theory of operation, after h11's `_state.py`. A round is driven by calls: the program that carries the messages calls a
+role's methods, and each method that moves the round forward is a move of the role's table below. A move that the table
+does not list for the present state raises `WrongState`, names the moves that are possible, and changes nothing. Every
+role works in the same order:
 
 1. `require(move)`: is the move legal now, and in this process? The answer is the state after it.
-2. The checks of the message, the work, and what must be on disk before anybody hears of it (`ledger.py`, `journal.py`).
+2. The checks of the message, the work, and writing what must be on disk before an answer (`ledger.py`, `journal.py`).
 3. `enter(state)`, last. A call that raises on the way leaves role and state as they were; `KeyHolder.release` alone
    enters its state before it uses the key, because a sum that fails its checks must burn the step as well.
 
 What the tables do not say: which round a message belongs to (`verification.py`), which steps may be opened or joined
 (`ledger.py`, `journal.py`), and what a caller does with a round that never ends: it calls `abort`. A state says nothing
-about other roles. The machine is no lock: a role is for one thread at a time. It does notice a fork (`ownership.py`):
-both ends of a move ask whose process the role is, so a call in whose middle somebody forks ends in one process only.
+about other roles. The machine is not a lock: a role is for one thread at a time. It does detect a fork
+(`ownership.py`): both ends of a move check the process, so a call during which the process forks ends in one process.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ class Machine(Generic[S]):
         self.state = start
 
     def require_own_process(self) -> None:
-        """Raise `WrongState` in another process than the role's: for calls that are no moves."""
+        """Raise `WrongState` in another process than the role's: for calls that are not moves."""
         self._owner.require()
 
     def require(self, move: str) -> S:
-        """The state after `move`. Raises `WrongState`, naming what is possible now, or whose process the role is."""
+        """The state after `move`. Raises `WrongState`, naming the possible moves, or the role's process."""
         self._owner.require()
         following = self._table.get((self.state, move))
         if following is None:

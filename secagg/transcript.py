@@ -52,7 +52,7 @@ _TAGS: dict[type, bytes] = {
 def header_bytes(header: Header) -> bytes:
     """The header in 234 bytes. Raises `MalformedMessage` for a field that does not fit its width."""
     if not (0 <= header.step < 2**63 and 0 <= header.engine < 2**8):
-        raise MalformedMessage("a field of the header is out of its range")
+        raise MalformedMessage("header: a field is out of its range: refuse this message")
     return HEADER.pack(
         _wide(header.session, 16),
         _wide(header.round_id, 16),
@@ -74,7 +74,7 @@ def parse_header(data: bytes) -> Header:
         raise MalformedMessage(f"header: expected {HEADER.size} bytes, got {len(data)}")
     session, round_id, step, sender, plan, engine, masked, key, model, roster, previous = HEADER.unpack(data)
     if masked > 1 or step >= 2**63:
-        raise MalformedMessage("a field of the header is out of its range")
+        raise MalformedMessage("header: a field is out of its range: refuse this message")
     return Header(session, round_id, step, sender, plan, engine, bool(masked), key, model, roster, previous)
 
 
@@ -88,7 +88,7 @@ def parse_seen(data: bytes) -> Seen:
     """The inverse of `seen_bytes`. Raises `MalformedMessage`: each statement has one encoding."""
     ending, step, end, joined, head = SEEN.unpack(data)
     if ending > max(Ending):
-        raise MalformedMessage(f"a join states an unknown end of a round: {ending}")
+        raise MalformedMessage(f"join: expected a known end of a round, got {ending}: refuse it")
     seen = Seen(Ending(ending), step, end, joined, head)
     _check_seen(seen)
     return seen
@@ -97,9 +97,9 @@ def parse_seen(data: bytes) -> Seen:
 def _check_seen(seen: Seen) -> None:
     for step, content in ((seen.step, seen.end), (seen.joined, seen.head)):
         if not (0 <= step < 2**63 or (step == NO_STEP and not any(content))):
-            raise MalformedMessage("a join states a step out of range, or something about no step")
+            raise MalformedMessage("join: a step is out of range, or it has a hash but no step: refuse it")
     if (seen.ending is Ending.NONE) != (seen.step == NO_STEP):
-        raise MalformedMessage("a join states an end without a step, or a step without an end")
+        raise MalformedMessage("join: it has an end without a step, or a step without an end: refuse it")
 
 
 def signed_bytes(message: Message) -> bytes:
@@ -159,7 +159,7 @@ def parts_hash(parts: tuple[SignedHash, ...]) -> bytes:
 
 
 def _wide(value: bytes, width: int) -> bytes:
-    """`value`, checked: struct would cut or pad it, and bytes could move from one field into the next."""
+    """`value`, if it has `width` bytes: struct would cut or pad others, and bytes could move into the next field."""
     if len(value) != width:
         raise MalformedMessage(f"expected a field of {width} bytes, got {len(value)}")
     return value

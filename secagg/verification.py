@@ -1,8 +1,8 @@
 """Checks of other parties' messages that more than one role makes: who sent it, and does it belong to this round.
 
 Order matters and is the same everywhere: first the cheap comparison with the round (wrong session, round, plan, model),
-then the sender against one's own enrolment list, then the signature; only then is anything in the message used.  What
-a role does with a verified message is its own business.
+then the sender against one's own enrolment list, then the signature; only then is anything in the message used.  Each
+role's module says what the role does with a verified message.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check_same_round(header: Header, expected: Header) -> None:
         ("model", WrongModel, header.model, expected.model),
     ):
         if got != want:
-            raise error(f"{what}: expected {_show(want)}, got {_show(got)}: the message belongs elsewhere")
+            raise error(f"{what}: expected {_show(want)}, got {_show(got)}: refuse this message")
 
 
 def check_signature(message: Message, sender: bytes) -> bytes:
@@ -58,7 +58,7 @@ def check_signature(message: Message, sender: bytes) -> bytes:
 
 
 def check_offer(offer: Offer, enrolment: Enrolment, plan: RoundPlan, masked: bool, quorum: int) -> bytes:
-    """An offer of the enrolled key holder for this session and plan, with a well-formed key and enough of a quorum.
+    """Check that the enrolled key holder offers this session and plan, with a well-formed key and enough of a quorum.
 
     Returns the offer's hash.
     """
@@ -68,36 +68,36 @@ def check_offer(offer: Offer, enrolment: Enrolment, plan: RoundPlan, masked: boo
     if header.plan != plan.fingerprint:
         raise WrongPlan(f"plan: expected {_show(plan.fingerprint)}, got {_show(header.plan)}")
     if header.engine != BUDGETED_ENGINE:
-        raise WrongPlan(f"engine: expected code {BUDGETED_ENGINE}, which plans here budget for, got {header.engine}")
+        raise WrongPlan(f"engine: expected code {BUDGETED_ENGINE}, got {header.engine}: update one of the parties")
     if header.masked != masked:
-        raise WrongPlan(f"masking: this party expects it {_on(masked)}, the offer says {_on(header.masked)}")
+        raise WrongPlan(f"masking: expected {_on(masked)}, got {_on(header.masked)}: agree on one setting")
     if header.roster != NO_ROSTER:
-        raise MalformedMessage("an offer cannot name a roster")
+        raise MalformedMessage("roster: expected zeros in an offer, got a hash: refuse this offer")
     if not quorum <= offer.quorum <= plan.max_clients:
-        raise QuorumNotMet(f"quorum: this party asks for at least {quorum}, the offer for {offer.quorum}")
+        raise QuorumNotMet(f"quorum: expected at least {quorum}, got {offer.quorum}: refuse this offer")
     if offer.public_key.params != plan.params:
-        raise WrongKey("the offer's key is for other parameters than the plan's")
+        raise WrongKey("the offer's key is for other parameters than the plan's: refuse this offer")
     offer.public_key.check()
     if public_key_hash(offer.public_key) != header.key:
-        raise WrongKey("the offer's key is not the one that its header names")
+        raise WrongKey("the offer's key is not the one that its header names: refuse this offer")
     return check_signature(offer, enrolment.key_holder.key)
 
 
 def check_roster(
     roster: Roster, offer: Offer, enrolment: Enrolment, plan: RoundPlan, quorum: int, own: Join | None = None
 ) -> bytes:
-    """A roster of this offer: enough members, all enrolled here and distinct, each with its own signed join.
+    """Check a roster of this offer: enough members, all enrolled here and distinct, each with its own signed join.
 
     own: of the client that checks; it must be among them, unchanged. Returns the roster's hash.
     """
     check_same_round(roster.header, offer.header)
     if roster.header.previous != message_hash(offer) or roster.header.roster != NO_ROSTER:
-        raise RosterMismatch("the roster does not answer this offer")
+        raise RosterMismatch("the roster answers another offer: refuse it")
     senders = [entry.sender for entry in roster.entries]
     if any(a == b for a, b in pairwise(senders)):
-        raise DuplicateClient("the roster names a client twice")
+        raise DuplicateClient("the roster names a client twice: refuse it")
     if senders != sorted(senders):
-        raise MalformedMessage("roster entries are not in ascending order")
+        raise MalformedMessage("roster: expected entries in ascending order of senders: refuse it")
     needed = max(quorum, offer.quorum)
     if not needed <= len(senders) <= plan.max_clients:
         raise QuorumNotMet(f"roster: expected {needed}..{plan.max_clients} members, got {len(senders)}")

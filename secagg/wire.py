@@ -5,11 +5,11 @@
     digest = SHA-256(frame up to the payload | SHA-256(payload))
 
 A contribution and a sum name the hash of their payload in a signed field. Their digest is computed with that hash, when
-writing and when reading: the pass over the payload itself belongs to the role that checks the signature, and happens
-once. `decode` alone therefore checks a payload's length and not its bytes. Little-endian throughout, no padding, no
-trailing bytes; the plan fixes the length of every message, so a peer cannot make a receiver allocate more than the
-round needs. Decoding raises subclasses of `PeerError` only. Whether residues are below their primes is checked where
-payloads are read (`blocks.py`), signatures by the roles.
+writing and when reading: the role that checks the signature hashes the payload itself, once. So `decode` checks only a
+payload's length and not its bytes. Little-endian throughout, no padding, no trailing bytes; the plan fixes the length
+of every message, so a peer cannot make a receiver allocate more than the round needs. Decoding raises subclasses of
+`PeerError` only. Whether residues are below their primes is checked where payloads are read (`blocks.py`), signatures
+by the roles.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _SPECIAL_BYTES = 6  # a residue of the special prime, below 2**48
 _KINDS: dict[type, int] = {Offer: 1, Join: 2, Roster: 3, Contribution: 4, EncryptedSum: 5, Release: 6, Abort: 7}
 _NAMED_HASH = {Contribution: HEADER.size, EncryptedSum: HEADER.size + 4}  # where a body names its payload's hash
 
-_AT_ONCE = 1 << 15  # released sums written or read in one go: they stay in the cache
+_AT_ONCE = 1 << 15  # released sums written or read at once: they fit the cache
 
 assert SESSION_BYTES == 16  # HEADER spells it out
 
@@ -171,11 +171,11 @@ def _unframe(view: memoryview, plan: RoundPlan) -> tuple[int, memoryview]:
     if version != VERSION:
         raise UnsupportedVersion(f"expected version {VERSION}, got {version}: update one of the parties")
     if kind not in _READERS:
-        raise MalformedMessage(f"unknown kind of message {kind}")
+        raise MalformedMessage(f"kind: expected a known kind of message, got {kind}: refuse it")
     have = len(view) - _FRAME.size - _DIGEST_BYTES
     if length != have:
         error = TruncatedMessage if have < length else OversizedMessage
-        raise error(f"the message declares {length} bytes of body, but {have} came")
+        raise error(f"body: expected {length} bytes, as the message declares, got {have}")
     body = view[_FRAME.size : _FRAME.size + have]
     members = _declared_members(kind, body, plan)
     cls = next(cls for cls, number in _KINDS.items() if number == kind)
@@ -183,13 +183,13 @@ def _unframe(view: memoryview, plan: RoundPlan) -> tuple[int, memoryview]:
     expected = HEADER.size + fixed + payload
     if have != expected:
         error = TruncatedMessage if have < expected else OversizedMessage
-        raise error(f"a {cls.__name__} of this plan has {expected} bytes of body, got {have}")
+        raise error(f"{cls.__name__}: expected {expected} bytes of body under this plan, got {have}")
     split = len(view) - _DIGEST_BYTES - payload
     named = _NAMED_HASH.get(cls)
     known = payload_hash(view[split:-_DIGEST_BYTES]) if named is None else bytes(body[named : named + _DIGEST_BYTES])
     digest = hashlib.sha256(bytes(view[:split]) + known).digest()
     if digest != bytes(view[-_DIGEST_BYTES:]):
-        raise DigestMismatch("the digest does not match: the bytes changed on the way; ask for the same bytes again")
+        raise DigestMismatch("the digest does not match, so the bytes changed on the way; ask for the same bytes again")
     return kind, body
 
 
@@ -197,7 +197,7 @@ def _declared_members(kind: int, body: memoryview, plan: RoundPlan) -> int:
     if kind not in (_KINDS[Roster], _KINDS[EncryptedSum]):
         return 0
     if len(body) < HEADER.size + 4:
-        raise TruncatedMessage("the message ends inside its member count")
+        raise TruncatedMessage("the message ends inside its number of members: ask for it again")
     (members,) = struct.unpack_from("<I", body, HEADER.size)
     if not 1 <= members <= plan.max_clients:
         raise MalformedMessage(f"expected 1..{plan.max_clients} members, got {members}")
@@ -308,10 +308,10 @@ def _read_release(header: Header, body: memoryview, plan: RoundPlan) -> Release:
         wide[: part.shape[0], : part.shape[1]] = part
         shifted = wide[: part.shape[0]].reshape(-1).view("<i8")
         if int(shifted.max()) > 2 * plan.max_lane:
-            raise MalformedMessage("a released sum is larger than the plan allows")
+            raise MalformedMessage("a released sum is larger than the plan allows: refuse it")
         np.subtract(shifted, plan.max_lane, out=sums[start : start + _AT_ONCE])
     if not 1 <= contributors <= plan.max_clients or total_weight > contributors * plan.max_weight:
-        raise MalformedMessage("the release names more contributors or weight than the plan allows")
+        raise MalformedMessage("release: more contributors or weight than the plan allows: refuse it")
     return Release(header, contributors, total_weight, sums, signature)
 
 
@@ -320,7 +320,7 @@ def _read_abort(header: Header, body: memoryview, plan: RoundPlan) -> Abort:
     try:
         named = AbortReason(int.from_bytes(reason, "little"))
     except ValueError as error:
-        raise MalformedMessage("unknown reason of an abort") from error
+        raise MalformedMessage("abort: expected a known reason, got another: refuse it") from error
     return Abort(header, named, signature)
 
 

@@ -1,4 +1,4 @@
-"""A few threads for the loops that release the interpreter lock. One `Workers` serves one contribution or one sum."""
+"""A few threads for the loops that release the GIL. One `Workers` serves one contribution or one sum."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from secagg import counts
 T = TypeVar("T")
 
 
-ALONE_BELOW = 1 << 20  # bytes of residues: handing over less work than this costs more than a second thread saves
+ALONE_BELOW = 1 << 20  # bytes of residues: for less work, starting a second thread costs more than it saves
 
 
 class Workers:
@@ -43,7 +43,7 @@ class Workers:
                 other.result()
 
     def start(self, job: Callable[[], T]) -> Callable[[], T]:
-        """Run `job` beside the caller; call what comes back for its result. Jobs begin in the order they are started.
+        """Run `job` in parallel; the returned function waits for its result. Jobs begin in the order of the calls.
 
         With one thread a job runs when its result is asked for. A job must not use these workers itself.
         """

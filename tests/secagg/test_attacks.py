@@ -447,7 +447,7 @@ def test_a_key_holder_that_lies_about_an_abort_gets_no_second_roster_from_the_sa
     peers, _, roster = lied_about_an_abort(federation)
     for index, client in enumerate(peers.clients[1:], start=1):
         head = client._journal.head
-        with pytest.raises(errors.ModelRepeated, match="differenced"):
+        with pytest.raises(errors.ModelRepeated, match="one sum can be subtracted"):
             client.contribute(roster, retrained(federation, federation.update(index)))
         assert client._journal.head == head
 

@@ -160,7 +160,7 @@ def test_a_saved_object_of_another_size_is_refused_by_name(keys: tuple[PublicKey
     count = keys[0].residues.size
     ckks._saved_residues(public, 97, count)
     for wrong in (count - 1, count + 1):
-        with pytest.raises(EngineUnavailable, match=r"SEAL's saved object has \d+ bytes where \d+ were expected"):
+        with pytest.raises(EngineUnavailable, match=r"object saved by SEAL: expected \d+ bytes, got \d+"):
             ckks._saved_residues(public, 97, wrong)
 
 
@@ -228,7 +228,7 @@ def test_what_is_decrypted_shows_nothing(keys: tuple[PublicKey, SecretKey]) -> N
 
 def test_a_set_that_seal_refuses_is_named() -> None:
     broken = dataclasses.replace(SMALL, primes=(*SMALL.primes, *ALLOWED[1].primes[:1], 1073643521), special_prime=40961)
-    with pytest.raises(EngineUnavailable, match="SEAL refuses N4096x4"):
+    with pytest.raises(EngineUnavailable, match="SEAL rejects N4096x4"):
         ckks._Context(broken)
 
 
@@ -239,7 +239,7 @@ def test_a_secret_key_shows_nothing_and_is_never_copied_out(keys: tuple[PublicKe
     _, secret = keys
     assert repr(secret) == str(secret) == f"{secret}" == "SecretKey(OMITTED)"
     for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="never pickled"):
+        with pytest.raises(TypeError, match="cannot be pickled"):
             attempt(secret)
 
 

@@ -229,7 +229,7 @@ def verify_file(crashes: Crashes, victim: str) -> None:
     try:
         audit(crashes.folder / name)
     except LedgerError as error:
-        assert crashes.step == 1 and ("no log was ever begun" in str(error) or "no such file" in str(error)), error
+        assert crashes.step == 1 and ("got an empty database" in str(error) or "no such file" in str(error)), error
 
 
 def after_the_key_holders_crash(crashes: Crashes, key_holder: Role, client: Role, flight: Flight) -> str:

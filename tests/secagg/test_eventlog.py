@@ -147,7 +147,7 @@ def test_a_log_that_is_exchanged_while_it_is_opened_is_refused(owner, file, tmp_
         (tmp_path / "other.db").rename(file)
 
     monkeypatch.setattr(database, "_distrust", exchange)
-    with pytest.raises(LedgerError, match="was exchanged for another file"):
+    with pytest.raises(LedgerError, match="was replaced while it was opened"):
         EventLog(file, owner, "test log")
 
 
@@ -288,7 +288,7 @@ def test_a_missing_file_an_empty_one_and_a_missing_folder_are_named(owner, tmp_p
     with pytest.raises(LedgerError, match="no such file"):
         audit(tmp_path / "log.db")
     (tmp_path / "empty.db").touch()
-    with pytest.raises(LedgerError, match="no log was ever begun"):
+    with pytest.raises(LedgerError, match="expected a log, got an empty database"):
         audit(tmp_path / "empty.db")
     with pytest.raises(LedgerError, match="cannot be created"):
         EventLog(tmp_path / "missing" / "log.db", owner, "test log")

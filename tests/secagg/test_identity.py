@@ -56,7 +56,7 @@ def test_a_passphrase_keeps_the_private_key_out_of_the_file(identity, tmp_path):
 @pytest.mark.parametrize(
     ("saved_with", "loaded_with", "said"),
     [
-        (b"right", b"wrong", "the passphrase does not open it"),
+        (b"right", b"wrong", "the passphrase is wrong"),
         (b"right", None, "is encrypted, and no passphrase was given"),
         (b"right", b"", "passphrase: expected at least one byte"),
         (None, b"any", "is not encrypted, but a passphrase was given"),

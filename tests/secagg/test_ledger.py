@@ -310,7 +310,7 @@ def test_a_ledger_that_was_rolled_back_and_continued_contradicts_what_a_client_s
 
 @pytest.mark.parametrize(
     ("part", "said"),
-    [("anchor", "another head"), ("roster", "roster that the ledger"), ("release", "release that the ledger")],
+    [("anchor", "another ledger head"), ("roster", "roster that the ledger"), ("release", "release that the ledger")],
 )
 def test_each_thing_a_client_saw_is_compared(federation, monkeypatch, part, said):
     from dataclasses import replace
@@ -338,7 +338,7 @@ def test_a_key_holder_that_lies_about_an_abort_is_caught(federation, monkeypatch
         return {1: replace(honest(found)[1], release=None, aborted=True)}
 
     monkeypatch.setattr(module, "journal_rounds", told_aborted)
-    with pytest.raises(LedgerError, match="told that it was aborted, and the ledger released it"):
+    with pytest.raises(LedgerError, match="received an abort of it, and the ledger released it"):
         compare_journal(federation.ledger_file, federation.journal_file(0))
 
 

@@ -121,7 +121,7 @@ def test_an_update_that_was_in_a_lost_roster_enters_no_other_unless_asked_to() -
     with pytest.raises(AggregationError, match="d joined the roster and never contributed"):
         rounds.average(lost, 16)
     again = Joined(names[:3], updates[:3], (1,) * 3, "ab" * 32)
-    with pytest.raises(UpdateReused, match="train a fresh one"):
+    with pytest.raises(UpdateReused, match="train a new one"):
         rounds.average(again, 16)
     with pytest.warns(UpdateReuseWarning):
         result = rounds.average(dataclasses.replace(again, reuse=True), 16)
