@@ -92,7 +92,7 @@ def check_statements(statements: Sequence[tuple[str, Seen]], step: int, head: by
             first, after = offered.setdefault(seen.head, (who, seen.joined))
             if after != seen.joined:
                 saw = f"was offered it after ledger head {_short(seen.head)}"
-                raise _mismatch(seen.joined, who, saw, first, f"was offered step {after} after the same head")
+                raise _mismatch(seen.joined, who, saw, first, f"has step {after} after the same head")
     for who, seen in {seen: (who, seen) for who, seen in statements}.values():
         _check_with_journal(who, seen, own, owner)
 

@@ -255,7 +255,7 @@ def test_a_log_whose_end_was_cut_verifies_and_only_its_head_tells(file):
 def test_another_owner_or_purpose_is_refused(owner, file):
     with pytest.raises(LedgerError, match="expected a test log of"):
         EventLog(file, Identity.generate("other"), "test log")
-    with pytest.raises(LedgerError, match="is a test log of"):
+    with pytest.raises(LedgerError, match="got a test log of"):
         EventLog(file, owner, "another log")
 
 

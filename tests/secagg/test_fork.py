@@ -192,7 +192,7 @@ def test_a_process_identifier_that_comes_back_means_nothing(monkeypatch):
 def test_a_fork_that_ran_no_hook_is_seen_by_the_process_identifier(monkeypatch):
     owner = Owner("this")
     monkeypatch.setattr(ownership.os, "getpid", lambda: -1)
-    with pytest.raises(WrongState, match="this is -1: make a new one here"):
+    with pytest.raises(WrongState, match="was called in -1: make a new one in this process"):
         owner.require()
 
 

@@ -180,7 +180,7 @@ def test_a_key_holder_whose_ledger_was_rolled_back_is_told_by_the_first_join(pee
     peers.round(1, updates(peers, 1))
     peers.key_holder = peers.federation.key_holder()
     _, joins = joined(peers, 2)
-    with pytest.raises(errors.HistoryMismatch, match=r"step 1: bank 0 holds .* released .* has no record of its end"):
+    with pytest.raises(errors.HistoryMismatch, match=r"step 1: bank 0 saw it released .* has no record of its end"):
         peers.key_holder.receive_join(joins[0])
 
 

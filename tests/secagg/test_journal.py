@@ -241,7 +241,7 @@ def test_rosters_from_one_model_with_other_members_need_as_much_consent_as_there
 
 def test_a_model_that_a_release_did_not_move_is_named_as_such(journal):
     attempts(journal, [MEMBERS], 0, end="finished")
-    with pytest.raises(ModelUnmoved, match="step 1 left the model as it was"):
+    with pytest.raises(ModelUnmoved, match="step 1 did not change the model"):
         contributing(journal, 2, np.full(4, 0.9), OTHERS, plan=SHORT, model_repeats=0)
 
 

@@ -621,7 +621,7 @@ def test_blocks_are_taken_in_order_and_once_and_none_may_be_missing() -> None:
     decoder.add(0, first)
     with pytest.raises(WrongState, match="expected number 1 of 2"):
         decoder.add(0, first)
-    with pytest.raises(WrongState, match="expected 2 blocks before the verdict, got 1"):
+    with pytest.raises(WrongState, match="expected 2 blocks before `sums` is called, got 1"):
         decoder.sums()
     decoder.add(1, second)
     with pytest.raises(WrongState):
