@@ -168,9 +168,9 @@ def test_what_became_of_a_step_is_told_without_reading_the_release_that_is_store
 def test_another_round_or_model_cannot_continue_a_step():
     ledger = Ledger.in_memory(OWNER)
     play(ledger, 1, "opened")
-    with pytest.raises(WrongState, match="another round or model"):
+    with pytest.raises(WrongState, match="expected the round and the model"):
         ledger.roster_closed(1, MODEL, round_id(2), bytes(32), b"")
-    with pytest.raises(WrongState, match="another round or model"):
+    with pytest.raises(WrongState, match="expected the round and the model"):
         ledger.roster_closed(1, b"x" * 32, round_id(1), bytes(32), b"")
 
 
