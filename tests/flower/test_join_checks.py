@@ -66,7 +66,7 @@ def test_examples_that_the_plan_does_not_hold_are_refused_in_the_join(
         )
     (report,) = here.rounds().run(1).rounds
     assert report.lost == () and report.left_out == (f"bank-{partition}",)
-    told = "WeightOutOfRange: weight: expected an integer in 1..3; this bank's log has it"  # no row count
+    told = "WeightOutOfRange: weight: expected an integer in 1..3; this bank's log has the value"  # no row count
     assert report.refused[0] == f"bank-{partition}: {told}"
 
 

@@ -65,8 +65,8 @@ def test_a_bank_names_what_its_app_may_report(tmp_path: Path) -> None:
         (("[app]", "[reports]\nmetrics = [1]\n[app]"), r"\[reports\] metrics: expected a list of strings"),
         (("[app]", "[reports]\nmetrics = ['']\n[app]"), r"\[reports\] metrics: expected a list of names"),
         (("[app]", "[reports]\narrays = ['model']\n[app]"), r"\[reports\] arrays: unknown key"),
-        (("[app]", "[reports]\nmetrics = ['error']\n[app]"), "'error' is a word of the protocol"),
-        (("[app]", "[reports]\nmetrics = ['a']\nhashes = ['a']\n[app]"), "'a' is a number or a hash, not both"),
+        (("[app]", "[reports]\nmetrics = ['error']\n[app]"), "'error' is reserved for the protocol"),
+        (("[app]", "[reports]\nmetrics = ['a']\nhashes = ['a']\n[app]"), "'a' is in metrics and in hashes"),
         *(
             (("[app]", f"[reports]\nmessages = ['{kind}']\n[app]"), "reports.messages: expected 'evaluate'")
             for kind in ("train", "train.own", "system", "get_parameters", "reconnect", "query.", "evaluate.a.b", "*")

@@ -208,7 +208,7 @@ class BankParty(Party):
         except WeightOutOfRange as error:
             self.log("unusable update", error=type(error).__name__, message=str(error))
             most = self.settings.plan.max_weight
-            raise WeightOutOfRange(f"weight: expected an integer in 1..{most}, got another value") from None
+            raise WeightOutOfRange(f"weight: expected an integer in 1..{most}; this bank's log has the value") from None
         except UpdateError as error:
             self.log("unusable update", error=type(error).__name__, message=str(error))
             raise type(error)("the update cannot be encrypted; this bank's log says why") from None
