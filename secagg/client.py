@@ -109,9 +109,7 @@ class Client(Secret):
             offer_hash = check_offer(offer, self._enrolment, self._plan, self._masking, self._quorum)
         # Different models at different clients let an attacker separate their sums (Pasquini et al., 2111.07380).
         if offer.header.model != model:
-            raise WrongModel(
-                f"model: expected {model.hex()[:16]}, got {offer.header.model.hex()[:16]}: refuse this offer"
-            )
+            raise WrongModel(f"model: expected {model.hex()[:16]}, got {offer.header.model.hex()[:16]}: refuse it")
         self._journal.check_step(offer.header.step)
         with self._clock.stage("mask"):
             agreement, seed = masks.AgreementKey(), masks.new_seed()

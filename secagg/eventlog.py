@@ -81,8 +81,7 @@ class EventLog:
         found, key = _owner(self._connection, self.path)
         if (found, key) != (purpose, self._owner.key):
             raise LedgerError(
-                f"{self.path}: expected a {purpose} of {self._owner.key.hex()[:16]}, got a {found} of "
-                f"{key.hex()[:16]}: name the right file"
+                f"{self.path}: expected a {purpose} of {self._owner.key.hex()[:16]}, got a {found} of {key.hex()[:16]}"
             )
 
     @property

@@ -431,8 +431,7 @@ def journal_rounds(found: Audit) -> dict[int, JournalRound]:
             or (not before and entry.step <= _floor(entry.kind, rounds))
         ):
             raise LedgerError(
-                f"{found.path}: event {entry.sequence} ({entry.kind}, step {entry.step}) is not a legal "
-                "next event of a journal: keep the file and investigate"
+                f"{found.path}: event {entry.sequence} ({entry.kind}, step {entry.step}) is not a legal next event"
             )
         last[entry.step] = entry
         rounds[entry.step] = _advanced(

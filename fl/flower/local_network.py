@@ -156,8 +156,7 @@ class LocalNetwork:
         while self._times_accepted(node) == accepted:
             if time.monotonic() > deadline:
                 raise NetworkError(
-                    f"{organisation}: the SuperLink did not accept it again within {timeout_s:g} s: "
-                    f"{self.processes.tail(node)}"
+                    f"{organisation}: not accepted again within {timeout_s:g} s: {self.processes.tail(node)}"
                 )
             if not self.processes.alive(node):
                 self.processes.kill(organisation)

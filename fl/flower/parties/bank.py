@@ -139,9 +139,7 @@ class BankParty(Party):
         check_offer(offer, self.enrolment, plan, True, self.settings.quorum)
         if offer.header.model != model.digest:
             raise WrongModel(f"model: expected an offer for {model.digest.hex()[:16]}, got another")
-        self._journal.check_step(
-            offer.header.step
-        )  # an old offer that is repeated ends no round and starts no training
+        self._journal.check_step(offer.header.step)  # a repeated old offer ends no round and starts no training
         started = time.perf_counter()
         self._usable(client, model, app)
         seconds = round(time.perf_counter() - started, 3)
