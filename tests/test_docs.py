@@ -118,6 +118,7 @@ DOCUMENTS = [
     *sorted((ROOT / "fl" / "flower" / "deploy").glob("*.md")),
     ROOT / "README.md",
 ]
+DECISIONS = sorted((ROOT / "docs" / "adr").glob("*.md"))
 MADE_BY_COMMANDS = {"examples/*/examples.jsonl"}  # below runs/assist
 RECORDS = {"secagg.wires"}  # a record of a Flower message
 
@@ -165,7 +166,7 @@ def can_be_split(line: str) -> bool:
     return not line.startswith("|") and "::test_" not in line
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("document", [*DOCUMENTS, *DECISIONS], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_lines_of_documents_end_below_120_characters(document):
     assert [line for line in document.read_text().splitlines() if len(line) >= 120 and can_be_split(line)] == []
 
