@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.errors import BenchmarkError, NothingInCommon, ResumeMismatch, SettingsError, UnlikeMachines
+from benchmarks.errors import BenchmarkError, NothingInCommon, ResumeMismatch, BenchmarkSettingsError, UnlikeMachines
 from fl import options
 from fl.errors import FederationError
 from fl.extras import advice
@@ -27,7 +27,7 @@ try:
 except ModuleNotFoundError as absent:
     raise SystemExit(advice(absent)) from None  # on stderr, with exit code 1
 
-WRONG_USAGE = (SettingsError, ResumeMismatch, UnlikeMachines, NothingInCommon)
+WRONG_USAGE = (BenchmarkSettingsError, ResumeMismatch, UnlikeMachines, NothingInCommon)
 
 
 def interrupt_once(number: int, frame: FrameType | None) -> None:

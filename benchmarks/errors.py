@@ -7,7 +7,7 @@ class BenchmarkError(Exception):
     """Base of the suite's errors."""
 
 
-class SettingsError(BenchmarkError):
+class BenchmarkSettingsError(BenchmarkError):
     """The run cannot be carried out as requested."""
 
 

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 import secagg
 from benchmarks.cases.encrypted import play_round
-from benchmarks.errors import SettingsError
+from benchmarks.errors import BenchmarkSettingsError
 from benchmarks.meter import Meter
 from benchmarks.workload import CLIP
 from secagg.packing import lanes_per_row
@@ -115,11 +115,11 @@ def works(plan: secagg.RoundPlan, clients: int) -> dict[tuple[str, str], Work]:
 
 
 def measure_speeds() -> Speeds:
-    """This core's speeds. Raises `SettingsError` without numba, which compiles the loop of modular products."""
+    """This core's speeds. Raises `BenchmarkSettingsError` without numba, which compiles the loop of modular products."""
     try:
         from benchmarks.products import multiply_repeatedly
     except ImportError as fault:
-        raise SettingsError("floor needs numba: run pip install -e '.[fast]' in a checkout") from fault
+        raise BenchmarkSettingsError("floor needs numba: run pip install -e '.[fast]' in a checkout") from fault
     source, target, hashed = np.ones(BLOCK, np.uint8), np.empty(BLOCK, np.uint8), bytes(LARGE)
     zeros = bytes(1 << 16)
     cipher = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.cases.registry import Entry, cases, default_case
 from benchmarks.cases.rounds import LENGTHS
-from benchmarks.errors import SettingsError
+from benchmarks.errors import BenchmarkSettingsError
 from benchmarks.workload import Workload
 
 HEADLINE = Workload(1_000_000, 8, 16)
@@ -49,13 +49,13 @@ class Preset:
 
 
 def preset(name: str, device: str, threads: int | None) -> Preset:
-    """The preset called `name`. Raises `SettingsError`."""
+    """The preset called `name`. Raises `BenchmarkSettingsError`."""
     known = cases(device, threads)
     if name == "quick":
         return Preset("quick", _merged(_quick(known, device)), 5, 3, visit_s=0.25, case_s=12.0, limit_s=150.0)
     if name == "full":
         return Preset("full", _merged(_full(known, device)), 7, 3, visit_s=0.5, case_s=75.0, limit_s=None)
-    raise SettingsError(f"preset: expected quick or full, got {name!r}")
+    raise BenchmarkSettingsError(f"preset: expected quick or full, got {name!r}")
 
 
 def chosen(
@@ -73,7 +73,7 @@ def chosen(
     known = cases(device, threads)
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise SettingsError(f"case: expected some of {', '.join(known)}; got {', '.join(unknown)}")
+        raise BenchmarkSettingsError(f"case: expected some of {', '.join(known)}; got {', '.join(unknown)}")
     points = base.points
     if sizes or clients or value_bits:
         asked = tuple(names) or tuple(name for name in _headline_names(known) if known[name].family != "device")

@@ -61,7 +61,7 @@ class BudgetExhausted(BudgetError):
     """The next steps would spend more epsilon than the bank allows; nothing was trained."""
 
 
-class LedgerError(FederationError):
+class BudgetLedgerError(FederationError):
     """A bank's privacy ledger is damaged or belongs to another bank."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.cases import Case
 from benchmarks.cases.stock_tenseal import SETTINGS
-from benchmarks.errors import SettingsError
+from benchmarks.errors import BenchmarkSettingsError
 
 STACKS = (1, 2, 4, 8)
 
@@ -73,11 +73,11 @@ def cases(device: str = "cpu", threads: int | None = None) -> dict[str, Entry]:
 
 
 def find(name: str, device: str, threads: int | None) -> Entry:
-    """The case called `name`. Raises `SettingsError`."""
+    """The case called `name`. Raises `BenchmarkSettingsError`."""
     known = cases(device, threads)
     if name in known:
         return known[name]
-    raise SettingsError(f"case: expected one of {', '.join(known)}; got {name!r}")
+    raise BenchmarkSettingsError(f"case: expected one of {', '.join(known)}; got {name!r}")
 
 
 def engines() -> tuple[str, ...]:

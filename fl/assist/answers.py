@@ -61,20 +61,20 @@ def _short_and_plain(text: str) -> str:
 PlainText = Annotated[str, AfterValidator(_short_and_plain)]
 
 
-class Answer(BaseModel):
-    """Base: nothing extra, nothing converted, nothing changed later."""
+class AnswerPart(BaseModel):
+    """Base class of all parts of an answer: no unknown fields, no conversion of types, no change afterwards."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Entity(Answer):
+class Entity(AnswerPart):
     """A party or a place, word for word from the redacted text."""
 
     kind: Literal["party", "place"]
     text: PlainText
 
 
-class Traits(Answer):
+class Traits(AnswerPart):
     """What a description says. `item`: number of the description in its request."""
 
     item: int
@@ -84,11 +84,11 @@ class Traits(Answer):
     entities: list[Entity] = Field(max_length=MAX_ENTITIES)
 
 
-class TraitsAnswer(Answer):
+class TraitsAnswer(AnswerPart):
     answers: list[Traits]
 
 
-class Review(Answer):
+class Review(AnswerPart):
     """A second look at one alert; orders a queue and decides nothing."""
 
     item: int
@@ -98,5 +98,5 @@ class Review(Answer):
     comment: PlainText
 
 
-class ReviewAnswer(Answer):
+class ReviewAnswer(AnswerPart):
     answers: list[Review]

@@ -29,7 +29,7 @@ from fl.assist.release import SCORE, Policy
 from fl.assist.review import Alert, agreement, highest, review
 from fl.assist.session import LEAST_HOLDOUT, Session, union
 from fl.assist.text_head import train_text_head
-from fl.assist.validation import Real, shown_rows, validate
+from fl.assist.validation import RealRows, shown_rows, validate
 from fl.data.features import features
 from fl.data.federation import BankData, Federation, Rows, federation_of
 from fl.data.simulate import Simulation
@@ -300,7 +300,7 @@ def require_label_allowed(policy: Policy, column: str) -> None:
             raise ColumnNotAllowed(f"examples carry {name!r}: say so with --allow {name}. Nothing was sent")
 
 
-def _real(described: Described) -> list[Real]:
+def _real(described: Described) -> list[RealRows]:
     """Every bank's training rows and held-out rows; a bank with few of the latter lends a tenth of the former."""
     found = []
     for name, rows, held in described.source.banks:
@@ -310,7 +310,7 @@ def _real(described: Described) -> list[Real]:
             train, holdout = train[~lent], train[lent]
         if len(holdout) == 0 or len(train) == 0:
             raise ScenarioError(f"bank {name!r} has too few training rows to compare synthetic ones with")
-        found.append(Real(name, described.with_text, train, holdout))
+        found.append(RealRows(name, described.with_text, train, holdout))
     return found
 
 

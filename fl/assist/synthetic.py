@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, create_model
 
-from fl.assist.answers import Answer, PlainText
+from fl.assist.answers import AnswerPart, PlainText
 from fl.assist.errors import AnswerMalformed, ScenarioError
 from fl.assist.gateway import Gateway, Progress
 from fl.assist.prompts import load_prompt
@@ -41,7 +41,7 @@ MINUTE_US = MICROSECONDS["minutes"]
 WITHOUT_TIME_DAYS = 30  # length of the period where the schema has no time
 
 
-class Transaction(Answer):
+class Transaction(AnswerPart):
     """What every synthetic transaction has; `row_model` adds the schema's columns."""
 
     actor: int = Field(ge=0, le=99)
@@ -98,7 +98,7 @@ def row_model(schema: Schema) -> type[Transaction]:
 def task(schema: Schema) -> Task[Transaction]:
     """The request for synthetic transactions of this schema."""
     rows: Any = GenericAlias(list, (row_model(schema),))  # list[...] of a class that is made at run time
-    batch = create_model("SyntheticTransactions", __base__=Answer, transactions=(rows, ...))
+    batch = create_model("SyntheticTransactions", __base__=AnswerPart, transactions=(rows, ...))
     return Task(load_prompt("synthetic"), batch, "transactions", TOKENS_PER_ROW, _check)
 
 

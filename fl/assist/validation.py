@@ -52,7 +52,7 @@ Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Real:
+class RealRows:
     """One bank's rows to compare with, under a schema that reads every text. `train`, `holdout`: positions."""
 
     name: str
@@ -127,7 +127,7 @@ class Validation:
 def validate(
     made: SyntheticSet,
     table: Transactions,
-    banks: Sequence[Real],
+    banks: Sequence[RealRows],
     redactor: Redactor,
     seed: int = 0,
 ) -> Validation:
@@ -233,7 +233,7 @@ def _tells(y: NDArray[np.bool_], found: list[set[str]]) -> bool:
     return False
 
 
-def _likeness(table: Transactions, bank: Real, seed: int) -> tuple[Likeness, list[int]]:
+def _likeness(table: Transactions, bank: RealRows, seed: int) -> tuple[Likeness, list[int]]:
     """Figures against one bank, and the numbers of near-copies in the set."""
     rng = np.random.default_rng(seed)
     everything = np.arange(len(table), dtype=np.int64)
@@ -320,7 +320,7 @@ def _closest(reference: Matrix, points: Matrix) -> Matrix:
     return nearest
 
 
-def _divergences(table: Transactions, bank: Real, train: NDArray[np.int64]) -> tuple[dict[str, float], list[float]]:
+def _divergences(table: Transactions, bank: RealRows, train: NDArray[np.int64]) -> tuple[dict[str, float], list[float]]:
     """Jensen-Shannon divergence (bits) by column and class, and total variation of every pair of columns."""
     assert table.label is not None and bank.table.label is not None
     marginal: dict[str, float] = {}

@@ -74,7 +74,7 @@ def blocks(schema: Schema) -> tuple[Block, ...]:
         blocks.append(TerminalWindows(schema))
     blocks.extend(Number(column) for column in schema.numeric)
     blocks.extend(Category(column) for column in schema.categorical)
-    blocks.extend(Text(column) for column in schema.text if column.use)
+    blocks.extend(HashedText(column) for column in schema.text if column.use)
     if not blocks:
         raise FeatureError(f"schema {schema.name!r} names no feature: give it an amount, numeric or categorical column")
     return tuple(blocks)
@@ -237,7 +237,7 @@ class Category:
         return hashed
 
 
-class Text:
+class HashedText:
     """Free text as hashed character n-grams within words, of Euclidean length 1."""
 
     def __init__(self, column: TextColumn) -> None:

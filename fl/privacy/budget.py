@@ -22,7 +22,7 @@ from typing import Any
 
 from fl import options
 from fl.durable import file_name, locked, replace_durably
-from fl.errors import BudgetError, BudgetExhausted, LedgerError
+from fl.errors import BudgetError, BudgetExhausted, BudgetLedgerError
 from fl.privacy.accounting import Accountant, Reckoned, epsilon, reckoned
 from fl.privacy.mechanisms import ALL_UNITS, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, units_of
 
@@ -67,7 +67,7 @@ class BudgetLedger:
         """Open the ledger at `path`, which `spend` makes where there is none yet; nothing is written here.
 
         Raises `BudgetError` for an impossible limit or delta, and when the file exists with another delta or a lower
-        limit; `LedgerError` when it cannot be trusted.
+        limit; `BudgetLedgerError` when it cannot be trusted.
         """
         self.path = path
         self.bank = bank
@@ -79,7 +79,7 @@ class BudgetLedger:
         return [spend.mechanism for spend in self.spends()]
 
     def spends(self) -> list[Spend]:
-        """Every line of the ledger, oldest first. Raises `LedgerError` when the file is damaged."""
+        """Every line of the ledger, oldest first. Raises `BudgetLedgerError` when the file is damaged."""
         return list(self._book().spends)
 
     def reckoned(self) -> Reckoned:
@@ -162,30 +162,30 @@ def ledger_path(folder: Path, bank: str) -> Path:
 def read_ledger(path: Path, bank: str) -> Book:
     """What the ledger of `bank` at `path` says; nothing is written, no lock is taken.
 
-    Raises `LedgerError` for anything unexpected: a ledger is never repaired by guessing.
+    Raises `BudgetLedgerError` for anything unexpected: a ledger is never repaired by guessing.
     """
     try:
         content = _parsed(_bytes_of(path))
         if content["format"] != LEDGER_FORMAT or content["unit"] not in ALL_UNITS:
-            raise LedgerError(
+            raise BudgetLedgerError(
                 f"{path}: expected format {LEDGER_FORMAT!r} and a known unit, got "
                 f"{content['format']!r}, {content['unit']!r}"
             )
         if content["bank"] != bank:
-            raise LedgerError(f"{path} belongs to {content['bank']!r}, not to {bank!r}")
+            raise BudgetLedgerError(f"{path} belongs to {content['bank']!r}, not to {bank!r}")
         if not isinstance(content["spent"], list):
             raise TypeError(f'"spent": expected a list, got {type(content["spent"]).__name__}')
         spends = tuple(_spend_of(line) for line in content["spent"])
         limit, delta = content["epsilon_limit"], content["delta"]
     except (ValueError, KeyError, TypeError, RecursionError, BudgetError) as fault:
-        raise LedgerError(
+        raise BudgetLedgerError(
             f"{path} is no ledger this program wrote ({type(fault).__name__}: {fault}); restore "
             "it from the bank's backup: without it nobody knows what was spent"
         ) from fault
     try:
         return Book(*require_budget(limit, delta), spends)
     except BudgetError as fault:
-        raise LedgerError(
+        raise BudgetLedgerError(
             f"{path}: {fault}. No run can be held to that. The {len(spends)} releases in this file stand: let the "
             'bank itself write the "epsilon_limit" and "delta" that it means; what was spent is counted anew at them'
         ) from fault
@@ -200,7 +200,7 @@ def _bytes_of(path: Path) -> bytes:
     # The file is replaced at every spend, and a link would be what is replaced: its target, which another run may
     # share, would never hear of the spend.
     if path.is_symlink() or not path.is_file():
-        raise LedgerError(
+        raise BudgetLedgerError(
             f"{path}: expected a file of its own, got a link or something else; put the ledger itself there"
         )
     with path.open("rb") as file:
@@ -223,7 +223,7 @@ def _parsed(raw: bytes) -> dict[str, Any]:
 
 
 def _spend_of(line: Any) -> Spend:
-    """A line of the file. Raises what `read_ledger` turns into a `LedgerError`."""
+    """A line of the file. Raises what `read_ledger` turns into a `BudgetLedgerError`."""
     if not isinstance(line, dict) or not isinstance(line["mechanism"], dict):
         raise TypeError(f'a line of "spent": expected an object with its mechanism, got {line!r:.60}')
     kind: Callable[..., Entry] = _KINDS[line["kind"]]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fl.errors import BudgetError, LedgerError, RunFolderError
+from fl.errors import BudgetError, BudgetLedgerError, RunFolderError
 from fl.privacy.accounting import Reckoned, epsilon, reckoned
 from fl.privacy.budget import BudgetLedger, Spend, ledger_path, read_ledger
 from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, units_of
@@ -80,7 +80,7 @@ class CountsPayment:
     def require_paid(self, release: str | None) -> None:
         for bank, ledger in self.ledgers.items():
             if not self._holds(ledger, release):
-                raise LedgerError(
+                raise BudgetLedgerError(
                     f"{ledger.path}: {bank} took part in this run's release of counts, and its ledger does not hold "
                     "it: an older copy was put back, or the ledger is gone. Restore the one that paid: without it "
                     "nobody knows what was spent"
@@ -105,13 +105,13 @@ def trainings_paid(ledger: BudgetLedger, run: str) -> int:
 def require_paid(ledgers: Mapping[str, BudgetLedger], run: str, records: Sequence[Mapping[str, Any]]) -> None:
     """Refuse to go on when a ledger holds fewer trainings of `run` than its bank has shown in finished rounds.
 
-    Such a ledger is an older copy, or another ledger than the one that paid. Raises `LedgerError`.
+    Such a ledger is an older copy, or another ledger than the one that paid. Raises `BudgetLedgerError`.
     """
     for bank, ledger in ledgers.items():
         shown = sum(bank in record["members"] for record in records)
         paid = trainings_paid(ledger, run)
         if paid < shown:
-            raise LedgerError(
+            raise BudgetLedgerError(
                 f"{ledger.path}: {bank} took part in {shown} finished rounds of this run, and its ledger holds {paid}: "
                 "an older copy was put back, or the ledger is gone. Restore the one that paid: without it nobody knows "
                 "what was spent"
@@ -186,8 +186,8 @@ class BankBudget:
 def bank_budgets(run: Path) -> list[BankBudget]:
     """The budgets of every bank of the run in `run`, in the order of its manifest.
 
-    Raises `BudgetError` when the run is without differential privacy, `RunFolderError` and `LedgerError` as opening
-    the folder and its ledgers does.
+    Raises `BudgetError` when the run is without differential privacy, `RunFolderError` when the folder cannot be
+    opened, and `BudgetLedgerError` when a ledger cannot be opened.
     """
     folder = RunFolder.open(run)
     privacy = folder.config.privacy

@@ -16,7 +16,7 @@ from benchmarks import worker
 from benchmarks.cases import CaseResult, compared
 from benchmarks.cases.encrypted import EncryptedAverage
 from benchmarks.cases.registry import Entry, cases, default_case, engines
-from benchmarks.errors import CaseNotRunnable, SettingsError, WrongResult
+from benchmarks.errors import BenchmarkSettingsError, CaseNotRunnable, WrongResult
 from benchmarks.meter import PHASES, STAGES, Meter
 from benchmarks.workload import CHUNK, CLIP, Vectors, Workload
 
@@ -149,7 +149,7 @@ def test_cuda_cases_say_that_they_did_not_run_where_there_is_no_device() -> None
 def test_an_unknown_case_is_refused_with_the_known_ones() -> None:
     from benchmarks.cases.registry import find
 
-    with pytest.raises(SettingsError, match="plain-numpy"):
+    with pytest.raises(BenchmarkSettingsError, match="plain-numpy"):
         find("nonsense", "cpu", None)
 
 

@@ -25,7 +25,7 @@ from fl.data.features import features
 from fl.data.reading import Transactions, transactions_from_frame
 from fl.data.schema import Days
 from fl.data.schema_file import load_schema
-from fl.errors import AggregationError, BudgetError, BudgetExhausted, LedgerError, StatisticsError
+from fl.errors import AggregationError, BudgetError, BudgetExhausted, BudgetLedgerError, StatisticsError
 from fl.privacy.budget import BudgetLedger, ledger_path
 from fl.privacy.mechanisms import NoisyCounts
 from fl.privacy.noise_shares import plan_noise
@@ -92,7 +92,7 @@ class Till:
 
     def require_paid(self, release: str | None) -> None:
         if release not in self.held:
-            raise LedgerError("not paid")
+            raise BudgetLedgerError("not paid")
 
 
 THREE = split_by_bank(transactions(300, 3, seed=2), 3)
@@ -367,7 +367,7 @@ def test_drafts_made_under_another_salt_or_plan_are_not_those_paid_for(
 
 def test_totals_whose_payment_no_ledger_holds_are_not_read(tmp_path: Path) -> None:
     share_statistics(THREE, NOISY, KEYS, tmp_path, payment=Till())
-    with pytest.raises(LedgerError, match="not paid"):
+    with pytest.raises(BudgetLedgerError, match="not paid"):
         share_statistics(THREE, NOISY, KEYS, tmp_path, payment=Till())
     with pytest.raises(StatisticsError, match="expected the banks' ledgers"):
         share_statistics(THREE, NOISY, KEYS, tmp_path)
@@ -432,9 +432,9 @@ def test_a_payment_of_counts_is_known_by_what_it_paid_for_and_never_by_the_runs_
     }
     assert not CountsPayment(ledgers, "run", replace(entry, share_variance=900.0)).began("a")
     run.require_paid("b")
-    with pytest.raises(LedgerError, match="does not hold it"):
+    with pytest.raises(BudgetLedgerError, match="does not hold it"):
         run.require_paid("c")
-    with pytest.raises(LedgerError, match="does not hold it"):
+    with pytest.raises(BudgetLedgerError, match="does not hold it"):
         run.require_paid(None)
 
 
@@ -444,5 +444,5 @@ def test_totals_of_an_earlier_version_are_read_where_the_run_has_paid_by_name(tm
     entry = NoisyCounts(columns=2, resolution=4, share_variance=400.0, shares=2, first_day=0, last_day=9)
     ledger.spend(entry, run="run", round_number=0)
     CountsPayment({"North": ledger}, "run", entry).require_paid(None)
-    with pytest.raises(LedgerError, match="does not hold it"):
+    with pytest.raises(BudgetLedgerError, match="does not hold it"):
         CountsPayment({"North": ledger}, "another", entry).require_paid(None)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from fl.durable import replace_durably
-from fl.errors import BudgetError, BudgetExhausted, LedgerError
+from fl.errors import BudgetError, BudgetExhausted, BudgetLedgerError
 from fl.privacy.accounting import epsilon
 from fl.privacy.budget import LEDGER_FORMAT, BudgetLedger, ledger_path, read_ledger
 from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps
@@ -72,7 +72,7 @@ def test_each_bank_has_a_file_of_its_own_whatever_it_is_called(tmp_path: Path) -
     assert all(path.parent == tmp_path for path in paths)
     north = open_ledger(tmp_path)
     north.spend(ROUND, run="r", round_number=1)
-    with pytest.raises(LedgerError, match="belongs to 'North'"):
+    with pytest.raises(BudgetLedgerError, match="belongs to 'North'"):
         BudgetLedger(north.path, "South", 3.0, DELTA)
 
 
@@ -93,9 +93,9 @@ def test_a_damaged_ledger_stops_the_run(tmp_path: Path, damage: object) -> None:
     ledger = open_ledger(tmp_path)
     ledger.spend(ROUND, run="r", round_number=1)
     ledger.path.write_text(damage(ledger.path.read_text()))  # type: ignore[operator]
-    with pytest.raises(LedgerError):
+    with pytest.raises(BudgetLedgerError):
         open_ledger(tmp_path)
-    with pytest.raises(LedgerError):
+    with pytest.raises(BudgetLedgerError):
         ledger.spend(ROUND, run="r", round_number=2)
 
 
@@ -249,7 +249,7 @@ def test_a_poisoned_limit_or_delta_is_named_and_says_what_to_do(tmp_path: Path, 
     path = _edited(tmp_path, lambda content: content.update({key: value}))
     before = path.read_bytes()
     with pytest.raises(
-        LedgerError, match=rf"{key.split('_')[0]}: expected .*The 1 releases in this file stand.*itself"
+        BudgetLedgerError, match=rf"{key.split('_')[0]}: expected .*The 1 releases in this file stand.*itself"
     ):
         open_ledger(tmp_path, 50.0)
     assert path.read_bytes() == before
@@ -273,7 +273,7 @@ def test_no_number_in_a_line_makes_what_was_spent_free(tmp_path: Path, entry: En
             path = _edited(tmp_path, lambda c, f=field, v=value: c["spent"][0]["mechanism"].update({f: v}), entry)
             try:
                 spent = read_ledger(path, "North").spends
-            except LedgerError as refused:
+            except BudgetLedgerError as refused:
                 assert str(path) in str(refused)
             else:
                 # Types of numbers survive as they are; whatever is let through has a price.
@@ -301,7 +301,7 @@ def test_a_file_that_could_be_read_in_two_ways_is_read_in_none(tmp_path: Path, d
     damaged = damage(ledger.path.read_text())
     assert damaged != ledger.path.read_text()
     ledger.path.write_bytes(damaged.encode("utf-8", "surrogateescape"))
-    with pytest.raises(LedgerError, match="no ledger this program wrote"):
+    with pytest.raises(BudgetLedgerError, match="no ledger this program wrote"):
         open_ledger(tmp_path)
 
 
@@ -314,7 +314,7 @@ def test_a_ledger_behind_a_link_is_refused_since_the_link_would_be_replaced(tmp_
     linked = ledger_path(tmp_path / "here", "North")
     linked.parent.mkdir()
     linked.symlink_to(real.path)
-    with pytest.raises(LedgerError, match="got a link"):
+    with pytest.raises(BudgetLedgerError, match="got a link"):
         open_ledger(tmp_path / "here")
     assert linked.is_symlink()
 

@@ -12,7 +12,7 @@ import pytest
 
 from fl.counts.release import load_release
 from fl.counts.settings import StatisticsSettings
-from fl.errors import BudgetError, BudgetExhausted, LedgerError, RunFolderError
+from fl.errors import BudgetError, BudgetExhausted, BudgetLedgerError, RunFolderError
 from fl.privacy.budget import BudgetLedger
 from fl.runs.budgets import bank_budgets
 from fl.runs.config import (
@@ -197,7 +197,7 @@ def test_a_run_whose_ledger_is_an_older_copy_does_not_go_on(run: Path, put_back:
         content = json.loads(path.read_text())
         del content["spent"][-1]
         path.write_text(json.dumps(content))
-    with pytest.raises(LedgerError, match="took part in 3 finished rounds"):
+    with pytest.raises(BudgetLedgerError, match="took part in 3 finished rounds"):
         Experiment.resume(run)
 
 
@@ -206,7 +206,7 @@ def test_totals_whose_payment_was_taken_out_of_a_ledger_are_not_used(run: Path) 
     content = json.loads(path.read_text())
     del content["spent"][0]
     path.write_text(json.dumps(content))
-    with pytest.raises(LedgerError, match="release of counts"):
+    with pytest.raises(BudgetLedgerError, match="release of counts"):
         Experiment.resume(run)
 
 
