@@ -44,8 +44,9 @@ def ablate(
     python -m demos ablate runs/base --seeds 3 --epsilons 1,8 --out runs/ablation --resume
     """
     from fl.durable import replace_json
-    from fl.reports.ablation import play, prepare, read_config, summarise, variants
+    from fl.reports.ablation import play, prepare, summarise, variants
     from fl.reports.ablation_page import write_page
+    from fl.runs.folder import read_config
 
     if resume and folder is None:
         raise click.UsageError("--resume continues an ablation. Name its folder with --out.")

@@ -107,12 +107,13 @@ def train(
         _refuse_other_options(given)
     from fl.runs import api  # imported here because it imports torch, which --help does not need
     from fl.runs.asked import configuration
+    from fl.runs.folder import read_config
 
     with stages() as progress:
         if resume is not None:
             run = api.resume(resume, progress)
         else:
-            base = api.base_of(config)
+            base = None if config is None else read_config(config)
             with wrong_usage():
                 asked = configuration({name: options[name] for name in given if name in options} | dict(named), base)
             run = api.start(asked, run_dir, progress)

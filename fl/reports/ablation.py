@@ -28,7 +28,7 @@ from scipy.stats import t as student
 from fl.durable import replace_json
 from fl.errors import AblationError
 from fl.rounds.algorithms.settings import AlgorithmSettings
-from fl.runs.config import RunConfig, config_from_toml, config_to_toml
+from fl.runs.config import RunConfig, config_to_toml
 from fl.runs.experiment import Experiment
 from fl.runs.styles import OPEN, PRIVATE
 
@@ -164,15 +164,6 @@ COMPONENTS = {
         Component("momentum", "no momentum in local steps", _without_momentum),
     )
 }
-
-
-def read_config(path: Path) -> RunConfig:
-    """The configuration in a run's config.toml, or in its folder. Raises `AblationError` or `RunFolderError`."""
-    file = path / "config.toml" if path.is_dir() else path
-    try:
-        return config_from_toml(file.read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise AblationError(f"{file}: expected the config.toml of a run, got {fault.strerror}") from fault
 
 
 def variants(

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fl.errors import RunFolderError
 from fl.runs.asked import configuration
-from fl.runs.config import RunConfig, config_from_toml
+from fl.runs.config import RunConfig
 from fl.runs.experiment import Experiment
 from fl.runs.folder import read_config, read_object
 from fl.runs.scoring import ScoredRows, TrainedModel, load_model, score_file, score_frame
@@ -135,7 +134,8 @@ def train(
         >>> fl.load(run.folder).metrics == run.metrics
         True
     """
-    return start(configuration({"data": data, **options}, base_of(config)), run_dir, progress)
+    base = None if config is None else read_config(Path(config))
+    return start(configuration({"data": data, **options}, base), run_dir, progress)
 
 
 def start(config: RunConfig, run_dir: StringPath | None = None, progress: Progress | None = None) -> Run:
@@ -202,19 +202,6 @@ def _play_rounds(experiment: Experiment, tell: Progress) -> None:
         tell(what, 0, trainings)
     for _ in experiment.rounds(bank_done):
         pass
-
-
-def base_of(config: StringPath | None) -> RunConfig | None:
-    """The configuration in a config.toml or in the folder of a run. Raises `RunFolderError`."""
-    if config is None:
-        return None
-    path = Path(config)
-    if path.is_dir():
-        return read_config(path)
-    try:
-        return config_from_toml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as fault:
-        raise RunFolderError(f"{path}: expected the config.toml of a run, got {fault}") from fault
 
 
 def _fresh_folder(run_dir: StringPath | None) -> Path:

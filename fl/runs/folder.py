@@ -231,13 +231,18 @@ def bank_names(run: Path) -> list[str]:
     return list(banks)
 
 
-def read_config(run: Path) -> RunConfig:
-    """config.toml of the folder `run`. Raises `RunFolderError` and, for a value out of its range, `OptionError`."""
-    path = run / "config.toml"
+def read_config(path: Path) -> RunConfig:
+    """The configuration in the run folder or config.toml at `path`.
+
+    Raises `RunFolderError` and, for a value out of its range, `OptionError`.
+    """
+    path = path / "config.toml" if path.is_dir() else path
     try:
         return config_from_toml(path.read_text(encoding="utf-8"))
     except OSError as fault:
-        raise RunFolderError(f"{run} is no run folder: {fault.strerror} (config.toml)") from fault
+        raise RunFolderError(
+            f"{path}: expected a run folder or the config.toml of a run, got {fault.strerror}: name one of the two"
+        ) from fault
     except UnicodeDecodeError as fault:
         raise RunFolderError(f"{path} is damaged ({fault}): {RESTORE}") from fault
 

@@ -13,12 +13,13 @@ from finished_runs import open_config, train
 from planted import killed_after_write
 
 from fl.counts.settings import StatisticsSettings
-from fl.errors import AblationError
-from fl.reports.ablation import WHOLE, cell, paired, play, prepare, read_config, summarise, variants
+from fl.errors import AblationError, RunFolderError
+from fl.reports.ablation import WHOLE, cell, paired, play, prepare, summarise, variants
 from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
 from fl.runs.config import BY_NOISE, AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
+from fl.runs.folder import read_config
 from fl.runs.styles import OPEN, PRIVATE, SHARED
 
 TINY = DataSettings("simulated", clients=3, customers=200, fraud_share=0.05)
@@ -143,7 +144,7 @@ def test_what_cannot_be_taken_out_is_refused_by_name(
 def test_a_configuration_is_read_from_a_run_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(config_to_toml(QUICK))
     assert read_config(tmp_path) == read_config(tmp_path / "config.toml") == QUICK
-    with pytest.raises(AblationError, match=r"expected the config\.toml of a run"):
+    with pytest.raises(RunFolderError, match=r"nowhere: expected a run folder or the config\.toml of a run"):
         read_config(tmp_path / "nowhere")
 
 

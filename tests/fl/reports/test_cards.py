@@ -64,7 +64,7 @@ def test_what_was_not_examined_is_said(made: Cards) -> None:
 
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="no run folder"):
+    with pytest.raises(RunFolderError, match="expected a run folder"):
         read_run(tmp_path)
 
 

@@ -103,7 +103,7 @@ def test_a_run_that_is_finished_is_resumed_to_itself(run: fl.Run) -> None:
 
 
 def test_what_is_no_finished_run_is_refused(tmp_path: Path, run: fl.Run) -> None:
-    with pytest.raises(RunFolderError, match="no run folder"):
+    with pytest.raises(RunFolderError, match="expected a run folder"):
         fl.load(tmp_path / "nothing")
     half = shutil.copytree(run.folder, tmp_path / "half")
     (half / "model.safetensors").unlink()
