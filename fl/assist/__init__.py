@@ -7,7 +7,7 @@ What it does: synthetic fraud (`synthetic`, `validation`, `approval`), traits of
 How a request comes to be: a caller hands raw values to the gateway (`gateway`). The gateway asks the policy
 which columns may leave and in what form (`release`), redacts text (`redact`), fills a versioned prompt
 (`prompts`), checks the spend (`account`), looks into the cache (`cache`), and only then lets a provider
-answer: `offline` (rules, seeded, the default) or `openai` (the SDK, imported by the gateway alone).
+answer: `offline` (rules, seeded, the default) or `openai_provider` (the SDK, imported by this module alone).
 
 Importing this package needs neither openai nor a network. docs/assist.md describes its use,
 docs/adr/0030-gateway.md its promises.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 MAX_ENTITIES = 8
 MAX_TEXT = 240  # characters of a comment or description
@@ -100,3 +100,9 @@ class Review(AnswerPart):
 
 class ReviewAnswer(AnswerPart):
     answers: list[Review]
+
+
+def misfit(fault: ValidationError) -> str:
+    """Says which fields do not fit and why, without their values, which may hold what must not be logged."""
+    problems = {f"{'.'.join(str(p) for p in e['loc']) or 'answer'}: {e['type']}" for e in fault.errors()}
+    return f"the answer does not fit its structure ({'; '.join(sorted(problems)[:5])})"

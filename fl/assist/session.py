@@ -21,8 +21,9 @@ from fl.assist.account import Account, SpendingLimits, read_log
 from fl.assist.cache import Cache
 from fl.assist.descriptions import Described, bank_redactor
 from fl.assist.errors import AssistError, ScenarioError
-from fl.assist.gateway import Emit, Gateway, OpenAIProvider
+from fl.assist.gateway import Gateway
 from fl.assist.offline import OfflineProvider
+from fl.assist.openai_provider import Emit, OpenAIProvider
 from fl.assist.provider import Api, Provider
 from fl.assist.redact import MIN_CUSTOMERS, Redactor
 from fl.assist.release import Policy

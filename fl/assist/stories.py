@@ -23,7 +23,7 @@ from fl.assist.comparison import Comparison, compare, trained
 from fl.assist.descriptions import Described, read_described, reads_text, text_column
 from fl.assist.errors import ColumnNotAllowed, CustomerListMissing, ExampleError, ScenarioError
 from fl.assist.examples import ENDING, FRAUD, GENUINE, Example, ExampleFile, read_examples, write_examples
-from fl.assist.gateway import OpenAIProvider
+from fl.assist.openai_provider import OpenAIProvider
 from fl.assist.prompts import load_prompt
 from fl.assist.release import SCORE, Policy
 from fl.assist.review import Alert, agreement, highest, review

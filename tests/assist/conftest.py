@@ -14,7 +14,8 @@ from pytest_httpserver import HTTPServer
 from fl.assist.account import Account, SpendingLimits
 from fl.assist.cache import Cache
 from fl.assist.descriptions import Described, read_described
-from fl.assist.gateway import Gateway, OpenAIProvider
+from fl.assist.gateway import Gateway
+from fl.assist.openai_provider import OpenAIProvider
 from fl.assist.redact import Redactor
 from fl.assist.release import Policy
 from fl.data.schema import Schema

@@ -21,7 +21,8 @@ from fl.assist import review as reviewing
 from fl.assist import traits
 from fl.assist.account import Account, SpendingLimits
 from fl.assist.cache import Cache
-from fl.assist.gateway import Gateway, OpenAIProvider
+from fl.assist.gateway import Gateway
+from fl.assist.openai_provider import OpenAIProvider
 from fl.assist.redact import Redactor
 from fl.assist.release import Policy
 from fl.data.schema import Schema

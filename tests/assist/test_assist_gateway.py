@@ -27,7 +27,8 @@ from fl.assist.errors import (
     RequestRejected,
     SpendLimitReached,
 )
-from fl.assist.gateway import ITEMS_PER_REQUEST, Gateway, ItemAnswer, OpenAIProvider
+from fl.assist.gateway import ITEMS_PER_REQUEST, Gateway, ItemAnswer
+from fl.assist.openai_provider import OpenAIProvider
 from fl.assist.redact import Redactor
 from fl.assist.release import Policy
 from fl.assist.session import status

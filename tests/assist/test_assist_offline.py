@@ -117,8 +117,8 @@ def _calls(path: Path, name: str) -> bool:
     return any(isinstance(n, ast.Call) and ast.unparse(n.func).split(".")[-1] == name for n in ast.walk(tree))
 
 
-def test_only_the_gateway_imports_what_could_send() -> None:
-    assert {path.name for path in SOURCES if _imports(path) & NETWORK} == {"gateway.py"}
+def test_only_one_provider_imports_what_could_send() -> None:
+    assert {path.name for path in SOURCES if _imports(path) & NETWORK} == {"openai_provider.py"}
     elsewhere = [p for p in [*(ROOT / "fl").rglob("*.py"), *(ROOT / "demos").rglob("*.py")] if p not in SOURCES]
     assert [path.name for path in elsewhere if _imports(path) & {"openai", "httpx2"}] == []
 
@@ -147,7 +147,7 @@ from pathlib import Path
 from fl.assist.account import Account, SpendingLimits
 from fl.assist.errors import AssistNotInstalled
 try:
-    sys.modules["fl.assist.gateway"].OpenAIProvider("m", Account(Path(sys.argv[1]) / "log", SpendingLimits(1)))
+    sys.modules["fl.assist.openai_provider"].OpenAIProvider("m", Account(Path(sys.argv[1]) / "log", SpendingLimits(1)))
 except AssistNotInstalled as error:
     print(error)
 """

@@ -24,8 +24,9 @@ from fl.assist.comparison import average_precision, compare
 from fl.assist.descriptions import Described, text_column
 from fl.assist.errors import ExampleError, FineTuningClosed, LeakRefused, NotSent, ScenarioError, SpendLimitReached
 from fl.assist.examples import Example, read_examples, write_examples
-from fl.assist.gateway import Gateway, OpenAIProvider
+from fl.assist.gateway import Gateway
 from fl.assist.offline import OfflineProvider
+from fl.assist.openai_provider import OpenAIProvider
 from fl.assist.provider import MadeBy
 from fl.assist.redact import Redactor
 from fl.assist.release import Policy
