@@ -1,6 +1,6 @@
 """Language models beside fraud detection, behind a gateway that sends no customer data.
 
-What it does: synthetic fraud (`synthetic`, `validation`, `approval`), traits of transaction descriptions
+What it does: synthetic fraud (`synthetic`, `validation`, `likeness`, `approval`), traits of transaction descriptions
 (`traits`), a second look at alerts (`review`), examples for fine-tuning and a local text head (`examples`,
 `text_head`), and what each of them is worth (`comparison`).
 

@@ -23,13 +23,14 @@ from fl.assist.comparison import Comparison, compare, trained
 from fl.assist.descriptions import Described, read_described, reads_text, text_column
 from fl.assist.errors import ColumnNotAllowed, CustomerListMissing, ExampleError, ScenarioError
 from fl.assist.examples import ENDING, FRAUD, GENUINE, Example, ExampleFile, read_examples, write_examples
+from fl.assist.likeness import RealRows
 from fl.assist.openai_provider import OpenAIProvider
 from fl.assist.prompts import load_prompt
 from fl.assist.release import SCORE, Policy
 from fl.assist.review import Alert, agreement, highest, review
 from fl.assist.session import LEAST_HOLDOUT, Session, union
 from fl.assist.text_head import train_text_head
-from fl.assist.validation import RealRows, shown_rows, validate
+from fl.assist.validation import shown_rows, validate
 from fl.data.features import features
 from fl.data.federation import BankData, Federation, Rows, federation_of
 from fl.data.simulate import Simulation

@@ -1,64 +1,33 @@
 """What is wrong with synthetic transactions, found before anything trains on them.
 
 Row by row: values beyond the schema's public ranges, disorder in time, repetitions, words that tell the label,
-identifiers, and near-copies of real rows. Over the set: a column that gives the label away, how far marginal and
-pairwise distributions lie from the bank's own, and how well a classifier tells real from synthetic.
+identifiers, and near-copies of real rows. Over the set: a column that gives the label away.
 
-A near-copy is a row that lies closer to a training row than all but `COPY_QUANTILE` of the bank's own held-out
-rows do: closer than chance makes real rows. Distances are taken twice, at the moment itself and at the time of
-day, so that a copy moved by whole days is found too. By construction up to twice that share of honest rows is
-flagged. The distance to the closest record against a holdout follows Zhao et al. 2021 (CTAB-GAN) and Platzer and
-Reutterer 2021; the detector is the classifier two-sample test of Lopez-Paz and Oquab 2017.
-
-Real rows are compared with on the bank's own machine; only figures and row numbers come out.
+Leaves to others: the comparison with a bank's real rows (`likeness`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import combinations
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import rel_entr
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.neighbors import NearestNeighbors
 
+from fl.assist.likeness import LEAST_PER_CLASS, Likeness, Matrix, RealRows, compared
 from fl.assist.redact import Redactor, words
 from fl.assist.release import amount_range, numeric_range
 from fl.assist.synthetic import SyntheticSet, value_columns
 from fl.data.reading import Transactions
-from fl.data.schema import DAY_US, MICROSECONDS, Schema
+from fl.data.schema import Schema
 
-COPY_QUANTILE = 0.01  # of the bank's held-out rows lie this close to a training row by chance
-MAX_REFERENCE = 50_000  # training rows compared with
-MAX_HOLDOUT = 2_000  # held-out rows that set the threshold
 LABEL_WORDS = re.compile(
     r"\b(?:frauds?|fraudulent|fraudster|scam\w*|synthetic|fake|betrug\w*|label\w*)\b", re.IGNORECASE
 )
-LEAST_PER_CLASS = 5  # rows of a class before "this column tells the label" means something
-TEXT_WIDTH = 64  # hashed n-grams of a text in the distance
-BINS = 8  # of a number in a marginal, half as many in a pair
-DAY_RADIUS = 24 / (2 * np.pi)  # of a day as a circle whose arc is measured in hours
-
-Matrix = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class RealRows:
-    """One bank's rows to compare with, under a schema that reads every text. `train`, `holdout`: positions."""
-
-    name: str
-    table: Transactions
-    train: NDArray[np.int64] = field(repr=False)
-    holdout: NDArray[np.int64] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -69,29 +38,6 @@ class Finding:
     kind: str
     detail: str
     blocks: bool = True
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """How like one bank's rows the set is.
-
-    All but `copies` are figures between 0 and 1, or None where there are too few rows to tell.
-
-    `closest_median`, `holdout_median`: distance to the closest training row, of synthetic and of held-out rows.
-    `nearer_to_training`: share of synthetic rows that lie closer to training than to equally many held-out rows
-    (one half when nothing was memorised). `marginal`, `pairwise`: Jensen-Shannon divergence in bits, by column and
-    class, and total variation of pairs. `detector_auc`: 0.5 when nobody can tell real from synthetic.
-    """
-
-    bank: str
-    copies: int
-    closest_median: float
-    holdout_median: float
-    nearer_to_training: float
-    marginal: dict[str, float]
-    pairwise_mean: float | None
-    pairwise_max: float | None
-    detector_auc: float | None
 
 
 @dataclass(frozen=True)
@@ -125,7 +71,7 @@ class Validation:
 
 
 def validate(
-    made: SyntheticSet,
+    invented: SyntheticSet,
     table: Transactions,
     banks: Sequence[RealRows],
     redactor: Redactor,
@@ -136,57 +82,57 @@ def validate(
     `table`: its rows as the ordinary reader has them, under a schema that reads every text; `redactor` knows the
     identifiers that must not occur.
     """
-    findings = own_findings(made, redactor)
+    findings = own_findings(invented, redactor)
     likeness = []
     for bank in banks:
-        figures, copies = _likeness(table, bank, seed)
+        figures, copies = compared(table, bank, seed)
         likeness.append(figures)
         findings += [Finding(row, "near_copy", f"almost a training row of {bank.name}") for row in copies]
-    return Validation(len(made), tuple(findings), tuple(likeness))
+    return Validation(len(invented), tuple(findings), tuple(likeness))
 
 
-def own_findings(made: SyntheticSet, redactor: Redactor) -> list[Finding]:
+def own_findings(invented: SyntheticSet, redactor: Redactor) -> list[Finding]:
     """What is wrong with the rows by themselves, without any real rows.
 
     That is: ranges, order, repetitions, labels, identifiers.
     """
-    by_row = [*_beyond_ranges(made), *_disorder(made), *_repeated(made), *_tell_tale(made, redactor)]
-    return [*by_row, *_giveaways(made)]
+    by_row = [*_beyond_ranges(invented), *_disorder(invented), *_repeated(invented), *_tell_tale(invented, redactor)]
+    return [*by_row, *_giveaways(invented)]
 
 
-def _beyond_ranges(made: SyntheticSet) -> Iterator[Finding]:
-    schema = made.schema
+def _beyond_ranges(invented: SyntheticSet) -> Iterator[Finding]:
+    schema = invented.schema
     ranges = {} if schema.amount is None else {schema.amount.column: amount_range(schema)}
     ranges |= {number.column: numeric_range(number) for number in schema.numeric}
-    for number, row in enumerate(made.rows):
+    for number, row in enumerate(invented.rows):
         for column, (low, high) in ranges.items():
             if not low <= float(row[column]) <= high:
                 yield Finding(number, "range", f"{column}: expected {low:g} to {high:g}, got {row[column]:g}")
 
 
-def _disorder(made: SyntheticSet) -> Iterator[Finding]:
+def _disorder(invented: SyntheticSet) -> Iterator[Finding]:
     last: tuple[int, int, int] = (-1, 0, 0)
-    for number, (row, batch) in enumerate(zip(made.rows, made.batch, strict=True)):
+    for number, (row, batch) in enumerate(zip(invented.rows, invented.batch, strict=True)):
         now = (batch, int(row["day"]), int(row["minute"]))
         if now < last:
             yield Finding(number, "order", "earlier than the row before it")
         last = max(last, now)
 
 
-def _repeated(made: SyntheticSet) -> Iterator[Finding]:
+def _repeated(invented: SyntheticSet) -> Iterator[Finding]:
     seen: dict[str, int] = {}
-    for number, row in enumerate(made.rows):
+    for number, row in enumerate(invented.rows):
         first = seen.setdefault(repr(sorted(row.items())), number)
         if first != number:
             yield Finding(number, "duplicate", f"the same as row {first}")
 
 
-def _tell_tale(made: SyntheticSet, redactor: Redactor) -> Iterator[Finding]:
+def _tell_tale(invented: SyntheticSet, redactor: Redactor) -> Iterator[Finding]:
     """Text that says what the label is, or who a real person is."""
-    columns = [text.column for text in made.schema.text]
-    columns += [category.column for category in made.schema.categorical]
-    label = made.schema.label.column.lower()
-    for number, row in enumerate(made.rows):
+    columns = [text.column for text in invented.schema.text]
+    columns += [category.column for category in invented.schema.categorical]
+    label = invented.schema.label.column.lower()
+    for number, row in enumerate(invented.rows):
         for column in columns:
             text = str(row[column])
             if LABEL_WORDS.search(text.replace("_", " ")) or label in text.lower():
@@ -195,26 +141,26 @@ def _tell_tale(made: SyntheticSet, redactor: Redactor) -> Iterator[Finding]:
                 yield Finding(number, "identifier", f"{column} holds {' and '.join(kinds)}")
 
 
-def _giveaways(made: SyntheticSet) -> Iterator[Finding]:
+def _giveaways(invented: SyntheticSet) -> Iterator[Finding]:
     """Columns from which the label can be read. For amounts that may be the scenario itself: reported only."""
-    y = np.array([bool(row["fraud"]) for row in made.rows])
+    y = np.array([bool(row["fraud"]) for row in invented.rows])
     if min(y.sum(), (~y).sum()) < LEAST_PER_CLASS:
         return
-    schema = made.schema
+    schema = invented.schema
     for column in schema.numeric:
-        auc = _auc(y, np.array([float(row[column.column]) for row in made.rows]))
+        auc = _auc(y, np.array([float(row[column.column]) for row in invented.rows]))
         if auc == 1.0:
             yield Finding(None, "label_leak", f"{column.column} tells the label of every row")
     if schema.amount is not None:
-        auc = _auc(y, np.array([float(row[schema.amount.column]) for row in made.rows]))
+        auc = _auc(y, np.array([float(row[schema.amount.column]) for row in invented.rows]))
         if auc >= 0.99:
             detail = f"{schema.amount.column} alone tells the label (AUC {auc:.3f}): is that the scenario?"
             yield Finding(None, "separable", detail, blocks=False)
     for category in schema.categorical:
-        if _tells(y, [{str(row[category.column])} for row in made.rows]):
+        if _tells(y, [{str(row[category.column])} for row in invented.rows]):
             yield Finding(None, "label_leak", f"a word of {category.column} tells the label")
     for text in schema.text:
-        if _tells(y, [set(words(str(row[text.column]))) for row in made.rows]):
+        if _tells(y, [set(words(str(row[text.column]))) for row in invented.rows]):
             yield Finding(None, "label_leak", f"a word of {text.column} tells the label")
 
 
@@ -223,188 +169,19 @@ def _auc(y: NDArray[np.bool_], values: Matrix) -> float:
     return max(auc, 1 - auc)
 
 
-def _tells(y: NDArray[np.bool_], found: list[set[str]]) -> bool:
+def _tells(y: NDArray[np.bool_], said: list[set[str]]) -> bool:
     """Whether one word stands in at least nine tenths of one class and never in the other."""
-    for word in set().union(*found):
-        has = np.array([word in row for row in found])
+    for word in set().union(*said):
+        has = np.array([word in row for row in said])
         for one in (y, ~y):
             if has[one].mean() >= 0.9 and not has[~one].any():
                 return True
     return False
 
 
-def _likeness(table: Transactions, bank: RealRows, seed: int) -> tuple[Likeness, list[int]]:
-    """Figures against one bank, and the numbers of near-copies in the set."""
-    rng = np.random.default_rng(seed)
-    everything = np.arange(len(table), dtype=np.int64)
-    train = _sample(bank.train, MAX_REFERENCE, rng)
-    holdout = _sample(bank.holdout, MAX_HOLDOUT, rng)
-    copies: set[int] = set()
-    for moment in (True, False):
-        reference = _space(bank.table, train, moment)
-        ours = _closest(reference, _space(table, everything, moment))
-        theirs = _closest(reference, _space(bank.table, holdout, moment))
-        copies |= {int(table.index[i]) for i in np.flatnonzero(ours <= np.quantile(theirs, COPY_QUANTILE))}
-    equal = _sample(train, len(holdout), rng)
-    synthetic = _space(table, everything, False)
-    to_train = _closest(_space(bank.table, equal, False), synthetic)
-    to_holdout = _closest(_space(bank.table, holdout[: len(equal)], False), synthetic)
-    nearer = float(np.mean((to_train < to_holdout) + 0.5 * (to_train == to_holdout)))
-    marginal, pairs = _divergences(table, bank, train)
-    figures = Likeness(
-        bank=bank.name,
-        copies=len(copies),
-        closest_median=float(np.median(ours)),
-        holdout_median=float(np.median(theirs)),
-        nearer_to_training=nearer,
-        marginal=marginal,
-        pairwise_mean=float(np.mean(pairs)) if pairs else None,
-        pairwise_max=max(pairs, default=None),
-        detector_auc=_detector(synthetic, _space(bank.table, _sample(train, len(table), rng), False), seed),
-    )
-    return figures, sorted(copies)
-
-
-def _sample(positions: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    if len(positions) <= most:
-        return positions
-    return np.sort(rng.choice(positions, most, replace=False))
-
-
-def _space(table: Transactions, rows: NDArray[np.int64], moment: bool) -> Matrix:
-    """Rows as points, float64[len(rows), d].
-
-    One unit is an hour, one spread of the amount, one scale of a number, or another word.
-    """
-    schema, parts = table.schema, [np.zeros((len(rows), 0))]
-    if table.time is not None and _has_calendar(schema):
-        parts.append(_clock(table.time[rows], moment))
-    if table.amount is not None and schema.amount is not None:
-        amount = table.amount[rows]
-        parts.append((np.sign(amount) * np.log1p(np.abs(amount)) / schema.amount.spread)[:, None])
-    for number in schema.numeric:
-        values = np.nan_to_num(table.numeric[number.column][rows])
-        if number.transform != "identity":
-            values = np.sign(values) * np.log1p(np.abs(values))
-        parts.append(((values - number.center) / number.scale)[:, None])
-    for category in schema.categorical:
-        party = table.categorical[category.column]
-        parts.append(_hashed([str(word) for word in party.ids[party.code[rows]]], "word"))
-    parts += [_hashed([str(t) for t in table.text[c.column][rows]], "char_wb") for c in schema.text]
-    return np.concatenate(parts, axis=1)
-
-
-def _has_calendar(schema: Schema) -> bool:
-    return schema.time is not None and schema.time.measures_days
-
-
-def _clock(time_us: NDArray[np.int64], moment: bool) -> Matrix:
-    hours = time_us / MICROSECONDS["hours"]
-    if moment:
-        return hours[:, None].astype(np.float64)
-    angle = (time_us % DAY_US) / DAY_US * 2 * np.pi
-    return DAY_RADIUS * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-
-
-def _hashed(texts: list[str], analyzer: str) -> Matrix:
-    ngrams = (3, 5) if analyzer == "char_wb" else (1, 1)
-    vectorizer = HashingVectorizer(analyzer=analyzer, ngram_range=ngrams, n_features=TEXT_WIDTH, norm="l2")
-    hashed: Matrix = vectorizer.transform(texts).toarray()
-    return hashed
-
-
-def _closest(reference: Matrix, points: Matrix) -> Matrix:
-    """float64[len(points)]: distance of each point to the nearest of `reference`."""
-    distance, _ = NearestNeighbors(n_neighbors=1).fit(reference).kneighbors(points)
-    nearest: Matrix = distance[:, 0]
-    return nearest
-
-
-def _divergences(table: Transactions, bank: RealRows, train: NDArray[np.int64]) -> tuple[dict[str, float], list[float]]:
-    """Jensen-Shannon divergence (bits) by column and class, and total variation of every pair of columns."""
-    assert table.label is not None and bank.table.label is not None
-    marginal: dict[str, float] = {}
-    pairs: list[float] = []
-    for name, fraud in (("genuine", 0), ("fraud", 1)):
-        ours = np.flatnonzero(table.label == fraud)
-        theirs = train[bank.table.label[train] == fraud]
-        if min(len(ours), len(theirs)) < LEAST_PER_CLASS:
-            continue
-        fine = _binned(table, ours, bank.table, theirs, BINS)
-        coarse = _binned(table, ours, bank.table, theirs, BINS // 2)
-        marginal |= {f"{column}, {name}": _jensen_shannon(a, b) for column, (a, b) in fine.items()}
-        for (_, (a1, b1)), (_, (a2, b2)) in combinations(coarse.items(), 2):
-            joint = [x * (max(*a2, *b2) + 1) + y for x, y in ((a1, a2), (b1, b2))]
-            pairs.append(_total_variation(*joint))
-    return marginal, pairs
-
-
-Bins = dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
-
-
-def _binned(
-    table: Transactions, ours: NDArray[np.int64], real: Transactions, theirs: NDArray[np.int64], bins: int
-) -> Bins:
-    """Every column as whole numbers, for both sides alike: numbers by quantiles of the real rows, words by code."""
-    found: Bins = {}
-
-    def numbers(name: str, a: Matrix, b: Matrix) -> None:
-        edges = np.unique(np.nanquantile(b, np.linspace(0, 1, bins + 1)[1:-1]))
-        found[name] = (np.searchsorted(edges, a), np.searchsorted(edges, b))
-
-    schema = table.schema
-    if table.amount is not None and real.amount is not None and schema.amount is not None:
-        numbers(schema.amount.column, table.amount[ours], real.amount[theirs])
-    if table.time is not None and real.time is not None and _has_calendar(schema):
-        clocks = [(t[rows] % DAY_US) / MICROSECONDS["hours"] for t, rows in ((table.time, ours), (real.time, theirs))]
-        numbers("hour", *clocks)
-    for number in schema.numeric:
-        numbers(number.column, table.numeric[number.column][ours], real.numeric[number.column][theirs])
-    for category in schema.categorical:
-        sides = [(t.categorical[category.column], rows) for t, rows in ((table, ours), (real, theirs))]
-        texts = [party.ids[party.code[rows]].astype(str) for party, rows in sides]
-        _, code = np.unique(np.concatenate(texts), return_inverse=True)
-        found[category.column] = (code[: len(ours)], code[len(ours) :])
-    for text in schema.text:
-        column = text.column
-        texts = [t.text[column][rows] for t, rows in ((table, ours), (real, theirs))]
-        numbers(f"{column} length", *(np.array([len(str(value)) for value in side], np.float64) for side in texts))
-    return found
-
-
-def _shares(a: NDArray[np.int64], b: NDArray[np.int64]) -> tuple[Matrix, Matrix]:
-    size = int(max(a.max(), b.max())) + 1
-    return np.bincount(a, minlength=size) / len(a), np.bincount(b, minlength=size) / len(b)
-
-
-def _jensen_shannon(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
-    """In bits. Not scipy's own distance: its root of a sum that rounding left below 0 is no number."""
-    p, q = _shares(a, b)
-    nats = (rel_entr(p, (p + q) / 2) + rel_entr(q, (p + q) / 2)).sum() / 2
-    return min(max(float(nats / np.log(2)), 0.0), 1.0)
-
-
-def _total_variation(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
-    p, q = _shares(a, b)
-    return float(np.abs(p - q).sum() / 2)
-
-
-def _detector(synthetic: Matrix, real: Matrix, seed: int) -> float | None:
-    """Cross-validated AUC of a classifier of real against synthetic rows; None with fewer than 20 of either."""
-    if min(len(synthetic), len(real)) < 20:
-        return None
-    x = np.concatenate([synthetic, real])
-    y = np.repeat([1, 0], [len(synthetic), len(real)])
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed % 2**32)
-    # Not gradient boosting: its threads wait for each other for minutes where other work shares the cores.
-    model = RandomForestClassifier(50, min_samples_leaf=2, random_state=seed % 2**32)
-    score = cross_val_predict(model, x, y, cv=folds, method="predict_proba")[:, 1]
-    return float(roc_auc_score(y, score))
-
-
-def shown_rows(made: SyntheticSet, frame: pd.DataFrame) -> list[dict[str, str]]:
+def shown_rows(invented: SyntheticSet, frame: pd.DataFrame) -> list[dict[str, str]]:
     """The rows of `frame` as text, for people: the columns of the schema in reading order."""
-    schema: Schema = made.schema
+    schema: Schema = invented.schema
     leading = [c.column for c in (schema.time,) if c is not None]
     leading += [c for c in (schema.parties.customer, schema.parties.terminal) if c is not None]
     order = [*leading, *value_columns(schema), schema.label.column]

@@ -18,12 +18,13 @@ from fl.assist.cache import Cache
 from fl.assist.descriptions import Described, reads_text
 from fl.assist.errors import AnswerMalformed, ApprovalError, LeakRefused, ScenarioError
 from fl.assist.gateway import Gateway
+from fl.assist.likeness import _jensen_shannon
 from fl.assist.offline import OfflineProvider
 from fl.assist.redact import Redactor
 from fl.assist.release import Policy
 from fl.assist.stories import _real
 from fl.assist.synthetic import SyntheticSet, to_frame
-from fl.assist.validation import Validation, _jensen_shannon, own_findings, validate
+from fl.assist.validation import Validation, own_findings, validate
 from fl.data.federation import federation_of
 from fl.data.schema import DAY_US, MICROSECONDS, Schema
 from fl.data.schema_file import SHIPPED, load_schema
