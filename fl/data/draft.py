@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fl.data.reading import MISSING, read_header, read_sample, stream_transactions
+from fl.data.conversion import MISSING
+from fl.data.reading import read_header, read_sample, stream_transactions
 from fl.data.schema import DAY_US, LabelColumn, Schema, TimeColumn, TimeUnit
 from fl.data.schema_file import parse_schema
 from fl.errors import SchemaError

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fl.data.conversion import Identifiers
 from fl.data.features import scaled_features
 from fl.data.partition import Partition
-from fl.data.reading import Identifiers, Transactions, load_transactions, stream_transactions
+from fl.data.reading import Transactions, load_transactions, stream_transactions
 from fl.data.schema import DAY_US, Schema
 from fl.errors import OrderError
 

@@ -24,9 +24,10 @@ from fairlearn.metrics import MetricFrame, count, false_positive_rate, selection
 from numpy.typing import NDArray
 from sklearn.metrics import recall_score
 
+from fl.data.conversion import Identifiers
 from fl.data.federation import SIMULATED
 from fl.data.partition import partition_for
-from fl.data.reading import Identifiers, Transactions, load_transactions, read_header, transactions_from_frame
+from fl.data.reading import Transactions, load_transactions, read_header, transactions_from_frame
 from fl.data.schema import CategoricalColumn, Schema
 from fl.data.simulate import embedded, simulate
 from fl.errors import ExaminationError

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fl.data.conversion import Identifiers
 from fl.data.features import features, raw_features, scale_publicly, scaled_features
-from fl.data.reading import Identifiers, Transactions, load_transactions, transactions_from_frame
+from fl.data.reading import Transactions, load_transactions, transactions_from_frame
 from fl.data.schema import (
     DAY_US,
     AmountColumn,
