@@ -20,7 +20,7 @@ __all__ = ["Run", "load", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, loaded on first use: `import fl` does not wait for torch."""
+    """The public names, loaded on first use, so that `import fl` does not import torch."""
     if name not in __all__:
         raise AttributeError(f"module 'fl' has no attribute {name!r}")
     value = getattr(importlib.import_module("fl.runs.api"), name)

@@ -1,7 +1,7 @@
-"""Files that survive a crash: replaced whole or not at all, and written by one process at a time.
+"""Write files so that a crash leaves the old content or the new one, complete; one process writes at a time.
 
-Whatever writes a file goes through here. A file is first made under an unpredictable name in its folder, and then
-renamed. A link or a half-written file that stands there before is therefore neither followed nor filled. Anything but a
+All code that writes a file uses this module. A file is first written under an unpredictable name in its folder, and
+then renamed. A link or a half-written file at its path is therefore neither followed nor filled. Anything but a
 regular file (a device, a pipe, a folder, a link) is never replaced, appended to or locked.
 
 Leaves to others: what the files mean (`fl.privacy.budget`, `fl.runs.folder`).
@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     When the block raises, `path` stays as it was and nothing is left beside it.
 
-    A new file has the mode of the file that it replaces. Raises `FileRefused` when `path` is there and no regular file.
+    A new file gets the mode of the file that it replaces. Raises `FileRefused` when `path` is not a regular file.
     """
     mode = _mode_of(path)
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
@@ -93,9 +93,9 @@ class JsonLines:
     path: Path
 
     def append(self, line: bytes) -> None:
-        """Append a JSON object, on disk when this returns, and on a line of its own even after a torn one.
+        """Append a JSON object on a line of its own, even after a torn line. It is on disk when this returns.
 
-        Raises `FileRefused` when `path` is there and no regular file.
+        Raises `FileRefused` when `path` exists and is not a regular file.
         """
         with os.fdopen(_opened(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "ab") as file:
             size = os.fstat(file.fileno()).st_size
@@ -111,9 +111,9 @@ class JsonLines:
     def read(self, first: int | None = None, *, shared: bool = False) -> list[dict[str, Any]]:
         """The objects of the `first` lines (None: of all), without a torn one.
 
-        A torn line is a last line without a newline that is no JSON. shared: processes that may have been killed write
-        side by side, so torn lines may stand anywhere. Raises `ValueError` naming any other line that is no JSON
-        object.
+        A torn line is a last line without a newline that is not JSON. `shared`: several processes write the file and
+        any of them may be killed, so torn lines may be anywhere. Raises `ValueError` naming any other line that is not
+        a JSON object.
         """
         objects, content = [], self._content()
         for number, line in enumerate(content.split(b"\n")[:first], start=1):
@@ -125,7 +125,7 @@ class JsonLines:
                     raise ValueError(f"expected an object, got {type(entry).__name__}")
             except (ValueError, RecursionError) as fault:
                 if not shared and number <= content.count(b"\n"):
-                    raise ValueError(f"{self.path}: line {number} is no JSON object ({fault})") from fault
+                    raise ValueError(f"{self.path}: line {number} is not a JSON object ({fault})") from fault
             else:
                 objects.append(entry)
         return objects
@@ -134,7 +134,7 @@ class JsonLines:
         return self.path.read_bytes() if self.path.exists() else b""
 
     def keep(self, first: int) -> None:
-        """Drop whatever stands behind the `first` lines."""
+        """Remove all lines after the `first` lines."""
         kept = b"".join(line + b"\n" for line in self.lines()[:first])
         if kept != self._content():
             replace_durably(self.path, kept)
@@ -142,13 +142,13 @@ class JsonLines:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file `path`, which is created, alone.
+    """Hold the lock file `path` exclusively; it is created when it does not exist.
 
-    With `wait=False` raises `BlockingIOError` when another holds it. Raises `FileRefused` when `path` is there and no
-    regular file.
+    With `wait=False`, raises `BlockingIOError` when another process holds it. Raises `FileRefused` when `path` exists
+    and is not a regular file.
 
-    The lock is a file of its own, since what it guards is replaced; the system releases it when the process
-    dies.
+    The lock is a separate file because the file that it guards is replaced. The system releases the lock when the
+    process ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(_opened(path, os.O_RDWR | os.O_CREAT), "rb") as lock:
@@ -160,9 +160,9 @@ def _opened(path: Path, flags: int) -> int:
     """A descriptor of a regular file; a pipe without a reader cannot make this wait."""
     _mode_of(path)
     descriptor = os.open(path, flags | os.O_NONBLOCK | _NO_LINK, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # changed since
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # it was replaced after `_mode_of` looked
         os.close(descriptor)
-        raise FileRefused(f"{path}: expected a regular file; choose another name")
+        raise FileRefused(f"{path}: expected a regular file, got another kind of file; choose another name")
     return descriptor
 
 

@@ -1,7 +1,7 @@
 """Every exception that `fl` raises on purpose.
 
 One base class; each subclass is named for the fact. A message says where (file, column, row), what was expected, what
-was found, and what to do. Rows are counted as an editor counts them: the header is row 1.
+was got, and what to do. Rows are counted as an editor counts them: the header is row 1.
 
 Errors of the encrypted sum itself are `secagg.errors`; they pass through `fl` unchanged.
 """
@@ -26,7 +26,7 @@ class DataError(FederationError):
 
 
 class NoRows(DataError):
-    """There are no transactions, or only such as the schema drops."""
+    """There are no transactions, or the schema drops all of them."""
 
 
 class PartitionError(FederationError):
@@ -66,7 +66,7 @@ class BudgetLedgerError(FederationError):
 
 
 class MetricError(FederationError):
-    """A figure cannot be computed from these labels and scores."""
+    """A metric cannot be computed from these labels and scores."""
 
 
 class RunFolderError(FederationError):
@@ -78,7 +78,7 @@ class FileRefused(FederationError):
 
 
 class AggregationError(FederationError):
-    """Updates and the aggregation asked for do not fit each other."""
+    """The updates do not fit the requested aggregation."""
 
 
 class AlgorithmError(FederationError):
@@ -94,7 +94,7 @@ class ResourceError(FederationError):
 
 
 class BanksVanished(AggregationError):
-    """Banks were gone when their contributions were due.
+    """Banks did not send their contributions when they were due.
 
     `banks` names them. The round can be offered again without them.
     """
@@ -105,15 +105,15 @@ class BanksVanished(AggregationError):
 
 
 class StatisticsError(FederationError):
-    """Shared statistics cannot be planned, summed or used as asked."""
+    """Shared statistics cannot be planned, summed or used as requested."""
 
 
 class FeatureError(FederationError):
-    """No feature can be made: the schema names none."""
+    """The schema names no column that a feature can be computed from."""
 
 
 class ExaminationError(FederationError):
-    """A finished run cannot be examined as asked: its data are missing or changed, or a column is missing."""
+    """A finished run cannot be examined as requested: its data are missing or changed, or a column is missing."""
 
 
 class AblationError(FederationError):

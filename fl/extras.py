@@ -1,7 +1,7 @@
-"""Which extra of this project brings a package that is not installed, and the command that brings it.
+"""Name the extra of this project that installs a missing package, and the command that installs the extra.
 
-The project is on no index: it is installed from a checkout, by path. A missing package that no extra brings is a fault
-of the program and raises an ordinary error.
+The project is not on a package index: it is installed from a checkout, by path. A missing package that belongs to no
+extra is a fault of the program and raises an ordinary error.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ EXTRAS = {
     "benchmarks": ("matplotlib", "jinja2"),
 }
 CORE = ("numpy", "tenseal", "cryptography")
-# Distributions of their own in the same checkout, which bring what these extras name, and the console scripts.
+# Separate distributions in the same checkout. They install the packages of these extras and the console scripts.
 BESIDE = {"demos": "-e . -e ./demos", "benchmarks": "-e . -e ./demos -e ./benchmarks"}
 
 
 def command(extra: str) -> str:
-    """What installs `extra`, to be run in a checkout."""
+    """The command that installs `extra`, to be run in a checkout."""
     return f"pip install {BESIDE[extra]}" if extra in BESIDE else f"pip install -e '.[{extra}]'"
 
 
 def advice(absent: ModuleNotFoundError) -> str:
-    """What is missing and how to install it. Raises `absent` again when no extra brings it."""
+    """What is missing and how to install it. Raises `absent` again when it belongs to no extra."""
     name = (absent.name or "").partition(".")[0]
     if name in CORE:
         return (

@@ -1,4 +1,4 @@
-"""Names and sentences from outside inside a Markdown text: shown as they are, never HTML, a link, emphasis or a cell.
+"""Escape text from outside for Markdown, so that it is shown literally and never becomes HTML, a link or emphasis.
 
 Follows CommonMark 0.31 (backslash escapes, entities, code spans) and GitHub's tables.
 """
@@ -20,7 +20,7 @@ def text(value: object) -> str:
 
 
 def code(value: object) -> str:
-    """The value as a code span, in which nothing has a meaning; not for tables."""
+    """The value as a code span, in which no character is markup. Not for tables."""
     plain = _BREAKS.sub(" ", str(value))
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", plain)), default=0))
     pad = " " if plain.startswith("`") or plain.endswith("`") else ""

@@ -1,4 +1,4 @@
-"""What every option may be: type, range and unit, declared once for the command line, for TOML and for Python.
+"""The type, range and unit of every option, declared once for the command line, for TOML and for Python.
 
 What it does: the constants below are the declarations. A settings dataclass names one beside each field
 (`clip: Annotated[float, options.CLIP]`) and calls `check` when it is made, which covers Python and every TOML file that
@@ -8,8 +8,8 @@ repository says which numbers an option takes.
 A refusal names the option, what was expected with its unit, and the value. NaN and infinities are not accepted as
 numbers, True is not accepted as 1, and None is accepted only where a field says so.
 
-What it leaves to others: options that contradict each other (`fl.runs.refusals`), and what lies behind a file's name.
-It imports neither torch nor click, since `--help` waits for neither.
+What it leaves to others: options that contradict each other (`fl.runs.refusals`), and the content of files.
+It imports neither torch nor click, so that `--help` answers quickly.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Refused(ValueError):
 
 
 class Option(Protocol):
-    """`str` of it completes "expected ..."."""
+    """Its `str` completes a message that begins with "expected "."""
 
     def of(self, value: object) -> Any:
-        """`value` as Python's own type. Raises `Refused`."""
+        """`value` as a built-in Python type. Raises `Refused`."""
 
     def read(self, text: str) -> Any:
         """The value that a person writes as `text`. Raises `Refused`."""
@@ -42,7 +42,7 @@ class Option(Protocol):
 
 @dataclass(frozen=True)
 class Real:
-    """A finite number from `low` to `high`; `above`, `below`: that end is itself excluded."""
+    """A finite number from `low` to `high`. `above` excludes `low` itself, `below` excludes `high` itself."""
 
     low: float
     high: float
@@ -83,7 +83,7 @@ class Real:
 
 @dataclass(frozen=True)
 class Whole:
-    """An integer from `low` to `high`, both included; numpy's are taken, 3.0 is not."""
+    """An integer from `low` to `high`, both included. numpy integers are accepted, 3.0 is not."""
 
     low: int
     high: int
@@ -115,7 +115,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Text:
-    """A text without NUL, which no file name may hold; `what` it names. `empty`: "" is one, as the cell of a file."""
+    """A text without NUL characters. `what`: what it names, for messages. `empty`: whether "" is accepted."""
 
     what: str = "a text"
     empty: bool = False
@@ -134,7 +134,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some words."""
+    """One of several fixed words."""
 
     words: tuple[str, ...]
 
@@ -152,7 +152,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Switch:
-    """True or false; in a text those two words."""
+    """True or false; written as "true" or "false"."""
 
     def __str__(self) -> str:
         return "true or false"
@@ -170,7 +170,7 @@ class Switch:
 
 @dataclass(frozen=True)
 class Listed:
-    """Values of one option, several of them: a tuple, or a text with commas between them. `least`: fewest."""
+    """Several values of one option: a tuple, or a text with commas between them. `least`: fewest values."""
 
     each: Option
     least: int = 0
@@ -195,7 +195,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class _Instance:
-    """An object of one class: a path, settings within settings."""
+    """An object of one class, such as a path or nested settings."""
 
     kind: type
 
@@ -225,10 +225,10 @@ def shown(value: object) -> str:
 
 
 def check(settings: object, error: type[FederationError], where: str = "") -> None:
-    """Check every field of a frozen dataclass against its declaration, and keep its value as Python's own type.
+    """Check every field of a frozen dataclass against its declaration; store its value as a built-in Python type.
 
-    To be called by `__post_init__`. `where`: what stands before a field's name in a message, as in "[label] ". Raises
-    `error` naming the field.
+    Call it in `__post_init__`. `where`: text before a field's name in a message, as in "[label] ". Raises `error`
+    naming the field.
     """
     for name, (option, optional) in declared(type(settings)).items():  # type: ignore[arg-type]  # classes can be hashed (mypy 11470)
         value = getattr(settings, name)
@@ -242,7 +242,7 @@ def check(settings: object, error: type[FederationError], where: str = "") -> No
 
 @cache
 def declared(kind: type) -> Mapping[str, tuple[Option, bool]]:
-    """Of each field of the dataclass `kind` that can be checked: its option, and whether it may be None."""
+    """The option of each field of the dataclass `kind` that can be checked, and whether the field may be None."""
     assert is_dataclass(kind)
     hints = get_type_hints(kind, include_extras=True)
     found = {field.name: _declared(hints[field.name]) for field in fields(kind) if field.init}
@@ -261,9 +261,9 @@ def _declared(hint: Any) -> tuple[Option, bool] | None:
 
 
 def _of_type(kind: Any) -> Option | None:
-    """What a type says by itself; None where it says too little to be checked here.
+    """The option that a bare type stands for; None where the type is not checked here.
 
-    A bare number is refused, since it has no range: that is a fault of the class.
+    A bare number raises `TypeError`, because it has no range: that is a fault of the class.
     """
     if kind in (int, float):
         raise TypeError("a number among settings needs a range: Annotated[..., options.X]")
@@ -285,11 +285,11 @@ SWITCH = Switch()
 
 # --- privacy --------------------------------------------------------------------------------------------------------
 
-# Above 1000 the accountant's grid would not fit in memory, nor would the figure help
+# Above 1000 the accountant's grid would not fit in memory, and such an epsilon promises nothing
 # (`fl.privacy.accounting.HOPELESS_EPSILON`).
 EPSILON = Real(0, 1000, "for the life of a bank's data", above=True)
-# With delta each row may be published as it is: it belongs well below one over the number of rows, and a hundredth is
-# above that for every bank that could train at all.
+# A mechanism may publish each row unprotected with probability delta, so delta belongs well below 1 / rows. 0.01 is
+# above that for every bank with enough rows to train.
 DELTA = Real(0, 0.01, "probability; well below 1 / rows", above=True)
 EPSILONS = Listed(EPSILON)
 SAMPLE_RATE = Real(0, 1, "probability of a row being in a batch", above=True)
@@ -303,10 +303,10 @@ SHARE_PIECES = Whole(1, 2**31, "draws")
 
 # --- banks, and counts that they share ------------------------------------------------------------------------------
 
-MOST_BANKS = 65_536  # in a round (`secagg.plan.MAX_CLIENTS`)
+MOST_BANKS = 65_536  # banks in a round (`secagg.plan.MAX_CLIENTS`)
 BANKS = Whole(1, MOST_BANKS, "banks")
 RANDOM_BANKS = Whole(2, MOST_BANKS, "banks")
-LEAST_BANKS = 3  # of two, each learns the other's update from the average
+LEAST_BANKS = 3  # of two banks, each learns the other's update from the average
 QUORUM = Whole(LEAST_BANKS, MOST_BANKS, "banks; of two, each learns the other's update from the average")
 ROUND_QUORUM = Whole(2, MOST_BANKS, "contributions")
 BUDGET_SHARE = Real(0, 1, "of what is left of epsilon", above=True, below=True)
@@ -366,7 +366,7 @@ CLIP = Real(1e-30, 1e30, "in the unit of the update")
 VALUE_BITS = Whole(2, 40, "bits of a value, sign included")
 LENGTH = Whole(1, 2**33, "values")
 
-# --- what a bank can spare ------------------------------------------------------------------------------------------
+# --- limits of single banks ----------------------------------------------------------------------------------------
 
 MEMORY_MB = Real(0, 1e9, "MiB", above=True)
 SECONDS = Real(0, 1e9, "seconds a round", above=True)

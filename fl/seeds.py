@@ -1,4 +1,4 @@
-"""Seeds of everything that may be repeated: models, batch order, public schedules.
+"""Derive the seeds of models, batch order and public schedules from the seed of a run.
 
 Keys, sampling and noise under privacy are never seeded (`fl.privacy.randomness`).
 """
@@ -11,7 +11,7 @@ import hashlib
 def derive_seed(seed: int, *labels: str | int) -> int:
     """A seed in [0, 2^63) for one purpose, such as ("batches", bank, round).
 
-    A round's randomness needs no earlier round.
+    A round's seeds do not depend on earlier rounds.
 
     That is what lets a killed run continue to the same result.
     """

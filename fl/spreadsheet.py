@@ -1,9 +1,9 @@
-"""CSV files whose cells a spreadsheet shows and does not run as formulas.
+"""Write csv files whose cells a spreadsheet shows as text and never runs as formulas.
 
-A cell that begins with = + - @, a tab or a line break, or with blanks and one of those, is a formula to Excel,
-LibreOffice and Google Sheets, and text from outside (a bank, a terminal, a column) may be one. It gets an apostrophe
-in front, which a spreadsheet takes for "this is text"; numbers stay numbers. `unescaped` takes it off again, so that
-what this project reads back is what it wrote. Source: OWASP, CSV Injection (full-width forms included).
+Excel, LibreOffice and Google Sheets take a cell for a formula when it begins with = + - @, a tab or a line break, also
+after blanks. Text from outside (the name of a bank, a terminal or a column) may begin so. Such a cell gets an
+apostrophe in front, which marks it as text; numbers stay numbers. `unescaped` removes the apostrophe, so that this
+project reads back what it wrote. Source: OWASP, CSV Injection (full-width forms included).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def escaped(cell: object) -> object:
 
 
 def unescaped(cell: str) -> str:
-    """What `escaped` was given."""
+    """The cell that `escaped` was called with."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 class _Lines:
-    """Ends lines with a line feed alone. Only a writer that ends them with both quotes a carriage return in a cell."""
+    """Ends lines with a line feed. csv's writer quotes a carriage return in a cell only if it ends lines with both."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -44,7 +44,7 @@ class _Lines:
 
 
 class SafeWriter:
-    """csv's writer, every cell escaped."""
+    """csv.writer with every cell escaped."""
 
     def __init__(self, file: TextIO) -> None:
         self._writer = csv.writer(_Lines(file))

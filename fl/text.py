@@ -1,4 +1,4 @@
-"""Makes text that others wrote harmless for a terminal or a log.
+"""Escape control characters in text from outside, so that it is safe on a terminal and in a log.
 
 A line separator splits a line of a log into two, an escape sequence or a C1 control character rewrites what a terminal
 shows, and a bidirectional override shows letters in another order than they stand in. Whatever Unicode does not call
@@ -20,10 +20,10 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def printable_json(document: str) -> str:
-    """A JSON document with such characters as JSON's own escapes: it reads as the same value, on one line."""
+    """A JSON document, on one line, with such characters as JSON escapes. It reads as the same value."""
     if document.isprintable():
         return document
-    # Outside of strings JSON has none of them but white space, and json.dumps writes none without an indent.
+    # Outside strings, JSON has only white space of this kind, and json.dumps writes none of it without an indent.
     return "".join(c if _harmless(c) else _json_escaped(c) for c in document)
 
 

@@ -1,5 +1,6 @@
-"""TOML that people write, read strictly: every key has a type, and an unknown one is refused with the nearest known
-one, because a misspelt optional key would otherwise be a setting silently not in force.
+"""Read TOML strictly: every key has a type, and an unknown key is refused with the nearest known key.
+
+A misspelt optional key would otherwise be ignored without a word.
 
 What it does: `text_of` and `parsed` read a file or refuse it; `Fields` takes the keys of a table one by one; `filled`
 makes a settings class of a whole table, whose types and ranges the class declares (`fl.options`); `literal` writes a
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 
 def text_of(path: Path, error: type[FederationError]) -> str:
-    """What stands in a file. Raises `error` when it cannot be read or is no UTF-8."""
+    """The text of a file. Raises `error` when it cannot be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as fault:
@@ -35,8 +36,8 @@ def text_of(path: Path, error: type[FederationError]) -> str:
 def parsed(text: str, where: str, error: type[FederationError]) -> dict[str, Any]:
     """The tables in `text`.
 
-    Raises `error`, for numbers of thousands of digits and for brackets within thousands of brackets as well. where: the
-    file's name, which opens the message.
+    Raises `error` for invalid TOML, for numbers of thousands of digits and for thousands of nested brackets. `where`:
+    the name of the file, with which the message begins.
     """
     try:
         return tomllib.loads(text)
@@ -47,8 +48,8 @@ def parsed(text: str, where: str, error: type[FederationError]) -> dict[str, Any
 def filled(kind: type[T], table: object, where: str, error: type[FederationError]) -> T:
     """The dataclass `kind` with the keys of `table` as its fields.
 
-    Raises `error` for what is no table, for a key that is unknown or absent, and for a value that `kind` refuses.
-    where: the table's name, which opens the message.
+    Raises `error` when `table` is not a table, for an unknown or missing key, and for a value that `kind` refuses.
+    `where`: the name of the table, with which the message begins.
     """
     if not isinstance(table, dict):
         raise error(f"{where}: expected a table, got {options.shown(table)}")
@@ -63,7 +64,7 @@ def filled(kind: type[T], table: object, where: str, error: type[FederationError
 
 
 def literal(value: str | float | Sequence[str]) -> str:
-    """`value` as TOML writes it, bool and int included: JSON's form, but for surrogate pairs and the delete character.
+    """`value` in TOML, bool and int included: as in JSON, except for surrogate pairs and the delete character.
     A float reads back as the same float. Raises `ValueError` for one that is not finite.
     """
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
@@ -77,7 +78,7 @@ def _unknown(key: str, known: Iterable[str]) -> str:
 class Fields:
     """One TOML table whose keys are taken one by one, each with its type; `done` refuses what is left.
 
-    A refusal is an `error` that names table and key; `name`: of the table, "" for the whole file.
+    Refusals raise `error` and name table and key. `name`: name of the table, "" for the whole file.
     """
 
     def __init__(self, table: Mapping[str, Any], name: str, error: type[FederationError]) -> None:
@@ -87,9 +88,9 @@ class Fields:
         self._taken: list[str] = []
 
     def take(self, key: str, kinds: type | tuple[type, ...], expected: str, default: Any = None) -> Any:
-        """The value of `key`, or `default`; others than `kinds` are refused (a bool is no number).
+        """The value of `key`, or `default`. A value of another type than `kinds` is refused; a bool is not a number.
 
-        Where a float may stand, a whole number is taken as one.
+        Where a float is accepted, a whole number is accepted and becomes a float.
         """
         self._taken.append(key)
         if key not in self._table:
@@ -120,7 +121,7 @@ class Fields:
         return value
 
     def option(self, key: str, option: options.Option) -> Any:
-        """The value of a key that must be there, as its declaration has it."""
+        """The value of a required key, checked by `option`."""
         self._taken.append(key)
         if key not in self._table:
             raise self._error(f"{self.place(key)}: expected {option}, got nothing")

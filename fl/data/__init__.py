@@ -1,1 +1,1 @@
-"""Transactions: what a file means, how it is read, cut into banks, windows and splits, and made into features."""
+"""Transactions: the schema of a file (with the label delay), reading, banks, features, training and test periods."""

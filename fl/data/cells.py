@@ -1,7 +1,7 @@
-"""Columns as a parquet file or a frame may hold them, in the few types that reading transactions knows.
+"""Reduce the column types of parquet files and frames to the few types that reading transactions knows.
 
-What it does: `plain` turns a column of Arrow's into text, a number, a truth value, a date or an instant, and refuses a
-cell that is none of them; `first_that_fails` finds the cell at which the conversion of a whole column failed.
+What it does: `plain` turns an Arrow column into text, numbers, truth values, dates or instants, and refuses a cell of
+another type; `first_that_fails` finds the cell at which the conversion of a whole column failed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DAY_S = 86_400
 class CellError(ValueError):
     """A cell that no column of transactions can hold.
 
-    `at`: its position; None when the whole column is of that kind.
+    `at`: its position; None when the whole column has such a type.
     """
 
     def __init__(self, message: str, at: int | None = None) -> None:
@@ -75,7 +75,7 @@ def first_that_fails(count: int, convert: Callable[[int], object], faults: tuple
 
 
 def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Bytes as text."""
+    """Bytes as UTF-8 text."""
     try:
         return pc.cast(values, pa.large_string())
     except pa.ArrowInvalid:
@@ -83,7 +83,7 @@ def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _valid_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text that is UTF-8, which a parquet file's declared text need not be."""
+    """The text, checked to be UTF-8: a parquet file may declare text that is not."""
     try:
         values.validate(full=True)
     except pa.ArrowInvalid:
@@ -97,7 +97,7 @@ def _not_utf8(values: pa.ChunkedArray) -> CellError:
 
 
 def _refuse_beyond_calendar(values: pa.ChunkedArray, first: int, last: int) -> None:
-    """Counts of a date's own unit outside `first` to `last`, where those fit the unit at all."""
+    """Refuse dates outside `first` to `last`, counted in the column's own unit."""
     width = 2 ** (31 if pa.types.is_date32(values.type) else 63)
     counts = pc.cast(values, pa.int32() if pa.types.is_date32(values.type) else pa.int64())
     lowest, highest = max(first, -width), min(last, width - 1)

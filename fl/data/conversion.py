@@ -23,9 +23,9 @@ from fl.data.cells import CellError, first_that_fails, plain
 from fl.data.schema import DAY_US, EPOCH, MICROSECONDS, LabelColumn, Schema, TimeColumn
 from fl.errors import DataError
 
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")  # how files write an absent number
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")  # cells that stand for a missing number
 
-# What the calendar can name, in microseconds since 1970-01-01.
+# First and last instant of the years 1 to 9999, in microseconds since 1970-01-01.
 FIRST_US = (dt.date.min - EPOCH).days * DAY_US
 LAST_US = ((dt.date.max - EPOCH).days + 1) * DAY_US - 1
 CALENDAR = "in the years 1 to 9999"
@@ -33,7 +33,7 @@ CALENDAR = "in the years 1 to 9999"
 
 @dataclass(frozen=True)
 class Identifiers:
-    """Who a row belongs to: `code`: int64[n], positions in `ids`: object[k], the identifiers as text."""
+    """The party of each row. `code`: int64[n], positions in `ids`. `ids`: object[k], the identifiers as text."""
 
     code: NDArray[np.int64] = field(repr=False)
     ids: NDArray[np.object_] = field(repr=False)
@@ -43,7 +43,7 @@ class Identifiers:
 
 
 def cells_of(source: str, table: pa.Table, index: NDArray[np.int64], first_row: int) -> Cells:
-    """The columns in the few types that the conversions below know. Raises `DataError` for a cell of no such type."""
+    """The columns, each in a type that `Cells` can convert. Raises `DataError` for a cell of another type."""
     columns = {}
     for name in table.column_names:
         try:
@@ -58,7 +58,7 @@ def cells_of(source: str, table: pa.Table, index: NDArray[np.int64], first_row: 
 class Cells:
     """Columns of a source as `plain` returns them, for conversion.
 
-    The source position of each row is kept for the errors of conversion.
+    Each row's position in the source is kept for error messages.
     """
 
     source: str
@@ -70,7 +70,7 @@ class Cells:
         return self if keep.all() else replace(self, table=self.table.filter(pa.array(keep)), index=self.index[keep])
 
     def without_blanks(self, schema: Schema) -> Cells:
-        """Without empty lines and without the rows that the schema drops."""
+        """The cells without empty lines and without the rows that the schema drops."""
         keep = np.ones(len(self.index), bool)
         if len(self.table.column_names) > 1:  # an empty line of a one-column file is a missing value, not a blank line
             blank = np.ones(len(self.index), bool)
@@ -84,9 +84,9 @@ class Cells:
         return self.where(keep)
 
     def as_text(self, column: str) -> pa.ChunkedArray:
-        """The column as strings. Nothing becomes the empty string.
+        """The column as strings. A missing cell becomes the empty string.
 
-        Whole floats (ids read through pandas) become whole numbers.
+        A column of whole floats (identifiers read through pandas) becomes whole numbers.
         """
         values = self.table[column]
         if pa.types.is_floating(values.type):
@@ -120,7 +120,7 @@ class Cells:
         try:
             numbers = as_array(pc.cast(values, pa.float64()))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            # Arrow says that some cell is no number, and not which: read again, so that `refuse` names the first one.
+            # Arrow does not say which cell is not a number: convert again, so that `refuse` names the first.
             numbers = pd.to_numeric(self.as_text(column).to_pandas(), errors="coerce").to_numpy(np.float64)
         self.refuse(column, ~np.isfinite(numbers) & ~absent, "a finite number")
         return numbers
@@ -133,13 +133,13 @@ class Cells:
             label.column,
             labels == 2,
             f"one of {', '.join(label.positive)} (fraud) or {', '.join(label.negative)} (no fraud)",
-            ", name its words in the schema's [label] positive and negative",
+            ", add its values to [label] positive or negative in the schema",
         )
         return labels
 
     def ids(self, column: str, *, refuse_empty: bool = False) -> Identifiers:
         """The column as codes into its distinct values, in order of appearance."""
-        # In one chunk, or every dictionary repeats the ones before; with 64-bit offsets, for 2 GB of text.
+        # In one chunk, because each chunk would repeat earlier entries; with 64-bit offsets for more than 2 GB.
         coded = pc.cast(self.as_text(column), pa.large_string()).combine_chunks().dictionary_encode()
         code = coded.indices.to_numpy().astype(np.int64)
         ids: NDArray[np.object_] = coded.dictionary.to_numpy(zero_copy_only=False)
@@ -168,7 +168,7 @@ class Cells:
         return instants
 
     def _datetimes(self, time: TimeColumn) -> NDArray[np.int64]:
-        """Instants; a UTC offset is honoured when every cell has one."""
+        """The column as instants. UTC offsets are applied when every cell has one."""
         values = self.table[time.column]
         if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
             return self._typed_datetimes(time, values)
@@ -189,8 +189,8 @@ class Cells:
         )
         naive = _mask(pc.invert(pc.match_substring_regex(values, r"(Z|[+-]\d\d:?\d\d)$")))
         if 0 < naive.sum() < len(naive):
-            self.refuse(time.column, naive, "ISO 8601 times all with, or all without, a UTC offset")
-        # What pandas takes and Arrow does not, such as a fraction of more than six digits.
+            self.refuse(time.column, naive, "ISO 8601 times that all have a UTC offset, or none")
+        # A cell that pandas accepts and Arrow does not, such as a fraction of more than six digits.
         kind = pa.timestamp("us", tz=None if naive.all() else "UTC")
         at = first_that_fails(len(values), lambda end: pc.cast(values.slice(0, end), kind), (pa.ArrowInvalid,))
         self.refuse(time.column, np.arange(len(values)) == at, expected)
@@ -199,15 +199,15 @@ class Cells:
     def _formatted_datetimes(self, column: str, format: str, values: pa.ChunkedArray) -> NDArray[np.int64]:
         """Dates as Python's strptime reads them.
 
-        Arrow's is thirty times as fast, and turns 31/02 into 2 March: its answer counts where it writes the same text
-        again; other cells are read one by one, each distinct one once.
+        Arrow's parser is thirty times as fast, but turns 31/02 into 2 March. Its result is used where it formats back
+        to the same text; the other distinct cells are read one by one with strptime.
         """
         coded = values.combine_chunks().dictionary_encode()
         words = coded.dictionary
         parsed = pc.strptime(words, format=format, unit="s", error_is_null=True)
         try:
             sure = _mask(pc.equal(pc.cast(pc.strftime(parsed, format=format), words.type), words))
-        except pa.ArrowInvalid:  # it cannot write in this format
+        except pa.ArrowInvalid:  # Arrow cannot write this format
             sure = np.zeros(len(words), bool)
         instants = np.asarray(pc.fill_null(pc.cast(parsed, pa.int64()), 0)) * np.int64(1_000_000)
         bad = np.zeros(len(words), bool)
@@ -224,24 +224,24 @@ class Cells:
         if not (pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)):
             raise DataError(
                 f'{self.source}: column {time.column!r}: the schema expects dates (unit = "datetime"), got '
-                f"{values.type}; set [time] unit to what the numbers count"
+                f"{values.type}; set [time] unit to the unit of the numbers"
             )
         self.refuse(time.column, _mask(pc.is_null(values)), "a date and time")
-        # Finer than a microsecond is cut off. Nothing overflows: `plain` has refused what the calendar cannot name.
+        # Fractions of a microsecond are cut off. Nothing overflows: `plain` has refused years outside 1 to 9999.
         kind = pa.timestamp("us", tz=getattr(values.type, "tz", None))
         cut = pc.CastOptions(kind, allow_time_truncate=True)
         return as_array(pc.cast(pc.cast(values, options=cut), pa.int64()))
 
 
 def _microseconds(moment: dt.datetime) -> int:
-    """Since 1970-01-01; without an offset as if in UTC."""
+    """Microseconds since 1970-01-01; a time without an offset counts as UTC."""
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
     return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
 
 
 def as_array(values: pa.ChunkedArray) -> NDArray[Any]:
-    """A numpy copy; nothing becomes NaN in a column of floats."""
+    """The values as a numpy array; missing values become NaN in a column of floats."""
     array: NDArray[Any] = values.to_numpy()
     return array
 

@@ -1,8 +1,8 @@
 """Draft a schema from a file: a guess per column, each with the reason beside it, for a person to correct.
 
-Guesses look at names and at the first rows only; the time column is read to its end, to see how many days there are. A
-draft always loads. It is not finished: a column left in by a wrong guess may be the label in another form, and
-constants taken from the sample are statistics of it until a person replaces them by public ones.
+Guesses use names and the first rows only. The time column is read to its end, to count the days. A draft can always be
+loaded. It is not finished: a wrong guess may leave in a column that is the label in another form, and constants taken
+from the sample are statistics of the data until a person replaces them by public ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fl.toml import literal
 
 SAMPLE_ROWS = 20_000
 MOST_WORDS = 24  # a category with more distinct values is hashed
-DELAY_DAYS, LEAST_SPAN_DAYS = 7, 45  # a delay is only drafted where it leaves enough days
+DELAY_DAYS, LEAST_SPAN_DAYS = 7, 45  # a label delay is drafted only where it leaves enough days
 
 LABEL_NAME = re.compile(r"fraud|label|class|target|is_?bad|chargeback", re.I)
 TIME_NAME = re.compile(r"time|date|step|hour|day|when", re.I)
@@ -54,7 +54,7 @@ class _Look:
 
     name: str
     values: NDArray[np.object_] = field(repr=False)  # as text
-    numbers: NDArray[np.float64] | None = field(repr=False)  # where every non-empty cell is one
+    numbers: NDArray[np.float64] | None = field(repr=False)  # None unless every non-empty cell is a number
     words: tuple[str, ...] = field(repr=False)  # distinct non-empty values, by frequency
     empties: int
 
@@ -78,14 +78,14 @@ class _Look:
 
     @property
     def repeats(self) -> bool:
-        """Whether values come back, as they do in a party or a category and do not in a row number."""
+        """Whether values repeat, as in a party or a category, unlike in a row number."""
         return len(self.words) < 0.95 * (len(self.values) - self.empties)
 
 
 def draft_schema(path: str | Path, label: str | None = None) -> str:
-    """A schema file (TOML) for a csv or parquet file, with comments that say why each column was put where it is.
+    """A schema file (TOML) for a csv or parquet file, with comments that give the reason for the place of each column.
 
-    `label` names the label column where no name or content gives it away. Raises `SchemaError` when no label
+    `label` names the label column; None recognises it by name and content. Raises `SchemaError` when no label
     is found, and `DataError` for an unreadable file.
     """
     path = Path(path)
@@ -111,10 +111,10 @@ def _look(name: str, values: NDArray[np.object_]) -> _Look:
 
 def _label(looks: dict[str, _Look], asked: str | None, path: Path) -> _Look:
     if asked is not None and asked not in looks:
-        raise SchemaError(f"{path}: no column {asked!r} to be the label, got {list(looks)}")
+        raise SchemaError(f"{path}: expected the label column {asked!r}, got columns {list(looks)}")
     named = [look for look in looks.values() if look.is_binary and LABEL_NAME.search(look.name)]
     if asked is None and not named:
-        raise SchemaError(f"{path}: no column of two values is named like a label; say which with --label COLUMN")
+        raise SchemaError(f"{path}: expected a label column with two values, got none; name it with --label COLUMN")
     look = looks[asked] if asked else min(named, key=lambda look: "flag" in look.name.lower())
     if not look.is_binary:
         raise SchemaError(f"{path}: label {look.name!r}: expected yes/no values, got {list(look.words[:5])}")
@@ -122,9 +122,9 @@ def _label(looks: dict[str, _Look], asked: str | None, path: Path) -> _Look:
 
 
 def _sections(path: Path, label: _Look, time: _Look | None, left: list[_Look]) -> Iterable[str]:
-    """The file, part by part; every column of `left` lands in exactly one place."""
+    """The sections of the file. Every column of `left` is in exactly one of them."""
     days = None if time is None else _span_days(path, label, time)
-    yield f"# Drafted from the first {len(label.values)} rows of {_plain(path.name)}. Guesses all:\n"
+    yield f"# Drafted from the first {len(label.values)} rows of {_plain(path.name)}. All entries are guesses:\n"
     yield "# correct them, then check with: python -m demos schema --check THIS.toml FILE\n"
     yield f"name = {literal(path.name.split('.')[0] or 'draft')}\n\n"
     yield _label_section(label, days)
@@ -172,11 +172,11 @@ def _why_never(look: _Look) -> str | None:
     if len(look.words) <= 1:
         return "it has one value in the sample"
     if look.is_date:
-        return "it is another date"
+        return "it is a second date"
     if look.is_text:
         return None
     whole = look.numbers is None or bool((look.numbers == np.floor(look.numbers)).all())
-    return "no value comes back: it numbers the rows" if whole and not look.repeats and len(look.values) > 50 else None
+    return "no value repeats: it numbers the rows" if whole and not look.repeats and len(look.values) > 50 else None
 
 
 def _span_days(path: Path, label: _Look, time: _Look) -> float | None:
@@ -213,8 +213,8 @@ def _time_section(time: _Look) -> str:
     unit = _unit(time)
     why = {
         "datetime": "its cells are ISO 8601 dates",
-        "order": "it ascends; if it measures time, say in what: seconds, minutes, hours or days",
-    }.get(unit, f"it ascends, and its name sounds like {unit}; if 0 has a date, add origin = 2024-01-31")
+        "order": "it ascends; if it measures time, replace order by seconds, minutes, hours or days",
+    }.get(unit, f"it ascends, and its name suggests {unit}; if 0 is a date, add origin = 2024-01-31")
     return f'[time]  # {why}\ncolumn = {literal(time.name)}\nunit = "{unit}"\n\n'
 
 
@@ -228,7 +228,7 @@ def _amount_section(amount: _Look) -> str:
 
 
 def _parties_section(customer: _Look | None, terminal: _Look | None) -> str:
-    lines = ["[parties]  # by name, and that there are many\n"]
+    lines = ["[parties]  # by name, and because they have many values\n"]
     for role, look in (("customer", customer), ("terminal", terminal)):
         lines.append(f"{role} = {literal(look.name)}\n" if look else f'# {role} = "..."  # none recognised\n')
     return "".join(lines) + "\n"
@@ -248,10 +248,12 @@ def _feature_section(look: _Look) -> str:
             lines.append(f"missing = 0.0  # {look.empties} empty cells in the sample\n")
         return "".join(lines) + "\n"
     if look.is_text:
-        return f"[[text]]  # several words a cell; a feature once use = true\ncolumn = {name}\nuse = false\n\n"
+        return (
+            f"[[text]]  # several words per cell; becomes a feature with use = true\ncolumn = {name}\nuse = false\n\n"
+        )
     if len(look.words) <= MOST_WORDS:
         return (
-            f"[[categorical]]  # {len(look.words)} words; others become all zeros. Is this list public?\n"
+            f"[[categorical]]  # {len(look.words)} words; others become all zeros. This list must be public\n"
             f"column = {name}\nvocabulary = {literal(list(look.words))}\n\n"
         )
     return (

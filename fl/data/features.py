@@ -1,13 +1,13 @@
-"""What a model sees of a transaction: the handbook's columns, categories, hashed text, scaled by public constants.
+"""Compute the inputs of the model from transactions: the handbook's columns, categories and hashed text, scaled.
 
 Every bank computes features from its own rows only. A feature of a transaction at time t uses the rows of
-its customer and terminal up to t, and labels only once they are known: a label of time s enters from s +
+its customer and terminal up to t, and labels only once they are known: a label of time s is used from s +
 delay on, and never at s itself. The columns and windows are those of chapter 3 of the Fraud Detection
 Handbook (Le Borgne et al., 2022); a customer's windows are (t - w, t] and hold the transaction itself, a
 terminal's are (t - delay - w, t - delay].
 
-Scaling needs no statistics: each column goes through a public transform, centre and scale of the schema and
-is clipped to +-`schema.bound`.
+Scaling needs no statistics: each column is scaled by the schema's public transform, centre and scale and is
+clipped to +-`schema.bound`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def blocks(schema: Schema) -> tuple[Block, ...]:
     blocks.extend(Category(column) for column in schema.categorical)
     blocks.extend(HashedText(column) for column in schema.text if column.use)
     if not blocks:
-        raise FeatureError(f"schema {schema.name!r} names no feature: give it an amount, numeric or categorical column")
+        raise FeatureError(f"schema {schema.name!r} has no column for a feature: add an amount or a numeric column")
     return tuple(blocks)
 
 
@@ -103,13 +103,13 @@ def scale_publicly(raw: NDArray[np.float64], schema: Schema) -> NDArray[np.float
         values = raw[:, column]
         if feature.transform in LOG_TRANSFORMS:
             values = np.sign(values) * np.log1p(np.abs(values))
-        with np.errstate(over="ignore"):  # beyond float64 is beyond the bound
+        with np.errstate(over="ignore"):  # what overflows float64 is clipped to the bound
             scaled[:, column] = np.clip((values - feature.center) / feature.scale, -schema.bound, schema.bound)
     return scaled
 
 
 class Calendar:
-    """Weekend and night, 0 or 1."""
+    """Whether the transaction is on a weekend and at night: 0 or 1 each."""
 
     features = (Feature("weekend"), Feature("night"))
 
@@ -174,7 +174,7 @@ class TerminalWindows:
         named: list[Feature] = []
         for days in self._windows:
             named.append(_count_feature(f"terminal_count_{days}d", schema.parties.terminal_per_day * days))
-            # A share lies in [0, 1]; stretched over [0, bound] it weighs as much as the other columns.
+            # A share is in [0, 1]; scaled to [0, bound] it has the range of the other columns.
             named.append(Feature(f"terminal_risk_{days}d", scale=1.0 / schema.bound))
         self.features = tuple(named)
 
@@ -182,7 +182,7 @@ class TerminalWindows:
         assert table.terminal is not None and table.time is not None
         windows = GroupWindows.of(table.terminal.code, table.time, rows)
         fraud = np.zeros(len(table), bool) if table.label is None else table.label == 1
-        # Without a delay the window would end with the row and hand the model its own label: end before it.
+        # Without a delay the window would include the row and thus its own label: it ends before the row.
         end = windows.later_than(self._delay * DAY_US, or_at=self._delay == 0)
         columns = []
         for days in self._windows:
@@ -194,7 +194,7 @@ class TerminalWindows:
 
 
 class Number:
-    """A numeric column as it is; with a public value for empty cells, also a column that says the cell was empty."""
+    """A numeric column. With a public value for empty cells, also a 0/1 column that marks empty cells."""
 
     def __init__(self, column: NumericColumn) -> None:
         self._column = column

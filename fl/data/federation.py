@@ -1,8 +1,8 @@
-"""What a federation of banks trains and is tested on: one frozen table of features per bank and period.
+"""Load the data of a federation: one frozen table of features per bank and period.
 
-`load_federation` is the way in: read, partition, split and compute features, each bank from its own rows.
-`pooled_global` is the baseline that federating must be measured against: features over all banks' rows, same
-split. It needs everyone's transactions in one place, which is what a federation avoids.
+`load_federation` reads, partitions and splits transactions and computes features, each bank from its own rows.
+`pooled_global` is the baseline of a federation: features over all banks' rows, same split. It needs the transactions
+of all banks in one place, which a federation avoids.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fl.data.simulate import Simulation, simulate
 from fl.data.split import Periods, Split, periods_for, split
 from fl.errors import PartitionError, SplitError
 
-SIMULATED = "simulated"  # the name of the embedded data, where a path is expected
+SIMULATED = "simulated"  # in place of a path: the embedded data
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class BankData:
 
 @dataclass(frozen=True)
 class Federation:
-    """All banks of one experiment. `description` holds counts and dates only, for the run's manifest."""
+    """All banks of one experiment. `description`: counts and dates for the run's manifest, no rows."""
 
     banks: tuple[BankData, ...]
     feature_names: tuple[str, ...]
@@ -73,7 +73,7 @@ class Federation:
 
 @dataclass(frozen=True)
 class PartitionedTable:
-    """Transactions of all banks, who holds which and how each bank splits them: what both baselines are made from."""
+    """Transactions of all banks, with the bank of each row and each bank's split. Both baselines are made from it."""
 
     table: Transactions
     partition: Partition
@@ -128,7 +128,7 @@ def read_partitioned(
     validation_share: float | None = None,
     simulation: Simulation | None = None,
 ) -> PartitionedTable:
-    """The first half of `load_federation`; call it once to make a federation and `pooled_global` from one reading."""
+    """Read, partition and split as `load_federation` does. One result gives a federation and `pooled_global`."""
     meaning = resolve_schema(data, schema)
     rule = partition_for(meaning, partition, clients, seed)
     table = _read(data, meaning, rule, simulation or Simulation(seed=seed))
@@ -138,7 +138,7 @@ def read_partitioned(
         held = split(table.take(rows), periods, seed, validation_share)
         if len(held.train) == 0:
             raise PartitionError(
-                f"{table.source}: bank {name!r} ({rule.spec}) has {len(rows)} rows but none to train on; "
+                f"{table.source}: bank {name!r} ({rule.spec}) has {len(rows)} rows and none in the training period; "
                 "merge it with another bank or widen the training period"
             )
         banks.append((name, rows, held))
@@ -148,7 +148,7 @@ def read_partitioned(
 
 
 def resolve_schema(data: str | Path, schema: str | Path | Schema | None) -> Schema:
-    """The schema asked for, or the shipped one that fits the data."""
+    """The requested schema, or the shipped one that fits the data."""
     if isinstance(schema, Schema):
         return schema
     if schema is not None:
@@ -204,13 +204,13 @@ def _read(data: str | Path, schema: Schema, rule: Partition, simulation: Simulat
 def _check_bank_column(rule: Partition, header: Sequence[str], source: str) -> None:
     if rule.column is not None and rule.column not in header:
         raise PartitionError(
-            f"{source}: no column {rule.column!r} to partition by, got {list(header)}; "
-            "name one of these, or FILE.csv:COLUMN, or a number of random banks with --clients"
+            f"{source}: expected a column {rule.column!r} to partition by, got {list(header)}; "
+            "name one of these or FILE.csv:COLUMN, or set a number of random banks with --clients"
         )
 
 
 def _bank(name: str, table: Transactions, held: Split) -> BankData:
-    """Features once for all rows that any period needs, from the whole table."""
+    """The bank's rows of each period, with features that are computed once from the whole table."""
     needed = np.unique(np.concatenate([held.train, held.validation, *held.test]))
     x = scaled_features(table, needed)
 
@@ -247,7 +247,7 @@ def _counts(rows: Rows) -> dict[str, int]:
 
 
 def _description(source: PartitionedTable, banks: Sequence[BankData]) -> dict[str, Any]:
-    """Counts and dates of an experiment on data one party holds. A deployment would not publish counts per bank."""
+    """Counts and dates of an experiment. A deployment would not publish counts per bank."""
     schema, table = source.table.schema, source.table
     assert table.label is not None
     return {

@@ -1,9 +1,9 @@
-"""Which bank holds which transaction: a column of the data, a file of customers, or a keyed hash of the customer.
+"""Assign transactions to banks: by a column of the data, a file of customers, or a keyed hash of the customer.
 
 A spec is `FILE.csv:COLUMN` (a row per customer, with the schema's customer column and the bank in COLUMN) or
-`COLUMN` (the bank stands in every transaction). Without one, customers fall to `clients` banks by keyed
-hash: the same customer always at the same bank, whichever other customers there are, so that new
-transactions find theirs. Banks are about equal in size.
+`COLUMN` (every transaction names its bank). Without a spec, a keyed hash assigns customers to `clients`
+banks: a customer is always at the same bank, whichever other customers there are, and so are new
+transactions. Banks are about equal in size.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ MIN_BANKS = 2
 
 
 def keyed_hash(values: NDArray[np.object_], purpose: str, seed: int) -> NDArray[np.uint64]:
-    """uint64[n]: SipHash-2-4 of each text under a key made of `purpose` and `seed`; equal texts, equal hashes.
+    """uint64[n]: SipHash-2-4 of each text under a key made of `purpose` and `seed`; equal texts hash alike.
 
-    It splits data reproducibly and evenly. It hides nothing: the key is public.
+    It splits data reproducibly and evenly. It does not hide the texts: the key is public.
     """
-    key = hashlib.blake2b(f"{purpose}:{seed}".encode(), digest_size=8).hexdigest()  # the 16 characters it takes
+    key = hashlib.blake2b(
+        f"{purpose}:{seed}".encode(), digest_size=8
+    ).hexdigest()  # pandas takes a key of 16 characters
     hashes: NDArray[np.uint64] = pd.util.hash_array(values, hash_key=key, categorize=False)
     return hashes
 
@@ -41,9 +43,9 @@ class Partition:
     """A rule that names a bank for every transaction. Make one with `partition_for`."""
 
     spec: str  # as a person writes it; for manifests
-    column: str | None = None  # the bank stands in this column of the data
+    column: str | None = None  # column of the data that names the bank
     customers: dict[str, str] | None = field(default=None, repr=False)  # customer -> bank
-    clients: int | None = None  # so many banks by keyed hash
+    clients: int | None = None  # number of banks by keyed hash
     seed: int = 0
 
     def assign(self, table: Transactions) -> list[tuple[str, NDArray[np.int64]]]:
@@ -85,22 +87,21 @@ class Partition:
             customer = table.customer.ids[table.customer.code[at]]
             raise PartitionError(
                 f"{table.row_name(at)}: customer {customer!r} has no bank in {self.spec} "
-                f"({missing} such customers); add them there, or leave the partition out for random banks"
+                f"({missing} such customers); add them to the file, or leave out the partition to get random banks"
             )
         return per_row, names
 
 
 def partition_for(schema: Schema, spec: str | None, clients: int | None, seed: int) -> Partition:
-    """The partition that a person asked for: `spec`, else the schema's column, else `clients` random banks (8).
+    """The requested partition: `spec`, else the schema's column, else `clients` random banks (8 by default).
 
-    `clients` given beside a column makes random banks of that number instead of the schema's column; beside
-    an explicit `spec` it is contradictory. Raises `PartitionError` for that, for fewer than two banks and
-    for an unreadable file.
+    `clients` replaces the schema's column by that number of random banks. Raises `PartitionError` for `clients`
+    together with `spec`, for fewer than two banks and for an unreadable file.
     """
     if clients is not None and clients < MIN_BANKS:
         raise PartitionError(f"expected at least {MIN_BANKS} banks, got clients = {clients}")
     if spec is not None and clients is not None:
-        raise PartitionError(f"partition {spec!r} fixes the banks, and so does clients = {clients}; give one of them")
+        raise PartitionError(f"partition {spec!r} and clients = {clients} both fix the banks: give one of them")
     if spec is None and (schema.partition is None or clients is not None):
         number = 8 if clients is None else clients
         return Partition(f"{number} random banks", clients=number, seed=seed)
@@ -119,7 +120,7 @@ def _customers(path: Path, column: str, schema: Schema) -> dict[str, str]:
     key = schema.parties.customer
     if key is None:
         raise PartitionError(
-            f"{path}: a partition file names banks of customers, but schema {schema.name!r} has no customer "
+            f"{path}: a partition file names the bank of each customer, and schema {schema.name!r} has no customer "
             "column; partition by a column of the data instead"
         )
     try:
@@ -136,11 +137,11 @@ def _customers(path: Path, column: str, schema: Schema) -> dict[str, str]:
     assigned: dict[str, str] = {}
     for row, (customer, bank) in enumerate(zip(customers, banks, strict=True), 2):
         if not bank:
-            raise PartitionError(f"{path}: row {row}: customer {customer!r} has an empty {column}; fill it in")
+            raise PartitionError(f"{path}: row {row}: expected a bank of {customer!r} in {column}, got an empty cell")
         if assigned.setdefault(customer, bank) != bank:
             raise PartitionError(
-                f"{path}: row {row}: customer {customer!r} is at bank {bank!r}, and at "
-                f"{assigned[customer]!r} above; keep one"
+                f"{path}: row {row}: customer {customer!r} expected one bank, got {bank!r} here and "
+                f"{assigned[customer]!r} in a row above; keep one"
             )
     return assigned
 

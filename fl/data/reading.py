@@ -52,7 +52,7 @@ class Transactions:
     numeric: Mapping[str, NDArray[np.float64]] = field(repr=False)
     categorical: Mapping[str, Identifiers] = field(repr=False)
     text: Mapping[str, NDArray[np.object_]] = field(repr=False)
-    first_row: int = 2  # row number of index 0 in messages: 2 below a header, 1 in a parquet file
+    first_row: int = 2  # row number of index 0 in messages: 2 in a csv (row 1 is the header), 1 in a parquet file
 
     def __len__(self) -> int:
         return len(self.index)
@@ -119,9 +119,9 @@ def load_transactions(
 ) -> Transactions:
     """All transactions of a file, in time order.
 
-    With `labelled` the label column must be there, and hold both classes unless `needs_fraud` is False (for
-    a file that only serves as history); without, it is not read. `bank_column` is read as `bank`. Raises
-    `DataError` naming file, column and row.
+    With `labelled`, the label column is required, and must hold both classes unless `needs_fraud` is False (for
+    a file that only serves as history). Without it, labels are not read. `bank_column` is read as `bank`.
+    Raises `DataError` naming file, column and row.
     """
     path = Path(path)
     columns = _columns_of(path, schema, labelled, bank_column)
@@ -145,7 +145,7 @@ def transactions_from_frame(
     bank_column: str | None = None,
     needs_fraud: bool = True,
 ) -> Transactions:
-    """The same from a pandas frame that is already in memory; `source` names it in messages."""
+    """The transactions of a pandas frame, as `load_transactions` reads a file. `source`: its name in messages."""
     wanted = _wanted(schema, labelled, bank_column)
     _refuse_absent(wanted, list(frame.columns), source, schema)
     columns = {name: _from_pandas(frame[name], name, source) for name in wanted}
@@ -163,8 +163,7 @@ def stream_transactions(
 ) -> Iterator[Transactions]:
     """The transactions of a file in chunks of at most `rows`, each sorted as `load_transactions` sorts a file.
 
-    Memory holds one chunk. Raises `DataError` as `load_transactions` does, except that a file without fraud
-    is fine.
+    Memory holds one chunk. Raises `DataError` as `load_transactions` does, except for a file without fraud.
     """
     path = Path(path)
     columns = _columns_of(path, schema, labelled, bank_column)
@@ -183,7 +182,7 @@ def stream_transactions(
 
 
 def read_sample(path: str | Path, columns: list[str], rows: int) -> dict[str, NDArray[np.object_]]:
-    """The first `rows` rows of these columns as text, nothing as the empty string. Raises `DataError`."""
+    """The first `rows` rows of these columns as text; a missing cell is the empty string. Raises `DataError`."""
     path = Path(path)
     try:
         batches = _first_rows(_batches(path, _csv_options(",", columns, True), columns, rows), rows)
@@ -197,7 +196,7 @@ def read_sample(path: str | Path, columns: list[str], rows: int) -> dict[str, ND
 
 
 def _first_rows(batches: Generator[pa.RecordBatch, None, None], rows: int) -> list[pa.RecordBatch]:
-    """Enough whole batches, the last one cut."""
+    """The batches that hold the first `rows` rows, the last one cut."""
     taken: list[pa.RecordBatch] = []
     with closing(batches):
         for batch in batches:
@@ -220,7 +219,7 @@ def _batches(
 
 
 def _from_pandas(values: pd.Series | pd.DataFrame, name: str, source: str) -> pa.Array:
-    """A column of a frame. Raises `DataError` for a cell that is not of the kind of those above it."""
+    """A column of a frame. Raises `DataError` for a cell whose type differs from the cells above it."""
     if isinstance(values, pd.DataFrame):
         raise DataError(f"{source}: expected each column once, got {name!r} {values.shape[1]} times; rename them")
     convert = (pa.ArrowException, TypeError, ValueError, OverflowError)
@@ -229,7 +228,7 @@ def _from_pandas(values: pd.Series | pd.DataFrame, name: str, source: str) -> pa
     except convert:
         at = first_that_fails(len(values), lambda end: pa.Array.from_pandas(values.iloc[:end]), convert)
         raise DataError(
-            f"{source}: row {at + 1}, column {name!r}: expected a value of the kind of those above, got "
+            f"{source}: row {at + 1}, column {name!r}: expected a value of the same type as those above, got "
             f"{values.iloc[at]!r}; correct the frame"
         ) from None
 
@@ -258,7 +257,7 @@ def _refuse_absent(wanted: list[str], header: list[str], source: str, schema: Sc
 
 
 def _csv_options(delimiter: str, columns: list[str], quoted_breaks: bool) -> dict[str, Any]:
-    """One thread and kept empty lines: only then are Arrow's row numbers the file's."""
+    """Options of Arrow: one thread and kept empty lines, so that its row numbers are those of the file."""
     return {
         "read_options": pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
         "parse_options": pa.csv.ParseOptions(
@@ -283,8 +282,8 @@ def _whole(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None
         frauds = int(table.label.sum())
         if frauds in (0, len(table)):
             raise DataError(
-                f"{cells.source}: column {schema.label.column!r}: expected frauds and others, got "
-                f"{'no fraud' if frauds == 0 else 'only frauds'} in {len(table)} rows; nothing can be learned from it"
+                f"{cells.source}: column {schema.label.column!r}: expected frauds and other rows, got "
+                f"{'no fraud' if frauds == 0 else 'only frauds'} in {len(table)} rows; a model needs both"
             )
     return table
 

@@ -1,8 +1,10 @@
-"""What the columns of a transaction file mean: frozen values, checked for contradictions when they are made.
+"""The schema of transactions: columns, label and label delay, windows, scaling constants, training and test periods.
 
-A schema is public. Every bank of a federation holds the same one, so whatever it fixes (vocabularies, hash
-widths, scaling constants, the label delay) costs no statistics of anyone's data. `sha256` names it in
-messages and manifests.
+The label delay, `LabelColumn.delay_days`, is the number of days after which a fraud is known. The values are frozen and
+checked for contradictions when they are made.
+
+A schema is public. Every bank of a federation holds the same one, so what it fixes (vocabularies, hash widths, scaling
+constants, the label delay) is no statistic of anyone's data. `sha256` names it in messages and manifests.
 
 The format is described in docs/data.md.
 """
@@ -21,7 +23,7 @@ from fl import options
 from fl.errors import SchemaError
 
 TimeUnit = Literal["datetime", "seconds", "minutes", "hours", "days", "order"]
-MICROSECONDS: dict[str, int] = {  # length of one unit of a numeric time column
+MICROSECONDS: dict[str, int] = {  # microseconds in one unit of a numeric time column
     "seconds": 1_000_000,
     "minutes": 60_000_000,
     "hours": 3_600_000_000,
@@ -41,7 +43,7 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True)
 class LabelColumn:
-    """The fraud label. It becomes known `delay_days` after the transaction, to every feature and to the split."""
+    """The fraud label. Until the label delay, `delay_days` after the transaction, features and split ignore it."""
 
     column: Annotated[str, options.COLUMN]
     delay_days: Annotated[int, options.DELAY_DAYS] = 0
@@ -51,12 +53,12 @@ class LabelColumn:
     def __post_init__(self) -> None:
         options.check(self, SchemaError, "[label] ")
         both = sorted(set(self.positive) & set(self.negative))
-        _require(not both, f"[label] {both} stand in both positive and negative; a value can mean only one")
+        _require(not both, f"[label] {both} are in both positive and negative; remove them from one of the two")
 
 
 @dataclass(frozen=True)
 class TimeColumn:
-    """When a transaction happened. `origin` is the date of 0 in a numeric column; without one there is no calendar."""
+    """The time of a transaction. `origin`: the date of 0 in a numeric column; without it there is no calendar."""
 
     column: Annotated[str, options.COLUMN]
     unit: TimeUnit = "datetime"
@@ -81,7 +83,7 @@ class TimeColumn:
 
     @property
     def measures_days(self) -> bool:
-        """Whether differences are durations, so that windows in days mean something."""
+        """Whether differences of times are durations, so that windows in days can be computed."""
         return self.unit != "order"
 
     @property
@@ -95,7 +97,7 @@ class AmountColumn:
     """The amount. Scaled as (log1p(amount) - log1p(typical)) / spread, with the sign kept."""
 
     column: Annotated[str, options.COLUMN]
-    # In the column's currency; a public guess, not a statistic of the data.
+    # In the column's currency. A public guess, not a statistic of the data.
     typical: Annotated[float, options.TYPICAL] = 50.0
     spread: Annotated[float, options.SPREAD] = 1.0
 
@@ -112,7 +114,7 @@ class PartyColumns:
     # Public guesses that centre the window counts.
     customer_per_day: Annotated[float, options.PER_DAY] = 2.0
     terminal_per_day: Annotated[float, options.PER_DAY] = 1.0
-    shared: tuple[str, ...] = ()  # parties that banks have in common, whose counts they may share
+    shared: tuple[str, ...] = ()  # parties that several banks have; banks may share counts of them
 
     def __post_init__(self) -> None:
         options.check(self, SchemaError, "[parties] ")
@@ -122,16 +124,16 @@ class PartyColumns:
         )
         _require(
             not self.shared or self.terminal is not None,
-            "[parties] shared names the terminal, and no terminal column is given; add terminal or remove shared",
+            "[parties] shared names the terminal and there is no terminal column; add terminal or remove shared",
         )
 
 
 @dataclass(frozen=True)
 class NumericColumn:
-    """A number used as it is, or through a log. Scaled as (transform(value) - center) / scale.
+    """A number, used directly or through a logarithm. Scaled as (transform(value) - center) / scale.
 
-    `missing` is the public value put where a cell is empty, together with a 0/1 column that says so; None
-    refuses it.
+    `missing`: the public value of an empty cell, which also gets a 0/1 column that marks empty cells. None: an
+    empty cell is refused.
     """
 
     column: Annotated[str, options.COLUMN]
@@ -148,7 +150,7 @@ class NumericColumn:
 class CategoricalColumn:
     """A category: one column per word of a public `vocabulary`, or `hash_width` hashed columns.
 
-    Exactly one of the two.
+    Exactly one of the two is given.
     """
 
     column: Annotated[str, options.COLUMN]
@@ -169,7 +171,7 @@ class CategoricalColumn:
 class TextColumn:
     """Free text as hashed character n-grams of length `ngrams[0]` to `ngrams[1]`.
 
-    It is read, and is a feature, only with `use`.
+    It is read and becomes features only with `use`.
     """
 
     column: Annotated[str, options.COLUMN]
@@ -206,7 +208,7 @@ class Days:
 
     def __post_init__(self) -> None:
         options.check(self, SchemaError, "[split] ")
-        _require(self.first <= self.last, f"[split] a period ends before it begins: {self}")
+        _require(self.first <= self.last, f"[split] expected a period that ends on or after its first day, got {self}")
 
     def __len__(self) -> int:
         return self.last - self.first + 1
@@ -271,7 +273,7 @@ class Schema:
         _require(len(self.delimiter) == 1, f"[file] delimiter: expected one character, got {self.delimiter!r}")
         _refuse_repeats(self.roles(), "column with a role")
         for column in sorted(set(self.roles()) & set(self.never)):
-            raise SchemaError(f"column {column!r} is in never and has a role too; remove it from one of them")
+            raise SchemaError(f"column {column!r} is in never and also has a role; remove it from one of the two")
         _require(
             len(set(self.windows_days)) == len(self.windows_days),
             f"[features] windows_days: expected distinct days, got {list(self.windows_days)}",
@@ -283,7 +285,7 @@ class Schema:
             return
         _require(
             self.time is not None and self.time.measures_days,
-            "[split] periods need a [time] column that measures days; give train_fraction and test_fraction instead",
+            "[split] periods need a [time] column that measures days; give train_fraction and test_fraction",
         )
         labels_known = self.split.train.last + self.label.delay_days + 1
         for period in self.split.test:
@@ -291,11 +293,11 @@ class Schema:
                 period.first >= labels_known,
                 f"[split] test begins on {self.day_name(period.first)}, but labels of the last training day "
                 f"are known from {self.day_name(labels_known)} on (delay_days = {self.label.delay_days}); "
-                "begin there or later",
+                "let the test begin on that day or later",
             )
 
     def roles(self) -> Iterator[str]:
-        """Every column that is read as label, time, amount, party or feature; repeated if the schema repeats it."""
+        """Every column that is read as label, time, amount, party or feature, with repetitions."""
         yield self.label.column
         for single in (self.time, self.amount):
             if single is not None:
@@ -305,7 +307,7 @@ class Schema:
             yield from (c.column for c in group)
 
     def columns_read(self, *, labelled: bool = True) -> tuple[str, ...]:
-        """Columns a file must have, in a fixed order; the label only if `labelled`, text only if in use."""
+        """Columns that a file must have, in a fixed order: the label only if `labelled`, text only if in use."""
         wanted = dict.fromkeys([*self.roles(), *(rule.column for rule in self.drop)])
         for column in (text.column for text in self.text if not text.use):
             wanted.pop(column)
@@ -320,32 +322,32 @@ class Schema:
 
     @property
     def shares_counts(self) -> bool:
-        """Whether banks have counts of terminals to share: windows longer than a day at terminals in common."""
+        """Whether banks can share counts of terminals: they have terminals in common and windows longer than a day."""
         return self.has_windows and bool(self.parties.shared) and max(self.windows_days) > 1
 
     @property
     def history_days(self) -> int:
-        """How far back a feature can look: the longest window and the label delay."""
+        """Days before a transaction that its features use: the longest window plus the label delay."""
         return max(self.windows_days, default=0) + self.label.delay_days if self.has_windows else 0
 
     @property
     def sha256(self) -> str:
-        """Hash of everything the schema fixes; the TOML's comments and layout do not count."""
+        """Hash of all values of the schema, without comments and layout of the TOML."""
         return hashlib.sha256(repr(self).encode()).hexdigest()
 
     def day_name(self, day: int) -> str:
-        """A day number as people write it: an ISO date where time has one, `day N` otherwise."""
+        """A day number as an ISO date where time has a calendar, else as `day N`."""
         if self.time is not None and self.time.has_calendar:
             return (EPOCH + dt.timedelta(days=day)).isoformat()
         return f"day {day}"
 
 
 def _names_the_year(format: str) -> bool:
-    """Whether strptime knows the codes of `format`, and reads the year of a date that is written with them."""
+    """Whether strptime knows all codes of `format` and reads the year of a date in that format."""
     moment = dt.datetime(2001, 2, 3, 16, 5, 6, tzinfo=dt.UTC)
     try:
         return dt.datetime.strptime(moment.strftime(format), format).year == moment.year
-    except (ValueError, re.error):  # re.error: a code that stands there twice
+    except (ValueError, re.error):  # re.error: a code that occurs twice
         return False
 
 

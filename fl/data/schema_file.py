@@ -1,4 +1,4 @@
-"""Read a schema from TOML, by the name of a shipped one or by path, and find the shipped one that fits a header.
+"""Read a schema from TOML, by path or by the name of a shipped one, and find the shipped schema that fits a header.
 
 The format is described in docs/data.md.
 """
@@ -39,14 +39,14 @@ def load_schema(name_or_path: str | Path) -> Schema:
     path = Path(name_or_path)
     if not path.is_file():
         raise SchemaError(
-            f"no schema {str(name_or_path)!r}: expected one of {', '.join(SHIPPED)} or a TOML file's path; "
+            f"schema: expected one of {', '.join(SHIPPED)} or the path of a TOML file, got {str(name_or_path)!r}; "
             "draft one with: python -m demos schema --init FILE.csv"
         )
     return parse_schema(text_of(path, SchemaError), str(path))
 
 
 def parse_schema(text: str, where: str) -> Schema:
-    """The schema that TOML `text` describes; `where` (a file name) opens every message."""
+    """The schema in TOML `text`. `where`: a file name, with which every message begins."""
     tables = parsed(text, where, SchemaError)
     try:
         return _schema(Fields(tables, "", SchemaError), text, Path(where).stem)
@@ -61,7 +61,7 @@ def schema_for_header(header: Sequence[str], where: str) -> Schema:
         return fitting[0]
     found = " and ".join(s.name for s in fitting) or "none"
     raise SchemaError(
-        f"{where}: expected one shipped schema to fit its columns {', '.join(header[:12])}, got {found}; "
+        f"{where}: expected one shipped schema that fits its columns {', '.join(header[:12])}, got {found}; "
         f"name one with --schema, or draft one with: python -m demos schema --init {where}"
     )
 
@@ -106,7 +106,7 @@ def _windows(features: Fields) -> tuple[int, ...]:
 
 def _label(fields: Fields | None) -> LabelColumn:
     if fields is None:
-        raise SchemaError('expected a table [label] with column = "..."; it is the one thing a schema must have')
+        raise SchemaError('expected a table [label] with column = "..."; every schema needs this table')
     label = LabelColumn(
         fields.required("column"),
         fields.integer("delay_days", LabelColumn.delay_days),
@@ -211,7 +211,7 @@ def _split(fields: Fields, time: TimeColumn | None) -> DatedSplit | FractionSpli
         )
     if train is None or tests is None or train_fraction is not None or test_fraction is not None:
         raise SchemaError(
-            "[split]: expected train and test periods, or train_fraction and test_fraction, not a mixture"
+            "[split]: expected train and test periods, or train_fraction and test_fraction, not some of each"
         )
     return DatedSplit(_days(train, "train", time), tuple(_days(test, "test", time) for test in tests))
 

@@ -1,16 +1,16 @@
-"""The embedded data: card transactions of several banks with three kinds of fraud, from a seed.
+"""Generate the embedded data: card transactions of several banks with three kinds of fraud, from a seed.
 
-The world follows the Fraud Detection Handbook, chapter 3 (Le Borgne et al., 2022): customers with a home, a
-taste for amounts and a rate of transactions; terminals near them; and its three fraud scenarios.
+The data follow the Fraud Detection Handbook, chapter 3 (Le Borgne et al., 2022): customers with a place, a typical
+amount and a rate of transactions; terminals near them; and its three fraud scenarios.
 
 1. Every transaction above an amount threshold is a fraud; here the threshold follows from the fraud share. 2. A
 terminal is compromised for 28 days: every transaction there is a fraud. 3. A customer's details leak for 14 days: a
 third of the transactions are frauds of five times the amount.
 
-A change of the world can be planted (`Drift`), so that what watches for one can be tested.
+A change of the data from a given day on can be added (`Drift`), to test drift detection.
 
-Added here: regions with a bank each (some customers bank elsewhere), so that a partition is natural rather
-than drawn; a fraud share that is met whatever the size; and a free-text description of every transaction.
+Added here: regions with one bank each (some customers bank elsewhere), so that the partition is not random; the
+requested fraud share at every size; and a free-text description of every transaction.
 The code, names and templates are our own. Everything is vectorised over transactions.
 
 Leaves to others: the meaning of the columns (fl/data/schemas/simulated.toml).
@@ -35,14 +35,14 @@ SCENARIO_SHARES = (
     0.32,
 )  # of all frauds: amount, terminal, customer; about what the handbook's rates give
 TERMINAL_DAYS, CUSTOMER_DAYS, CUSTOMER_FACTOR = 28, 14, 5.0
-AWAY_SHARE = 0.10  # of customers bank outside their region, and of transactions happen outside it
+AWAY_SHARE = 0.10  # share of customers with a bank in another region, and of transactions in another region
 Ints = NDArray[np.int64]
 Texts = NDArray[np.object_]
 
 
 @dataclass(frozen=True)
 class Drift:
-    """A change of the world from `day` on (0 is the first day); what lies before it stays as it would have been."""
+    """A change of the data from `day` on (0 is the first day). Earlier transactions are as without it."""
 
     day: Annotated[int, options.DRIFT_DAY]
     amount_factor: Annotated[float, options.AMOUNT_FACTOR] = 1.0  # of every amount: prices
@@ -75,7 +75,7 @@ class Simulation:
 
 
 def embedded(customers: int | None, banks: int | None, fraud_share: float | None, seed: int) -> Simulation:
-    """The embedded data as a run's configuration asks for them: a terminal for two customers, defaults where None."""
+    """The settings of the embedded data: one terminal for two customers, and defaults where an argument is None."""
     customers = Simulation.customers if customers is None else customers
     banks = Simulation.banks if banks is None else banks
     share = Simulation.fraud_share if fraud_share is None else fraud_share
@@ -88,7 +88,7 @@ def simulate(simulation: Simulation) -> pd.DataFrame:
     Columns: TRANSACTION (int), TIME (datetime64), CUSTOMER, TERMINAL, BANK (text), AMOUNT (float, cents),
     DESCRIPTION (text), IS_FRAUD (0/1), SCENARIO (0 none, 1 to 3: never a feature).
     """
-    # One stream per subject, so that drawing one more of a kind leaves the others as they were.
+    # One random stream per subject, so that one more draw of one kind does not change the others.
     streams = np.random.SeedSequence(simulation.seed).spawn(5)
     people, trade, crime, words, change = (np.random.default_rng(stream) for stream in streams)
     world = _world(simulation, people)
@@ -173,12 +173,12 @@ def _activity(simulation: Simulation, world: _World, rng: np.random.Generator) -
 
 
 def _seconds_of_day(n: int, rng: np.random.Generator) -> Ints:
-    """Around 13:00 with a spread of 5 hours, wrapped into the day so that there is some night life."""
+    """Seconds of the day: normal around 13:00 with a deviation of 5 hours, wrapped into the day."""
     return (rng.normal(13 * 3600, 5 * 3600, n) % 86_400).astype(np.int64)
 
 
 def _terminals_visited(world: _World, customer: Ints, rng: np.random.Generator) -> Ints:
-    """A favourite mostly, else another terminal of the region, sometimes of another region."""
+    """Mostly a favourite terminal, else another one of the region, sometimes one of another region."""
     n = len(customer)
     favourite = world.favourites[customer, rng.integers(world.favourites.shape[1], size=n)]
     regions = len(world.region_start) - 1
@@ -189,7 +189,7 @@ def _terminals_visited(world: _World, customer: Ints, rng: np.random.Generator) 
 
 
 def _amounts(world: _World, customer: Ints, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Normal around the customer's typical amount, half of it as deviation; negatives drawn again, flat."""
+    """Normal around the customer's typical amount, with half of it as deviation; a negative amount is drawn again."""
     typical = world.typical[customer]
     amount = rng.normal(typical, typical / 2)
     amount = np.where(amount <= 0, rng.uniform(0.0, 2.0, len(amount)) * typical, amount)
@@ -204,7 +204,7 @@ def _commit_frauds(
     amount: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> tuple[Ints, NDArray[np.float64]]:
-    """Scenario of every transaction and the amounts after it; frauds are the share asked for within one episode."""
+    """Scenario of every transaction, and the amounts. The fraud share is met to within one episode."""
     wanted = np.round(np.array(SCENARIO_SHARES) * simulation.fraud_share * len(amount)).astype(np.int64)
     scenario = np.zeros(len(amount), np.int64)
     if wanted[0]:
@@ -229,7 +229,7 @@ def _change(
     amount: NDArray[np.float64],
     rng: np.random.Generator,
 ) -> tuple[Ints, NDArray[np.float64]]:
-    """Scenario and amount of every transaction with the drift planted: other amounts, more compromised terminals."""
+    """Scenario and amount of every transaction with the drift: other amounts, more compromised terminals."""
     later = np.flatnonzero(day >= drift.day)
     amount, scenario = amount.copy(), scenario.copy()
     amount[later] = np.maximum(np.round(amount[later] * drift.amount_factor, 2), 0.01)
@@ -277,7 +277,7 @@ def _names(prefix: str, count: int, width: int = 5) -> Texts:
     return np.array([f"{prefix}{i:0{width}d}" for i in range(count)], object)
 
 
-# Descriptions: what a bank statement prints. Each line of business has shop names and what one buys there.
+# Descriptions as on a bank statement. Each line of business has shop names and goods.
 _TRADES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (
         ("Hofladen", "Frischmarkt", "Corner Grocer", "La Huerta"),
@@ -328,11 +328,11 @@ _URGENT = (
     "support case {n} refund",
 )
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October")
-URGENT_SHARE = {0: 0.01, 1: 0.10, 2: 0.05, 3: 0.35}  # by scenario: a hint in the text, never a giveaway
+URGENT_SHARE = {0: 0.01, 1: 0.10, 2: 0.05, 3: 0.35}  # by scenario: the text hints at the label and does not tell it
 
 
 def _describe(world: _World, terminal: Ints, scenario: Ints, rng: np.random.Generator) -> Texts:
-    """A text per transaction: a card purchase, a transfer purpose, or, more often in frauds, something urgent."""
+    """A text per transaction: a purchase, the purpose of a transfer, or, more often in frauds, an urgent request."""
     n = len(terminal)
     shop = np.array([_shop(world, t) for t in range(len(world.trade))], object)
     number = rng.integers(1000, 9999, n).astype(str).astype(object)
@@ -351,7 +351,7 @@ def _describe(world: _World, terminal: Ints, scenario: Ints, rng: np.random.Gene
 
 
 def _shop(world: _World, terminal: int) -> str:
-    """Name and city of a terminal; both follow from its number, so they cost no randomness."""
+    """Name and city of a terminal; both follow from its number, without a random draw."""
     names = _TRADES[world.trade[terminal]][0]
     city = _CITIES[int(world.terminal_region[terminal]) % len(_CITIES)]
     return f"{names[terminal % len(names)]} {city}"

@@ -1,12 +1,12 @@
-"""Which rows are trained on, validated on and tested on: in time order, with the delay after which a fraud is known.
+"""Split rows into training, validation and test in time order, with the label delay between training and test.
 
-The protocol is the Fraud Detection Handbook's (chapters 3 and 5): train on some days, wait out the label
+The protocol is the Fraud Detection Handbook's (chapters 3 and 5): train on some days, skip the label
 delay, test on later days, and leave out of the test the cards that are known to be compromised. On a test
 day d those are the customers with a fraud in the training period or after it up to day d - delay - 1, whose
 label has become known: an issuer has blocked them.
 
-Validation holds whole customers, chosen by keyed hash, over the training days: a threshold chosen there has
-not seen their rows in training. Without customers it holds single rows.
+Validation holds whole customers, chosen by keyed hash, over the training days: a threshold chosen on them
+does not depend on rows of training. Without customers it holds single rows.
 
 Leaves to others: features (they may use rows outside all periods), banks (each splits its own rows).
 """
@@ -49,7 +49,7 @@ class Period:
 
 @dataclass(frozen=True)
 class Periods:
-    """The public calendar of an experiment: the same for every bank. `train` is None where data have no time."""
+    """The periods of an experiment: public and the same for every bank. `train` is None where data have no time."""
 
     train: Period | None
     test: tuple[Period, ...]
@@ -60,7 +60,7 @@ class Periods:
 def periods_for(schema: Schema, table: Transactions, windows: int | None = None) -> Periods:
     """The schema's periods, with `windows` consecutive test windows, checked against the days the data cover.
 
-    `windows` None: as many as the schema lists. More: its last one is repeated, later each time. A schema
+    `windows` None: those that the schema lists. More: windows as long as its last one follow it. A schema
     with fractions has its test part cut into `windows` parts of equally many rows, one by default. Raises
     `SplitError` when a window lies outside the data or the label delay leaves none.
     """
@@ -120,7 +120,7 @@ def _fraction_periods(schema: Schema, fractions: FractionSplit, table: Transacti
     if train_end == table.time[0] or len(tested) < windows:
         raise SplitError(
             f"{table.source}: expected rows for training and {windows} test window(s) after a label delay of "
-            f"{schema.label.delay_days} days, got none; the data cover too little time: change [split] or delay_days"
+            f"{schema.label.delay_days} days, got none; the data cover too few days: change [split] or delay_days"
         )
     edges = [int(table.time[tested[len(tested) * i // windows]]) for i in range(windows)]
     test = tuple(Period(start, end) for start, end in pairwise([*edges, int(table.time[-1]) + 1]))
@@ -128,7 +128,7 @@ def _fraction_periods(schema: Schema, fractions: FractionSplit, table: Transacti
 
 
 def _validates(table: Transactions, share: float, seed: int) -> NDArray[np.bool_]:
-    """bool[n]: rows of validation customers (single rows without customers)."""
+    """bool[n]: rows of validation customers (single rows where the schema names no customer)."""
     return _chosen(table, share, "valid", seed)
 
 
@@ -137,7 +137,9 @@ def _chosen(table: Transactions, share: float, purpose: str, seed: int) -> NDArr
     limit = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
     if table.customer is None:
         return keyed_hash(table.index.astype(str).astype(object), purpose, seed) < limit
-    here, code = np.unique(table.customer.code, return_inverse=True)  # a bank's table lists everyone's ids
+    here, code = np.unique(
+        table.customer.code, return_inverse=True
+    )  # a bank's table lists the identifiers of all banks
     return (keyed_hash(table.customer.ids[here], purpose, seed) < limit)[code]
 
 
@@ -157,7 +159,7 @@ def _blocked_from_day(table: Transactions, trained: NDArray[np.bool_], train: Pe
 
 
 def _split_without_time(table: Transactions, seed: int, windows: int, share: float) -> Split:
-    """By keyed hash of the customer (of the row without customers): there is no before and after."""
+    """Split by keyed hash of the customer, or of the row where the schema names no customer."""
     assert isinstance(table.schema.split, FractionSplit)
     fractions = table.schema.split
     trained = _chosen(table, fractions.train, "period", seed)

@@ -1,13 +1,13 @@
-"""Features of new transactions as they arrive, from a history that is carried along: what scoring a file needs.
+"""Compute features of new transactions chunk by chunk from a rolling history, as scoring a file needs.
 
 A bank's `FeatureStream` keeps the transactions that a later feature can still look back on (the longest
 window and the label delay) and computes each chunk's features from these and the chunk, by the same code
 that made the training table. The result is the same as for the whole table at once, up to the rounding of
 sums that begin elsewhere (1e-9 relative).
 
-Labels: those of the history and, if the new rows bring some, theirs are used once the label delay has
-passed, never earlier. New rows without labels count as no fraud when their delay has passed; give them as
-history, labelled, to do better.
+Labels of the history, and of new rows that have labels, are used once the label delay has passed, never earlier. New
+rows without labels count as no fraud once their delay has passed. Features are more accurate if such rows are given as
+history with labels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def feature_stream(
 ) -> Iterator[StreamedRows]:
     """Features of `new_rows`, chunk by chunk, each row from the rows of its own bank up to its own time.
 
-    `history`: past transactions of all banks, labelled or not; None starts every bank with nothing. Memory
+    `history`: past transactions of all banks, labelled or not; None starts every bank without a past. Memory
     holds one chunk and `schema.history_days` days. Raises `OrderError` naming the row when transactions come
     earlier than what was seen, and `PartitionError` for a row without a bank.
     """
@@ -106,7 +106,7 @@ class FeatureStream:
         return x
 
     def _remember(self, table: Transactions) -> None:
-        """Keep what a feature of a row at or after the last time can reach: windows are open on the left."""
+        """Keep the rows that later features can use: windows exclude their left end."""
         if len(table) == 0:
             return
         assert table.time is not None
@@ -121,8 +121,7 @@ class FeatureStream:
 def joined(earlier: Transactions, later: Transactions) -> Transactions:
     """Both tables as one; `later` begins no earlier than `earlier` ends. Missing labels become 0.
 
-    Columns that no window looks back on (numbers, categories, text) keep the shape but not the content of
-    `earlier`.
+    Columns that no window uses (numbers, categories, text) keep the shape but not the content of `earlier`.
     """
     assert earlier.time is not None and later.time is not None
     n = len(earlier)
@@ -145,10 +144,10 @@ def joined(earlier: Transactions, later: Transactions) -> Transactions:
 
 
 def _refuse_disorder(chunk: Transactions, latest: int | None) -> int | None:
-    """The chunk's last time. A row that comes late would have belonged in features already handed out."""
+    """The chunk's last time. A late row is refused: it belongs into features that were already returned."""
     if chunk.time is None or len(chunk) == 0 or not chunk.schema.has_windows:
         return latest
-    # Sorting by time put a row before one that stands above it in the file: the file was not in order.
+    # Sorting by time has changed the order of rows, so the file was not in time order.
     moved = np.diff(chunk.index) < 0
     if moved.any() or (latest is not None and chunk.time[0] < latest):
         at = int(np.argmax(moved)) if moved.any() else 0
@@ -177,6 +176,6 @@ def _joined_identifiers(earlier: Identifiers | None, later: Identifiers | None) 
 
 
 def _compacted(party: Identifiers) -> Identifiers:
-    """Without the identifiers that no row has any more, so that a long stream does not remember everyone."""
+    """Without identifiers that no row has any more, so that memory does not grow with the stream."""
     used, code = np.unique(party.code, return_inverse=True)
     return Identifiers(code.astype(np.int64), party.ids[used])

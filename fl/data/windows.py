@@ -1,10 +1,10 @@
-"""Counts and means over the past of a row's own group, with no look ahead: sorted groups, binary search.
+"""Compute counts and means over windows of the past of a row's group, by sorting groups and binary search.
 
 For a row at time t a window is an interval of time that ends at or before t. The rows of a group are
 contiguous after one stable sort, so a window is a range of positions, found by binary search: O(n log n) per
 window and no Python loop over rows. A count is a difference of prefix sums, which is exact in integers. A mean
-is not: what the prefix lost to rounding, or to an overflow, before the window began would stay lost. It adds
-sums of 1, 2, 4, ... rows that lie within the window.
+would not be exact: it would keep the rounding or overflow of prefix sums from before the window. A mean
+adds sums of 1, 2, 4, ... rows that lie within the window.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 
 Positions = NDArray[np.int64]
 
-ROOM = 2.0**-40  # values are summed times this, so that no sum of fewer than 2**40 of them overflows
+ROOM = 2.0**-40  # factor of all values, so that no sum of fewer than 2**40 of them overflows
 
 
 @dataclass(frozen=True)
 class GroupWindows:
     """Windows that end at some rows ("asked") of a time-ordered table whose rows are sorted by group.
 
-    All methods speak of sorted positions, and of the asked rows in that order: ascending binary searches
-    stay in cache. `in_asked_order` undoes it at the end.
+    All methods use sorted positions, and the asked rows in that order, because ascending binary searches
+    stay in cache. `in_asked_order` restores the order of the question.
 
-    Times enter as ranks among the distinct times: group * ranks + rank fits 64 bits for every table that
-    fits memory, where group * microseconds does not.
+    Times are ranks among the distinct times: group * ranks + rank fits 64 bits for every table that fits
+    memory, and group * microseconds does not.
     """
 
     order: Positions = field(repr=False)  # table position of each sorted position
@@ -70,7 +70,7 @@ class GroupWindows:
         )
 
     def after(self) -> Positions:
-        """The position just behind each asked row: a window that ends there ends with the row itself."""
+        """The position after each asked row: a window that ends there includes the row."""
         return self.at + 1
 
     def later_than(self, age: int, *, or_at: bool = False) -> Positions:
@@ -79,7 +79,7 @@ class GroupWindows:
         return np.searchsorted(self.key, self.group[self.at] * (len(self.moments) + 1) + moment)
 
     def count(self, flags: NDArray[np.bool_], start: Positions, end: Positions) -> NDArray[np.int64]:
-        """How many flagged rows (bool[n], table order) stand in each window; exact."""
+        """The exact number of flagged rows (bool[n], table order) in each window."""
         prefix = np.concatenate(([0], np.cumsum(flags[self.order], dtype=np.int64)))
         return prefix[end] - prefix[start]
 
@@ -104,11 +104,11 @@ class GroupWindows:
                 taken = np.flatnonzero(count & length)
                 total[taken] += block[upto[taken]]
                 upto[taken] -= length
-            # Across the border of two groups a block means nothing, and no window asks for it.
+            # No window uses a block that crosses the border of two groups.
             block[length:] = block[length:] + block[:-length]
             length *= 2
         most = np.finfo(np.float64).max
-        with np.errstate(over="ignore"):  # the last bit of a mean of the largest numbers may round beyond them
+        with np.errstate(over="ignore"):  # the mean of the largest numbers may round to infinity
             return [np.clip(total / count / ROOM, -most, most) for total, count in zip(sums, counts, strict=True)]
 
     def in_asked_order(self, columns: list[NDArray[np.float64]]) -> NDArray[np.float64]:

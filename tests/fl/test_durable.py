@@ -118,7 +118,7 @@ def test_a_torn_last_line_is_left_out_and_the_next_one_begins_on_its_own(tmp_pat
     log.append(b'{"c": 3}')
     assert log.lines() == [b'{"a": 1}', torn, b'{"c": 3}']
     assert log.read(shared=True) == [{"a": 1}, {"c": 3}]
-    with pytest.raises(ValueError, match="line 2 is no JSON object"):
+    with pytest.raises(ValueError, match="line 2 is not a JSON object"):
         log.read()
     assert log.read(1) == [{"a": 1}]
 
@@ -147,7 +147,7 @@ def test_what_stands_behind_the_kept_lines_goes_and_nothing_is_written_where_the
 def test_a_whole_line_that_is_no_object_is_named(tmp_path: Path, line: bytes, rest: bytes) -> None:
     log = JsonLines(tmp_path / "log")
     log.path.write_bytes(b"{}\n" + line + b"\n" + rest)
-    with pytest.raises(ValueError, match="line 2 is no JSON object"):
+    with pytest.raises(ValueError, match="line 2 is not a JSON object"):
         log.read()
 
 

@@ -292,7 +292,7 @@ def test_log1p_of_a_negative_number_is_refused_by_row_and_column() -> None:
 
 
 def test_a_schema_without_any_feature_is_refused() -> None:
-    with pytest.raises(FeatureError, match="names no feature"):
+    with pytest.raises(FeatureError, match="has no column for a feature"):
         features(Schema("empty", LabelColumn("y")))
 
 

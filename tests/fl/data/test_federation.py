@@ -179,8 +179,8 @@ def test_a_partition_file_assigns_customers_and_names_one_it_does_not_know(tmp_p
 @pytest.mark.parametrize(
     ("text", "spec", "message"),
     [
-        ("CUSTOMER,B\na,1\na,2\n", ":B", "row 3: customer 'a' is at bank '2'"),
-        ("CUSTOMER,B\na,\n", ":B", "row 2: customer 'a' has an empty B"),
+        ("CUSTOMER,B\na,1\na,2\n", ":B", "row 3: customer 'a': expected one bank, got '2'"),
+        ("CUSTOMER,B\na,\n", ":B", "row 2: expected a bank of 'a' in B, got an empty cell"),
         ("CUSTOMER,B\na,1\n", ":Z", r"expected columns \['Z'\]"),
         ("CUSTOMER,B\na,1\n", "", "expected FILE.csv:COLUMN"),
         (None, ":B", "no such file"),
@@ -200,7 +200,7 @@ def test_contradictory_and_unknown_partitions_are_refused() -> None:
         partition_for(schema, "BANK", 4, 0)
     with pytest.raises(PartitionError, match="at least 2"):
         partition_for(schema, None, 1, 0)
-    with pytest.raises(PartitionError, match="no column 'REGION' to partition by"):
+    with pytest.raises(PartitionError, match="expected a column 'REGION' to partition by"):
         load_federation("simulated", partition="REGION", simulation=SMALL)
 
 
