@@ -1,13 +1,13 @@
-"""What was sent and what it cost: an append-only log, and a budget that no request may exceed.
+"""Log every attempt of a request with its cost in an append-only file, and refuse attempts beyond the budget.
 
-Every attempt of a request leaves a `sent` line before the first byte goes out, and a `settled` line once its
-cost is known, or an `unsettled` one when its answer does not say. Each line holds the SHA-256 of the line before,
-so that a line taken out or changed later shows. Lines hold hashes, sizes, model and cost: never contents. (A hash
-of a short text can be guessed at by whoever can guess the text; the log belongs to the bank like the data do.)
+The account writes a `sent` line before the first byte of an attempt leaves, a `settled` line once its cost is known,
+and an `unsettled` line when its answer does not name the cost. Each line holds the SHA-256 of the line before, so that
+a removed or changed line is detected. Lines hold hashes, sizes, model and cost, never contents. (Whoever can guess a
+short text can confirm the guess by its hash, so the log must stay at the bank like the data.)
 
-The budget counts an attempt at its upper bound until it is settled: one token per byte of the request and the
-whole output limit. An attempt without an answer (a timeout, a broken connection, a killed process) stays at
-that bound, since it may have been billed. An answer with an error status costs nothing.
+Until an attempt is settled, the budget counts its upper bound: one token per byte of the request plus the whole output
+limit. An attempt without an answer (a timeout, a broken connection, a killed process) stays at that bound, because it
+may have been billed. An answer with an error status costs nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from fl.assist.errors import LogError, PriceMissing, SpendLimitReached
 from fl.durable import JsonLines, locked
 from fl.errors import OptionError
 
-OVERHEAD_TOKENS = 64  # per request, for framing that a byte count may miss
-FIRST = "0" * 64  # `previous` of the first line
+OVERHEAD_TOKENS = 64  # added per request for framing that the byte count may miss
+FIRST = "0" * 64  # the `previous` field of the first line
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class SpendingLimits:
-    """Budget for everything in one log. `cost`: None for no limit in money; needs prices."""
+    """Budget of all attempts in one log. `cost`: limit in money, which needs prices; None for no such limit."""
 
     tokens: Annotated[int, options.TOKENS]
     cost: Annotated[float | None, options.COST] = None
@@ -51,7 +51,7 @@ class SpendingLimits:
     def __post_init__(self) -> None:
         options.check(self, OptionError, "budget: ")
         if self.cost is not None and self.prices is None:
-            raise PriceMissing("a limit in money needs prices: give --price-in and --price-out per million tokens")
+            raise PriceMissing("--max-cost needs prices: give --price-in and --price-out, in money per million tokens")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Spent:
 
 
 class Account:
-    """One log file and the budget over it. Safe to open again after a crash at any moment."""
+    """One log file and its budget. It can be opened again after a crash at any moment."""
 
     def __init__(self, path: Path, limits: SpendingLimits) -> None:
         self.path = path
@@ -94,7 +94,7 @@ class Account:
         self._bytes = sum(line["bytes"] for line in lines if line["event"] == "sent")
 
     def cost(self, usage: Usage) -> float:
-        """Money for `usage`; 0 without prices."""
+        """Cost of `usage` in money; 0 without prices."""
         prices = self.limits.prices or Prices()
         return (usage.input * prices.input + usage.output * prices.output) / 1e6
 
@@ -116,7 +116,7 @@ class Account:
     def send(self, body: bytes, max_output_tokens: int, **about: str | int) -> int:
         """Record that `body` is about to be sent; returns the attempt's number for `settle`.
 
-        Raises `SpendLimitReached`, with nothing recorded, when its upper bound does not fit the budget.
+        Raises `SpendLimitReached` when its upper bound exceeds what is left of the budget; then nothing is recorded.
         """
         bound = Usage(len(body) + OVERHEAD_TOKENS, max_output_tokens)
         with self._lock:
@@ -146,7 +146,7 @@ class Account:
             self._require_within(Usage(body_bytes + OVERHEAD_TOKENS, max_output_tokens))
 
     def settle(self, attempt: int, usage: Usage, **about: str | int) -> None:
-        """Replace the attempt's upper bound by what it cost."""
+        """Replace the attempt's upper bound by its cost."""
         with self._lock:
             cost = self.cost(usage)
             self._append(
@@ -176,7 +176,7 @@ class Account:
             )
 
     def keep_bound(self, attempt: int, reason: str) -> None:
-        """Record why the attempt, though answered, stays at its upper bound."""
+        """Record why an answered attempt stays at its upper bound."""
         with self._lock:
             self._append({"event": "unsettled", "attempt": attempt, "reason": reason})
 
@@ -185,7 +185,9 @@ class Account:
         raw = json.dumps(stamped, separators=(",", ":")).encode()
         with locked(self.path.with_suffix(".lock")):
             if (self.path.stat().st_size if self.path.exists() else 0) != self._size:
-                raise LogError(f"{self.path}: another process writes to this log; give each its own --work folder")
+                raise LogError(
+                    f"{self.path}: another process writes to this log; give each process its own --work folder"
+                )
             JsonLines(self.path).append(raw)
             self._size = self.path.stat().st_size
         self._previous = _hash(raw)
@@ -194,7 +196,7 @@ class Account:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log, oldest first; an absent file is an empty log.
 
-    A torn line is left out: its write ended in a crash, before anything was sent or after its cost was bounded.
+    A torn line is left out: a crash ended its write before anything was sent or after its bound was recorded.
     Raises `LogError` when a line does not follow the one before it.
     """
     lines: list[dict[str, Any]] = []
@@ -205,7 +207,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             line = json.loads(raw)
         except ValueError as fault:
             if number < len(raw_lines) and not _follows(raw_lines[number], raw):
-                raise LogError(f"{path}: line {number} is no JSON: the log was damaged or rewritten") from fault
+                raise LogError(f"{path}: line {number} is not JSON: the log was damaged or rewritten") from fault
         else:
             if not isinstance(line, dict) or line.get("previous") != previous:
                 raise LogError(f"{path}: line {number} does not follow line {number - 1}: the log was rewritten")

@@ -1,11 +1,11 @@
 """Averages over the transactions of all banks, released by an encrypted sum.
 
-Every bank contributes the mean and the mean square of each publicly scaled feature over its training rows; the
-banks' average of those is computed under encryption, so that no bank's own figures are seen by anyone. Banks
-weigh the same, since a weight would publish a number of rows.
+Every bank contributes the mean and the mean square of each publicly scaled feature over its training rows. The average
+over banks is computed under encryption, so that nobody sees the figures of a single bank. All banks have the same
+weight, because a weight by rows would publish a number of rows.
 
-The released averages are exact up to quantisation and lie outside any epsilon: what a few banks average, the
-others can subtract their own share from. They leave only when a person asks for it (`--with-aggregates`).
+The released averages are exact up to quantisation and are not covered by any epsilon: a bank can subtract its own
+figures from the average of a few banks. They are sent only when a person asks for it (`--with-aggregates`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def released_aggregates(federation: Federation) -> Aggregates:
     for bank in federation.banks:
         x = bank.train.x.astype(np.float64)
         contributions.append(np.concatenate([x.mean(axis=0), np.square(x).mean(axis=0)]).astype(np.float32))
-    clip = max(schema.bound, schema.bound**2)  # a mean lies within the bound, a mean square within its square
+    clip = max(schema.bound, schema.bound**2)  # bound of a mean, and of a mean square
     plan = plan_for(2 * len(names), len(federation.banks), clip, VALUE_BITS)
     average = encrypted_average(contributions, plan=plan, model_hash=schema.sha256).average
     mean, square = np.split(average, 2)

@@ -1,10 +1,10 @@
-"""The allowed answers, as pydantic models: closed lists, bounded numbers, bounded text, no extra fields.
+"""The allowed answers as pydantic models: fixed lists of words, bounded numbers, bounded text, no extra fields.
 
-The models travel to the provider as a strict JSON schema and check what comes back. Lengths of text are
-checked here and not in the schema, because OpenAI's strict mode knows no maxLength. Text of an answer is
+The provider gets the models as a strict JSON schema, and the answers are checked by them. Lengths of text are
+checked here and not in the schema, because OpenAI's strict mode does not support maxLength. Text of an answer is
 shown to people and written to csv files, so it holds no control characters.
 
-Leaves to others: whether an answer is right; synthetic rows, whose model follows from a schema (`synthetic`).
+Leaves to others: whether an answer is correct; synthetic rows, whose model depends on a schema (`synthetic`).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class TraitsAnswer(AnswerPart):
 
 
 class Review(AnswerPart):
-    """A second look at one alert; orders a queue and decides nothing."""
+    """A second assessment of one alert. It orders a queue and decides nothing."""
 
     item: int
     verdict: Verdict

@@ -1,10 +1,10 @@
-"""A person's decisions about rows before anything trains on them: writes a csv and reads the decisions.
+"""Write rows to a csv for review by a person, and read the decisions, before a model trains on the rows.
 
-The file holds a line per row with its findings, who made it, and three empty cells: `decision` (accept or
-reject), `comment`, `reviewer`. Only those may change. A row without a decision counts as not approved, an
-accepted one needs a reviewer's name, and a row with a blocking finding cannot be accepted by anyone.
+The file holds a line per row with its findings, its provider, and three empty cells: `decision` (accept or reject),
+`comment`, `reviewer`. Only these three may change. A row without a decision is not approved, an accepted row needs a
+reviewer's name, and nobody can accept a row with a blocking finding.
 
-Cells that a spreadsheet would take for a formula are written with an apostrophe before them.
+Cells that a spreadsheet would take for a formula are written with a leading apostrophe.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OURS = ("row", "decision", "reviewer", "comment", "findings", "made_by")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row to decide about. `cells`: what it says, as text; `findings`: what was found; `blocked`: by them."""
+    """A row to decide about. `cells`: its values as text. `blocked`: whether its `findings` forbid to accept it."""
 
     cells: Mapping[str, str]
     findings: str
@@ -36,7 +36,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Approval:
-    """Decisions over a file. `accepted`: row numbers, ascending."""
+    """The decisions in one file. `accepted`: row numbers, ascending."""
 
     accepted: tuple[int, ...]
     rejected: int
@@ -53,16 +53,16 @@ class Approval:
 
 
 def write_approval(path: Path, candidates: Sequence[Candidate], made_by: str) -> None:
-    """Write the file for the reviewers. Raises `ApprovalError` when it is there already: it may hold decisions."""
+    """Write the file for the reviewers. Raises `ApprovalError` when it exists: it may hold decisions."""
     if path.exists():
-        raise ApprovalError(f"{path} is there already and may hold decisions: move it away, or choose another --work")
+        raise ApprovalError(f"{path} exists and may hold decisions: move it away, or choose another --work")
     _write(path, [{**_fixed(i, c, made_by), **_open(c)} for i, c in enumerate(candidates)])
 
 
 def accept_unflagged(path: Path, candidates: Sequence[Candidate], made_by: str, reviewer: str) -> int:
     """Accept, in `reviewer`'s name, every undecided row without any finding; returns how many."""
     if not reviewer.strip():
-        raise ApprovalError("accepting rows needs the name of who answers for it: --by NAME")
+        raise ApprovalError("accepting rows needs the name of the person who accepts them: --by NAME")
     lines, count = _read(path, candidates, made_by), 0
     for line, candidate in zip(lines, candidates, strict=True):
         if not line["decision"] and not candidate.findings:
@@ -87,7 +87,7 @@ def read_approval(path: Path, candidates: Sequence[Candidate], made_by: str) -> 
             if candidate.blocked:
                 raise ApprovalError(f"{path}: row {number} cannot be accepted: {candidate.findings}")
             if not reviewer:
-                raise ApprovalError(f"{path}: row {number} is accepted by nobody: fill in reviewer")
+                raise ApprovalError(f"{path}: row {number} is accepted without a reviewer: fill in reviewer")
             accepted.append(number)
             reviewers.add(reviewer)
         rejected += decision == "reject"
@@ -111,7 +111,7 @@ def _number(value: str) -> float | None:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two cells say the same, a spreadsheet's habits with numbers and capitals allowed for."""
+    """Whether two cells are equal up to the changes that spreadsheets make to numbers and capitals."""
     a, b = _number(one), _number(other)
     if a is not None and b is not None:
         return a == b
@@ -132,7 +132,7 @@ def _read(path: Path, candidates: Sequence[Candidate], made_by: str) -> list[dic
         text = path.read_text(encoding="utf-8-sig")
         read = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as fault:
-        raise ApprovalError(f"{path}: cannot read decisions: {fault}") from fault
+        raise ApprovalError(f"{path}: cannot read the decisions: {fault}") from fault
     lines = [
         {unescaped(name): unescaped(value) for name, value in line.items() if name is not None and value is not None}
         for line in read
@@ -145,7 +145,7 @@ def _read(path: Path, candidates: Sequence[Candidate], made_by: str) -> list[dic
         expected = _fixed(number, candidate, made_by)
         absent = {*expected, *_OURS} - set(line)
         if absent:
-            raise ApprovalError(f"{path}: row {number}: expected columns {sorted(absent)}, got none of them")
+            raise ApprovalError(f"{path}: row {number}: expected the columns {sorted(absent)}, which are missing")
         for name, value in expected.items():
             if not _same(line[name], value):
                 raise ApprovalError(
@@ -156,7 +156,7 @@ def _read(path: Path, candidates: Sequence[Candidate], made_by: str) -> list[dic
 
 @dataclass(frozen=True)
 class Proposal:
-    """Candidates in a folder, waiting for decisions. `about`: what made them and from what, as JSON."""
+    """Candidates in a folder that wait for decisions. `about`: their provider and origin, as JSON."""
 
     folder: Path
     kind: str
@@ -170,36 +170,36 @@ class Proposal:
     @property
     def made_by(self) -> str:
         """Provider, model and prompt, as the csv repeats them in every row."""
-        made: Mapping[str, str] = self.about["made_by"]
-        return f"{made['provider']}, {made['model']}, {made['prompt']}"
+        provider: Mapping[str, str] = self.about["made_by"]
+        return f"{provider['provider']}, {provider['model']}, {provider['prompt']}"
 
     def accept_unflagged(self, reviewer: str) -> int:
         """Accept, in `reviewer`'s name, every undecided row without findings; returns how many."""
         return accept_unflagged(self.csv, self.candidates, self.made_by, reviewer)
 
     def approval(self) -> Approval:
-        """The decisions as they stand in the csv now. Raises `ApprovalError`."""
+        """The current decisions in the csv. Raises `ApprovalError`."""
         return read_approval(self.csv, self.candidates, self.made_by)
 
     def require_accepted(self) -> Approval:
         """The same; raises `ApprovalError` when nothing is accepted."""
-        found = self.approval()
-        if not found.accepted:
+        approval = self.approval()
+        if not approval.accepted:
             raise ApprovalError(
                 f"{self.csv}: nothing is accepted yet: fill in decision and reviewer, or accept all unflagged "
                 f"rows with: python -m demos assist approve {self.folder} --accept-unflagged --by NAME"
             )
-        return found
+        return approval
 
 
 def propose(folder: Path, kind: str, candidates: Sequence[Candidate], about: Mapping[str, Any]) -> Proposal:
-    """Write candidates and their approval file into `folder`. Raises `ApprovalError` when one is there already."""
-    made = Proposal(folder, kind, tuple(candidates), about)
+    """Write candidates and their approval file into `folder`. Raises `ApprovalError` when the file exists."""
+    proposal = Proposal(folder, kind, tuple(candidates), about)
     folder.mkdir(parents=True, exist_ok=True)
-    write_approval(made.csv, candidates, made.made_by)
+    write_approval(proposal.csv, candidates, proposal.made_by)
     content = {"kind": kind, "about": dict(about), "candidates": [asdict(candidate) for candidate in candidates]}
     replace_durably(folder / "candidates.json", json.dumps(content).encode())
-    return made
+    return proposal
 
 
 def open_proposal(folder: Path, kind: str | None = None) -> Proposal:
@@ -207,10 +207,10 @@ def open_proposal(folder: Path, kind: str | None = None) -> Proposal:
     path = folder / "candidates.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = tuple(Candidate(**candidate) for candidate in content["candidates"])
-        made = Proposal(folder, content["kind"], found, content["about"])
+        candidates = tuple(Candidate(**candidate) for candidate in content["candidates"])
+        proposal = Proposal(folder, content["kind"], candidates, content["about"])
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise ApprovalError(f"{path}: expected candidates, written by synth or finetune propose: {fault}") from fault
-    if kind is not None and made.kind != kind:
-        raise ApprovalError(f"{folder}: expected candidates of kind {kind!r}, got {made.kind!r}")
-    return made
+    if kind is not None and proposal.kind != kind:
+        raise ApprovalError(f"{folder}: expected candidates of kind {kind!r}, got {proposal.kind!r}")
+    return proposal

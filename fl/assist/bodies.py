@@ -1,7 +1,7 @@
-"""Bodies of the two interfaces: anything but one complete message without tools becomes a named error.
+"""Check response bodies of both interfaces: anything but one complete message without tools raises a named error.
 
-Runs before the SDK parses anything, so that a body which is cut off, refused or talked into calling a tool is told
-apart from one of the wrong structure.
+The check runs before the SDK parses the body. It distinguishes a body that is cut off, refused or calls a tool from
+one of the wrong structure.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ def body_of(content: bytes) -> dict[str, Any]:
     try:
         body = json.loads(content)
     except ValueError:
-        raise AnswerMalformed("the response is no JSON, or was cut off") from None
+        raise AnswerMalformed("the response is not JSON, or was cut off") from None
     if not isinstance(body, dict):
-        raise AnswerMalformed("the response is no JSON object")
+        raise AnswerMalformed("the response is not a JSON object")
     return body
 
 
@@ -39,17 +39,17 @@ def refuse_response(body: dict[str, Any]) -> None:
     if any(part.get("type") == "refusal" for part in contents):
         raise AnswerRefused("the model declined to answer")
     if len(contents) != 1 or contents[0].get("type") != "output_text":
-        raise AnswerMalformed("expected one message with one text")
+        raise AnswerMalformed("expected exactly one message with one text")
 
 
 def refuse_completion(body: dict[str, Any]) -> None:
     """Raise for a Chat Completions body that is anything but one complete message."""
     choices = _objects(body.get("choices"))
     if len(choices) != 1:
-        raise AnswerMalformed("expected one choice")
+        raise AnswerMalformed("expected exactly one choice in the response")
     message = choices[0].get("message")
     if not isinstance(message, dict):
-        raise AnswerMalformed("expected a message")
+        raise AnswerMalformed("expected a message in the response, got none")
     if message.get("tool_calls") or message.get("function_call"):
         raise AnswerUnexpected("the answer calls a tool, and none was offered")
     if message.get("refusal") or choices[0].get("finish_reason") == "content_filter":
@@ -62,5 +62,5 @@ def refuse_completion(body: dict[str, Any]) -> None:
 
 def _objects(value: object) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise AnswerMalformed("the response is not one of this interface")
+        raise AnswerMalformed("the response does not fit this interface: check --api")
     return value

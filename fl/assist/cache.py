@@ -1,11 +1,11 @@
-"""Answers that were paid for, by the hash of the question, so that a resumed run does not ask again.
+"""Keep paid answers by the hash of their question, so that a resumed command does not ask again.
 
 The key covers everything that decides an answer: provider, endpoint, interface, model, prompt file, the
-structure asked for, and the item itself. One file per request holds its items, written before the attempt is
-settled. The cache holds contents (redacted questions stay out of it, answers do not) and belongs to the bank.
+expected structure, and the item itself. One file per request holds its items, written before the attempt is
+settled. The cache holds answers in clear text and no questions. It belongs to the bank.
 
-An answer that was refused or malformed is remembered as such: the same question would be paid for again only
-when someone asks again on purpose.
+A refused or malformed answer is kept as such: the question is sent and paid for again only when a person asks for it
+(`--ask-again`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 from fl.durable import replace_durably
 
-UNANSWERED = "unanswered"  # key of an entry that holds a reason in place of an answer
+UNANSWERED = "unanswered"  # key of an entry that holds a reason instead of an answer
 
 
 def content_key(*parts: str) -> str:
-    """SHA-256 (64 hexadecimal digits) over `parts`, each preceded by its length, so no two lists share one."""
+    """SHA-256 (64 hexadecimal digits) over `parts`, each preceded by its length, so that no two lists share a key."""
     digest = hashlib.sha256(b"fl assist v1")
     for part in parts:
         encoded = part.encode()
@@ -31,7 +31,7 @@ def content_key(*parts: str) -> str:
 
 
 class Cache:
-    """Answers in a folder. `ask_again`: remembered failures count as not asked."""
+    """Answers in a folder. `ask_again`: whether kept failures count as not asked."""
 
     def __init__(self, folder: Path, *, ask_again: bool = False) -> None:
         self._folder = folder
@@ -43,11 +43,11 @@ class Cache:
             )
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The answer as it was given, or `{"unanswered": reason}`; None when it was never asked for."""
+        """The answer, or `{"unanswered": reason}`, or None when the question was never asked."""
         return self._answers.get(key)
 
     def put(self, entries: Mapping[str, dict[str, Any]]) -> None:
-        """Make the answers of one request lasting."""
+        """Write the answers of one request to disk."""
         self._folder.mkdir(parents=True, exist_ok=True)
         name = content_key(*sorted(entries))
         replace_durably(self._folder / f"{name}.json", json.dumps(dict(entries)).encode())

@@ -1,10 +1,10 @@
-"""What a change to the training data is worth: average precision with and without it, on the same test rows.
+"""Measure a change to the training data: average precision with and without it, on the same test rows.
 
-Both sides train the same schedule from the same first models and batch orders, averaged in plain sight and without
-differential privacy, `repeats` times with different seeds. The interval is that of a paired bootstrap: each replicate
+Both sides train the same schedule from the same first models and batch orders, `repeats` times with different seeds,
+averaged without encryption and without differential privacy. The interval is that of a paired bootstrap: each replicate
 draws one of the repeats and, with replacement, whole customers (their rows are not independent), and takes the
-difference on the same draw. It covers the chance of seeds and of customers. It does not cover that of weeks, so several
-test windows say more than one.
+difference on the same draw. It covers the randomness of seeds and customers, not that of weeks, so several test
+windows say more than one.
 
 An interval that contains 0 is reported as "no difference shown".
 
@@ -31,10 +31,10 @@ from fl.rounds.algorithms.participation import Everyone
 from fl.rounds.play import Rounds, Schedule, trained_models
 from fl.secure.session import plain_sum
 
-CLIP = 1.0  # of every coordinate of an update, as runs have it by default
+CLIP = 1.0  # bound of every coordinate of an update, the default of runs
 CONFIDENCE = 0.95
 
-Scores = list[NDArray[np.float64]]  # one array per test window, all banks' rows one after the other
+Scores = list[NDArray[np.float64]]  # one array per test window, bank after bank
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The interval in words."""
+        """The meaning of the interval in words."""
         if self.low > 0:
             return "better"
         return "worse" if self.high < 0 else "no difference shown"
@@ -83,7 +83,7 @@ def compare(
     device: torch.device | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Comparison:
-    """Train with both and measure the difference; `schedule` must be one without differential privacy.
+    """Train with both data sets and measure the difference. `schedule` must be without differential privacy.
 
     Raises `MetricError` when the test rows differ or cannot be measured.
     """
@@ -120,7 +120,7 @@ def compare(
 
 
 def trained(banks: Sequence[BankData], schedule: Schedule, seed: int, device: torch.device) -> torch.nn.Module:
-    """The model after all rounds of `schedule`, seeded by `seed`, averaged in plain sight."""
+    """The model after all rounds of `schedule`, seeded by `seed`, averaged without encryption."""
     algorithm, aggregate = FedAvg(Everyone(len(banks))), partial(plain_sum, clip=CLIP)
     return trained_models(Rounds(banks, _reseeded(schedule, seed), algorithm, aggregate, clip=CLIP, device=device))[0]
 
@@ -137,7 +137,7 @@ def test_scores(banks: Sequence[BankData], schedule: Schedule, seed: int, device
 def average_precision(
     labels: NDArray[np.floating], scores: NDArray[np.float64], weights: NDArray[np.number] | None = None
 ) -> float:
-    """Average precision of rows with `weights` (1 each by default); NaN when no weight falls on a fraud.
+    """Average precision of rows with `weights` (1 each by default); NaN when all frauds have weight 0.
 
     The same sum over thresholds as sklearn's, in one pass over sorted rows.
     """
@@ -145,7 +145,7 @@ def average_precision(
     weight = np.ones(len(scores)) if weights is None else weights[order].astype(np.float64)
     hit = np.cumsum(weight * labels[order])
     flagged = np.cumsum(weight)
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # rows of equal score fall together
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # rows of equal score share a threshold
     if hit[-1] <= 0:
         return float("nan")
     precision = hit[last] / np.maximum(flagged[last], 1e-300)
@@ -154,7 +154,7 @@ def average_precision(
 
 def _reseeded(schedule: Schedule, seed: int) -> Schedule:
     if schedule.private is not None:
-        raise MetricError("a comparison trains outside every budget: give it a schedule without privacy")
+        raise MetricError("a comparison trains outside every privacy budget: expected a schedule without privacy")
     return Schedule(schedule.rounds, schedule.local, None, schedule.dropout, schedule.prior, seed)
 
 
@@ -166,11 +166,13 @@ def _require_same_test_rows(unchanged: Sequence[BankData], changed: Sequence[Ban
     for before, after in zip(unchanged, changed, strict=True):
         for one, other in zip(before.test, after.test, strict=True):
             if not (np.array_equal(one.index, other.index) and np.array_equal(one.y, other.y)):
-                raise MetricError(f"{before.name}: the two sides of a comparison need the same test rows")
+                raise MetricError(
+                    f"{before.name}: expected the same test rows on both sides of a comparison, got different ones"
+                )
 
 
 def _windows(banks: Sequence[BankData]) -> tuple[list[_Window], int]:
-    """Test windows with customers numbered through, and how many customers there are."""
+    """Test windows with customers numbered from 0, and the number of customers."""
     number = len(banks[0].test)
     customers = [np.concatenate([rows.customer for rows in _rows_of(banks, i)]) for i in range(number)]
     _, code = np.unique(np.concatenate(customers), return_inverse=True)

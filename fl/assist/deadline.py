@@ -1,10 +1,10 @@
 """A time limit on a whole attempt of a request: connecting, sending, waiting, and every byte of the answer.
 
-An HTTP client's own timeout counts each read alone, so a server that sends a byte now and then keeps a request alive
-for ever. Here a request and its whole answer happen in a thread; when the time is up the caller goes on with a timeout,
-and the connections are closed, which ends the thread at its next read.
+The timeout of an HTTP client limits each read alone, so a server that sends single bytes can keep a request open for
+ever. Here a thread sends the request and reads the whole answer. When the time is up, the caller gets a timeout and the
+connections are closed, which ends the thread at its next read.
 
-What it leaves to others: what is sent (`gateway`, which hands in the HTTP library: nothing here imports one), retries.
+What it leaves to others: what is sent (`openai_provider`, which passes the HTTP library in), and retries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 class WholeAttempt:
     """A transport for the client of `library` (httpx2) that reads an answer to its end within `seconds`.
 
-    `connect`: makes the client that goes out, with its proxies and certificates; made anew after a timeout.
+    `connect`: makes the client that connects, with its proxies and certificates; called again after a timeout.
     """
 
     def __init__(self, library: Any, connect: Callable[[], Any], seconds: float) -> None:
@@ -56,7 +56,7 @@ class WholeAttempt:
 
 
 def _answered(client: Any, request: Any) -> Any:
-    """(response, its bytes as they came), or what was raised: it is for the thread that waits."""
+    """(response, its raw bytes), or the exception that was raised, for the waiting thread."""
     try:
         response = client.send(request, stream=True, follow_redirects=False)
         try:

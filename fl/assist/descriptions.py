@@ -1,10 +1,10 @@
-"""Transactions with their descriptions, bank by bank.
+"""Read transactions with their descriptions, bank by bank.
 
-Descriptions are what the text columns of a schema say, whether or not the model uses them.
+Descriptions are the text columns of a schema, whether or not the model uses them.
 
-A schema may read its text column without making features of it (`use = false`). Here the column is read in any
-case, the features stay those of the schema as it is, and each bank learns from its own training period which of
-its words are common enough to leave (`redact`).
+A schema may read its text column without making features of it (`use = false`). Here the column is always
+read, the features stay those of the unchanged schema, and each bank learns from its own training period which of
+its words are common enough to be sent (`redact`).
 
 Leaves to others: everything that is done with the texts.
 """
@@ -31,7 +31,7 @@ from fl.data.split import Split
 class Described:
     """All banks' transactions.
 
-    `source`: with the schema as it is. `with_text`: the same rows under a schema that reads every text column.
+    `source`: with the unchanged schema. `with_text`: the same rows under a schema that reads every text column.
     """
 
     source: PartitionedTable
@@ -57,7 +57,7 @@ def read_described(
     test_windows: int | None = None,
     simulation: Simulation | None = None,
 ) -> Described:
-    """Read, partition and split as `fl.data.federation.read_partitioned` does; it says what is raised."""
+    """Read, partition and split as `fl.data.federation.read_partitioned` does, and raise what it raises."""
     meaning = resolve_schema(data, schema)
     source = read_partitioned(
         data,

@@ -1,7 +1,7 @@
 """Every exception that `fl.assist` raises on purpose: one base class, and subclasses named for the fact.
 
-No message carries text of a transaction, of a prompt or of an answer: a server's error body may echo what it
-was sent, so only its status and code are repeated.
+No message contains text of a transaction, a prompt or an answer. The error body of a server may repeat what was sent,
+so messages contain only its status and code.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class CustomerListMissing(AssistError):
 
 
 class LeakRefused(AssistError):
-    """Something that looks like an identifier stood in what was about to be sent. Nothing was sent."""
+    """The request contains text that looks like an identifier. Nothing was sent."""
 
 
 class NotSent(AssistError):
-    """A dry run has shown what would be sent."""
+    """A dry run has shown the request and sent nothing."""
 
 
 class SpendLimitReached(AssistError):
@@ -62,11 +62,11 @@ class RateLimited(AssistError):
 
 
 class ProviderTimedOut(AssistError):
-    """No answer within the timeout, after the SDK's retries."""
+    """There was no answer within the timeout, after the SDK's retries."""
 
 
 class ProviderUnreachable(AssistError):
-    """No connection to the endpoint, or it broke."""
+    """There is no connection to the endpoint, or the connection broke."""
 
 
 class ProviderFailed(AssistError):
@@ -78,7 +78,7 @@ class RequestRejected(AssistError):
 
 
 class AnswerError(AssistError):
-    """Base of what can be wrong with one answer; another request may still succeed."""
+    """Base of errors of one answer; another request may still succeed."""
 
 
 class AnswerTruncated(AnswerError):
@@ -90,7 +90,7 @@ class AnswerRefused(AnswerError):
 
 
 class AnswerMalformed(AnswerError):
-    """The answer is no JSON, misses its schema, or speaks of items that were not asked about."""
+    """The answer is not JSON, does not fit its schema, or contains items that were not in the request."""
 
 
 class AnswerUnexpected(AnswerError):
@@ -98,11 +98,11 @@ class AnswerUnexpected(AnswerError):
 
 
 class ScenarioError(AssistError):
-    """A scenario cannot be asked for as it is."""
+    """A request for synthetic transactions, or its data, cannot be used as given."""
 
 
 class ApprovalError(AssistError):
-    """An approval file does not fit what it decides about, or approves what cannot be approved."""
+    """An approval file does not fit its candidates, or accepts a row that cannot be accepted."""
 
 
 class ExampleError(AssistError):

@@ -1,13 +1,13 @@
-"""Examples for fine-tuning: approved, redacted descriptions with their labels, one JSON object a line.
+"""Write and check examples for fine-tuning: approved, redacted descriptions with labels, one JSON object per line.
 
 The lines have the form that OpenAI's supervised fine-tuning takes (`messages` of system, user and assistant). The
-same file trains a local text head (`text_head`), which is what a bank can run without showing anyone anything.
+same file trains a local text head (`text_head`), which a bank can run without sending anything.
 
-Beside `NAME.jsonl` lies `NAME.json`, which says where the lines come from and holds the file's SHA-256; a file
-that was changed afterwards is refused. Self-serve fine-tuning at OpenAI takes no new jobs from 2027-01-06 on.
+`NAME.json` beside `NAME.jsonl` names the origin of the lines and holds the file's SHA-256. A file that was
+changed afterwards is refused. Self-serve fine-tuning at OpenAI takes no new jobs from 2027-01-06 on.
 
-Tokens: how many a text has depends on the model, and none is named here. A byte is the least a token can stand
-for, so the number of bytes is an upper bound; a quarter of it is the usual guess for English.
+The number of tokens of a text depends on the model. A token stands for at least one byte, so the number of bytes is
+an upper bound. A quarter of it is the usual estimate for English.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fl.assist.redact import Redactor
 from fl.durable import replace_durably, replace_json
 
 FRAUD, GENUINE = "fraud", "genuine"
-LEAST_EXAMPLES = 10  # what OpenAI takes at least
+LEAST_EXAMPLES = 10  # the fewest that OpenAI accepts
 ROLES = ["system", "user", "assistant"]
 ENDING = "From 2027-01-06 on OpenAI takes no new self-serve fine-tuning jobs."
 
@@ -53,7 +53,7 @@ class ExampleFile:
     examples: tuple[Example, ...] = field(repr=False)
     sha256: str
     bytes: int
-    bank: str  # whose rows they are
+    bank: str  # name of the bank that the rows belong to
 
     @property
     def frauds(self) -> int:
@@ -71,7 +71,7 @@ class ExampleFile:
 
 
 def write_examples(path: Path, examples: Sequence[Example], origin: dict[str, Any]) -> ExampleFile:
-    """Write `path` (.jsonl) and its origin (with the key "bank") beside it; read back and checked.
+    """Write `path` (.jsonl) and its origin (with the key "bank") beside it, then read and check both.
 
     Raises `ExampleError`.
     """
@@ -119,7 +119,7 @@ def _content(path: Path) -> tuple[bytes, dict[str, Any]]:
         or "bank" not in origin
         or origin.get("sha256") != hashlib.sha256(content).hexdigest()
     ):
-        raise ExampleError(f"{path}: is not the file that {beside.name} was written for: build it again")
+        raise ExampleError(f"{path}: its SHA-256 is not the one in {beside.name}, so it was changed: build it again")
     return content, origin
 
 

@@ -26,14 +26,14 @@ from fl.assist.provider import Item, MadeBy, Provider, Request, Task
 from fl.assist.redact import Redactor
 from fl.assist.release import Facts, Policy
 
-Progress = Callable[[int], None]  # takes how many items are done
+Progress = Callable[[int], None]  # takes the number of finished items
 
 ITEMS_PER_REQUEST = 20
 
 
 @dataclass(frozen=True)
 class ItemAnswer(Generic[Item]):
-    """What came of one item: a value, or the reason why there is none; never a guess."""
+    """The answer to one item: a value, or the reason why there is none."""
 
     value: Item | None
     reason: str | None
@@ -41,7 +41,7 @@ class ItemAnswer(Generic[Item]):
 
 
 class Gateway:
-    """One bank's way to a provider. Refuses by raising; a refused request has cost and sent nothing."""
+    """Sends one bank's requests to a provider. A refused request raises, costs nothing and sends nothing."""
 
     def __init__(self, provider: Provider, policy: Policy, redactor: Redactor, cache: Cache | None) -> None:
         self._provider = provider
@@ -51,7 +51,7 @@ class Gateway:
         self._clean: set[str] = set()  # redacted texts in which no leak was found
 
     def ask(self, task: Task[Item], facts: Facts) -> tuple[list[Item], MadeBy]:
-        """Ask one thing about public facts; all items of the answer, and who made them.
+        """Ask one question about public facts. Returns all items of the answer, and their provider.
 
         Raises `LeakRefused` for a scenario that holds an identifier, and whatever the provider raises.
         """
@@ -69,14 +69,16 @@ class Gateway:
             if fault is not None:
                 raise fault
         if UNANSWERED in entry:
-            raise AnswerMalformed(f"this was asked before and ended in {entry[UNANSWERED]}: --ask-again pays again")
+            raise AnswerMalformed(
+                f"this was asked before and ended in {entry[UNANSWERED]}: to ask and pay again, add --ask-again"
+            )
         items: list[Item] = getattr(_validated(task.answer, entry), task.items_field)
         return items, made_by
 
     def _asked_once(
         self, task: Task[Item], public: dict[str, Any], content: str
     ) -> tuple[dict[str, Any], AnswerError | None]:
-        """The answer as JSON, or what is to be remembered in its place and the error."""
+        """The answer as JSON, or the entry to keep in its place and the error."""
         try:
             answer = self._complete(task, content, task.output_tokens * int(public["rows"]))
             for item in getattr(answer, task.items_field):
@@ -91,11 +93,11 @@ class Gateway:
         records: Sequence[Mapping[str, object]],
         progress: Progress | None = None,
     ) -> list[ItemAnswer[Item]]:
-        """Ask the same about every record (raw values by column); equal ones are asked about once.
+        """Ask the same question about every record (raw values by column); equal records are asked about once.
 
-        An item that the provider will not or cannot answer in the asked structure comes back with a reason.
-        Raises `ColumnNotAllowed`, `LeakRefused`, `CustomerListMissing`, and whatever ends all requests; what was
-        answered until then is in the cache.
+        An item without an answer of the expected structure comes back with a reason. Raises `ColumnNotAllowed`,
+        `LeakRefused`, `CustomerListMissing`, and every error that ends all requests. Answers until then are in the
+        cache.
         """
         made_by = self._provider.made_by(task.prompt)
         released = [self._released(record) for record in records]
@@ -118,7 +120,7 @@ class Gateway:
         if texts and self._provider.leaves_machine and not self._redactor.has_customer_list:
             raise CustomerListMissing(
                 f"{texts[0]!r} is free text: give the bank's list of customer names with --customer-list FILE, "
-                "or say --no-customer-list. Nothing was sent"
+                "or give --no-customer-list. Nothing was sent"
             )
         for name in texts:
             self._refuse_leaks(name, item[name])
@@ -134,8 +136,8 @@ class Gateway:
     def _asked(self, task: Task[Item], items: dict[str, dict[str, str]]) -> dict[str, dict[str, Any]]:
         """Answers to `items` by key, as JSON.
 
-        A batch whose answer is unusable is asked again one by one, so that one hostile description cannot cost the
-        others their answers.
+        The items of a batch whose answer is unusable are asked again one by one, so that one hostile description cannot
+        prevent the answers to the others.
         """
         batch = content_key("batch", *items)
         remembered = self._cache.get(batch) if self._cache and len(items) > 1 else None
@@ -161,11 +163,11 @@ class Gateway:
     def _batch(self, task: Task[Item], items: dict[str, dict[str, str]]) -> dict[str, dict[str, Any]]:
         numbered = [{"item": number, **item} for number, item in enumerate(items.values())]
         answer = self._complete(task, _json({"items": numbered}), task.output_tokens * len(items))
-        found: list[Item] = getattr(answer, task.items_field)
-        by_number = {cast(Any, item).item: item for item in found}
-        if len(found) != len(items) or sorted(by_number) != list(range(len(items))):
+        answered: list[Item] = getattr(answer, task.items_field)
+        by_number = {cast(Any, item).item: item for item in answered}
+        if len(answered) != len(items) or sorted(by_number) != list(range(len(items))):
             raise AnswerMalformed(
-                f"expected one answer to each of {len(items)} items, got {len(found)} for {len(by_number)} items"
+                f"expected one answer to each of {len(items)} items, got {len(answered)} for {len(by_number)} items"
             )
         for number, question in enumerate(items.values()):
             task.check(by_number[number], dict(question))
@@ -184,7 +186,7 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _base_key(made_by: MadeBy, task: Task[Item]) -> str:
-    """Everything but the content that decides an answer."""
+    """Hash of everything that decides an answer, except the content."""
     structure = json.dumps(task.answer.model_json_schema(), sort_keys=True)
     return content_key(*made_by.as_json().values(), task.prompt.sha256, structure)
 

@@ -1,10 +1,11 @@
-"""How like a bank's real rows a set of synthetic transactions is: near-copies, distances, distributions, a detector.
+"""Compare synthetic transactions with a bank's real rows: near-copies, distances, distributions, a detector.
 
-A near-copy is a row that lies closer to a training row than all but `COPY_QUANTILE` of the bank's own held-out
-rows do: closer than chance makes real rows. Distances are taken twice, at the moment itself and at the time of
-day, so that a copy moved by whole days is found too. By construction up to twice that share of honest rows is
-flagged. The distance to the closest record against a holdout follows Zhao et al. 2021 (CTAB-GAN) and Platzer and
-Reutterer 2021; the detector is the classifier two-sample test of Lopez-Paz and Oquab 2017.
+A near-copy is a synthetic row that is closer to a training row than all but a share of `COPY_QUANTILE` of the bank's
+held-out rows. Distances are computed twice, with the exact time and with the time of day, so that a copy that was moved
+by whole days is detected. By construction, up to twice that share of rows that are no copies is flagged.
+
+The distance to the closest record against a holdout follows Zhao et al. 2021 (CTAB-GAN) and Platzer and Reutterer 2021;
+the detector is the classifier two-sample test of Lopez-Paz and Oquab 2017.
 
 The comparison runs on the bank's own machine. Only figures and row numbers are returned.
 """
@@ -26,20 +27,20 @@ from sklearn.neighbors import NearestNeighbors
 from fl.data.reading import Transactions
 from fl.data.schema import DAY_US, MICROSECONDS, Schema
 
-COPY_QUANTILE = 0.01  # of the bank's held-out rows lie this close to a training row by chance
+COPY_QUANTILE = 0.01  # share of the bank's held-out rows that are this close to a training row by chance
 MAX_REFERENCE = 50_000  # training rows that a set is compared with
 MAX_HOLDOUT = 2_000  # held-out rows that set the threshold
-LEAST_PER_CLASS = 5  # rows of a class below which nothing is said about its columns
-TEXT_WIDTH = 64  # hashed n-grams of a text in the distance
-BINS = 8  # of a number in a marginal, half as many in a pair
-DAY_RADIUS = 24 / (2 * np.pi)  # of a day as a circle whose arc is measured in hours
+LEAST_PER_CLASS = 5  # rows of a class; with fewer, its columns are not examined
+TEXT_WIDTH = 64  # number of hashed n-grams of a text in the distance
+BINS = 8  # bins of a number in a marginal; half as many in a pair
+DAY_RADIUS = 24 / (2 * np.pi)  # radius of the day as a circle with a circumference of 24 hours
 
 Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class RealRows:
-    """One bank's rows to compare with, under a schema that reads every text. `train`, `holdout`: positions."""
+    """One bank's real rows, under a schema that reads every text column. `train`, `holdout`: positions in `table`."""
 
     name: str
     table: Transactions
@@ -49,14 +50,13 @@ class RealRows:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like one bank's rows the set is.
-
-    All but `copies` are figures between 0 and 1, or None where there are too few rows to tell.
+    """Comparison of the set with one bank's rows. A figure is None where there are too few rows.
 
     `closest_median`, `holdout_median`: distance to the closest training row, of synthetic and of held-out rows.
     `nearer_to_training`: share of synthetic rows that lie closer to training than to equally many held-out rows
-    (one half when nothing was memorised). `marginal`, `pairwise`: Jensen-Shannon divergence in bits, by column and
-    class, and total variation of pairs. `detector_auc`: 0.5 when nobody can tell real from synthetic.
+    (0.5 when nothing was memorised). `marginal`, `pairwise`: Jensen-Shannon divergence in bits, by column and
+    class, and total variation of pairs. `detector_auc`: AUC of a classifier; 0.5 when it cannot distinguish
+    real from synthetic rows.
     """
 
     bank: str
@@ -71,7 +71,7 @@ class Likeness:
 
 
 def compared(table: Transactions, bank: RealRows, seed: int) -> tuple[Likeness, list[int]]:
-    """Figures against one bank, and the numbers of near-copies in the set."""
+    """Figures of the comparison with one bank, and the row numbers of near-copies in the set."""
     rng = np.random.default_rng(seed)
     everything = np.arange(len(table), dtype=np.int64)
     train = _sample(bank.train, MAX_REFERENCE, rng)
@@ -111,7 +111,7 @@ def _sample(positions: NDArray[np.int64], most: int, rng: np.random.Generator) -
 def _space(table: Transactions, rows: NDArray[np.int64], moment: bool) -> Matrix:
     """Rows as points, float64[len(rows), d].
 
-    One unit is an hour, one spread of the amount, one scale of a number, or another word.
+    A distance of 1 is one hour, one spread of the amount, one scale of a number, or a different word.
     """
     schema, parts = table.schema, [np.zeros((len(rows), 0))]
     if table.time is not None and _has_calendar(schema):
@@ -182,7 +182,7 @@ Bins = dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
 def _binned(
     table: Transactions, ours: NDArray[np.int64], real: Transactions, theirs: NDArray[np.int64], bins: int
 ) -> Bins:
-    """Every column as whole numbers, for both sides alike: numbers by quantiles of the real rows, words by code."""
+    """Every column as whole numbers, alike on both sides: numbers by quantiles of the real rows, words by code."""
     binned: Bins = {}
 
     def numbers(name: str, a: Matrix, b: Matrix) -> None:
@@ -215,7 +215,7 @@ def _shares(a: NDArray[np.int64], b: NDArray[np.int64]) -> tuple[Matrix, Matrix]
 
 
 def _jensen_shannon(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
-    """In bits. Not scipy's own distance: its root of a sum that rounding left below 0 is no number."""
+    """In bits. scipy's own distance is not used: it takes the root of a sum, which rounding may make negative."""
     p, q = _shares(a, b)
     nats = (rel_entr(p, (p + q) / 2) + rel_entr(q, (p + q) / 2)).sum() / 2
     return min(max(float(nats / np.log(2)), 0.0), 1.0)
@@ -233,7 +233,7 @@ def _detector(synthetic: Matrix, real: Matrix, seed: int) -> float | None:
     x = np.concatenate([synthetic, real])
     y = np.repeat([1, 0], [len(synthetic), len(real)])
     folds = StratifiedKFold(5, shuffle=True, random_state=seed % 2**32)
-    # Not gradient boosting: its threads wait for each other for minutes where other work shares the cores.
+    # Not gradient boosting: its threads can block each other for minutes where other work uses the cores.
     model = RandomForestClassifier(50, min_samples_leaf=2, random_state=seed % 2**32)
     score = cross_val_predict(model, x, y, cv=folds, method="predict_proba")[:, 1]
     return float(roc_auc_score(y, score))

@@ -1,8 +1,8 @@
-"""Answers from plain rules: seeded, without a network, the same on every machine. The default.
+"""Answer requests by plain rules: the default provider, seeded, without a network, the same on every machine.
 
-It exists so that everything around a language model can be run, tested and shown without one: redaction, caching,
-approval, comparison. Its rules know a few words of English and German statements and nothing else. Whatever it
-makes says so, and its figures are never those of a language model.
+With it, redaction, caching, approval and comparison can be run, tested and shown without a language model. The rules
+use a few words of English and German statements and nothing else. Every output names the rules as its origin, since
+their figures say nothing about a language model.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _PHRASES = {
 
 
 class OfflineProvider:
-    """Rules in place of a model. `seed` reaches synthetic transactions only."""
+    """Answers by rules. `seed` affects synthetic transactions only."""
 
     leaves_machine = False
 
@@ -62,15 +62,15 @@ class OfflineProvider:
         """An instance of `request.answer`, by the rules for this prompt."""
         facts = json.loads(request.content)
         if request.prompt.name == "traits":
-            made: Any = {"answers": [_traits(item) for item in facts["items"]]}
+            content: Any = {"answers": [_traits(item) for item in facts["items"]]}
         elif request.prompt.name == "review":
-            made = {"answers": [_review(item) for item in facts["items"]]}
+            content = {"answers": [_review(item) for item in facts["items"]]}
         elif request.prompt.name == "synthetic":
             key = content_key(str(self._seed), request.content)
-            made = {"transactions": _Episodes(facts, np.random.default_rng(int(key[:16], 16))).rows()}
+            content = {"transactions": _Episodes(facts, np.random.default_rng(int(key[:16], 16))).rows()}
         else:
             raise RequestRejected(f"there are no rules for the prompt {request.prompt.name!r}: use --provider openai")
-        return request.answer.model_validate_json(json.dumps(made))
+        return request.answer.model_validate_json(json.dumps(content))
 
 
 def _words(text: str) -> list[str]:
@@ -83,10 +83,10 @@ def _text_of(item: dict[str, Any]) -> str:
 
 def _traits(item: dict[str, Any]) -> dict[str, Any]:
     text = _text_of(item)
-    found = set(_words(text))
-    category = next((name for name, known in _CATEGORY_WORDS.items() if found & set(known)), "other")
-    urgency = "high" if found & set(_URGENT) else "some" if found & set(_DEADLINE) else "none"
-    sentiment = "negative" if found & set(_NEGATIVE) else "positive" if found & set(_POSITIVE) else "neutral"
+    said = set(_words(text))
+    category = next((name for name, known in _CATEGORY_WORDS.items() if said & set(known)), "other")
+    urgency = "high" if said & set(_URGENT) else "some" if said & set(_DEADLINE) else "none"
+    sentiment = "negative" if said & set(_NEGATIVE) else "positive" if said & set(_POSITIVE) else "neutral"
     entities = [{"kind": "party", "text": name} for name in dict.fromkeys(re.findall(r"\[NAME\]", text))]
     shop = re.match(r"((?:[A-Z][\w&'-]*\s?)+),", text)  # "Corner Grocer Dunmore, groceries"
     if shop is not None:
@@ -104,7 +104,7 @@ _WEIGHTS = {"very low": -0.5, "low": -0.25, "usual": 0.0, "high": 0.5, "very hig
 
 
 def _review(item: dict[str, Any]) -> dict[str, Any]:
-    """A weighted count of warning signs. The score is not one: the model has had its say."""
+    """A weighted count of warning signs. The model's score is not one of them."""
     suspicion, reasons = 0.0, []
     for name, value in item.items():
         weight = _WEIGHTS.get(str(value))
@@ -112,8 +112,7 @@ def _review(item: dict[str, Any]) -> dict[str, Any]:
             continue
         suspicion += weight
         reasons.append(_reason(name))
-    found = set(_words(_text_of(item)))
-    if found & set(_URGENT):
+    if set(_words(_text_of(item))) & set(_URGENT):
         suspicion, reasons = suspicion + 1.0, ["urgent_wording", *reasons]
     if "night" in _text_of(item):
         suspicion, reasons = suspicion + 0.25, [*reasons, "unusual_time"]
@@ -134,7 +133,7 @@ def _reason(feature: str) -> str:
 
 
 class _Episodes:
-    """A few customers with an ordinary past, some of them with a fraud of the scenario's kind."""
+    """A few customers with ordinary transactions, some of them with a fraud of the scenario's kind."""
 
     def __init__(self, facts: dict[str, Any], rng: np.random.Generator) -> None:
         self._facts = facts
@@ -149,21 +148,21 @@ class _Episodes:
 
     def rows(self) -> list[dict[str, Any]]:
         wanted, days = int(self._facts["rows"]), int(self._facts["days"])
-        made: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         for actor in range(99):
-            if len(made) >= wanted:
+            if len(rows) >= wanted:
                 break
             typical = self._typical * float(self._rng.uniform(0.4, 1.6))
             past = int(self._rng.integers(6, 12))
             for _ in range(past):
                 day = int(self._rng.integers(0, days))
-                made.append(self._row(actor, int(self._rng.integers(2, 20)), day, self._daytime(), typical, False))
+                rows.append(self._row(actor, int(self._rng.integers(2, 20)), day, self._daytime(), typical, False))
             last = days - 1 - int(self._rng.integers(0, min(7, days)))
-            made += self._fraud(actor, last, typical)
-        made = sorted(made[:wanted], key=lambda row: (row["day"], row["minute"]))
-        if not any(row["fraud"] for row in made):
-            made[-1]["fraud"] = True
-        return made
+            rows += self._fraud(actor, last, typical)
+        rows = sorted(rows[:wanted], key=lambda row: (row["day"], row["minute"]))
+        if not any(row["fraud"] for row in rows):
+            rows[-1]["fraud"] = True
+        return rows
 
     def _fraud(self, actor: int, last: int, typical: float) -> list[dict[str, Any]]:
         rng = self._rng
@@ -199,17 +198,17 @@ class _Episodes:
         if column["kind"] == "category":
             words = column["words"] if isinstance(column["words"], list) else ["A", "B", "C"]
             return str(words[int(rng.integers(len(words)))])
-        phrases = _PHRASES[fraud and bool(rng.random() < 0.3)]  # a hint in the text, never a giveaway
+        phrases = _PHRASES[fraud and bool(rng.random() < 0.3)]  # the text hints at the label and does not tell it
         return f"{phrases[int(rng.integers(len(phrases)))]} {int(rng.integers(100, 999))}"
 
 
 def _kind(scenario: str) -> str:
-    found = set(_words(scenario))
+    said = set(_words(scenario))
     for kind, known in (
         ("testing", {"test", "testing", "small", "probe", "micro"}),
         ("terminal", {"terminal", "merchant", "skimming", "skimmed", "shop"}),
         ("large", {"large", "single", "big"}),
     ):
-        if found & known:
+        if said & known:
             return kind
     return "takeover"

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 Emit = Callable[[bytes], None]  # takes a body that would be sent
 
-MOST_TOKENS = 10**12  # that an answer may claim to have cost
+MOST_TOKENS = 10**12  # largest count of tokens that an answer may state
 SELF_SERVE_ENDS = date(2027, 1, 6)  # OpenAI takes no new self-serve fine-tuning jobs from this day on
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -66,10 +66,9 @@ class OpenAIProvider:
     """The openai SDK behind checks 4 to 6.
 
     `api`: "responses", or "chat" for servers that speak the Chat Completions interface. The endpoint is
-    `base_url`, else `OPENAI_BASE_URL`, else OpenAI's; the key comes from `OPENAI_API_KEY`. `timeout_s` counts
-    for each attempt as a whole, to the last byte of its answer; `max_retries` is the SDK's (429, 408, 409, 5xx, broken
-    connections; Retry-After honoured).
-    `dry_run` gets the body of each request, which is then not sent.
+    `base_url`, else `OPENAI_BASE_URL`, else OpenAI's; the key comes from `OPENAI_API_KEY`. `timeout_s` limits
+    each whole attempt, up to the last byte of its answer. `max_retries` is the SDK's (429, 408, 409, 5xx, broken
+    connections; it obeys Retry-After). `dry_run` gets the body of each request, which is then not sent.
 
     Raises `AssistNotInstalled`, `CredentialsRefused` and `InsecureEndpoint` when made.
     """
@@ -92,7 +91,7 @@ class OpenAIProvider:
         self.api = api
         self._account = account
         self._dry_run = dry_run
-        self._stop: AssistError | None = None  # why the hook let an attempt not out
+        self._stop: AssistError | None = None  # why the hook stopped an attempt
         self._attempt = 0
         self._outgoing = _Outgoing((), 0, lambda _: [])
         self._client = self._connect(base_url, timeout_s, max_retries)
@@ -120,7 +119,7 @@ class OpenAIProvider:
         if self.endpoint.endswith("openai.com") and today >= SELF_SERVE_ENDS:
             raise FineTuningClosed(
                 f"OpenAI takes no new self-serve fine-tuning jobs since {SELF_SERVE_ENDS}: train the same file "
-                "locally with: python -m demos assist finetune local FILE..."
+                "on this machine with: python -m demos assist finetune local FILE..."
             )
         content = examples.read_bytes()
         self._account.require_room(len(content), len(content) * epochs)
@@ -138,10 +137,10 @@ class OpenAIProvider:
                 method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs}}},
             )
         )
-        return str(job.id)  # its attempt stays at its bound: the job's cost is not known yet
+        return str(job.id)  # the attempt stays at its bound, because the cost of the job is not known yet
 
     def fine_tuning_status(self, job: str) -> dict[str, Any]:
-        """State of a job: id, status, model (None until it is there) and trained tokens."""
+        """State of a job: id, status, model (None until it exists) and trained tokens."""
         about = (("model", self.model), ("endpoint", self.endpoint), ("purpose", "fine-tune status"))
         self._outgoing = _Outgoing(about, 0, lambda _: [])
         state = self._guarded(lambda: self._client.fine_tuning.jobs.retrieve(job))
@@ -158,9 +157,9 @@ class OpenAIProvider:
         if not key:
             raise CredentialsRefused(
                 "OPENAI_API_KEY is not set: set it for this provider, or use --provider offline, which needs none "
-                "(a server of your own that asks for no key takes any value)"
+                "(a server of your own that needs no key accepts any value)"
             )
-        logging.getLogger("openai").setLevel(logging.WARNING)  # at debug the SDK would log what is sent
+        logging.getLogger("openai").setLevel(logging.WARNING)  # at level debug the SDK would log what is sent
         import httpx2
 
         http = self._openai.DefaultHttpx2Client(
@@ -195,7 +194,7 @@ class OpenAIProvider:
         )
 
     def _let_out(self, request: httpx2.Request) -> None:
-        """Called for every attempt, with the very bytes, before any of them is sent."""
+        """Called for every attempt with its exact bytes, before any of them is sent."""
         body = request.read()
         try:
             if kinds := self._outgoing.guard(body.decode("utf-8", errors="replace")):
@@ -207,7 +206,7 @@ class OpenAIProvider:
             self._attempt = self._account.send(body, self._outgoing.max_output_tokens, **dict(self._outgoing.about))
         except AssistError as fault:
             self._stop = fault
-            # Anything but its own base would be wrapped and retried by the SDK.
+            # The SDK would wrap and retry any exception that is not its own base class.
             raise self._openai.OpenAIError("stopped by the gateway") from None
 
     def _came_back(self, response: httpx2.Response) -> None:
@@ -228,8 +227,7 @@ class OpenAIProvider:
     def _settle(self, body: dict[str, Any]) -> None:
         """Replace the attempt's bound by the usage in its answer.
 
-        Without one, or with one that is none, the answer is kept all the same, the attempt stays at its bound, and the
-        log says why.
+        When the usage is missing or malformed, the attempt stays at its bound, and the log says why.
         """
         usage = body.get("usage")
         names = ("input_tokens", "output_tokens") if self.api == "responses" else ("prompt_tokens", "completion_tokens")
@@ -238,17 +236,17 @@ class OpenAIProvider:
         if len(sound) == 2:
             self._account.settle(self._attempt, Usage(sound[0], sound[1]), status=200)
         else:
-            self._account.keep_bound(self._attempt, "the answer names no usage that can be read")
+            self._account.keep_bound(self._attempt, "the answer contains no valid usage")
 
     def _parsed(self, raw: Any, answer: type[BaseModel]) -> BaseModel:
         try:
-            with warnings.catch_warnings():  # pydantic's would print fields of the answer
+            with warnings.catch_warnings():  # warnings of pydantic would print fields of the answer
                 warnings.simplefilter("ignore")
                 parsed = raw.parse()
         except ValidationError as fault:
             raise AnswerMalformed(misfit(fault)) from None
         except (ValueError, TypeError, AttributeError, self._openai.OpenAIError):
-            raise AnswerMalformed("the response is not one of this interface") from None
+            raise AnswerMalformed("the response does not fit this interface: check --api") from None
         content = parsed.output_parsed if self.api == "responses" else parsed.choices[0].message.parsed
         if not isinstance(content, answer):
             raise AnswerMalformed("the response holds no answer")
@@ -257,7 +255,7 @@ class OpenAIProvider:
 
 @dataclass(frozen=True)
 class _Outgoing:
-    """What the hook must know of the request that is under way."""
+    """What the hook must know about the current request."""
 
     about: tuple[tuple[str, str], ...]
     max_output_tokens: int
@@ -286,12 +284,12 @@ def _checked_host(base_url: str) -> str:
 
 
 def _translated(sdk: Any, fault: Exception) -> AssistError:
-    """The SDK's exception as ours: status and code, never the body, which may echo what was sent."""
-    retry = "; what was answered so far is kept: run the same command again"
+    """The SDK's exception as an `AssistError` with status and code, never the body, which may repeat what was sent."""
+    retry = "; answers so far are kept: run the same command again"
     if isinstance(fault, sdk.APITimeoutError):
-        return ProviderTimedOut(f"no answer in time, after retries (--timeout){retry}")
+        return ProviderTimedOut(f"no answer within --timeout, also after retries{retry}")
     if isinstance(fault, sdk.APIConnectionError):
-        return ProviderUnreachable(f"no connection to the endpoint, or it broke, after retries{retry}")
+        return ProviderUnreachable(f"no connection to the endpoint, or it broke, also after retries{retry}")
     if not isinstance(fault, sdk.APIStatusError):
         return ProviderFailed(f"the SDK gave up: {type(fault).__name__}{retry}")
     status = f"status {fault.status_code}" + (f", code {fault.code}" if fault.code else "")
@@ -302,4 +300,4 @@ def _translated(sdk: Any, fault: Exception) -> AssistError:
         return CredentialsRefused(f"{status}: the endpoint does not accept OPENAI_API_KEY")
     if fault.status_code >= 500:
         return ProviderFailed(f"{status}, after retries{retry}")
-    return RequestRejected(f"{status}: the endpoint does not take this; check --model, --api and OPENAI_BASE_URL")
+    return RequestRejected(f"{status}: the endpoint rejects the request; check --model, --api and OPENAI_BASE_URL")

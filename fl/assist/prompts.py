@@ -1,8 +1,8 @@
-"""Prompts are files with a version: read, checked and named by their hash.
+"""Read prompts: files with a version, named by their hash.
 
-A prompt file opens with `version: N` and a blank line; the rest is the instruction, word for word. Prompts
-hold no data: what a request is about travels apart from them, as JSON in the user's turn, so that text in a
-transaction cannot pose as an instruction by its place.
+A prompt file begins with `version: N` and a blank line; the rest is the instruction, word for word. Prompts
+hold no data. The data of a request are sent separately, as JSON in the user's turn, so that text in a
+transaction does not stand where instructions stand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HEADER = re.compile(r"version: (\d+)\n\n(?=\S)")
 
 @dataclass(frozen=True)
 class Prompt:
-    """An instruction. `sha256`: of the whole file, version line included."""
+    """An instruction. `sha256`: hash of the whole file, version line included."""
 
     name: str
     version: int
@@ -34,7 +34,7 @@ class Prompt:
 
 
 def load_prompt(name: str, folder: Path = FOLDER) -> Prompt:
-    """The prompt in `folder/name.md`. Raises `PromptError` when it is missing or does not open with its version."""
+    """The prompt in `folder/name.md`. Raises `PromptError` when it is missing or does not begin with its version."""
     path = folder / f"{name}.md"
     try:
         raw = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What answers a request: the protocol of providers, and the values that pass between them and the gateway."""
+"""The protocol of providers, which answer requests, and the values that they exchange with the gateway."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Item = TypeVar("Item", bound=BaseModel)
 
 @dataclass(frozen=True)
 class MadeBy:
-    """Who made a thing; stands in every output that holds the thing."""
+    """The origin of an answer. Every output that uses the answer contains it."""
 
     provider: Literal["offline", "openai"]
     model: str
-    endpoint: str  # host; "none" where nothing is sent
+    endpoint: str  # host name; "none" where nothing is sent
     prompt: str  # name, version and hash of the prompt file
 
     @property
     def note(self) -> str:
-        """What a reader must know about figures made this way."""
+        """A sentence for readers about the origin of the figures."""
         if self.provider == "offline":
             return "plain rules on this machine, no language model: these figures say nothing about one"
         return f"language model {self.model} at {self.endpoint}"
@@ -44,21 +44,21 @@ class MadeBy:
 class Task(Generic[Item]):
     """A kind of request. `answer`: the model of a whole answer, with its items in the field `items_field`.
 
-    `check` raises `AnswerMalformed` for an item that its model admits and its question does not.
+    `check` raises `AnswerMalformed` for an item that fits its model and does not fit its question.
     """
 
     prompt: Prompt
     answer: type[BaseModel]
     items_field: str
-    output_tokens: int  # most that one item may take
+    output_tokens: int  # most tokens of one item
     check: Callable[[Item, dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a provider is asked. `content`: JSON, everything that varies; `instructions`: the prompt's text.
+    """A request to a provider. `content`: JSON with everything that varies. `instructions`: the text of the prompt.
 
-    `guard`: names the kinds of identifier in a text; whatever it finds in the bytes to be sent stops them.
+    `guard`: names the kinds of identifiers in a text. The request is not sent when it finds any in the bytes.
     """
 
     prompt: Prompt
@@ -73,7 +73,7 @@ class Request:
 
 
 class Provider(Protocol):
-    """One way to get answers."""
+    """A source of answers."""
 
     @property
     def leaves_machine(self) -> bool:
@@ -85,5 +85,5 @@ class Provider(Protocol):
     def complete(self, request: Request) -> BaseModel:
         """An instance of `request.answer`.
 
-        Raises `AnswerError` when there is none, another `AssistError` when no answer can be had at all.
+        Raises `AnswerError` when this answer is unusable, another `AssistError` when the provider cannot answer at all.
         """

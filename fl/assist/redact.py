@@ -1,15 +1,14 @@
-"""Take everything out of a description that could say who it is about, before it can enter a prompt.
+"""Remove everything from a description that may identify a person, before the description enters a prompt.
 
-The rule is closed, not open: a text keeps only words that at least `min_customers` different customers, and
-`MIN_SHARE` of all customers of this bank, use, and no digit at all. Around that, what is recognised gets a name
-of its own, because a model can use the fact that a card number stood there: cards (Luhn, ISO/IEC 7812-1), IBANs
+The rule is an allow-list: a text keeps only words that at least `min_customers` different customers and a share of
+`MIN_SHARE` of all customers of this bank use, and no digit. In addition, recognised identifiers become placeholders
+with a name, because a model can use the fact that there was a card number: cards (Luhn, ISO/IEC 7812-1), IBANs
 (mod 97, ISO 13616), e-mail addresses, links, phone and account numbers, dates, amounts, the bank's own customer
-identifiers and the names on its customer list. A name on no list and in no pattern still falls to the rule,
+identifiers and the names on its customer list. The rule also removes a name that is on no list and fits no pattern,
 unless that many customers write it.
 
-`leaks` finds what must not be in a redacted text, `identifiers` what must not be in any request; the gateway
-refuses to send on either. What this cannot see is said in docs/assist.md: numbers written as words, and names
-that are common words and on no list.
+`leaks` finds what must not be in a redacted text, `identifiers_in` what must not be in any request; the gateway sends
+neither. Not detected (docs/assist.md): numbers written as words, and names that are common words and on no list.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_CUSTOMERS = 10  # that a word must be common to; below, it is as good as a name
-MIN_SHARE = 0.02  # of the bank's customers as well: at a large bank ten customers write to every surname there is
+MIN_CUSTOMERS = 10  # customers that must use a word; a rarer word may identify a person
+MIN_SHARE = 0.02  # share of the bank's customers: at a large bank, ten customers use every surname
 PLACEHOLDERS = (
     "CARD",
     "IBAN",
@@ -44,10 +43,10 @@ _REPEATED = re.compile(r"(\[(?:NAME|RARE)\])(?:[\s.,'-]*\1)+")
 _WORD = re.compile(r"[^\W\d_]+")
 _WITH_DIGIT = re.compile(r"[^\s\[\],;:()]*\d[^\s\[\],;:()]*")
 
-_TEMPLATE = re.compile(r"<\||\|>")  # control tokens of chat templates open and close with these
+_TEMPLATE = re.compile(r"<\||\|>")  # control tokens of chat templates begin and end so
 _LINK = re.compile(r"(?:\w+://|www\.)\S+", re.IGNORECASE)
 _EMAIL = re.compile(r"\S+@\S+")
-_ADDRESS = re.compile(r"\S*(?:@|://)\S*")  # what is left of an address still goes
+_ADDRESS = re.compile(r"\S*(?:@|://)\S*")  # a part of an address is removed, too
 _IBAN_START = re.compile(r"(?=([A-Za-z]{2})(?:[ .-]?\d){2})")
 _CARD = re.compile(r"(?<!\d)\d(?:[ .\-/]?\d){12,18}(?!\d)")
 _DATE = re.compile(r"(?<!\d)(?:\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./](?:\d{4}|\d\d))(?!\d)")
@@ -84,18 +83,20 @@ IBAN_LENGTH = {  # characters, by country; ISO 13616 registry
     **dict.fromkeys(("LC",), 32),
     **dict.fromkeys(("RU",), 33),
 }
-LONG_IDENTIFIER = 6  # characters; a shorter customer number is also an ordinary number of a request
+LONG_IDENTIFIER = 6  # characters; a shorter customer number may be an ordinary number in a request
 
 
 def clean(text: str) -> str:
     """`text` in compatibility form (NFKC), with the digits of all scripts as 0 to 9 and without invisible characters.
 
-    So a zero-width space cannot split a number.
+    A zero-width space thus cannot split a number.
     """
     if text.isascii() and text.isprintable():
         return text
     plain = "".join(_plain(c) for c in unicodedata.normalize("NFKC", text))
-    return unicodedata.normalize("NFKC", plain)  # what stood between two parts of a letter may be gone now
+    return unicodedata.normalize(
+        "NFKC", plain
+    )  # again, because removed characters may have separated parts of a letter
 
 
 def _plain(character: str) -> str:
@@ -109,7 +110,7 @@ def _plain(character: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def fold(word: str) -> str:
-    """`word` as names are compared: without accents and case."""
+    """`word` without accents and case, as names are compared."""
     if word.isascii():
         return word.lower()
     apart = unicodedata.normalize("NFKD", word)
@@ -138,15 +139,15 @@ def is_iban(text: str) -> bool:
 
 def _ibans(text: str) -> list[tuple[int, int]]:
     """(start, end) of every IBAN in `text`, printed in groups or not, none inside another."""
-    found: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     for candidate in _IBAN_START.finditer(text):
         start, length = candidate.start(), IBAN_LENGTH.get(candidate[1].upper(), 0)
-        if not length or (found and start < found[-1][1]):
+        if not length or (spans and start < spans[-1][1]):
             continue
         run = re.match(rf"(?:[ .-]?[A-Za-z0-9]){{{length}}}", text[start:])
         if run is not None and is_iban(_compact(run[0])):
-            found.append((start, start + run.end()))
-    return found
+            spans.append((start, start + run.end()))
+    return spans
 
 
 def _compact(text: str) -> str:
@@ -155,7 +156,7 @@ def _compact(text: str) -> str:
 
 @dataclass(frozen=True)
 class Redactor:
-    """What one bank knows of its customers, and which words are common among them. The repr shows sizes.
+    """The identifiers and names of one bank's customers, and their common words. The repr shows sizes only.
 
     `names`: folded words of the customer list. `full_names`: its folded entries, words joined by a space.
     `identifiers`: folded customer identifiers. `common`: folded words that may stay.
@@ -214,41 +215,41 @@ class Redactor:
         return " ".join(_REPEATED.sub(r"\1", text).split())
 
     def leaks(self, redacted: str) -> list[str]:
-        """What a redacted text must not hold, by kind; empty for every result of `redact`."""
+        """The kinds of content in `redacted` that a redacted text must not hold; empty for every result of `redact`."""
         rest = _PLACEHOLDER.sub(" ", redacted)
-        found = []
+        kinds = []
         if any(unicodedata.category(c).startswith("N") for c in clean(rest)):
-            found.append("a digit")
+            kinds.append("a digit")
         if "@" in rest or "://" in rest:
-            found.append("an address")
+            kinds.append("an address")
         left = words(redacted)
         for kind, private in (("a customer's name", self.names), ("a customer identifier", self.identifiers)):
             if any(word in private for word in left):
-                found.append(kind)
+                kinds.append(kind)
         if any(word not in self.common for word in left):
-            found.append("a rare word")
-        return found
+            kinds.append("a rare word")
+        return kinds
 
     def identifiers_in(self, content: str) -> list[str]:
-        """What no request may hold anywhere, prompt and scenario included, by kind."""
-        found = []
+        """The kinds of content in `content` that no request may hold, prompt and scenario included."""
+        kinds = []
         text = clean(content)
         if any(is_card(_compact(m[0])) for m in _CARD.finditer(text)):
-            found.append("a card number")
+            kinds.append("a card number")
         if _ibans(text):
-            found.append("an IBAN")
+            kinds.append("an IBAN")
         if _EMAIL.search(text):
-            found.append("an e-mail address")
+            kinds.append("an e-mail address")
         tokens = set(re.findall(r"\w+", fold(text)))
         if any(len(token) >= LONG_IDENTIFIER and token in self.identifiers for token in tokens):
-            found.append("a customer identifier")
+            kinds.append("a customer identifier")
         if self._names_pattern is not None and self._names_pattern.search(" ".join(words(text))):
-            found.append("a customer's name")
-        return found
+            kinds.append("a customer's name")
+        return kinds
 
     @cached_property
     def _names_pattern(self) -> re.Pattern[str] | None:
-        """Entries of at least two words: a single name may be an ordinary word of a prompt."""
+        """A pattern of the names with at least two words: a single name may be an ordinary word of a prompt."""
         long = sorted(name for name in self.full_names if " " in name)
         return re.compile(r"\b(?:" + "|".join(map(re.escape, long)) + r")\b") if long else None
 

@@ -1,6 +1,6 @@
-"""Which columns may leave a bank, and in what form: a person's word per column, and never as they are.
+"""Decide which columns may leave a bank, and in what form: only allowed columns, and never their raw values.
 
-| what | leaves as |
+| what | released form |
 |---|---|
 | text | redacted words (`redact`) |
 | amount, numeric | a band of the 1-2-5 series |
@@ -9,8 +9,8 @@
 | a feature of the model, by its name | one of five levels |
 | `score` | two decimals |
 
-Customers, terminals, the label, the bank and whatever the schema keeps from the model (`never`) cannot be
-allowed by anyone; nor can a category that is hashed, since its words are not public.
+Nobody can allow customers, terminals, the label, the bank and columns that the schema keeps from the model
+(`never`), nor a hashed category, because its words are not public.
 """
 
 from __future__ import annotations
@@ -50,30 +50,30 @@ class Policy:
         for name in sorted(names):
             if name in never:
                 raise ColumnNotAllowed(
-                    f"{name!r} identifies a party or tells the label: it cannot be allowed; leave it out of --allow"
+                    f"{name!r} identifies a party or tells the label: it cannot be allowed; remove it from --allow"
                 )
             if name not in can:
                 raise ColumnNotAllowed(
-                    f"--allow {name}: expected a column or feature of schema {schema.name!r} that can leave, "
+                    f"--allow {name}: expected a column or feature of schema {schema.name!r} that may be sent, "
                     f"one of {', '.join(sorted(can))}"
                 )
         return cls(schema, names)
 
     @classmethod
     def nothing_leaves(cls, schema: Schema) -> Policy:
-        """Everything that could be released: for providers on this machine, which send nothing."""
+        """A policy that allows all releasable columns, for providers on this machine, which send nothing."""
         return cls(schema, releasable(schema))
 
     def release(self, record: Mapping[str, object], redactor: Redactor) -> dict[str, str]:
-        """The form in which `record` (raw values by column; features scaled) leaves.
+        """The released form of `record` (raw values by column; features scaled).
 
-        Raises `ColumnNotAllowed` for the first value that nobody has allowed; nothing is dropped silently.
+        Raises `ColumnNotAllowed` for the first value that nobody has allowed.
         """
         for name in record:
             if name not in self.allowed:
                 raise ColumnNotAllowed(
-                    f"{name!r} may not leave: nobody has allowed it. If its released form may leave "
-                    f"(see docs/assist.md), say so with --allow {name}"
+                    f"{name!r} may not be sent: nobody has allowed it. To send its released form "
+                    f"(docs/assist.md), give --allow {name}"
                 )
         return {name: self._form(name, value, redactor) for name, value in record.items()}
 
@@ -140,7 +140,7 @@ def moment(time_us: int) -> str:
 
 @dataclass(frozen=True)
 class Aggregates:
-    """What an encrypted sum has released about all banks together; see `aggregates`.
+    """Averages over all banks that an encrypted sum has released; see `aggregates`.
 
     `mean`, `deviation`: of each scaled feature, banks weighed equally. `banks`: how many.
     """
@@ -162,13 +162,13 @@ class Aggregates:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a request about no particular transaction may hold. A scenario is a person's own words."""
+    """The content of a request that is not about single transactions. A scenario is text that a person wrote."""
 
     scenario: str
     schema: Schema
     days: int  # length of the period that rows are spread over
     rows: int
-    batch: int  # numbers the requests of one set, so that their answers differ
+    batch: int  # number of the request in its set, so that answers differ
     aggregates: Aggregates | None = None
 
     def as_json(self) -> dict[str, object]:
@@ -178,7 +178,7 @@ class Facts:
 
 
 def describe_schema(schema: Schema) -> dict[str, object]:
-    """The public meaning of a transaction's columns, without dates, hashes or anything learned from data."""
+    """The public meaning of a transaction's columns, without dates, hashes or statistics of data."""
     columns: list[dict[str, object]] = []
     if schema.amount is not None:
         low, high = amount_range(schema)
@@ -206,7 +206,7 @@ def amount_range(schema: Schema) -> tuple[float, float]:
 
 
 def numeric_range(column: NumericColumn) -> tuple[float, float]:
-    """(least, most) value of a synthetic transaction's number: ten public scales around the public centre."""
+    """(least, most) value of a numeric column: ten public scales around the public centre."""
     low, high = column.center - 10 * column.scale, column.center + 10 * column.scale
     if column.transform == "identity":
         return rounded(low), rounded(high)

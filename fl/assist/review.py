@@ -1,11 +1,11 @@
-"""A second look at the highest-scored alerts: verdicts that order an analyst's queue and change no score.
+"""Request a second assessment of the highest-scored alerts: verdicts that order a queue and change no score.
 
-The k rows with the highest scores go out coarsened or redacted. What comes back orders these k rows among
-themselves, and no other row: likely frauds first, unclear ones next, within each by confidence and then by score.
-Every alert keeps its score, and one without a usable verdict counts as unclear with confidence 0.
+The k rows with the highest scores are sent in coarse or redacted form. The verdicts order these k rows and no other
+row: likely frauds first, then unclear ones, each by confidence and then by score. Every alert keeps its score. An alert
+without a usable verdict counts as unclear with confidence 0.
 
-Agreement is measured against labels: the share of frauds among the first n of the queue, as the model ordered it
-and as the verdicts do, with a bootstrap interval of the difference over alerts.
+Agreement is measured against labels: the share of frauds among the first n alerts in the order of the model and in the
+order of the verdicts, with a bootstrap interval of the difference over alerts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fl.assist.provider import Task
 
 TOKENS_PER_ITEM = 160  # output limit; an answer takes about half
 RANK = {"likely_fraud": 2, "unclear": 1, "likely_genuine": 0}
-DEPTHS = (10, 25, 50)  # of the queue at which precision is measured, where it is longer
+DEPTHS = (10, 25, 50)  # numbers of first alerts at which precision is measured, if the queue is longer
 REPLICATES = 2000
 
 
@@ -37,7 +37,7 @@ def task() -> Task[Review]:
 
 @dataclass(frozen=True)
 class Alert:
-    """An alert and its second look. `position`: among all scored rows; `queue`: place in the queue, from 0."""
+    """An alert and its verdict. `position`: among all scored rows. `queue`: place in the queue, from 0."""
 
     position: int
     score: float
@@ -45,8 +45,8 @@ class Alert:
     queue: int
 
     def as_json(self) -> dict[str, Any]:
-        found = self.outcome.value
-        verdict = {"verdict": None, "unanswered": self.outcome.reason} if found is None else found.model_dump()
+        value = self.outcome.value
+        verdict = {"verdict": None, "unanswered": self.outcome.reason} if value is None else value.model_dump()
         verdict.pop("item", None)
         return {"position": self.position, "score": self.score, "queue": self.queue, **verdict}
 
@@ -70,8 +70,8 @@ def review(
 ) -> list[Alert]:
     """Ask about the rows in `records` and return alerts in the order of the queue.
 
-    `records`: (number of the bank, raw values by column), by position in `scores`. Each bank goes through its own
-    gateway. Raises whatever a gateway raises.
+    `records`: (number of the bank, raw values by column), by position in `scores`. Each bank uses its own
+    gateway. Raises what a gateway raises.
     """
     positions = sorted(records, key=lambda p: (-scores[p], p))
     answered: dict[int, ItemAnswer[Review]] = {}
@@ -86,7 +86,7 @@ def review(
 
 
 def highest(scores: NDArray[np.float64], count: int) -> NDArray[np.int64]:
-    """Positions of the `count` highest scores, the highest first; equal ones in their order."""
+    """Positions of the `count` highest scores, the highest first; equal scores keep their order."""
     return np.argsort(-scores, kind="stable")[:count].astype(np.int64)
 
 
@@ -95,14 +95,14 @@ def agreement(alerts: Sequence[Alert], labels: NDArray[np.floating], seed: int =
     y = np.array([labels[alert.position] for alert in alerts], np.float64)
     score = np.array([alert.score for alert in alerts])
     queue = np.array([-alert.queue for alert in alerts], np.float64)
-    found, rng = [], np.random.default_rng(seed)
+    measured, rng = [], np.random.default_rng(seed)
     for depth in (d for d in DEPTHS if d < len(alerts)):
         draws = rng.integers(len(y), size=(REPLICATES, len(y)))
         differences = [_precision(y[i], queue[i], depth) - _precision(y[i], score[i], depth) for i in draws]
         low, high = np.quantile(differences, [0.025, 0.975])
         by_score, by_queue = _precision(y, score, depth), _precision(y, queue, depth)
-        found.append(Agreement(depth, by_score, by_queue, float(low), float(high)))
-    return found
+        measured.append(Agreement(depth, by_score, by_queue, float(low), float(high)))
+    return measured
 
 
 def _weight(outcome: ItemAnswer[Review]) -> tuple[int, float]:

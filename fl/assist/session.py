@@ -1,10 +1,10 @@
-"""One sitting with a provider: from a person's settings to a gateway per bank.
+"""One session with a provider: from a person's settings to one gateway per bank.
 
-A key in the environment decides nothing here: without `provider="openai"` in the settings no SDK is imported and
-no address is looked up. A work folder keeps what must outlast a process: the log and the cache.
+A key in the environment changes nothing: without `provider="openai"` in the settings, no SDK is imported and no
+address is resolved. A work folder keeps the log and the cache between processes.
 
-In a deployment a bank has one gateway, its own. Where this process plays all banks of an experiment, each still
-gets a gateway with its own redactor, and they share provider, budget and cache.
+In a deployment a bank has its own gateway. Where this process plays all banks of an experiment, each bank gets a
+gateway with its own redactor, and all share provider, budget and cache.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from fl.assist.release import Policy
 from fl.data.schema import Schema
 from fl.errors import OptionError
 
-LEAST_HOLDOUT = 20  # validation rows below which a comparison with held-out rows means nothing
+LEAST_HOLDOUT = 20  # fewest validation rows for a comparison with held-out rows
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person asked for. `customer_list`: names, () when there is none on purpose, None when not said."""
+    """The settings of a session. `customer_list`: names; () with --no-customer-list; None when neither was given."""
 
     work: Path
     provider: Literal["offline", "openai"] = "offline"
@@ -56,7 +56,7 @@ class Settings:
 
 
 class Session:
-    """Provider, policy and cache of one sitting. Raises what the provider raises when it is made."""
+    """Provider, policy and cache of one session. The constructor raises what the provider's constructor raises."""
 
     def __init__(self, settings: Settings, schema: Schema, *, with_label: bool = False) -> None:
         self.settings = settings
@@ -71,11 +71,11 @@ class Session:
         self._cache = Cache(cache_folder(settings.work), ask_again=settings.ask_again)
 
     def gateway(self, redactor: Redactor) -> Gateway:
-        """A gateway that knows what `redactor` knows."""
+        """A gateway that redacts with `redactor`."""
         return Gateway(self.provider, self.policy, redactor, self._cache)
 
     def redactors(self, described: Described) -> list[Redactor]:
-        """What each bank knows of its own customers and words, in the banks' order."""
+        """One redactor per bank with its own customers and words, in the banks' order."""
         settings = self.settings
         return [
             bank_redactor(described, rows, held, settings.customer_list, settings.min_customers)
@@ -84,9 +84,9 @@ class Session:
 
 
 def open_openai(settings: Settings) -> OpenAIProvider:
-    """The openai provider that `settings` ask for. Raises `ScenarioError` without a model."""
+    """The openai provider of `settings`. Raises `ScenarioError` without a model."""
     if not settings.model:
-        raise ScenarioError("the provider openai needs --model: none is built in")
+        raise ScenarioError("the provider openai needs a model: give --model NAME; there is no default")
     return OpenAIProvider(
         settings.model,
         Account(log_file(settings.work), settings.limits),
@@ -106,7 +106,7 @@ def cache_folder(work: Path) -> Path:
 
 
 def status(work: Path) -> dict[str, Any]:
-    """Sums over the log of a work folder; its chain of hashes is checked on the way. Raises `LogError`."""
+    """Sums over the log of a work folder, whose chain of hashes is checked. Raises `LogError`."""
     path = log_file(work)
     lines = read_log(path)
     account = Account(path, SpendingLimits(tokens=0)) if path.exists() else None
@@ -119,7 +119,7 @@ def status(work: Path) -> dict[str, Any]:
         "log": str(path),
         "attempts": 0 if spent is None else spent.attempts,
         "without_answer": 0 if spent is None else spent.pending - unsettled,
-        "answered_without_usage": unsettled,  # counted at their upper bound, as those without an answer are
+        "answered_without_usage": unsettled,  # counted at their upper bound, like those without an answer
         "tokens": 0 if spent is None else spent.tokens,
         "cost": float(np.sum(cost)),
         "bytes_sent": 0 if spent is None else spent.bytes_sent,
@@ -132,18 +132,18 @@ def status(work: Path) -> dict[str, Any]:
 
 
 def read_customer_list(path: Path) -> tuple[str, ...]:
-    """Names, one a line. Raises `AssistError` for a file without any."""
+    """Names, one per line. Raises `AssistError` for a file without names."""
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as fault:
         raise AssistError(f"{path}: cannot read the customer list: {fault}") from fault
     if not names:
-        raise AssistError(f"{path}: expected one customer's name a line, got none")
+        raise AssistError(f"{path}: expected one customer's name per line, got none")
     return names
 
 
 def union(redactors: Sequence[Redactor]) -> Redactor:
-    """What all banks of an experiment know together; words are common only where every bank says so."""
+    """One redactor with the identifiers of all banks. A word is common only if it is common at every bank."""
     return Redactor(
         frozenset().union(*(r.names for r in redactors)),
         frozenset().union(*(r.full_names for r in redactors)),

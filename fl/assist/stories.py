@@ -1,6 +1,7 @@
-"""The stories of `demos assist`, from data to figures: what is done in which order, and what is kept.
+"""The commands of `demos assist`: synthetic frauds, traits of texts, review of alerts, fine-tuning.
 
-Each takes the data, a session and a folder, and returns what the command prints as JSON; the parts do the work.
+Each function takes the data, a session and a folder, calls the other modules in order, and returns the JSON that the
+command prints.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ Progress = Callable[[str, int, int], None]  # (what, done, of)
 
 @dataclass(frozen=True)
 class DataChoice:
-    """Which transactions, as the options name them."""
+    """The options that choose the transactions."""
 
     data: Annotated[str, options.FILE] = "simulated"
     schema: Annotated[str | None, options.FILE] = None
@@ -95,7 +96,7 @@ class DataChoice:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a comparison trains: rounds of FedAvg in plain sight, and how often with other seeds."""
+    """How long a comparison trains: rounds of FedAvg without encryption, and repeats with other seeds."""
 
     rounds: Annotated[int, options.SOME_ROUNDS] = 5
     repeats: Annotated[int, options.REPEATS] = 3
@@ -125,7 +126,7 @@ def make_synthetic(
     session = session_for(schema)
     redactor = union(session.redactors(described))
     aggregates = released_aggregates(federation_of(described.source)) if with_aggregates else None
-    made = synthetic.generate(
+    invented = synthetic.generate(
         session.gateway(redactor),
         schema,
         scenario,
@@ -133,28 +134,28 @@ def make_synthetic(
         aggregates,
         lambda done: progress("asking for transactions", done, rows),
     )
-    frame = synthetic.to_frame(made, described.source.periods)
+    frame = synthetic.to_frame(invented, described.source.periods)
     table = synthetic.transactions(frame, reads_text(schema))
-    found = validate(made, table, _real(described), redactor, choice.seed)
+    validation = validate(invented, table, _real(described), redactor, choice.seed)
     candidates = [
-        Candidate(cells, "; ".join(f"{f.kind}: {f.detail}" for f in found.of_row(i)), i in found.blocked)
-        for i, cells in enumerate(shown_rows(made, frame))
+        Candidate(cells, "; ".join(f"{f.kind}: {f.detail}" for f in validation.of_row(i)), i in validation.blocked)
+        for i, cells in enumerate(shown_rows(invented, frame))
     ]
     about = {
-        "made_by": made.made_by.as_json(),
+        "made_by": invented.made_by.as_json(),
         "scenario": scenario,
         "with_aggregates": with_aggregates,
         "data": asdict(choice),
     }
     proposal = propose(folder, "synthetic transactions", candidates, about)
     replace_durably(folder / "rows.csv", csv_bytes(frame))
-    result = {**about, "folder": str(folder), "approval_file": str(proposal.csv), "validation": found.as_json()}
-    result["frauds"] = int(sum(bool(row["fraud"]) for row in made.rows))
+    result = {**about, "folder": str(folder), "approval_file": str(proposal.csv), "validation": validation.as_json()}
+    result["frauds"] = int(sum(bool(row["fraud"]) for row in invented.rows))
     return result
 
 
 def compare_synthetic(folder: Path, effort: Effort, progress: Progress) -> dict[str, Any]:
-    """Train with and without the accepted rows of a proposal, on the data it was made for."""
+    """Train with and without the accepted rows of a proposal, on the data that it was written for."""
     proposal = open_proposal(folder, "synthetic transactions")
     approval = proposal.require_accepted()
     choice = DataChoice(**proposal.about["data"])
@@ -163,13 +164,13 @@ def compare_synthetic(folder: Path, effort: Effort, progress: Progress) -> dict[
     accepted = read_back((folder / "rows.csv").read_bytes()).iloc[list(approval.accepted)]
     extra = synthetic.training_rows(accepted, described.schema, described.source.periods)
     with_rows = [_with_rows(bank, extra) for bank in federation.banks]
-    found = _compare(federation, with_rows, effort, choice.seed, progress)
+    comparison = _compare(federation, with_rows, effort, choice.seed, progress)
     return {
         "made_by": proposal.about["made_by"],
         "approval": approval.as_json(),
         "training_rows_added_per_bank": len(extra),
         "frauds_added_per_bank": int(extra.y.sum()),
-        "comparison": found.as_json(),
+        "comparison": comparison.as_json(),
     }
 
 
@@ -180,28 +181,28 @@ def describe_texts(
     effort: Effort | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Traits of every bank's descriptions, and what they are worth as inputs; no comparison without `effort`."""
+    """Traits of every bank's descriptions, and the comparison of training with and without them, given `effort`."""
     described = choice.read()
     session = session_for(described.schema)
     name = text_column(described.schema, column)
     federation = federation_of(described.source)
-    found = []
+    described_banks = []
     for number, (bank, redactor) in enumerate(
         zip(federation.banks, session.redactors(described), strict=True), start=1
     ):
-        found.append(traits.bank_traits(described, bank, name, session.gateway(redactor)))
+        described_banks.append(traits.bank_traits(described, bank, name, session.gateway(redactor)))
         progress("describing texts, banks", number, len(federation.banks))
-    missed = sum((of.unanswered for of in found), start=type(found[0].unanswered)())
+    missed = sum((of.unanswered for of in described_banks), start=type(described_banks[0].unanswered)())
     result: dict[str, Any] = {
-        "made_by": found[0].made_by.as_json(),
+        "made_by": described_banks[0].made_by.as_json(),
         "column": name,
-        "texts": sum(of.texts for of in found),
+        "texts": sum(of.texts for of in described_banks),
         "unanswered": dict(missed),
         "columns_added": list(traits.TRAIT_NAMES),
-        "shares": _shares(found),
+        "shares": _shares(described_banks),
     }
     if effort is not None and session.settings.dry_run is None:
-        widened = traits.with_traits(federation, found)
+        widened = traits.with_traits(federation, described_banks)
         result["comparison"] = _compare(federation, widened.banks, effort, choice.seed, progress).as_json()
     return result
 
@@ -241,14 +242,14 @@ def propose_examples(
 ) -> dict[str, Any]:
     """Redacted descriptions with labels of each bank's training rows, for reviewers; one proposal per bank.
 
-    Half of them frauds where a bank has that many. Texts repeat, with one label or both: how often a text is a
-    fraud is what there is to learn.
+    Half of them are frauds where a bank has that many. Texts may repeat, with one label or both: a model learns how
+    often a text is a fraud.
     """
     described = choice.read()
     session = session_for(described.schema)
     name = text_column(described.schema, column)
     federation = federation_of(described.source)
-    made = []
+    proposals = []
     for bank, redactor in zip(federation.banks, session.redactors(described), strict=True):
         texts = described.with_text.text[name][described.positions(bank.train.index)]
         chosen = _balanced(bank.train.y, rows, derive_seed(choice.seed, "examples", bank.name))
@@ -259,10 +260,10 @@ def propose_examples(
             for i in chosen
         ]
         about = {"made_by": REDACTED, "column": name, "bank": bank.name, "data": asdict(choice)}
-        made.append(propose(folder / bank.name, "examples", candidates, about))
+        proposals.append(propose(folder / bank.name, "examples", candidates, about))
     return {
         "made_by": REDACTED,
-        "proposals": [{"folder": str(p.folder), "candidates": len(p.candidates)} for p in made],
+        "proposals": [{"folder": str(p.folder), "candidates": len(p.candidates)} for p in proposals],
     }
 
 
@@ -295,24 +296,24 @@ def local_text_head(files: list[Path], effort: Effort, progress: Progress) -> di
 
 
 def require_label_allowed(policy: Policy, column: str) -> None:
-    """Examples carry a text and the label: both need a person's word. Raises `ColumnNotAllowed`."""
+    """Require that a person has allowed the text column and the label. Raises `ColumnNotAllowed`."""
     for name in (column, policy.schema.label.column):
         if name not in policy.allowed:
-            raise ColumnNotAllowed(f"examples carry {name!r}: say so with --allow {name}. Nothing was sent")
+            raise ColumnNotAllowed(f"examples contain {name!r}: allow it with --allow {name}. Nothing was sent")
 
 
 def _real(described: Described) -> list[RealRows]:
-    """Every bank's training rows and held-out rows; a bank with few of the latter lends a tenth of the former."""
-    found = []
+    """Every bank's training and held-out rows; a bank with few held-out rows holds out a tenth of its training rows."""
+    banks = []
     for name, rows, held in described.source.banks:
         train, holdout = rows[held.train], rows[held.validation]
         if len(holdout) < LEAST_HOLDOUT:
             lent = np.arange(len(train)) % 10 == 0
             train, holdout = train[~lent], train[lent]
         if len(holdout) == 0 or len(train) == 0:
-            raise ScenarioError(f"bank {name!r} has too few training rows to compare synthetic ones with")
-        found.append(RealRows(name, described.with_text, train, holdout))
-    return found
+            raise ScenarioError(f"bank {name!r} has too few training rows for a comparison with synthetic rows")
+        banks.append(RealRows(name, described.with_text, train, holdout))
+    return banks
 
 
 def _with_rows(bank: BankData, extra: Rows) -> BankData:
@@ -335,9 +336,9 @@ def _compare(federation: Federation, changed: Any, effort: Effort, seed: int, pr
     )
 
 
-def _shares(found: list[traits.BankTraits]) -> dict[str, float]:
+def _shares(banks: list[traits.BankTraits]) -> dict[str, float]:
     """Mean of every trait over all rows of all banks."""
-    values = np.concatenate([of.values for of in found])
+    values = np.concatenate([of.values for of in banks])
     return {name: float(mean) for name, mean in zip(traits.TRAIT_NAMES, values.mean(axis=0), strict=True)}
 
 
@@ -348,10 +349,10 @@ def _alert_records(
     chosen: NDArray[np.int64],
     policy: Policy,
 ) -> dict[int, tuple[int, Mapping[str, object]]]:
-    """What the policy shows of each chosen row: (bank, raw values by column), by position among all test rows."""
+    """The allowed values of each chosen row: (bank, raw values by column), by position among all test rows."""
     names = [feature.name for feature in features(described.schema)]
     starts = np.cumsum([0, *(len(test) for test in tests)])
-    found: dict[int, tuple[int, Mapping[str, object]]] = {}
+    records: dict[int, tuple[int, Mapping[str, object]]] = {}
     for position in chosen.tolist():
         bank = int(np.searchsorted(starts, position, side="right")) - 1
         row = position - int(starts[bank])
@@ -359,10 +360,10 @@ def _alert_records(
         values = _raw_values(described, at)
         values |= {n: float(v) for n, v in zip(names, tests[bank].x[row], strict=True) if n not in values}
         values[SCORE] = float(scores[position])
-        found[position] = (bank, {name: value for name, value in values.items() if name in policy.allowed})
-        if not found[position][1]:
-            raise ColumnNotAllowed("nothing of an alert may leave: name columns with --allow (docs/assist.md)")
-    return found
+        records[position] = (bank, {name: value for name, value in values.items() if name in policy.allowed})
+        if not records[position][1]:
+            raise ColumnNotAllowed("no column of an alert may be sent: allow columns with --allow (docs/assist.md)")
+    return records
 
 
 def _raw_values(described: Described, at: int) -> dict[str, object]:
@@ -378,14 +379,14 @@ def _raw_values(described: Described, at: int) -> dict[str, object]:
 
 
 def _verdicts(alerts: list[Alert], labels: NDArray[np.floating]) -> dict[str, dict[str, int]]:
-    """How many alerts and frauds got each verdict."""
-    found: dict[str, dict[str, int]] = {}
+    """Numbers of alerts and frauds by verdict."""
+    verdicts: dict[str, dict[str, int]] = {}
     for alert in alerts:
         name = "unanswered" if alert.outcome.value is None else alert.outcome.value.verdict
-        counts = found.setdefault(name, {"alerts": 0, "frauds": 0})
+        counts = verdicts.setdefault(name, {"alerts": 0, "frauds": 0})
         counts["alerts"] += 1
         counts["frauds"] += int(labels[alert.position])
-    return found
+    return verdicts
 
 
 def _balanced(y: NDArray[np.floating], rows: int, seed: int) -> NDArray[np.int64]:
@@ -401,7 +402,7 @@ def submit_examples(
 ) -> dict[str, Any]:
     """Upload a checked file of examples and start a job.
 
-    A line that the redactor of the bank it comes from would not let out is refused. Raises `ExampleError`, and what
+    A line that the redactor of its bank does not release is refused. Raises `ExampleError`, and what
     `OpenAIProvider.fine_tune` raises.
     """
     described = choice.read()
@@ -409,10 +410,10 @@ def submit_examples(
     redactors = dict(zip((bank for bank, _, _ in described.source.banks), session.redactors(described), strict=True))
     require_label_allowed(session.policy, text_column(described.schema))
     if session.settings.customer_list is None:
-        raise CustomerListMissing("give --customer-list FILE or say --no-customer-list. Nothing was sent")
+        raise CustomerListMissing("give --customer-list FILE or --no-customer-list. Nothing was sent")
     bank = read_examples(file).bank
     if bank not in redactors:
-        raise ExampleError(f"{file}: comes from bank {bank!r}, and --data holds {', '.join(redactors)}")
+        raise ExampleError(f"{file}: expected a bank of --data, one of {', '.join(redactors)}, got {bank!r}")
     redactor = redactors[bank]
     examples = read_examples(file, redactor)
     provider = session.provider

@@ -1,14 +1,14 @@
-"""Synthetic transactions of a described scenario.
+"""Request synthetic transactions of a described scenario, and turn them into rows of the schema.
 
-They are asked for in the schema's own columns, typed, and turned into rows that the ordinary reader and the ordinary
-features take.
+Answers have the schema's own columns with types. The ordinary reader reads the rows, and the ordinary code computes
+their features.
 
-What is asked for holds the schema's public meaning, the scenario in a person's words and, when asked for, what
-an encrypted sum released; no transaction. A set consists of batches; each knows its number, so that batches
-differ and each is cached by itself.
+A request contains the schema's public meaning, the scenario in a person's words and, with `--with-aggregates`, averages
+that an encrypted sum released. It contains no transaction. A set consists of numbered batches, so that batches differ
+and each is cached separately.
 
-An answer names customers and terminals by number. Here they become identifiers that no bank uses (`SYN-...`),
-and days become days that end with the training period, so that features find a past to look at.
+An answer names customers and terminals by number. Here they become identifiers that no bank uses (`SYN-...`). Days are
+moved so that they end with the training period, which gives the features a past.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WITHOUT_TIME_DAYS = 30  # length of the period where the schema has no time
 
 
 class Transaction(AnswerPart):
-    """What every synthetic transaction has; `row_model` adds the schema's columns."""
+    """The fields of every synthetic transaction; `row_model` adds the schema's columns."""
 
     actor: int = Field(ge=0, le=99)
     place: int = Field(ge=0, le=99)
@@ -53,7 +53,7 @@ class Transaction(AnswerPart):
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Transactions as they were answered: `rows[i]` by column and field name, of request `batch[i]`."""
+    """Transactions as answered: `rows[i]` by column and field name, from request `batch[i]`."""
 
     schema: Schema
     scenario: str
@@ -67,7 +67,7 @@ class SyntheticSet:
 
 
 def days_asked_for(schema: Schema) -> int:
-    """Days that a set spans: what a feature can look back on, and a week to train on."""
+    """Days that a set spans: the days that features look back on, plus a week to train on."""
     return schema.history_days + 7 if schema.has_windows else WITHOUT_TIME_DAYS
 
 
@@ -75,7 +75,7 @@ def days_asked_for(schema: Schema) -> int:
 def row_model(schema: Schema) -> type[Transaction]:
     """The pydantic model of one transaction of this schema; columns keep their names as aliases.
 
-    Ranges are not part of it: a row beyond them is a finding of `validation`, not a lost batch.
+    It has no ranges: a row beyond them is a finding of `validation`, and its batch is kept.
     """
     fields: dict[str, Any] = {}
 
@@ -90,14 +90,14 @@ def row_model(schema: Schema) -> type[Transaction]:
         add(category.column, Literal[category.vocabulary] if category.vocabulary else PlainText)
     for text in schema.text:
         add(text.column, PlainText)
-    made: type[Transaction] = create_model("SyntheticTransaction", __base__=Transaction, **fields)
-    return made
+    model: type[Transaction] = create_model("SyntheticTransaction", __base__=Transaction, **fields)
+    return model
 
 
 @lru_cache(maxsize=8)
 def task(schema: Schema) -> Task[Transaction]:
     """The request for synthetic transactions of this schema."""
-    rows: Any = GenericAlias(list, (row_model(schema),))  # list[...] of a class that is made at run time
+    rows: Any = GenericAlias(list, (row_model(schema),))  # list[...] of a class that is created at run time
     batch = create_model("SyntheticTransactions", __base__=AnswerPart, transactions=(rows, ...))
     return Task(load_prompt("synthetic"), batch, "transactions", TOKENS_PER_ROW, _check)
 
@@ -122,32 +122,32 @@ def generate(
     """
     if not scenario.strip() or rows < 2:
         raise ScenarioError(f"expected a scenario in words and at least 2 rows, got {scenario!r} and {rows}")
-    days, found, batches = days_asked_for(schema), [], []
+    days, rows_answered, batches = days_asked_for(schema), [], []
     made_by: MadeBy | None = None
     for number, start in enumerate(range(0, rows, ROWS_PER_REQUEST)):
         wanted = min(ROWS_PER_REQUEST, rows - start)
         facts = Facts(scenario, schema, days, wanted, number, aggregates)
         answered, made_by = gateway.ask(task(schema), facts)
-        found += [row.model_dump(mode="json", by_alias=True) for row in answered[:wanted]]
+        rows_answered += [row.model_dump(mode="json", by_alias=True) for row in answered[:wanted]]
         batches += [number] * min(len(answered), wanted)
         if progress is not None:
             progress(start + wanted)
     assert made_by is not None
-    return SyntheticSet(schema, scenario, days, made_by, tuple(found), tuple(batches))
+    return SyntheticSet(schema, scenario, days, made_by, tuple(rows_answered), tuple(batches))
 
 
-def to_frame(made: SyntheticSet, periods: Periods) -> pd.DataFrame:
-    """The rows in the schema's own columns, in the order of the answers, as a file of real rows would hold them.
+def to_frame(invented: SyntheticSet, periods: Periods) -> pd.DataFrame:
+    """The rows in the schema's own columns, in the order of the answers, like a file of real rows.
 
     Days end with the last day of the training period.
     """
-    schema = made.schema
-    rows = pd.DataFrame(list(made.rows))
-    time_us = _first_day(made, periods) * DAY_US + rows["day"] * DAY_US + rows["minute"] * MINUTE_US
+    schema = invented.schema
+    rows = pd.DataFrame(list(invented.rows))
+    time_us = _first_day(invented, periods) * DAY_US + rows["day"] * DAY_US + rows["minute"] * MINUTE_US
     columns: dict[str, Any] = {}
     if schema.time is not None:
         columns[schema.time.column] = _times(schema.time, time_us.to_numpy(np.int64), periods)
-    names = [f"B{batch}" for batch in made.batch]
+    names = [f"B{batch}" for batch in invented.batch]
     for column, number in ((schema.parties.customer, "actor"), (schema.parties.terminal, "place")):
         if column is not None:
             prefix = "SYN-C" if number == "actor" else "SYN-T"
@@ -160,21 +160,21 @@ def to_frame(made: SyntheticSet, periods: Periods) -> pd.DataFrame:
 
 
 def value_columns(schema: Schema) -> tuple[str, ...]:
-    """The columns that a provider fills in."""
+    """The columns whose values a provider answers."""
     named = [] if schema.amount is None else [schema.amount.column]
     named += [c.column for group in (schema.numeric, schema.categorical, schema.text) for c in group]
     return tuple(named)
 
 
 def transactions(frame: pd.DataFrame, schema: Schema) -> Transactions:
-    """`frame` through the ordinary reader. Raises `fl.errors.DataError` for what it would refuse in a file."""
+    """`frame` read by the ordinary reader. Raises `fl.errors.DataError` where that refuses a file."""
     return transactions_from_frame(frame.reset_index(drop=True), schema, "synthetic transactions")
 
 
 def training_rows(frame: pd.DataFrame, schema: Schema, periods: Periods) -> Rows:
     """The rows of `frame` that fall into the training period, with features computed from `frame` alone.
 
-    Customers count from -1 downwards, so that none is mistaken for a bank's; `index` is -1.
+    Customers count from -1 downwards, so that none equals a bank's customer; `index` is -1.
     """
     table = transactions(frame, schema)
     inside = np.arange(len(table), dtype=np.int64)
@@ -191,10 +191,10 @@ def training_rows(frame: pd.DataFrame, schema: Schema, periods: Periods) -> Rows
     )
 
 
-def _first_day(made: SyntheticSet, periods: Periods) -> int:
-    if periods.train is None or made.schema.time is None or not made.schema.time.measures_days:
+def _first_day(invented: SyntheticSet, periods: Periods) -> int:
+    if periods.train is None or invented.schema.time is None or not invented.schema.time.measures_days:
         return 0
-    return int((periods.train.end - 1) // DAY_US) - made.days + 1
+    return int((periods.train.end - 1) // DAY_US) - invented.days + 1
 
 
 def _times(time: TimeColumn, time_us: Any, periods: Periods) -> Sequence[Any]:

@@ -1,11 +1,11 @@
-"""A local text head: fraud from redacted descriptions alone, learned by several banks in encrypted rounds.
+"""Train a local text head: a model that scores redacted descriptions, trained by several banks in encrypted rounds.
 
-Each bank brings a file of examples (`examples`). Texts become hashed character n-grams, the ordinary model learns
-them, and updates are averaged under encryption as in any run. This needs no provider and shows nobody a text: it
-is what fine-tuning a hosted model can be replaced with, and the baseline that one must beat.
+Each bank has a file of examples (`examples`). Texts become hashed character n-grams, the ordinary model is trained on
+them, and updates are averaged under encryption as in any run. This needs no provider and sends no text to anyone. It
+replaces fine-tuning of a hosted model, and is the baseline for it.
 
-A fifth of every bank's texts, by hash of the text, is kept for testing, so that equal texts never stand on both
-sides; another tenth picks nothing but the threshold.
+A fifth of every bank's texts, by hash of the text, is kept for testing, so that equal texts are never on both
+sides; another tenth is used for the threshold only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TextHead:
     figures: Evaluation
     train: int
     test: int
-    base_rate: float  # share of frauds among the test texts: the average precision of guessing
+    base_rate: float  # share of frauds among the test texts: the average precision of random scores
     max_abs_error: float  # of the encrypted averages
     bytes_up: int
 

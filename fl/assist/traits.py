@@ -1,8 +1,7 @@
-"""Category, sentiment, urgency and entities of transaction descriptions, as further inputs of the model.
+"""Request category, sentiment, urgency and entities of transaction descriptions, as additional model inputs.
 
 Each bank asks about its own descriptions, redacted with its own words. Equal redacted texts are asked about once.
-A description that could not be answered in the asked structure gets no traits but a column that says so: nothing
-is guessed.
+A description without an answer of the expected structure gets no traits; a column marks it.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ def task() -> Task[Traits]:
 
 
 def _check(traits: Traits, question: dict[str, Any]) -> None:
-    """Entities must stand in the text, word for word: an invented one shows that the text was not read."""
+    """Entities must be in the text, word for word: otherwise the provider has invented them."""
     text = " ".join(str(value) for name, value in question.items() if name != "item")
     if any(not entity.text or entity.text not in text for entity in traits.entities):
-        raise AnswerMalformed("an entity does not stand in its description")
+        raise AnswerMalformed("an entity is not in its description")
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,14 @@ class BankTraits:
     index: NDArray[np.int64] = field(repr=False)
     values: NDArray[np.float32] = field(repr=False)
     made_by: MadeBy
-    texts: int  # different descriptions
+    texts: int  # number of different descriptions
     unanswered: Counter[str]  # different descriptions without an answer, by reason
 
 
 def bank_traits(
     described: Described, bank: BankData, column: str, gateway: Gateway, progress: Progress | None = None
 ) -> BankTraits:
-    """Traits of all rows of `bank` that any period needs. Raises whatever the gateway raises."""
+    """Traits of all rows of `bank` in any period. Raises what the gateway raises."""
     index = np.unique(np.concatenate([rows.index for rows in (bank.train, bank.validation, *bank.test)]))
     texts = described.with_text.text[column][described.positions(index)]
     different, code = np.unique(texts.astype(str), return_inverse=True)
@@ -76,22 +75,22 @@ def bank_traits(
 
 
 def with_traits(federation: Federation, traits: Sequence[BankTraits]) -> Federation:
-    """The federation with every bank's traits as further columns, clipped to the schema's bound."""
+    """The federation with every bank's traits as additional columns, clipped to the schema's bound."""
     bound = federation.schema.bound
     banks = tuple(_with_columns(bank, _lookup(of, bound)) for bank, of in zip(federation.banks, traits, strict=True))
     return replace(federation, banks=banks, feature_names=(*federation.feature_names, *TRAIT_NAMES))
 
 
 def _columns(outcome: ItemAnswer[Traits]) -> list[float]:
-    found = outcome.value
-    if found is None:
+    value = outcome.value
+    if value is None:
         return [0.0] * (len(TRAIT_NAMES) - 1) + [1.0]
-    kinds = Counter(entity.kind for entity in found.entities)
-    category = [float(found.category == name) for name in CATEGORIES]
+    kinds = Counter(entity.kind for entity in value.entities)
+    category = [float(value.category == name) for name in CATEGORIES]
     return [
         *category,
-        SENTIMENT[found.sentiment],
-        URGENCY[found.urgency],
+        SENTIMENT[value.sentiment],
+        URGENCY[value.urgency],
         float(kinds["party"]),
         float(kinds["place"]),
         0.0,

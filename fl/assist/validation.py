@@ -1,7 +1,7 @@
-"""What is wrong with synthetic transactions, found before anything trains on them.
+"""Check synthetic transactions before a model trains on them.
 
 Row by row: values beyond the schema's public ranges, disorder in time, repetitions, words that tell the label,
-identifiers, and near-copies of real rows. Over the set: a column that gives the label away.
+identifiers, and near-copies of real rows. Over the set: a column that reveals the label.
 
 Leaves to others: the comparison with a bank's real rows (`likeness`).
 """
@@ -32,7 +32,7 @@ LABEL_WORDS = re.compile(
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong. `row`: number in the set; None for the whole set. `blocks`: cannot be approved."""
+    """A fault. `row`: number in the set; None for the whole set. `blocks`: whether the row cannot be approved."""
 
     row: int | None
     kind: str
@@ -79,8 +79,8 @@ def validate(
 ) -> Validation:
     """Check a set.
 
-    `table`: its rows as the ordinary reader has them, under a schema that reads every text; `redactor` knows the
-    identifiers that must not occur.
+    `table`: the rows as the ordinary reader reads them, under a schema that reads every text column. `redactor`: has
+    the identifiers that must not occur.
     """
     findings = own_findings(invented, redactor)
     likeness = []
@@ -92,10 +92,7 @@ def validate(
 
 
 def own_findings(invented: SyntheticSet, redactor: Redactor) -> list[Finding]:
-    """What is wrong with the rows by themselves, without any real rows.
-
-    That is: ranges, order, repetitions, labels, identifiers.
-    """
+    """Faults that need no comparison with real rows: ranges, order, repetitions, labels, identifiers."""
     by_row = [*_beyond_ranges(invented), *_disorder(invented), *_repeated(invented), *_tell_tale(invented, redactor)]
     return [*by_row, *_giveaways(invented)]
 
@@ -142,7 +139,7 @@ def _tell_tale(invented: SyntheticSet, redactor: Redactor) -> Iterator[Finding]:
 
 
 def _giveaways(invented: SyntheticSet) -> Iterator[Finding]:
-    """Columns from which the label can be read. For amounts that may be the scenario itself: reported only."""
+    """Columns that reveal the label. The scenario may require that of amounts, so they are reported and do not block."""
     y = np.array([bool(row["fraud"]) for row in invented.rows])
     if min(y.sum(), (~y).sum()) < LEAST_PER_CLASS:
         return
@@ -170,7 +167,7 @@ def _auc(y: NDArray[np.bool_], values: Matrix) -> float:
 
 
 def _tells(y: NDArray[np.bool_], said: list[set[str]]) -> bool:
-    """Whether one word stands in at least nine tenths of one class and never in the other."""
+    """Whether one word is in at least nine tenths of the rows of one class and in none of the other."""
     for word in set().union(*said):
         has = np.array([word in row for row in said])
         for one in (y, ~y):
@@ -180,7 +177,7 @@ def _tells(y: NDArray[np.bool_], said: list[set[str]]) -> bool:
 
 
 def shown_rows(invented: SyntheticSet, frame: pd.DataFrame) -> list[dict[str, str]]:
-    """The rows of `frame` as text, for people: the columns of the schema in reading order."""
+    """The rows of `frame` as text for reviewers, with the columns of the schema in reading order."""
     schema: Schema = invented.schema
     leading = [c.column for c in (schema.time,) if c is not None]
     leading += [c for c in (schema.parties.customer, schema.parties.terminal) if c is not None]
