@@ -139,7 +139,7 @@ def _tell_tale(invented: SyntheticSet, redactor: Redactor) -> Iterator[Finding]:
 
 
 def _giveaways(invented: SyntheticSet) -> Iterator[Finding]:
-    """Columns that reveal the label. The scenario may require that of amounts, so they are reported and do not block."""
+    """Columns that reveal the label. A scenario may require that of amounts, so they do not block."""
     y = np.array([bool(row["fraud"]) for row in invented.rows])
     if min(y.sum(), (~y).sum()) < LEAST_PER_CLASS:
         return

@@ -1,1 +1,1 @@
-"""The model, its local training, and the figures of a model."""
+"""The model, its local training (FedProx term: `proximal`), and its metrics."""

@@ -1,7 +1,7 @@
-"""How well models find fraud at the banks: validation figures of a round, and the evaluation at the end of a run.
+"""Measure models at the banks: validation figures of a round, and the evaluation at the end of a run.
 
 What it does: `evaluate` measures one model per bank on all banks' test rows, `validation_figures` on their validation
-rows, and `require_measurable` refuses rows on which no figure can be measured.
+rows, and `require_measurable` refuses rows on which metrics are undefined.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MEASURED = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_p
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one or more models on all banks' test rows: the mean over test windows, and each window's own."""
+    """Metrics of one or more models on all banks' test rows: the mean over test windows, and those of each window."""
 
     mean: dict[str, float]
     windows: tuple[Metrics, ...]
@@ -45,10 +45,10 @@ class Evaluation:
 
 
 def evaluate(banks: Sequence[BankData], models: Sequence[nn.Module], device: torch.device) -> Evaluation:
-    """Measure `models[i]` on bank i's rows, all banks together; pass one model as often as there are banks.
+    """Measure `models[i]` on bank i's rows, all banks together. A common model is given once per bank.
 
-    One threshold, chosen for F1 on all banks' validation rows. This is evaluation by someone who may see
-    all labels; in deployment each bank would choose its own.
+    The threshold has the best F1 on all banks' validation rows. This evaluation sees all labels; in a deployment each
+    bank would choose its own threshold.
     """
     threshold = choose_threshold(*_scored([bank.validation for bank in banks], models, device))
     windows = []
@@ -63,15 +63,15 @@ def evaluate(banks: Sequence[BankData], models: Sequence[nn.Module], device: tor
 
 
 def require_measurable(banks: Sequence[BankData]) -> None:
-    """Raise `MetricError` before any training when validation or test rows could not be measured afterwards."""
+    """Raise `MetricError` before any training when metrics of validation or test rows would be undefined."""
     tables = [("validation", [bank.validation for bank in banks])]
     tables += [(f"test window {i + 1}", [bank.test[i] for bank in banks]) for i in range(len(banks[0].test))]
     for name, parts in tables:
         frauds, rows = sum(int(part.y.sum()) for part in parts), sum(len(part) for part in parts)
         if not 0 < frauds < rows:
             raise MetricError(
-                f"{name}: {frauds} frauds in {rows} rows of all banks, so nothing could be measured; take "
-                "a longer period or more data"
+                f"{name}: {frauds} frauds in {rows} rows of all banks, and metrics need frauds and others; "
+                "choose a longer period or more data"
             )
 
 

@@ -1,8 +1,8 @@
-"""How well scores find fraud, in figures that remain meaningful when fraud is rare.
+"""Compute metrics of fraud scores that are meaningful when fraud is rare.
 
 What it does: average precision (the primary figure), ROC-AUC, precision, recall and F1 at a threshold
-chosen on validation data, and the handbook's card precision@100 per day. Accuracy is not offered: with one
-fraud in 120 rows, "never" scores 99.2 %.
+chosen on validation data, and the handbook's card precision@100 per day. Accuracy is left out: with one fraud
+in 120 rows, a model that flags nothing has an accuracy of 99.2 %.
 
 Sources: Davis and Goadrich 2006 (precision-recall under imbalance); Le Borgne et al., Reproducible Machine
 Learning for Credit Card Fraud Detection, section 4.4 (card precision top-k, with cards already detected
@@ -19,14 +19,14 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from fl.errors import MetricError
 
-TOP_CARDS = 100  # cards a team of investigators can check in a day, as in the handbook
+TOP_CARDS = 100  # cards that investigators can check per day, as in the handbook
 
 Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures of one set of scored rows; `threshold` is where precision, recall and F1 were taken."""
+    """Metrics of one set of scored rows. `threshold`: that of precision, recall and F1."""
 
     average_precision: float
     roc_auc: float
@@ -47,7 +47,7 @@ def measure(
     *,
     threshold: float,
 ) -> Metrics:
-    """All figures of rows with `labels` (0 or 1), `scores`, `day` and `customer`, each of shape (n,).
+    """All metrics of rows with `labels` (0 or 1), `scores`, `day` and `customer`, each of shape (n,).
 
     Raises `MetricError` when the rows hold no fraud or nothing but fraud, or a score is not finite.
     """
@@ -96,7 +96,7 @@ def card_precision(
     """Mean over days of (compromised cards among the day's `top` most suspicious) / `top`.
 
     A card's suspicion is its highest score of the day; it is compromised when one of its rows that day is a
-    fraud. A card found once is blocked and left out on later days. Ties go to the smaller customer code.
+    fraud. A card that was detected is blocked and left out on later days. Ties go to the smaller customer code.
     """
     blocked: NDArray[np.integer] = np.empty(0, dtype=customer.dtype)
     daily: list[float] = []
@@ -124,7 +124,7 @@ def _require_both_classes(labels: Floats, scores: Floats) -> None:
     frauds = int(labels.sum())
     if not 0 < frauds < len(labels):
         raise MetricError(
-            f"{frauds} of {len(labels)} rows are frauds: these figures need both kinds. Choose a longer "
+            f"{frauds} of {len(labels)} rows are frauds: metrics need frauds and other rows. Choose a longer "
             "test period, more validation customers, or fewer banks."
         )
     if not np.isfinite(scores).all():

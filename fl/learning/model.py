@@ -1,11 +1,11 @@
 """The fraud model, and the one vector that represents it in messages.
 
 What it does: builds the network (inputs -> 64 -> 32 -> 1 logit, ReLU, dropout 0.3), turns the trainable
-state of *any* module into one float32 vector and back, and hashes a model so that a round can be bound to
-it.
+state of *any* module into one float32 vector and back, and hashes a model, so that a round names the model
+it is for.
 
-The network has no BatchNorm: its running statistics are un-noised functions of the rows, and a per-row
-gradient does not exist through it (Opacus refuses it for the same reason).
+The network has no BatchNorm: its running statistics are functions of the rows without noise, and it has no
+per-row gradients (Opacus refuses it for the same reason).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from torch import nn
 
 from fl.errors import ModelError
 
-MODEL_FORMAT = "fl fraud model 1"  # of a model file
+MODEL_FORMAT = "fl fraud model 1"  # format of a model file
 HIDDEN = (64, 32)  # widths of the hidden layers
 DROPOUT = 0.3  # probability of a hidden unit being zeroed in training
-PRIOR = 0.01  # share of frauds that the untrained model assumes: a public guess, no statistic of anyone's rows
+PRIOR = 0.01  # share of frauds that the untrained model assumes: a public guess, not a statistic of rows
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Slot:
 
 @dataclass(frozen=True)
 class Layout:
-    """The order of a module's tensors in its vector, and what is left out of it.
+    """The order of a module's tensors in its vector, and the tensors that the vector leaves out.
 
     First the parameters in `named_parameters()` order (a tied parameter once), then the persistent
     floating-point buffers in `named_buffers()` order. `excluded` names the persistent integer and boolean
-    buffers (counters, index tables): averaging those has no meaning, so every party keeps its own.
+    buffers (counters, index tables): their average has no meaning, so every party keeps its own.
     """
 
     slots: tuple[Slot, ...]
@@ -72,13 +72,12 @@ def build_model(
     """The fraud model: float32[n, inputs] -> float32[n, 1] logits.
 
     `seed` fixes the initial weights only; the process-wide generator of torch is left as it was. The last
-    bias starts at the logit of `prior`: otherwise the first noisy steps go into learning that fraud is
-    rare.
+    bias starts at the logit of `prior`: otherwise the first noisy steps would only learn that fraud is rare.
     """
     if inputs < 1:
         raise ModelError(f"a model needs at least one input feature, got {inputs}: check the schema's columns")
     if not 0.0 < prior < 1.0:
-        raise ModelError(f"prior is a share of frauds between 0 and 1, got {prior}")
+        raise ModelError(f"expected a prior (share of frauds) between 0 and 1, got {prior}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -97,7 +96,7 @@ def build_model(
 def layout(module: nn.Module) -> Layout:
     """Where each tensor of `module` lies in its vector.
 
-    Raises `ModelError` for a complex tensor, which has no place in a vector of real numbers.
+    Raises `ModelError` for a complex tensor, which a vector of real numbers cannot hold.
     """
     slots: list[Slot] = []
     excluded: list[str] = []
@@ -122,7 +121,7 @@ def layers_of(layout: Layout, chosen: NDArray[np.bool_]) -> list[str]:
 
 
 def layer_mask(layout: Layout, layers: Sequence[str]) -> NDArray[np.bool_]:
-    """bool[layout.length]: the coordinates of `layers`. Raises `ModelError` for a layer that is not there."""
+    """bool[layout.length]: the coordinates of `layers`. Raises `ModelError` for an unknown layer."""
     known = layers_of(layout, np.ones(layout.length, dtype=np.bool_))
     if unknown := [layer for layer in layers if layer not in known]:
         raise ModelError(f"no layers {', '.join(unknown)}: the model has {', '.join(known)}")
@@ -136,7 +135,7 @@ def flatten(module: nn.Module) -> NDArray[np.float32]:
     """`module`'s parameters and floating-point buffers as float32[layout(module).length], in the order of `layout`.
 
     Exact for float32, float16 and bfloat16 tensors; float64 is rounded to float32. Raises `ModelError` for a finite
-    float64 beyond float32. NaN and infinity pass; the user of the vector refuses them.
+    float64 beyond float32. NaN and infinity are returned; the caller refuses them.
     """
     slots = layout(module).slots
     vector = np.empty(sum(slot.size for slot in slots), dtype=np.float32)
@@ -145,7 +144,7 @@ def flatten(module: nn.Module) -> NDArray[np.float32]:
         tensor = tensors[slot.name].detach()
         values = tensor.to(device="cpu", dtype=torch.float32)
         if slot.dtype == torch.float64 and (tensor.cpu().isfinite() & ~values.isfinite()).any():
-            raise ModelError(f"{slot.name} holds values beyond float32 (+-3.4e38), in which a model is averaged")
+            raise ModelError(f"{slot.name} holds values beyond float32 (+-3.4e38), and models are averaged in float32")
         vector[slot.start : slot.start + slot.size] = values.reshape(-1).numpy()
     return vector
 
@@ -164,12 +163,12 @@ def unflatten(module: nn.Module, vector: NDArray[np.float32] | NDArray[np.float6
         values = np.asarray(vector).astype(np.float32)
     if values.shape != (length,):
         raise ModelError(
-            f"this model is a vector of shape ({length},), got {values.shape}: was it flattened from "
-            "another architecture or another feature list?"
+            f"expected a vector of shape ({length},), got {values.shape}: it comes from another "
+            "architecture or another list of features"
         )
     if not np.isfinite(values).all():
         count = int(values.size - np.isfinite(values).sum())
-        raise ModelError(f"{count} of {length} values are NaN or infinite: a diverged model is never loaded")
+        raise ModelError(f"{count} of {length} values are NaN or infinite: a model that has diverged is not loaded")
     parts: dict[str, torch.Tensor] = {}
     for slot in slots:
         part = torch.from_numpy(values[slot.start : slot.start + slot.size]).reshape(slot.shape)
@@ -177,7 +176,7 @@ def unflatten(module: nn.Module, vector: NDArray[np.float32] | NDArray[np.float6
         if beyond := int((~parts[slot.name].to(torch.float32).isfinite()).sum()):
             raise ModelError(
                 f"{beyond} of {slot.size} values of {slot.name} are beyond {slot.dtype}, up to "
-                f"{float(part.abs().max()):.3g}: a model that overflows is never loaded; keep it in float32"
+                f"{float(part.abs().max()):.3g}: a model that overflows is not loaded; keep it in float32"
             )
     tensors = {name: tensor for name, tensor, _ in _state(module)}
     with torch.no_grad():
@@ -190,8 +189,8 @@ def model_hash(module: nn.Module) -> str:
 
     Name, dtype, shape and little-endian bytes of each enter the hash.
 
-    Excluded buffers count too: two banks with the same hash hold the same model, not merely the same
-    vector. Every variable field is preceded by its length, so no two models share an encoding.
+    Excluded buffers enter it, too: banks with the same hash have the same model, not only the same vector.
+    Every field of variable length is preceded by its length, so that different models have different encodings.
     """
     digest = hashlib.sha256(b"fl model v1")
     for name, tensor, _ in _state(module):
@@ -207,7 +206,7 @@ def model_hash(module: nn.Module) -> str:
 def _state(module: nn.Module) -> list[tuple[str, torch.Tensor, bool]]:
     """(name, tensor, is_parameter): parameters, then persistent buffers.
 
-    A non-persistent buffer is derived, not learned.
+    Non-persistent buffers are left out, because they are derived and not learned.
     """
     persistent = module.state_dict().keys()
     state: list[tuple[str, torch.Tensor, bool]] = [(name, p, True) for name, p in module.named_parameters()]

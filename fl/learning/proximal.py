@@ -17,7 +17,7 @@ def anchor_of(module: nn.Module) -> list[torch.Tensor]:
 
 
 def add_proximal_gradient(module: nn.Module, anchor: list[torch.Tensor], mu: float) -> None:
-    """Add d/dw of mu / 2 * |w - anchor|^2 to each gradient that is there."""
+    """Add d/dw of mu / 2 * |w - anchor|^2 to each existing gradient."""
     if mu == 0.0:
         return
     for p, start in zip(module.parameters(), anchor, strict=True):

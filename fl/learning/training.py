@@ -1,11 +1,11 @@
-"""One bank's local training: from the round's global model to the bank's own, on its own rows.
+"""Train a model locally at one bank: from the global model of a round, on the bank's own rows.
 
 What it does: seeded mini-batch training (`train_seeded`), DP-SGD (`train_private`), prediction, and the
 choice of device.
 
 Sources: DP-SGD, Abadi et al., CCS 2016, Algorithm 1, with per-row gradients and clipping by Opacus; FedProx'
-term from `fl.learning.proximal`; class imbalance by a weighted loss, never by resampling, which would change
-the sampling rate that the accountant was told.
+term from `fl.learning.proximal`. A weighted loss corrects class imbalance. Resampling would change the sampling
+rate that the accountant uses.
 
 A privacy proof needs four properties, and this module provides them as follows:
 
@@ -13,10 +13,9 @@ A privacy proof needs four properties, and this module provides them as follows:
 - The divisor of a noisy gradient is a public constant, not a function of how many rows the bank holds
   (arXiv 2605.15648).
 - An empty batch still takes its noisy step.
-- Dropout masks are seeded from the operating system. Masks are handed out by position in the batch, so that
-  under a *known* seed removing one row would change the masks of the rows behind it, and with them more
-  than one clipped gradient. Masks that are independent and unknown are exchangeable, and the usual
-  sensitivity argument holds for every fixed assignment.
+- Dropout masks are seeded from the operating system. A row's mask depends on its position in the batch. With a *known*
+  seed, removing one row would change the masks of later rows, and thus more than one clipped gradient. Masks that are
+  independent and unknown are exchangeable, and the usual sensitivity argument holds for every fixed assignment.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from fl.learning.proximal import add_proximal_gradient, anchor_of
 from fl.privacy.randomness import Entropy, normals, poisson_sample
 from fl.seeds import derive_seed as derive_seed
 
-PHYSICAL_BATCH = 1024  # rows in memory at once, where nobody asks for fewer
+PHYSICAL_BATCH = 1024  # rows in memory at once, if no smaller number is set
 PREDICTION_BATCH = 65_536  # rows
 
 
@@ -78,7 +77,7 @@ class PrivateSteps:
 def pick_device(name: str) -> torch.device:
     """The torch device called `name` ("cpu" or "cuda"). Raises `DeviceError` when this machine has none."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("device cuda was asked for and torch sees no CUDA device here: use --device cpu")
+        raise DeviceError("expected a CUDA device for --device cuda, torch found none: use --device cpu")
     if name not in ("cpu", "cuda"):
         raise DeviceError(f"device must be cpu or cuda, got {name!r}")
     return torch.device(name)
@@ -97,7 +96,7 @@ def train_seeded(
     """Train `module` in place for `local.epochs` passes over `rows`.
 
     The same seed and thread count give the same weights. `proximal`: FedProx' mu. `at_once`: rows whose activations are
-    in memory together; a batch that is larger is added up in pieces, with dropout masks drawn piece by piece.
+    in memory together; a larger batch is added up in pieces, with dropout masks drawn per piece.
 
     Raises `TrainingError` when there are no rows or the weights stop being finite.
     """
@@ -114,7 +113,7 @@ def train_seeded(
             for batch in torch.split(order, local.batch_size):
                 optimiser.zero_grad()
                 for part in torch.split(batch, at_once):
-                    # A batch in one piece is averaged, as before; pieces are shares of the batch's mean.
+                    # Each piece adds its share of the batch's mean.
                     loss = weighted_loss(module, x[part], y[part], local.pos_weight, "mean")
                     share = loss if len(part) == len(batch) else loss * (len(part) / len(batch))
                     share.backward()
@@ -137,9 +136,8 @@ def train_private(
     """Train `module` in place with `private.steps` steps of DP-SGD over `rows`.
 
     The caller has recorded the spend before calling (`fl.privacy.budget.BudgetLedger.spend`). `at_once`: rows whose
-    gradients are in memory together. `entropy` is a parameter
-    for tests only: anything but `os.urandom` voids the guarantee. Nothing about the rows is returned or
-    logged, the loss included.
+    gradients are in memory together. `entropy` is a parameter for tests only: anything but `os.urandom` voids the
+    guarantee. Nothing about the rows is returned or logged, not even the loss.
 
     Raises `TrainingError` when the weights stop being finite.
     """
@@ -150,14 +148,14 @@ def train_private(
     optimiser = SystemNoiseOptimizer(optimiser_of(module, local), private, entropy)
     try:
         with torch.random.fork_rng(devices=_cuda_index(device)), warnings.catch_warnings():
-            # Opacus hooks the first layer, whose input needs no gradient; its per-row gradients are right.
+            # Opacus hooks the first layer, whose input needs no gradient; its per-row gradients are correct.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             torch.manual_seed(int.from_bytes(entropy(8), "little") >> 1)  # dropout: see the module docstring
             for _ in range(private.steps):
                 batch = torch.from_numpy(poisson_sample(len(rows), private.sample_rate, entropy=entropy)).to(device)
                 _sum_clipped_gradients(per_row, optimiser, x[batch], y[batch], local.pos_weight, at_once)
                 optimiser.pre_step()
-                # The proximal term touches no row, so it is added after the noise and is neither clipped
+                # The proximal term depends on no row, so it is added after the noise and is neither clipped
                 # nor divided.
                 add_proximal_gradient(module, anchor, proximal)
                 optimiser.original_optimizer.step()
@@ -197,7 +195,7 @@ def predict(module: nn.Module, x: NDArray[np.float32], *, device: torch.device) 
     with torch.no_grad():
         for start in range(0, len(x), PREDICTION_BATCH):
             part = torch.from_numpy(np.ascontiguousarray(x[start : start + PREDICTION_BATCH])).to(device)
-            # Sigmoid in float64: in float32 all logits above 17 would tie at 1.
+            # Sigmoid in float64: in float32 the probabilities of all logits above 17 would be 1.
             parts.append(torch.sigmoid(module(part).reshape(-1).double()).cpu().numpy())
     return np.concatenate(parts)
 
@@ -210,7 +208,7 @@ def _sum_clipped_gradients(
     pos_weight: float,
     at_once: int,
 ) -> None:
-    """Clip and sum the gradients of a Poisson batch, `at_once` rows at a time; the last chunk is left for the step."""
+    """Clip and sum the gradients of a Poisson batch, `at_once` rows at a time; the step processes the last chunk."""
     chunks = range(0, max(len(y), 1), at_once)  # an empty batch is one empty chunk
     for start in chunks:
         part = slice(start, start + at_once)
@@ -225,7 +223,7 @@ def _sum_clipped_gradients(
 def weighted_loss(
     module: nn.Module, x: torch.Tensor, y: torch.Tensor, pos_weight: float, reduction: str
 ) -> torch.Tensor:
-    """Binary cross-entropy of `module`'s logits for `x` against `y`, in which a fraud weighs `pos_weight`."""
+    """Binary cross-entropy of `module`'s logits for `x` against `y`, in which a fraud has the weight `pos_weight`."""
     weight = torch.tensor(pos_weight, device=y.device)
     return binary_cross_entropy_with_logits(module(x).reshape(-1), y, pos_weight=weight, reduction=reduction)
 
@@ -248,4 +246,4 @@ def _cuda_index(device: torch.device) -> list[Any]:
 def _require_finite(module: nn.Module) -> None:
     for name, p in module.named_parameters():
         if not bool(torch.isfinite(p).all()):
-            raise TrainingError(f"training diverged: {name} is no longer finite; lower --learning-rate")
+            raise TrainingError(f"training diverged: {name} is NaN or infinite; lower --learning-rate")

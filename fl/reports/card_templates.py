@@ -13,14 +13,12 @@ MODEL_CARD = """\
 # Model card: $run_id
 
 Written by `demos card` from what the run left. Lines that begin with **To be filled in** are for a person: the run
-cannot
-know them, and this card is not finished while there are any.
+cannot know them, and this card is not finished while there are any.
 
 ## Model details
 
 - A network of $parameters parameters that gives a transaction a score of fraud in [0, 1], from $feature_count
-  features:
-  $features.
+  features: $features.
 - Trained at $banks banks in $rounds rounds of $algorithm; averages of updates were $aggregation.
 - $privacy_line
 - $statistics_line
@@ -34,9 +32,8 @@ know them, and this card is not finished while there are any.
 - [[which process uses the scores, who sees an alert, and what may happen to a customer because of it]]
 - [[uses that are out of scope]]
 
-The score is no finding of guilt. It must not decide by itself about a customer (GDPR Article 22) unless the
-conditions of
-that article are met: [[how a person reviews an alert, and how a customer is heard]]
+The score is no finding of guilt. It must not decide by itself about a customer (GDPR Article 22) unless the conditions
+of that article are met: [[how a person reviews an alert, and how a customer is heard]]
 
 ## Factors
 
@@ -47,16 +44,14 @@ $fairness_lines
 
 Average precision first, since fraud is rare: it averages precision over all thresholds. ROC-AUC beside it; precision,
 recall and F1 at the threshold above; card precision@100 is the share of compromised cards among the 100 most
-suspicious of
-a day. Accuracy is not reported: a model that never warns would have $never_warns.
+suspicious of a day. Accuracy is not reported: a model that never warns would have $never_warns.
 
 ## Data
 
-- Source $source, schema $schema (SHA-256 $schema_sha256), $rows transactions of which $frauds are fraud,
-  $first_day to $last_day, divided into banks by $partition.
+- Source $source, schema $schema (SHA-256 $schema_sha256), $rows transactions of which $frauds are fraud, $first_day to
+  $last_day, divided into banks by $partition.
 - Training: $train_rows rows ($train_frauds frauds). Validation, other customers of the same days: $validation_rows
-  rows
-  ($validation_frauds frauds). Test: $test_rows rows ($test_frauds frauds).
+  rows ($validation_frauds frauds). Test: $test_rows rows ($test_frauds frauds).
 - Periods: $periods. A label is known $delay days after its transaction, to features as well.
 - Customers known to be compromised are left out of the test.
 - [[where the transactions come from, on which legal basis they are used, and how labels were made]]
@@ -83,11 +78,9 @@ $examination_lines
 DPIA = """\
 # Data-protection impact assessment: $run_id
 
-Structured by Article 35(7) of the GDPR, written by `demos card` from what the run left. Lines that begin with **To
-be filled
-in** are for a person. This is a draft for a data-protection officer, not legal advice, and not an assessment while
-there
-are such lines.
+Structured by Article 35(7) of the GDPR, written by `demos card` from what the run left. Lines that begin with **To be
+filled in** are for a person. This is a draft for a data-protection officer, not legal advice, and not an assessment
+while there are such lines.
 
 - Controller(s): [[names and contacts of the banks; whether they are joint controllers under Article 26]]
 - Advice of the data-protection officer (Article 35(2)): [[name, date, advice]]
@@ -97,16 +90,14 @@ are such lines.
 ## (a) Description of the processing and its purposes
 
 **Purpose.** A model that scores card transactions for fraud, trained by $banks banks together without showing each
-other a
-transaction. [[the purpose in your words, and the legitimate interest if Article 6(1)(f) is the basis]]
+other a transaction. [[the purpose in your words, and the legitimate interest if Article 6(1)(f) is the basis]]
 
-**Data.** $rows transactions from $first_day to $last_day ($source, schema $schema). Columns that are read:
-$columns. Columns that must not become features: $never. [[categories of data subjects, and whether special categories
-(Article 9) can be inferred from any column, for example from merchants]]
+**Data.** $rows transactions from $first_day to $last_day ($source, schema $schema). Columns that are read: $columns.
+Columns that must not become features: $never. [[categories of data subjects, and whether special categories (Article
+9) can be inferred from any column, for example from merchants]]
 
 **Operations.** Each bank computes features from its own past, trains on its own rows, and sends one vector of
-$parameters
-numbers per round, $rounds rounds. $statistics_line
+$parameters numbers per round, $rounds rounds. $statistics_line
 
 **Who receives what.**
 
@@ -123,9 +114,8 @@ ledgers, and of transactions at each bank]]
 - Is working together needed at all? $alone_line
 - Data minimisation (Article 5(1)(c)): $feature_count features are used. [[why each column is needed; which could go]]
 - Legal basis (Article 6): [[basis per bank]]
-- Information of data subjects, access, objection, erasure (Articles 12 to 21): [[how each is served; a trained
-  model is not
-  corrected by deleting a row]]
+- Information of data subjects, access, objection, erasure (Articles 12 to 21): [[how each is served; a trained model
+  is not corrected by deleting a row]]
 - Automated decisions (Article 22): [[none, or which safeguards]]
 - Transfers to third countries: [[where aggregator and key holder run]]
 
@@ -140,9 +130,8 @@ $risks_table
 - **Encryption and masks.** $aggregation_measure
 - **Differential privacy.** $privacy_line Not covered: $not_covered.
 - **Shared counts.** $statistics_measure
-- **Data protection by design (Article 25).** Public constants instead of statistics in features; no rows,
-  identifiers or
-  texts in logs, reports or run folders; a lifelong ledger per bank that refuses a run beyond its limit.
+- **Data protection by design (Article 25).** Public constants instead of statistics in features; no rows, identifiers
+  or texts in logs, reports or run folders; a lifelong ledger per bank that refuses a run beyond its limit.
 - **Quality.** $quality_line
 - **Watching.** $drift_line
 - [[organisational measures: contracts between banks, keys, access, incident plan, training of reviewers]]

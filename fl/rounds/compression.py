@@ -1,17 +1,17 @@
-"""Smaller messages that work under encryption: fewer bits, fewer layers, and differences instead of weights.
+"""Make messages smaller in ways that work under encryption: fewer bits, fewer layers, differences of weights.
 
-What it does: says for every round how many bits a coordinate has and which layers are sent, and freezes the others in
-local training.
+What it does: decides for every round the number of bits of a coordinate and the layers that are sent, and freezes the
+other layers in local training.
 
 - Bits: a schedule such as "1:8,6:16", from round 1 with 8 bits and from round 6 with 16. An encrypted sum is a sum of
-  integers, so a coarser grid is the one quantisation that sums exactly; the plan turns fewer bits into more values per
-  ciphertext. Early rounds stand a coarse grid, the last ones set the figures.
-- Layers: groups such as "hidden1/hidden2,logit" that take turns, one group a round. What does not travel is frozen at
-  every bank, or the banks' models would part: block coordinate descent.
-- Differences: an update is what training changed. It is small and centred on 0, so it takes a small clip, and at equal
+  integers, so a coarser grid is the only quantisation that sums exactly; with fewer bits, the plan packs more values
+  into a ciphertext. A coarse grid does little harm in early rounds; the last rounds decide the metrics.
+- Layers: groups such as "hidden1/hidden2,logit" that take turns, one group a round. Layers that are not sent are
+  frozen at every bank, because the banks' models would differ otherwise: block coordinate descent.
+- Differences: an update is the change by training. It is small and centred on 0, so it takes a small clip, and at equal
   bits the grid is finer by the ratio of the two clips.
 
-Top-k selection and random masks are left out on purpose: which coordinates a bank chooses is a function of its rows.
+Top-k selection and random masks are left out on purpose: the choice of coordinates is a function of a bank's rows.
 
 Sources: layer-wise partial sharing as in Shokri, Shmatikov, CCS 2015, with layers chosen by a public rule instead of by
 size; uniform quantisation under secure aggregation as in Bonawitz, Salehi, Konecny, McMahan, Gruteser, "Federated
@@ -48,7 +48,7 @@ class CompressionSettings:
 
 @dataclass(frozen=True)
 class Compression:
-    """`bits`: ascending (first round, bits of a coordinate). `groups`: layers by turns; empty: all of them."""
+    """`bits`: ascending (first round, bits of a coordinate). `groups`: layers in turn; empty: all layers."""
 
     model: Layout
     bits: tuple[tuple[int, int], ...]
@@ -70,9 +70,9 @@ class Compression:
 
 
 def compression_of(settings: CompressionSettings | None, model: Layout, value_bits: int) -> Compression:
-    """What the settings ask for; `value_bits` in every round where they say nothing.
+    """The compression of the settings; `value_bits` in every round where they set none.
 
-    Raises `CompressionError` for a schedule or a layer that cannot be.
+    Raises `CompressionError` for an invalid schedule or an unknown layer.
     """
     if settings is None:
         return Compression(model, ((1, value_bits),))

@@ -1,21 +1,21 @@
-"""One noise for all banks: each adds a share of it to what it contributes, inside the encrypted sum.
+"""Add one noise for all banks: each bank adds a share of it to its contribution, inside the encrypted sum.
 
     bank k:  X_k = round(v_k / unit) + discrete Gaussian share      integers, unit = clipping norm / GRID
     all:     (sum over k of X_k) * unit / divisor                   divisor: a public constant
 
 `v_k` is the bank's whole update, shortened to the clipping norm (`ClientRounds`: the unit of privacy is the bank), or
 the sum of its clipped row gradients (`SharedSteps`: the unit is a training row; `fl.rounds.joint_steps`). Shares are
-drawn after the roster closed. What a sum costs is accounted in `fl.privacy.mechanisms`.
+drawn after the roster has closed. `fl.privacy.mechanisms` accounts for the cost of a sum.
 
 Source: Kairouz, Liu, Steinke, "The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure
 Aggregation" (ICML 2021), with plain rounding instead of rotation and randomised rounding. Rounding errs by at most 1/2
 per coordinate: it adds sqrt(d) / 2 grid units to the L2 length of an update of d values, and sqrt(d) to the distance of
-two sums that differ in one row. The grid is so fine that this is a few per cent.
+two sums that differ in one row. The grid is so fine that this adds a few per cent.
 
-The promise: whoever sees every released sum cannot tell whether a bank contributed its update or zeros, or whether a
-row was there. It holds against coalitions of the planned number of colluding banks together with aggregator and key
-holder, as long as the masked sum protects the shares. The noise of a sum does not shrink with the number of rows but
-with the number of banks: for whole updates of ten banks it is large.
+The promise is differential privacy: whoever sees every released sum cannot tell whether a bank contributed its update
+or zeros, or whether a row was used. It holds against coalitions of the planned number of colluding banks together with
+aggregator and key holder, as long as the masked sum protects the shares. The noise relative to the mean shrinks with
+the number of banks, not with the number of rows: for whole updates of ten banks it is large.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from fl.privacy.randomness import Entropy
 from fl.secure.session import Aggregate, Draw, Integers, IntegerSum, Joined, bits_for, encrypted_sum
 
 GRID = 2**11  # grid units in the clipping norm, before noise
-MOST_ROWS = 2**16  # clipped gradients that may add up in one coordinate; what is beyond is cut
+MOST_ROWS = 2**16  # clipped gradients that may add up in one coordinate; a larger value is cut
 FLOAT_SLACK = 1e-6  # of the clipping norm: float64 sums of up to 10^8 rows err by far less
 
 
@@ -47,7 +47,7 @@ def update_sensitivity(dimension: int) -> float:
 
 
 def row_sensitivity(dimension: int) -> float:
-    """Furthest that one row, added or removed, moves a bank's rounded sum of `dimension` values: L2, grid units."""
+    """Largest L2 change of a bank's rounded sum of `dimension` values by one row, in grid units."""
     return GRID * (1 + FLOAT_SLACK) + math.sqrt(dimension)
 
 
@@ -57,20 +57,20 @@ class JointNoise:
 
     clip_norm: float  # L2 bound of an update, or of one row's gradient
     divisor: float  # of the sum: banks, or rows of all banks together; a public constant, never a count of rows
-    banks: int  # of the roster, of which no bank may be missing
-    once: ClientRounds | SharedSteps  # what one sum costs: the noise that nobody in the planned coalition knows
-    pieces: int = 1  # discrete Gaussians that make one bank's share: the exact sampler has a largest variance
+    banks: int  # number of banks of the roster, none of which may be missing
+    once: ClientRounds | SharedSteps  # privacy cost of one sum, from the noise that the planned coalition does not know
+    pieces: int = 1  # discrete Gaussians per share, because the exact sampler has a largest variance
 
     def __post_init__(self) -> None:
         if not (self.clip_norm > 0 and self.divisor > 0):
             raise BudgetError(f"expected a positive clipping norm and divisor, got {self.clip_norm} and {self.divisor}")
         least = update_sensitivity if self.of_updates else row_sensitivity
         if self.once.sensitivity < least(self.dimension):
-            raise BudgetError(f"the noise was planned for another model than one of {self.dimension} values")
+            raise BudgetError(f"expected noise for a model of {self.dimension} values, got noise for another model")
 
     @property
     def of_updates(self) -> bool:
-        """Whether the vectors are whole updates; sums of row gradients otherwise."""
+        """Whether the vectors are whole updates; otherwise they are sums of row gradients."""
         return isinstance(self.once, ClientRounds)
 
     @property
@@ -88,7 +88,7 @@ class JointNoise:
 
     @property
     def tail(self) -> int:
-        """A bound that a bank's share exceeds in any coordinate with probability at most 2^-100, in grid units."""
+        """A bound of a bank's share, in grid units; a coordinate exceeds it with probability at most 2^-100."""
         return self.pieces * tail_bound(self.variance, self.pieces * self.dimension)
 
     @property
@@ -112,23 +112,27 @@ class JointNoise:
         Raises `AggregationError` for another roster than planned, another length, or a vector that is not finite.
         """
         if roster != self.banks:
-            raise AggregationError(f"noise was planned for {self.banks} banks and the roster holds {roster}: plan anew")
+            raise AggregationError(
+                f"expected a roster of {self.banks} banks, for which the noise was planned, got {roster}: plan anew"
+            )
         if vector.shape != (self.dimension,) or not np.isfinite(vector).all():
-            raise AggregationError(f"expected {self.dimension} finite values, got shape {vector.shape} or others")
+            raise AggregationError(
+                f"expected {self.dimension} finite values, got shape {vector.shape}, or NaN or infinity"
+            )
         values = vector.astype(np.float64)
         if self.of_updates:
             values *= min(1.0, self.clip_norm / max(float(np.linalg.norm(values)), 1e-300))
-        # Cutting is a projection: it moves two neighbouring sums no further apart.
+        # Cutting is a projection: it does not increase the distance of two neighbouring sums.
         noised: Integers = np.rint(np.clip(values / self.unit, -self.reach, self.reach)).astype(np.int64)
         for _ in range(self.pieces):
             noised += discrete_gaussian(self.dimension, self.variance, entropy=entropy)
         return np.clip(noised, -self.largest, self.largest)
 
     def average(self, joined: Joined, *, engine: str | None = "auto") -> Aggregate:
-        """The sum of the banks' vectors over `divisor`, with everybody's noise in it.
+        """The sum of the banks' vectors over `divisor`, with the noise of all banks in it.
 
-        The caller has recorded the spend. `engine`: None adds in plain sight, where a bank's share hides its vector as
-        far as a share alone can: a baseline. `error_bound` is that of the noise, with probability 1 - 2^-100. `clipped`
+        The caller has recorded the spend. `engine`: None adds without encryption, where only its own noise share hides
+        a bank's vector: a baseline. `error_bound` is that of the noise, with probability 1 - 2^-100. `clipped`
         counts 1 for a bank whose update was longer than the clipping norm; it stays at the bank in a deployment.
         """
         start = time.perf_counter()

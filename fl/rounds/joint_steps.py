@@ -1,17 +1,17 @@
-"""DP-SGD with one noise for all banks: a round is one step that all of them take together.
+"""DP-SGD with one noise for all banks: a round is one step that all banks take together.
 
     bank k:  G_k = sum over its rows of clip(gradient of a row, C)      every row, every step: no sampling
     all:     g_t = (sum over k of G_k, noise included) / divisor        `fl.rounds.joint_noise`
              v_t = momentum * v_(t-1) + g_t                             float64, part of the checkpoint
              w_t = w_(t-1) - learning_rate * v_t
 
-The last two lines are SGD with momentum (Polyak 1964) on released values alone, as DP-SGD has it (Abadi et al., CCS
-2016): every bank computes them for itself.
+The last two lines are SGD with momentum (Polyak 1964) on released values only, as in DP-SGD (Abadi et al., CCS 2016).
+Every bank computes them itself.
 
-Where every bank protects its rows by noise of its own (`fl.learning.training.train_private`), n banks put n times that
-noise into their mean. Here the n - t shares that no coalition of t banks knows make up one noise for everybody's rows.
-This needs trust: a bank's rows are protected only while the masked sum is, and while at most t banks collude (with
-aggregator and key holder, and counting whoever looks at the model). Noise of a bank's own needs neither.
+Where every bank protects its rows with its own noise (`fl.learning.training.train_private`), the sum of n banks has n
+times that noise. Here the n - t shares that no coalition of t banks knows are together one noise for the rows of all
+banks. This needs trust: a bank's rows are protected only while the masked sum is protected, and while at most t banks
+collude (with aggregator and key holder, and including the observer of the model). A bank's own noise needs neither.
 
 Gradients are summed in float64: a float32 sum of thousands of rows could move by more than C when one row is added.
 """
@@ -37,7 +37,7 @@ from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.state import ReleasedAverage, State, Timetable, Vector
 from fl.secure.session import Update
 
-PHYSICAL_BATCH = 4096  # rows whose gradients are in memory at once; changes nothing else
+PHYSICAL_BATCH = 4096  # rows whose gradients are in memory at once; it does not change the result
 VELOCITY = "velocity"
 
 Gradient = NDArray[np.float64]
@@ -66,7 +66,8 @@ class JointSteps(FedAvg):
 def clipped_gradient_sum(module: nn.Module, rows: Rows, *, max_grad_norm: float, pos_weight: float) -> Gradient:
     """float64[length]: the sum over `rows` of every row's gradient, each clipped to L2 norm `max_grad_norm`.
 
-    In the order of `module.parameters()`. Dropout is off. The module is left as it was. Plaintext: never log it.
+    In the order of `module.parameters()`. Dropout is off. The module is not changed. The result is plaintext: never log
+    it.
     """
     wide = copy.deepcopy(module).double()
     device = next(wide.parameters()).device
@@ -77,15 +78,15 @@ def clipped_gradient_sum(module: nn.Module, rows: Rows, *, max_grad_norm: float,
     x, y = torch.from_numpy(rows.x).to(device).double(), torch.from_numpy(rows.y).to(device).double()
     weight = torch.tensor(pos_weight, device=device, dtype=torch.float64)
     total = torch.zeros(sum(parameter.numel() for parameter in wide.parameters()), dtype=torch.float64, device=device)
-    norms.train()  # Opacus watches gradients in training mode only
+    norms.train()  # Opacus computes per-row gradients in training mode only
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         for start in range(0, len(rows), PHYSICAL_BATCH):
             part = slice(start, start + PHYSICAL_BATCH)
             logits = norms(x[part]).reshape(-1)
             losses = binary_cross_entropy_with_logits(logits, y[part], pos_weight=weight, reduction="none")
-            # Ghost clipping (Li et al., ICLR 2022): the first pass gives every row's norm without its gradient, the
-            # second the sum of gradients, each scaled by what its norm allows.
+            # Ghost clipping (Li et al., ICLR 2022): the first pass computes every row's norm without its gradient, the
+            # second the sum of the gradients, each scaled to the clipping norm.
             losses.sum().backward(retain_graph=True)
             scale = norms.get_clipping_coef()
             norms.disable_hooks()

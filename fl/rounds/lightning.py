@@ -1,19 +1,19 @@
-"""Local training through PyTorch Lightning: the same model, the same rows, the user's own Trainer.
+"""Train locally with PyTorch Lightning: the same model and rows with the user's own Trainer.
 
 What it does: `FraudModule` is the fraud model as a LightningModule, `FraudData` one bank's rows as a
-LightningDataModule, and `trained_update` turns what a Trainer did into the update that is encrypted. Callbacks,
-loggers, precision and devices are the user's, and so is what they write down: figures of a bank's own rows stay at
-the bank.
+LightningDataModule, and `trained_update` turns the result of a Trainer into the update that is encrypted. The user
+chooses callbacks, loggers, precision and devices, and must keep what they write at the bank: it contains figures of
+the bank's rows.
 
     module, data = FraudModule(inputs, local, seed=0), FraudData(bank, local, seed=0)
     update = trained_update(module, data, Trainer(max_epochs=local.epochs), start=global_model)
 
-With the defaults, without dropout and on a CPU it takes the very steps of `fl.learning.training.train_seeded`, bit for
+With the defaults, without dropout and on a CPU, the steps equal those of `fl.learning.training.train_seeded` bit for
 bit.
 
-What it leaves to others: encryption and rounds (`fl.secure.session`, `fl.rounds.play`), and differential privacy. A
-Trainer takes the steps that its user configured, and no accountant can vouch for them: private training is
-`fl.learning.training.train_private`, and nothing that comes from here carries an epsilon.
+What it leaves to others: encryption and rounds (`fl.secure.session`, `fl.rounds.play`), and differential privacy. The
+user configures the steps of a Trainer, so the accountant cannot account for them. Private training is
+`fl.learning.training.train_private`; no epsilon covers training with this module.
 
 Source: Lightning 2 (lightning.ai/docs/pytorch/stable), LightningModule and LightningDataModule. Extra: `lightning`.
 """
@@ -43,8 +43,8 @@ SCORING_BATCH = 4096  # rows
 class FraudModule(LightningModule):
     """The fraud model: float32[n, inputs] -> float32[n] logits.
 
-    `seed`: of the first weights, as in `fl.rounds.play.Schedule`. `proximal`: FedProx' mu, the pull back to the model
-    that a fit started from.
+    `seed`: of the first weights, as in `fl.rounds.play.Schedule`. `proximal`: FedProx' mu, the weight
+    of the distance to the model that a fit started from.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class FraudModule(LightningModule):
 class FraudData(LightningDataModule):
     """One bank's rows: train, validation, and all test windows as loaders of their own.
 
-    Batches come in the order of `train_seeded(seed=seed)`. `seed`: such as
+    Batches have the order of `train_seeded(seed=seed)`. `seed`: such as
     `derive_seed(run_seed, "batches", bank.name, number)`, another one for every round.
     """
 
@@ -153,7 +153,7 @@ class StraightBatches(Sampler[list[int]]):
 
 
 class _Table(Dataset[Batch]):
-    """Rows by the batch: one index, many rows."""
+    """Rows by batch: one index selects many rows."""
 
     def __init__(self, rows: Rows) -> None:
         self._x, self._y = torch.from_numpy(rows.x), torch.from_numpy(rows.y)
@@ -167,14 +167,14 @@ class _Table(Dataset[Batch]):
 
 
 def _loader(rows: Rows, order: Sampler[list[int]]) -> DataLoader[Batch]:
-    # A generator of its own: a loader otherwise draws from torch's global one, and would move a user's dropout masks.
+    # Its own generator: with torch's global one, a loader would change the user's dropout masks.
     return DataLoader(_Table(rows), sampler=order, batch_size=None, generator=torch.Generator())
 
 
 def trained_update(module: FraudModule, data: LightningDataModule, trainer: Trainer, *, start: Vector) -> Vector:
     """Fit `module` with `trainer` from the global model `start`, float32[length]; return what training changed.
 
-    `trainer`: a fresh one for every round, since a Trainer counts its epochs over all fits. Raises `TrainingError`
+    `trainer`: a new one for every round, since a Trainer counts its epochs over all fits. Raises `TrainingError`
     when it took no step or the weights stopped being finite, `ModelError` for a vector of another model.
     """
     unflatten(module.model, start)
@@ -182,10 +182,10 @@ def trained_update(module: FraudModule, data: LightningDataModule, trainer: Trai
     trainer.fit(module, datamodule=data)
     if trainer.global_step == before:
         raise TrainingError(
-            "the Trainer took no step, so the update would be zero: make a fresh Trainer for every round, since it "
+            "expected a Trainer that takes steps, got one that took none: make a new Trainer for every round, since it "
             "counts epochs over all fits"
         )
     update = flatten(module.model) - start
     if not np.isfinite(update).all():
-        raise TrainingError("training diverged: the weights are no longer finite; lower the learning rate")
+        raise TrainingError("training diverged: weights are NaN or infinite; lower the learning rate")
     return update

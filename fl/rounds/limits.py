@@ -2,14 +2,15 @@
 
 What it does: reads limits (TOML), estimates what a round asks of a bank, and chooses
 
-- `value_bits` and `chunk` (coordinates sealed at once), which a roster has in common: the weakest bank decides;
-- `batch` (rows whose gradients are in memory at once), which is a bank's own affair and changes no result but for
-  rounding, since gradients are added up over a batch of any size;
+- `value_bits` and `chunk` (coordinates sealed at once), which all banks of a roster have in common: the bank with the
+  smallest limits decides;
+- `batch` (rows whose gradients are in memory at once), which each bank chooses for itself; it changes the result by
+  rounding only, since gradients are added up over a batch of any size;
 
-or refuses by name what cannot fit. Bits are given up last: first the finest grid that all banks can pay for, then the
-largest chunk, then each bank's largest batch.
+or refuses a limit that cannot be met, by name. Bits are reduced last: first the finest grid within the limits of all
+banks, then the largest chunk, then each bank's largest batch.
 
-Estimates, measured on this project's code (docs/algorithms.md), are of what comes on top of the interpreter, the
+Estimates were measured on this project's code (docs/algorithms.md). They are of memory on top of the interpreter, the
 libraries and the bank's rows. Time is measured on this machine with random numbers, never on anyone's rows; a bank's
 `speed` says how its own machine compares.
 """
@@ -34,10 +35,10 @@ from fl.learning.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, tr
 from fl.secure.session import InProcessRounds, Joined, SealingCost, sealing_cost
 from fl.toml import filled, parsed, text_of
 
-LEAST_BITS = 8  # below, an update of a few hundredths of the clip is mostly rounded to 0
+LEAST_BITS = 8  # with fewer, an update of a few hundredths of the clip is mostly rounded to 0
 LEAST_BATCH = 16  # rows
 BATCHES = tuple(PHYSICAL_BATCH >> shift for shift in range(7))  # 1024 ... 16
-EVERYONE = "all"  # the table of a limits file that holds for every bank
+EVERYONE = "all"  # table of a limits file that applies to every bank
 
 _MEGABYTE = 2**20  # bytes
 _STATE_COPIES = 6  # of the parameters in float32: weights, gradients, momentum, start, update, vector
@@ -52,7 +53,7 @@ class BankLimits:
     memory_mb: Annotated[float | None, options.MEMORY_MB] = None  # on top of interpreter, libraries and rows
     seconds: Annotated[float | None, options.SECONDS] = None  # of one round's training and sealing
     bytes_per_round: Annotated[int | None, options.BYTES] = None  # that it sends
-    speed: Annotated[float, options.SPEED] = 1.0  # of its machine; 1: as this one
+    speed: Annotated[float, options.SPEED] = 1.0  # of its machine relative to this one
 
     def __post_init__(self) -> None:
         options.check(self, ResourceError)
@@ -73,13 +74,13 @@ class ResourceSettings:
 
 @dataclass(frozen=True)
 class RoundWork:
-    """What a round is, before anything is chosen. `rows`: by bank, row gradients of one training."""
+    """The work of a round before anything is chosen. `rows`: by bank, row gradients of one training."""
 
     rows: Mapping[str, int]
     inputs: int
     hidden: int  # units of all hidden layers
     length: int  # parameters
-    travelling: int  # most coordinates that travel in a round
+    travelling: int  # most coordinates that are sent in a round
     clients: int  # largest roster
     clip: float
     value_bits: int  # asked for
@@ -101,7 +102,7 @@ class MachineSpeed:
 
 @dataclass(frozen=True)
 class BankShare:
-    """What one bank does in a round, and the estimate of what that takes."""
+    """The work of one bank in a round, with the estimate of its memory, time and traffic."""
 
     batch: int  # rows at once
     memory_mb: float
@@ -111,7 +112,7 @@ class BankShare:
 
 @dataclass(frozen=True)
 class ResourceChoice:
-    """What all banks do alike, and each one's own share."""
+    """The values that all banks have in common, and each bank's own share."""
 
     value_bits: int
     chunk: int | None  # coordinates sealed at once; None: all
@@ -134,7 +135,7 @@ class ResourceChoice:
 
 
 def limits_of(settings: ResourceSettings, banks: Sequence[str]) -> dict[str, BankLimits]:
-    """Each bank's limits. Raises `ResourceError` for a file that cannot be read or names what does not exist."""
+    """Each bank's limits. Raises `ResourceError` for a file that cannot be read or that names an unknown bank."""
     tables: dict[str, Any] = {}
     if settings.file is not None:
         tables = parsed(text_of(Path(settings.file), ResourceError), settings.file, ResourceError)
@@ -149,9 +150,9 @@ def limits_of(settings: ResourceSettings, banks: Sequence[str]) -> dict[str, Ban
 
 
 def choose(limits: Mapping[str, BankLimits], work: RoundWork, machine: MachineSpeed) -> ResourceChoice:
-    """The finest grid, the largest chunk and the largest batches within everybody's limits.
+    """The finest grid, the largest chunk and the largest batches within the limits of all banks.
 
-    Raises `ResourceError` naming the bank, the limit and the least that it would have to be.
+    Raises `ResourceError` naming the bank, the limit and the smallest limit that would do.
     """
     options = list(product(range(work.value_bits, min(LEAST_BITS, work.value_bits) - 1, -1), _chunks(work.travelling)))
     for bits, chunk in options:
@@ -164,7 +165,7 @@ def choose(limits: Mapping[str, BankLimits], work: RoundWork, machine: MachineSp
 
 
 def measure_machine(module: nn.Module, local: LocalTraining, private: PrivateSteps | None, inputs: int) -> MachineSpeed:
-    """Time local training at every batch size, and sealing, on random numbers. Takes a second or two."""
+    """Measure the time of local training at every batch size, and of sealing, on random numbers. Takes 1 to 2 s."""
     rng = np.random.default_rng(0)
     index = np.arange(_PROBE_ROWS, dtype=np.int64)
     probe = Rows(
@@ -188,7 +189,7 @@ def measure_machine(module: nn.Module, local: LocalTraining, private: PrivateSte
 def _train_seconds(
     module: nn.Module, rows: Rows, local: LocalTraining, private: PrivateSteps | None, batch: int
 ) -> float:
-    """Seconds of one pass over `rows`, `batch` at once: the faster of two, since the first one warms up."""
+    """Seconds of one pass over `rows`, `batch` at once: the faster of two passes, because the first is slower."""
     device, taken = torch.device("cpu"), []
     for _ in range(2):
         clock = time.perf_counter()
@@ -202,7 +203,7 @@ def _train_seconds(
 
 
 def _chunks(length: int) -> list[int | None]:
-    """Sizes of a chunk: the whole vector, then smaller ones, down to what the smallest ciphertext holds."""
+    """Sizes of a chunk: the whole vector (None), then smaller sizes down to the values of the smallest ciphertext."""
     smallest = 4096
     pieces = []
     size = length
@@ -218,7 +219,7 @@ def _cost(work: RoundWork, bits: int, chunk: int | None) -> SealingCost:
 
 
 def memory_bytes(work: RoundWork, cost: SealingCost, batch: int) -> int:
-    """Of a bank in a round: training and sealing do not overlap, the model's copies are there throughout."""
+    """Memory of a bank in a round. Training and sealing do not overlap; copies of the model exist all the time."""
     per_row = 8 * (work.inputs + 3 * work.hidden)  # activations and their gradients
     if work.private:
         per_row += 8 * work.length  # one gradient per row, and a product of it
@@ -247,7 +248,7 @@ def _share(limit: BankLimits, work: RoundWork, machine: MachineSpeed, bank: str,
 def _refusal(
     limits: Mapping[str, BankLimits], work: RoundWork, machine: MachineSpeed, options: Sequence[tuple[int, int | None]]
 ) -> ResourceError:
-    """The first limit that nothing could meet, with the least that would do; else that they do not go together."""
+    """The error for the first limit that no choice can meet, with the smallest limit that would do; else for all."""
     costs = [_cost(work, bits, chunk) for bits, chunk in options]
     for bank, limit in limits.items():
         memory = min(memory_bytes(work, cost, LEAST_BATCH) for cost in costs) / _MEGABYTE
@@ -261,11 +262,11 @@ def _refusal(
             if asked is not None and asked < least:
                 enough = str(least) if isinstance(least, int) else f"{least:.4g}"
                 return ResourceError(
-                    f"{bank}: {name} {asked:g} is too little: a round takes {enough} at the least; raise it, send "
+                    f"{bank}: {name} {asked:g} is too little: a round takes at least {enough}; raise it, send "
                     "fewer layers (--option layers=...), or leave the bank out"
                 )
     lone = [bank for bank, limit in limits.items() if all(_share(limit, work, machine, bank, c) is None for c in costs)]
     who = ", ".join(lone or limits)
     return ResourceError(
-        f"{who}: each limit can be met, and no batch, chunk and value_bits meet them all together: raise one of them"
+        f"{who}: each limit can be met alone, but no batch, chunk and value_bits meet all of them: raise one of them"
     )

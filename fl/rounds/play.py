@@ -1,13 +1,13 @@
-"""The rounds of a run: which banks train, what they send, and which model all banks hold afterwards.
+"""Play the rounds of a run: which banks train, what they send, and the model that all banks hold afterwards.
 
-`play_rounds` plays `Rounds` with any algorithm, lost rounds and their retries included. Neither budgets nor files are
-its business: a run records what it spends through `pay`.
+`play_rounds` plays `Rounds` with any algorithm, including lost rounds and retries. It handles neither budgets nor
+files: a run records its spending through `pay`.
 
-Every bank weighs the same, but for staleness: a weight by its number of rows would publish that number and, under
-differential privacy, is itself a function of the rows that has no noise on it.
+All banks have the same weight, except for staleness: a weight by the number of rows would publish that number and,
+under differential privacy, would be a function of the rows without noise.
 
-Each round starts from the state alone. Optimiser state of local training is not carried over, so that a round is a
-function of (state, round number, rows) and a run continues from a checkpoint as if it had never stopped.
+Each round starts from the state alone. Optimiser state of local training is not kept, so that a round is a function of
+(state, round number, rows) and a run continues from a checkpoint with the same result.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from fl.rounds.compression import Compression, compression_of, frozen
 from fl.secure.session import Aggregate, Joined, Update, plain_average
 
 Summation = Callable[[Joined], Aggregate]  # raises `BanksVanished`
-Payment = Callable[[str, int], None]  # (bank, round): records a bank's spend or refuses the round
-Affordable = Callable[[Sequence[str]], bool]  # whether each of these banks has a training left
-Progress = Callable[[str], None]  # (bank that has finished its part of a round)
+Payment = Callable[[str, int], None]  # (bank, round): records a bank's spending, or raises to end the rounds
+Affordable = Callable[[Sequence[str]], bool]  # whether the budget of each of these banks allows another training
+Progress = Callable[[str], None]  # takes the bank that has finished its part of a round
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What was recorded of one round. The validation figures are the experimenter's; nobody releases them."""
+    """The record of one round. Validation figures are for the experimenter and are not released."""
 
     number: int
     validation_average_precision: float
@@ -69,9 +69,9 @@ class RoundRecord:
     max_abs_error: float  # largest |average - float64 mean of what entered it, clipped| over coordinates
     relative_error: float  # L2 length of that difference over that of the mean
     members: tuple[str, ...]  # of the roster that was released
-    vanished: tuple[str, ...]  # seated, and not in that roster
+    vanished: tuple[str, ...]  # had a seat, and are not in that roster
     attempts: int
-    values: int  # coordinates that travelled
+    values: int  # number of coordinates that were sent
     bank_seconds: Mapping[str, float] = field(default_factory=dict)  # of each bank's training
 
     def as_json(self) -> dict[str, object]:
@@ -101,9 +101,9 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class Rounds:
-    """How the rounds of a run are played, alike in all of them.
+    """The options that all rounds of a run have in common.
 
-    `clip`: the aggregation's, by which its error is measured. `quorum`: fewest members of a roster. `compression`: None
+    `clip`: that of the aggregation, to measure its error. `quorum`: fewest members of a roster. `compression`: None
     for all coordinates in every round. `at_once`: by bank, rows in memory while it trains.
     """
 
@@ -149,9 +149,9 @@ def play_rounds(
     """Play rounds `finished + 1` to the schedule's last; yield each round's record and state.
 
     `state`: after round `finished`; the algorithm's first one when None. `pay`: called for every bank that begins a
-    training, before any bank trains. The rounds end early when `afford` says that a bank has no training left. Raises
-    `AggregationError` when a round was lost once more than `dropouts.retries`; whatever else `pay` or `aggregate`
-    raises ends the rounds, too.
+    training, before any bank trains. The rounds end early when `afford` returns False. Raises
+    `AggregationError` when a round was lost more often than `dropouts.retries`; other errors of `pay` and `aggregate`
+    end the rounds, too.
     """
     scratch = rounds.first_model()
     if state is None:
@@ -159,12 +159,14 @@ def play_rounds(
     compression = rounds.compression or compression_of(None, layout(scratch), 0)
     if len(compression.groups) > 1 and isinstance(rounds.algorithm, FedBuff):
         raise CompressionError(
-            "layers by turns need everybody to train for the same round, and fedbuff's banks do not: name one group"
+            "layers in turn need all banks to train for the same round, and with fedbuff they do not: give one group"
         )
     stage = _Stage(rounds, scratch, compression)
     for turn, group in enumerate(compression.groups, start=1):
         if not stage.sent(turn).any():
-            raise CompressionError(f"layers: {', '.join(group)} stay at their banks, so that turn would send nothing")
+            raise CompressionError(
+                f"layers: {', '.join(group)} stay at their banks, so a round with this group would send nothing"
+            )
     for number in range(finished + 1, rounds.schedule.rounds + 1):
         played = _Attempts(stage, number, state, pay, afford, progress).play(resumed=number == finished + 1 > 1)
         if played is None:
@@ -183,7 +185,7 @@ def trained_models(rounds: Rounds) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class _Stage:
-    """A run's rounds, and a module of the model's shape that is overwritten freely."""
+    """A run's rounds, and a module of the model's shape as scratch memory."""
 
     rounds: Rounds
     scratch: nn.Module
@@ -203,7 +205,7 @@ class _Stage:
         return model_hash(self.scratch)
 
     def contribution(self, seat: Seat, base: Vector, attempt: int) -> Update:
-        """What the bank contributes that holds the model `base`."""
+        """The contribution of the bank in `seat`, which holds the model `base`."""
         rounds, bank, number = self.rounds, self.rounds.banks[seat.bank], seat.base + 1
         at_once = rounds.at_once.get(bank.name, PHYSICAL_BATCH)
         schedule, mu, device = rounds.schedule, rounds.algorithm.proximal, rounds.device
@@ -219,7 +221,9 @@ class _Stage:
             train_seeded(model, bank.train, local, seed=seed, device=device, proximal=mu, at_once=at_once)
 
         unflatten(self.scratch, base)
-        trained = self.compression.sent(number) | ~self.travels  # what never travels is trained in every round
+        trained = (
+            self.compression.sent(number) | ~self.travels
+        )  # layers that never leave their bank are trained in every round
         try:
             with frozen(self.scratch, self.compression.model, trained):
                 return rounds.algorithm.contribution(self.scratch, bank.train, train)
@@ -231,7 +235,7 @@ class _Stage:
 class _Attempts:
     """One round, offered again until a roster is released.
 
-    `updates`: what banks have made for this round and not yet put into a roster that was lost.
+    `updates`: updates for this round that have not entered a lost roster.
     """
 
     stage: _Stage
@@ -250,15 +254,15 @@ class _Attempts:
         beginning: Sequence[int] = timetable.starting(self.number, resumed=resumed)
         lost: list[str] = []
         for attempt in range(rounds.dropouts.retries + 1):
-            # 1. Every bank records what its training spends; one that cannot afford it stops the round before any
-            # training.
+            # 1. Every bank records the spending of its training; a bank whose budget does not allow it ends the round
+            # before any training.
             if not self._paid([rounds.banks[bank].name for bank in beginning]):
                 return None
             early, late = rounds.dropouts.vanished(self.number, attempt, [seat.bank for seat in seats])
             joining = [seat for seat in seats if seat.bank not in early]
             if len(joining) < rounds.quorum:
-                # No roster was closed: what was trained has been seen by nobody and is as good as before.
-                lost.append(f"{len(joining)} of at least {rounds.quorum} banks joined")
+                # No roster was closed, so nobody has seen the updates and they can be used again.
+                lost.append(f"expected {rounds.quorum} or more banks, {len(joining)} joined")
                 beginning = ()
                 continue
             try:
@@ -278,8 +282,8 @@ class _Attempts:
             vanished = [rounds.banks[s.bank].name for s in seated if s not in joining]
             return self._record(result, joined, sent, after, vanished, attempt + 1), after
         raise AggregationError(
-            f"round {self.number} was lost {len(lost)} times ({'; '.join(lost)}): ask who is missing, or allow more "
-            "retries or a smaller quorum"
+            f"round {self.number} was lost {len(lost)} times ({'; '.join(lost)}): find out which banks are missing, or "
+            "allow more retries or a smaller quorum"
         )
 
     def _paid(self, names: Sequence[str]) -> bool:
@@ -331,7 +335,7 @@ class _Attempts:
         vanished: Sequence[str],
         attempts: int,
     ) -> RoundRecord:
-        """The experimenter looks at the validation rows, and at what an exact average would have been."""
+        """The record of the round, with validation figures and the error of the average, for the experimenter."""
         rounds = self.stage.rounds
         precision, auc = validation_figures(rounds.banks, rounds.models(after), rounds.device)
         exact = plain_average(joined.updates, clip=rounds.clip, weights=joined.weights).average
@@ -353,9 +357,9 @@ class _Attempts:
 
 
 def on_grid(average: NDArray[np.float64], grid: float) -> NDArray[np.float64]:
-    """`average` to the nearest multiple of `grid`; as it is where that is 0.
+    """`average` rounded to the nearest multiple of `grid`; unchanged if `grid` is 0.
 
-    Training amplifies the last bit of a float32. On a grid far coarser than a quantisation of 40 bits, an average that
-    was encrypted and one taken in plain sight are the same numbers, but for one value in a million.
+    Training amplifies the last bit of a float32. On a grid that is far coarser than a quantisation of 40 bits, an
+    encrypted average and a plain one are the same numbers, except for one value in a million.
     """
     return np.rint(average / grid) * grid if grid else average

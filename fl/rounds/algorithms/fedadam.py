@@ -2,14 +2,14 @@
 
     d   = mean over k of update_k                      (what the encrypted round releases)
     m_t = beta1 * m_(t-1) + (1 - beta1) * d            m_0 = 0
-    v_t = beta2 * v_(t-1) + (1 - beta2) * d^2          v_0 = tau^2, the least that the paper allows
+    v_t = beta2 * v_(t-1) + (1 - beta2) * d^2          v_0 = tau^2, the smallest that the paper allows
     w_t = w_(t-1) + server_lr * m_t / (sqrt(v_t) + tau)
 
 Source: Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan, "Adaptive Federated Optimization", ICLR 2021,
 Algorithm 2; without bias correction, as there.
 
-It works on what was released and on nothing else, so every bank computes it for itself, nothing new is learnt about
-anyone, and privacy is as in FedAvg. m and v are float64 and part of the checkpoint.
+It uses released values only, so every bank computes it itself, nobody learns anything new, and privacy is as in
+FedAvg. m and v are float64 and part of the checkpoint.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class FedAdam(FedAvg):
 
     def apply(self, state: State, released: ReleasedAverage) -> State:
         sent, step = released.sent, released.average
-        # A coordinate that did not travel keeps its weight and its moments: no news is not a zero gradient.
+        # A coordinate that was not sent keeps its weight and its moments: its gradient is unknown, not zero.
         m = np.where(sent, self.beta1 * state.memory["m"] + (1 - self.beta1) * step, state.memory["m"])
         v = np.where(sent, self.beta2 * state.memory["v"] + (1 - self.beta2) * step**2, state.memory["v"])
         move = np.where(sent, self.server_lr * m / (np.sqrt(v) + self.tau), 0.0)

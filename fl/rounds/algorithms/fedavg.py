@@ -5,7 +5,7 @@
 
 Source: McMahan, Moore, Ramage, Hampson, Agüera y Arcas, "Communication-Efficient Learning of Deep Networks from
 Decentralized Data", AISTATS 2017, Algorithm 1, with equal weights: a weight by number of rows would publish that
-number and, under differential privacy, would itself be a function of the rows without noise on it.
+number and, under differential privacy, would be a function of the rows without noise.
 
 The other algorithms derive from `FedAvg` and change the one or two steps in which they differ.
 """
@@ -28,7 +28,7 @@ from fl.secure.session import Update
 
 @dataclass(frozen=True)
 class FedAvg:
-    """The algorithm that all others are variations of. `timetable`: who takes part in which round."""
+    """Federated averaging, the base class of the other algorithms. `timetable`: the banks of each round."""
 
     name: ClassVar[str] = "fedavg"
     timetable: Timetable
@@ -60,11 +60,11 @@ class FedAvg:
         return np.ones(length, dtype=np.bool_)
 
     def model_hash(self, state: State, hash_of: Callable[[Vector], str]) -> str:
-        """What an offer is for, 64 hexadecimal digits: here the hash of the model that everybody trains from."""
+        """The hash in a round's offer, 64 hexadecimal digits: here that of the model that all banks train from."""
         return hash_of(state.model)
 
     def contribution(self, module: nn.Module, rows: Rows, train: Callable[[], None]) -> Update:
-        """What a bank contributes, float[length]: here what local training changes.
+        """A bank's contribution, float[length]: here the change by local training.
 
         `module` holds the model that the bank starts from; `train` trains it in place on `rows`.
         """
@@ -73,7 +73,7 @@ class FedAvg:
         return flatten(module) - before
 
     def keep(self, state: State, seat: Seat, update: Update) -> State:
-        """The state with what the bank in `seat` keeps of its own `update`; called once the round was released."""
+        """The state with the part of `update` that the bank in `seat` keeps; called after the round was released."""
         return state
 
     def apply(self, state: State, released: ReleasedAverage) -> State:

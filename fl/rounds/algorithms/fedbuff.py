@@ -1,20 +1,20 @@
 """FedBuff: a round closes as soon as K banks have finished, without waiting for the slowest bank.
 
-    a bank takes the newest model w_b, trains as long as it needs, and joins the round that is then open
+    a bank takes the newest model w_b, trains as long as it needs, and joins the round that is open then
     round t closes at K joins:  w_t = w_(t-1) + server_lr / K * sum over joined k of s(t - 1 - b_k) * update_k
     s(staleness) = 1 / sqrt(1 + staleness), as an integer weight in 1..max_weight over max_weight
 
 Source: Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, "Federated Learning with Buffered Asynchronous
 Aggregation", AISTATS 2022, Algorithm 1; s is its polynomial staleness function.
 
-What encryption changes. The buffer is a roster: joins come in as banks finish, the key holder closes it at K, and the
-K banks seal their updates for exactly that roster. Updates refer to several models, so the offer is bound to a hash
-over the list of base models that are allowed (`model_hash`). Every bank knows those models from releases that it
-verified, hashes the list itself, and answers no offer for another one. The sum of the weights is released, single
-weights are not; when a bank last took a model, whoever delivers it can see.
+Changes by encryption: The buffer is a roster. Banks join when they finish, the key holder closes the roster at K joins,
+and the K banks encrypt their updates for exactly that roster. Updates refer to several models, so the offer contains a
+hash over the list of allowed base models (`model_hash`). Every bank knows those models from releases that it verified,
+hashes the list itself, and answers no offer with another hash. The sum of the weights is released, single weights are
+not. Whoever delivers the models can see when a bank last took one.
 
-Time is simulated: `Clock` is a public table of how many ticks each bank trains. Under differential privacy a bank
-pays when it begins a training, whether or not it gets into a round.
+Time is simulated: `Clock` is a public table of how many ticks each bank trains. Under differential privacy, a
+bank records its spending when it begins a training, whether or not it enters a round.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ class Clock:
         return tuple(seat.bank for seat in self.seats(number - 1))
 
     def bases(self, number: int) -> frozenset[int]:
-        """Models that somebody trains from once round `number` has been released."""
+        """Models that some bank trains from after round `number` was released."""
         return frozenset(base for _, _, base in _under_way(self.durations, self.buffer, number))
 
 
 def _under_way(durations: tuple[int, ...], buffer: int, number: int) -> tuple[tuple[int, int, int], ...]:
-    """(tick at which it ends, bank, base) of every training once round `number` was released, soonest first."""
-    for earlier in range(number):  # so that no call recurses deeper than one round
+    """(tick at which it ends, bank, base) of every training after round `number` was released, earliest end first."""
+    for earlier in range(number):  # fills the cache, so that no call recurses deeper than one round
         _after(durations, buffer, earlier)
     return _after(durations, buffer, number)
 
@@ -135,9 +135,9 @@ class FedBuff(FedAvg):
 
 
 def base_models_hash(models: dict[int, str]) -> str:
-    """What a round's offer is bound to: SHA-256 over a tag and, ascending, each allowed base's number and hash.
+    """The hash in a round's offer: SHA-256 over a tag and the number and hash of each allowed base, ascending.
 
-    `models`: number of the round that made it -> its hash (64 hexadecimal digits).
+    `models`: hash (64 hexadecimal digits) of each base, by the number of the round that released it.
     """
     digest = hashlib.sha256(b"fl base models v1")
     for number, model in sorted(models.items()):

@@ -5,9 +5,9 @@
 Source: Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, "Federated Optimization in Heterogeneous Networks", MLSys 2020,
 equation 2.
 
-Under DP-SGD the pull is added after the noise, outside clipping and dividing: it depends on the model alone and on no
-row, so each step stays a post-processing of the noisy gradient and costs no privacy. Inside the per-row gradients it
-would be clipped with them and be sampled as often as rows are, so that an empty batch would not be pulled at all.
+Under DP-SGD the gradient of the penalty is added after the noise, without clipping and dividing. It depends on the
+model and on no row, so each step stays a post-processing of the noisy gradient and costs no privacy. As part of the
+per-row gradients it would be clipped with them and sampled with the rows, and an empty batch would not have it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class FedProx(FedAvg):
 
 
 def require_stable_pull(mu: float, learning_rate: float, momentum: float) -> None:
-    """Raise `AlgorithmError` where SGD's steps along the pull alone would grow without end.
+    """Raise `AlgorithmError` when SGD's steps along the penalty alone would diverge.
 
     On mu / 2 * |w - w_t|^2 a step multiplies the distance by 1 - learning_rate * mu; with momentum the iteration is
     stable below 2 * (1 + momentum) (Polyak 1964).
@@ -48,6 +48,6 @@ def require_stable_pull(mu: float, learning_rate: float, momentum: float) -> Non
     most = 2 * (1 + momentum)
     if learning_rate * mu >= most:
         raise AlgorithmError(
-            f"fedprox: at learning rate {learning_rate:g} a pull of mu {mu:g} overshoots further with every step; "
+            f"fedprox: at learning rate {learning_rate:g} mu {mu:g} diverges: every step overshoots further; "
             f"expected mu below {most / learning_rate:.3g}"
         )

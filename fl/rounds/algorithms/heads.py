@@ -1,4 +1,4 @@
-"""Personal heads: the lower layers are shared and averaged, the last ones stay at their bank.
+"""Personal heads (FedPer): the lower layers are shared and averaged, the last layers stay at their bank.
 
     each bank k:  (base, head_k) = LocalTraining(base_t, head_k)        both are trained together
     base_(t+1) = base_t + mean over k of (base - base_t)                head_k never leaves bank k
@@ -6,9 +6,9 @@
 Source: Arivazhagan, Aggarwal, Singh, Choudhary, "Federated Learning with Personalization Layers" (FedPer),
 arXiv 1912.00818, Algorithms 1 and 2.
 
-A bank scores its customers with the shared layers and its own head. The vector that is sent is shorter by the head.
-Under differential privacy the head is trained by the same noisy steps and released to nobody, so it costs nothing more;
-the epsilon speaks of what left the bank. A bank that joins late begins with the first model's head.
+A bank scores its customers with the shared layers and its own head. The head is not part of the vector that is sent.
+Under differential privacy the same noisy steps train the head. It is not released, so it costs no more; epsilon is
+about what left the bank. A bank that joins late begins with the first model's head.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Heads(FedAvg):
         except ModelError as fault:
             raise AlgorithmError(f"heads: {fault}") from fault
         if not shared.any():
-            raise AlgorithmError(f"heads: with {', '.join(self.head)} at the banks nothing is left to share")
+            raise AlgorithmError(f"heads: with {', '.join(self.head)} at the banks, no layer is left to share")
 
     def trains_from(self, state: State, seat: Seat) -> Vector:
         return self.scores_with(state, seat.bank)

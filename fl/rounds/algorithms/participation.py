@@ -1,14 +1,14 @@
-"""Which banks take part in a round, and what happens when banks vanish.
+"""Decide which banks take part in a round, and simulate banks that vanish.
 
-- `Everyone` and `Sampled` are timetables. A sample is drawn from the run's seed, which is public, so it brings no
-  amplification into any epsilon: everybody knows who took part.
-- `Dropouts` is a simulation of banks that vanish. Before the roster closes a bank is left out, and nobody else notices.
-  After it, its masks are missing and the sum is noise: the key holder aborts, in writing, names the bank, and the
-  round is offered again without it, at most `retries` times.
+- `Everyone` and `Sampled` are timetables. A sample is drawn from the run's seed, which is public, so it amplifies
+  no epsilon: everybody knows which banks took part.
+- `Dropouts` is a simulation of banks that vanish. A bank that vanishes before the roster closes is left out, with
+  no effect on others. If it vanishes later, its masks are missing and the sum is noise: the key holder signs an abort
+  that names the bank, and the round is offered again without it, at most `retries` times.
 
-After an abort an update may enter a roster of identical members only, or the two sums could be differenced
-(`secagg.journal`). A retry has other members, hence whoever stayed trains afresh, with fresh noise, and pays for it;
-without differential privacy the same update may be sent again by opting in (`reuse`).
+After an abort, an update may enter only a roster of identical members: otherwise the difference of the two sums would
+reveal updates (`secagg.journal`). A retry has other members, so the remaining banks train again, with new noise, and
+record the spending. Without differential privacy, `reuse` allows them to send the same update again.
 
 Source: partial participation as in McMahan et al., AISTATS 2017 (C, the fraction of clients per round); dropouts before
 and after the roster as in docs/protocol.md.
@@ -58,7 +58,9 @@ class Sampled:
     def __post_init__(self) -> None:
         options.check(self, AlgorithmError, "participation: ")
         if self.least > self.banks:
-            raise AlgorithmError(f"participation: a quorum of {self.least} needs as many banks, got {self.banks}")
+            raise AlgorithmError(
+                f"participation: expected at least as many banks as the quorum of {self.least}, got {self.banks}"
+            )
 
     @property
     def largest(self) -> int:

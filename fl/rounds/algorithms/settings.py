@@ -1,4 +1,4 @@
-"""From a configuration to an algorithm: the `[algorithm]` and `[participation]` tables of config.toml.
+"""Build an algorithm from a configuration: the `[algorithm]` and `[participation]` tables of config.toml.
 
 What it does: refuses options that belong to another algorithm, fills in defaults, builds the value that
 `fl.rounds.play` plays.
@@ -38,7 +38,7 @@ class AlgorithmSettings:
     """
 
     name: AlgorithmName = "fedavg"
-    mu: Annotated[float | None, options.MU] = None  # fedprox: weight of the pull back to the global model
+    mu: Annotated[float | None, options.MU] = None  # fedprox: weight of the penalty on the distance to the global model
     server_lr: Annotated[float | None, options.SERVER_LR] = None  # fedadam: step of the server; fedbuff: a factor
     beta1: Annotated[float | None, options.BETA] = None  # fedadam: decay of the mean
     beta2: Annotated[float | None, options.BETA] = None  # fedadam: decay of the squares
@@ -46,7 +46,7 @@ class AlgorithmSettings:
     head: Annotated[str | None, options.LAYERS] = None  # heads: layers that stay at their bank, as "hidden2,logit"
     buffer: Annotated[int | None, options.BUFFER] = None  # fedbuff: joins at which a round closes
     max_weight: Annotated[int | None, options.MAX_WEIGHT] = None  # fedbuff: weight of an update that is not stale
-    durations: str | None = None  # fedbuff: ticks that banks train, as "1,2,5", over and over
+    durations: str | None = None  # fedbuff: ticks that banks train, as in "1,2,5", repeated over the banks
 
     def __post_init__(self) -> None:
         options.check(self, AlgorithmError, "algorithm: ")
@@ -69,12 +69,12 @@ class AlgorithmSettings:
 
 @dataclass(frozen=True)
 class ParticipationSettings:
-    """Who takes part, and which accidents are simulated. None as a table: everybody, always."""
+    """The banks that take part, and simulated dropouts. None instead of this table: all banks in every round."""
 
     fraction: Annotated[float, options.FRACTION] = 1.0  # of the banks, drawn anew for every round
     quorum: Annotated[int, options.QUORUM] = options.LEAST_BANKS  # fewest members of a roster
-    vanish_before: Annotated[float, options.PROBABILITY] = 0.0  # of a bank vanishing before its roster closes
-    vanish_after: Annotated[float, options.PROBABILITY] = 0.0  # and after it
+    vanish_before: Annotated[float, options.PROBABILITY] = 0.0  # that a bank vanishes before its roster closes
+    vanish_after: Annotated[float, options.PROBABILITY] = 0.0  # that a bank vanishes after it
     retries: Annotated[int, options.RETRIES] = 2  # of a round that was lost
     reuse: bool = False  # send the same update again in a retry; without differential privacy only
 
@@ -85,7 +85,7 @@ class ParticipationSettings:
 def algorithm_of(
     settings: AlgorithmSettings, participation: ParticipationSettings | None, *, banks: int, model: Layout, seed: int
 ) -> FedAvg:
-    """The algorithm that the settings ask for, with `banks` banks and a model of layout `model`.
+    """The algorithm of the settings, with `banks` banks and a model of layout `model`.
 
     Raises `AlgorithmError` for options out of range or that do not fit each other.
     """
@@ -103,7 +103,9 @@ def algorithm_of(
 
 def _fedbuff(settings: AlgorithmSettings, participation: ParticipationSettings | None, banks: int) -> FedBuff:
     if participation is not None and participation.fraction != 1.0:
-        raise AlgorithmError("fedbuff: banks join when they have finished; no fraction of them is drawn")
+        raise AlgorithmError(
+            "fedbuff: banks join when they have finished, so no fraction of them is drawn: leave it out"
+        )
     ticks = settings.ticks()
     clock = Clock(
         tuple(ticks[i % len(ticks)] for i in range(banks)),
@@ -114,14 +116,14 @@ def _fedbuff(settings: AlgorithmSettings, participation: ParticipationSettings |
 
 
 def dropouts_of(settings: ParticipationSettings | None, *, seed: int) -> Dropouts:
-    """The simulated accidents that the settings ask for; none where there are no settings."""
+    """The simulated dropouts of the settings; none without settings."""
     if settings is None:
         return Dropouts()
     return Dropouts(settings.vanish_before, settings.vanish_after, settings.retries, settings.reuse, seed)
 
 
 def quorum_of(settings: ParticipationSettings | None, timetable: Timetable) -> int:
-    """Fewest members of a roster: all seats where nothing else was asked for."""
+    """Fewest members of a roster: all seats without settings."""
     return timetable.largest if settings is None else settings.quorum
 
 

@@ -1,8 +1,8 @@
-"""What every algorithm is made of: the state between two rounds, a bank's seat in a round, and what a round released.
+"""Types of all algorithms: the state between two rounds, a bank's seat in a round, and the released average.
 
-An algorithm (`fl.rounds.algorithms.fedavg.FedAvg` and what derives from it) is a value without state of its own: it
-begins a `State`, and turns a state and what a round released into the next one. All that a run carries from round to
-round is in the state, hence in the checkpoint, so that a resumed run continues bit for bit.
+An algorithm (`fl.rounds.algorithms.fedavg.FedAvg` and its subclasses) is a value without state: it makes the first
+`State`, and makes the next one from a state and a released average. All that a run keeps from round to round is in the
+state, hence in the checkpoint, so that a resumed run continues bit for bit.
 
 Style: `init` and `apply` of google/fedjax, with the server's aggregation taken out: here it is an encrypted sum.
 """
@@ -23,7 +23,7 @@ Vector = NDArray[np.float32]
 class State:
     """A run between two rounds.
 
-    `model`: float32[length], what all banks hold alike. `memory`: the algorithm's own arrays by name, float32 or
+    `model`: float32[length], the same at all banks. `memory`: the algorithm's own arrays by name, float32 or
     float64.
     """
 
@@ -33,7 +33,7 @@ class State:
 
 @dataclass(frozen=True)
 class Seat:
-    """One bank's part in a round: it trained from the model that round `base` left, and weighs `weight`."""
+    """One bank's part in a round: it trained from the model after round `base`, and has the weight `weight`."""
 
     bank: int  # position among the run's banks
     base: int  # number of a round; 0: the first model
@@ -42,10 +42,10 @@ class Seat:
 
 @dataclass(frozen=True)
 class ReleasedAverage:
-    """What a round made known to all its members.
+    """The released result of a round, which all its members know.
 
-    `average`: float64[length], sum(weight * update) / total_weight, 0 where nothing travelled. `sent`: bool[length],
-    which coordinates travelled. `total_weight`: over all contributors.
+    `average`: float64[length], sum(weight * update) / total_weight, 0 where nothing was sent. `sent`: bool[length],
+    the coordinates that were sent. `total_weight`: over all contributors.
     """
 
     number: int
@@ -56,24 +56,24 @@ class ReleasedAverage:
 
 
 class Timetable(Protocol):
-    """Who trains when, known to everybody in advance: a function of public settings alone."""
+    """The banks that train in each round. It is a function of public settings, so all know it in advance."""
 
     @property
     def largest(self) -> int:
         """Most seats that a round can have."""
 
     def seats(self, number: int) -> tuple[Seat, ...]:
-        """Who is to join round `number`, ascending by bank."""
+        """The seats of round `number`, ascending by bank."""
 
     def starting(self, number: int, *, resumed: bool = False) -> tuple[int, ...]:
         """Banks that begin a training when round `number` is offered.
 
-        `resumed`: the process that held all trainings under way is gone, and they are begun anew.
+        `resumed`: the process with the unfinished trainings has ended, and they begin again.
         """
 
 
 def trainings(timetable: Timetable, rounds: int) -> int:
-    """Most trainings that any bank begins in `rounds` rounds: what a lifelong budget is calibrated to."""
+    """Most trainings that any bank begins in `rounds` rounds. The noise for the lifelong budget is calibrated to it."""
     begun: dict[int, int] = {}
     for number in range(1, rounds + 1):
         for bank in timetable.starting(number):
