@@ -361,7 +361,7 @@ def test_banks_that_vanish_are_named_in_the_metrics(tmp_path: Path) -> None:
         (["--algorithm", "fedbuff", "--fraction", "0.5"], "no fraction of them is drawn"),
         (["--algorithm", "fedbuff", "--option", "buffer=9"], "cannot be filled by 4 banks"),
         (["--option", "layers=hidden1/hiden2"], "no layers hiden2"),
-        (["--vanish-after", "0.1", "--option", "reuse_updates=true", "--epsilon", "3"], "trains afresh"),
+        (["--vanish-after", "0.1", "--option", "reuse_updates=true", "--epsilon", "3"], "a retry trains again"),
         (["--unit", "client", "--no-shared-statistics", "--fraction", "0.8"], "one roster of all banks"),
         (["--unit", "client", "--no-shared-statistics", "--option", "bits=1:8"], "one vector and one grid"),
         (["--unit", "client", "--no-shared-statistics", "--option", "bank_seconds=60"], "bits and noise together"),

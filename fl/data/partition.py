@@ -140,7 +140,7 @@ def _customers(path: Path, column: str, schema: Schema) -> dict[str, str]:
             raise PartitionError(f"{path}: row {row}: expected a bank of {customer!r} in {column}, got an empty cell")
         if assigned.setdefault(customer, bank) != bank:
             raise PartitionError(
-                f"{path}: row {row}: customer {customer!r} expected one bank, got {bank!r} here and "
+                f"{path}: row {row}: expected one bank of {customer!r}, got {bank!r} here and "
                 f"{assigned[customer]!r} in a row above; keep one"
             )
     return assigned

@@ -26,7 +26,7 @@ from fl.runs.folder import read_config, read_object
 from fl.runs.scoring import ScoredRows, TrainedModel, load_model, score_file, score_frame
 
 StringPath = str | os.PathLike[str]
-Progress = Callable[[str, int, int], None]  # what is being done, how much of it is finished, of how much
+Progress = Callable[[str, int, int], None]  # (activity, finished steps, all steps)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def train(
 
 
 def start(config: RunConfig, run_dir: StringPath | None = None, progress: Progress | None = None) -> Run:
-    """`train` with a configuration that is ready."""
+    """`train` with a complete configuration."""
     return _finish(Experiment.start(config, _fresh_folder(run_dir)), progress)
 
 
@@ -176,7 +176,7 @@ def load(folder: StringPath) -> Run:
 
 
 def _finish(experiment: Experiment, progress: Progress | None) -> Run:
-    """Play the rounds and baselines of `experiment` that are left, and write its result."""
+    """Play the remaining rounds and baselines of `experiment`, and write its result."""
     tell: Progress = progress or (lambda what, done, total: None)
     _play_rounds(experiment, tell)
     names = experiment.baseline_names()

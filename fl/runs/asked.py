@@ -1,9 +1,9 @@
-"""From the options that a person gives to the configuration of a run.
+"""Build the configuration of a run from the options that a person gives.
 
-What it does: `configuration` puts each given option into its place (`fl.runs.train_options`) of a configuration to
-start from: that of a file, or the defaults that suit the privacy that was asked for (`fl.runs.styles`).
+What it does: `configuration` sets each given option (`fl.runs.train_options`) in a base configuration: that of a file,
+or the defaults for the requested privacy (`fl.runs.styles`).
 
-What it leaves to others: ranges (each settings class checks its own), and what contradicts the data.
+What it leaves to others: ranges (each settings class checks its own), and settings that contradict the data.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from fl.runs.train_options import TRAIN_OPTIONS, flag
 
 
 def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
-    """The configuration of a run with the options `given`; None as a value is an option left out.
+    """The configuration of a run with the options `given`. An option whose value is None counts as not given.
 
-    `base`: the configuration that they change, as of an earlier run. What that run calibrated is left out, since a run
-    calibrates its noise when it starts. Raises `OptionError` for an unknown option or a value out of its range, and a
-    subclass of `FederationError` for options that contradict each other.
+    `base`: the configuration that they change, such as that of an earlier run. Its calibrated noise is left out,
+    because a run calibrates its noise when it starts. Raises `OptionError` for an unknown option or a value out of its
+    range, and a subclass of `FederationError` for options that contradict each other.
     """
     asked = _read(given)
     if "value_bits" in asked and "bits" in asked:
-        raise OptionError(f"{flag('bits')} is a schedule of {flag('value_bits')}: give one of them")
+        raise OptionError(f"{flag('bits')} and {flag('value_bits')} both set the bits of a value: give one of them")
     privacy = _privacy(asked, base)
     start = _defaults(privacy) if base is None else _in_style_of(base, privacy)
     values = _by_table(asked)
@@ -56,20 +56,21 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
 
 
 def refuse_beside_no_dp(given: Collection[str]) -> None:
-    """Refuse options that only a private run has when no privacy is wanted.
+    """Refuse options of differential privacy together with `no_dp`.
 
-    `given`: names of the options that were given. Whoever names a budget expects it to be kept. Raises `BudgetError`.
+    They are not ignored, because a person who sets a budget expects it to be kept. `given`: names of the given options.
+    Raises `BudgetError`.
     """
     for name, option in TRAIN_OPTIONS.items():
         if option.only_private and name in given:
             raise BudgetError(
-                f"--no-dp trains without differential privacy, and {flag(name)} says how much of it there is, or how "
-                "it is spent: leave out one of the two"
+                f"--no-dp trains without differential privacy, and {flag(name)} is a setting of differential privacy: "
+                "leave out one of the two"
             )
 
 
 def _read(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that have a value, checked, with absolute paths, so that a run resumes from elsewhere."""
+    """The options with a value, checked, with absolute paths, so that a run can be resumed from another folder."""
     asked = {}
     for name, value in given.items():
         if name not in TRAIN_OPTIONS:
@@ -92,30 +93,30 @@ def _read(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(path: str) -> str:
-    """A file's absolute path; the name of a shipped thing stays as it is."""
+    """The absolute path of a file; the name of embedded data or a shipped schema is not changed."""
     return str(Path(path).resolve()) if Path(path).exists() else path
 
 
 def _by_table(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Values of fields by table of the configuration; "": fields that stand in no table."""
+    """Values of fields by table of the configuration; "" for fields outside tables."""
     values: dict[str, dict[str, Any]] = {}
     for name, value in asked.items():
         for place in TRAIN_OPTIONS[name].places:
             table, _, field = place.rpartition(".")
-            if place != "with_baselines":  # what --no-baselines says of it is the contrary
+            if place != "with_baselines":  # --no-baselines negates it
                 values.setdefault(table, {})[field] = value
     return values
 
 
 def _privacy(asked: Mapping[str, Any], base: RunConfig | None) -> PrivacySettings | None:
-    """The privacy that decides the style; None: without. A budget that is named turns on what the file leaves out."""
+    """The privacy that decides the style; None: without. An option of privacy turns it on where `base` has none."""
     was_private = base is None or base.privacy is not None
     if asked.get("no_dp", not (was_private or "epsilon" in asked)):
         refuse_beside_no_dp(asked)
         return None
     start = PrivacySettings() if base is None or base.privacy is None else base.privacy
     deciding = {name: asked[name] for name in ("unit", "noise") if name in asked}
-    # Calibrated when a run starts, so never those of another run.
+    # Calibrated when a run starts, so values of another run are not used.
     return replace(start, noise_multiplier=None, share_variance=None, share_pieces=None, learning_rate=None, **deciding)
 
 
@@ -134,7 +135,7 @@ def _defaults(privacy: PrivacySettings | None) -> RunConfig:
 
 
 def _in_style_of(base: RunConfig, privacy: PrivacySettings | None) -> RunConfig:
-    """`base` with `privacy`; values at the defaults of its old style move to those of the new one, others stay."""
+    """`base` with `privacy`; values that equal defaults of its old style become those of the new one."""
     before, after = _defaults(base.privacy), _defaults(privacy)
     statistics = None
     if base.statistics is not None:
@@ -172,7 +173,7 @@ def _statistics(asked: Mapping[str, Any], start: RunConfig, values: Mapping[str,
 
 
 def _algorithm(start: RunConfig, values: Mapping[str, Any]) -> AlgorithmSettings:
-    """Another algorithm begins with its own defaults."""
+    """The algorithm. If `values` name another one than `start` has, it begins with its own defaults."""
     same = values.get("name", start.algorithm.name) == start.algorithm.name
     return replace(start.algorithm, **values) if same else AlgorithmSettings(**values)
 
@@ -180,7 +181,7 @@ def _algorithm(start: RunConfig, values: Mapping[str, Any]) -> AlgorithmSettings
 def _participation(
     asked: Mapping[str, Any], start: RunConfig, values: Mapping[str, Any]
 ) -> ParticipationSettings | None:
-    """None where every bank is in every round."""
+    """The participation; None where every bank is in every round."""
     settings = replace(start.participation or ParticipationSettings(), **values)
     if settings.fraction == 1.0 and not settings.vanish_before and not settings.vanish_after:
         if "quorum" in asked or asked.get("reuse_updates"):

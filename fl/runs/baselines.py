@@ -1,21 +1,21 @@
-"""What federated training is compared with, on the same rows and the same test days.
+"""Train the baselines of federated training, on the same rows and the same test days.
 
 - `alone`: each bank trains on its own rows, and its model scores its own customers.
 - `pooled`: one model on all banks' rows in one place, with the features each bank computed from its own
   rows.
-- `pooled_global`: the same, with features computed over all banks' transactions: what sharing features is
-  worth.
+- `pooled_global`: the same, with features computed over all banks' transactions: the value of sharing
+  features.
 - `pooled_with_statistics`: pooled rows with the federated run's own columns, shared statistics among them.
-- `plain`: the federated schedule again, averaged in plain sight; under differential privacy with noise of
-  its own.
-- `plain_without_privacy`: the same in plain sight without differential privacy, when the run has it: what
-  privacy costs.
+- `plain`: the federated schedule again, averaged without encryption; under differential privacy with new
+  noise.
+- `plain_without_privacy`: the same without encryption and without differential privacy, when the run has
+  it: the cost of privacy.
 
 `alone` and both `pooled` train without differential privacy: a bank's own model does not leave it, and pooled
 data has already left. They make as many passes over the rows as the federated run without privacy does.
 
-All of them are **evaluation only**. They read the same rows outside any budget, are in no ledger and in no
-epsilon, and would not be run where the promise of the epsilon is to be kept (`train --no-baselines`).
+All of them are **evaluation only**. They read the same rows outside any budget and ledger, and no epsilon covers
+them. Leave them out where the promise of the epsilon must be kept (`train --no-baselines`).
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def baselines(
     device: torch.device,
     play: Callable[[Schedule], Sequence[nn.Module]],
 ) -> dict[str, Baseline]:
-    """The baselines of a run by name, each a function that trains and measures it.
+    """The baselines of a run by name, as functions that train and measure them.
 
     `local`: `federation` with bank-local features only, the same object where nothing is shared. `shared_features`:
-    makes the pooled table whose features look at all banks' rows. `federated`: the run's own schedule.
+    makes the pooled table with features over all banks' rows. `federated`: the run's own schedule.
     `without_privacy`: the schedule without differential privacy; equal to `federated` when the run has none. `play`:
-    the run's own algorithm in plain sight, one model per bank.
+    the run's own algorithm without encryption, one model per bank.
     """
     banks = federation.banks
 
@@ -67,7 +67,7 @@ def baselines(
 
 
 def alone(banks: Sequence[BankData], schedule: Schedule, device: torch.device) -> Evaluation:
-    """Each bank for itself: its own model from its own rows, measured on its own customers."""
+    """Each bank alone: a model from its own rows, measured on its own customers."""
     models = [_train_centrally(bank, schedule, device) for bank in banks]
     return evaluate(banks, models, device)
 
@@ -78,7 +78,7 @@ def pooled(banks: Sequence[BankData], everything: BankData, schedule: Schedule, 
 
 
 def _train_centrally(bank: BankData, schedule: Schedule, device: torch.device) -> nn.Module:
-    """As many passes as the rounds make together, without the interruptions."""
+    """Train without rounds, for as many passes as all rounds together."""
     model = schedule.first_model(bank.train.x.shape[1]).to(device)
     local = replace(schedule.local, epochs=schedule.rounds * schedule.local.epochs)
     train_seeded(model, bank.train, local, seed=derive_seed(schedule.seed, "batches", bank.name), device=device)

@@ -1,6 +1,6 @@
-"""The ledgers of a run: opens them, records releases of shared counts, and reports what was spent.
+"""Open the ledgers of a run, record releases of shared counts, and report the spent privacy budget.
 
-`bank_budgets` also prices one more round.
+`bank_budgets` also gives the cost of one more round.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, Mechanism, NoisyCou
 from fl.runs.config import PrivacySettings
 from fl.runs.folder import RunFolder, bank_names
 
-STATISTICS_ROUND = 0  # what a ledger calls the round in which counts were shared
+STATISTICS_ROUND = 0  # number of the release of counts in a ledger
 
 NOT_COVERED = (
     "a row's influence on the features of other rows",
@@ -45,7 +45,7 @@ WITHOUT_PRIVACY: dict[str, Any] = {
 
 
 def ledgers_folder(run: Path, privacy: PrivacySettings) -> Path:
-    """Where the banks' ledgers of the run in `run` are."""
+    """Folder of the banks' ledgers of the run in `run`."""
     return Path(privacy.budget_dir) if privacy.budget_dir else run / "budget"
 
 
@@ -55,9 +55,10 @@ def open_ledgers(folder: Path, privacy: PrivacySettings, banks: Iterable[str]) -
 
 @dataclass(frozen=True)
 class CountsPayment:
-    """The banks' ledgers, as a run's release of counts sees them (`fl.counts.release.Payment`).
+    """The banks' ledgers as `fl.counts.release.Payment`, for a run's release of counts.
 
-    A payment is known by what it paid for: the run's name in a ledger is the name of every copy of its folder as well.
+    A payment is identified by the release that it paid for. The name of the run would not do: copies of a run's folder
+    have the same name.
     """
 
     ledgers: Mapping[str, BudgetLedger]
@@ -82,12 +83,12 @@ class CountsPayment:
             if not self._holds(ledger, release):
                 raise BudgetLedgerError(
                     f"{ledger.path}: {bank} took part in this run's release of counts, and its ledger does not hold "
-                    "it: an older copy was put back, or the ledger is gone. Restore the one that paid: without it "
-                    "nobody knows what was spent"
+                    "it: the ledger was lost or replaced by an older copy. Restore the ledger that recorded it: "
+                    "without it, the spending of the bank is unknown"
                 )
 
     def _holds(self, ledger: BudgetLedger, release: str | None) -> bool:
-        """`release` None: totals of an earlier version, which are there and are not released again."""
+        """`release` None: totals of an earlier version, which exist and are not released again."""
         return any(
             spend.mechanism == self.entry and spend.bound_to == release and (release is not None or self._named(spend))
             for spend in ledger.spends()
@@ -98,14 +99,14 @@ class CountsPayment:
 
 
 def trainings_paid(ledger: BudgetLedger, run: str) -> int:
-    """Trainings of `run` that the ledger has recorded, finished or not."""
+    """Number of trainings of `run` in the ledger, finished or not."""
     return sum(spend.run == run and spend.round != STATISTICS_ROUND for spend in ledger.spends())
 
 
 def require_paid(ledgers: Mapping[str, BudgetLedger], run: str, records: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse to go on when a ledger holds fewer trainings of `run` than its bank has shown in finished rounds.
+    """Refuse to continue when a ledger holds fewer trainings of `run` than its bank has in finished rounds.
 
-    Such a ledger is an older copy, or another ledger than the one that paid. Raises `BudgetLedgerError`.
+    Such a ledger is an older copy, or another one than the ledger that recorded them. Raises `BudgetLedgerError`.
     """
     for bank, ledger in ledgers.items():
         shown = sum(bank in record["members"] for record in records)
@@ -113,18 +114,18 @@ def require_paid(ledgers: Mapping[str, BudgetLedger], run: str, records: Sequenc
         if paid < shown:
             raise BudgetLedgerError(
                 f"{ledger.path}: {bank} took part in {shown} finished rounds of this run, and its ledger holds {paid}: "
-                "an older copy was put back, or the ledger is gone. Restore the one that paid: without it nobody knows "
-                "what was spent"
+                "the ledger was lost or replaced by an older copy. Restore the ledger that recorded them: without it, "
+                "the spending of the bank is unknown"
             )
 
 
 def dearest(ledgers: Mapping[str, BudgetLedger]) -> Reckoned:
-    """What the bank that has spent most has spent, over all runs that its ledger knows of."""
+    """The spending of the bank that has spent most, over all runs in its ledger."""
     return max((ledger.reckoned() for ledger in ledgers.values()), key=lambda each: each.epsilon)
 
 
 def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, BudgetLedger]) -> dict[str, Any]:
-    """What was spent in all runs these ledgers know of."""
+    """The spending in all runs of these ledgers, as JSON."""
     if privacy is None:
         return WITHOUT_PRIVACY
     spent, accountant = dearest(ledgers)
@@ -169,10 +170,10 @@ class BankBudget:
     limit: float
     delta: float
     spent: float
-    accountant: str  # that counted `spent`
+    accountant: str  # accountant that computed `spent`
     by_kind: dict[str, float]  # unit -> epsilon of that part alone; the parts do not add up to the whole
     releases: int  # lines in the ledger
-    next_round: float  # what one more round like the run's last would add
+    next_round: float  # epsilon that one more round like the run's last would add
     affordable: bool
 
     @property
@@ -199,7 +200,7 @@ def bank_budgets(run: Path) -> list[BankBudget]:
     for bank in banks:
         path = ledger_path(where, bank)
         if not path.exists():
-            raise RunFolderError(f"{path}: the ledger of {bank} is not there yet: this run has spent nothing")
+            raise RunFolderError(f"{path}: expected the ledger of {bank}, found none: this run has spent nothing yet")
         limit = read_ledger(path, bank).epsilon_limit
         history = BudgetLedger(path, bank, min(limit, privacy.epsilon), privacy.delta).history()
         following: list[Entry] = [*history, _next_of(history, privacy)]
@@ -223,10 +224,10 @@ def bank_budgets(run: Path) -> list[BankBudget]:
 
 
 def _next_of(history: list[Entry], privacy: PrivacySettings) -> Entry:
-    """One more round as the run plays them: its own noise, or what it last released where the noise is shared."""
+    """The cost of one more round: with the run's own noise, or that of its last release where noise is shared."""
     if privacy.unit == "row" and privacy.noise_multiplier is not None:
         return Mechanism(privacy.sample_rate, privacy.noise_multiplier, privacy.steps)
     rounds = [entry for entry in history if not isinstance(entry, NoisyCounts)]
     if not rounds:
-        raise BudgetError("no round was paid for yet: the price of the next one is not decided")
+        raise BudgetError("no round is recorded yet, so the cost of the next one is unknown: play a round first")
     return rounds[-1]

@@ -1,4 +1,4 @@
-"""What a run is asked to do: its settings with their defaults, and the TOML that keeps them."""
+"""The settings of a run with their defaults, and their TOML form, config.toml."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
 from fl.toml import filled, literal, parsed
 
-# Of the clip: steps in which averages enter a model, encrypted or not. Not a power of two: means of float32 lie on such
-# grids themselves, and many of them would be ties.
+# Grid of averages, as a share of the clip, encrypted or not. Not a power of two: means of float32 lie on such grids,
+# and many of them would be ties in rounding.
 APPLIED_GRID = 1e-6
 
-BY_NOISE = 0.0  # a learning rate that is chosen when the noise is calibrated: `PrivacySettings.learning_rate`
+BY_NOISE = (
+    0.0  # stands for a learning rate that is chosen when the noise is calibrated: `PrivacySettings.learning_rate`
+)
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which transactions, which banks, which days."""
+    """Transactions, banks and test windows of a run."""
 
-    source: Annotated[str, options.FILE] = "simulated"  # or a path's path
+    source: Annotated[str, options.FILE] = "simulated"  # or the path of a file
     schema: Annotated[str | None, options.FILE] = None
     partition: str | None = None
     clients: Annotated[int | None, options.RANDOM_BANKS] = None
@@ -38,15 +40,15 @@ class DataSettings:
 
     @property
     def random_banks(self) -> int | None:
-        """Number of random banks to make; None for generated data, which comes with banks of its own."""
+        """Number of random banks to make; None for generated data, which has its own banks."""
         return None if self.source == "simulated" else self.clients
 
 
 @dataclass(frozen=True)
 class PrivacySettings:
-    """The budget of every bank and the noisy steps it is spent on. All of it is public."""
+    """The budget of every bank and the noisy steps that it is spent on. All of it is public."""
 
-    epsilon: Annotated[float, options.EPSILON] = 3.0  # for everything ever recorded in a bank's ledger
+    epsilon: Annotated[float, options.EPSILON] = 3.0  # for all runs in a bank's ledger
     delta: Annotated[float, options.DELTA] = 1e-5
     sample_rate: Annotated[float, options.SAMPLE_RATE] = 0.25  # probability of a row being in a batch
     steps: Annotated[int, options.STEPS] = 10  # noisy steps per round
@@ -54,10 +56,10 @@ class PrivacySettings:
     expected_batch: Annotated[float, options.EXPECTED_BATCH] = 2048.0  # rows: the public divisor
     budget_dir: Annotated[str | None, options.FOLDER] = None  # of the banks' ledgers; None: in the run folder
     noise_multiplier: Annotated[float | None, options.NOISE_MULTIPLIER] = None  # calibrated when the run starts, kept
-    unit: Literal["row", "client"] = "row"  # what one epsilon is about
+    unit: Literal["row", "client"] = "row"  # what epsilon protects
     update_norm: Annotated[float, options.UPDATE_NORM] = 1.0  # L2 bound of a bank's update; unit client only
     noise: Literal["own", "shared"] = "own"  # each bank's own, or shares of one noise inside the encrypted sum
-    colluders: Annotated[int, options.BANKS] = 1  # t, the observing one included; unit client and shared noise only
+    colluders: Annotated[int, options.BANKS] = 1  # t, including the observing bank; unit client and shared noise only
     share_variance: Annotated[float | None, options.SHARE_VARIANCE] = None  # of a share, as noise_multiplier
     share_pieces: Annotated[int | None, options.SHARE_PIECES] = None  # draws that make one share; shared noise only
     # Calibrated to the noise where training asks for that; shared noise only.
@@ -69,7 +71,7 @@ class PrivacySettings:
 
 @dataclass(frozen=True)
 class AggregationSettings:
-    """How updates become one."""
+    """How updates are averaged."""
 
     mode: Literal["encrypted", "plain"] = "encrypted"
     clip: Annotated[float, options.CLIP] = 1.0  # of every coordinate of an update
@@ -82,7 +84,7 @@ class AggregationSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The network, and the public guess of the fraud share that its first output stands for."""
+    """The network, and the public guess of the fraud share that its first output equals."""
 
     dropout: Annotated[float, options.DROPOUT]
     prior: Annotated[float, options.PRIOR]
@@ -107,7 +109,7 @@ class RunConfig:
     privacy: PrivacySettings | None  # None: --no-dp
     baseline_model: ModelSettings
     baseline_training: LocalTraining  # of the baselines that need no privacy
-    statistics: StatisticsSettings | None = None  # None: nothing but updates is shared
+    statistics: StatisticsSettings | None = None  # None: no counts are shared
     algorithm: AlgorithmSettings = AlgorithmSettings()  # noqa: RUF009 - frozen
     participation: ParticipationSettings | None = None  # None: every bank in every round
     compression: CompressionSettings | None = None  # None: the same bits and all layers in every round
@@ -122,7 +124,7 @@ class RunConfig:
 
 
 def config_to_toml(config: RunConfig) -> str:
-    """`config` as TOML; a None is left out."""
+    """`config` as TOML; a None is left out of it."""
     scalars, tables = [], []
     for name, value in asdict(config).items():
         if isinstance(value, dict):
@@ -134,7 +136,7 @@ def config_to_toml(config: RunConfig) -> str:
 
 
 def config_from_toml(text: str) -> RunConfig:
-    """The inverse of `config_to_toml`. Raises `RunFolderError` naming an absent or unknown key."""
+    """The inverse of `config_to_toml`. Raises `RunFolderError` naming a missing or unknown key."""
     tables: dict[str, type] = {
         "data": DataSettings,
         "model": ModelSettings,

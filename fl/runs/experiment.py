@@ -1,11 +1,11 @@
-"""One run from its configuration to its figures: data, budget, rounds, model, baselines, result.
+"""Carry out one run from its configuration to its metrics: data, budget, rounds, model, baselines, result.
 
-What it does: puts the parts together in the order that the promises need, and keeps a run folder so that a
-run killed at any moment continues.
+What it does: calls the parts in the order that the privacy promise needs, and keeps a run folder, so that a run that
+was killed at any moment can continue.
 
-On continuing: without differential privacy the result is that of an uninterrupted run, bit for bit. With
-it, a round that was paid for and did not finish is lost: the noise was calibrated to so many rounds and no
-more, so the run ends that many rounds earlier (`rounds_lost`), within its budget.
+A run that continues without differential privacy has the result of an uninterrupted run, bit for bit. With it, a round
+whose spending was recorded and that did not finish is lost: the noise was calibrated to a number of rounds, so the run
+ends with fewer rounds (`rounds_lost`), within its budget.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ class Experiment:
 
     @property
     def rounds_lost(self) -> int:
-        """Rounds that were asked for and will not be played: paid for, interrupted, and not repeated."""
+        """Requested rounds that will not be played: their spending was recorded, and they were interrupted."""
         return self.config.rounds - self.schedule.rounds
 
     @classmethod
     def start(cls, config: RunConfig, path: Path) -> Experiment:
-        """Read the data, refuse what cannot work before anything is spent, and make the run folder."""
+        """Read the data, refuse impossible settings before any spending, and make the run folder."""
         pick_device(config.device)
         refuse_used(path)
         source = read_source(config.data, config.seed)
@@ -109,18 +109,20 @@ class Experiment:
         federation = federation_of(source)
         if json.loads(json.dumps(federation.description)) != folder.read_json("manifest.json")["data"]:
             raise RunFolderError(
-                f"{path}: the data, schema or partition is no longer what manifest.json says: the rounds "
-                "would not fit together"
+                f"{path}: expected the data, schema and partition of manifest.json, got changed ones: "
+                "restore them, or start a new run"
             )
         choice = None
         if folder.config.resources is not None:
             if not (chosen := folder.read_json("resources.json")):
-                raise RunFolderError(f"{path} has no resources.json: the run never got under way; start it anew")
+                raise RunFolderError(
+                    f"{path} has no resources.json: the run ended before its first round; start it again"
+                )
             choice = ResourceChoice.from_json(chosen)
         return cls(folder, RunPlan(folder.config, source, choice), federation)
 
     def rounds(self, progress: Progress | None = None) -> Iterator[RoundRecord]:
-        """Play the rounds that are left; each is on disk when it is yielded. Then write the model and its figures."""
+        """Play the remaining rounds; each is on disk when it is yielded. Then write the model and its metrics."""
         with self.folder.alone():
             self.folder.drop_interrupted(self.finished)
             if self._will_spend_here:
@@ -134,7 +136,7 @@ class Experiment:
                 self.finished, self._state = record.number, state
                 self._records.append({"round": record.number, **line})
                 yield record
-            # Lost attempts were paid for as well: the run may have ended before its last round.
+            # Lost attempts were recorded as spending, too: the run may have ended before its last round.
             self.schedule = replace(self.schedule, rounds=self.finished)
             self._require_a_round()
             self._finish()
@@ -162,7 +164,7 @@ class Experiment:
     def models(self) -> list[nn.Module]:
         """The model that each bank scores with after the last finished round.
 
-        The order is that of the federation's banks. It is one object where all banks hold the same.
+        The models have the order of the federation's banks. They are the same object if all banks have the same model.
         """
         rounds = self._rounds(self.schedule, self.plan.own_algorithm, self._in_plain_sight)
         return rounds.models(rounds.begin() if self._state is None else self._state)
@@ -174,7 +176,7 @@ class Experiment:
     def baselines(self) -> Iterator[str]:
         """Train and measure the baselines that are not finished.
 
-        Yields each one's name when its figures are on disk.
+        Yields the name of each when its metrics are on disk.
         """
         if not self.config.with_baselines:
             return
@@ -187,7 +189,7 @@ class Experiment:
                 yield name
 
     def result(self) -> dict[str, Any]:
-        """Everything `train --json` prints, also written to result.json."""
+        """The content of `train --json`, also written to result.json."""
         result = {
             "run_dir": str(self.folder.path),
             "device": self.config.device,
@@ -208,7 +210,7 @@ class Experiment:
         return result
 
     def _aggregation(self) -> Summation:
-        """How updates become one: in plain sight, encrypted, or encrypted with every bank's noise in the sum."""
+        """The function that averages updates: plain, encrypted, or encrypted with every bank's noise in the sum."""
         plan, settings = self.plan, self.config.aggregation
         if settings.mode == "plain":
             return self._in_plain_sight
@@ -222,8 +224,8 @@ class Experiment:
             max_weight=plan.algorithm.max_weight,
             engine=settings.engine,
             chunk=None if plan.choice is None else plan.choice.chunk,
-            # Each retry of a lost round trains from the same model again, with other members: whoever asks for retries
-            # accepts that many. Under differential privacy fresh noise covers them.
+            # Each retry of a lost round trains from the same model again, with other members. Without differential
+            # privacy, setting `retries` is the consent to so many; with it, new noise covers them.
             model_repeats=plan.dropouts.retries if self.config.privacy is None else None,
             device=None if self._device.type == "cpu" else str(self._device),
         )
@@ -241,7 +243,7 @@ class Experiment:
         )
 
     def _played_plainly(self, schedule: Schedule) -> list[nn.Module]:
-        """Each bank's model after the run's own algorithm in plain sight, with `schedule`; in no ledger."""
+        """Each bank's model after the run's own algorithm without encryption, with `schedule`; in no ledger."""
         plan, algorithm, aggregate = self.plan, self.plan.algorithm, self._in_plain_sight
         if schedule is self.schedule and plan.takes_joint_steps and plan.joint_noise is not None:
             algorithm, aggregate = plan.own_algorithm, partial(plan.joint_noise.average, engine=None)
@@ -252,11 +254,11 @@ class Experiment:
         return partial(plain_sum, clip=self.config.aggregation.clip)
 
     def _afford(self, banks: Sequence[str]) -> bool:
-        """Whether the noise, calibrated to so many trainings and no more, leaves each of these banks another."""
+        """Whether each of these banks has trained less often than the noise was calibrated to."""
         return all(trainings_paid(self.ledgers[bank], self.folder.run_id) < self.plan.trainings for bank in banks)
 
     def _share_statistics(self) -> None:
-        """The run's release of counts, made once, and its columns in every bank's rows."""
+        """Make the run's release of counts once, and add its columns to every bank's rows."""
         settings, sharing, source = self.config.statistics, self.plan.sharing, self.plan.source
         if settings is None or sharing is None or self._statistics is not None:
             return
@@ -276,13 +278,13 @@ class Experiment:
     def _require_a_round(self) -> None:
         if self.rounds_lost and self.schedule.rounds < 1:
             raise BudgetExhausted(
-                f"{self.folder.path}: every round was paid for and interrupted; the budget is spent and there is no "
-                "model"
+                f"{self.folder.path}: every round was recorded as spending and interrupted; the budget is spent and "
+                "there is no model: start a new run with a larger --epsilon"
             )
 
     @property
     def _will_spend_here(self) -> bool:
-        """Whether something remains to be released, and ledgers in this folder will record it."""
+        """Whether a release remains that ledgers in this folder will record."""
         privacy, unshared = self.config.privacy, self.config.statistics is not None and self._statistics is None
         if privacy is None or privacy.budget_dir is not None:
             return False
@@ -300,7 +302,7 @@ class Experiment:
         return {"epsilon": epsilon, "accountant": accountant}
 
     def _finish(self) -> None:
-        """Measure the final models and write what scoring needs: the common model, and each bank's own head."""
+        """Measure the final models and write the files for scoring: the common model, and each bank's own head."""
         banks, names = self.federation.banks, self.federation.feature_names
         figures = evaluate(banks, self.models(), self._device)
         self.folder.write_json("metrics.json", figures.as_json())
@@ -321,14 +323,13 @@ class Experiment:
                 head = self.plan.own_algorithm.scores_with(state, position)[own]
                 self.folder.write_head(bank.name, head)
         tensors = {name: tensor.numpy() for name, tensor in common.state_dict().items()}
-        # One entry, because safetensors writes several in an arbitrary order and equal runs leave equal
-        # files.
+        # One entry, because safetensors writes several in arbitrary order, and equal runs must leave equal files.
         content = save(tensors, {"about": json.dumps(about)})
         replace_durably(self.folder.path / "model.safetensors", content)
 
 
 def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """What aggregation cost over all rounds and banks, beside training."""
+    """Cost of aggregation over all rounds and banks, without training."""
     train = sum(record["train_seconds"] for record in records)
     aggregate = sum(record["aggregate_seconds"] for record in records)
     stages: dict[str, float] = {}
@@ -350,7 +351,7 @@ def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def over_limits(choice: ResourceChoice, record: RoundRecord) -> tuple[str, ...]:
-    """Banks that a round took longer than they can spare, measured here and at their own speed."""
+    """Banks whose time limit a round exceeded, measured on this machine and scaled by their speed."""
     sealing = sum(record.aggregate.stages.get(name, 0.0) for name in ("pack", "encrypt", "mask", "serialize"))
     late = []
     for bank in record.members:

@@ -1,21 +1,21 @@
-"""The folder that a run leaves: its configuration, versions, rounds, figures and model.
+"""Read and write the folder of a run: configuration, versions, rounds, metrics and model.
 
-    config.toml            what was asked; `--resume` reads it
+    config.toml            the configuration; `--resume` reads it
     manifest.json          versions, seeds, data and its SHA-256, git revision; no rows
     metrics.jsonl          one line per finished round
     checkpoint.safetensors the state after the last finished round: global model and the algorithm's memory
-    resources.json         what each bank's limits chose, where there are any
+    resources.json         values chosen by the banks' limits, where there are any
     baselines.json         figures of the baselines that are finished
-    budget/                the banks' privacy ledgers, unless they live elsewhere
+    budget/                the banks' privacy ledgers, unless --budget-dir names another folder
     statistics/            the released totals, and the banks' salt
     model.safetensors      the final model, its features, threshold and schema
-    heads/                 one file per bank with its own layers, where the algorithm leaves them there; a deployment
-                           has each at its bank and nowhere else
-    result.json            what `train --json` prints
+    heads/                 one file per bank with its own layers, where the algorithm has such layers; in a
+                           deployment each file is only at its bank
+    result.json            the output of `train --json`
 
-Every file but metrics.jsonl is replaced whole. A round's line is appended before its checkpoint; a line
-beyond the checkpoint belongs to a round that was interrupted and is dropped when the run goes on. The lock keeps two
-processes from continuing one run; reading takes no lock and writes nothing.
+Every file except metrics.jsonl is replaced as a whole. A round's line is appended before its checkpoint is written. A
+line beyond the checkpoint belongs to an interrupted round and is removed when the run continues. A lock prevents two
+processes from continuing one run. Reading takes no lock and writes nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PACKAGES = (
     "tenseal",
     "cryptography",
 )
-_MEMORY = "memory: "  # before the name of an array of the algorithm's own in the checkpoint
+_MEMORY = "memory: "  # prefix of the algorithm's own arrays in the checkpoint
 NO_REVISION = "unknown: not a git checkout"
 RESTORE = "put the file of this run back from a copy, or train it anew"
 
@@ -65,14 +65,14 @@ class RunFolder:
         self.path = path
         self.config = config
         self.run_id = run_id  # names this run in the banks' ledgers
-        self.made_at = made_at  # where the folder was made; None: by a version that did not say
+        self.made_at = made_at  # path where the folder was created; None: by a version that did not record it
         self._metrics = JsonLines(path / "metrics.jsonl")
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, *, run_id: str, description: dict[str, Any]) -> RunFolder:
         """Make the folder and write config.toml and manifest.json.
 
-        Raises `RunFolderError` when it holds anything already.
+        Raises `RunFolderError` when it is not empty.
         """
         refuse_used(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """Open the folder of an earlier run.
 
-        Raises `RunFolderError` when it is none, or when its data or its configuration has changed since.
+        Raises `RunFolderError` when it is not a run folder, or when its data or configuration has changed.
         """
         try:
             config = config_from_toml((path / "config.toml").read_text(encoding="utf-8"))
@@ -108,24 +108,24 @@ class RunFolder:
             made_at, edited = manifest.get("made_at"), _edited(manifest["parameters"], config)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
             raise RunFolderError(
-                f"{path} is no folder of a run that got under way ({type(fault).__name__}: {fault})"
+                f"{path}: expected the folder of a run, got another or a damaged one ({type(fault).__name__}: {fault})"
             ) from fault
         if edited:
             raise RunFolderError(
-                f"{path}: config.toml is not the one this run began with ({edited}): what is finished would not fit "
-                "what is left. Put the value back, or start a run of its own"
+                f"{path}: config.toml has changed since this run began ({edited}), so its rounds would not fit "
+                "together. Restore the value, or start a new run"
             )
         if source_digest(config.data.source) != digest:
             raise RunFolderError(
-                f"{config.data.source} has changed since this run began: the rounds would not fit together"
+                f"{config.data.source} has changed since this run began: restore it, or start a new run"
             )
         return cls(path, config, run_id, None if made_at is None else str(made_at))
 
     def require_original(self) -> None:
         """Raise `RunFolderError` when this is a copy of a folder that is still there.
 
-        Each would spend from its own copy of the ledgers, and neither would count what the other released. A folder
-        that was moved is no copy.
+        Each folder would spend from its own copy of the ledgers, without counting the releases of the other one. A
+        folder that was moved is not a copy.
         """
         if self.made_at is None:
             return
@@ -133,24 +133,24 @@ class RunFolder:
         try:
             if there.samefile(here) or json.loads(there.read_text(encoding="utf-8"))["run_id"] != self.run_id:
                 return
-        except (OSError, ValueError, KeyError, TypeError):  # this run is no longer there
+        except (OSError, ValueError, KeyError, TypeError):  # the run is no longer at that path
             return
         raise RunFolderError(
-            f"{self.path} is a copy of {there.parent}, which is still there, and each has ledgers of its own: go on "
-            "with one of them and remove the other, or start runs of their own under one --budget-dir"
+            f"{self.path} is a copy of {there.parent}, which still exists, and each has its own ledgers: continue "
+            "one of them and remove the other, or start new runs with a common --budget-dir"
         )
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold this folder; raises `RunFolderError` while another process continues the run."""
+        """Hold the lock of this folder. Raises `RunFolderError` while another process holds it."""
         try:
             with locked(self.path / "lock", wait=False):
                 yield
         except BlockingIOError as fault:
-            raise RunFolderError(f"another process is working on {self.path}") from fault
+            raise RunFolderError(f"another process is working on {self.path}: wait until it ends") from fault
 
     def finish_round(self, number: int, record: dict[str, Any], state: State) -> None:
-        """Make round `number` lasting: its metrics line, then the checkpoint that says it is finished."""
+        """Write round `number` to disk: its metrics line, then the checkpoint, which marks it as finished."""
         self._metrics.append(json.dumps({"round": number, **record}).encode())
         tensors = {"vector": state.model, **{_MEMORY + name: array for name, array in state.memory.items()}}
         replace_durably(self.path / "checkpoint.safetensors", save(tensors, {"round": str(number)}))
@@ -158,7 +158,7 @@ class RunFolder:
     def last_round(self) -> tuple[int, State | None, list[dict[str, Any]]]:
         """(finished rounds, state after them, their metrics lines); (0, None, []) before the first.
 
-        Lines of an interrupted round are left out, and left where they are: `drop_interrupted` needs the lock.
+        Lines of an interrupted round are left out, but not removed: `drop_interrupted` does that under the lock.
         """
         checkpoint = self.path / "checkpoint.safetensors"
         number, state = 0, None
@@ -180,27 +180,27 @@ class RunFolder:
         return number, state, records
 
     def drop_interrupted(self, finished: int) -> None:
-        """Drop from metrics.jsonl what an interrupted round left behind, before round `finished` + 1 is appended.
+        """Remove the lines of an interrupted round from metrics.jsonl, before round `finished` + 1 is appended.
 
-        The caller holds the folder (`alone`) and has read it since. Raises `RunFolderError` when another process has
-        finished other rounds meanwhile.
+        The caller holds the lock (`alone`) and has read the folder under it. Raises `RunFolderError` when another
+        process has finished rounds since then.
         """
         number, _, _ = self.last_round()
         if number != finished:
             raise RunFolderError(
-                f"{self.path}: another process has played rounds since this one read {finished} of them, and {number} "
-                "are finished now: resume it again"
+                f"{self.path}: another process has played rounds: expected {finished} finished rounds, got {number}: "
+                "resume the run again"
             )
         self._metrics.keep(finished)
 
     def write_head(self, bank: str, head: NDArray[np.float32]) -> None:
-        """Keep the coordinates of the model that are `bank`'s own, float32[n]."""
+        """Write the coordinates of the model that only `bank` has, float32[n]."""
         path = head_path(self.path, bank)
         path.parent.mkdir(exist_ok=True)
         replace_durably(path, save({"head": head}))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The content of a JSON file of this folder; empty when it is not there yet."""
+        """The content of a JSON file of this folder; empty when the file does not exist yet."""
         path = self.path / name
         return read_object(path) if path.exists() else {}
 
@@ -227,7 +227,7 @@ def bank_names(run: Path) -> list[str]:
     data = read_object(path).get("data")
     banks = data.get("banks") if isinstance(data, dict) else None
     if not isinstance(banks, dict) or not banks:
-        raise RunFolderError(f"{path}: expected the banks under data, got none: {RESTORE}")
+        raise RunFolderError(f"{path}: expected the banks in data.banks, got none: {RESTORE}")
     return list(banks)
 
 
@@ -248,18 +248,20 @@ def read_config(path: Path) -> RunConfig:
 
 
 def head_path(run: Path, bank: str) -> Path:
-    """Where a bank's own layers lie in the folder `run`."""
+    """Path of a bank's own layers in the folder `run`."""
     return run / "heads" / f"{file_name(bank)}.safetensors"
 
 
 def refuse_used(path: Path) -> None:
     """Raise `RunFolderError` when there is anything at `path` that a new run would overwrite."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunFolderError(f"{path} is there already: continue it with --resume {path}, or choose another --run-dir")
+        raise RunFolderError(
+            f"{path} exists and is not empty: continue it with --resume {path}, or choose another --run-dir"
+        )
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what decides a run's figures."""
+    """Installed versions of the packages that decide a run's metrics."""
     return {name: metadata.version(name) for name in PACKAGES}
 
 
@@ -285,9 +287,9 @@ def source_digest(source: str) -> str | None:
 
 
 def _edited(began: dict[str, Any], config: RunConfig) -> str:
-    """How `config` differs from the parameters a manifest says a run `began` with; empty when it does not.
+    """The difference between `config` and the parameters in a manifest, `began`; empty when there is none.
 
-    A setting that the manifest does not know is of a later version, which has a default for it.
+    A setting that the manifest does not have is of a later version, which has a default for it.
     """
     now = json.loads(json.dumps(asdict(config)))
     for name, value in _flat(now).items():

@@ -1,6 +1,7 @@
-"""The noise of a new run: as little as its budget allows, for the bank that has spent most; every bank uses the same.
+"""Calibrate the noise of a new run: the least that the budget of the bank with the largest spending allows.
 
-`with_noise` reads the banks' ledgers and calibrates the noise of shared counts and of all rounds.
+All banks use the same noise. `with_noise` reads the banks' ledgers and calibrates the noise of shared counts and of
+all rounds.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ Histories = list[list[Entry]]  # of each bank
 
 
 def with_noise(plan: RunPlan) -> RunPlan:
-    """`plan` with its noise in the configuration; itself where it has none.
+    """`plan` with calibrated noise in its configuration; `plan` itself without differential privacy.
 
-    Ledgers in the run folder do not exist yet, so that nothing is spent there. Raises `BudgetError`.
+    Ledgers in the run folder do not exist yet, so they count as empty. Raises `BudgetError`.
     """
     config, privacy = plan.config, plan.config.privacy
     if privacy is None:
@@ -45,7 +46,7 @@ def with_noise(plan: RunPlan) -> RunPlan:
 
 
 def _of_counts(plan: RunPlan, privacy: PrivacySettings, history: list[Entry]) -> NoisePlan:
-    """The noise of shared counts at a share of what is left of epsilon."""
+    """The noise of shared counts, for a share of the remaining epsilon."""
     settings, sharing = plan.config.statistics, plan.sharing
     assert settings is not None and sharing is not None
     already = require_left(history, privacy.epsilon, privacy.delta)
@@ -109,7 +110,7 @@ def _of_joint_steps(plan: RunPlan, privacy: PrivacySettings, histories: Historie
     privacy = replace(privacy, share_variance=once.share_variance, share_pieces=pieces)
     if plan.config.training.learning_rate != BY_NOISE:
         return privacy
-    # The learning rate at which the noise moves every weight by `NOISE_PER_STEP` a step: a function of the noise alone.
+    # The learning rate with which the noise moves every weight by `NOISE_PER_STEP` per step: a function of the noise.
     banks = len(plan.banks)
     shares = pieces * (banks - privacy.colluders)
     sigma = math.sqrt(shares * once.share_variance) / GRID * privacy.max_grad_norm  # of a summed gradient

@@ -1,8 +1,8 @@
-"""What a run decides before it trains, from its configuration and its transactions alone.
+"""Plan a run before it trains, from its configuration and its transactions.
 
-`RunPlan(config, source)` says which algorithm is played, which layers travel with how many bits, what the banks count
-together, which noise they add and how many rounds the budget is divided among. Each of these is decided here, once, and
-from the model that is trained: the one with the columns of the counts that are still to be shared.
+`RunPlan(config, source)` decides the algorithm, the layers that are sent and their bits, the shared counts, the noise,
+and the number of rounds that the budget is divided among. Each is decided once, here, for the model that is trained,
+which includes the columns of counts that are not shared yet.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_source(data: DataSettings, seed: int) -> PartitionedTable:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """All that is decided before the first round. `choice`: what the banks' limits allow; None where there are none.
+    """All decisions before the first round. `choice`: values chosen by the banks' limits; None without limits.
 
     A new run's plan has no noise until `fl.runs.noise.with_noise` has calibrated it.
     """
@@ -65,7 +65,7 @@ class RunPlan:
     @classmethod
     def new(cls, config: RunConfig, source: PartitionedTable) -> RunPlan:
         """The plan of a new run, without its noise. Raises `AlgorithmError` or `CompressionError`."""
-        if not source.table.schema.shares_counts:  # it names no party that banks have in common
+        if not source.table.schema.shares_counts:  # the schema names no party that banks have in common
             config = replace(config, statistics=None)
         plan = cls(config, source)
         _ = plan.algorithm, plan.compression
@@ -79,9 +79,9 @@ class RunPlan:
 
     @cached_property
     def sharing(self) -> StatisticsPlan | None:
-        """What the banks count together; None where they share no counts.
+        """The plan of the shared counts; None where banks share no counts.
 
-        Until the noise is calibrated, noise of one event stands in for it: periods and columns do not depend on it.
+        Until the noise is calibrated, the plan has noise of one event: periods and columns do not depend on it.
         """
         settings = self.config.statistics
         if settings is None:
@@ -103,7 +103,7 @@ class RunPlan:
 
     @cached_property
     def algorithm(self) -> FedAvg:
-        """The algorithm that was asked for. Raises `AlgorithmError`."""
+        """The requested algorithm. Raises `AlgorithmError`."""
         config, local = self.config, self.config.training
         algorithm = algorithm_of(
             config.algorithm, config.participation, banks=len(self.banks), model=self.model, seed=config.seed
@@ -120,7 +120,7 @@ class RunPlan:
 
     @cached_property
     def travelling(self) -> int:
-        """Coordinates of an update that travel in some round."""
+        """Number of coordinates of an update that are sent in some round."""
         return int(self.algorithm.travels(self.model.length).sum())
 
     @property
@@ -134,7 +134,7 @@ class RunPlan:
 
     @cached_property
     def trainings(self) -> int:
-        """Most trainings of one bank; a lost attempt takes one of them, and the run ends that much earlier."""
+        """Most trainings of one bank. A lost attempt uses one of them, so the run ends with fewer rounds."""
         return trainings(self.algorithm.timetable, self.config.rounds)
 
     @property
@@ -146,7 +146,7 @@ class RunPlan:
 
     @property
     def local(self) -> LocalTraining:
-        """What the banks do: as it was asked for, with the learning rate that was calibrated if that was asked for."""
+        """The requested local training, with the calibrated learning rate where it follows from the noise."""
         training = self.config.training
         if training.learning_rate != BY_NOISE:
             return training
@@ -155,7 +155,7 @@ class RunPlan:
 
     @property
     def private_steps(self) -> PrivateSteps | None:
-        """The noisy steps that each bank takes by itself; None where it adds no noise while it trains."""
+        """The noisy steps of each bank; None where local training adds no noise."""
         privacy = self.config.privacy
         if privacy is None or privacy.unit == "client" or privacy.noise == "shared":
             return None
@@ -170,7 +170,7 @@ class RunPlan:
 
     @cached_property
     def joint_noise(self) -> JointNoise | None:
-        """The noise that all banks put into their encrypted sum; None where there is none, or each bank's own."""
+        """The noise of all banks inside the encrypted sum; None without noise, or with each bank's own noise."""
         privacy, banks, length = self.config.privacy, len(self.banks), self.travelling
         if privacy is None or (privacy.unit == "row" and privacy.noise == "own"):
             return None
@@ -190,16 +190,16 @@ class RunPlan:
 
     @property
     def round_cost(self) -> Entry | None:
-        """What a training costs the bank that begins it; None without differential privacy."""
+        """The privacy cost of one training for a bank; None without differential privacy."""
         if self.joint_noise is not None:
             return self.joint_noise.once
         private = self.private_steps
         return None if private is None else Mechanism(private.sample_rate, private.noise_multiplier, private.steps)
 
     def schedule(self, rounds: int) -> Schedule:
-        """What all banks do alike in each of `rounds` rounds."""
+        """The settings of all banks in each of `rounds` rounds."""
         config, model = self.config, self.config.model
-        # A noise that all banks share is far coarser than the grid.
+        # Noise that all banks share is far larger than the grid.
         grid = 0.0 if self.takes_joint_steps else APPLIED_GRID * config.aggregation.clip
         return Schedule(rounds, self.local, self.private_steps, model.dropout, model.prior, config.seed, grid)
 
@@ -223,7 +223,7 @@ class RunPlan:
     # --- limits -----------------------------------------------------------------------------------------------------
 
     def with_limits(self) -> RunPlan:
-        """This plan with what the banks' limits choose. Raises `ResourceError`."""
+        """This plan with the values that the banks' limits choose. Raises `ResourceError`."""
         config, inputs = self.config, len(self.feature_names)
         if config.resources is None:
             return self
@@ -260,4 +260,6 @@ class RunPlan:
             "learning_rate": self.config.training.learning_rate != BY_NOISE or privacy.learning_rate,
         }
         if missing := [name for name, value in needed.items() if value is None]:
-            raise RunFolderError(f"config.toml names no {missing[0]}: the run never got under way; start it anew")
+            raise RunFolderError(
+                f"config.toml names no {missing[0]}: the run ended before its first round; start it anew"
+            )

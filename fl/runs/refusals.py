@@ -1,4 +1,4 @@
-"""Settings of a run that cannot be together, each refused with what to leave out."""
+"""Refuse settings of a run that contradict each other, and say which one to leave out."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from fl.runs.config import PrivacySettings, RunConfig
 
 
 def require_possible(config: RunConfig, banks: int) -> None:
-    """Refuse settings that do not fit each other or so many banks, before any budget is looked at.
+    """Refuse settings that contradict each other or the number of banks, before any budget is read.
 
     Raises `AggregationError`, `AlgorithmError`, `BudgetError`, `CompressionError` or `ResourceError`.
     """
     privacy, participation = config.privacy, config.participation
     if config.aggregation.mode == "encrypted" and banks < LEAST_BANKS:
         raise AggregationError(
-            f"encrypted aggregation needs at least {LEAST_BANKS} banks, got {banks}: more --clients, or "
+            f"encrypted aggregation needs at least {LEAST_BANKS} banks, got {banks}: raise --clients, or use "
             "--aggregation plain"
         )
     if participation is not None and participation.reuse and privacy is not None:
         raise AlgorithmError(
-            "reuse_updates sends one noisy update to two rosters, whose sums can be differenced: under differential "
-            "privacy a retry trains afresh"
+            "reuse_updates sends one update to two rosters, and the difference of their sums reveals updates: leave it "
+            "out under differential privacy, where a retry trains again"
         )
     if config.statistics is not None and banks < LEAST_BANKS:
         raise AggregationError(
-            f"shared statistics need at least {LEAST_BANKS} banks, got {banks}: more --clients, or "
+            f"shared statistics need at least {LEAST_BANKS} banks, got {banks}: raise --clients, or use "
             "--no-shared-statistics"
         )
     if privacy is None:
@@ -36,8 +36,8 @@ def require_possible(config: RunConfig, banks: int) -> None:
         return
     if config.statistics is not None:
         raise BudgetError(
-            "shared counts protect single transactions, and --unit client promises more than that for a whole bank: "
-            "leave them out with --no-shared-statistics"
+            "shared counts protect single transactions, and --unit client protects a whole bank: "
+            "leave the counts out with --no-shared-statistics"
         )
     if participation is not None or config.algorithm.name == "fedbuff":
         raise AlgorithmError(
@@ -49,12 +49,14 @@ def require_possible(config: RunConfig, banks: int) -> None:
     if config.compression is not None:
         raise CompressionError("--unit client plans its noise for one vector and one grid: leave out bits and layers")
     if config.aggregation.mode != "encrypted":
-        raise BudgetError("--unit client puts its noise into the encrypted sum: use --aggregation encrypted")
+        raise BudgetError("--unit client adds its noise inside the encrypted sum: use --aggregation encrypted")
 
 
 def _require_possible_with_shared_noise(config: RunConfig, privacy: PrivacySettings, banks: int) -> None:
     if privacy.unit != "row":
-        raise BudgetError("--noise shared protects training rows; --unit client shares its noise already")
+        raise BudgetError(
+            "--noise shared is for --unit row; --unit client always shares its noise: leave out --noise shared"
+        )
     if config.aggregation.mode != "encrypted" or banks < LEAST_BANKS:
         raise BudgetError(
             f"--noise shared hides each bank's share inside the encrypted sum of at least {LEAST_BANKS} banks: use "
@@ -63,6 +65,6 @@ def _require_possible_with_shared_noise(config: RunConfig, privacy: PrivacySetti
     others = (config.participation, config.compression, config.resources)
     if any(each is not None for each in others) or config.algorithm.name != "fedavg":
         raise AlgorithmError(
-            "--noise shared takes one step of all banks a round: leave out other algorithms, partial participation, "
+            "--noise shared takes one step of all banks per round: leave out other algorithms, partial participation, "
             "compression and limits, or use --noise own"
         )

@@ -1,7 +1,7 @@
-"""Scores of new transactions from the model that a run left behind.
+"""Score new transactions with the model of a finished run.
 
-What it does: loads `model.safetensors` with what scoring needs to know, and scores a file of any length in
-chunks, each bank's rows with features from that bank's own past.
+What it does: loads `model.safetensors` with its metadata, and scores a file of any length in chunks. The features of a
+bank's rows use that bank's own past.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from fl.runs.folder import RESTORE, bank_names, head_path, read_config
 class TrainedModel:
     """A finished run's model; `threshold`: the score at which its validation rows had the best F1.
 
-    `own`: by bank, its model where it keeps layers of its own; other banks score with `module`, whose layers there are
-    the first model's.
+    `own`: by bank, its model where the bank keeps its own layers. Other banks score with `module`, in which these
+    layers are those of the first model.
     """
 
     module: nn.Module = field(repr=False)
@@ -47,7 +47,7 @@ class TrainedModel:
     features: tuple[str, ...]  # names of its inputs
     partition: Partition
     threshold: float
-    shared: SharedColumns | None = None  # columns from the run's released totals, of which the newest serve later days
+    shared: SharedColumns | None = None  # columns from the run's released totals; later days use the newest totals
     own: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
 
 
@@ -80,24 +80,22 @@ def load_model(run: Path) -> TrainedModel:
         shared = SharedColumns(schema, keys, totals)
     if tuple(names) != input_names(schema, None if shared is None else shared.totals.plan):
         raise RunFolderError(
-            f"{path}: its {len(names)} features are not those this version computes from its schema; train it anew"
+            f"{path}: its {len(names)} features are not those that this version computes; train it anew"
         )
     module = build_model(len(names), seed=0)
     try:
         module.load_state_dict(tensors)
     except RuntimeError as fault:
-        raise RunFolderError(
-            f"{path}: its tensors are not those of a model of {len(names)} features: {RESTORE}"
-        ) from fault
+        raise RunFolderError(f"{path}: its tensors do not fit a model of {len(names)} features: {RESTORE}") from fault
     if model_hash(module) != about["model_hash"]:
-        raise RunFolderError(f"{path}: the weights are not those that were written (their hash differs): {RESTORE}")
+        raise RunFolderError(f"{path}: the weights have changed (their hash differs): {RESTORE}")
     data = config.data
     partition = partition_for(schema, data.partition, data.random_banks, config.seed)
     own = _own_models(run, module, about.get("personal", []))
     return TrainedModel(module, schema, tuple(names), partition, float(about["threshold"]), shared, own)
 
 
-ABOUT = {"schema": str, "features": list, "model_hash": str, "threshold": float}  # what a model file says of itself
+ABOUT = {"schema": str, "features": list, "model_hash": str, "threshold": float}  # metadata of a model file
 
 
 def _stored(run: Path, path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -151,7 +149,7 @@ def _own_models(run: Path, module: nn.Module, layers: Sequence[str]) -> dict[str
 def score_file(model: TrainedModel, path: str | Path, history: str | Path | None = None) -> Iterator[ScoredRows]:
     """Scores of the transactions in `path`, in its order, chunk by chunk; labels in it, if any, are ignored.
 
-    `history`: a labelled file of what happened before; without it every count begins at nothing. Raises
+    `history`: a labelled file of earlier transactions; without it every count begins at 0. Raises
     `DataError`, `PartitionError` and `OrderError` as `fl.data.stream.stream_file` does.
     """
     for chunk in stream_file(path, model.schema, model.partition, history):

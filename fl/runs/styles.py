@@ -1,6 +1,6 @@
-"""Models, trainings, precisions and numbers of rounds that suit each other.
+"""Defaults of model, training, precision and number of rounds that suit each other.
 
-`style_of` says which one a run takes: without privacy, with each bank's own noise, or with shared noise. The figures
+`style_of` chooses those of a run: without privacy, with each bank's own noise, or with shared noise. The measurements
 behind them are in docs/adr/0010-dp-training.md and docs/adr/0012-utility-under-privacy.md.
 """
 
@@ -33,12 +33,11 @@ OPEN = Style(
     LocalTraining("sgd", learning_rate=0.1, momentum=0.9, epochs=16, batch_size=512),
     value_bits=40,
 )
-# Without dropout, since the noise is regularisation enough; with large plain steps, since Adam normalises
-# the noise up; with a grid that is coarse beside the noise and hides the lowest bits of its floating-point
-# numbers.
+# Without dropout, because the noise is enough regularisation; with large steps of SGD, because Adam would amplify the
+# noise; with a grid that is coarse relative to the noise and hides the lowest bits of its floating-point numbers.
 PRIVATE = Style(ModelSettings(0.0, PRIOR), LocalTraining("sgd", learning_rate=30.0), value_bits=16)
 
-# Full batches, one step a round, as large as the noise allows.
+# Full batches, one step per round, as large as the noise allows.
 SHARED = Style(
     ModelSettings(0.0, PRIOR),
     LocalTraining("sgd", BY_NOISE, momentum=0.9, pos_weight=1.0),

@@ -179,7 +179,7 @@ def test_a_partition_file_assigns_customers_and_names_one_it_does_not_know(tmp_p
 @pytest.mark.parametrize(
     ("text", "spec", "message"),
     [
-        ("CUSTOMER,B\na,1\na,2\n", ":B", "row 3: customer 'a': expected one bank, got '2'"),
+        ("CUSTOMER,B\na,1\na,2\n", ":B", "row 3: expected one bank of 'a', got '2'"),
         ("CUSTOMER,B\na,\n", ":B", "row 2: expected a bank of 'a' in B, got an empty cell"),
         ("CUSTOMER,B\na,1\n", ":Z", r"expected columns \['Z'\]"),
         ("CUSTOMER,B\na,1\n", "", "expected FILE.csv:COLUMN"),
@@ -227,7 +227,7 @@ def test_keyed_hashes_depend_on_text_purpose_and_seed_only(texts: list[str], see
 def test_a_bank_without_training_rows_is_refused_by_name(frame: pd.DataFrame, tmp_path: Path) -> None:
     late = frame[(frame.BANK != "bank-2") | (frame.TIME > "2024-02-20")]
     late.to_csv(tmp_path / "late.csv", index=False)
-    with pytest.raises(PartitionError, match=r"bank 'bank-2'.*none to train on"):
+    with pytest.raises(PartitionError, match=r"bank 'bank-2'.*none in the training period"):
         load_federation(tmp_path / "late.csv")
 
 
@@ -275,7 +275,7 @@ def test_fractions_wait_out_the_label_delay() -> None:
     assert source.periods.train is not None
     assert source.periods.test[0].start >= source.periods.train.end + 7 * DAY_US
     short = Simulation(customers=500, terminals=120, banks=4, days=12, fraud_share=0.03)
-    with pytest.raises(SplitError, match="too little time"):
+    with pytest.raises(SplitError, match="too few days"):
         read_partitioned("simulated", schema, simulation=short)
 
 

@@ -233,7 +233,7 @@ def test_a_file_without_a_recognisable_label_asks_for_it(tmp_path: Path) -> None
     with pytest.raises(SchemaError, match="--label"):
         draft_schema(path)
     assert parse(draft_schema(path, "b")).label.column == "b"
-    with pytest.raises(SchemaError, match="no column 'z'"):
+    with pytest.raises(SchemaError, match="expected the label column 'z'"):
         draft_schema(path, "z")
     with pytest.raises(SchemaError, match="expected yes/no"):
         draft_schema(path, "t")

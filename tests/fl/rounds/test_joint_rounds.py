@@ -125,7 +125,7 @@ def test_shared_noise_needs_less_of_it_than_noise_of_each_banks_own(finished) ->
     ("options", "words"),
     [
         (["--aggregation", "plain"], "encrypted"),
-        (["--unit", "client", "--no-shared-statistics"], "shares its noise already"),
+        (["--unit", "client", "--no-shared-statistics"], "always shares its noise"),
         (["--algorithm", "fedadam"], "leave out other algorithms"),
         (["--option", "colluders=3"], "colluders"),
     ],

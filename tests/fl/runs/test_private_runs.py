@@ -218,7 +218,7 @@ def test_a_run_that_was_edited_between_two_sittings_does_not_go_on(run: Path, ol
     path = run / "config.toml"
     path.write_text(path.read_text().replace(old, new, 1))
     before = contents(run / "budget")
-    with pytest.raises(RunFolderError, match=r"config\.toml is not the one this run began with"):
+    with pytest.raises(RunFolderError, match=r"config\.toml has changed since this run began"):
         Experiment.resume(run)
     assert contents(run / "budget") == before
 
