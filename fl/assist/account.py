@@ -185,9 +185,7 @@ class Account:
         raw = json.dumps(stamped, separators=(",", ":")).encode()
         with locked(self.path.with_suffix(".lock")):
             if (self.path.stat().st_size if self.path.exists() else 0) != self._size:
-                raise LogError(
-                    f"{self.path}: another process writes to this log; give each process its own --work folder"
-                )
+                raise LogError(f"{self.path}: another process writes to this log; use another --work folder")
             JsonLines(self.path).append(raw)
             self._size = self.path.stat().st_size
         self._previous = _hash(raw)

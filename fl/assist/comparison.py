@@ -166,9 +166,7 @@ def _require_same_test_rows(unchanged: Sequence[BankData], changed: Sequence[Ban
     for before, after in zip(unchanged, changed, strict=True):
         for one, other in zip(before.test, after.test, strict=True):
             if not (np.array_equal(one.index, other.index) and np.array_equal(one.y, other.y)):
-                raise MetricError(
-                    f"{before.name}: expected the same test rows on both sides of a comparison, got different ones"
-                )
+                raise MetricError(f"{before.name}: expected the same test rows on both sides, got different ones")
 
 
 def _windows(banks: Sequence[BankData]) -> tuple[list[_Window], int]:

@@ -94,9 +94,7 @@ def clean(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     plain = "".join(_plain(c) for c in unicodedata.normalize("NFKC", text))
-    return unicodedata.normalize(
-        "NFKC", plain
-    )  # again, because removed characters may have separated parts of a letter
+    return unicodedata.normalize("NFKC", plain)  # removed characters may have separated parts of a letter
 
 
 def _plain(character: str) -> str:

@@ -248,9 +248,7 @@ def _feature_section(look: _Look) -> str:
             lines.append(f"missing = 0.0  # {look.empties} empty cells in the sample\n")
         return "".join(lines) + "\n"
     if look.is_text:
-        return (
-            f"[[text]]  # several words per cell; becomes a feature with use = true\ncolumn = {name}\nuse = false\n\n"
-        )
+        return f"[[text]]  # several words per cell; a feature with use = true\ncolumn = {name}\nuse = false\n\n"
     if len(look.words) <= MOST_WORDS:
         return (
             f"[[categorical]]  # {len(look.words)} words; others become all zeros. This list must be public\n"

@@ -31,9 +31,7 @@ def keyed_hash(values: NDArray[np.object_], purpose: str, seed: int) -> NDArray[
 
     It splits data reproducibly and evenly. It does not hide the texts: the key is public.
     """
-    key = hashlib.blake2b(
-        f"{purpose}:{seed}".encode(), digest_size=8
-    ).hexdigest()  # pandas takes a key of 16 characters
+    key = hashlib.blake2b(f"{purpose}:{seed}".encode(), digest_size=8).hexdigest()  # pandas takes 16 characters
     hashes: NDArray[np.uint64] = pd.util.hash_array(values, hash_key=key, categorize=False)
     return hashes
 

@@ -137,9 +137,8 @@ def _chosen(table: Transactions, share: float, purpose: str, seed: int) -> NDArr
     limit = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
     if table.customer is None:
         return keyed_hash(table.index.astype(str).astype(object), purpose, seed) < limit
-    here, code = np.unique(
-        table.customer.code, return_inverse=True
-    )  # a bank's table lists the identifiers of all banks
+    # Only customers with rows here: a bank's table lists the identifiers of all banks.
+    here, code = np.unique(table.customer.code, return_inverse=True)
     return (keyed_hash(table.customer.ids[here], purpose, seed) < limit)[code]
 
 

@@ -112,13 +112,9 @@ class JointNoise:
         Raises `AggregationError` for another roster than planned, another length, or a vector that is not finite.
         """
         if roster != self.banks:
-            raise AggregationError(
-                f"expected a roster of {self.banks} banks, for which the noise was planned, got {roster}: plan anew"
-            )
+            raise AggregationError(f"noise is planned for {self.banks} banks, got a roster of {roster}: plan anew")
         if vector.shape != (self.dimension,) or not np.isfinite(vector).all():
-            raise AggregationError(
-                f"expected {self.dimension} finite values, got shape {vector.shape}, or NaN or infinity"
-            )
+            raise AggregationError(f"expected {self.dimension} finite values, got shape {vector.shape} or NaN")
         values = vector.astype(np.float64)
         if self.of_updates:
             values *= min(1.0, self.clip_norm / max(float(np.linalg.norm(values)), 1e-300))

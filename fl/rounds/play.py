@@ -164,9 +164,7 @@ def play_rounds(
     stage = _Stage(rounds, scratch, compression)
     for turn, group in enumerate(compression.groups, start=1):
         if not stage.sent(turn).any():
-            raise CompressionError(
-                f"layers: {', '.join(group)} stay at their banks, so a round with this group would send nothing"
-            )
+            raise CompressionError(f"layers: {', '.join(group)} stay at their banks: a round would send nothing")
     for number in range(finished + 1, rounds.schedule.rounds + 1):
         played = _Attempts(stage, number, state, pay, afford, progress).play(resumed=number == finished + 1 > 1)
         if played is None:
@@ -221,9 +219,8 @@ class _Stage:
             train_seeded(model, bank.train, local, seed=seed, device=device, proximal=mu, at_once=at_once)
 
         unflatten(self.scratch, base)
-        trained = (
-            self.compression.sent(number) | ~self.travels
-        )  # layers that never leave their bank are trained in every round
+        # Layers that never leave their bank are trained in every round.
+        trained = self.compression.sent(number) | ~self.travels
         try:
             with frozen(self.scratch, self.compression.model, trained):
                 return rounds.algorithm.contribution(self.scratch, bank.train, train)

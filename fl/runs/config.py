@@ -18,9 +18,7 @@ from fl.toml import filled, literal, parsed
 # and many of them would be ties in rounding.
 APPLIED_GRID = 1e-6
 
-BY_NOISE = (
-    0.0  # stands for a learning rate that is chosen when the noise is calibrated: `PrivacySettings.learning_rate`
-)
+BY_NOISE = 0.0  # the learning rate is chosen when the noise is calibrated: `PrivacySettings.learning_rate`
 
 
 @dataclass(frozen=True)

@@ -115,9 +115,7 @@ class Experiment:
         choice = None
         if folder.config.resources is not None:
             if not (chosen := folder.read_json("resources.json")):
-                raise RunFolderError(
-                    f"{path} has no resources.json: the run ended before its first round; start it again"
-                )
+                raise RunFolderError(f"{path} has no resources.json: the run has not played a round; start it anew")
             choice = ResourceChoice.from_json(chosen)
         return cls(folder, RunPlan(folder.config, source, choice), federation)
 

@@ -240,9 +240,7 @@ def read_config(path: Path) -> RunConfig:
     try:
         return config_from_toml(path.read_text(encoding="utf-8"))
     except OSError as fault:
-        raise RunFolderError(
-            f"{path}: expected a run folder or the config.toml of a run, got {fault.strerror}: name one of the two"
-        ) from fault
+        raise RunFolderError(f"{path}: expected a run folder or a config.toml, got {fault.strerror}") from fault
     except UnicodeDecodeError as fault:
         raise RunFolderError(f"{path} is damaged ({fault}): {RESTORE}") from fault
 
@@ -255,9 +253,7 @@ def head_path(run: Path, bank: str) -> Path:
 def refuse_used(path: Path) -> None:
     """Raise `RunFolderError` when there is anything at `path` that a new run would overwrite."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunFolderError(
-            f"{path} exists and is not empty: continue it with --resume {path}, or choose another --run-dir"
-        )
+        raise RunFolderError(f"{path} exists already: continue it with --resume {path}, or choose another --run-dir")
 
 
 def versions() -> dict[str, str]:

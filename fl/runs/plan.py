@@ -260,6 +260,4 @@ class RunPlan:
             "learning_rate": self.config.training.learning_rate != BY_NOISE or privacy.learning_rate,
         }
         if missing := [name for name, value in needed.items() if value is None]:
-            raise RunFolderError(
-                f"config.toml names no {missing[0]}: the run ended before its first round; start it anew"
-            )
+            raise RunFolderError(f"config.toml names no {missing[0]}: no round was played; start the run anew")

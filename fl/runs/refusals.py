@@ -54,9 +54,7 @@ def require_possible(config: RunConfig, banks: int) -> None:
 
 def _require_possible_with_shared_noise(config: RunConfig, privacy: PrivacySettings, banks: int) -> None:
     if privacy.unit != "row":
-        raise BudgetError(
-            "--noise shared is for --unit row; --unit client always shares its noise: leave out --noise shared"
-        )
+        raise BudgetError("--noise shared is for --unit row; --unit client always shares its noise: leave it out")
     if config.aggregation.mode != "encrypted" or banks < LEAST_BANKS:
         raise BudgetError(
             f"--noise shared hides each bank's share inside the encrypted sum of at least {LEAST_BANKS} banks: use "

@@ -58,9 +58,7 @@ class Sampled:
     def __post_init__(self) -> None:
         options.check(self, AlgorithmError, "participation: ")
         if self.least > self.banks:
-            raise AlgorithmError(
-                f"participation: expected at least as many banks as the quorum of {self.least}, got {self.banks}"
-            )
+            raise AlgorithmError(f"participation: a quorum of {self.least} needs as many banks, got {self.banks}")
 
     @property
     def largest(self) -> int:

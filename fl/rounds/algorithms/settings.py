@@ -103,9 +103,7 @@ def algorithm_of(
 
 def _fedbuff(settings: AlgorithmSettings, participation: ParticipationSettings | None, banks: int) -> FedBuff:
     if participation is not None and participation.fraction != 1.0:
-        raise AlgorithmError(
-            "fedbuff: banks join when they have finished, so no fraction of them is drawn: leave it out"
-        )
+        raise AlgorithmError("fedbuff: banks join when they finish, so no fraction of them is drawn: leave it out")
     ticks = settings.ticks()
     clock = Clock(
         tuple(ticks[i % len(ticks)] for i in range(banks)),

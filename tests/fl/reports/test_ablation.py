@@ -144,7 +144,7 @@ def test_what_cannot_be_taken_out_is_refused_by_name(
 def test_a_configuration_is_read_from_a_run_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(config_to_toml(QUICK))
     assert read_config(tmp_path) == read_config(tmp_path / "config.toml") == QUICK
-    with pytest.raises(RunFolderError, match=r"nowhere: expected a run folder or the config\.toml of a run"):
+    with pytest.raises(RunFolderError, match=r"nowhere: expected a run folder or a config\.toml"):
         read_config(tmp_path / "nowhere")
 
 
