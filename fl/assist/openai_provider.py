@@ -119,7 +119,7 @@ class OpenAIProvider:
         if self.endpoint.endswith("openai.com") and today >= SELF_SERVE_ENDS:
             raise FineTuningClosed(
                 f"OpenAI takes no new self-serve fine-tuning jobs since {SELF_SERVE_ENDS}: train the same file "
-                "on this machine with: python -m demos assist finetune local FILE..."
+                "locally with: python -m demos assist finetune local FILE..."
             )
         content = examples.read_bytes()
         self._account.require_room(len(content), len(content) * epochs)

@@ -1,1 +1,1 @@
-"""Examination, ablation and cards of a finished run."""
+"""Reports of a finished run: examination, ablation and cards. HTML: `html`, and the templates in templates/."""

@@ -1,16 +1,15 @@
-"""The worth of each component of a run: the run again without it, with several seeds and paired differences.
+"""Measure the value of each component of a run: repeat the run without it, with several seeds, and compare.
 
 What it does: `variants` removes one component at a time from a run's configuration; `play` trains every variant with
-every seed, each in a run folder of its own, so that an ablation that was killed continues; `summarise` compares each
+every seed, each in its own run folder, so that an ablation that was killed can continue; `summarise` compares each
 variant with the whole run, seed by seed, with a 95 % t-interval; the runs at other epsilons make a privacy-utility
 curve.
 
-Like the baselines, an ablation is **evaluation only**. Every cell has a ledger of its own, in its folder: an ablation
-of a private run spends its epsilon on the same rows again and again, and must not be run where that promise is to be
-kept.
+Like the baselines, an ablation is **evaluation only**. Every cell has its own ledger in its folder: an ablation of
+a private run spends epsilon on the same rows again and again. Do not run it where the privacy promise must be kept.
 
-Masks have no switch in a run: they cancel exactly, and a run without them would trust the aggregator. What they cost is
-the `mask` stage of the whole run, reported beside the differences.
+A run has no option to leave out masks: they cancel exactly, and a run without them would trust the aggregator. Their
+cost is the `mask` stage of the whole run, which is reported with the differences.
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ FORMAT = "ablation 1"
 
 @dataclass(frozen=True)
 class Component:
-    """A part of a run that can be taken out. `without` gives the configuration without it, None where it has none."""
+    """A part of a run that can be left out. `without`: the configuration without it; None where the run lacks it."""
 
     name: str
-    what: str  # what the run without it does, for people
+    what: str  # description of the run without it
     without: Callable[[RunConfig], RunConfig | None]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One configuration of an ablation, seeds aside. `epsilon`: of a point of the privacy-utility curve, else None."""
+    """One configuration of an ablation, for all seeds. `epsilon`: for points of the privacy-utility curve, else None."""
 
     name: str
     what: str
@@ -58,7 +57,7 @@ class Variant:
 
 
 def _without_encryption(config: RunConfig) -> RunConfig | None:
-    """None also where noise is put into the encrypted sum itself: without encryption there is no such sum."""
+    """None also where the noise is added inside the encrypted sum, which needs encryption."""
     privacy = config.privacy
     if config.aggregation.mode == "plain":
         return None
@@ -68,7 +67,7 @@ def _without_encryption(config: RunConfig) -> RunConfig | None:
 
 
 def _without_privacy(config: RunConfig) -> RunConfig | None:
-    """Also chooses the training that suits no privacy: steps that outweigh noise diverge without noise."""
+    """Also sets the training for runs without privacy: the large steps of private training diverge without noise."""
     if config.privacy is None:
         return None
     statistics = None if config.statistics is None else replace(config.statistics, sigma=None)
@@ -85,8 +84,7 @@ def _without_privacy(config: RunConfig) -> RunConfig | None:
 def _rounds_of_training(config: RunConfig) -> int:
     """Rounds of a run whose banks train by themselves.
 
-    Under shared noise a round is one step, and as many rounds of training as there were steps would be another
-    experiment.
+    Under shared noise a round is one step. The same number of rounds of local training would be another experiment.
     """
     shared = config.privacy is not None and config.privacy.noise == "shared"
     return min(config.rounds, OPEN.rounds) if shared else config.rounds
@@ -105,7 +103,7 @@ def _without_accidents(config: RunConfig) -> RunConfig | None:
 
 
 def _without_shared_noise(config: RunConfig) -> RunConfig | None:
-    """The training that suits noise of one's own comes with it: the shared noise's step is one of all banks' rows."""
+    """Also sets the training for each bank's own noise: a step under shared noise uses the rows of all banks."""
     if config.privacy is None or config.privacy.noise != "shared":
         return None
     asked = config.training
@@ -171,7 +169,7 @@ def variants(
 ) -> list[Variant]:
     """The whole run, the run without each component, and the run at each of `epsilons`.
 
-    `components`: by name; all that `config` has when None. Raises `AblationError` for a name that is none, for a
+    `components`: by name; all that `config` has when None. Raises `AblationError` for an unknown name, for a
     component that the run does not have, and for epsilons of a run without privacy.
     """
     whole = _apart(config)
@@ -183,9 +181,9 @@ def variants(
         if without is not None:
             planned.append(Variant(f"without {name}", COMPONENTS[name].what, without))
         elif components is not None:
-            raise AblationError(f"this run has no {name} that could be left out; name components that it has")
+            raise AblationError(f"this run has no {name} to leave out; name components that it has")
     if len(planned) == 1:
-        raise AblationError("this run has no component that could be left out")
+        raise AblationError("this run has no component to leave out")
     for epsilon in epsilons:
         if whole.privacy is None:
             raise AblationError("a run without differential privacy has no epsilon to vary; leave --epsilons out")
@@ -195,7 +193,7 @@ def variants(
 
 
 def _apart(config: RunConfig) -> RunConfig:
-    """`config` without what belongs to another run: its ledgers, its calibrated noise, its baselines."""
+    """`config` without the values of its own run: ledgers, calibrated noise, baselines."""
     privacy, statistics = config.privacy, config.statistics
     if privacy is not None:
         privacy = replace(privacy, budget_dir=None, noise_multiplier=None, share_variance=None, share_pieces=None)
@@ -206,9 +204,9 @@ def _apart(config: RunConfig) -> RunConfig:
 
 
 def prepare(folder: Path, config: RunConfig, plan: Sequence[Variant], seeds: int, *, resume: bool) -> None:
-    """Make the ablation's folder, or check that it holds this very ablation.
+    """Create the ablation's folder, or check that it holds this ablation.
 
-    Raises `AblationError` when `folder` holds anything and `resume` is not asked for, and when it holds another one.
+    Raises `AblationError` when `folder` is not empty and `resume` is False, and when it holds another ablation.
     """
     asked = {"config": config_to_toml(_apart(config)), "variants": [v.name for v in plan], "seeds": seeds}
     path = folder / "plan.json"
@@ -216,16 +214,16 @@ def prepare(folder: Path, config: RunConfig, plan: Sequence[Variant], seeds: int
         if not resume:
             raise AblationError(f"{folder} holds an ablation already: continue it with --resume, or name another --out")
         if json.loads(path.read_text(encoding="utf-8")) != asked:
-            raise AblationError(f"{folder}: expected the ablation that was begun there, got other options or seeds")
+            raise AblationError(f"{folder}: expected the options and seeds of its ablation, got other options or seeds")
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AblationError(f"{folder} holds something else: name another --out")
+        raise AblationError(f"{folder} holds something else than an ablation: name another --out")
     folder.mkdir(parents=True, exist_ok=True)
     replace_json(path, asked)
 
 
 def play(folder: Path, plan: Sequence[Variant], seeds: int) -> Iterator[tuple[Variant, int, dict[str, Any]]]:
-    """Train what is not finished; yields (variant, seed, result) of every cell, in order, finished ones at once."""
+    """Train what is not finished; yields (variant, seed, result) of every cell, in order."""
     for seed in range(seeds):
         for variant in plan:
             number = variant.config.seed + seed
@@ -234,10 +232,10 @@ def play(folder: Path, plan: Sequence[Variant], seeds: int) -> Iterator[tuple[Va
 
 
 def cell(config: RunConfig, path: Path) -> dict[str, Any]:
-    """The result of one run: read, continued or made.
+    """The result of one run, which is read, continued or started.
 
-    An interrupted run without privacy continues to the same bytes. One with privacy would lose the round it was in, and
-    differ from the others by that: it is made anew.
+    An interrupted run without privacy continues to the same bytes. A run with privacy would lose the interrupted round
+    and differ from the other runs, so it is started anew.
     """
     finished = path / "result.json"
     if not finished.exists():
@@ -283,7 +281,7 @@ def _row(
     for figure in FIGURES:
         values = [float(result["metrics"][figure]) for result in results]
         others = [float(result["metrics"][figure]) for result in whole]
-        # What the component is worth: with it minus without it.
+        # The value of the component: with it minus without it.
         gained = [other - value for other, value in zip(others, values, strict=True)]
         row[figure] = {"mean": fmean(values), "per_seed": values, "worth": None}
         if variant.name != WHOLE:
@@ -299,8 +297,8 @@ def _row(
 def paired(differences: Sequence[float], comparisons: int = 1) -> dict[str, Any]:
     """Mean of paired differences with its t-interval; no interval for a single pair.
 
-    `certain`: whether zero lies outside an interval that is widened for `comparisons` of them (Bonferroni): of twenty
-    intervals at 95 %, one leaves out zero by luck.
+    `certain`: whether zero is outside an interval that is widened for the number of `comparisons` (Bonferroni): of
+    twenty intervals at 95 %, one excludes zero by chance.
     """
     n, mean = len(differences), fmean(differences)
     figures: dict[str, Any] = {"mean": mean, "per_seed": list(differences), "n": n, "low": None, "high": None}
@@ -314,7 +312,7 @@ def paired(differences: Sequence[float], comparisons: int = 1) -> dict[str, Any]
 def _curve(
     chosen: Mapping[str, Variant], by_variant: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """Average precision by budget, the run's own among them; the run without privacy last, its budget None."""
+    """Average precision by budget, including the run's own; the run without privacy is last, with budget None."""
     privacy = chosen[WHOLE].config.privacy
     if privacy is None:
         return []

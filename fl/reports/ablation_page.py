@@ -1,4 +1,4 @@
-"""An ablation as one HTML file: what each component is worth, with its interval, and the privacy-utility curve."""
+"""Write an ablation as one HTML file: the value of each component with its interval, and the privacy-utility curve."""
 
 from __future__ import annotations
 

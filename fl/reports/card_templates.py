@@ -1,7 +1,6 @@
-"""The texts of a model card and of a data-protection impact assessment, with places for what a run knows.
+"""The templates of a model card and of a data-protection impact assessment.
 
-`$name` is filled in by `fl.reports.cards`; `[[...]]` is what no run can know and a person has to write. Nothing else
-here is code.
+`fl.reports.cards` fills in `$name`. `[[...]]` is a field that a person must fill in. The rest is plain text.
 
 Sources: Mitchell et al., Model cards for model reporting, FAT* 2019 (sections of the model card); Regulation (EU)
 2016/679 (GDPR), Article 35(7) (a) to (d) and, for what has to be asked, Articles 5, 6, 22, 25, 35(2), 35(9), 36.

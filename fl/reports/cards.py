@@ -1,7 +1,7 @@
-"""A model card and a data-protection impact assessment, drafted from what a finished run left.
+"""Draft a model card and a data-protection impact assessment from the files of a finished run.
 
 What it does: fills the templates of `fl.reports.card_templates` from config.toml, manifest.json, result.json and, where
-`demos evaluate` has been run, report.json; what no run can know becomes a marked field for a person.
+`demos evaluate` has been run, report.json. Facts that no run knows become marked fields for a person.
 
 What it leaves to others: those fields, and every judgement. No transactions are read.
 """
@@ -41,7 +41,7 @@ NOT_EXAMINED = "- Not examined: run `python -m demos evaluate` on this run, then
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run left, as its cards need it. `report` is empty before `demos evaluate`."""
+    """The files of a run that its cards use. `report` is empty before `demos evaluate`."""
 
     config: RunConfig
     schema: Schema
@@ -54,7 +54,7 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class Cards:
-    """Both texts as Markdown, and how many fields each leaves to a person."""
+    """Both texts as Markdown, and the number of fields that a person must fill in in each."""
 
     model_card: str = field(repr=False)
     dpia: str = field(repr=False)
@@ -63,7 +63,7 @@ class Cards:
 
 
 def read_run(run: Path) -> FinishedRun:
-    """The finished run in folder `run`. Raises `RunFolderError` when it is none, or not finished."""
+    """The finished run in folder `run`. Raises `RunFolderError` when it is not a finished run."""
     model = load_model(run)
     manifest, result = (read_object(run / name) for name in ("manifest.json", "result.json"))
     report = read_object(run / "report.json") if (run / "report.json").exists() else {}
@@ -88,7 +88,7 @@ def write_cards(run: Path, folder: Path) -> Cards:
 
 
 def _for_a_person(template: str) -> str:
-    """Fields in their final form: one line each, impossible to overlook."""
+    """The template with fields for a person in their final form, one line each."""
 
     def marked(mark: re.Match[str]) -> str:
         return f"{MARK}: {' '.join(mark[1].split())}."
@@ -97,7 +97,7 @@ def _for_a_person(template: str) -> str:
 
 
 def _flowing(filled: str) -> str:
-    """One line per paragraph and list item, since what is filled in has any length."""
+    """The text with one line per paragraph and list item, because filled-in values have any length."""
     lines: list[str] = []
     for line in filled.splitlines():
         begins = not line.strip() or line.startswith(("#", "- ", "|"))

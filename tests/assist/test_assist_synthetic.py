@@ -301,7 +301,7 @@ def test_only_accepted_rows_are_approved(tmp_path: Path) -> None:
     ("row", "decision", "message"),
     [
         ("r1", ("accept", "me"), "cannot be accepted"),
-        ("r0", ("accept", " "), "accepted by nobody"),
+        ("r0", ("accept", " "), "accepted without a reviewer"),
         ("r0", ("yes", "me"), "accept or reject"),
     ],
 )

@@ -1,13 +1,13 @@
-"""The examination of a finished run: what a person who must answer for a model asks before it is used.
+"""Examine a finished run: the questions of a person who is responsible for a model, before it is used.
 
-    evidence.py      reads the run and scores its rows again: what all other files look at
-    figures.py       how much fraud is found, and beside which baselines
+    evidence.py      reads the run and scores its rows again, for all other files
+    figures.py       how much fraud is detected, compared with the baselines
     calibration.py   whether a score is a probability
     timeliness.py    days from a compromise to its first alert
-    drift.py         whether the world of the test days is still that of the training days
-    fairness.py      who is flagged, by group
+    drift.py         whether the test days still look like the training days
+    fairness.py      rates of flagged rows by group
     explanations.py  which features decide, and whether banks agree on it
-    findings.py      the few sentences that a reader sees first
+    findings.py      the sentences at the top of the report
     report.py        all of it as one JSON object
     page.py          that object as a page, from fl/reports/templates; plots.py draws its figures
 

@@ -3,13 +3,13 @@
 Three kinds of signal:
 
 - **PSI**, the population stability index, of every feature and of the score: the last week's distribution beside that
-  of the training period. The expected distribution takes each weekday in the proportion in which the last week holds
-  it, or every Monday would be a drift.
+  of the training period. The expected distribution weights weekdays as they occur in the last week; otherwise
+  every Monday would be a drift.
 - **ADWIN on scores** of the test rows, one after the other.
 - **ADWIN on errors** (squared, of a score against its label) of the test rows, each entered when its label is known.
 
-A signal alarms once. PSI has to exceed its limit on several days in a row, since customers return and one odd week of a
-few of them is no drift. Limits were chosen on simulated runs and confirmed on twenty others, see docs/evaluation.md.
+A signal alarms once. PSI must exceed its limit on several days in a row, because one unusual week of a few customers is
+no drift. Limits were chosen on simulated runs and confirmed on twenty others, see docs/evaluation.md.
 
 What it leaves to others: what to do about an alarm.
 
@@ -38,7 +38,7 @@ class AlarmLimits:
     psi_days: int = 3  # test days in a row on which a PSI has to exceed its limit
     window_days: int = 7  # of the distribution that is compared
     bins: int = 10  # of equal frequency in the training period
-    score_delta: float = 1e-8  # of ADWIN: chance of a false alarm, were rows independent; they are not
+    score_delta: float = 1e-8  # of ADWIN: probability of a false alarm if rows were independent, which they are not
     error_delta: float = 1e-8
 
 
@@ -92,8 +92,8 @@ def _signals(evidence: Evidence) -> list[tuple[str, NDArray[np.floating], NDArra
     """(name, values of the training period, values of the test days) of every feature and of the score."""
     train, validation, test = evidence.train, evidence.validation, evidence.test
     before = np.concatenate([train.x, validation.x])
-    # Scores of training rows are a little too sure of themselves; the few validation customers alone are too few to
-    # compare a distribution with (their PSI reached 0.3 without any drift).
+    # Scores of training rows are slightly too extreme, and validation customers alone are too few for a distribution
+    # (their PSI reached 0.3 without any drift).
     scores = np.concatenate([train.score, validation.score])
     columns = [(name, before[:, i], test.x[:, i]) for i, name in enumerate(evidence.federation.feature_names)]
     return [(SCORE, scores, test.score), *columns]

@@ -1,9 +1,9 @@
-"""A finished run and its rows, scored again by the model it left: what every part of an examination looks at.
+"""Read a finished run and score its rows again with its model, for all parts of an examination.
 
 What it does: reads config.toml, manifest.json and model.safetensors, reads the data from its source through the
 loader that trained on it, refuses data that are no longer the same, and scores training, validation and test rows.
 
-Nothing is written and no budget is touched: this is evaluation by someone who may see all rows.
+It writes nothing and spends no budget: this is evaluation by a person who may see all rows.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ScoredPart:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that an examination may look at."""
+    """The data of an examination."""
 
     run: Path
     config: RunConfig
@@ -110,14 +110,14 @@ class Evidence:
 def gather(run: Path) -> Evidence:
     """Read the finished run in folder `run` and score its rows.
 
-    Raises `RunFolderError` when the folder is no run, the run is not finished, or its data file is another one than
-    it was trained on; `ExaminationError` when the source is missing or its rows are no longer those of the manifest.
+    Raises `RunFolderError` when the folder is not a finished run, or when its data file has changed; `ExaminationError`
+    when the source is missing or its rows are no longer those of the manifest.
     """
     source_file = _source_of(run)
     if source_file is not None and not source_file.is_file():
         raise ExaminationError(
-            f"{run}: expected the transactions it was trained on at {source_file}, found no file there; put them back, "
-            "since a report without rows would have nothing to measure"
+            f"{run}: expected its transactions at {source_file}, found no file there: restore the file, "
+            "because a report measures the model on these rows"
         )
     folder = RunFolder.open(run)
     manifest = folder.read_json("manifest.json")
@@ -126,8 +126,8 @@ def gather(run: Path) -> Evidence:
     federation = federation_of(source)
     if json.loads(json.dumps(federation.description)) != manifest["data"]:
         raise ExaminationError(
-            f"{run}: the rows, schema or partition are no longer what manifest.json says; evaluate with the files the "
-            "run was trained on"
+            f"{run}: expected the rows, schema and partition of manifest.json, got others; evaluate with the files "
+            "that the run was trained on"
         )
     if model.shared is not None:
         federation = with_shared_columns(federation, source.table, model.shared)

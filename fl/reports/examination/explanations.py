@@ -1,4 +1,4 @@
-"""Which features decide, at each bank, and whether banks agree on it.
+"""Compute the importance of features at each bank, and whether banks agree on it.
 
 What it does: SHAP values by GradientShap, on the model's logit, of a sample of each bank's test rows and of its alerts;
 a feature's importance is the mean of their absolute values. Banks are compared by the rank correlation of importances
@@ -26,7 +26,7 @@ from fl.reports.examination.evidence import Evidence, ScoredPart
 from fl.seeds import derive_seed
 
 ROWS = 300  # sampled per bank, and as many of its highest alerts
-BACKGROUND = 500  # training rows that stand for "nothing known"
+BACKGROUND = 500  # training rows that stand for the absence of information
 DRAWS = 200  # backgrounds and interpolation points per row
 TOP = 5  # features that count as a bank's top ones
 
@@ -123,7 +123,7 @@ def _named(names: tuple[str, ...], importance: NDArray[np.float64]) -> dict[str,
 
 
 def _of_alerts(names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, Any]:
-    """Importances over alerts; None, with the count 0, where nothing was flagged: a mean over no row is no number."""
+    """Importances over alerts; None, with the count 0, where no row was flagged."""
     if len(values) == 0:
         return {"alerts": {"top": [], "importance": None, "rows": 0}, "alerts_signed": None}
     named = _named(names, np.abs(values).mean(axis=0))

@@ -1,4 +1,4 @@
-"""Who is flagged, by group: selection rate, recall and false-positive rate over any column of the data.
+"""Compare groups of rows: selection rate, recall and false-positive rate over any column of the data.
 
 What it does: makes groups of the bank, of a column of the file (whether or not the model sees it), or of a file of
 customers (`FILE.csv:COLUMN`); numbers become quarters. Figures by `fairlearn.metrics.MetricFrame`, each with its counts
@@ -7,7 +7,7 @@ and a 95 % interval of its recall.
 A report must not name people or things: columns that hold identifiers, texts, times or more than thirty words are
 refused, limits of quarters are rounded to two digits, and groups of fewer than twenty rows are shown together.
 
-What it leaves to others: which differences are just. A rate may differ because fraud does.
+What it leaves to others: which differences are fair. Rates may differ because fraud differs.
 
 Source: Hardt, Price and Srebro, NeurIPS 2016 (equal opportunity is the recall's column); Bird et al., fairlearn, 2020.
 """
@@ -35,9 +35,9 @@ from fl.reports.examination.calibration import wilson
 from fl.reports.examination.evidence import Evidence
 
 BANK = "bank"
-MOST_GROUPS = 30  # distinct words of a column; with more of them it is a list of things, not of groups
+MOST_GROUPS = 30  # distinct words of a column; a column with more holds things, not groups
 SHOWN_ROWS = 20  # fewer rows: shown together with others
-SMALL_ROWS, SMALL_FRAUDS = 200, 10  # fewer of either: called small, since its rates say little
+SMALL_ROWS, SMALL_FRAUDS = 200, 10  # a group with fewer of either is called small
 REST = "groups of fewer than 20 rows, together"
 
 
@@ -110,7 +110,7 @@ def _apart(rows: Sequence[dict[str, Any]]) -> dict[str, float | bool] | None:
 
 
 def _together(group: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Groups with few rows become one, so that no row stands alone under its own word."""
+    """Groups with few rows become one group, so that no group identifies a row."""
     names, code, rows = np.unique(group.astype(str), return_inverse=True, return_counts=True)
     shown = np.where(rows >= SHOWN_ROWS, names, REST).astype(object)
     return np.asarray(shown[code], object)
@@ -152,7 +152,7 @@ def _words(words: NDArray[np.object_], column: str) -> NDArray[np.object_]:
 
 
 def quarters(values: NDArray[np.float64]) -> NDArray[np.object_]:
-    """The quarter of each value as text, with limits rounded to two digits, so that they are no one's values."""
+    """The quarter of each value as text, with limits rounded to two digits, so that they show no single row."""
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
         return np.full(len(values), "(empty)", object)

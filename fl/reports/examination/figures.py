@@ -1,7 +1,7 @@
-"""How much fraud the model finds, at which banks, and what other ways of training find on the same rows.
+"""Measure how much fraud the model detects at each bank, and compare it with the baselines on the same rows.
 
-What it does: measures the model again from its rows, by the code that measured it when it was trained, and says whether
-both agree; collects the baselines that the run made, and names those that it did not; the curves behind the figures.
+What it does: measures the model again on its rows, with the code that measured it after training, and checks that both
+agree; collects the baselines of the run, and names those that it left out; computes the curves behind the metrics.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fl.reports.examination.evidence import Evidence
 
 CURVE_POINTS = 200  # of a curve in the report
 HISTOGRAM = 20  # bins of equal width
-SAME = 1e-3  # between a figure measured now and when the run finished: other hardware rounds otherwise
+SAME = 1e-3  # largest difference by rounding between a metric now and after training
 BASELINES = {
     "alone": "each bank alone, without privacy",
     "pooled": "all rows in one place, without privacy",
@@ -43,8 +43,8 @@ def figures(evidence: Evidence) -> dict[str, Any]:
     furthest = max(abs(again.mean[name] - stored[name]) for name in MEASURED)
     if furthest > SAME:
         raise ExaminationError(
-            f"{evidence.run}: measured now, a figure lies {furthest:.3g} from what the run reported (at most {SAME:g} "
-            "is rounding); a version with other features trained it: train it anew, or evaluate with that version"
+            f"{evidence.run}: a metric measured now differs by {furthest:.3g} from the reported one (expected at most {SAME:g}): "
+            "a version with other features trained this run; train it anew, or evaluate with that version"
         )
     test = evidence.test
     alerts = _alerts_by_window(evidence)
@@ -132,7 +132,7 @@ def curves(label: NDArray[np.integer], score: NDArray[np.float64]) -> dict[str, 
     """Precision against recall, and how scores of frauds and others are distributed; no single row shows in either."""
     precision, recall, _ = precision_recall_curve(label, score)
     kept = np.unique(np.linspace(0, len(recall) - 1, CURVE_POINTS).round().astype(np.int64))
-    # Equal steps of recall rather than of rows: most rows lie where recall hardly moves.
+    # Equal steps of recall and not of rows, because recall hardly changes over most rows.
     kept = np.union1d(
         kept, np.unique(np.searchsorted(-recall, -np.linspace(0, 1, CURVE_POINTS)).clip(0, len(recall) - 1))
     )

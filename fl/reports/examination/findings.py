@@ -1,7 +1,7 @@
-"""The few sentences that a reader sees first: what the figures mean for someone who has to approve the model.
+"""Write the sentences at the top of a report: the meaning of the metrics for a person who approves the model.
 
 What it does: turns a report into findings, each of a kind: `good`, `note` (to be known), `concern` (to be answered
-before the model is used). The limits are conventions, named here, and no substitute for a decision.
+before the model is used). The limits are conventions, named here, and do not replace a decision.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The plots of a report's page, as plain Plotly specifications: {"data": [...], "layout": {...}}.
 
-Every value comes from the report as it is, in its own unit; axes show shares as percentages. A plot that has nothing to
-show is None.
+Every value comes from the report as it is, in its own unit; axes show shares as percentages. A plot without data is
+None.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def plot(data: list[dict[str, Any]], x: dict[str, Any], y: dict[str, Any], *, he
 
 
 def label(name: str) -> str:
-    """A name from outside as Plotly shows it: in its labels <b>, <a> and entities mean something."""
+    """A name from outside, escaped for Plotly, whose labels interpret <b>, <a> and entities."""
     return escape(name, quote=False)
 
 

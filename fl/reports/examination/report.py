@@ -1,4 +1,4 @@
-"""All of an examination as one JSON object: what `report.json` holds, and what the page shows.
+"""Build the report of an examination as one JSON object, the content of `report.json` and of the page.
 
 What it does: `examine` puts the parts together.
 """
@@ -23,7 +23,7 @@ from fl.reports.examination.timeliness import timeliness
 FORMAT = "examination 1"
 PARTS = ("figures", "comparison", "calibration", "timeliness", "drift", "fairness", "explanations")
 
-Progress = Callable[[int], None]  # told how many of the steps are done: reading, then each part
+Progress = Callable[[int], None]  # takes the number of finished steps: reading, then each part
 
 
 def examine(run: Path, *, columns: Sequence[str] = (), progress: Progress = lambda done: None) -> dict[str, Any]:

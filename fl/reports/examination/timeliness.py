@@ -1,11 +1,11 @@
-"""How soon a compromise is noticed: days from a card's or terminal's first fraud to its first alert.
+"""Measure how soon a compromise is detected: days from a card's or terminal's first fraud to its first alert.
 
 What it does: for every card and terminal with a fraud on the test days, the days until one of its rows is at or above
 the threshold, from its first fraud on. Compromises late in the test days are followed for fewer days; `within` counts,
 for each number of days, only those that could be followed that long.
 
-A terminal with a fraud in the weeks before the test days was compromised before anyone looked and is counted apart.
-Such a card is no test row at all: it is blocked.
+A terminal with a fraud in the weeks before the test days was compromised before the test and is counted separately.
+A card with such a fraud is blocked, so it has no test rows.
 
 What it leaves to others: the threshold (`fl.learning.metrics`), what happens after an alert.
 """

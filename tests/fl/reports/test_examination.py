@@ -78,7 +78,7 @@ def test_figures_that_the_run_did_not_report_are_refused(evidence: Evidence, tmp
     shutil.copytree(evidence.run, copy)
     told = json.loads((copy / "metrics.json").read_text())
     (copy / "metrics.json").write_text(json.dumps({**told, "roc_auc": told["roc_auc"] - 0.01}))
-    with pytest.raises(ExaminationError, match=r"0\.01 from what the run reported"):
+    with pytest.raises(ExaminationError, match=r"differs by 0\.01 from the reported one"):
         figures(replace(evidence, run=copy))
 
 
