@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.errors import BenchmarkError, NothingInCommon, ResumeMismatch, BenchmarkSettingsError, UnlikeMachines
+from benchmarks.errors import BenchmarkError, BenchmarkSettingsError, NothingInCommon, ResumeMismatch, UnlikeMachines
 from fl import options
 from fl.errors import FederationError
 from fl.extras import advice

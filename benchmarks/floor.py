@@ -115,7 +115,7 @@ def works(plan: secagg.RoundPlan, clients: int) -> dict[tuple[str, str], Work]:
 
 
 def measure_speeds() -> Speeds:
-    """This core's speeds. Raises `BenchmarkSettingsError` without numba, which compiles the loop of modular products."""
+    """Speeds of this core. Raises `BenchmarkSettingsError` without numba, which compiles the loop of products."""
     try:
         from benchmarks.products import multiply_repeatedly
     except ImportError as fault:

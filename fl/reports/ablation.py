@@ -48,7 +48,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Variant:
-    """One configuration of an ablation, for all seeds. `epsilon`: for points of the privacy-utility curve, else None."""
+    """One configuration of an ablation, for all seeds. `epsilon`: of a point of the trade-off curve, else None."""
 
     name: str
     what: str

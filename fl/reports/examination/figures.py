@@ -43,8 +43,8 @@ def figures(evidence: Evidence) -> dict[str, Any]:
     furthest = max(abs(again.mean[name] - stored[name]) for name in MEASURED)
     if furthest > SAME:
         raise ExaminationError(
-            f"{evidence.run}: a metric measured now differs by {furthest:.3g} from the reported one (expected at most {SAME:g}): "
-            "a version with other features trained this run; train it anew, or evaluate with that version"
+            f"{evidence.run}: a metric measured now differs by {furthest:.3g} from the reported one (at most {SAME:g} "
+            "is rounding): a version with other features trained this run; train it anew, or evaluate with that version"
         )
     test = evidence.test
     alerts = _alerts_by_window(evidence)
