@@ -188,7 +188,7 @@ def test_a_run_that_lost_every_round_says_so(tmp_path: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr("fl.rounds.play.train_private", power_cut)
         CliRunner().invoke(train, [*PRIVATE, "--rounds", "1", "--run-dir", str(folder)])
-    with pytest.raises(BudgetError, match="every round was paid for"):
+    with pytest.raises(BudgetError, match="every round was recorded as spending"):
         run("--resume", folder)
 
 
@@ -220,7 +220,7 @@ def test_two_banks_are_refused_before_anything_is_written(tmp_path: Path) -> Non
 def test_a_used_folder_and_a_missing_one_are_refused(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="--resume"):
         run(*OPEN, "--run-dir", finished)
-    with pytest.raises(RunFolderError, match="no folder of a run"):
+    with pytest.raises(RunFolderError, match="expected the folder of a run"):
         run("--resume", tmp_path / "nothing")
 
 

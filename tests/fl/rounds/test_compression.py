@@ -158,7 +158,7 @@ def test_impossible_settings_are_refused(settings: dict, message: str) -> None:
 
 
 def test_layers_by_turns_and_banks_of_different_rounds_do_not_go_together() -> None:
-    with pytest.raises(CompressionError, match="name one group"):
+    with pytest.raises(CompressionError, match="give one group"):
         play(make_algorithm("fedbuff"), rounds=1, compression=compressed(layers="hidden1/logit"))
     ((record, _),) = play(make_algorithm("fedbuff"), rounds=1, compression=compressed(layers="logit"))
     assert record.values == LOGIT

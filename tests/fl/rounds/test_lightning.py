@@ -134,7 +134,7 @@ def test_a_trainer_that_has_finished_is_noticed() -> None:
     (bank, *_), used = make_banks(3), trainer()
     module, data = make_module(), FraudData(bank, LOCAL, seed=1)
     trained_update(module, data, used, start=first_vector())
-    with pytest.raises(TrainingError, match="fresh Trainer"):
+    with pytest.raises(TrainingError, match="new Trainer"):
         trained_update(module, data, used, start=first_vector())
 
 

@@ -104,7 +104,7 @@ def test_a_folder_that_holds_anything_is_never_overwritten(tmp_path: Path) -> No
 
 
 def test_opening_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="no folder of a run"):
+    with pytest.raises(RunFolderError, match="expected the folder of a run"):
         RunFolder.open(tmp_path)
 
 
