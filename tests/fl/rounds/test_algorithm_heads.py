@@ -78,7 +78,7 @@ def test_a_bank_without_a_head_yet_begins_with_the_first_models() -> None:
     ("layers", "message"),
     [
         (("output",), "no layers output: the model has hidden1, hidden2, logit"),
-        (("hidden1", "hidden2", "logit"), "nothing"),
+        (("hidden1", "hidden2", "logit"), "no layer is left to share"),
     ],
 )
 def test_heads_that_leave_nothing_or_do_not_exist_are_refused(layers: tuple[str, ...], message: str) -> None:
