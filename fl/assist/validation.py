@@ -23,7 +23,6 @@ from fl.assist.redact import Redactor, words
 from fl.assist.release import amount_range, numeric_range
 from fl.assist.synthetic import SyntheticSet, value_columns
 from fl.data.reading import Transactions
-from fl.data.schema import Schema
 
 LABEL_WORDS = re.compile(
     r"\b(?:frauds?|fraudulent|fraudster|scam\w*|synthetic|fake|betrug\w*|label\w*)\b", re.IGNORECASE
@@ -178,7 +177,7 @@ def _tells(y: NDArray[np.bool_], said: list[set[str]]) -> bool:
 
 def shown_rows(invented: SyntheticSet, frame: pd.DataFrame) -> list[dict[str, str]]:
     """The rows of `frame` as text for reviewers, with the columns of the schema in reading order."""
-    schema: Schema = invented.schema
+    schema = invented.schema
     leading = [c.column for c in (schema.time,) if c is not None]
     leading += [c for c in (schema.parties.customer, schema.parties.terminal) if c is not None]
     order = [*leading, *value_columns(schema), schema.label.column]

@@ -1,1 +1,1 @@
-"""Counts that all banks share: what is counted, how it is released, and the columns made of it."""
+"""Counts that all banks share: plan, release and columns. Suppression threshold: `min_banks` in plan and settings."""

@@ -1,4 +1,4 @@
-"""What a run shares: from its data and settings to the plan of a release, its keys, and what the result says of it.
+"""Settings of shared counts, such as the suppression threshold `min_banks`, and the plan that follows from them.
 
 What it does: `plan_sharing`, `key_slots` and `describe`.
 """
