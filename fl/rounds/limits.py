@@ -262,7 +262,7 @@ def _refusal(
             if asked is not None and asked < least:
                 enough = str(least) if isinstance(least, int) else f"{least:.4g}"
                 return ResourceError(
-                    f"{bank}: {name} {asked:g} is too little: a round takes at least {enough}; raise it, send "
+                    f"{bank}: {name} {asked:g} is too little: a round takes {enough} or more; raise it, send "
                     "fewer layers (--option layers=...), or leave the bank out"
                 )
     lone = [bank for bank, limit in limits.items() if all(_share(limit, work, machine, bank, c) is None for c in costs)]
