@@ -34,24 +34,15 @@ class State:
     step: int  # of the last release that moved it
 
     def __str__(self) -> str:
-        return (
-            f"model {self.model[:16]} of {self.length} values after {self.rounds} rounds, the last of step {self.step}"
-        )
+        return f"model {self.model[:16]} of {self.length} values after {self.rounds} rounds, last step {self.step}"
 
 
 @dataclass
 class Bank:
     organisation: str
     node: int
-    model: str
-    length: int
-    rounds: int
-    step: int  # of the last release that moved its model
+    state: State
     next_step: int  # one above what it joined
-
-    @property
-    def state(self) -> State:
-        return State(self.model, self.length, self.rounds, self.step)
 
 
 class Membership:
@@ -72,7 +63,7 @@ class Membership:
         self.next_step = 0
         self.reasons: dict[str, str] = {}
         self._strangers: set[int] = set()  # nodes of parties that are not enrolled
-        self._largest = largest_message(party.settings.plan)
+        self.largest = largest_message(party.settings.plan)
         self._followed = 0  # step of the last release that moved the aggregator's copy of the model
 
     def find(self, wanted: int, without: Collection[str] = ()) -> None:
@@ -85,31 +76,26 @@ class Membership:
             time.sleep(0.5)
         quorum = self._party.settings.quorum
         if not self.key_holder or len(self.banks) < quorum:
-            here = ", ".join(sorted(bank.organisation for bank in self.banks.values())) or "no bank"
             missing = "" if self.key_holder else "the key holder and "
-            raise PartiesMissing(
-                f"expected {missing}at least {quorum} enrolled banks within {self._limits.ready_s:g} s, got {here}"
-                f"{self._why_missing()}"
-            )
+            needed = f"{missing}at least {quorum} enrolled banks within {self._limits.ready_s:g} s"
+            raise PartiesMissing(f"expected {needed}, {self._who_came()}")
         self._start_models()
         self._catch_up()
         if len(self.banks) < quorum:
-            here = ", ".join(sorted(bank.organisation for bank in self.banks.values())) or "no bank"
-            raise PartiesMissing(
-                f"expected at least {quorum} enrolled banks with one model, got {here}{self._why_missing()}"
-            )
+            raise PartiesMissing(f"expected at least {quorum} enrolled banks with one model, {self._who_came()}")
 
-    def _why_missing(self) -> str:
-        """The reasons of the missing parties, and what to check about those that gave none."""
+    def _who_came(self) -> str:
+        """The banks that came, the reasons of the missing parties, and what to check about those that gave none."""
         here = {bank.organisation for bank in self.banks.values()}
         away = {member.organisation for member in self._party.enrolment.clients} - here
         if not self.key_holder:
             away.add(self._party.enrolment.key_holder.organisation)
-        said = "".join(f"; {who}: {self.reasons[who]}" for who in sorted(away & set(self.reasons)))
+        said = f"got {', '.join(sorted(here)) or 'no bank'}"
+        said += "".join(f"; {who}: {self.reasons[who]}" for who in sorted(away & set(self.reasons)))
         silent = ", ".join(sorted(away - set(self.reasons)))
         if silent:
-            said += f"; no answer from {silent}: check that their SuperNodes and residents run and that the enrolment "
-            said += "list is the same everywhere"
+            said += f"; no answer from {silent}: check that their SuperNodes and residents run"
+            said += " and that the enrolment list is the same everywhere"
         return said
 
     def set_aside(self, bank: Bank, error: str, message: str) -> None:
@@ -153,8 +139,8 @@ class Membership:
             if member.organisation in without:
                 return
             bank = Bank(member.organisation, answer.node, *_said_of_model(call))
-            if bank.model:
-                self._party.plan(bank.length)
+            if bank.state.model:
+                self._party.plan(bank.state.length)
             self.banks[answer.node] = bank
         except (FlowerError, Refusal) as error:
             self._party.log("node set aside", node=answer.node, error=type(error).__name__, message=str(error))
@@ -166,7 +152,7 @@ class Membership:
 
     def _start_models(self) -> None:
         """Send the first model to banks that have none."""
-        without = [bank for bank in self.banks.values() if not bank.model]
+        without = [bank for bank in self.banks.values() if not bank.state.model]
         if not without:
             return
         if self._initial is None:
@@ -178,7 +164,7 @@ class Membership:
         record, call_s = self._initial.record(), self._limits.call_s
         for node, answer in self._calls.start(list(challenges), record, request, call_s, fields).items():
             self._set_aside_unless_good(node, answer, challenges[node])
-        for bank in [bank for bank in self.banks.values() if not bank.model]:
+        for bank in [bank for bank in self.banks.values() if not bank.state.model]:
             self.set_aside(bank, "ModelMismatch", "it got the first model and states that it has none")
 
     def _catch_up(self) -> None:
@@ -196,7 +182,7 @@ class Membership:
                 continue
             step, names = answer.call.number("step"), [bank.organisation for bank in together]
             self._party.log("catching up", step=step, banks=names)
-            wire = Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s))
+            wire = Outgoing(self._calls.wire(answer, "release", self.largest, self._limits.part_s))
             nodes = [bank.node for bank in together]
             aborts = self._send_aborts(nodes, state, answer)
             self.accept(nodes, wire, step, aborts)
@@ -249,19 +235,16 @@ class Membership:
 
     def _follow(self) -> None:
         """Move the aggregator's own copy of the model, if it has one, by stored releases."""
-        while self.model is not None and self.model.digest.hex() != self.common_model():
+        while self.model is not None and self.model.digest.hex() != self.common().model:
             answer = self.ask_stored(self._followed, self.model.length, self.model.digest)
             if not answer.require("key holder", "stored").number("step"):
                 raise ModelsDiverged("no release leads from the first model given here to the banks' model")
-            self.move(Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s)))
+            self.move(Outgoing(self._calls.wire(answer, "release", self.largest, self._limits.part_s)))
 
     def ask_stored(self, after: int, length: int, model: bytes = bytes(32)) -> Answer:
         """The key holder's first stored release after a step that moves this model, or any."""
         call = Call({}, {"request": self._party.request("stored", after, model, length)})
         return self._calls.one("stored", self.key_holder, call, self._limits.call_s)
-
-    def common_model(self) -> str:
-        return self.common().model
 
     def common(self) -> State:
         """The statement of all banks that take part. `_catch_up` and `agree` ensure that there is only one."""
@@ -275,7 +258,10 @@ class Membership:
         release is then within one jump of the last one, so that absent banks can catch up with it.
         """
         banks = self.banks.values()
-        asked, highest = max(bank.next_step for bank in banks), min(bank.step for bank in banks) + MAX_STEP_JUMP // 2
+        asked, highest = (
+            max(bank.next_step for bank in banks),
+            min(bank.state.step for bank in banks) + MAX_STEP_JUMP // 2,
+        )
         return max(self.next_step, min(asked, highest))
 
     def accept(
@@ -288,7 +274,7 @@ class Membership:
         for node, answer in answers.items():
             self._set_aside_unless_good(node, answer, challenges[node])
         for bank in [self.banks[node] for node in nodes if node in self.banks]:
-            if bank.step != step or not bank.model:
+            if bank.state.step != step or not bank.state.model:
                 self.set_aside(bank, "ModelMismatch", f"it got the release of step {step} and states: {bank.state}")
 
     def _set_aside_unless_good(self, node: int, answer: Answer, challenge: bytes) -> None:
@@ -305,7 +291,7 @@ class Membership:
         except (FlowerError, Refusal) as error:
             self.set_aside(bank, type(error).__name__, str(error))
             return
-        bank.model, bank.length, bank.rounds, bank.step, bank.next_step = said
+        bank.state, bank.next_step = said
 
     def move(self, release: Outgoing) -> None:
         if self.model is not None:
@@ -318,7 +304,7 @@ def _challenges(nodes: Iterable[int]) -> dict[int, bytes]:
     return {node: os.urandom(CHALLENGE_BYTES) for node in nodes}
 
 
-def _said_of_model(call: Call) -> tuple[str, int, int, int, int]:
-    """(model, length, rounds, step, next step) of a bank's answer. Raises `TransferError`."""
+def _said_of_model(call: Call) -> tuple[State, int]:
+    """(state, next step) of a bank's answer. Raises `TransferError`."""
     length, rounds, step, following = (call.number(name) for name in ("length", "rounds", "step", "next_step"))
-    return call.text("model"), length, rounds, step, following
+    return State(call.text("model"), length, rounds, step), following

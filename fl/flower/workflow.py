@@ -29,18 +29,11 @@ from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
 from fl.flower.calls import Answer, Calls
-from fl.flower.errors import (
-    FlowerError,
-    ModelsDiverged,
-    PartiesMissing,
-    PartyFailed,
-    RoundFailed,
-    TransferError,
-)
+from fl.flower.errors import FlowerError, ModelsDiverged, PartiesMissing, PartyFailed, RoundFailed, TransferError
 from fl.flower.limits import WaitLimits
 from fl.flower.membership import Membership
 from fl.flower.parties.aggregator import AggregatorParty, Closed
-from fl.flower.parties.party import Refusal, largest_message
+from fl.flower.parties.party import Refusal
 from fl.flower.transport import PART_BYTES, Bytes, Call, Outgoing, numbered
 from fl.text import printable
 
@@ -117,7 +110,6 @@ class EncryptedRounds:
         self._members = Membership(self._calls, party, self._limits, initial)
         self._wanted = len(party.enrolment.clients) if banks is None else banks
         self._on_round = on_round
-        self._largest = largest_message(party.settings.plan)
 
     def run(self, rounds: int, *, evaluate: bool = False) -> RoundsOutcome:
         """Play rounds until every bank has applied `rounds` of them. A federation that has applied some continues.
@@ -134,7 +126,7 @@ class EncryptedRounds:
         said = self._reports() if evaluate else {}
         plan = self._party.plan(self._members.common().length)
         return RoundsOutcome(
-            self._members.common_model(),
+            self._members.common().model,
             tuple(reports),
             said,
             self._calls.largest_message,
@@ -177,7 +169,7 @@ class EncryptedRounds:
                 raise PartiesMissing(f"round {number} was lost: {'; '.join(lost)}; {error}") from error
 
     def _attempt(self, number: int, started: float, lost: Sequence[str]) -> RoundReport:
-        limits, model, length = self._limits, self._members.common_model(), self._members.common().length
+        limits, model, length = self._limits, self._members.common().model, self._members.common().length
         step = self._calls.step = self._members.following_step()
         self._members.next_step = step + 1
         self._party.log("round", step=step, round=number, banks=len(self._members.banks), model=model[:16])
@@ -205,7 +197,7 @@ class EncryptedRounds:
             closed.members,
             left_out,
             tuple(lost),
-            self._members.common_model(),
+            self._members.common().model,
             round(time.monotonic() - started, 3),
             slowest,
             sealing,
@@ -221,7 +213,7 @@ class EncryptedRounds:
 
     def _settle(self, number: int) -> None:
         """After a release: a quorum must state one model after `number` rounds; otherwise look for parties again."""
-        for bank in [bank for bank in self._members.banks.values() if bank.rounds != number]:
+        for bank in [bank for bank in self._members.banks.values() if bank.state.rounds != number]:
             said = f"it got the release of round {number} and states: {bank.state}"
             self._members.set_aside(bank, "ModelMismatch", said)
         quorum, states = self._party.settings.quorum, self._members.states()
@@ -272,7 +264,7 @@ class EncryptedRounds:
             who = members[answer.node].organisation
             try:
                 contribution = answer.require(who, "contribution")
-                data = self._calls.wire(answer, "contribution", self._largest, self._limits.part_s)
+                data = self._calls.wire(answer, "contribution", self._members.largest, self._limits.part_s)
                 started = time.monotonic()
                 self._party.receive(data)
                 del data
@@ -304,7 +296,7 @@ class EncryptedRounds:
         answer = self._calls.call_with("release", [node], "sum", total, limits.release_s, limits.part_s)[node]
         del total
         if not answer.error:
-            data = Outgoing(self._calls.wire(answer, "release", self._largest, limits.part_s))
+            data = Outgoing(self._calls.wire(answer, "release", self._members.largest, limits.part_s))
             return data, answer.call.seconds("open_seconds"), False
         if answer.error == "SumRefused":
             raise _RoundLost("key holder: SumRefused: the sum was refused and the step is consumed")
@@ -318,7 +310,7 @@ class EncryptedRounds:
         while time.monotonic() < deadline:
             answer = self._members.ask_stored(step - 1, length)
             if not answer.error and answer.call.fields.get("step") == step:
-                return Outgoing(self._calls.wire(answer, "release", self._largest, self._limits.part_s))
+                return Outgoing(self._calls.wire(answer, "release", self._members.largest, self._limits.part_s))
             if not answer.error:
                 raise _RoundLost(f"key holder: the round ended {answer.call.text('outcome')} without a release")
             last = f"{answer.error}: {answer.message}"
