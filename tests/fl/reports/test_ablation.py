@@ -132,7 +132,7 @@ def test_a_cell_has_its_own_ledgers_and_calibrates_its_own_noise() -> None:
 
 @pytest.mark.parametrize(
     ("components", "epsilons", "message"),
-    [(["colour"], [], "expected components among"), (["privacy"], [], "no privacy that"), (None, [1.0], "no epsilon")],
+    [(["colour"], [], "expected components among"), (["privacy"], [], "no privacy to"), (None, [1.0], "no epsilon")],
 )
 def test_what_cannot_be_taken_out_is_refused_by_name(
     components: list[str] | None, epsilons: list[float], message: str
