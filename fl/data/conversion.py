@@ -137,6 +137,14 @@ class Cells:
         )
         return labels
 
+    def known_days(self, schema: Schema, labels: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """int32[n]: the day of `[label] known` of each fraud, 0 for all others, whose cells may hold anything."""
+        assert schema.time is not None and schema.label.known is not None
+        days, frauds = np.zeros(len(labels), np.int32), self.where(labels == 1)
+        if len(frauds.index):
+            days[labels == 1] = frauds.times(replace(schema.time, column=schema.label.known)) // DAY_US
+        return days
+
     def ids(self, column: str, *, refuse_empty: bool = False) -> Identifiers:
         """The column as codes into its distinct values, in order of appearance."""
         # In one chunk, because each chunk would repeat earlier entries; with 64-bit offsets for more than 2 GB.

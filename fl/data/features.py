@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction import FeatureHasher
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from fl.data.amount_history import AmountMoments, before_rows
 from fl.data.reading import Transactions
 from fl.data.schema import (
     DAY_US,
@@ -35,6 +36,8 @@ from fl.errors import DataError, FeatureError
 
 NIGHT_ENDS_HOUR = 6  # a transaction before 7:00 is made at night (handbook, chapter 3)
 MONDAY_OF_EPOCH = 3  # 1970-01-01 was a Thursday
+FIRST_DEVIATION, LEAST_DEVIATION = 0.5, 0.02  # of the typical amount
+FURTHEST = 1e6  # standard deviations: beyond every bound, and finite
 LOG_TRANSFORMS: tuple[Transform, ...] = ("log1p", "signed_log1p")
 
 
@@ -58,10 +61,10 @@ class Block(Protocol):
         """float64[len(rows), len(features)], unscaled, of the rows at these positions, given the whole `table`."""
 
 
-def blocks(schema: Schema) -> tuple[Block, ...]:
+def blocks(schema: Schema, earlier: AmountMoments | None = None) -> tuple[Block, ...]:
     """The feature blocks that the schema's columns allow, in a fixed order.
 
-    Raises `FeatureError` when there are none.
+    `earlier`: amounts of rows before the table that features are asked of. Raises `FeatureError` when there are none.
     """
     blocks: list[Block] = []
     if schema.time is not None and schema.time.has_calendar:
@@ -70,6 +73,8 @@ def blocks(schema: Schema) -> tuple[Block, ...]:
         blocks.append(Amount(schema))
     if schema.has_windows and schema.parties.customer is not None:
         blocks.append(CustomerWindows(schema))
+        if schema.amount is not None:
+            blocks.append(CustomerHistory(schema, earlier))
     if schema.has_windows and schema.parties.terminal is not None:
         blocks.append(TerminalWindows(schema))
     blocks.extend(Number(column) for column in schema.numeric)
@@ -85,15 +90,28 @@ def features(schema: Schema) -> tuple[Feature, ...]:
     return tuple(feature for block in blocks(schema) for feature in block.features)
 
 
-def raw_features(table: Transactions, rows: Positions | None = None) -> NDArray[np.float64]:
-    """float64[m, d]: unscaled features of the rows at positions `rows` (all by default), from the whole `table`."""
+def features_at_first(schema: Schema) -> tuple[str, ...]:
+    """Names of the features of a run that names none: it was begun before `CustomerHistory` was computed."""
+    later = {feature.name for feature in CustomerHistory.features}
+    return tuple(feature.name for feature in features(schema) if feature.name not in later)
+
+
+def raw_features(
+    table: Transactions, rows: Positions | None = None, earlier: AmountMoments | None = None
+) -> NDArray[np.float64]:
+    """float64[m, d]: unscaled features of the rows at positions `rows` (all by default), from the whole `table`.
+
+    `earlier`: amounts of rows that came before the table and are not in it.
+    """
     wanted = np.arange(len(table), dtype=np.int64) if rows is None else rows
-    return np.concatenate([block.raw(table, wanted) for block in blocks(table.schema)], axis=1)
+    return np.concatenate([block.raw(table, wanted) for block in blocks(table.schema, earlier)], axis=1)
 
 
-def scaled_features(table: Transactions, rows: Positions | None = None) -> NDArray[np.float32]:
-    """float32[m, d]: features of the rows at positions `rows`, scaled by the schema's public constants."""
-    return scale_publicly(raw_features(table, rows), table.schema)
+def scaled_features(
+    table: Transactions, rows: Positions | None = None, earlier: AmountMoments | None = None
+) -> NDArray[np.float32]:
+    """float32[m, d]: `raw_features`, scaled by the schema's public constants."""
+    return scale_publicly(raw_features(table, rows, earlier), table.schema)
 
 
 def scale_publicly(raw: NDArray[np.float64], schema: Schema) -> NDArray[np.float32]:
@@ -102,10 +120,14 @@ def scale_publicly(raw: NDArray[np.float64], schema: Schema) -> NDArray[np.float
     for column, feature in enumerate(features(schema)):
         values = raw[:, column]
         if feature.transform in LOG_TRANSFORMS:
-            values = np.sign(values) * np.log1p(np.abs(values))
+            values = _signed_log1p(values)
         with np.errstate(over="ignore"):  # what overflows float64 is clipped to the bound
             scaled[:, column] = np.clip((values - feature.center) / feature.scale, -schema.bound, schema.bound)
     return scaled
+
+
+def _signed_log1p(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.sign(values) * np.log1p(np.abs(values))
 
 
 class Calendar:
@@ -163,6 +185,34 @@ class CustomerWindows:
             means = windows.means(table.amount, starts, end)
             columns = [column for pair in zip(columns, means, strict=True) for column in pair]
         return windows.in_asked_order(columns)
+
+
+class CustomerHistory:
+    """The amount against all earlier amounts of the customer: in standard deviations, and as a log ratio to their mean.
+
+    Two public guesses stand in for what is not known yet: the schema's typical amount for a mean of no amount, and half
+    of it for the deviation of fewer than two. A deviation is at least `LEAST_DEVIATION` of the typical amount.
+    """
+
+    # A bound of 3 is reached at six standard deviations.
+    features = (Feature("customer_amount_zscore", scale=2.0), Feature("customer_amount_log_ratio"))
+
+    def __init__(self, schema: Schema, earlier: AmountMoments | None = None) -> None:
+        assert schema.amount is not None
+        self._typical = schema.amount.typical or 1.0
+        self._earlier = earlier
+
+    def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
+        assert table.amount is not None
+        past = before_rows(table, rows, self._earlier)
+        mean = np.where(past.count > 0, past.mean, self._typical)
+        variance = past.deviations / np.maximum(past.count, 1)
+        deviation = np.where(past.count > 1, np.sqrt(variance), FIRST_DEVIATION * self._typical)
+        deviation = np.maximum(deviation, LEAST_DEVIATION * self._typical)
+        amount = table.amount[rows]
+        with np.errstate(over="ignore"):  # beyond float64 is beyond the bound
+            zscore = np.clip((amount - mean) / deviation, -FURTHEST, FURTHEST)
+        return np.stack([zscore, _signed_log1p(amount) - _signed_log1p(mean)], axis=1)
 
 
 class TerminalWindows:

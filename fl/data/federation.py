@@ -7,23 +7,25 @@ of all banks in one place, which a federation avoids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fl import options
 from fl.data.features import features, scaled_features
 from fl.data.partition import Partition, partition_for
 from fl.data.reading import Transactions, load_transactions, read_header, transactions_from_frame
 from fl.data.schema import Schema
 from fl.data.schema_file import load_schema, schema_for_header
 from fl.data.simulate import Simulation, simulate
-from fl.data.split import Periods, Split, periods_for, split
-from fl.errors import PartitionError, SplitError
+from fl.data.split import Periods, Split, calendar_of, own_history, periods_for, split
+from fl.errors import DataError, FeatureError, PartitionError, SplitError
 
+NOWHERE = np.empty(0, np.int64)  # positions of no rows
 SIMULATED = "simulated"  # in place of a path: the embedded data
 
 
@@ -70,6 +72,37 @@ class Federation:
     schema: Schema
     description: dict[str, Any]
 
+    def only(self, names: Sequence[str]) -> Federation:
+        """With these columns alone, in this order. Raises `FeatureError` for one that is not there."""
+        if tuple(names) == self.feature_names:
+            return self
+        if missing := [name for name in names if name not in self.feature_names]:
+            raise FeatureError(f"no column {', '.join(missing)}: the rows have {', '.join(self.feature_names)}")
+        places = [self.feature_names.index(name) for name in names]
+
+        def narrowed(rows: Rows) -> Rows:
+            return replace(rows, x=rows.x[:, places])
+
+        banks = tuple(
+            BankData(bank.name, narrowed(bank.train), narrowed(bank.validation), tuple(map(narrowed, bank.test)))
+            for bank in self.banks
+        )
+        return replace(self, banks=banks, feature_names=tuple(names))
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """Public facts that banks agree on beforehand where none sees all rows: what one process reads in the table.
+
+    `first_day`: of the data, days since 1970-01-01. `registers`: public lists of parties by kind, as of terminals.
+    """
+
+    first_day: Annotated[int, options.DAY]
+    registers: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        options.check(self, DataError, "agreed ")
+
 
 @dataclass(frozen=True)
 class PartitionedTable:
@@ -82,6 +115,12 @@ class PartitionedTable:
         repr=False
     )  # positions in the table; split of those
     seed: int
+    agreed: Agreed | None = None  # what banks agreed on that do not show each other their rows; None: read in `table`
+
+    @property
+    def first_day(self) -> int:
+        """The first day whose transactions may be counted."""
+        return int(self.table.day[0]) if self.agreed is None else self.agreed.first_day
 
 
 def load_federation(
@@ -147,6 +186,55 @@ def read_partitioned(
     return PartitionedTable(table, rule, periods, tuple(banks), seed)
 
 
+def read_member(
+    data: str | Path,
+    schema: Schema,
+    partition: str | None,
+    bank: str,
+    members: Sequence[str],
+    seed: int,
+    agreed: Agreed,
+    *,
+    test_windows: int | None = None,
+    simulation: Simulation | None = None,
+) -> PartitionedTable:
+    """The rows of one of several banks, at that bank: the other `members` are there by name and have no rows.
+
+    `partition`: the column or file that names the bank of a row; None: every row in `data` is this bank's. Raises what
+    `read_partitioned` does.
+    """
+    rule = Partition(f"rows of {bank}") if partition is None else partition_for(schema, partition, None, seed)
+    table = _read(data, schema, rule, simulation or Simulation(seed=seed))
+    if partition is not None:
+        found = dict(rule.assign(table))
+        if bank not in found:
+            raise PartitionError(f"{table.source}: no rows of bank {bank!r} ({rule.spec}), got {', '.join(found)}")
+        table = table.take(found[bank])
+    periods = periods_for(schema, table, test_windows)
+    held = split(table, periods, seed)
+    if len(held.train) == 0:
+        raise PartitionError(f"{table.source}: bank {bank!r} has no rows to train on; widen the training period")
+    rows = np.arange(len(table))
+    banks = tuple((name, rows, held) if name == bank else (name, NOWHERE, _empty(periods)) for name in members)
+    return PartitionedTable(table, rule, periods, banks, seed, agreed=agreed)
+
+
+def without_rows(
+    schema: Schema, members: Sequence[str], seed: int, agreed: Agreed, *, test_windows: int | None = None
+) -> PartitionedTable:
+    """What is public before anybody looks at a row: schema, calendar and names of banks. Raises `SplitError`."""
+    nothing = Transactions(
+        schema, "no rows", NOWHERE, NOWHERE, np.empty(0, np.uint8), None, None, None, None, {}, {}, {}
+    )
+    periods = calendar_of(schema, test_windows)
+    banks = tuple((name, NOWHERE, _empty(periods)) for name in members)
+    return PartitionedTable(nothing, Partition("by member"), periods, banks, seed, agreed=agreed)
+
+
+def _empty(periods: Periods) -> Split:
+    return Split(NOWHERE, NOWHERE, (NOWHERE,) * periods.windows)
+
+
 def resolve_schema(data: str | Path, schema: str | Path | Schema | None) -> Schema:
     """The requested schema, or the shipped one that fits the data."""
     if isinstance(schema, Schema):
@@ -167,6 +255,19 @@ def federation_of(source: PartitionedTable) -> Federation:
             raise SplitError(f"{source.table.source}: test window {i + 1} ({window}) holds no rows at any bank")
     names = tuple(feature.name for feature in features(schema))
     return Federation(banks, names, schema, _description(source, banks))
+
+
+def own_histories(source: PartitionedTable, days: int) -> dict[str, Rows]:
+    """By bank: the rows of its last `days` days of training and before, for a model that never leaves the bank.
+
+    With the bank's own features, without validation customers; in a federation's order of banks.
+    """
+    histories = {}
+    for name, rows, held in source.banks:
+        table = source.table.take(rows)
+        positions = own_history(table, held, source.periods, days)
+        histories[name] = _rows_at(table, scaled_features(table, positions), positions)
+    return histories
 
 
 def pooled_global(source: PartitionedTable) -> BankData:
@@ -215,17 +316,21 @@ def _bank(name: str, table: Transactions, held: Split) -> BankData:
     x = scaled_features(table, needed)
 
     def rows_at(positions: NDArray[np.int64]) -> Rows:
-        assert table.label is not None
-        customer = table.index if table.customer is None else table.customer.code
-        return Rows(
-            x=x[np.searchsorted(needed, positions)],
-            y=table.label[positions].astype(np.float32),
-            day=table.day[positions],
-            customer=customer[positions],
-            index=table.index[positions],
-        )
+        return _rows_at(table, x[np.searchsorted(needed, positions)], positions)
 
     return BankData(name, rows_at(held.train), rows_at(held.validation), tuple(rows_at(p) for p in held.test))
+
+
+def _rows_at(table: Transactions, x: NDArray[np.float32], positions: NDArray[np.int64]) -> Rows:
+    assert table.label is not None
+    customer = table.index if table.customer is None else table.customer.code
+    return Rows(
+        x=x,
+        y=table.label[positions].astype(np.float32),
+        day=table.day[positions],
+        customer=customer[positions],
+        index=table.index[positions],
+    )
 
 
 def _merged(positions: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

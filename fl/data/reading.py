@@ -36,8 +36,9 @@ class Transactions:
     `index`: int64[n], 0-based position in the source, header not counted. `time`: int64[n], microseconds
     since 1970-01-01 (since 0 without a date), or the order itself. `label`: uint8[n], 1 is fraud. `amount`
     and `numeric`: float64[n], finite (NaN only in numeric columns whose schema names a `missing` value).
-    `customer`, `terminal`, `bank`, `categorical`: codes. `text`: object[n]. None where the schema names no
-    such column.
+    `customer`, `terminal`, `bank`, `categorical`: codes. `text`: object[n]. `entities`: codes of the parties beside the
+    terminal, by kind. `known_day`: int32[n], the day on which a fraud was labelled; 0 where there is no fraud. None
+    where the schema names no such column.
     """
 
     schema: Schema
@@ -53,6 +54,8 @@ class Transactions:
     categorical: Mapping[str, Identifiers] = field(repr=False)
     text: Mapping[str, NDArray[np.object_]] = field(repr=False)
     first_row: int = 2  # row number of index 0 in messages: 2 in a csv (row 1 is the header), 1 in a parquet file
+    entities: Mapping[str, Identifiers] = field(default_factory=dict, repr=False)
+    known_day: NDArray[np.int32] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -66,6 +69,10 @@ class Transactions:
         if self.time is None or self.schema.time is None or not self.schema.time.measures_days:
             return np.zeros(len(self), np.int32)
         return (self.time // DAY_US).astype(np.int32)
+
+    def party(self, kind: str) -> Identifiers | None:
+        """The identifiers of a kind of `fl.data.schema.KINDS`; None where the schema names no column of it."""
+        return self.terminal if kind == "terminal" else self.entities.get(kind)
 
     def row_name(self, position: int) -> str:
         return f"{self.source}: row {int(self.index[position]) + self.first_row}"
@@ -84,6 +91,8 @@ class Transactions:
             numeric={name: values[rows] for name, values in self.numeric.items()},
             categorical={name: values.take(rows) for name, values in self.categorical.items()},
             text={name: values[rows] for name, values in self.text.items()},
+            entities={kind: values.take(rows) for kind, values in self.entities.items()},
+            known_day=None if self.known_day is None else self.known_day[rows],
         )
 
 
@@ -290,12 +299,13 @@ def _whole(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None
 
 def _build(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None) -> Transactions:
     customer, terminal = schema.parties.customer, schema.parties.terminal
+    label = cells.labels(schema.label) if labelled else None
     table = Transactions(
         schema=schema,
         source=cells.source,
         index=cells.index,
         time=None if schema.time is None else cells.times(schema.time),
-        label=cells.labels(schema.label) if labelled else None,
+        label=label,
         amount=None if schema.amount is None else cells.numbers(schema.amount.column),
         customer=None if customer is None else cells.ids(customer, refuse_empty=True),
         terminal=None if terminal is None else cells.ids(terminal, refuse_empty=True),
@@ -304,6 +314,8 @@ def _build(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None
         categorical={c.column: cells.ids(c.column) for c in schema.categorical},
         text={c.column: as_array(cells.as_text(c.column)) for c in schema.text if c.use},
         first_row=cells.first_row,
+        entities={kind: cells.ids(column, refuse_empty=True) for kind, column in schema.parties.entities.items()},
+        known_day=None if label is None or schema.label.known is None else cells.known_days(schema, label),
     )
     if table.time is None or bool((np.diff(table.time) >= 0).all()):
         return table

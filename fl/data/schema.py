@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from fl import options
 from fl.errors import SchemaError
@@ -33,6 +33,11 @@ DAY_US = MICROSECONDS["days"]
 
 Transform = Literal["identity", "log1p", "signed_log1p"]
 
+Kind = Literal["terminal", "merchant", "device", "account"]  # what transactions of several banks have in common
+KINDS: tuple[Kind, ...] = get_args(Kind)
+OF_ONE_BANK = ("card", "customer", "cardholder")  # kinds that banks do not have in common
+ReportedBy = Literal["issuer", "issuer and acquirer"]
+
 EPOCH = dt.date(1970, 1, 1)
 
 
@@ -41,14 +46,24 @@ def _require(condition: bool, message: str) -> None:
         raise SchemaError(message)
 
 
+def _refuse_repeats(names: Iterable[str], what: str) -> None:
+    repeated = sorted(name for name, times in Counter(names).items() if times > 1)
+    _require(not repeated, f"{what}: expected each once, got {repeated} more than once")
+
+
 @dataclass(frozen=True)
 class LabelColumn:
-    """The fraud label. Until the label delay, `delay_days` after the transaction, features and split ignore it."""
+    """The fraud label. Until the label delay, `delay_days` after the transaction, features and split ignore it.
+
+    `known`: column that says when a fraud was labelled, written as [time] is. Shared counts of frauds leave out a label
+    that came after its count was closed (`fl.counts.plan`); nothing else looks at it.
+    """
 
     column: Annotated[str, options.COLUMN]
     delay_days: Annotated[int, options.DELAY_DAYS] = 0
     positive: Annotated[tuple[str, ...], options.WORDS] = ("1", "1.0", "true", "True", "TRUE")
     negative: Annotated[tuple[str, ...], options.WORDS] = ("0", "0.0", "false", "False", "FALSE")
+    known: Annotated[str | None, options.COLUMN] = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         options.check(self, SchemaError, "[label] ")
@@ -107,7 +122,11 @@ class AmountColumn:
 
 @dataclass(frozen=True)
 class PartyColumns:
-    """Who pays (`customer`) and where (`terminal`: a terminal, merchant or destination account)."""
+    """Who pays (`customer`) and where (`terminal`: a terminal, merchant or destination account).
+
+    `merchant`, `device`, `account`: further columns of parties that banks have in common. They are no features; counts
+    of frauds per party are shared where `shared` names them. `reported_by`: how many banks count one transaction.
+    """
 
     customer: Annotated[str | None, options.COLUMN] = None
     terminal: Annotated[str | None, options.COLUMN] = None
@@ -115,17 +134,49 @@ class PartyColumns:
     customer_per_day: Annotated[float, options.PER_DAY] = 2.0
     terminal_per_day: Annotated[float, options.PER_DAY] = 1.0
     shared: tuple[str, ...] = ()  # parties that several banks have; banks may share counts of them
+    merchant: Annotated[str | None, options.COLUMN] = field(default=None, repr=False)
+    device: Annotated[str | None, options.COLUMN] = field(default=None, repr=False)
+    account: Annotated[str | None, options.COLUMN] = field(default=None, repr=False)
+    reported_by: ReportedBy = field(default="issuer", repr=False)
 
     def __post_init__(self) -> None:
         options.check(self, SchemaError, "[parties] ")
-        _require(
-            self.shared in ((), ("terminal",)),
-            f'[parties] shared: expected [] or ["terminal"], got {list(self.shared)}; a customer belongs to one bank',
-        )
-        _require(
-            not self.shared or self.terminal is not None,
-            "[parties] shared names the terminal and there is no terminal column; add terminal or remove shared",
-        )
+        _refuse_repeats(self.shared, "[parties] shared")
+        for kind in self.shared:
+            _require(
+                kind not in OF_ONE_BANK,
+                f"[parties] shared: a {kind} belongs to one bank, which knows its frauds already, and no epsilon here "
+                f"protects a {kind} as a whole; remove it (expected some of {', '.join(KINDS)})",
+            )
+            _require(
+                kind in KINDS, f"[parties] shared: expected some of {', '.join(KINDS)}, got {kind!r}; correct the name"
+            )
+            _require(
+                self.column_of(kind) is not None,
+                f"[parties] shared names the {kind}, and no {kind} column is given; add {kind} or remove it from "
+                "shared",
+            )
+
+    def column_of(self, kind: str) -> str | None:
+        """The column of a kind of `KINDS`."""
+        column: str | None = getattr(self, kind)
+        return column
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that hold identifiers, by party: the customer's, and those of `KINDS`."""
+        named = {kind: self.column_of(kind) for kind in ("customer", *KINDS)}
+        return {kind: column for kind, column in named.items() if column is not None}
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """The columns of the kinds beside the terminal."""
+        return {kind: column for kind, column in self.columns.items() if kind not in ("customer", "terminal")}
+
+    @property
+    def reports(self) -> int:
+        """How many banks count one transaction."""
+        return 1 if self.reported_by == "issuer" else 2
 
 
 @dataclass(frozen=True)
@@ -278,6 +329,10 @@ class Schema:
             len(set(self.windows_days)) == len(self.windows_days),
             f"[features] windows_days: expected distinct days, got {list(self.windows_days)}",
         )
+        _require(
+            self.label.known is None or (self.time is not None and self.time.measures_days),
+            "[label] known dates a label, and needs a [time] column that measures days; add one or remove known",
+        )
         self._check_split()
 
     def _check_split(self) -> None:
@@ -299,10 +354,12 @@ class Schema:
     def roles(self) -> Iterator[str]:
         """Every column that is read as label, time, amount, party or feature, with repetitions."""
         yield self.label.column
+        if self.label.known is not None:
+            yield self.label.known
         for single in (self.time, self.amount):
             if single is not None:
                 yield single.column
-        yield from (c for c in (self.parties.customer, self.parties.terminal) if c is not None)
+        yield from self.parties.columns.values()
         for group in (self.numeric, self.categorical, self.text):
             yield from (c.column for c in group)
 
@@ -313,6 +370,8 @@ class Schema:
             wanted.pop(column)
         if not labelled:
             wanted.pop(self.label.column)
+            if self.label.known is not None:
+                wanted.pop(self.label.known)
         return tuple(wanted)
 
     @property
@@ -322,7 +381,7 @@ class Schema:
 
     @property
     def shares_counts(self) -> bool:
-        """Whether banks can share counts of terminals: they have terminals in common and windows longer than a day."""
+        """Whether banks can share counts: they have parties in common and windows longer than a day."""
         return self.has_windows and bool(self.parties.shared) and max(self.windows_days) > 1
 
     @property
@@ -332,8 +391,14 @@ class Schema:
 
     @property
     def sha256(self) -> str:
-        """Hash of all values of the schema, without comments and layout of the TOML."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()
+        """Hash of all values of the schema, without comments and layout of the TOML.
+
+        Keys that schemas did not always have count only where they are given: runs of earlier versions hold the hash.
+        """
+        text = repr(self)
+        if later := _not_default(self.label, ("known",)) | _not_default(self.parties, (*KINDS[1:], "reported_by")):
+            text += repr(later)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def day_name(self, day: int) -> str:
         """A day number as an ISO date where time has a calendar, else as `day N`."""
@@ -351,6 +416,7 @@ def _names_the_year(format: str) -> bool:
         return False
 
 
-def _refuse_repeats(names: Iterable[str], what: str) -> None:
-    repeated = sorted(name for name, times in Counter(names).items() if times > 1)
-    _require(not repeated, f"{what}: expected each once, got {repeated} more than once")
+def _not_default(settings: object, names: Iterable[str]) -> dict[str, Any]:
+    """Of these attributes of `settings`, those that are not at their default."""
+    values = {name: getattr(settings, name) for name in names}
+    return {name: value for name, value in values.items() if value != getattr(type(settings), name)}

@@ -112,6 +112,7 @@ def _label(fields: Fields | None) -> LabelColumn:
         fields.integer("delay_days", LabelColumn.delay_days),
         fields.strings("positive", LabelColumn.positive),
         fields.strings("negative", LabelColumn.negative),
+        fields.text("known"),
     )
     fields.done()
     return label
@@ -141,12 +142,17 @@ def _amount(fields: Fields | None) -> AmountColumn | None:
 def _parties(fields: Fields | None) -> PartyColumns:
     if fields is None:
         return PartyColumns()
+    reported_by: Any = fields.text("reported_by", "issuer")  # checked by PartyColumns
     parties = PartyColumns(
         fields.text("customer"),
         fields.text("terminal"),
         fields.number("customer_per_day", 2.0),
         fields.number("terminal_per_day", 1.0),
         fields.strings("shared"),
+        fields.text("merchant"),
+        fields.text("device"),
+        fields.text("account"),
+        reported_by,
     )
     fields.done()
     return parties

@@ -4,14 +4,32 @@ The data follow the Fraud Detection Handbook, chapter 3 (Le Borgne et al., 2022)
 amount and a rate of transactions; terminals near them; and its three fraud scenarios.
 
 1. Every transaction above an amount threshold is a fraud; here the threshold follows from the fraud share. 2. A
-terminal is compromised for 28 days: every transaction there is a fraud. 3. A customer's details leak for 14 days: a
-third of the transactions are frauds of five times the amount.
+terminal is compromised for some weeks, and most transactions there are frauds. 3. A customer's details leak for 14
+days: a third of the transactions are frauds of five times the amount.
+
+The handbook's compromised terminals are all alike: 28 days in which every transaction is a fraud. Here each
+compromise has a duration and a share of frauds of its own (`Compromises`), since a method that was tuned to one
+duration would otherwise look better than it is.
 
 A change of the data from a given day on can be added (`Drift`), to test drift detection.
 
-Added here: regions with one bank each (some customers bank elsewhere), so that the partition is not random; the
-requested fraud share at every size; and a free-text description of every transaction.
+Added here: banks that issue cards and regions where customers live, each customer in one of both, drawn independently;
+a fraud share that is met whatever the size; and a free-text description of every transaction. The banks' cards meet at
+the same terminals, as card issuers' do. Regions share only the transactions of customers who are away.
 The code, names and templates are our own. Everything is vectorised over transactions.
+
+Why the defaults are what they are. What banks can learn from each other is which terminals are compromised, so the
+default world is one where a single bank sees too little of a terminal, as in the handbook's with ten random banks:
+
+- Two terminals for a customer give one transaction a day at a terminal. Each of ten banks sees one in ten days and
+  hardly finds out alone; all together see a fraud almost every day (labels take 7 days, in this world as in theirs).
+- 60 % of 1 % frauds at terminals that are compromised for 14 to 42 days, with a share of frauds from .6 to 1, are about
+  45 compromised terminals of 6,000 at a time. A share or a duration much lower would leave nothing to find: what is
+  over before its labels arrive helps nobody.
+- A customer has 40 terminals to return to. The test leaves out customers who are known to be compromised;
+  with a dozen, those were nearly all who go to a terminal that was compromised in the training days.
+- 3,000 customers in 77 days are 470,000 transactions: six weeks of history, a week to train on, a week until its labels
+  are known, and three weeks to test on, in a second or two of computing.
 
 Leaves to others: the meaning of the columns (fl/data/schemas/simulated.toml).
 """
@@ -29,13 +47,12 @@ from numpy.typing import NDArray
 from fl import options
 from fl.errors import DataError
 
-SCENARIO_SHARES = (
-    0.08,
-    0.60,
-    0.32,
-)  # of all frauds: amount, terminal, customer; about what the handbook's rates give
-TERMINAL_DAYS, CUSTOMER_DAYS, CUSTOMER_FACTOR = 28, 14, 5.0
-AWAY_SHARE = 0.10  # share of customers with a bank in another region, and of transactions in another region
+AMOUNT_OF_REST = 0.20  # of the frauds that are not at compromised terminals; the others are at compromised customers
+CUSTOMER_DAYS, CUSTOMER_RATE, CUSTOMER_FACTOR = 14, 1 / 3, 5.0
+AWAY_SHARE = 0.10  # share of transactions outside the customer's region
+TERMINALS_PER_CUSTOMER = 2
+FAVOURITES = 40  # terminals that a customer returns to
+MOST_COMPROMISES = 1000  # of one terminal or customer, before a fraud share is given up
 Ints = NDArray[np.int64]
 Texts = NDArray[np.object_]
 
@@ -54,39 +71,88 @@ class Drift:
 
 
 @dataclass(frozen=True)
+class Compromises:
+    """How terminals are compromised: for how long, how much of what happens there is fraud, and how often.
+
+    A duration is a whole number of days from `shortest_days` to `longest_days` with the mean `mean_days`; None: the
+    middle, and then all durations are equally likely. Other means make durations near one end likelier (see
+    `_durations`). Each compromise has a share of frauds of its own, uniform from `least_share` to `most_share`.
+    `of_frauds`: the share of all frauds that happen at compromised terminals; 0: no terminal is ever compromised.
+    """
+
+    shortest_days: Annotated[int, options.COMPROMISE_DAYS] = 14
+    longest_days: Annotated[int, options.COMPROMISE_DAYS] = 42
+    mean_days: Annotated[float | None, options.MEAN_DAYS] = None
+    least_share: Annotated[float, options.COMPROMISE_SHARE] = 0.6
+    most_share: Annotated[float, options.COMPROMISE_SHARE] = 1.0
+    of_frauds: Annotated[float, options.TERMINAL_FRAUDS] = 0.6
+
+    def __post_init__(self) -> None:
+        options.check(self, DataError, "compromises: ")
+        if self.shortest_days > self.longest_days or self.least_share > self.most_share:
+            raise DataError(
+                f"compromises: expected a shortest duration of at most {self.longest_days} days and a least share of "
+                f"at most {self.most_share:g}, got {self.shortest_days} and {self.least_share:g}"
+            )
+        if self.mean_days is not None and not self.shortest_days <= self.mean_days <= self.longest_days:
+            raise DataError(
+                f"compromises: expected a mean from {self.shortest_days} to {self.longest_days} days, which are the "
+                f"shortest and the longest duration, got {self.mean_days:g}"
+            )
+
+
+@dataclass(frozen=True)
 class Simulation:
     """What to simulate. The defaults make about 470,000 transactions that fit fl/data/schemas/simulated.toml."""
 
     customers: Annotated[int, options.CUSTOMERS] = 3000
-    terminals: Annotated[int, options.TERMINALS] = 1500
+    terminals: Annotated[int, options.TERMINALS] = 6000
     days: Annotated[int, options.SIMULATED_DAYS] = 77
-    banks: Annotated[int, options.BANKS] = 8
+    banks: Annotated[int, options.BANKS] = 10
     fraud_share: Annotated[float, options.FRAUD_SHARE] = 0.01  # of all transactions
     start: dt.date = dt.date(2024, 1, 1)
     seed: Annotated[int, options.SEED] = 0
     drift: Drift | None = None
+    regions: Annotated[int, options.REGIONS] = 8
+    compromises: Compromises = Compromises()
 
     def __post_init__(self) -> None:
         options.check(self, DataError, "simulation: ")
-        if self.banks > min(self.customers, self.terminals):
-            raise DataError(f"simulation: expected no more banks than customers and terminals, got {self.banks}")
+        if self.banks > self.customers:
+            raise DataError(f"simulation: expected no more banks than the {self.customers} customers, got {self.banks}")
+        if self.regions > min(self.customers, self.terminals):
+            raise DataError(
+                f"simulation: expected no more regions than customers ({self.customers}) and terminals "
+                f"({self.terminals}), got {self.regions}"
+            )
         if self.drift is not None and self.drift.day >= self.days:
             raise DataError(f"simulation: expected a drift within its {self.days} days, got day {self.drift.day}")
 
 
-def embedded(customers: int | None, banks: int | None, fraud_share: float | None, seed: int) -> Simulation:
-    """The settings of the embedded data: one terminal for two customers, and defaults where an argument is None."""
+def embedded(
+    customers: int | None = None,
+    banks: int | None = None,
+    fraud_share: float | None = None,
+    seed: int = 0,
+    compromises: Compromises | None = None,
+) -> Simulation:
+    """The settings of the embedded data: two terminals for a customer, and defaults where an argument is None."""
     customers = Simulation.customers if customers is None else customers
-    banks = Simulation.banks if banks is None else banks
-    share = Simulation.fraud_share if fraud_share is None else fraud_share
-    return Simulation(customers, max(customers // 2, banks), banks=banks, fraud_share=share, seed=seed)
+    return Simulation(
+        customers,
+        TERMINALS_PER_CUSTOMER * customers,
+        banks=Simulation.banks if banks is None else banks,
+        fraud_share=Simulation.fraud_share if fraud_share is None else fraud_share,
+        seed=seed,
+        compromises=Compromises() if compromises is None else compromises,
+    )
 
 
 def simulate(simulation: Simulation) -> pd.DataFrame:
     """The transactions, in time order; the same for the same `simulation` on every machine with this numpy.
 
-    Columns: TRANSACTION (int), TIME (datetime64), CUSTOMER, TERMINAL, BANK (text), AMOUNT (float, cents),
-    DESCRIPTION (text), IS_FRAUD (0/1), SCENARIO (0 none, 1 to 3: never a feature).
+    Columns: TRANSACTION (int), TIME (datetime64), CUSTOMER, TERMINAL, BANK (text; the customer's), REGION (text; the
+    customer's), AMOUNT (float, cents), DESCRIPTION (text), IS_FRAUD (0/1), SCENARIO (0 none, 1 to 3: never a feature).
     """
     # One random stream per subject, so that one more draw of one kind does not change the others.
     streams = np.random.SeedSequence(simulation.seed).spawn(5)
@@ -100,20 +166,23 @@ def simulate(simulation: Simulation) -> pd.DataFrame:
     if simulation.drift is not None:
         scenario, amount = _change(simulation, simulation.drift, terminal, day, scenario, amount, change)
     order = np.lexsort((customer, second, day))
-    frame = pd.DataFrame(
+    # Sorted one after the other, so that no column is in memory twice.
+    customer, terminal, day, second = customer[order], terminal[order], day[order], second[order]
+    amount, scenario = amount[order], scenario[order]
+    return pd.DataFrame(
         {
             "TRANSACTION": np.arange(len(customer)),
-            "TIME": _times(simulation.start, day[order], second[order]),
-            "CUSTOMER": _names("C", simulation.customers)[customer[order]],
-            "TERMINAL": _names("T", simulation.terminals)[terminal[order]],
-            "BANK": _names("bank-", simulation.banks, width=1)[world.bank[customer[order]]],
-            "AMOUNT": amount[order],
-            "DESCRIPTION": _describe(world, terminal[order], scenario[order], words),
-            "IS_FRAUD": (scenario[order] > 0).astype(np.int64),
-            "SCENARIO": scenario[order],
+            "TIME": _times(simulation.start, day, second),
+            "CUSTOMER": _names("C", simulation.customers)[customer],
+            "TERMINAL": _names("T", simulation.terminals)[terminal],
+            "BANK": _names("bank-", simulation.banks, width=1)[world.bank[customer]],
+            "REGION": _names("region-", simulation.regions, width=1)[world.customer_region[customer]],
+            "AMOUNT": amount,
+            "DESCRIPTION": _describe(world, terminal, scenario, words),
+            "IS_FRAUD": (scenario > 0).astype(np.int64),
+            "SCENARIO": scenario,
         }
     )
-    return frame
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,23 +196,19 @@ class _World:
     terminal_region: Ints
     by_region: Ints  # terminals sorted by region
     region_start: Ints  # where a region begins in by_region; one longer than regions
-    favourites: Ints  # int[customers, 12]: terminals a customer returns to
+    favourites: Ints  # int[customers, FAVOURITES]: terminals a customer returns to
     trade: Ints  # line of business of each terminal
 
 
 def _world(simulation: Simulation, rng: np.random.Generator) -> _World:
-    regions = simulation.banks
-    weights = rng.dirichlet(np.full(regions, 8.0))  # regions differ in size, none is empty of terminals
-    customer_region = rng.choice(regions, simulation.customers, p=weights)
-    terminal_region = np.concatenate(
-        [np.arange(regions), rng.choice(regions, simulation.terminals - regions, p=weights)]
-    )
-    elsewhere = rng.random(simulation.customers) < AWAY_SHARE
-    bank = np.where(elsewhere, rng.integers(regions, size=simulation.customers), customer_region)
-    bank[rng.permutation(simulation.customers)[:regions]] = np.arange(regions)  # no bank without customers
+    regions, banks = simulation.regions, simulation.banks
+    weights = rng.dirichlet(np.full(regions, 8.0))  # regions and banks differ in size
+    customer_region = _members(simulation.customers, weights, rng)
+    terminal_region = _members(simulation.terminals, weights, rng)
+    bank = _members(simulation.customers, rng.dirichlet(np.full(banks, 8.0)), rng)
     by_region = np.argsort(terminal_region, kind="stable")
     region_start = np.searchsorted(terminal_region[by_region], np.arange(regions + 1))
-    favourites = _pick(by_region, region_start, np.repeat(customer_region, 12), rng).reshape(-1, 12)
+    favourites = _pick(by_region, region_start, np.repeat(customer_region, FAVOURITES), rng)
     return _World(
         customer_region=customer_region,
         bank=bank,
@@ -152,9 +217,16 @@ def _world(simulation: Simulation, rng: np.random.Generator) -> _World:
         terminal_region=terminal_region,
         by_region=by_region,
         region_start=region_start,
-        favourites=favourites,
+        favourites=favourites.reshape(-1, FAVOURITES),
         trade=rng.integers(len(_TRADES), size=simulation.terminals),
     )
+
+
+def _members(count: int, weights: NDArray[np.float64], rng: np.random.Generator) -> Ints:
+    """A group for each of `count` members, drawn by the groups' weights; no group is empty."""
+    groups = rng.choice(len(weights), count, p=weights)
+    groups[rng.permutation(count)[: len(weights)]] = np.arange(len(weights))
+    return groups
 
 
 def _pick(by_region: Ints, region_start: Ints, region: Ints, rng: np.random.Generator) -> Ints:
@@ -205,14 +277,20 @@ def _commit_frauds(
     rng: np.random.Generator,
 ) -> tuple[Ints, NDArray[np.float64]]:
     """Scenario of every transaction, and the amounts. The fraud share is met to within one episode."""
-    wanted = np.round(np.array(SCENARIO_SHARES) * simulation.fraud_share * len(amount)).astype(np.int64)
+    compromises, frauds = simulation.compromises, simulation.fraud_share * len(amount)
+    of_terminals = compromises.of_frauds
+    of_amounts, of_customers = (1 - of_terminals) * AMOUNT_OF_REST, (1 - of_terminals) * (1 - AMOUNT_OF_REST)
     scenario = np.zeros(len(amount), np.int64)
-    if wanted[0]:
-        threshold = np.partition(amount, -wanted[0])[-wanted[0]]
+    if large := round(of_amounts * frauds):
+        threshold = np.partition(amount, -large)[-large]
         scenario[amount >= threshold] = 1
-    at_terminal = _episodes(terminal, day, simulation.terminals, simulation.days, TERMINAL_DAYS, wanted[1], 1.0, rng)
+    at_terminal = _episodes(
+        terminal, day, simulation.terminals, simulation.days, compromises, round(of_terminals * frauds), rng
+    )
     scenario[at_terminal] = 2
-    at_customer = _episodes(customer, day, simulation.customers, simulation.days, CUSTOMER_DAYS, wanted[2], 1 / 3, rng)
+    at_customer = _episodes(
+        customer, day, simulation.customers, simulation.days, LEAK, round(of_customers * frauds), rng
+    )
     at_customer = at_customer[scenario[at_customer] == 0]
     scenario[at_customer] = 3
     amount = amount.copy()
@@ -236,37 +314,65 @@ def _change(
     more = round((drift.fraud_factor - 1.0) * simulation.fraud_share * len(later))
     honest = later[scenario[later] == 0]
     left = simulation.days - drift.day
-    hit = _episodes(terminal[honest], day[honest] - drift.day, simulation.terminals, left, left, more, 1.0, rng)
+    wave = Compromises(left, left, least_share=1.0, most_share=1.0)
+    hit = _episodes(terminal[honest], day[honest] - drift.day, simulation.terminals, left, wave, more, rng)
     scenario[honest[hit]] = 2
     return scenario, amount
 
 
-def _episodes(
-    party: Ints,
-    day: Ints,
-    parties: int,
-    days: int,
-    length: int,
-    wanted: int,
-    rate: float,
-    rng: np.random.Generator,
-) -> Ints:
-    """Transactions that fall into compromises of `length` days, drawn one party after the other until `wanted`.
+# What happens to a customer whose details leak.
+LEAK = Compromises(CUSTOMER_DAYS, CUSTOMER_DAYS, least_share=CUSTOMER_RATE, most_share=CUSTOMER_RATE)
 
-    Starts spread over the whole span, and before it, so that fraud is as frequent on the first day as on the
-    last. Each transaction of a compromise is a fraud with probability `rate`.
+
+def _episodes(
+    party: Ints, day: Ints, parties: int, days: int, law: Compromises, wanted: int, rng: np.random.Generator
+) -> Ints:
+    """The first `wanted` frauds of compromises that follow `law`, drawn one party after the other.
+
+    Compromises start at the same rate on all days, also on days before the first, so that fraud is as frequent on the
+    first day as on the last. Each transaction of a compromise is a fraud with the probability of that compromise.
+    Raises `DataError` where so many frauds do not come about.
     """
+    before = law.longest_days
+    stride = days + 2 * before  # of a party in `key`: no compromise of one reaches the next
     order = np.lexsort((day, party))
-    key = party[order] * (days + 2 * length) + day[order] + length
-    victim = rng.permutation(np.repeat(np.arange(parties), 1 + days // length))
-    start = rng.integers(-length + 1, days, len(victim))
-    base = victim * (days + 2 * length) + start + length
-    low, high = np.searchsorted(key, base), np.searchsorted(key, base + length)
-    lengths = high - low
-    flat = np.repeat(low - np.concatenate(([0], np.cumsum(lengths)[:-1])), lengths) + np.arange(lengths.sum())
-    hits = order[flat[rng.random(len(flat)) < rate]]
-    _, first = np.unique(hits, return_index=True)
-    return hits[np.sort(first)[:wanted]]
+    key = party[order] * stride + day[order] + before
+    taken, found, missing = np.zeros(len(party), np.bool_), [np.zeros(0, np.int64)], wanted
+    for _ in range(MOST_COMPROMISES):
+        if missing == 0:
+            return np.concatenate(found)
+        victim = rng.permutation(parties)
+        start = victim * stride + rng.integers(1, before + days, parties)
+        low, high = np.searchsorted(key, start), np.searchsorted(key, start + _durations(law, parties, rng))
+        rate = rng.uniform(law.least_share, law.most_share, parties)
+        # Not many more parties than it takes: what lies behind them would be thrown away.
+        used = int(np.searchsorted(np.cumsum((high - low) * rate), 1.2 * missing + 10)) + 1
+        low, lengths, rate = low[:used], (high - low)[:used], rate[:used]
+        flat = np.repeat(low - np.concatenate(([0], np.cumsum(lengths)[:-1])), lengths) + np.arange(lengths.sum())
+        hits = order[flat[rng.random(len(flat)) < np.repeat(rate, lengths)]]
+        hits = hits[~taken[hits]][:missing]
+        taken[hits] = True
+        found.append(hits)
+        missing -= len(hits)
+    raise DataError(
+        f"simulation: expected {wanted} frauds of compromises among {len(party)} transactions, got {wanted - missing} "
+        f"from {MOST_COMPROMISES} compromises each: lower the fraud share, or raise the share of frauds in a compromise"
+    )
+
+
+def _durations(law: Compromises, count: int, rng: np.random.Generator) -> Ints:
+    """Whole days from the shortest to the longest duration, with the law's mean.
+
+    Of the interval's beta laws with that mean, the one whose density is monotone and has its peak at the nearer end:
+    Beta(1, 1/m - 1) for a mean m below the middle, mirrored above it, uniform in the middle.
+    """
+    span = law.longest_days - law.shortest_days + 1
+    middle = (law.shortest_days + law.longest_days) / 2
+    mean = ((middle if law.mean_days is None else law.mean_days) - law.shortest_days + 0.5) / span
+    nearer = min(mean, 1 - mean)
+    distance = 1 - rng.random(count) ** (1 / (1 / nearer - 1))  # from the nearer end, as a share of the interval
+    place = distance if mean <= 0.5 else 1 - distance
+    return law.shortest_days + np.minimum(place * span, span - 1).astype(np.int64)
 
 
 def _times(start: dt.date, day: Ints, second: Ints) -> NDArray[np.datetime64]:
@@ -335,7 +441,7 @@ def _describe(world: _World, terminal: Ints, scenario: Ints, rng: np.random.Gene
     """A text per transaction: a purchase, the purpose of a transfer, or, more often in frauds, an urgent request."""
     n = len(terminal)
     shop = np.array([_shop(world, t) for t in range(len(world.trade))], object)
-    number = rng.integers(1000, 9999, n).astype(str).astype(object)
+    number = np.array([str(i) for i in range(1000, 9999)], object)[rng.integers(8999, size=n)]
     goods = np.empty(n, object)
     trade = world.trade[terminal]
     for i, (_, items) in enumerate(_TRADES):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fl.data.partition import keyed_hash
 from fl.data.reading import Transactions
-from fl.data.schema import DAY_US, Days, FractionSplit, Schema
+from fl.data.schema import DAY_US, DatedSplit, Days, FractionSplit, Schema
 from fl.errors import SplitError
 
 Positions = NDArray[np.int64]
@@ -68,16 +68,35 @@ def periods_for(schema: Schema, table: Transactions, windows: int | None = None)
         raise SplitError(f"expected at least one test window, got {windows}")
     if isinstance(schema.split, FractionSplit):
         return _fraction_periods(schema, schema.split, table, 1 if windows is None else windows)
-    tests = list(schema.split.test[:windows])
-    while windows is not None and len(tests) < windows:
-        tests.append(tests[-1].later(len(tests[-1])))
-    for name, days in [("training", schema.split.train), *(("test", test) for test in tests)]:
+    for name, days in [("training", schema.split.train), *(("test", test) for test in _tests(schema.split, windows))]:
         _check_covered(schema, table, name, days)
+    return calendar_of(schema, windows)
+
+
+def calendar_of(schema: Schema, windows: int | None = None) -> Periods:
+    """The periods of a schema that names days, whatever the data cover: what banks agree on before they look at rows.
+
+    Raises `SplitError` for a schema that divides its rows by fractions: those days depend on everybody's rows.
+    """
+    if isinstance(schema.split, FractionSplit):
+        raise SplitError(
+            f"schema {schema.name!r}: [split] has fractions of all banks' rows, and banks that do not show each other "
+            "their rows need days: name them, as in train = [2024-02-12, 2024-02-18]"
+        )
+    tests = _tests(schema.split, windows)
     described = {
         "train": [schema.day_name(schema.split.train.first), schema.day_name(schema.split.train.last)],
         "test": [[schema.day_name(test.first), schema.day_name(test.last)] for test in tests],
     }
     return Periods(_period(schema.split.train), tuple(_period(test) for test in tests), len(tests), dict(described))
+
+
+def _tests(days: DatedSplit, windows: int | None) -> list[Days]:
+    """The test windows of a schema, its last one repeated until there are `windows`."""
+    tests = list(days.test[:windows])
+    while windows is not None and len(tests) < windows:
+        tests.append(tests[-1].later(len(tests[-1])))
+    return tests
 
 
 def split(table: Transactions, periods: Periods, seed: int, validation_share: float | None = None) -> Split:
@@ -86,12 +105,38 @@ def split(table: Transactions, periods: Periods, seed: int, validation_share: fl
     if periods.train is None:
         return _split_without_time(table, seed, periods.windows, share)
     assert table.time is not None
-    trained = periods.train.holds(table.time)
+    trained = periods.train.holds(table.time) & _known_by(table, periods)
     validated = trained & _validates(table, share, seed)
     blocked_on = _blocked_from_day(table, trained, periods.train)
     allowed = table.day < blocked_on
     tests = tuple(np.flatnonzero(test.holds(table.time) & allowed) for test in periods.test)
     return Split(np.flatnonzero(trained & ~validated), np.flatnonzero(validated), tests)
+
+
+def own_history(table: Transactions, held: Split, periods: Periods, days: int) -> NDArray[np.int64]:
+    """int64[n]: positions of a bank's rows of the last `days` days of training and before, without validation.
+
+    `table`: the bank's; `held`: its split. A customer who is used for validation is left out on all days. Their labels
+    are known when those of the training period are. Without periods: the training rows.
+    """
+    if periods.train is None:
+        return held.train
+    assert table.time is not None
+    inside = (table.time >= periods.train.end - days * DAY_US) & (table.time < periods.train.end)
+    inside &= _known_by(table, periods)
+    validates = np.zeros(len(table), bool)
+    validates[held.validation] = True
+    if table.customer is not None:
+        validates = np.isin(table.customer.code, table.customer.code[held.validation])
+    return np.flatnonzero(inside & ~validates)
+
+
+def _known_by(table: Transactions, periods: Periods) -> NDArray[np.bool_]:
+    """bool[n]: False for frauds whose label comes when the first test day has begun: no model can learn from them."""
+    if table.known_day is None or table.label is None or not periods.test:
+        return np.ones(len(table), bool)
+    known: NDArray[np.bool_] = (table.label == 0) | (table.known_day < periods.test[0].start // DAY_US)
+    return known
 
 
 def _period(days: Days) -> Period:

@@ -2,8 +2,8 @@
 
 A bank's `FeatureStream` keeps the transactions that a later feature can still look back on (the longest
 window and the label delay) and computes each chunk's features from these and the chunk, by the same code
-that made the training table. The result is the same as for the whole table at once, up to the rounding of
-sums that begin elsewhere (1e-9 relative).
+that made the training table. Of what a customer paid before that it keeps three numbers. The result is the
+same as for the whole table at once, up to the rounding of sums that begin elsewhere (1e-9 relative).
 
 Labels of the history, and of new rows that have labels, are used once the label delay has passed, never earlier. New
 rows without labels count as no fraud once their delay has passed. Features are more accurate if such rows are given as
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fl.data.amount_history import AmountMoments
 from fl.data.conversion import Identifiers
 from fl.data.features import scaled_features
 from fl.data.partition import Partition
@@ -45,8 +46,8 @@ def feature_stream(
     """Features of `new_rows`, chunk by chunk, each row from the rows of its own bank up to its own time.
 
     `history`: past transactions of all banks, labelled or not; None starts every bank without a past. Memory
-    holds one chunk and `schema.history_days` days. Raises `OrderError` naming the row when transactions come
-    earlier than what was seen, and `PartitionError` for a row without a bank.
+    holds one chunk, `schema.history_days` days and three numbers a customer. Raises `OrderError` naming the row when
+    transactions come earlier than what was seen, and `PartitionError` for a row without a bank.
     """
     banks: dict[str, FeatureStream] = {}
     if history is not None:
@@ -92,6 +93,7 @@ class FeatureStream:
     def __init__(self, schema: Schema, history: Transactions | None = None) -> None:
         self._reach = schema.history_days * DAY_US
         self._history: Transactions | None = None
+        self._forgotten = AmountMoments()  # of the rows that are no longer kept
         if history is not None and schema.has_windows:
             self._remember(history)
 
@@ -101,7 +103,7 @@ class FeatureStream:
             return scaled_features(chunk)
         known = 0 if self._history is None else len(self._history)
         table = chunk if self._history is None else joined(self._history, chunk)
-        x = scaled_features(table, np.arange(known, len(table), dtype=np.int64))
+        x = scaled_features(table, np.arange(known, len(table), dtype=np.int64), self._forgotten)
         self._remember(table)
         return x
 
@@ -110,7 +112,10 @@ class FeatureStream:
         if len(table) == 0:
             return
         assert table.time is not None
-        kept = table.take(table.time > table.time[-1] - self._reach)
+        reached = table.time > table.time[-1] - self._reach
+        kept = table.take(reached)
+        if table.customer is not None and table.amount is not None:
+            self._forgotten = self._forgotten.with_rows(table.take(~reached))
         self._history = replace(
             kept,
             customer=None if kept.customer is None else _compacted(kept.customer),
@@ -139,6 +144,11 @@ def joined(earlier: Transactions, later: Transactions) -> Transactions:
             name: Identifiers(np.concatenate([np.zeros(n, np.int64), party.code]), party.ids)
             for name, party in later.categorical.items()
         },
+        entities={
+            kind: Identifiers(np.concatenate([np.zeros(n, np.int64), party.code]), party.ids)
+            for kind, party in later.entities.items()
+        },
+        known_day=None,
         text={name: np.concatenate([np.full(n, "", object), values]) for name, values in later.text.items()},
     )
 

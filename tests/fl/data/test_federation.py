@@ -16,6 +16,7 @@ from fl.data.federation import (
     PartitionedTable,
     federation_of,
     load_federation,
+    own_histories,
     pooled_global,
     pooled_local,
     read_partitioned,
@@ -27,7 +28,7 @@ from fl.data.schema_file import load_schema
 from fl.data.simulate import Simulation, simulate
 from fl.data.split import periods_for, split
 from fl.data.stream import FeatureStream, feature_stream, stream_file
-from fl.errors import OrderError, PartitionError, SchemaError, SplitError
+from fl.errors import FeatureError, OrderError, PartitionError, SchemaError, SplitError
 
 SMALL = Simulation(customers=500, terminals=120, banks=4, fraud_share=0.03, seed=3)
 
@@ -200,8 +201,8 @@ def test_contradictory_and_unknown_partitions_are_refused() -> None:
         partition_for(schema, "BANK", 4, 0)
     with pytest.raises(PartitionError, match="at least 2"):
         partition_for(schema, None, 1, 0)
-    with pytest.raises(PartitionError, match="expected a column 'REGION' to partition by"):
-        load_federation("simulated", partition="REGION", simulation=SMALL)
+    with pytest.raises(PartitionError, match="expected a column 'BRANCH' to partition by"):
+        load_federation("simulated", partition="BRANCH", simulation=SMALL)
 
 
 def test_random_banks_keep_customers_together_and_are_about_equal(frame: pd.DataFrame) -> None:
@@ -358,3 +359,25 @@ def test_the_handbooks_split_has_the_handbooks_counts(shared_data: Path) -> None
     assert (len(pooled.train), pooled.train.y.sum()) == (67_240, 598)
     assert (len(pooled.test[0]), pooled.test[0].y.sum()) == (58_264, 385)
     assert isinstance(federation.schema.split, DatedSplit) and len(federation.schema.split.train) == len(Days(0, 6))
+
+
+def test_a_federation_keeps_the_columns_that_are_asked_for_in_that_order(federation: Federation) -> None:
+    narrow = federation.only(("amount", "weekend"))
+    assert narrow.feature_names == ("amount", "weekend") and federation.only(federation.feature_names) is federation
+    for bank, whole in zip(narrow.banks, federation.banks, strict=True):
+        assert np.array_equal(bank.test[1].x, whole.test[1].x[:, [2, 0]])
+        assert np.array_equal(bank.train.y, whole.train.y)
+    with pytest.raises(FeatureError, match="no column moon"):
+        federation.only(("moon",))
+
+
+def test_a_banks_own_history_is_longer_than_its_training_and_leaves_validation_customers_out(
+    source: PartitionedTable, federation: Federation
+) -> None:
+    week, weeks = own_histories(source, 7), own_histories(source, 21)
+    for bank in federation.banks:
+        assert np.array_equal(week[bank.name].x, bank.train.x) and np.array_equal(week[bank.name].y, bank.train.y)
+        held = weeks[bank.name]
+        assert held.day.max() == bank.train.day.max() and held.day.min() == bank.train.day.max() - 20
+        assert not set(held.customer) & set(bank.validation.customer)
+        assert np.isin(bank.train.index, held.index).all() and len(held) > 2 * len(bank.train)
