@@ -24,7 +24,16 @@ from fl import options
 from fl.durable import file_name, locked, replace_durably
 from fl.errors import BudgetError, BudgetExhausted, BudgetLedgerError
 from fl.privacy.accounting import Accountant, Reckoned, epsilon, reckoned
-from fl.privacy.mechanisms import ALL_UNITS, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, units_of
+from fl.privacy.mechanisms import (
+    ALL_UNITS,
+    ClientRounds,
+    Entry,
+    LaplaceCounts,
+    Mechanism,
+    NoisyCounts,
+    SharedSteps,
+    units_of,
+)
 
 LEDGER_FORMAT = "fl privacy ledger 2"
 MOST_BYTES = 2**26  # of a ledger's file: some 200,000 releases
@@ -250,10 +259,11 @@ def _number(name: str, option: options.Real, value: object) -> float:
         raise BudgetError(f"{name}: {fault}") from None
 
 
-_KINDS: dict[str, type[Mechanism] | type[NoisyCounts] | type[ClientRounds] | type[SharedSteps]] = {
+_KINDS: dict[str, type[Entry]] = {
     "training steps": Mechanism,
     "shared steps": SharedSteps,
     "shared counts": NoisyCounts,
+    "shared counts under Laplace noise": LaplaceCounts,
     "client rounds": ClientRounds,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}

@@ -12,7 +12,8 @@ from dataclasses import replace
 from fl.errors import BudgetError, BudgetExhausted
 from fl.privacy.accounting import Accountant, epsilon
 from fl.privacy.discrete_gaussian import LARGEST_VARIANCE, exact_variance
-from fl.privacy.mechanisms import ClientRounds, Entry, Mechanism, SharedSteps, noisy_counts
+from fl.privacy.discrete_laplace import EPSILON, LaplacePlan, plan_laplace
+from fl.privacy.mechanisms import ClientRounds, Entry, Mechanism, SharedSteps, laplace_counts, noisy_counts
 from fl.privacy.noise_shares import NoisePlan, plan_noise
 
 SMALLEST_NOISE = 0.5  # noise multipliers below are not worth searching
@@ -20,6 +21,7 @@ LARGEST_NOISE = 10_000.0
 MOSTLY_SPENT = 0.99  # of a budget: beyond it no further schedule is started
 LEAST_COUNT_NOISE = 0.2  # events
 MOST_COUNT_NOISE = 1000.0  # events
+LAPLACE_PARTS = 10_000  # to which a count's epsilon is rounded down: parts of 1
 MOST_PIECES = 4096  # discrete Gaussians in one share
 
 
@@ -88,15 +90,17 @@ def calibrate_counts(
     colluders: int,
     epsilon_limit: float,
     delta: float,
+    reports: int = 1,
 ) -> NoisePlan:
-    """The least noise under which `spent` and one release of counts of the `days` (first, last) stay within the limit.
+    """The least Gaussian noise under which `spent` and one release of counts of `days` (first, last) stay in the limit.
 
-    It is rounded up to half a per cent. Raises `BudgetExhausted` when none does.
+    An event moves `columns` counts, each by `reports`. The noise is rounded up to half a per cent. Raises
+    `BudgetExhausted` when none is enough.
     """
 
     def cost(thousandths: int, accountant: Accountant = "prv") -> float:
         plan = plan_noise(thousandths / 1000, banks, colluders)
-        return epsilon([*spent, noisy_counts(plan, columns, days)], delta, accountant)
+        return epsilon([*spent, noisy_counts(plan, columns, days, reports=reports)], delta, accountant)
 
     # Renyi DP is quick and errs upwards: it brackets what the exact accountant then decides.
     low, high = 0, round(1000 * LEAST_COUNT_NOISE)
@@ -115,6 +119,43 @@ def calibrate_counts(
         middle = (low + high) // 2
         low, high = (low, middle) if cost(middle) <= epsilon_limit else (middle, high)
     return plan_noise(high / 1000, banks, colluders)
+
+
+def calibrate_laplace(
+    spent: Sequence[Entry],
+    *,
+    kinds: int,
+    days: tuple[int, int],
+    banks: int,
+    colluders: int,
+    epsilon_limit: float,
+    delta: float,
+    reports: int = 1,
+) -> LaplacePlan:
+    """The least discrete Laplace noise under which `spent` and one release of counts of `days` stay in the limit.
+
+    An event moves one count of each of `kinds` kinds by `reports`. The epsilon of a count is rounded down to four
+    decimals. Raises `BudgetExhausted` when no noise is enough.
+    """
+    require_left(spent, epsilon_limit, delta)
+
+    def fits(parts: int) -> bool:
+        plan = plan_laplace(parts / LAPLACE_PARTS, banks, colluders)
+        return epsilon([*spent, laplace_counts(plan, kinds, days, reports=reports)], delta) <= epsilon_limit
+
+    low = math.ceil(EPSILON.low * LAPLACE_PARTS)  # fits, once that has been seen
+    if not fits(low):
+        raise BudgetExhausted(
+            f"no discrete Laplace noise lets shared counts fit into epsilon {epsilon_limit:g} at delta {delta}: raise "
+            "--epsilon or --statistics-share, or leave them out (--no-shared-statistics)"
+        )
+    high = math.floor(EPSILON.high * LAPLACE_PARTS)
+    if fits(high):
+        return plan_laplace(high / LAPLACE_PARTS, banks, colluders)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return plan_laplace(low / LAPLACE_PARTS, banks, colluders)
 
 
 def calibrate_clients(

@@ -21,7 +21,8 @@ from typing import Annotated
 from fl import options
 from fl.errors import BudgetError
 from fl.privacy.discrete_gaussian import LARGEST_VARIANCE
-from fl.privacy.noise_shares import NoisePlan, sum_correction
+from fl.privacy.discrete_laplace import LaplacePlan
+from fl.privacy.noise_shares import TAIL_LOG2, NoisePlan, sum_correction
 
 UNIT = "training row, features fixed"
 COUNTS_UNIT = "transaction in shared counts"
@@ -34,6 +35,8 @@ TIMES = options.Whole(1, 10**9)
 SHARES = options.Whole(1, 2**22)
 SHARE_VARIANCE = options.Real(0, LARGEST_VARIANCE, "grid units squared", above=True)
 DAY = options.Whole(-(10**9), 10**9)
+COUNT_EPSILON = options.Real(0, 1000, "for what one event does to one count", above=True)
+DISTANCE = options.Real(0, 1, "probability")
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,29 @@ class NoisyCounts:
 
     def __post_init__(self) -> None:
         options.check(self, BudgetError)
-        if self.first_day > self.last_day:
-            raise BudgetError(f"a release ends on day {self.last_day} before it begins, on {self.first_day}")
+        _require_days(self.first_day, self.last_day)
+
+
+@dataclass(frozen=True)
+class LaplaceCounts:
+    """One release of counts under discrete Laplace noise: whatever an event does to one count costs at most `epsilon`.
+
+    The event moves `moved` counts, whose noises are independent. The noise is that of the `shares` banks outside the
+    planned coalition. `distance` bounds how far what is released of these counts is from what the promise speaks of, as
+    a statistical distance: the precision of the sampler, and noise that is cut off at the end of its lane. It is paid
+    out of delta, times 1 + exp(epsilon of everything).
+    """
+
+    epsilon: Annotated[float, COUNT_EPSILON]
+    moved: Annotated[int, TIMES]
+    shares: Annotated[int, SHARES]  # n - t
+    first_day: Annotated[int, DAY]
+    last_day: Annotated[int, DAY]  # included: which transactions this release is about
+    distance: Annotated[float, DISTANCE]
+
+    def __post_init__(self) -> None:
+        options.check(self, BudgetError)
+        _require_days(self.first_day, self.last_day)
 
 
 @dataclass(frozen=True)
@@ -106,15 +130,40 @@ class SharedSteps(SharedGaussian):
     """Sums of clipped row gradients, one for each step of training: the unit is a training row."""
 
 
-Entry = Mechanism | NoisyCounts | ClientRounds | SharedSteps  # what a ledger's line can be
+Counts = NoisyCounts | LaplaceCounts
+Entry = Mechanism | Counts | ClientRounds | SharedSteps  # what a ledger's line can be
 
 
-def noisy_counts(plan: NoisePlan, columns: int, days: tuple[int, int]) -> NoisyCounts:
-    """What a ledger is told of a release of counts under `plan`, of the transactions of `days` (first, last)."""
-    return NoisyCounts(columns, plan.resolution, float(plan.share_variance), plan.honest, *days)
+def noisy_counts(plan: NoisePlan, columns: int, days: tuple[int, int], *, reports: int = 1) -> NoisyCounts:
+    """What a ledger is told of a release of counts under `plan`, of the transactions of `days` (first, last).
+
+    An event moves `columns` counts, each by `reports`: 2 where two banks report the same transaction.
+    """
+    return NoisyCounts(columns, reports * plan.resolution, float(plan.share_variance), plan.honest, *days)
 
 
-_UNITS = {Mechanism: UNIT, SharedSteps: UNIT, NoisyCounts: COUNTS_UNIT, ClientRounds: CLIENT_UNIT}
+def laplace_counts(plan: LaplacePlan, kinds: int, days: tuple[int, int], *, reports: int = 1) -> LaplaceCounts:
+    """What a ledger is told of a release of counts under `plan`, of the transactions of `days` (first, last).
+
+    An event moves one count of each of `kinds` kinds of entity by `reports`: 2 where two banks report the same
+    transaction, which costs twice as much.
+    """
+    distance = kinds * plan.honest * plan.distance + 2.0**TAIL_LOG2
+    return LaplaceCounts(reports * plan.epsilon, kinds, plan.honest, *days, distance)
+
+
+def _require_days(first: int, last: int) -> None:
+    if first > last:
+        raise BudgetError(f"a release ends on day {last} before it begins, on {first}")
+
+
+_UNITS = {
+    Mechanism: UNIT,
+    SharedSteps: UNIT,
+    NoisyCounts: COUNTS_UNIT,
+    LaplaceCounts: COUNTS_UNIT,
+    ClientRounds: CLIENT_UNIT,
+}
 
 
 def units_of(entries: Iterable[Entry]) -> str:

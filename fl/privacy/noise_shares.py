@@ -23,11 +23,15 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fl.errors import BudgetError
 from fl.privacy.discrete_gaussian import exact_variance
 
 PER_SHARE = 2.0  # least sigma of one share in grid units; at 1 the correction would still be 5e-4
 TAIL_LOG2 = -100.0  # of the probability that any share leaves its lane; counted into delta
+LAW_WIDTH = 9.0  # standard deviations of noise that `NoisePlan.pmf` speaks of: less than 2^-60 lies beyond
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,45 @@ class NoisePlan:
         """Standard deviation, in events, of all the noise in a released sum."""
         return math.sqrt(self.banks * float(self.share_variance)) / self.resolution
 
+    def tail(self, draws: int) -> int:
+        """T with P(any of `draws` shares lies outside +-T) <= 2^-100, in grid units."""
+        return tail_bound(self.share_variance, draws)
+
+    def pmf(self) -> NDArray[np.float64]:
+        """float64[2 * reach + 1]: the law of all the noise in a released sum on the grid units -reach..reach, of sum 1.
+
+        That of one discrete Gaussian, from which it differs by factors within exp(+-tau). What lies beyond
+        `LAW_WIDTH` standard deviations is left out.
+        """
+        variance = self.banks * float(self.share_variance)
+        noise = np.arange(-self.reach, self.reach + 1, dtype=np.float64)
+        weight = np.exp(-(noise**2) / (2 * variance))
+        law: NDArray[np.float64] = weight / weight.sum()
+        return law
+
+    @property
+    def reach(self) -> int:
+        """Of `pmf()`: the largest noise, in grid units, that the law of a released sum speaks of."""
+        return math.ceil(LAW_WIDTH * math.sqrt(self.banks * float(self.share_variance)))
+
 
 def plan_noise(sigma: float, banks: int, colluders: int) -> NoisePlan:
     """Shares whose honest part has at least `sigma` (in events). Raises `BudgetError` for an impossible t."""
-    if not 1 <= colluders <= banks - 1:
-        raise BudgetError(
-            f"colluders: expected 1 (the observing bank itself) to {banks - 1} of {banks} banks, got {colluders}; "
-            "with all banks colluding there is nobody left to protect"
-        )
+    require_coalition(banks, colluders)
     if not (sigma > 0 and math.isfinite(sigma)):
         raise BudgetError(f"noise: expected a positive sigma, got {sigma}")
     honest = banks - colluders
     resolution = max(1, math.ceil(PER_SHARE * math.sqrt(honest) / sigma))
     return NoisePlan(sigma, banks, colluders, resolution, exact_variance((resolution * sigma) ** 2 / honest))
+
+
+def require_coalition(banks: int, colluders: int) -> None:
+    """Raise `BudgetError` unless 1 <= t < n."""
+    if not 1 <= colluders <= banks - 1:
+        raise BudgetError(
+            f"colluders: expected 1 (the observing bank itself) to {banks - 1} of {banks} banks, got {colluders}; "
+            "with all banks colluding there is nobody left to protect"
+        )
 
 
 def sum_correction(share_variance: float, shares: int) -> float:

@@ -1,6 +1,6 @@
 """Numerical composition of DP-SGD with noisy counts: the privacy loss of a discrete Gaussian, beside Opacus' own.
 
-What it does: `composed_epsilon` convolves the privacy losses of Poisson-subsampled Gaussian steps (Opacus) with
+What it does: `composed_loss` convolves the privacy losses of Poisson-subsampled Gaussian steps (Opacus) with
 those of counts under discrete Gaussian noise, which are exact: a discrete distribution with known weights.
 
 Source: Gopi, Lee, Wutschitz, "Numerical Composition of Differential Privacy" (NeurIPS 2021), whose error bounds
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,10 +81,41 @@ class CountLoss:
         return DiscretePRV(pmf=mass, domain=domain.shift_right(shift))
 
 
-def composed_epsilon(
+@dataclass(frozen=True)
+class ComposedLoss:
+    """The privacy loss of training steps and counts together: masses on a grid, and what they may be wrong by.
+
+    The loss is within `EPSILON_ERROR` of that of the grid, but for a probability of `slack`.
+    """
+
+    value: NDArray[np.float64] = field(repr=False)  # ascending
+    mass: NDArray[np.float64] = field(repr=False)
+    slack: float
+
+    def deltas(self, epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Upper bounds of delta at each of `epsilons`, which may be negative, for both orders of two neighbours.
+
+        The grid holds the order that Opacus takes for the dearer one at epsilon >= 0, a row removed. Below zero it can
+        be the other, whose delta at -x is 1 - exp(-x) (1 - delta(x)).
+        """
+        return np.array([self._delta(float(epsilon)) for epsilon in np.ravel(epsilons)]).reshape(np.shape(epsilons))
+
+    def _delta(self, epsilon: float) -> float:
+        found = self._of_grid(epsilon)
+        if epsilon < 0:
+            found = max(found, -math.expm1(epsilon) + math.exp(epsilon) * self._of_grid(-epsilon))
+        return min(found, 1.0)
+
+    def _of_grid(self, epsilon: float) -> float:
+        least = epsilon - EPSILON_ERROR
+        first = int(np.searchsorted(self.value, least, side="right"))
+        return float(self.mass[first:] @ -np.expm1(least - self.value[first:])) + self.slack
+
+
+def composed_loss(
     trained: Sequence[tuple[float, float, int]], counted: Sequence[tuple[CountLoss, int]], delta: float
-) -> float | None:
-    """An upper bound of epsilon at `delta` of training steps and counts together.
+) -> ComposedLoss | None:
+    """The privacy loss of training steps and counts together, as precise as `delta` asks for.
 
     A training step is (noise multiplier, sampling rate, steps); a count is (loss, how many of them an event moves). At
     least one of the two is not empty. None outside the range of this accountant.
@@ -114,7 +145,15 @@ def composed_epsilon(
     if not rounding <= MOST_ROUNDING * delta:
         return None
     composed = compose_heterogeneous(dprvs=parts, num_self_compositions=times)
-    return max(_at(composed, delta - delta_error - rounding) + EPSILON_ERROR, 0.0)
+    return ComposedLoss(composed.domain.ts, composed.pmf, delta_error + rounding)
+
+
+def composed_epsilon(
+    trained: Sequence[tuple[float, float, int]], counted: Sequence[tuple[CountLoss, int]], delta: float
+) -> float | None:
+    """An upper bound of epsilon at `delta` of training steps and counts together, as `composed_loss` takes them."""
+    composed = composed_loss(trained, counted, delta)
+    return None if composed is None else max(_at(composed, delta - composed.slack) + EPSILON_ERROR, 0.0)
 
 
 def _rounding(parts: Sequence[DiscretePRV], times: Sequence[int]) -> float:
@@ -137,12 +176,12 @@ def _rounding(parts: Sequence[DiscretePRV], times: Sequence[int]) -> float:
     return unit * (edges + 8 * math.log2(n) * math.sqrt(n) * lengths)
 
 
-def _at(composed: DiscretePRV, delta: float) -> float:
+def _at(composed: ComposedLoss, delta: float) -> float:
     """The epsilon at which the discrete loss `composed` has exactly `delta`.
 
     It is -1 where that epsilon is below -1: nobody asks how far below zero it is.
     """
-    t, mass = composed.domain.ts, composed.pmf
+    t, mass = composed.value, composed.mass
     above = t > -1.0
     t, mass = t[above], mass[above]
     # delta(epsilon) = sum over t > epsilon of mass * (1 - exp(epsilon - t)): falling in epsilon.

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from privacy_audit import AuditError, audit_counts, audit_training, noise_verdict, one_run_bound
 
-from fl.counts.key_slots import KeySlots
-from fl.counts.plan import Integers, contribution, increments_plan
+from fl.counts.plan import Integers, Noise, contribution, fraud_blocks_plan
 from fl.data.federation import Rows
 from fl.learning.model import build_model
 from fl.learning.training import LocalTraining, PrivateSteps
 from fl.privacy.accounting import epsilon
-from fl.privacy.mechanisms import Mechanism, noisy_counts
+from fl.privacy.discrete_laplace import plan_laplace
+from fl.privacy.mechanisms import Mechanism
 from fl.privacy.noise_shares import plan_noise
 from fl.privacy.randomness import Entropy
 
 DELTA = 1e-5
-KEYS = KeySlots((), 500, bytes(32))
+SLOTS = 500
 
 
 def stream(seed: bytes) -> Entropy:
@@ -30,10 +30,10 @@ def stream(seed: bytes) -> Entropy:
     return lambda count: hashlib.shake_256(seed + next(counter).to_bytes(8, "big")).digest(count)
 
 
-def released(sigma: float, banks: int = 5, *, quiet: bool = False):
-    plan = increments_plan([40], 10, 7, 5, KEYS.size, 1, plan_noise(sigma, banks, 1))
-    assert plan.noise is not None
-    claimed = epsilon([noisy_counts(plan.noise, plan.columns, plan.days)], DELTA)
+def released(noise: Noise, *, quiet: bool = False):
+    plan = fraud_blocks_plan([40], 23, 7, 5, [("terminal", SLOTS)], noise)
+    assert plan.entry is not None
+    claimed, banks = epsilon([plan.entry], DELTA), noise.banks
 
     def contribute(counts: Integers) -> Integers:
         if quiet:
@@ -53,14 +53,16 @@ def released(sigma: float, banks: int = 5, *, quiet: bool = False):
     )
 
 
-def test_counts_with_the_claimed_noise_pass() -> None:
-    result = released(sigma=2.0)
+@pytest.mark.parametrize("noise", [plan_noise(2.0, 5, 1), plan_laplace(1.0, 5, 1)])
+def test_counts_with_the_claimed_noise_pass(noise: Noise) -> None:
+    result = released(noise)
     assert not result.violated and result.guesses == 300 and result.correct < 270
 
 
-def test_counts_whose_noise_is_secretly_missing_are_found_out() -> None:
-    result = released(sigma=2.0, quiet=True)
-    assert result.violated and result.correct == 300 and result.lower_bound > result.claimed_epsilon > 2
+@pytest.mark.parametrize("noise", [plan_noise(2.0, 5, 1), plan_laplace(1.0, 5, 1)])
+def test_counts_whose_noise_is_secretly_missing_are_found_out(noise: Noise) -> None:
+    result = released(noise, quiet=True)
+    assert result.violated and result.correct == 300 and result.lower_bound > result.claimed_epsilon
 
 
 def trained(noise_multiplier: float, claimed_noise: float):

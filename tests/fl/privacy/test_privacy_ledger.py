@@ -20,7 +20,7 @@ from fl.durable import replace_durably
 from fl.errors import BudgetError, BudgetExhausted, BudgetLedgerError
 from fl.privacy.accounting import epsilon
 from fl.privacy.budget import LEDGER_FORMAT, BudgetLedger, ledger_path, read_ledger
-from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps
+from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, LaplaceCounts, Mechanism, NoisyCounts, SharedSteps
 from fl.runs.budgets import dearest
 
 DELTA = 1e-5
@@ -260,12 +260,21 @@ def test_a_poisoned_limit_or_delta_is_named_and_says_what_to_do(tmp_path: Path, 
 
 
 COUNTS = NoisyCounts(2, 4, 64.0, 3, 0, 30)
+LAPLACE = LaplaceCounts(2.6, 1, 9, 0, 30, 1e-30)
 STEPS = SharedSteps(1000.0, 2500.0**2, 16, 50, 1)
 CLIENTS = ClientRounds(1000.0, 2500.0**2, 16, 50, 1)
 HOSTILE: tuple[Any, ...] = (math.nan, math.inf, -1, 0, 1e308, -1e308, 10**400, True, "1", None, [], {}, 0.5)
 
 
-@pytest.mark.parametrize("entry", [ROUND, COUNTS, STEPS, CLIENTS], ids=lambda entry: type(entry).__name__)
+@pytest.mark.parametrize("entry", [ROUND, COUNTS, LAPLACE, STEPS, CLIENTS], ids=lambda entry: type(entry).__name__)
+def test_every_kind_of_release_is_read_as_it_was_written(tmp_path: Path, entry: Entry) -> None:
+    ledger = open_ledger(tmp_path, 50.0)
+    ledger.spend(entry, run="r", round_number=1, bound_to="hash")
+    (spend,) = open_ledger(tmp_path, 50.0).spends()
+    assert (spend.mechanism, spend.bound_to) == (entry, "hash")
+
+
+@pytest.mark.parametrize("entry", [ROUND, COUNTS, LAPLACE, STEPS, CLIENTS], ids=lambda entry: type(entry).__name__)
 def test_no_number_in_a_line_makes_what_was_spent_free(tmp_path: Path, entry: Entry) -> None:
     """Every field of every kind of release, with hostile values: refused by name, or counted as what it now says."""
     for field in vars(entry):
