@@ -10,39 +10,55 @@ Order, which the budget rests on:
 4. The totals are on disk; only then are the drafts deleted.
 
 A payment is for its drafts and for nothing else: a run's name in a ledger buys nothing. A process killed after 3 and
-started again contributes *the same* drafts to a roster of the same banks. Where one of them is lost or changed, or the
-totals are lost after 4, or a copy of the run folder draws for itself, all drafts are drawn anew and paid for anew: to
-add one old draft to a new sum would show its bank's counts under less noise than was paid for. In a deployment each
-bank keeps its own file; here one process plays all of them.
+started again contributes *the same* drafts to the roster of the same banks. Where one of them is lost or changed, or
+the totals are lost after 4, or the roster is another one, or a copy of the run folder draws for itself, all drafts are
+drawn anew and paid for anew: to add one old draft to a new sum would show its bank's counts under less noise than was
+paid for. In a deployment each bank keeps its own file; here one process plays all of them.
+
+The sum is that of all members or there is none: the key holder aborts where one of them is missing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import secrets
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from fl.counts.key_slots import SALT_BYTES, KeySlots
-from fl.counts.plan import Integers, StatisticsPlan, Totals, bank_counts, contribution
+from fl.counts.drafts import Drafts, Payment, named
+from fl.counts.key_slots import SALT_BYTES, AllSlots, KeySlots
+from fl.counts.plan import Noise, StatisticsPlan, Totals
 from fl.data.reading import Transactions
 from fl.data.schema import Days
 from fl.durable import replace_durably
-from fl.errors import StatisticsError
+from fl.errors import BudgetError, SchemaError, StatisticsError
+from fl.privacy.discrete_laplace import LaplacePlan, plan_laplace
 from fl.privacy.noise_shares import plan_noise
 from fl.secure.session import encrypted_sum
 
 TOTALS = "totals.npz"
+UNREADABLE = (  # what reading a damaged file raises
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RecursionError,
+    BadZipFile,
+    zlib.error,
+    BudgetError,  # a noise that cannot be
+    SchemaError,  # days that cannot be
+)
 
 
 @dataclass(frozen=True)
@@ -58,22 +74,6 @@ class ReleasedCounts:
     bytes_down: int
     value_bits: int
     release: str | None = None
-
-
-class Payment(Protocol):
-    """The banks' ledgers, as a noisy release sees them."""
-
-    def began(self, release: str) -> bool:
-        """Whether some ledger holds `release`: its drafts may have been contributed."""
-
-    def require_room(self, release: str | None) -> None:
-        """Raise when a ledger neither holds `release` nor has room for another one; writes nothing."""
-
-    def pay(self, release: str) -> None:
-        """Record `release` in every ledger that does not hold it yet, or raise."""
-
-    def require_paid(self, release: str | None) -> None:
-        """Raise when a ledger does not hold the `release` that totals were made of."""
 
 
 def bank_salt(folder: Path) -> bytes:
@@ -96,7 +96,7 @@ def bank_salt(folder: Path) -> bytes:
 def share_statistics(
     banks: Sequence[tuple[str, Transactions]],
     plan: StatisticsPlan,
-    keys: KeySlots,
+    keys: AllSlots,
     folder: Path,
     *,
     payment: Payment | None = None,
@@ -107,7 +107,8 @@ def share_statistics(
     `payment`: needed for a plan with noise, and asked before any count is made. Raises whatever it raises,
     `StatisticsError`, `AggregationError`, `secagg.errors.SecAggError`.
     """
-    done = read_totals(folder, plan)
+    members = [name for name, _ in banks]
+    done = read_totals(folder, plan, members)
     if plan.noise is not None and payment is None:
         raise StatisticsError("a noisy release is paid for: expected the banks' ledgers, got none")
     if done is not None:
@@ -115,7 +116,9 @@ def share_statistics(
             payment.require_paid(done.release)
         return done
     start = time.perf_counter()
-    drafts = _Drafts(banks, plan, keys, folder)
+    if plan.noise is not None and len(banks) != plan.noise.banks:
+        raise StatisticsError(f"noise: planned for {plan.noise.banks} banks, got {len(banks)}; plan anew")
+    drafts = Drafts(banks, plan, keys, folder)
     if payment is not None:
         drafts.keep_if_paid(payment)
         payment.require_room(drafts.release)
@@ -130,92 +133,35 @@ def share_statistics(
     totals = Totals(plan, summed.totals.reshape(plan.shape))
     seconds = time.perf_counter() - start
     released = ReleasedCounts(totals, seconds, summed.bytes_up, summed.bytes_down, summed.value_bits, drafts.release)
-    _write_totals(folder, released, keys)
+    write_totals(folder, released, keys, members)
     drafts.delete()
     return released
 
 
-@dataclass
-class _Drafts:
-    """What the banks contribute to one release, all of it drawn together.
+def read_totals(folder: Path, plan: StatisticsPlan, members: Sequence[str]) -> ReleasedCounts | None:
+    """What `folder` holds of a release under `plan` over the banks `members`; None before there is one.
 
-    `release`: the hash of the drafts, of what they count and of where their keys stand; None before they are drawn.
-    """
-
-    banks: Sequence[tuple[str, Transactions]]
-    plan: StatisticsPlan
-    keys: KeySlots
-    folder: Path
-    release: str | None = None
-    paid: bool = False
-    held: list[Integers] = field(default_factory=list, repr=False)
-
-    @property
-    def paths(self) -> list[Path]:
-        return [self.folder / f"contribution-{i}.npy" for i in range(len(self.banks))]
-
-    def keep_if_paid(self, payment: Payment) -> None:
-        """Take the drafts on disk where a ledger has paid for them. Others were contributed by nobody."""
-        drafts = [_read_draft(path, self.plan) for path in self.paths]
-        held = [draft for draft in drafts if draft is not None]
-        if len(held) == len(drafts) and payment.began(release := self._hash(held)):
-            self.held, self.release = held, release
-
-    def of(self, position: int, payment: Payment | None, roster: int) -> Integers:
-        """What one bank encrypts for a closed roster of `roster` banks: paid for, when this returns."""
-        if payment is None:
-            return self._drawn(position, roster)
-        if self.release is None:
-            self.held = [self._drawn(i, roster) for i in range(len(self.banks))]
-            for path, draft in zip(self.paths, self.held, strict=True):
-                buffer = io.BytesIO()
-                np.save(buffer, draft, allow_pickle=False)
-                replace_durably(path, buffer.getvalue())
-            self.release = self._hash(self.held)
-        if not self.paid:
-            payment.pay(self.release)
-            self.paid = True
-        return self.held[position]
-
-    def delete(self) -> None:
-        for path in self.paths:
-            path.unlink(missing_ok=True)
-
-    def _drawn(self, position: int, roster: int) -> Integers:
-        _, table = self.banks[position]
-        return contribution(bank_counts(table, self.keys, self.plan), self.plan, roster)
-
-    def _hash(self, drafts: Sequence[Integers]) -> str:
-        digest = hashlib.sha256(named(self.plan, self.banks[0][1].schema.sha256))
-        digest.update(hashlib.sha256(self.keys.salt).digest())
-        for draft in drafts:
-            digest.update(hashlib.sha256(np.ascontiguousarray(draft, dtype="<i8").tobytes()).digest())
-        return digest.hexdigest()
-
-
-def named(plan: StatisticsPlan, schema_sha256: str) -> bytes:
-    """32 bytes that name this statistic: its mode, days, shape and schema."""
-    text = f"fl statistics v1|{plan.mode}|{plan.periods}|{plan.shape}|{plan.min_banks}|{plan.noise}|{schema_sha256}"
-    return hashlib.sha256(text.encode()).digest()
-
-
-def read_totals(folder: Path, plan: StatisticsPlan) -> ReleasedCounts | None:
-    """What `folder` holds of a release under `plan`; None before there is one.
-
-    Raises `StatisticsError` when it holds another plan's.
+    Raises `StatisticsError` when it holds another plan's or other banks'.
     """
     path = folder / TOTALS
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as file:
-        if bytes(file["plan"]) != named(plan, ""):
-            raise StatisticsError(f"{path} holds totals of another plan: the run's data or options have changed")
-        seconds, up, down, bits = file["costs"].tolist()
-        release = json.loads(bytes(file["about"])).get("release") if "about" in file else None
-        return ReleasedCounts(Totals(plan, file["sums"]), seconds, int(up), int(down), int(bits), release)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            of_plan, costs, sums = bytes(file["plan"]), file["costs"].tolist(), file["sums"]
+            about = json.loads(bytes(file["about"])) if "about" in file else {}
+        release, of_members = about.get("release"), about.get("members", list(members))
+        seconds, up, down, bits = costs
+    except UNREADABLE as fault:
+        raise StatisticsError(f"{path}: no released totals that can be read ({fault})") from fault
+    if of_plan != named(plan, ""):
+        raise StatisticsError(f"{path} holds totals of another plan: the run's data or options have changed")
+    if of_members != list(members):
+        raise StatisticsError(f"{path} holds totals of other banks: expected those of {', '.join(members)}")
+    return ReleasedCounts(Totals(plan, sums), seconds, int(up), int(down), int(bits), release)
 
 
-def load_release(folder: Path) -> tuple[Totals, KeySlots]:
+def load_release(folder: Path) -> tuple[Totals, AllSlots]:
     """The totals in `folder` and where their keys stand, without the data they were made from.
 
     Raises `StatisticsError` when there are none or they are damaged.
@@ -223,36 +169,49 @@ def load_release(folder: Path) -> tuple[Totals, KeySlots]:
     try:
         with np.load(folder / TOTALS, allow_pickle=False) as file:
             about, sums = json.loads(bytes(file["about"])), file["sums"]
-        noise = None if about["noise"] is None else plan_noise(**about["noise"])
         periods = tuple(Days(first, last) for first, last in about["periods"])
-        plan = StatisticsPlan(about["mode"], periods, about["slots"], about["min_banks"], noise)
-        return Totals(plan, sums), KeySlots(tuple(about["directory"]), about["buckets"], bank_salt(folder))
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        RecursionError,
-        BadZipFile,
-        zlib.error,
-    ) as fault:
+        # Earlier versions counted terminals alone.
+        listed = about.get("kinds") or [{"kind": "terminal", **{k: about[k] for k in ("directory", "buckets")}}]
+        salt = bank_salt(folder)
+        keys = AllSlots(tuple(KeySlots(tuple(k["directory"]), k["buckets"], salt, k["kind"]) for k in listed))
+        kinds = tuple((each.kind, each.size) for each in keys.kinds)
+        noise, reports = _noise_of(about["noise"]), about.get("reports", 1)
+        plan = StatisticsPlan(about["mode"], periods, about["slots"], about["min_banks"], noise, kinds, reports)
+        return Totals(plan, sums), keys
+    except UNREADABLE as fault:
         raise StatisticsError(f"{folder / TOTALS}: no released totals that can be read ({fault})") from fault
 
 
-def _write_totals(folder: Path, released: ReleasedCounts, keys: KeySlots) -> None:
+def _noise_of(stored: Any) -> Noise | None:
+    """The inverse of `_stored_noise`. Raises what `load_release` turns into a `StatisticsError`."""
+    if stored is None:
+        return None
+    return plan_laplace(**stored) if "epsilon" in stored else plan_noise(**stored)
+
+
+def _stored_noise(noise: Noise | None) -> dict[str, Any] | None:
+    match noise:
+        case None:
+            return None
+        case LaplacePlan():
+            return asdict(noise)
+        case _:
+            return {name: getattr(noise, name) for name in ("sigma", "banks", "colluders")}
+
+
+def write_totals(folder: Path, released: ReleasedCounts, keys: AllSlots, members: Sequence[str]) -> None:
+    """Keep a release in `folder`, where `load_release` finds it. `members`: of the roster, in order."""
     plan, buffer = released.totals.plan, io.BytesIO()
     costs = np.array([released.seconds, released.bytes_up, released.bytes_down, released.value_bits], np.float64)
-    noise = plan.noise
     about = {
         "mode": plan.mode,
         "periods": [(period.first, period.last) for period in plan.periods],
         "slots": plan.slots,
         "min_banks": plan.min_banks,
-        "noise": None if noise is None else {k: getattr(noise, k) for k in ("sigma", "banks", "colluders")},
-        "directory": keys.directory,
-        "buckets": keys.buckets,
+        "noise": _stored_noise(plan.noise),
+        "kinds": [{"kind": each.kind, "directory": each.directory, "buckets": each.buckets} for each in keys.kinds],
+        "reports": plan.reports,
+        "members": members,
         "release": released.release,
     }
     np.savez_compressed(
@@ -263,13 +222,3 @@ def _write_totals(folder: Path, released: ReleasedCounts, keys: KeySlots) -> Non
         about=np.frombuffer(json.dumps(about).encode(), np.uint8),
     )
     replace_durably(folder / TOTALS, buffer.getvalue())
-
-
-def _read_draft(path: Path, plan: StatisticsPlan) -> Integers | None:
-    """The noised integers at `path`; None where there are none that a bank could have contributed under `plan`."""
-    try:
-        draft: Integers = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    fits = isinstance(draft, np.ndarray) and draft.dtype == np.int64 and draft.shape == (plan.length,)
-    return draft if fits else None

@@ -18,8 +18,17 @@ from planted import killed_after_write
 from privacy_audit import noise_verdict
 
 from fl.counts.columns import SharedColumns
-from fl.counts.key_slots import KeySlots
-from fl.counts.plan import StatisticsPlan, Totals, bank_counts, contribution, increments_plan, windows_plan
+from fl.counts.key_slots import AllSlots, KeySlots
+from fl.counts.plan import (
+    Noise,
+    StatisticsPlan,
+    Totals,
+    bank_counts,
+    contribution,
+    fraud_blocks_plan,
+    increments_plan,
+    windows_plan,
+)
 from fl.counts.release import TOTALS, bank_salt, load_release, share_statistics
 from fl.data.features import features
 from fl.data.reading import Transactions, transactions_from_frame
@@ -27,6 +36,7 @@ from fl.data.schema import Days
 from fl.data.schema_file import load_schema
 from fl.errors import AggregationError, BudgetError, BudgetExhausted, BudgetLedgerError, StatisticsError
 from fl.privacy.budget import BudgetLedger, ledger_path
+from fl.privacy.discrete_laplace import plan_laplace
 from fl.privacy.mechanisms import NoisyCounts
 from fl.privacy.noise_shares import plan_noise
 from fl.runs.budgets import CountsPayment, bank_budgets
@@ -34,9 +44,17 @@ from fl.secure.session import encrypted_sum, sealing_cost
 
 SCHEMA = load_schema("simulated")
 START = pd.Timestamp("2024-01-01")
+SALT = bytes(range(32))
 FIRST = (START - pd.Timestamp("1970-01-01")).days
-KEYS = KeySlots(("T0", "T1", "T2", "T3", "T4"), 3, bytes(range(32)))
+KEYS = AllSlots((KeySlots(("T0", "T1", "T2", "T3", "T4"), 3, SALT),))
+KINDS = [("terminal", KEYS.size)]
+ROW = {"terminal": np.array(["T1"], object)}  # the parties of one row
 SELDOM = 2.0**-41  # how often right noise, which the operating system draws, may fail a test
+
+
+def slots(buckets: int = 3, salt: bytes = SALT) -> AllSlots:
+    """The slots of `KEYS` with other buckets or another salt."""
+    return AllSlots((replace(KEYS.kinds[0], buckets=buckets, salt=salt),))
 
 
 def transactions(rows: int, banks: int, seed: int, days: int = 20) -> pd.DataFrame:
@@ -62,7 +80,7 @@ def split_by_bank(frame: pd.DataFrame, banks: int) -> list[tuple[str, Transactio
 def grouped(frame: pd.DataFrame, plan: StatisticsPlan) -> np.ndarray:
     """The same counts by pandas over the pooled table: int64[periods, slots, 3]."""
     day = (frame.TIME - pd.Timestamp("1970-01-01")).dt.days
-    slot = pd.Series(KEYS.of(frame.TERMINAL.to_numpy(object)), index=frame.index)
+    slot = pd.Series(KEYS.of("terminal", frame.TERMINAL.to_numpy(object)), index=frame.index)
     expected = np.zeros((len(plan.periods), plan.slots, 3), np.int64)
     for i, period in enumerate(plan.periods):
         within = frame.assign(slot=slot, fraud=frame.IS_FRAUD == "1")[(day >= period.first) & (day <= period.last)]
@@ -96,7 +114,8 @@ class Till:
 
 
 THREE = split_by_bank(transactions(300, 3, seed=2), 3)
-NOISY = increments_plan([FIRST + 19], 10, 7, 5, KEYS.size, 1, plan_noise(50.0, 3, 1))
+NOISY = fraud_blocks_plan([FIRST + 19], FIRST, 7, 5, KINDS, plan_laplace(0.05, 3, 1))
+GAUSSIAN = replace(NOISY, noise=plan_noise(50.0, 3, 1))
 
 
 def power_cut(*_: object, **__: object) -> None:
@@ -106,7 +125,7 @@ def power_cut(*_: object, **__: object) -> None:
 def interrupted(folder: Path, till: Till, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """The moment that matters: noise was drawn and paid for, perhaps contributed, and no total is on disk."""
     with monkeypatch.context() as patch:
-        patch.setattr("fl.counts.release._write_totals", power_cut)
+        patch.setattr("fl.counts.release.write_totals", power_cut)
         with pytest.raises(KeyboardInterrupt):
             share_statistics(THREE, NOISY, KEYS, folder, payment=till)
     return [np.load(path) for path in sorted(folder.glob("contribution-*.npy"))]
@@ -129,11 +148,11 @@ def test_counts_of_any_number_of_banks_add_up_to_pandas(banks: int, rows: int, s
 def test_encrypted_totals_equal_pandas_exactly(tmp_path: Path, banks: int) -> None:
     frame = transactions(600, banks, seed=banks)
     plan = windows_plan([FIRST + 17], (7, 30), 7, KEYS.size, 1)
-    (tmp_path / "salt").write_bytes(KEYS.salt)
+    (tmp_path / "salt").write_bytes(SALT)
     released = share_statistics(split_by_bank(frame, banks), plan, KEYS, tmp_path)
     assert (released.totals.sums == grouped(frame, plan)[:, :, :2]).all()
     again, keys = load_release(tmp_path)
-    assert (again.sums == released.totals.sums).all() and again.plan == plan and keys.directory == KEYS.directory
+    assert (again.sums == released.totals.sums).all() and again.plan == plan and keys == KEYS
 
 
 def test_two_banks_are_refused_since_each_would_learn_the_other() -> None:
@@ -151,7 +170,7 @@ def test_shares_are_drawn_after_the_roster_has_closed_and_for_its_size() -> None
     summed = encrypted_sum([draw] * 5, length=2, largest=7, model_hash="00" * 32)
     assert sizes == [5] * 5 and summed.totals.tolist() == [35, -15]
     assert summed.bytes_up == 5 * sealing_cost(2, clients=5, clip=7.0, value_bits=4).bytes_up
-    plan = increments_plan([FIRST + 19], 10, 7, 5, KEYS.size, 1, plan_noise(2.0, 5, 1))
+    plan = fraud_blocks_plan([FIRST + 19], FIRST, 7, 5, KINDS, plan_laplace(0.5, 5, 1))
     with pytest.raises(StatisticsError, match="planned for 5 banks"):
         contribution(np.zeros(plan.shape, np.int64), plan, roster=4)
 
@@ -161,50 +180,99 @@ def test_integers_beyond_the_lane_are_refused() -> None:
         encrypted_sum([lambda _: np.array([8])] * 3, length=1, largest=7, model_hash="00" * 32)
 
 
-@pytest.mark.parametrize(("colluders", "least"), [(1, 1), (4, 1), (1, 3)])
-def test_released_noise_is_what_the_plan_says(tmp_path: Path, colluders: int, least: int) -> None:
-    banks = 6
-    frame = transactions(900, banks, seed=1, days=60)
-    noise = plan_noise(1.5, banks, colluders)
-    plan = increments_plan(list(range(FIRST + 20, FIRST + 60)), 10, 7, 1, 200 + KEYS.size, least, noise)
-    keys = replace(KEYS, buckets=203)
-    released = share_statistics(split_by_bank(frame, banks), plan, keys, tmp_path, payment=Till()).totals
-    exact = sum(bank_counts(table, keys, plan) for _, table in split_by_bank(frame, banks))
-    added = released.sums / plan.resolution - exact
+def released_and_exact(folder: Path, noise: Noise) -> tuple[Totals, np.ndarray]:
+    """Totals of a release of 6 banks under `noise`, 33 blocks of 208 slots; what was counted, without noise."""
+    frame = transactions(900, 6, seed=1, days=60)
+    plan = fraud_blocks_plan([FIRST + 40], FIRST, 7, 1, [("terminal", 208)], noise)
+    keys, banks = slots(buckets=203), split_by_bank(frame, 6)
+    exact = sum(bank_counts(table, keys, plan) for _, table in banks)
+    return share_statistics(banks, plan, keys, folder, payment=Till()).totals, exact
+
+
+@pytest.mark.parametrize("colluders", [1, 4])
+def test_released_gaussian_noise_is_what_the_plan_says(tmp_path: Path, colluders: int) -> None:
+    noise = plan_noise(1.5, 6, colluders)
+    released, exact = released_and_exact(tmp_path, noise)
+    added = released.sums / released.plan.resolution - exact
     assert noise_verdict(added, noise.released_sigma, SELDOM) == "consistent"
     assert noise_verdict(added / 2, noise.released_sigma, SELDOM) == "too little"
-    assert noise_verdict(added, noise.sigma, SELDOM) == ("consistent" if colluders == 0 else "too much")
-    assert released.suppressed.any() == (least > 1)
-    if least > 1:
-        assert (released.suppressed == (released.sums[:, :, 2] / plan.resolution < least)).all()
-        assert (released.counts()[released.suppressed] == 0).all()
+    assert noise_verdict(added, noise.sigma, SELDOM) == "too much"
+    assert not released.suppressed.any() and released.frauds().shape == exact.shape[:2]
 
 
-def test_increments_count_every_transaction_once_and_only_when_its_label_is_known() -> None:
-    plan = increments_plan([FIRST + 40, FIRST + 45], 30, 7, 5, KEYS.size, 1, plan_noise(2.0, 3, 1))
-    days = [day for period in plan.periods for day in range(period.first, period.last + 1)]
-    assert len(days) == len(set(days))
-    assert max(days) <= FIRST + 45 - 7 - 1 and min(days) <= FIRST + 40 - 7 - 30
+def distance_to(law: np.ndarray, samples: np.ndarray) -> float:
+    """Largest distance between the distribution of integers and a law on -reach to reach."""
+    reach = len(law) // 2
+    values, times = np.unique(np.clip(samples, -reach, reach), return_counts=True)
+    found = np.zeros(len(law))
+    found[values + reach] = times
+    return float(np.abs(np.cumsum(found) / samples.size - np.cumsum(law)).max())
+
+
+@pytest.mark.parametrize("colluders", [1, 4])
+def test_released_laplace_noise_has_the_law_of_the_plan(tmp_path: Path, colluders: int) -> None:
+    noise = plan_laplace(0.7, 6, colluders)
+    released, exact = released_and_exact(tmp_path, noise)
+    added = released.sums - exact
+    # Dvoretzky, Kiefer, Wolfowitz, with Massart's constant (Annals of Probability 18, 1990).
+    furthest = np.sqrt(np.log(2 / SELDOM) / (2 * added.size))
+    assert distance_to(noise.pmf(), added) < furthest
+    assert distance_to(noise.pmf(2), added) > furthest
+    blocks = released.blocks()
+    assert (blocks.frauds == released.sums[:, :, 0]).all() and blocks.resolution == 1
+    assert blocks.noise is not None and (blocks.noise == noise.pmf()).all()
+
+
+@given(block=st.integers(1, 9), first=st.integers(0, 30), ahead=st.integers(0, 20))
+@settings(max_examples=40, deadline=None)
+def test_blocks_count_every_fraud_once_and_only_when_its_label_is_known(block: int, first: int, ahead: int) -> None:
+    days = [FIRST + 40, FIRST + 45 + ahead]
+    plan = fraud_blocks_plan(days, FIRST + first, 7, block, KINDS, None)
+    held = [day for period in plan.periods for day in range(period.first, period.last + 1)]
+    assert held == list(range(held[0], held[-1] + 1)) and {len(period) for period in plan.periods} == {block}
+    assert FIRST + first <= held[0] < FIRST + first + block
+    assert days[-1] - 7 - block <= held[-1] + 1 <= days[-1] - 7
+    assert all(period.first % block == 0 for period in plan.periods)
+
+
+def test_blocks_that_overlap_or_do_not_fit_are_refused() -> None:
     with pytest.raises(StatisticsError, match="disjoint"):
-        StatisticsPlan("private increments", (Days(0, 5), Days(5, 9)), 1, 1, plan_noise(2.0, 3, 1))
+        StatisticsPlan("private fraud counts", (Days(0, 5), Days(5, 9)), 1, 1, plan_laplace(1.0, 3, 1))
+    with pytest.raises(StatisticsError, match=r"no block of 9 days fits .* --increment-days"):
+        fraud_blocks_plan([FIRST + 12], FIRST, 7, 9, KINDS, None)
+    with pytest.raises(StatisticsError, match=r"expected 1, got 3: use --min-banks 1"):
+        replace(NOISY, min_banks=3)
+    with pytest.raises(StatisticsError, match="expected 1 or 2 banks"):
+        replace(NOISY, reports=3)
+    with pytest.raises(StatisticsError, match="slots in all"):
+        replace(NOISY, kinds=(("terminal", 3),))
 
 
-@pytest.mark.parametrize("mode", ["exact", "noisy"])
+def test_counts_of_an_earlier_version_are_read_and_never_made_again() -> None:
+    old = increments_plan([FIRST + 19], 10, 7, 5, KEYS.size, 1, plan_noise(2.0, 3, 1))
+    assert Totals(old, np.ones(old.shape, np.int64)).counts().shape == (*old.shape[:2], 2)
+    with pytest.raises(StatisticsError, match="start the run anew"):
+        bank_counts(THREE[0][1], KEYS, old)
+
+
+@pytest.mark.parametrize("mode", ["exact windows", "private increments", "private fraud counts"])
 def test_a_feature_of_a_day_uses_no_total_of_a_label_not_yet_known(mode: str) -> None:
     days = list(range(FIRST + 30, FIRST + 50))
-    noise = None if mode == "exact" else plan_noise(2.0, 3, 1)
-    if noise is None:
-        plan = windows_plan(days, (7, 30), 7, KEYS.size, 1)
-    else:
-        plan = increments_plan(days, 30, 7, 5, KEYS.size, 1, noise)
-    sums = np.random.default_rng(0).integers(0, 90, plan.shape)
+    match mode:
+        case "exact windows":
+            plan = windows_plan(days, (7, 30), 7, KEYS.size, 1)
+        case "private increments":
+            plan = increments_plan(days, 30, 7, 5, KEYS.size, 1, plan_noise(2.0, 3, 1))
+        case _:
+            plan = fraud_blocks_plan(days, FIRST, 7, 2, KINDS, plan_laplace(0.7, 3, 1))
+    sums = np.random.default_rng(0).integers(0, 4, plan.shape)
     today = np.array([FIRST + 40], np.int32)
-    own, key = np.zeros((1, len(features(SCHEMA))), np.float32), np.array(["T1"], object)
+    own, key = np.zeros((1, len(features(SCHEMA))), np.float32), ROW
     before = SharedColumns(SCHEMA, KEYS, Totals(plan, sums)).extend(own, today, key)
     later = np.array([period.last >= FIRST + 40 - 7 for period in plan.periods])
-    changed = np.where(later[:, None, None], sums + 1000, sums)
+    changed = np.where(later[:, None, None], sums + 1, sums)
     after = SharedColumns(SCHEMA, KEYS, Totals(plan, changed)).extend(own, today, key)
-    everything = SharedColumns(SCHEMA, KEYS, Totals(plan, sums + 1000)).extend(own, today, key)
+    everything = SharedColumns(SCHEMA, KEYS, Totals(plan, sums + 1)).extend(own, today, key)
     assert later.any() and (before == after).all() and (before != everything).any()
 
 
@@ -221,8 +289,8 @@ def test_before_the_first_release_a_bank_keeps_its_own_windows(least: int) -> No
     plan = windows_plan([FIRST + 30], (7, 30), 7, KEYS.size, least)
     columns = SharedColumns(SCHEMA, KEYS, Totals(plan, np.full(plan.shape, 5)))
     own, shared = own_columns(0.75)
-    early = columns.extend(own, np.array([FIRST + 29], np.int32), np.array(["T1"], object))
-    later = columns.extend(own, np.array([FIRST + 30], np.int32), np.array(["T1"], object))
+    early = columns.extend(own, np.array([FIRST + 29], np.int32), ROW)
+    later = columns.extend(own, np.array([FIRST + 30], np.int32), ROW)
     assert (early[0, shared] == 0.75).all() and (later[0, shared] != 0.75).all()
 
 
@@ -234,7 +302,7 @@ def test_a_suppressed_cell_leaves_the_banks_own_window_and_nothing_of_the_total(
     for total in (10, 90):
         sums = np.broadcast_to(np.array([total, 7, here]), plan.shape).copy()
         columns = SharedColumns(SCHEMA, KEYS, Totals(plan, sums))
-        rows.append(columns.extend(own, np.array([FIRST + 30], np.int32), np.array(["T1"], object))[0, shared])
+        rows.append(columns.extend(own, np.array([FIRST + 30], np.int32), ROW)[0, shared])
     assert (rows[0] == rows[1]).all() == (here < 3) and (rows[0] == 0.75).all() == (here < 3)
 
 
@@ -276,14 +344,14 @@ def test_an_interrupted_release_sends_the_same_noised_integers_again(
     read = share_statistics(THREE, NOISY, KEYS, tmp_path, payment=till)
     assert (read.totals.sums == again.totals.sums).all() and read.release == till.held[0]
     with pytest.raises(StatisticsError, match="another plan"):
-        share_statistics(THREE, replace(NOISY, noise=plan_noise(5.0, 3, 1)), KEYS, tmp_path, payment=till)
+        share_statistics(THREE, replace(NOISY, noise=plan_laplace(5.0, 3, 1)), KEYS, tmp_path, payment=till)
 
 
 def test_drafts_are_on_disk_before_they_are_paid_for_and_paid_for_before_any_is_contributed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    monkeypatch.setattr("fl.counts.release.replace_durably", lambda path, _: order.append(path.name))
+    monkeypatch.setattr("fl.counts.drafts.replace_durably", lambda path, _: order.append(path.name))
 
     class Watched(Till):
         def pay(self, release: str) -> None:
@@ -357,10 +425,10 @@ def test_drafts_made_under_another_salt_or_plan_are_not_those_paid_for(
 ) -> None:
     till = Till()
     interrupted(tmp_path, till, monkeypatch)
-    share_statistics(THREE, NOISY, replace(KEYS, salt=b"another salt".ljust(len(KEYS.salt))), tmp_path, payment=till)
+    share_statistics(THREE, NOISY, slots(salt=b"another salt".ljust(len(SALT))), tmp_path, payment=till)
     (tmp_path / TOTALS).unlink()
     interrupted(tmp_path, till, monkeypatch)
-    louder = replace(NOISY, noise=plan_noise(60.0, 3, 1))
+    louder = replace(NOISY, noise=plan_laplace(0.04, 3, 1))
     share_statistics(THREE, louder, KEYS, tmp_path, payment=till)
     assert len(set(till.held)) == 4
 
@@ -376,7 +444,7 @@ def test_totals_whose_payment_no_ledger_holds_are_not_read(tmp_path: Path) -> No
 def test_totals_without_their_salt_are_not_read_under_a_new_one(tmp_path: Path) -> None:
     """Reading makes no salt: under another one every bucket would be another terminal's."""
     plan = windows_plan([FIRST + 19], (10,), 7, KEYS.size, 1)
-    share_statistics(THREE, plan, replace(KEYS, salt=bank_salt(tmp_path)), tmp_path)
+    share_statistics(THREE, plan, slots(salt=bank_salt(tmp_path)), tmp_path)
     load_release(tmp_path)
     (tmp_path / "salt").unlink()
     before = sorted(tmp_path.iterdir())
@@ -404,8 +472,8 @@ def test_a_run_killed_while_sharing_and_resumed_spends_what_the_ledger_says(tmp_
         assert account.spent == result["privacy"]["per_bank"][account.bank]["epsilon"]
     for path in (folder / "budget").glob("*.json"):
         kinds = [line["kind"] for line in json.loads(path.read_text())["spent"]]
-        assert kinds == ["shared counts", "training steps", "training steps"]
-    assert result["statistics"]["sensitivity"] == pytest.approx(2**0.5) and result["rounds_lost"] == 0
+        assert kinds == ["shared counts under Laplace noise", "training steps", "training steps"]
+    assert result["statistics"]["sensitivity"] == 1.0 and result["rounds_lost"] == 0
 
 
 def test_a_release_that_would_overspend_is_refused_before_any_count(tmp_path: Path) -> None:
