@@ -46,9 +46,12 @@ def update_sensitivity(dimension: int) -> float:
     return GRID + math.sqrt(dimension) / 2
 
 
-def row_sensitivity(dimension: int) -> float:
-    """Largest L2 change of a bank's rounded sum of `dimension` values by one row, in grid units."""
-    return GRID * (1 + FLOAT_SLACK) + math.sqrt(dimension)
+def row_sensitivity(dimension: int, reports: int = 1) -> float:
+    """Largest L2 change of the rounded sums of `dimension` values by one row, in grid units.
+
+    `reports`: how many banks report one transaction. It is a row of each of them, and each rounds its own sum.
+    """
+    return reports * (GRID * (1 + FLOAT_SLACK) + math.sqrt(dimension))
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,11 @@ class JointNoise:
             noised += discrete_gaussian(self.dimension, self.variance, entropy=entropy)
         return np.clip(noised, -self.largest, self.largest)
 
+    def averaged(self, totals: Integers) -> NDArray[np.float64]:
+        """float64[dimension]: the sum of all banks' `integers`, in the unit of the vectors, over `divisor`."""
+        average: NDArray[np.float64] = totals.astype(np.float64) * (self.unit / self.divisor)
+        return average
+
     def average(self, joined: Joined, *, engine: str | None = "auto") -> Aggregate:
         """The sum of the banks' vectors over `divisor`, with the noise of all banks in it.
 
@@ -151,7 +159,7 @@ class JointNoise:
             )
         scale = self.unit / self.divisor
         return Aggregate(
-            average=summed.totals.astype(np.float64) * scale,
+            average=self.averaged(summed.totals),
             error_bound=len(draws) * (self.tail + 0.5) * scale,
             clipped=tuple(int(self.of_updates and _length(vector) > self.clip_norm) for vector in joined.updates),
             stages={},

@@ -14,6 +14,11 @@ banks. This needs trust: a bank's rows are protected only while the masked sum i
 collude (with aggregator and key holder, and including the observer of the model). A bank's own noise needs neither.
 
 Gradients are summed in float64: a float32 sum of thousands of rows could move by more than C when one row is added.
+
+`NoisyOrSteps` takes the same steps with the model of `fl.learning.noisy_or`, whose gradient is written out, and lets
+banks hold the mean of its last iterates: noise that pushes an iterate to and fro cancels in a mean (Polyak and
+Juditsky 1992; of the last iterates alone: Shamir and Zhang, ICML 2013, section 4). All of it is computed from released
+values.
 """
 
 from __future__ import annotations
@@ -32,13 +37,20 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fl.data.federation import Rows
+from fl.errors import TrainingError
+from fl.learning.noisy_or import NoisyOr, gradient_sum
 from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.fedavg import FedAvg
-from fl.rounds.algorithms.state import ReleasedAverage, State, Timetable, Vector
+from fl.rounds.algorithms.state import ReleasedAverage, Seat, State, Timetable, Vector
 from fl.secure.session import Update
 
 PHYSICAL_BATCH = 4096  # rows whose gradients are in memory at once; it does not change the result
 VELOCITY = "velocity"
+
+ITERATE = "iterate"  # w_t, from which all banks take the next step
+ITERATES = "iterates"  # the last of them, float32[up to AVERAGED, length]
+AVERAGED = 10  # iterates
+RIDGE = 2e-5  # pull of every weight but the constant's to 0: part of the mean gradient of a row, per unit of weight
 
 Gradient = NDArray[np.float64]
 
@@ -61,6 +73,51 @@ class JointSteps(FedAvg):
     def apply(self, state: State, released: ReleasedAverage) -> State:
         velocity = self.local.momentum * state.memory[VELOCITY] + released.average
         return State((state.model - self.local.learning_rate * velocity).astype(np.float32), {VELOCITY: velocity})
+
+
+@dataclass(frozen=True)
+class NoisyOrSteps(JointSteps):
+    """Full-batch steps of the noisy-or model; banks score with the mean of the last `AVERAGED` iterates.
+
+    `rows`: by how many rows a bank divides its sum before it sends it; 1 where the noise divides
+    (`fl.rounds.joint_noise.JointNoise.divisor`). For an average without noise it is the number of rows that a bank is
+    declared to have: a public constant. Raises `TrainingError` for a weight of frauds other than 1: the noisy-or's
+    likelihood has none.
+    """
+
+    name: ClassVar[str] = "noisy-or steps"
+    rows: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.local.pos_weight != 1.0:
+            raise TrainingError(
+                f"pos_weight: expected 1 with a noisy-or model, whose loss is a likelihood, got {self.local.pos_weight}"
+            )
+
+    def begin(self, first: Vector) -> State:
+        none = np.zeros((0, *first.shape), np.float32)
+        return State(first, {VELOCITY: np.zeros(first.shape), ITERATE: first, ITERATES: none})
+
+    def trains_from(self, state: State, seat: Seat) -> Vector:
+        return state.memory[ITERATE].astype(np.float32)
+
+    def model_hash(self, state: State, hash_of: Callable[[Vector], str]) -> str:
+        return hash_of(state.memory[ITERATE].astype(np.float32))
+
+    def contribution(self, module: nn.Module, rows: Rows, train: Callable[[], None]) -> Update:
+        if not isinstance(module, NoisyOr):
+            raise TrainingError(f"noisy-or steps expect a noisy-or model, got {type(module).__name__}")
+        return gradient_sum(module, rows, self.max_grad_norm) / self.rows
+
+    def apply(self, state: State, released: ReleasedAverage) -> State:
+        before = state.memory[ITERATE].astype(np.float64)
+        pull = RIDGE * before
+        pull[0] = 0.0
+        velocity = self.local.momentum * state.memory[VELOCITY] + released.average + pull
+        iterate = (before - self.local.learning_rate * velocity).astype(np.float32)
+        last = np.concatenate([state.memory[ITERATES], iterate[None]])[-AVERAGED:].astype(np.float32)
+        mean = last.astype(np.float64).mean(axis=0).astype(np.float32)
+        return State(mean, {VELOCITY: velocity, ITERATE: iterate, ITERATES: last})
 
 
 def clipped_gradient_sum(module: nn.Module, rows: Rows, *, max_grad_norm: float, pos_weight: float) -> Gradient:

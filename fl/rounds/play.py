@@ -24,7 +24,8 @@ from torch import nn
 from fl.data.federation import BankData
 from fl.errors import AggregationError, BanksVanished, CompressionError, TrainingError
 from fl.learning.evaluation import validation_figures
-from fl.learning.model import build_model, flatten, layout, model_hash, unflatten
+from fl.learning.kinds import ModelKind, model_of
+from fl.learning.model import flatten, layout, model_hash, unflatten
 from fl.learning.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, derive_seed, train_private, train_seeded
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.fedbuff import FedBuff
@@ -50,11 +51,12 @@ class Schedule:
     prior: float  # public guess of the fraud share
     seed: int  # of the first model, batch order and dropout; never of sampling or noise under privacy
     applied_grid: float = 0.0  # steps in which averages enter the model, encrypted or not; 0: as they are
+    kind: ModelKind = "mlp"
 
-    def first_model(self, inputs: int) -> nn.Sequential:
+    def first_model(self, inputs: int) -> nn.Module:
         """The model that every bank holds before round 1."""
         seed = derive_seed(self.seed, "model")
-        return build_model(inputs, seed=seed, dropout=self.dropout, prior=self.prior)
+        return model_of(self.kind, inputs, seed=seed, dropout=self.dropout, prior=self.prior)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Rounds:
     compression: Compression | None = None
     at_once: Mapping[str, int] = field(default_factory=dict)
 
-    def first_model(self) -> nn.Sequential:
+    def first_model(self) -> nn.Module:
         """The model that every bank holds before round 1, on the device."""
         return self.schedule.first_model(self.banks[0].train.x.shape[1]).to(self.device)
 

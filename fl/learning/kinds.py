@@ -1,0 +1,19 @@
+"""The kinds of model that a run can train, by name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from fl.learning.model import build_model
+from fl.learning.noisy_or import NoisyOr
+
+ModelKind = Literal["mlp", "noisy-or"]
+
+
+def model_of(kind: ModelKind, inputs: int, *, seed: int, dropout: float = 0.0, prior: float) -> nn.Module:
+    """The first model of a run: float32[n, inputs] -> float32[n, 1] logits. Raises `ModelError`."""
+    if kind == "noisy-or":
+        return NoisyOr(inputs, prior=prior)
+    return build_model(inputs, seed=seed, dropout=dropout, prior=prior)
