@@ -1,6 +1,6 @@
 """Federated fraud detection: banks train one model together and show each other nothing but an encrypted sum.
 
-    run = fl.train("transactions.csv", schema="schema.toml", rounds=10, epsilon=3)
+    run = fl.train("transactions.csv", schema="schema.toml", epsilon=3)
     run.metrics["average_precision"]                    # on the test days
     run.score(frame)                                    # a probability of fraud for each row of a pandas frame
     run = fl.load("runs/NAME")                          # a run that is finished

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fl.errors import OptionError
 from fl.runs.asked import configuration
 from fl.runs.config import RunConfig
 from fl.runs.experiment import Experiment
-from fl.runs.folder import read_config, read_object
+from fl.runs.folder import bank_names, read_config, read_object
 from fl.runs.scoring import ScoredRows, TrainedModel, load_model, score_file, score_frame
+from fl.runs.scoring_at_home import at_home
 
 StringPath = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]  # (activity, finished steps, all steps)
@@ -84,6 +86,28 @@ class Run:
         scores = np.full(len(frame), np.nan)
         scores[rows.index] = rows.score
         return pd.Series(scores, frame.index, name="score")
+
+    def as_bank(self, bank: str, history: pd.DataFrame | StringPath) -> Run:
+        """This run as one of its banks scores its own customers with it: with its own labels as further evidence.
+
+        Args:
+            bank: Name of the bank. Rows of other banks are then left out: `score` gives NaN for them.
+            history: Labelled transactions from before, in memory or in a file.
+
+        Returns:
+            The run, whose scores have no epsilon any more: whoever sees them may learn single labels of the bank.
+
+        Raises:
+            OptionError: The bank took no part in the run or has no rows in the history, or the run's model knows no
+                risk of shared parties.
+            TrainingError: The bank has no frauds in the history whose labels are known.
+        """
+        banks = bank_names(self.folder)
+        if bank not in banks:
+            raise OptionError(f"as: expected a bank of this run ({', '.join(banks)}), got {bank!r}")
+        evidence = self.metrics.get("own_evidence")
+        threshold = self.threshold if evidence is None else float(evidence["threshold"])
+        return replace(self, model=replace(at_home(self.model, bank, len(banks), history), threshold=threshold))
 
     def score_file(self, path: StringPath, history: StringPath | None = None) -> Iterator[ScoredRows]:
         """Scores of the transactions in a file, chunk by chunk: memory does not grow with the file.

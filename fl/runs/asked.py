@@ -17,12 +17,15 @@ from typing import Any, TypeVar
 from fl import options
 from fl.counts.settings import StatisticsSettings, default_settings
 from fl.errors import BudgetError, OptionError
+from fl.learning.kinds import ModelKind
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
 from fl.runs.config import AggregationSettings, PrivacySettings, RunConfig
-from fl.runs.styles import OPEN, style_of
+from fl.runs.styles import OPEN, private_defaults, share_of_counts, style_of
 from fl.runs.train_options import TRAIN_OPTIONS, flag
+
+OF_BOTH = ("row", "fedavg")  # values of options of the network that say what the noisy-or model does as well
 
 
 def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
@@ -35,14 +38,16 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
     asked = _read(given)
     if "value_bits" in asked and "bits" in asked:
         raise OptionError(f"{flag('bits')} and {flag('value_bits')} both set the bits of a value: give one of them")
-    privacy = _privacy(asked, base)
-    start = _defaults(privacy) if base is None else _in_style_of(base, privacy)
+    kind = _kind(asked, base)
+    privacy = _privacy(asked, base, kind)
+    start = _defaults(privacy, kind) if base is None else _in_style_of(base, privacy, kind)
     values = _by_table(asked)
     return replace(
         start,
         **values.get("", {}),
         with_baselines=not asked.get("no_baselines", not start.with_baselines),
         data=replace(start.data, **values.get("data", {})),
+        model=replace(start.model, **values.get("model", {})),
         training=replace(start.training, **values.get("training", {})),
         baseline_training=replace(start.baseline_training, **values.get("baseline_training", {})),
         aggregation=replace(start.aggregation, **values.get("aggregation", {})),
@@ -108,20 +113,60 @@ def _by_table(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return values
 
 
-def _privacy(asked: Mapping[str, Any], base: RunConfig | None) -> PrivacySettings | None:
-    """The privacy that decides the style; None: without. An option of privacy turns it on where `base` has none."""
+def _wants_privacy(asked: Mapping[str, Any], base: RunConfig | None) -> bool:
+    """A budget that is named turns on what the file leaves out."""
     was_private = base is None or base.privacy is not None
-    if asked.get("no_dp", not (was_private or "epsilon" in asked)):
+    return not asked.get("no_dp", not (was_private or "epsilon" in asked))
+
+
+def _kind(asked: Mapping[str, Any], base: RunConfig | None) -> ModelKind:
+    """Which model is trained: the one asked for, that of `base`, or what suits another privacy and the other options.
+
+    Raises `OptionError` for an option of the network beside the noisy-or model.
+    """
+    of_network = [name for name, value in asked.items() if TRAIN_OPTIONS[name].only_network and value not in OF_BOTH]
+    private = _wants_privacy(asked, base)
+    network = of_network or (base is not None and _says_network(base))
+    kind: ModelKind = "noisy-or" if private and not network else "mlp"
+    if base is not None and (base.privacy is not None) == private:
+        kind = base.model.kind
+    kind = asked.get("model", kind)
+    if kind == "noisy-or" and of_network:
+        raise OptionError(
+            f"{flag(of_network[0])} is an option of the network, and the noisy-or model is trained in full steps of "
+            "all banks: leave it out, or give --model mlp"
+        )
+    return kind
+
+
+def _says_network(base: RunConfig) -> bool:
+    """Whether a configuration sets what is for the network alone to another value than its default."""
+    before = _defaults(base.privacy, base.model.kind)
+    places = [place for option in TRAIN_OPTIONS.values() if option.only_network for place in option.places]
+    return any(_held(base, place) != _held(before, place) for place in places)
+
+
+def _held(config: RunConfig, place: str) -> Any:
+    """The value at "table.field"; None where `config` has no such table."""
+    table, _, field = place.rpartition(".")
+    return getattr(getattr(config, table), field, None)
+
+
+def _privacy(asked: Mapping[str, Any], base: RunConfig | None, kind: ModelKind) -> PrivacySettings | None:
+    """The privacy that decides the style; None: without."""
+    if not _wants_privacy(asked, base):
         refuse_beside_no_dp(asked)
         return None
-    start = PrivacySettings() if base is None or base.privacy is None else base.privacy
-    deciding = {name: asked[name] for name in ("unit", "noise") if name in asked}
+    start = private_defaults(kind)
+    if base is not None and base.privacy is not None:
+        start = _moved_fields(base.privacy, private_defaults(base.model.kind), start)
+    deciding = {name: asked[name] for name in ("unit", "noise", "epsilon") if name in asked}
     # Calibrated when a run starts, so values of another run are not used.
     return replace(start, noise_multiplier=None, share_variance=None, share_pieces=None, learning_rate=None, **deciding)
 
 
-def _defaults(privacy: PrivacySettings | None) -> RunConfig:
-    style = style_of(privacy)
+def _defaults(privacy: PrivacySettings | None, kind: ModelKind) -> RunConfig:
+    style = style_of(privacy, kind)
     return RunConfig(
         rounds=style.rounds,
         model=style.model,
@@ -130,18 +175,22 @@ def _defaults(privacy: PrivacySettings | None) -> RunConfig:
         privacy=privacy,
         baseline_model=OPEN.model,
         baseline_training=OPEN.training,
-        statistics=default_settings(private=privacy is not None),
+        statistics=_sharing(privacy, kind),
     )
 
 
-def _in_style_of(base: RunConfig, privacy: PrivacySettings | None) -> RunConfig:
+def _sharing(privacy: PrivacySettings | None, kind: ModelKind) -> StatisticsSettings:
+    settings = default_settings(private=privacy is not None, fraud_blocks=kind == "noisy-or")
+    return replace(settings, budget_share=share_of_counts(privacy, kind))
+
+
+def _in_style_of(base: RunConfig, privacy: PrivacySettings | None, kind: ModelKind) -> RunConfig:
     """`base` with `privacy`; values that equal defaults of its old style become those of the new one."""
-    before, after = _defaults(base.privacy), _defaults(privacy)
+    before, after = _defaults(base.privacy, base.model.kind), _defaults(privacy, kind)
     statistics = None
     if base.statistics is not None:
-        old, new = (default_settings(private=each is not None).min_banks for each in (base.privacy, privacy))
-        suppressed = _moved(base.statistics.min_banks, old, new)
-        statistics = replace(base.statistics, min_banks=suppressed, sigma=None)  # calibrated when a run starts
+        assert before.statistics is not None and after.statistics is not None
+        statistics = _moved_fields(base.statistics.undecided(), before.statistics, after.statistics)
     return replace(
         base,
         rounds=_moved(base.rounds, before.rounds, after.rounds),
@@ -169,7 +218,7 @@ def _moved_fields(settings: Value, before: Value, after: Value) -> Value:
 def _statistics(asked: Mapping[str, Any], start: RunConfig, values: Mapping[str, Any]) -> StatisticsSettings | None:
     if asked.get("no_shared_statistics", start.statistics is None and not values):
         return None
-    return replace(start.statistics or default_settings(private=start.privacy is not None), **values)
+    return replace(start.statistics or _sharing(start.privacy, start.model.kind), **values)
 
 
 def _algorithm(start: RunConfig, values: Mapping[str, Any]) -> AlgorithmSettings:

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fl.errors import BudgetError, BudgetLedgerError, RunFolderError
 from fl.privacy.accounting import Reckoned, epsilon, reckoned
 from fl.privacy.budget import BudgetLedger, Spend, ledger_path, read_ledger
-from fl.privacy.mechanisms import UNIT, ClientRounds, Entry, Mechanism, NoisyCounts, SharedSteps, units_of
+from fl.privacy.mechanisms import UNIT, ClientRounds, Counts, Entry, Mechanism, SharedSteps, units_of
+from fl.privacy.protection import Protection, protection
 from fl.runs.config import PrivacySettings
 from fl.runs.folder import RunFolder, bank_names
 
@@ -24,7 +25,7 @@ NOT_COVERED = (
     "the choice of which rows are training rows",
     "validation and test figures, the threshold among them",
     "the baselines",
-    "the number of rows of a bank, if it is published otherwise",
+    "the number of rows of a bank, if it is published otherwise, and what manifest.json says of its rows and frauds",
     "a transaction, card or customer as a whole",
 )
 CLIENT_NOT_COVERED = (
@@ -37,6 +38,7 @@ WITHOUT_PRIVACY: dict[str, Any] = {
     "delta": None,
     "accountant": None,
     "rdp_epsilon": None,
+    "protection": None,
     "unit": UNIT,
     "noise_multiplier": None,
     "per_bank": {},
@@ -55,7 +57,7 @@ def open_ledgers(folder: Path, privacy: PrivacySettings, banks: Iterable[str]) -
 
 @dataclass(frozen=True)
 class CountsPayment:
-    """The banks' ledgers as `fl.counts.release.Payment`, for a run's release of counts.
+    """The banks' ledgers as `fl.counts.drafts.Payment`, for a run's release of counts.
 
     A payment is identified by the release that it paid for. The name of the run would not do: copies of a run's folder
     have the same name.
@@ -63,7 +65,7 @@ class CountsPayment:
 
     ledgers: Mapping[str, BudgetLedger]
     run: str
-    entry: NoisyCounts
+    entry: Counts
 
     def began(self, release: str) -> bool:
         return any(self._holds(ledger, release) for ledger in self.ledgers.values())
@@ -129,7 +131,10 @@ def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, Budget
     if privacy is None:
         return WITHOUT_PRIVACY
     spent, accountant = dearest(ledgers)
+    # Of each figure the worst bank's: the one with the largest epsilon need not be the one that is guessed most often.
+    found = [asdict(protection(ledger.history(), privacy.delta)) for ledger in ledgers.values()]
     return {
+        "protection": {name: max(each[name] for each in found) for name in found[0]},
         "epsilon": spent,
         "delta": privacy.delta,
         "accountant": accountant,
@@ -175,13 +180,14 @@ class BankBudget:
     releases: int  # lines in the ledger
     next_round: float  # epsilon that one more round like the run's last would add
     affordable: bool
+    protection: Protection  # of what was spent
 
     @property
     def left(self) -> float:
         return max(self.limit - self.spent, 0.0)
 
     def as_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "left": self.left}
+        return {**self.__dict__, "left": self.left, "protection": asdict(self.protection)}
 
 
 def bank_budgets(run: Path) -> list[BankBudget]:
@@ -196,7 +202,8 @@ def bank_budgets(run: Path) -> list[BankBudget]:
         raise BudgetError(f"{run} was trained with --no-dp: it spends no budget and keeps no ledger")
     where = ledgers_folder(run, privacy)
     banks = bank_names(folder.path)
-    budgets = []
+    budgets: list[BankBudget] = []
+    protections: dict[tuple[Entry, ...], Protection] = {}  # banks of one run have mostly the same history
     for bank in banks:
         path = ledger_path(where, bank)
         if not path.exists():
@@ -204,8 +211,11 @@ def bank_budgets(run: Path) -> list[BankBudget]:
         limit = read_ledger(path, bank).epsilon_limit
         history = BudgetLedger(path, bank, min(limit, privacy.epsilon), privacy.delta).history()
         following: list[Entry] = [*history, _next_of(history, privacy)]
+        if tuple(history) not in protections:
+            protections[tuple(history)] = protection(history, privacy.delta)
         (spent, accountant), after = reckoned(history, privacy.delta), epsilon(following, privacy.delta)
-        kinds = {units_of([entry]): [e for e in history if type(e) is type(entry)] for entry in history}
+        units = dict.fromkeys(units_of([entry]) for entry in history)
+        kinds = {unit: [entry for entry in history if units_of([entry]) == unit] for unit in units}
         budgets.append(
             BankBudget(
                 bank,
@@ -218,6 +228,7 @@ def bank_budgets(run: Path) -> list[BankBudget]:
                 len(history),
                 after - spent,
                 after <= limit,
+                protections[tuple(history)],
             )
         )
     return budgets
@@ -227,7 +238,7 @@ def _next_of(history: list[Entry], privacy: PrivacySettings) -> Entry:
     """The cost of one more round: with the run's own noise, or that of its last release where noise is shared."""
     if privacy.unit == "row" and privacy.noise_multiplier is not None:
         return Mechanism(privacy.sample_rate, privacy.noise_multiplier, privacy.steps)
-    rounds = [entry for entry in history if not isinstance(entry, NoisyCounts)]
+    rounds = [entry for entry in history if not isinstance(entry, Counts)]
     if not rounds:
         raise BudgetError("no round is recorded yet, so the cost of the next one is unknown: play a round first")
     return rounds[-1]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from fl import options
+from fl.counts.risk_columns import Scale
 from fl.counts.settings import StatisticsSettings
 from fl.errors import AggregationError, BudgetError, ModelError, OptionError, RunFolderError
+from fl.learning.kinds import ModelKind
 from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.compression import CompressionSettings
@@ -32,6 +35,13 @@ class DataSettings:
     test_windows: Annotated[int | None, options.TEST_WINDOWS] = None  # consecutive; None: the schema's own
     customers: Annotated[int | None, options.CUSTOMERS] = None  # of the embedded generator
     fraud_share: Annotated[float | None, options.FRAUD_SHARE] = None  # of the embedded generator
+    # Compromised terminals of the embedded generator: `fl.data.simulate.Compromises` says what each means.
+    compromise_shortest: Annotated[int | None, options.COMPROMISE_DAYS] = None
+    compromise_longest: Annotated[int | None, options.COMPROMISE_DAYS] = None
+    compromise_mean: Annotated[float | None, options.MEAN_DAYS] = None
+    compromise_least: Annotated[float | None, options.COMPROMISE_SHARE] = None
+    compromise_most: Annotated[float | None, options.COMPROMISE_SHARE] = None
+    terminal_frauds: Annotated[float | None, options.TERMINAL_FRAUDS] = None
 
     def __post_init__(self) -> None:
         options.check(self, OptionError)
@@ -82,13 +92,21 @@ class AggregationSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The network, and the public guess of the fraud share that its first output equals."""
+    """Which model, and the public guess of the fraud share that its first output equals.
+
+    `kind`: the network of `fl.learning.model`, or the model of a dozen weights of `fl.learning.noisy_or`. `inputs`: all
+    features of a bank's own, or those that no label enters and the risk of shared parties (`fl.counts.risk_columns`).
+    """
 
     dropout: Annotated[float, options.DROPOUT]
     prior: Annotated[float, options.PRIOR]
+    kind: ModelKind = "mlp"
+    inputs: Literal["own", "risk"] = "own"
 
     def __post_init__(self) -> None:
         options.check(self, ModelError)
+        if self.kind == "noisy-or" and self.inputs != "risk":
+            raise ModelError(f'model.inputs: the noisy-or model has the inputs "risk", got {self.inputs!r}')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +131,16 @@ class RunConfig:
     compression: CompressionSettings | None = None  # None: the same bits and all layers in every round
     resources: ResourceSettings | None = None  # None: no bank has limits
 
+    @property
+    def scale(self) -> Scale:
+        """How the risk of shared parties enters the model, where it does."""
+        return "probability" if self.model.kind == "noisy-or" else "log odds"
+
     def __post_init__(self) -> None:
         options.check(self, OptionError)
-        shared = self.privacy is not None and self.privacy.noise == "shared"
+        joint = self.privacy is not None and (self.privacy.noise == "shared" or self.model.kind == "noisy-or")
         for name, training in (("training", self.training), ("baseline_training", self.baseline_training)):
-            if training.learning_rate == BY_NOISE and not (shared and name == "training"):
+            if training.learning_rate == BY_NOISE and not (joint and name == "training"):
                 raise OptionError(f"{name}.learning_rate: expected {options.LEARNING_RATE}, got {BY_NOISE}")
 
 
@@ -135,6 +158,11 @@ def config_to_toml(config: RunConfig) -> str:
 
 def config_from_toml(text: str) -> RunConfig:
     """The inverse of `config_to_toml`. Raises `RunFolderError` naming a missing or unknown key."""
+    return config_of(parsed(text, "config.toml", RunFolderError), "config.toml")
+
+
+def config_of(read: Mapping[str, Any], name: str) -> RunConfig:
+    """The configuration in the tables of a file called `name`. Raises `RunFolderError` naming a key."""
     tables: dict[str, type] = {
         "data": DataSettings,
         "model": ModelSettings,
@@ -150,7 +178,6 @@ def config_from_toml(text: str) -> RunConfig:
         "resources": ResourceSettings,
     }
     values: dict[str, Any] = {"privacy": None, "statistics": None}
-    for name, value in parsed(text, "config.toml", RunFolderError).items():
-        known = name in tables
-        values[name] = filled(tables[name], value, f"[{name}]", RunFolderError) if known else value
-    return filled(RunConfig, values, "config.toml", RunFolderError)
+    for key, value in read.items():
+        values[key] = filled(tables[key], value, f"[{key}]", RunFolderError) if key in tables else value
+    return filled(RunConfig, values, name, RunFolderError)

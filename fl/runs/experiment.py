@@ -13,26 +13,25 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.numpy import save
 from torch import nn
 
 from fl.counts.columns import SharedColumns, with_shared_columns
+from fl.counts.entity_risk import read_episodes, write_episodes
 from fl.counts.release import TOTALS, bank_salt, share_statistics
 from fl.counts.settings import describe, key_slots
-from fl.data.federation import Federation, federation_of, pooled_global
-from fl.durable import replace_durably
+from fl.data.features import features_at_first
+from fl.data.federation import SIMULATED, Federation, federation_of, pooled_global
 from fl.errors import BudgetExhausted, RunFolderError
 from fl.learning.evaluation import evaluate, require_measurable
-from fl.learning.model import MODEL_FORMAT, flatten, layers_of, layout, model_hash, unflatten
+from fl.learning.model import flatten, layers_of, layout, unflatten
 from fl.learning.training import pick_device
 from fl.privacy.budget import BudgetLedger
-from fl.privacy.mechanisms import noisy_counts
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.state import State, affordable_rounds
 from fl.rounds.limits import ResourceChoice
@@ -49,10 +48,16 @@ from fl.runs.budgets import (
 )
 from fl.runs.config import RunConfig
 from fl.runs.folder import RunFolder, refuse_used
+from fl.runs.model_file import write_model
 from fl.runs.noise import with_noise
 from fl.runs.plan import RunPlan, read_source
 from fl.runs.refusals import require_possible
+from fl.runs.risk import RiskOfParties
+from fl.runs.risk_baselines import risk_baselines
+from fl.runs.verdict import verdict
 from fl.secure.session import InProcessRounds, plain_sum
+
+OWN_EVIDENCE = "own_evidence"  # figures of banks that score with their own labelled rows as well
 
 
 class Experiment:
@@ -63,8 +68,10 @@ class Experiment:
         self.folder = folder
         self.plan = plan
         self.config = plan.config
-        self.federation = self._local = federation
+        self._computed = federation  # with every column there is
+        self.federation = self._local = federation.only(plan.own_names)
         self._statistics: dict[str, Any] | None = None
+        self._parties: RiskOfParties | None = None  # where the model knows the risk of shared parties
         self._device = pick_device(self.config.device)
         torch.set_num_threads(self.config.threads)
         self.finished, self._state, self._records = folder.last_round()
@@ -77,7 +84,7 @@ class Experiment:
             rounds = affordable_rounds(plan.algorithm.timetable, rounds, self.finished, begun, plan.trainings)
         self.schedule = plan.schedule(rounds)
         self._require_a_round()
-        if (folder.path / "statistics" / TOTALS).exists():
+        if self.config.statistics is None or (folder.path / "statistics" / TOTALS).exists():
             self._share_statistics()
 
     @property
@@ -96,7 +103,9 @@ class Experiment:
         require_measurable(federation.banks)
         plan = with_noise(RunPlan.new(config, source)).with_limits()
         run_id = f"{path.name}-{secrets.token_hex(4)}"
-        folder = RunFolder.create(path, plan.config, run_id=run_id, description=federation.description)
+        folder = RunFolder.create(
+            path, plan.config, run_id=run_id, description=federation.description, features=plan.own_names
+        )
         if plan.choice is not None:
             folder.write_json("resources.json", plan.choice.as_json())
         return cls(folder, plan, federation)
@@ -108,16 +117,21 @@ class Experiment:
         source = read_source(folder.config.data, folder.config.seed)
         federation = federation_of(source)
         if json.loads(json.dumps(federation.description)) != folder.read_json("manifest.json")["data"]:
+            embedded = folder.config.data.source == SIMULATED
             raise RunFolderError(
                 f"{path}: expected the data, schema and partition of manifest.json, got changed ones: "
                 "restore them, or start a new run"
+                + ". It began with another version of fl, which makes other embedded data"
+                * embedded
             )
         choice = None
         if folder.config.resources is not None:
             if not (chosen := folder.read_json("resources.json")):
                 raise RunFolderError(f"{path} has no resources.json: the run has not played a round; start it anew")
             choice = ResourceChoice.from_json(chosen)
-        return cls(folder, RunPlan(folder.config, source, choice), federation)
+        names = folder.features()
+        own = features_at_first(source.table.schema) if names is None else names
+        return cls(folder, RunPlan(folder.config, source, choice, own), federation)
 
     def rounds(self, progress: Progress | None = None) -> Iterator[RoundRecord]:
         """Play the remaining rounds; each is on disk when it is yielded. Then write the model and its metrics."""
@@ -193,6 +207,7 @@ class Experiment:
             "device": self.config.device,
             "aggregation": self.config.aggregation.mode,
             "algorithm": self.config.algorithm.name,
+            "model": self.config.model.kind,
             "banks": len(self.plan.banks),
             "rounds": self.finished,
             "rounds_lost": self.rounds_lost,
@@ -204,6 +219,8 @@ class Experiment:
             "resources": None if self.plan.choice is None else self.plan.choice.as_json(),
             "overhead": _overhead(self._records),
         }
+        gain, result["verdict"] = verdict(result)
+        result["gain_over_alone"] = gain
         self.folder.write_json("result.json", result)
         return result
 
@@ -230,6 +247,15 @@ class Experiment:
         return lambda joined: rounds.average(joined, plan.compression.bits_of(joined.number))
 
     def _planned_baselines(self) -> dict[str, Baseline]:
+        if self._parties is not None:
+            return risk_baselines(
+                self.plan,
+                self._parties,
+                partial(pooled_global, self.plan.source),
+                self.plan.without_privacy(self.schedule),
+                device=self._device,
+                plainly=lambda: self._played_plainly(self.schedule),
+            )
         return baselines(
             self.federation,
             self._local,
@@ -258,20 +284,36 @@ class Experiment:
     def _share_statistics(self) -> None:
         """Make the run's release of counts once, and add its columns to every bank's rows."""
         settings, sharing, source = self.config.statistics, self.plan.sharing, self.plan.source
-        if settings is None or sharing is None or self._statistics is not None:
+        if settings is None or sharing is None:
+            if self.config.model.inputs == "risk" and self._parties is None:
+                self._know_risk(RiskOfParties.of(source, self._computed, None, self.config.scale))
+            return
+        if self._statistics is not None:
             return
         folder = self.folder.path / "statistics"
         keys = key_slots(source, settings, bank_salt(folder))
-        payment = None
-        if sharing.noise is not None:
-            entry = noisy_counts(sharing.noise, sharing.columns, sharing.days)
-            payment = CountsPayment(self.ledgers, self.folder.run_id, entry)
+        entry, privacy = sharing.entry, self.config.privacy
+        payment = None if entry is None else CountsPayment(self.ledgers, self.folder.run_id, entry)
         tables = [(name, source.table.take(rows)) for name, rows, _ in source.banks]
         engine = self.config.aggregation.engine
         released = share_statistics(tables, sharing, keys, folder, payment=payment, engine=engine)
-        columns = SharedColumns(source.table.schema, keys, released.totals)
-        self.federation = with_shared_columns(self._local, source.table, columns)
-        self._statistics = describe(released, keys, settings)
+        self._statistics = describe(released, keys, None if privacy is None else privacy.delta)
+        if self.config.model.inputs == "own":
+            columns = SharedColumns(source.table.schema, keys, released.totals)
+            shared = with_shared_columns(self._computed, source.table, columns)
+            self.federation = shared.only(self.plan.feature_names)
+            return
+        episodes = read_episodes(folder)
+        parties = RiskOfParties.of(source, self._computed, (released.totals, keys), self.config.scale, episodes)
+        assert parties.risk is not None
+        if episodes is None:
+            write_episodes(folder, parties.risk.episodes)
+        self._statistics["episodes"] = {kind: asdict(each) for kind, each in parties.risk.episodes.items()}
+        self._know_risk(parties)
+
+    def _know_risk(self, parties: RiskOfParties) -> None:
+        self._parties = parties
+        self.federation = replace(self._local, banks=parties.released, feature_names=self.plan.feature_names)
 
     def _require_a_round(self) -> None:
         if self.rounds_lost and self.schedule.rounds < 1:
@@ -302,28 +344,25 @@ class Experiment:
     def _finish(self) -> None:
         """Measure the final models and write the files for scoring: the common model, and each bank's own head."""
         banks, names = self.federation.banks, self.federation.feature_names
-        figures = evaluate(banks, self.models(), self._device)
-        self.folder.write_json("metrics.json", figures.as_json())
+        models = self.models()
+        figures = evaluate(banks, models, self._device)
+        measured: dict[str, Any] = {**figures.as_json(), OWN_EVIDENCE: None}
+        if self._parties is not None:
+            # The same models and a bank's own labels, which no epsilon covers.
+            measured[OWN_EVIDENCE] = evaluate(self._parties.with_evidence(banks), models, self._device).as_json()
+        self.folder.write_json("metrics.json", measured)
         common = self.schedule.first_model(len(names))
         state = self.plan.own_algorithm.begin(flatten(common)) if self._state is None else self._state
         unflatten(common, state.model)
-        about: dict[str, Any] = {
-            "format": MODEL_FORMAT,
-            "features": list(names),
-            "threshold": figures.mean["threshold"],
-            "schema": self.federation.schema.source,
-            "model_hash": model_hash(common),
-        }
+        personal: Sequence[str] = ()
         own = ~self.plan.own_algorithm.travels(len(state.model))
         if own.any():
-            about["personal"] = layers_of(layout(common), own)
+            personal = layers_of(layout(common), own)
             for position, bank in enumerate(banks):
                 head = self.plan.own_algorithm.scores_with(state, position)[own]
                 self.folder.write_head(bank.name, head)
-        tensors = {name: tensor.numpy() for name, tensor in common.state_dict().items()}
-        # One entry, because safetensors writes several in arbitrary order, and equal runs must leave equal files.
-        content = save(tensors, {"about": json.dumps(about)})
-        replace_durably(self.folder.path / "model.safetensors", content)
+        threshold, schema = figures.mean["threshold"], self.federation.schema
+        write_model(self.folder.path, common, schema, names, threshold, personal)
 
 
 def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -69,10 +69,13 @@ class RunFolder:
         self._metrics = JsonLines(path / "metrics.jsonl")
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig, *, run_id: str, description: dict[str, Any]) -> RunFolder:
+    def create(
+        cls, path: Path, config: RunConfig, *, run_id: str, description: dict[str, Any], features: Sequence[str]
+    ) -> RunFolder:
         """Make the folder and write config.toml and manifest.json.
 
-        Raises `RunFolderError` when it is not empty.
+        `features`: names of the columns that a bank computes from its own rows. Raises `RunFolderError` when the
+        folder is not empty.
         """
         refuse_used(path)
         path.mkdir(parents=True, exist_ok=True)
@@ -91,6 +94,7 @@ class RunFolder:
             "git_revision": git_revision(),
             "source_sha256": source_digest(config.data.source),
             "data": description,
+            "features": list(features),
         }
         replace_json(path / "manifest.json", manifest)
         return cls(path, config, run_id, made_at)
@@ -139,6 +143,16 @@ class RunFolder:
             f"{self.path} is a copy of {there.parent}, which still exists, and each has its own ledgers: continue "
             "one of them and remove the other, or start new runs with a common --budget-dir"
         )
+
+    def features(self) -> tuple[str, ...] | None:
+        """Names of the columns that a bank computes from its own rows; None where the manifest names none.
+
+        Raises `RunFolderError` for a manifest that names something else there.
+        """
+        names = self.read_json("manifest.json").get("features")
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise RunFolderError(f"{self.path / 'manifest.json'}: expected names of features, got {names!r}: {RESTORE}")
+        return None if names is None else tuple(names)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

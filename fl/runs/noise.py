@@ -10,9 +10,17 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from fl.privacy.calibrate import calibrate, calibrate_clients, calibrate_counts, calibrate_steps, require_left
-from fl.privacy.mechanisms import Entry, noisy_counts
-from fl.privacy.noise_shares import NoisePlan
+from fl.counts.settings import StatisticsSettings, law_of_noise, most_days, moved
+from fl.learning.private_schedule import private_schedule
+from fl.privacy.calibrate import (
+    calibrate,
+    calibrate_clients,
+    calibrate_counts,
+    calibrate_laplace,
+    calibrate_steps,
+    require_left,
+)
+from fl.privacy.mechanisms import Entry
 from fl.rounds.joint_noise import GRID, row_sensitivity, update_sensitivity
 from fl.runs.budgets import open_ledgers
 from fl.runs.config import BY_NOISE, PrivacySettings
@@ -36,29 +44,53 @@ def with_noise(plan: RunPlan) -> RunPlan:
         ledgers = open_ledgers(Path(privacy.budget_dir), privacy, plan.banks)
         histories = [ledger.history() for ledger in ledgers.values()]
     if config.statistics is not None and plan.sharing is not None:
-        noises = [_of_counts(plan, privacy, history) for history in histories]
-        most = max(noises, key=lambda noise: noise.sigma)
-        config = replace(config, statistics=replace(config.statistics, sigma=most.sigma))
-        entry = noisy_counts(most, plan.sharing.columns, plan.sharing.days)
+        chosen = [_of_counts(plan, config.statistics, privacy, history) for history in histories]
+        config = replace(config, statistics=max(chosen, key=_noise_of_counts))
+        plan = RunPlan(config, plan.source)  # the length of a block follows from epsilon, and the columns from that
+        assert plan.sharing is not None and plan.sharing.entry is not None
+        entry = plan.sharing.entry
         histories = [[*history, entry] for history in histories]
     of_rounds = _of_joint_steps if plan.takes_joint_steps else _of_own_steps if privacy.unit == "row" else _of_clients
     return RunPlan(replace(config, privacy=of_rounds(plan, privacy, histories)), plan.source)
 
 
-def _of_counts(plan: RunPlan, privacy: PrivacySettings, history: list[Entry]) -> NoisePlan:
-    """The noise of shared counts, for a share of the remaining epsilon."""
-    settings, sharing = plan.config.statistics, plan.sharing
-    assert settings is not None and sharing is not None
+def _of_counts(
+    plan: RunPlan, settings: StatisticsSettings, privacy: PrivacySettings, history: list[Entry]
+) -> StatisticsSettings:
+    """The settings with the epsilon of counts, a share of what is left, and with the sigma of Gaussian noise."""
+    schema, days = plan.source.table.schema, most_days(plan.source, settings)
+    kinds, reports = len(schema.parties.shared), schema.parties.reports
     already = require_left(history, privacy.epsilon, privacy.delta)
-    return calibrate_counts(
+    share = settings.budget_share * (privacy.epsilon - already)
+    if law_of_noise(settings) == "gaussian":
+        noise = calibrate_counts(
+            history,
+            columns=kinds,
+            days=days,
+            banks=len(plan.banks),
+            colluders=settings.colluders,
+            epsilon_limit=already + share,
+            delta=privacy.delta,
+            reports=reports,
+        )
+        return replace(settings, epsilon=share, sigma=noise.sigma)
+    laplace = calibrate_laplace(
         history,
-        columns=sharing.columns,
-        days=sharing.days,
+        kinds=kinds,
+        days=days,
         banks=len(plan.banks),
         colluders=settings.colluders,
-        epsilon_limit=already + settings.budget_share * (privacy.epsilon - already),
+        epsilon_limit=already + share,
         delta=privacy.delta,
+        reports=reports,
     )
+    return replace(settings, epsilon=laplace.epsilon * moved(schema))
+
+
+def _noise_of_counts(settings: StatisticsSettings) -> float:
+    """The more, the noisier."""
+    assert settings.epsilon is not None
+    return -settings.epsilon if settings.sigma is None else settings.sigma
 
 
 def _of_own_steps(plan: RunPlan, privacy: PrivacySettings, histories: Histories) -> PrivacySettings:
@@ -96,7 +128,7 @@ def _of_joint_steps(plan: RunPlan, privacy: PrivacySettings, histories: Historie
     calibrations = [
         calibrate_steps(
             history,
-            sensitivity=row_sensitivity(plan.model.length),
+            sensitivity=row_sensitivity(plan.model.length, plan.source.table.schema.parties.reports),
             dimension=plan.model.length,
             banks=len(plan.banks),
             colluders=privacy.colluders,
@@ -110,8 +142,14 @@ def _of_joint_steps(plan: RunPlan, privacy: PrivacySettings, histories: Historie
     privacy = replace(privacy, share_variance=once.share_variance, share_pieces=pieces)
     if plan.config.training.learning_rate != BY_NOISE:
         return privacy
+    banks, rows = len(plan.banks), privacy.expected_batch * len(plan.banks)
+    if plan.config.model.kind == "noisy-or":
+        schedule = replace(private_schedule(privacy.epsilon), steps=plan.config.rounds)
+        released = (
+            math.sqrt(banks * pieces * once.share_variance) / GRID * privacy.max_grad_norm
+        )  # of a summed gradient
+        return replace(privacy, learning_rate=schedule.learning_rate(released, rows))
     # The learning rate with which the noise moves every weight by `NOISE_PER_STEP` per step: a function of the noise.
-    banks = len(plan.banks)
     shares = pieces * (banks - privacy.colluders)
-    sigma = math.sqrt(shares * once.share_variance) / GRID * privacy.max_grad_norm  # of a summed gradient
-    return replace(privacy, learning_rate=NOISE_PER_STEP * privacy.expected_batch * banks / sigma)
+    sigma = math.sqrt(shares * once.share_variance) / GRID * privacy.max_grad_norm
+    return replace(privacy, learning_rate=NOISE_PER_STEP * rows / sigma)

@@ -10,17 +10,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from fl.counts.columns import input_names
 from fl.counts.plan import StatisticsPlan
-from fl.counts.settings import plan_sharing
+from fl.counts.risk_columns import RISK
+from fl.counts.settings import law_of_noise, noise_of, plan_sharing
+from fl.data.features import features
 from fl.data.federation import SIMULATED, PartitionedTable, read_partitioned
-from fl.data.simulate import embedded
-from fl.errors import RunFolderError
+from fl.data.simulate import Compromises, Simulation, embedded
+from fl.errors import BudgetError, RunFolderError
+from fl.learning.kinds import model_of
 from fl.learning.model import HIDDEN, Layout, build_model, layout
+from fl.learning.noisy_or import BOUND, noisy_or_columns
 from fl.learning.training import LocalTraining, PrivateSteps
 from fl.privacy.mechanisms import ClientRounds, Entry, Mechanism, SharedSteps
-from fl.privacy.noise_shares import plan_noise
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.fedprox import require_stable_pull
 from fl.rounds.algorithms.participation import Dropouts
@@ -28,18 +32,16 @@ from fl.rounds.algorithms.settings import algorithm_of, dropouts_of, quorum_of
 from fl.rounds.algorithms.state import trainings
 from fl.rounds.compression import Compression, compression_of
 from fl.rounds.joint_noise import JointNoise, row_sensitivity, update_sensitivity
-from fl.rounds.joint_steps import JointSteps
+from fl.rounds.joint_steps import JointSteps, NoisyOrSteps
 from fl.rounds.limits import ResourceChoice, RoundWork, choose, limits_of, measure_machine
 from fl.rounds.play import Schedule
 from fl.runs.config import APPLIED_GRID, BY_NOISE, DataSettings, RunConfig
-from fl.runs.styles import OPEN
+from fl.runs.styles import DECLARED_ROWS, OPEN
 
 
 def read_source(data: DataSettings, seed: int) -> PartitionedTable:
     """The transactions of a run, partitioned and split. Raises what `fl.data.federation.read_partitioned` does."""
-    simulation = None
-    if data.source == SIMULATED:
-        simulation = embedded(data.customers, data.clients, data.fraud_share, seed)
+    simulation = simulation_of(data, seed) if data.source == SIMULATED else None
     return read_partitioned(
         data.source,
         data.schema,
@@ -51,9 +53,38 @@ def read_source(data: DataSettings, seed: int) -> PartitionedTable:
     )
 
 
+def simulation_of(data: DataSettings, seed: int) -> Simulation:
+    """The embedded data that a run asks for. Raises `DataError` where its settings contradict each other."""
+    asked: dict[str, Any] = {
+        "shortest_days": data.compromise_shortest,
+        "longest_days": data.compromise_longest,
+        "mean_days": data.compromise_mean,
+        "least_share": data.compromise_least,
+        "most_share": data.compromise_most,
+        "of_frauds": data.terminal_frauds,
+    }
+    compromises = replace(Compromises(), **{name: value for name, value in asked.items() if value is not None})
+    return embedded(data.customers, data.clients, data.fraud_share, seed, compromises)
+
+
+def _against_all_others(config: RunConfig, banks: int) -> RunConfig:
+    """Noise of a bank's own, where all banks step together, is a share that suffices if every other bank colludes."""
+    privacy = config.privacy
+    if config.model.kind != "noisy-or" or privacy is None or privacy.noise != "own":
+        return config
+    statistics = config.statistics
+    return replace(
+        config,
+        privacy=replace(privacy, colluders=banks - 1),
+        statistics=None if statistics is None else replace(statistics, colluders=banks - 1),
+    )
+
+
 @dataclass(frozen=True)
 class RunPlan:
-    """All decisions before the first round. `choice`: values chosen by the banks' limits; None without limits.
+    """All decisions before the first round.
+
+    `choice`: values chosen by the banks' limits; None without limits.
 
     A new run's plan has no noise until `fl.runs.noise.with_noise` has calibrated it.
     """
@@ -61,13 +92,21 @@ class RunPlan:
     config: RunConfig
     source: PartitionedTable = field(repr=False)
     choice: ResourceChoice | None = None
+    own_features: tuple[str, ...] | None = None  # that a continued run was begun with; None: all there are
 
     @classmethod
     def new(cls, config: RunConfig, source: PartitionedTable) -> RunPlan:
         """The plan of a new run, without its noise. Raises `AlgorithmError` or `CompressionError`."""
-        if not source.table.schema.shares_counts:  # the schema names no party that banks have in common
+        schema = source.table.schema
+        if not schema.shares_counts:  # the schema names no party that banks have in common
             config = replace(config, statistics=None)
-        plan = cls(config, source)
+        plan = cls(_against_all_others(config, len(source.banks)), source)
+        private = plan.config.privacy
+        if private is not None and private.unit == "row" and not plan.takes_joint_steps and schema.parties.reports > 1:
+            raise BudgetError(
+                "the schema says that issuer and acquirer both report a transaction, and each bank's own noise covers "
+                "only one of its two rows: use --noise shared, or --model noisy-or"
+            )
         _ = plan.algorithm, plan.compression
         return plan
 
@@ -81,25 +120,37 @@ class RunPlan:
     def sharing(self) -> StatisticsPlan | None:
         """The plan of the shared counts; None where banks share no counts.
 
-        Until the noise is calibrated, the plan has noise of one event: periods and columns do not depend on it.
+        Until a run has decided on the counts' epsilon, their share of the whole epsilon stands in for it, as if nothing
+        were spent yet.
         """
-        settings = self.config.statistics
+        settings, privacy = self.config.statistics, self.config.privacy
         if settings is None:
             return None
-        noise = None
-        if self.config.privacy is not None:
-            sigma = 1.0 if settings.sigma is None else settings.sigma
-            noise = plan_noise(sigma, len(self.banks), settings.colluders)
-        return plan_sharing(self.source, settings, noise)
+        if privacy is None:
+            return plan_sharing(self.source, settings, None, fraud_blocks=self.config.model.inputs == "risk")
+        if settings.epsilon is None and not settings.of_earlier_version:
+            settings = replace(settings, epsilon=settings.budget_share * privacy.epsilon)
+        return plan_sharing(self.source, settings, noise_of(settings, self.source.table.schema, len(self.banks)))
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
         """Inputs of the model, in column order."""
-        return input_names(self.source.table.schema, self.sharing)
+        schema = self.source.table.schema
+        if self.config.model.inputs == "risk":
+            return (*noisy_or_columns(schema), RISK)
+        missing = {feature.name for feature in features(schema)} - set(self.own_names)
+        return tuple(name for name in input_names(schema, self.sharing) if name not in missing)
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """Columns that a bank computes from its own rows."""
+        names = tuple(feature.name for feature in features(self.source.table.schema))
+        return names if self.own_features is None else self.own_features
 
     @cached_property
     def model(self) -> Layout:
-        return layout(build_model(len(self.feature_names), seed=0))
+        settings = self.config.model
+        return layout(model_of(settings.kind, len(self.feature_names), seed=0, prior=settings.prior))
 
     @cached_property
     def algorithm(self) -> FedAvg:
@@ -157,7 +208,7 @@ class RunPlan:
     def private_steps(self) -> PrivateSteps | None:
         """The noisy steps of each bank; None where local training adds no noise."""
         privacy = self.config.privacy
-        if privacy is None or privacy.unit == "client" or privacy.noise == "shared":
+        if privacy is None or privacy.unit == "client" or self.takes_joint_steps:
             return None
         assert privacy.noise_multiplier is not None
         return PrivateSteps(
@@ -172,7 +223,7 @@ class RunPlan:
     def joint_noise(self) -> JointNoise | None:
         """The noise of all banks inside the encrypted sum; None without noise, or with each bank's own noise."""
         privacy, banks, length = self.config.privacy, len(self.banks), self.travelling
-        if privacy is None or (privacy.unit == "row" and privacy.noise == "own"):
+        if privacy is None or (privacy.unit == "row" and not self.takes_joint_steps):
             return None
         variance, honest = privacy.share_variance, banks - privacy.colluders
         assert variance is not None
@@ -180,12 +231,15 @@ class RunPlan:
             once = ClientRounds(update_sensitivity(length), variance, honest, length, 1)
             return JointNoise(privacy.update_norm, banks, banks, once)
         assert privacy.share_pieces is not None
-        steps = SharedSteps(row_sensitivity(length), variance, privacy.share_pieces * honest, length, 1)
+        sensitivity = row_sensitivity(length, self.source.table.schema.parties.reports)
+        steps = SharedSteps(sensitivity, variance, privacy.share_pieces * honest, length, 1)
         return JointNoise(privacy.max_grad_norm, privacy.expected_batch * banks, banks, steps, privacy.share_pieces)
 
     @property
     def takes_joint_steps(self) -> bool:
         """Whether a round is one step of all banks under one noise."""
+        if self.config.model.kind == "noisy-or":
+            return True
         return self.config.privacy is not None and self.config.privacy.noise == "shared"
 
     @property
@@ -201,7 +255,8 @@ class RunPlan:
         config, model = self.config, self.config.model
         # Noise that all banks share is far larger than the grid.
         grid = 0.0 if self.takes_joint_steps else APPLIED_GRID * config.aggregation.clip
-        return Schedule(rounds, self.local, self.private_steps, model.dropout, model.prior, config.seed, grid)
+        private, local = self.private_steps, self.local
+        return Schedule(rounds, local, private, model.dropout, model.prior, config.seed, grid, model.kind)
 
     def without_privacy(self, schedule: Schedule) -> Schedule:
         """The schedule of the baselines that train without privacy; `schedule` itself where training has no noise."""
@@ -217,8 +272,13 @@ class RunPlan:
         """The algorithm of the run's own rounds: `algorithm`, or steps that all banks take together."""
         if not self.takes_joint_steps:
             return self.algorithm
-        assert self.config.privacy is not None
-        return JointSteps(self.algorithm.timetable, self.config.privacy.max_grad_norm, self.local)
+        privacy, timetable = self.config.privacy, self.algorithm.timetable
+        if self.config.model.kind == "noisy-or":
+            # Without noise nothing divides the sum later.
+            norm, rows = (BOUND, DECLARED_ROWS) if privacy is None else (privacy.max_grad_norm, 1.0)
+            return NoisyOrSteps(timetable, norm, self.local, rows)
+        assert privacy is not None
+        return JointSteps(timetable, privacy.max_grad_norm, self.local)
 
     # --- limits -----------------------------------------------------------------------------------------------------
 
@@ -251,9 +311,11 @@ class RunPlan:
         privacy, statistics = self.config.privacy, self.config.statistics
         if privacy is None:
             return
-        own = privacy.unit == "row" and privacy.noise == "own"
+        own = privacy.unit == "row" and not self.takes_joint_steps
+        new = None if statistics is None or statistics.of_earlier_version else statistics
         needed = {
-            "sigma": statistics is None or statistics.sigma,
+            "statistics.epsilon": new is None or new.epsilon,
+            "statistics.sigma": new is None or law_of_noise(new) == "laplace" or new.sigma,
             "noise_multiplier": not own or privacy.noise_multiplier,
             "share_variance": own or privacy.share_variance,
             "share_pieces": not self.takes_joint_steps or privacy.share_pieces,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fl.errors import AggregationError, AlgorithmError, BudgetError, CompressionError, ResourceError
+from fl.learning.noisy_or import BOUND
 from fl.options import LEAST_BANKS
 from fl.runs.config import PrivacySettings, RunConfig
 
@@ -28,6 +29,8 @@ def require_possible(config: RunConfig, banks: int) -> None:
             f"shared statistics need at least {LEAST_BANKS} banks, got {banks}: raise --clients, or use "
             "--no-shared-statistics"
         )
+    if config.model.kind == "noisy-or":
+        _require_possible_with_noisy_or(config)
     if privacy is None:
         return
     if privacy.noise == "shared":
@@ -65,4 +68,26 @@ def _require_possible_with_shared_noise(config: RunConfig, privacy: PrivacySetti
         raise AlgorithmError(
             "--noise shared takes one step of all banks per round: leave out other algorithms, partial participation, "
             "compression and limits, or use --noise own"
+        )
+
+
+def _require_possible_with_noisy_or(config: RunConfig) -> None:
+    """A configuration file can say what no option would."""
+    privacy, others = config.privacy, (config.participation, config.compression, config.resources)
+    if any(each is not None for each in others) or config.algorithm.name != "fedavg":
+        raise AlgorithmError(
+            "the noisy-or model is trained in full steps of all banks: leave out other algorithms, partial "
+            "participation, compression and limits, or train the network (--model mlp)"
+        )
+    if privacy is None:
+        return
+    if privacy.unit != "row" or config.aggregation.mode != "encrypted":
+        raise BudgetError(
+            "the noisy-or model protects training rows by noise inside the encrypted sum: use --aggregation encrypted "
+            "and --unit row, or train the network (--model mlp)"
+        )
+    if privacy.max_grad_norm < BOUND:
+        raise BudgetError(
+            f"max_grad_norm: a row's gradient of the noisy-or model is as long as {BOUND:g}; expected at least that, "
+            f"got {privacy.max_grad_norm:g}"
         )

@@ -21,17 +21,33 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from fl.counts.columns import SharedColumns, input_names
+from fl.counts.columns import SharedColumns, input_names, parties_at
+from fl.counts.entity_risk import EPISODES, EntityRisk, blocks_of, read_episodes
 from fl.counts.release import load_release
+from fl.counts.risk_columns import RiskColumns
 from fl.data.partition import Partition, partition_for
 from fl.data.reading import load_transactions, transactions_from_frame
 from fl.data.schema import Schema
 from fl.data.schema_file import parse_schema
 from fl.data.stream import StreamedRows, feature_stream, stream_file
 from fl.errors import NoRows, RunFolderError
-from fl.learning.model import MODEL_FORMAT, build_model, flatten, layer_mask, layout, model_hash, unflatten
+from fl.learning.kinds import model_of
+from fl.learning.model import MODEL_FORMAT, flatten, layer_mask, layout, model_hash, unflatten
 from fl.learning.training import predict
+from fl.runs.config import RunConfig
 from fl.runs.folder import RESTORE, bank_names, head_path, read_config
+
+
+@dataclass(frozen=True)
+class Home:
+    """What one bank adds to the federated model when it scores its own customers: its own labels, outside any epsilon.
+
+    `module`: its own model, of `columns`; `columns` know its own labelled rows, and so do the federated model's then.
+    """
+
+    bank: str
+    module: nn.Module = field(repr=False)
+    columns: RiskColumns
 
 
 @dataclass(frozen=True)
@@ -47,21 +63,30 @@ class TrainedModel:
     features: tuple[str, ...]  # names of its inputs
     partition: Partition
     threshold: float
-    shared: SharedColumns | None = None  # columns from the run's released totals; later days use the newest totals
+    shared: SharedColumns | RiskColumns | None = None  # of the run's release; later days use the newest totals
     own: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
+    home: Home | None = None  # of the bank that scores its own customers
+
+    @property
+    def columns(self) -> list[int]:
+        """Where its inputs stand among all columns that are computed: an earlier version computed fewer."""
+        computed = input_names(self.schema, None) if self.shared is None else self.shared.names
+        return [computed.index(name) for name in self.features]
 
 
 @dataclass(frozen=True)
 class ScoredRows:
     """One chunk of scored rows.
 
-    `index`: int64[n], 0-based row of the file; `score`: float64[n] in [0, 1]; `flagged`: bool[n]; `bank`: object[n].
+    `index`: int64[n], 0-based row of the file; `score`: float64[n] in [0, 1]; `flagged`: bool[n]; `bank`: object[n];
+    `at_home`: float64[n], by the model of the bank that scores its own customers, or None.
     """
 
     index: NDArray[np.int64] = field(repr=False)
     score: NDArray[np.float64] = field(repr=False)
     flagged: NDArray[np.bool_] = field(repr=False)
     bank: NDArray[np.object_] = field(repr=False)
+    at_home: NDArray[np.float64] | None = field(default=None, repr=False)
 
 
 def load_model(run: Path) -> TrainedModel:
@@ -74,15 +99,19 @@ def load_model(run: Path) -> TrainedModel:
     about, tensors = _stored(run, path)
     schema = parse_schema(about["schema"], f"{path}, schema")
     names = about["features"]
-    shared = None
-    if config.statistics is not None:
-        totals, keys = load_release(run / "statistics")
-        shared = SharedColumns(schema, keys, totals)
-    if tuple(names) != input_names(schema, None if shared is None else shared.totals.plan):
+    shared = _shared(run, config, schema)
+    computed = input_names(schema, None) if shared is None else shared.names
+    if unknown := [name for name in names if name not in computed]:
         raise RunFolderError(
-            f"{path}: its {len(names)} features are not those that this version computes; train it anew"
+            f"{path}: this version computes no feature {', '.join(unknown)} from its schema; train it anew"
         )
-    module = build_model(len(names), seed=0)
+    if isinstance(shared, RiskColumns) and tuple(names) != computed:
+        raise RunFolderError(
+            f"{path}: expected the features {', '.join(computed)} in this order, got {', '.join(names)}: {RESTORE}"
+        )
+    if len(set(names)) != len(names):
+        raise RunFolderError(f"{path}: expected each of its {len(names)} features once: {RESTORE}")
+    module = model_of(config.model.kind, len(names), seed=0, prior=config.model.prior)
     try:
         module.load_state_dict(tensors)
     except RuntimeError as fault:
@@ -93,6 +122,19 @@ def load_model(run: Path) -> TrainedModel:
     partition = partition_for(schema, data.partition, data.random_banks, config.seed)
     own = _own_models(run, module, about.get("personal", []))
     return TrainedModel(module, schema, tuple(names), partition, float(about["threshold"]), shared, own)
+
+
+def _shared(run: Path, config: RunConfig, schema: Schema) -> SharedColumns | RiskColumns | None:
+    """The columns that the run's release gives, and those of a model that knows the risk of parties."""
+    folder, by_risk = run / "statistics", config.model.inputs == "risk"
+    if config.statistics is None:
+        return RiskColumns(schema, config.scale, None) if by_risk else None
+    totals, keys = load_release(folder)
+    if not by_risk:
+        return SharedColumns(schema, keys, totals)
+    if (episodes := read_episodes(folder)) is None:
+        raise RunFolderError(f"{folder}: the constants of episodes ({EPISODES}) are missing: {RESTORE}")
+    return RiskColumns(schema, config.scale, EntityRisk(keys, schema.label.delay_days, blocks_of(totals), episodes))
 
 
 ABOUT = {"schema": str, "features": list, "model_hash": str, "threshold": float}  # metadata of a model file
@@ -115,7 +157,8 @@ def _stored(run: Path, path: Path) -> tuple[dict[str, Any], dict[str, torch.Tens
         if not isinstance(about.get(name), kind):
             raise RunFolderError(f"{path}: expected {name} of type {kind.__name__}, got {about.get(name)!r}: {RESTORE}")
     personal = about.get("personal", [])
-    if not isinstance(personal, list) or not all(isinstance(each, str) for each in [*personal, *about["features"]]):
+    words = isinstance(personal, list) and all(isinstance(each, str) for each in [*personal, *about["features"]])
+    if not words or not about["features"]:
         raise RunFolderError(f"{path}: expected names of features and of personal layers: {RESTORE}")
     if not 0.0 <= about["threshold"] <= 1.0:
         raise RunFolderError(f"{path}: expected a threshold from 0 to 1, got {about['threshold']!r}: {RESTORE}")
@@ -179,17 +222,26 @@ def score_frame(
 
 def _scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
     cpu = torch.device("cpu")
-    x = _with_shared(chunk, model.shared)
+    if model.home is not None:
+        chunk = _of_bank(chunk, model.home.bank)
+    x = _with_shared(chunk, model.shared)[:, model.columns]
     score = predict(model.module, x, device=cpu)
     for bank, module in model.own.items():
         held = chunk.bank == bank
         score[held] = predict(module, x[held], device=cpu)
-    return ScoredRows(chunk.table.index, score, score >= model.threshold, chunk.bank)
+    at_home = None
+    if model.home is not None:
+        at_home = predict(model.home.module, _with_shared(chunk, model.home.columns), device=cpu)
+    return ScoredRows(chunk.table.index, score, score >= model.threshold, chunk.bank, at_home)
 
 
-def _with_shared(chunk: StreamedRows, shared: SharedColumns | None) -> NDArray[np.float32]:
+def _of_bank(chunk: StreamedRows, bank: str) -> StreamedRows:
+    held = chunk.bank == bank
+    return StreamedRows(chunk.x[held], chunk.bank[held], chunk.table.take(held))
+
+
+def _with_shared(chunk: StreamedRows, shared: SharedColumns | RiskColumns | None) -> NDArray[np.float32]:
     """The chunk's features, with columns from the run's released totals where the model was trained on them."""
     if shared is None:
         return chunk.x
-    assert chunk.table.terminal is not None
-    return shared.extend(chunk.x, chunk.table.day, chunk.table.terminal.ids[chunk.table.terminal.code])
+    return shared.extend(chunk.x, chunk.table.day, parties_at(chunk.table, shared.kinds))

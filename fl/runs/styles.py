@@ -1,7 +1,7 @@
 """Defaults of model, training, precision and number of rounds that suit each other.
 
 `style_of` chooses those of a run: without privacy, with each bank's own noise, or with shared noise. The measurements
-behind them are in docs/adr/0010-dp-training.md and docs/adr/0012-utility-under-privacy.md.
+behind them are in docs/adr: 0010 (the network), 0012 (its shared noise) and 0022 (the noisy-or model).
 """
 
 from __future__ import annotations
@@ -10,9 +10,16 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fl import options
+from fl.learning.kinds import ModelKind
 from fl.learning.model import DROPOUT, PRIOR
+from fl.learning.noisy_or import BOUND
+from fl.learning.noisy_or import PRIOR as NOISY_OR_PRIOR
+from fl.learning.private_schedule import private_schedule
 from fl.learning.training import LocalTraining
 from fl.runs.config import BY_NOISE, ModelSettings, PrivacySettings
+
+DECLARED_ROWS = 6000.0  # of a bank: the public divisor of the noisy-or model's gradients
+MOST_EPSILON = 1000.0  # stands for no privacy where a schedule asks for an epsilon
 
 
 @dataclass(frozen=True)
@@ -35,19 +42,44 @@ OPEN = Style(
 )
 # Without dropout, because the noise is enough regularisation; with large steps of SGD, because Adam would amplify the
 # noise; with a grid that is coarse relative to the noise and hides the lowest bits of its floating-point numbers.
-PRIVATE = Style(ModelSettings(0.0, PRIOR), LocalTraining("sgd", learning_rate=30.0), value_bits=16)
+PRIVATE = Style(ModelSettings(0.0, PRIOR, inputs="risk"), LocalTraining("sgd", learning_rate=30.0), value_bits=16)
 
 # Full batches, one step per round, as large as the noise allows.
 SHARED = Style(
-    ModelSettings(0.0, PRIOR),
+    ModelSettings(0.0, PRIOR, inputs="risk"),
     LocalTraining("sgd", BY_NOISE, momentum=0.9, pos_weight=1.0),
     value_bits=16,
     rounds=100,
 )
 
 
-def style_of(privacy: PrivacySettings | None) -> Style:
-    """The style of a run with this privacy; None: without."""
+def noisy_or_style(privacy: PrivacySettings | None) -> Style:
+    """The defaults of the noisy-or model under this privacy; None: without."""
+    model = ModelSettings(0.0, NOISY_OR_PRIOR, "noisy-or", "risk")
+    schedule = private_schedule(MOST_EPSILON if privacy is None else privacy.epsilon)
+    rate = schedule.learning_rate(0.0, 1.0) if privacy is None else BY_NOISE
+    training = LocalTraining("sgd", rate, momentum=schedule.momentum, pos_weight=1.0)
+    return Style(model, training, value_bits=40 if privacy is None else 16, rounds=schedule.steps)
+
+
+def share_of_counts(privacy: PrivacySettings | None, kind: ModelKind) -> float:
+    """Part of epsilon that counts may spend."""
+    if privacy is None or kind != "noisy-or":
+        return 0.5
+    return round(private_schedule(privacy.epsilon).counts_epsilon / privacy.epsilon, 4)
+
+
+def private_defaults(kind: ModelKind) -> PrivacySettings:
+    """The private settings that nobody changed."""
+    if kind == "noisy-or":
+        return PrivacySettings(noise="shared", max_grad_norm=BOUND, expected_batch=DECLARED_ROWS)
+    return PrivacySettings()
+
+
+def style_of(privacy: PrivacySettings | None, kind: ModelKind) -> Style:
+    """The style of a run of this kind of model with this privacy; None: without."""
+    if kind == "noisy-or":
+        return noisy_or_style(privacy)
     if privacy is not None and privacy.noise == "shared":
         return SHARED
     return PRIVATE if privacy is not None and privacy.unit == "row" else OPEN

@@ -19,7 +19,8 @@ class TrainOption:
     """`places`: its fields in `fl.runs.config.RunConfig`, as "table.field"; none: it decides whole tables.
 
     `default`: what --help shows; the defaults themselves stand in `fl.runs.config` and `fl.runs.styles`.
-    `only_private`: it means nothing without differential privacy. `by_name`: on the command line it is given as
+    `only_private`: it means nothing without differential privacy. `only_network`: it means nothing to the noisy-or
+    model, so that giving it asks for the network. `by_name`: on the command line it is given as
     `--option NAME=VALUE`.
     """
 
@@ -29,6 +30,7 @@ class TrainOption:
     default: str = ""
     metavar: str | None = None
     only_private: bool = False
+    only_network: bool = False
     by_name: bool = False
     is_switch: bool = field(init=False)
 
@@ -67,10 +69,54 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     ),
     "customers": TrainOption(options.CUSTOMERS, "Number of customers in the embedded data.", ("data.customers",)),
     "fraud_share": TrainOption(options.FRAUD_SHARE, "Share of frauds in the embedded data.", ("data.fraud_share",)),
+    "terminal_frauds": TrainOption(
+        options.TERMINAL_FRAUDS,
+        "Share of the embedded data's frauds that happen at compromised terminals; 0: there are no such terminals. "
+        "Default: 0.6.",
+        ("data.terminal_frauds",),
+        by_name=True,
+    ),
+    "compromise_shortest": TrainOption(
+        options.COMPROMISE_DAYS,
+        "Fewest days that a terminal of the embedded data is compromised. Default: 14.",
+        ("data.compromise_shortest",),
+        by_name=True,
+    ),
+    "compromise_longest": TrainOption(
+        options.COMPROMISE_DAYS,
+        "Most days that a terminal of the embedded data is compromised. Default: 42.",
+        ("data.compromise_longest",),
+        by_name=True,
+    ),
+    "compromise_mean": TrainOption(
+        options.MEAN_DAYS,
+        "Mean days that a terminal of the embedded data is compromised. Default: halfway between fewest and most.",
+        ("data.compromise_mean",),
+        by_name=True,
+    ),
+    "compromise_least": TrainOption(
+        options.COMPROMISE_SHARE,
+        "Smallest share of frauds at a compromised terminal of the embedded data. Default: 0.6.",
+        ("data.compromise_least",),
+        by_name=True,
+    ),
+    "compromise_most": TrainOption(
+        options.COMPROMISE_SHARE,
+        "Largest share of frauds at a compromised terminal of the embedded data. Default: 1.",
+        ("data.compromise_most",),
+        by_name=True,
+    ),
     "rounds": TrainOption(
         options.ROUNDS,
-        "Number of rounds. Default: 10, or 100 with --noise shared, where a round is one step.",
+        "Number of rounds. Default: 10 of the network, or 100 with --noise shared, where a round is one step; 20 to 40 "
+        "steps of noisy-or, by epsilon.",
         ("rounds",),
+    ),
+    "model": TrainOption(
+        options.Choice(("mlp", "noisy-or")),
+        "mlp: a network. noisy-or: a dozen weights beside the risk of shared parties. Default: noisy-or with privacy, "
+        "unless an option of the network is given; mlp with --no-dp.",
+        ("model.kind",),
     ),
     # --- privacy
     "epsilon": TrainOption(
@@ -94,12 +140,13 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         ("privacy.unit",),
         "row",
         only_private=True,
+        only_network=True,
     ),
     "noise": TrainOption(
         options.Choice(("own", "shared")),
-        "own: each bank adds its own noise and trusts nobody. shared: each adds a share of one, much smaller noise.",
+        "own: each bank adds its own noise and trusts nobody. shared: each adds a share of one, much smaller noise. "
+        "Default: shared with noisy-or, own with mlp.",
         ("privacy.noise",),
-        "own",
         only_private=True,
     ),
     "update_norm": TrainOption(
@@ -109,11 +156,12 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         "1.0",
         only_private=True,
         by_name=True,
+        only_network=True,
     ),
     "no_shared_statistics": TrainOption(options.SWITCH, "Share no counts of terminals, whatever the schema says."),
     "min_banks": TrainOption(
         options.BANKS,
-        "Suppress counts to which fewer banks contributed. Default: 3 with --no-dp, else 1, since noise protects them.",
+        "Suppress counts to which fewer banks contributed. Default: 3 with --no-dp; 1, and nothing else, with privacy.",
         ("statistics.min_banks",),
     ),
     "colluders": TrainOption(
@@ -133,9 +181,14 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     ),
     "increment_days": TrainOption(
         options.INCREMENT_DAYS,
-        "Number of days that one noisy count covers.",
+        "Number of days of one count of frauds. Default by the epsilon of a count: 7 to 1.2, 3 to 1.9, 2 to 4, then 1.",
         ("statistics.increment_days",),
-        "5",
+        only_private=True,
+    ),
+    "count_noise": TrainOption(
+        options.Choice(("laplace", "gaussian")),
+        "Noise of shared counts; a Gaussian has more variance and protects better at equal accuracy. Default: laplace.",
+        ("statistics.count_noise",),
         only_private=True,
     ),
     "budget_dir": TrainOption(
@@ -152,9 +205,15 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         "0.25",
         only_private=True,
         by_name=True,
+        only_network=True,
     ),
     "local_steps": TrainOption(
-        options.STEPS, "Number of noisy steps per round.", ("privacy.steps",), "10", only_private=True
+        options.STEPS,
+        "Number of noisy steps per round.",
+        ("privacy.steps",),
+        "10",
+        only_private=True,
+        only_network=True,
     ),
     "max_grad_norm": TrainOption(
         options.MAX_GRAD_NORM,
@@ -176,6 +235,7 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         "Passes over a bank's rows per round, with --no-dp.",
         ("training.epochs", "baseline_training.epochs"),
         "16",
+        only_network=True,
     ),
     "batch_size": TrainOption(
         options.BATCH_SIZE,
@@ -183,6 +243,7 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         ("training.batch_size", "baseline_training.batch_size"),
         "512",
         by_name=True,
+        only_network=True,
     ),
     "lr": TrainOption(
         options.LEARNING_RATE,
@@ -193,6 +254,7 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         options.POS_WEIGHT,
         "Weight of a fraud in the loss, a public constant. Default: 4, or 1 with --noise shared.",
         ("training.pos_weight",),
+        only_network=True,
     ),
     # --- rounds
     "algorithm": TrainOption(
@@ -200,55 +262,79 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         "Algorithm of the rounds. docs/algorithms.md compares them.",
         ("algorithm.name",),
         "fedavg",
+        only_network=True,
     ),
     "mu": TrainOption(
         options.MU,
         "fedprox: weight of the term that keeps a bank near the global model. Default: 0.01.",
         ("algorithm.mu",),
         by_name=True,
+        only_network=True,
     ),
     "server_lr": TrainOption(
         options.SERVER_LR,
         "fedadam: step of the server, default 0.03. fedbuff: factor of an update, default 1.",
         ("algorithm.server_lr",),
         by_name=True,
+        only_network=True,
     ),
-    "beta1": TrainOption(options.BETA, "fedadam: decay of the mean. Default: 0.9.", ("algorithm.beta1",), by_name=True),
+    "beta1": TrainOption(
+        options.BETA, "fedadam: decay of the mean. Default: 0.9.", ("algorithm.beta1",), by_name=True, only_network=True
+    ),
     "beta2": TrainOption(
-        options.BETA, "fedadam: decay of the squares. Default: 0.99.", ("algorithm.beta2",), by_name=True
+        options.BETA,
+        "fedadam: decay of the squares. Default: 0.99.",
+        ("algorithm.beta2",),
+        by_name=True,
+        only_network=True,
     ),
-    "tau": TrainOption(options.TAU, "fedadam: degree of adaptivity. Default: 0.001.", ("algorithm.tau",), by_name=True),
+    "tau": TrainOption(
+        options.TAU,
+        "fedadam: degree of adaptivity. Default: 0.001.",
+        ("algorithm.tau",),
+        by_name=True,
+        only_network=True,
+    ),
     "head": TrainOption(
-        options.LAYERS, "heads: layers that stay at their bank. Default: logit.", ("algorithm.head",), by_name=True
+        options.LAYERS,
+        "heads: layers that stay at their bank. Default: logit.",
+        ("algorithm.head",),
+        by_name=True,
+        only_network=True,
     ),
     "buffer": TrainOption(
         options.SEALED_BUFFER,
         "fedbuff: number of joins at which a round closes. Default: 3.",
         ("algorithm.buffer",),
         by_name=True,
+        only_network=True,
     ),
     "max_weight": TrainOption(
         options.MAX_WEIGHT,
         "fedbuff: weight of an update that is not stale. Default: 8.",
         ("algorithm.max_weight",),
         by_name=True,
+        only_network=True,
     ),
     "durations": TrainOption(
         options.Text("ticks with commas"),
         "fedbuff: ticks that each bank trains, repeated over the banks. Default: 1,2,3.",
         ("algorithm.durations",),
         by_name=True,
+        only_network=True,
     ),
     "fraction": TrainOption(
         options.FRACTION,
         "Share of the banks that a round asks, drawn anew for every round.",
         ("participation.fraction",),
         "1.0",
+        only_network=True,
     ),
     "quorum": TrainOption(
         options.QUORUM,
         "Smallest number of banks in a round. Default: all that the round asked.",
         ("participation.quorum",),
+        only_network=True,
     ),
     "vanish_before": TrainOption(
         options.PROBABILITY,
@@ -256,12 +342,14 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         ("participation.vanish_before",),
         "0.0",
         by_name=True,
+        only_network=True,
     ),
     "vanish_after": TrainOption(
         options.PROBABILITY,
         "Simulate: probability that a bank vanishes after the roster has closed.",
         ("participation.vanish_after",),
         "0.0",
+        only_network=True,
     ),
     "retries": TrainOption(
         options.RETRIES,
@@ -269,12 +357,14 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         ("participation.retries",),
         "2",
         by_name=True,
+        only_network=True,
     ),
     "reuse_updates": TrainOption(
         options.SWITCH,
         "With --no-dp: send the same update again in a retry, without training.",
         ("participation.reuse",),
         by_name=True,
+        only_network=True,
     ),
     # --- aggregation
     "aggregation": TrainOption(
@@ -295,36 +385,42 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         "Bits of a coordinate by round, for example 1:8,6:16. Cannot be combined with --value-bits.",
         ("compression.bits",),
         by_name=True,
+        only_network=True,
     ),
     "layers": TrainOption(
         options.Text("groups of layers with /"),
         "Layers that are sent, in turn, for example hidden1/hidden2,logit.",
         ("compression.layers",),
         by_name=True,
+        only_network=True,
     ),
     "limits": TrainOption(
         options.FILE,
         "File with limits of single banks. docs/algorithms.md has an example.",
         ("resources.file",),
         metavar="FILE.toml",
+        only_network=True,
     ),
     "bank_memory_mb": TrainOption(
         options.MEMORY_MB,
         "Memory in MiB of every bank that --limits does not name.",
         ("resources.memory_mb",),
         by_name=True,
+        only_network=True,
     ),
     "bank_seconds": TrainOption(
         options.SECONDS,
         "Seconds per round of every bank that --limits does not name.",
         ("resources.seconds",),
         by_name=True,
+        only_network=True,
     ),
     "bank_bytes": TrainOption(
         options.BYTES,
         "Bytes per round of every bank that --limits does not name.",
         ("resources.bytes_per_round",),
         by_name=True,
+        only_network=True,
     ),
     # --- the run
     "seed": TrainOption(

@@ -65,7 +65,7 @@ def test_the_example_of_the_documentation_runs(
 ) -> None:
     text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```python\n(import fl.*?)^```", text, re.DOTALL | re.MULTILINE)
-    quick = example.replace("rounds=10, ", "rounds=1, clients=3, local_steps=1, no_baselines=True, ")
+    quick = example.replace("epsilon=3)", "epsilon=3, rounds=1, clients=3, no_baselines=True)")
     assert quick != example
     monkeypatch.chdir(tmp_path)
     frame.drop(columns="BANK").to_csv("transactions.csv", index=False)
@@ -212,7 +212,7 @@ def test_a_configuration_alone_is_kept_but_for_what_its_run_calibrated(private: 
     calibrated = replace(
         private,
         privacy=replace(private.privacy, noise_multiplier=3.0),
-        statistics=replace(private.statistics, sigma=2.0),
+        statistics=replace(private.statistics, sigma=2.0, epsilon=1.5),
     )
     assert configuration({}, calibrated) == private
 
@@ -223,8 +223,11 @@ def test_another_privacy_brings_the_training_that_suits_it(private: RunConfig) -
     assert without.data == private.data
     shared = configuration({"noise": "shared"}, private)
     assert shared.rounds == 100 and shared.privacy is not None and shared.privacy.epsilon == 2
-    back = configuration({"epsilon": 2.0}, without)
+    back = configuration({"epsilon": 2.0, "model": "mlp"}, without)
     assert back.training == private.training and back.privacy is not None
+    assert configuration({"epsilon": 2.0}, without) == configuration(
+        {"epsilon": 2.0, "customers": 300, "clients": 3, "min_banks": 2}
+    )
     with pytest.raises(BudgetError, match="--delta"):
         configuration({"delta": 1e-6}, without)
 

@@ -44,7 +44,7 @@ def config(*, budget_dir: Path | None = None, **privacy: Any) -> RunConfig:
         privacy=replace(settings, **privacy),
         baseline_model=OPEN.model,
         baseline_training=OPEN.training,
-        statistics=StatisticsSettings(1, increment_days=10, budget_share=0.3),
+        statistics=StatisticsSettings(1, increment_days=10, budget_share=0.1),
     )
 
 
@@ -131,7 +131,7 @@ def test_counts_that_are_released_again_are_paid_for_again(
         (run / "statistics" / "totals.npz").unlink()
     assert (totals[0] != totals[1]).any()
     for spent in lines(run / "budget"):
-        counts = [line for line in spent if line["kind"] == "shared counts"]
+        counts = [line for line in spent if line["kind"].startswith("shared counts")]
         assert len(counts) == 2 and len({line["bound_to"] for line in counts}) == 2
 
 
@@ -148,7 +148,7 @@ def test_a_copy_of_a_run_pays_for_its_own_noise_where_ledgers_are_shared(
     first, second = (load_release(folder / "statistics")[0].sums for folder in copies)
     assert (first != second).any()
     for spent in lines(ledgers):
-        assert len({line["bound_to"] for line in spent if line["kind"] == "shared counts"}) == 2
+        assert len({line["bound_to"] for line in spent if line["kind"].startswith("shared counts")}) == 2
         assert sum(line["kind"] == "training steps" for line in spent) == 2  # each its own round, by no name either
 
 
@@ -157,7 +157,7 @@ def test_a_copy_made_after_the_payment_contributes_the_very_same_integers(
 ) -> None:
     path, ledgers = twin(fresh, tmp_path / "run", budget_dir=str(tmp_path / "ledgers")), tmp_path / "ledgers"
     with monkeypatch.context() as patch:
-        patch.setattr("fl.counts.release._write_totals", _power_cut)
+        patch.setattr("fl.counts.release.write_totals", _power_cut)
         with pytest.raises(KeyboardInterrupt):
             played(Experiment.resume(path))
     copy = twin(path, tmp_path / "copy")
@@ -167,7 +167,7 @@ def test_a_copy_made_after_the_payment_contributes_the_very_same_integers(
             played(Experiment.resume(folder))
     first, second = (load_release(folder / "statistics")[0] for folder in (path, copy))
     assert (first.sums == second.sums).all()
-    assert all(sum(line["kind"] == "shared counts" for line in spent) == 1 for spent in lines(ledgers))
+    assert all(sum(line["kind"].startswith("shared counts") for line in spent) == 1 for spent in lines(ledgers))
 
 
 def test_a_copy_with_ledgers_of_its_own_does_not_go_on_beside_the_first(begun: Path, tmp_path: Path) -> None:
@@ -212,7 +212,11 @@ def test_totals_whose_payment_was_taken_out_of_a_ledger_are_not_used(run: Path) 
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [("epsilon = 3.0", "epsilon = 50.0"), ("noise_multiplier = ", "noise_multiplier = 1"), ("sigma = ", "sigma = 1")],
+    [
+        ("epsilon = 3.0", "epsilon = 50.0"),
+        ("noise_multiplier = ", "noise_multiplier = 1"),
+        ("buckets = 1024\nepsilon = ", "buckets = 1024\nepsilon = 1"),
+    ],
 )
 def test_a_run_that_was_edited_between_two_sittings_does_not_go_on(run: Path, old: str, new: str) -> None:
     path = run / "config.toml"

@@ -47,7 +47,7 @@ def make_config(source: str = "simulated", *, private: bool = True, seed: int = 
 
 
 def make_folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path / "run", make_config(), run_id="run-1", description={"banks": 3})
+    return RunFolder.create(tmp_path / "run", make_config(), run_id="run-1", description={"banks": 3}, features=())
 
 
 @pytest.mark.parametrize("private", [True, False])
@@ -100,7 +100,7 @@ def test_a_folder_that_holds_anything_is_never_overwritten(tmp_path: Path) -> No
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
     with pytest.raises(RunFolderError, match="another --run-dir"):
-        RunFolder.create(tmp_path / "notes", make_config(), run_id="r", description={})
+        RunFolder.create(tmp_path / "notes", make_config(), run_id="r", description={}, features=())
 
 
 def test_opening_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_run_does_not_go_on_under_another_configuration(tmp_path: Path, old: s
 
 @pytest.mark.parametrize("private", [True, False])
 def test_a_run_neither_loses_its_privacy_between_two_sittings_nor_gains_it(tmp_path: Path, private: bool) -> None:
-    folder = RunFolder.create(tmp_path / "run", make_config(private=private), run_id="r", description={})
+    folder = RunFolder.create(tmp_path / "run", make_config(private=private), run_id="r", description={}, features=())
     (folder.path / "config.toml").write_text(config_to_toml(make_config(private=not private)))
     with pytest.raises(RunFolderError, match=r"privacy.* is gone"):
         RunFolder.open(folder.path)
@@ -158,7 +158,7 @@ def test_a_copy_is_told_from_a_folder_that_was_moved(tmp_path: Path) -> None:
     RunFolder.open(tmp_path / "link").require_original()
     folder.path.rename(tmp_path / "moved")
     RunFolder.open(tmp_path / "moved").require_original()
-    RunFolder.create(folder.path, make_config(), run_id="run-2", description={})  # another one, where it was
+    RunFolder.create(folder.path, make_config(), run_id="run-2", description={}, features=())  # another one there
     RunFolder.open(tmp_path / "moved").require_original()
 
 
@@ -166,7 +166,7 @@ def test_data_that_changed_under_a_run_is_noticed(tmp_path: Path) -> None:
     source = tmp_path / "data.csv"
     source.write_text("a\n1\n")
     path = tmp_path / "run"
-    RunFolder.create(path, make_config(str(source)), run_id="r", description={})
+    RunFolder.create(path, make_config(str(source)), run_id="r", description={}, features=())
     assert RunFolder.open(path).run_id == "r"
     source.write_text("a\n2\n")
     with pytest.raises(RunFolderError, match="has changed"):

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from fl.counts.risk_columns import RISK
 from fl.counts.settings import StatisticsSettings
 from fl.data.federation import PartitionedTable
 from fl.errors import AlgorithmError, CompressionError, RunFolderError
+from fl.privacy.discrete_laplace import LaplacePlan
 from fl.privacy.mechanisms import ClientRounds, Mechanism, SharedSteps
 from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.rounds.compression import CompressionSettings
@@ -27,27 +29,39 @@ def source() -> PartitionedTable:
 
 
 def config(privacy: PrivacySettings | None, **settings: Any) -> RunConfig:
-    style = style_of(privacy)
+    style = style_of(privacy, "mlp")
     asked = {"rounds": 2, "data": DATA, "model": style.model, "training": style.training, "privacy": privacy}
     return RunConfig(**{**asked, "baseline_model": OPEN.model, "baseline_training": OPEN.training, **settings})
 
 
-@pytest.mark.parametrize("privacy", [None, PrivacySettings()])
-def test_the_model_has_the_columns_of_counts_before_they_are_shared(
-    source: PartitionedTable, privacy: PrivacySettings | None
-) -> None:
-    plan = RunPlan.new(config(privacy, statistics=StatisticsSettings(1)), source)
-    alone = RunPlan.new(config(privacy), source)
+def test_the_model_has_the_columns_of_counts_before_they_are_shared(source: PartitionedTable) -> None:
+    plan = RunPlan.new(config(None, statistics=StatisticsSettings(1)), source)
+    alone = RunPlan.new(config(None), source)
     assert alone.sharing is None and not any("all_banks" in name for name in alone.feature_names)
     assert plan.sharing is not None and any("all_banks" in name for name in plan.feature_names)
     assert plan.compression.model.slots[0].shape[1] == len(plan.feature_names)
 
 
-def test_calibration_changes_nothing_about_the_counts_but_their_noise(source: PartitionedTable) -> None:
-    before = RunPlan.new(config(PrivacySettings(), statistics=StatisticsSettings(1)), source)
+def test_the_risk_of_parties_is_one_column_whether_or_not_counts_are_shared(source: PartitionedTable) -> None:
+    plan = RunPlan.new(config(PrivacySettings(), statistics=StatisticsSettings(1)), source)
+    alone = RunPlan.new(config(PrivacySettings()), source)
+    assert plan.sharing is not None and alone.sharing is None
+    assert plan.feature_names == alone.feature_names and plan.feature_names[-1] == RISK
+    assert plan.compression.model.slots[0].shape[1] == len(plan.feature_names)
+
+
+@pytest.mark.parametrize("law", ["laplace", "gaussian"])
+def test_calibration_changes_nothing_about_the_counts_but_their_noise(source: PartitionedTable, law: Any) -> None:
+    before = RunPlan.new(config(PrivacySettings(), statistics=StatisticsSettings(1, count_noise=law)), source)
     after = with_noise(before)
-    assert before.sharing is not None and after.sharing is not None and after.sharing.noise is not None
-    assert after.config.statistics is not None and after.config.statistics.sigma == after.sharing.noise.sigma
+    kept = after.config.statistics
+    assert before.sharing is not None and after.sharing is not None and kept is not None
+    assert kept.epsilon == pytest.approx(1.5, rel=2e-3)
+    match after.sharing.noise:
+        case LaplacePlan() as noise:
+            assert law == "laplace" and kept.sigma is None and noise.epsilon == kept.epsilon
+        case noise:
+            assert law == "gaussian" and noise is not None and kept.sigma == noise.sigma
     assert replace(before.sharing, noise=after.sharing.noise) == after.sharing
     assert before.feature_names == after.feature_names
 
@@ -79,11 +93,19 @@ def test_a_run_without_privacy_has_no_noise_and_pays_nothing(source: Partitioned
     assert plan.round_cost is None and plan.joint_noise is None and plan.private_steps is None
 
 
-def test_missing_noise_of_counts_is_named(source: PartitionedTable) -> None:
-    plan = with_noise(RunPlan.new(config(PrivacySettings(), statistics=StatisticsSettings(1)), source))
+@pytest.mark.parametrize(
+    ("law", "gone", "words"),
+    [
+        ("laplace", {"epsilon": None}, "names no statistics.epsilon"),
+        ("gaussian", {"sigma": None}, "names no statistics.sigma"),
+        ("gaussian", {"sigma": None, "epsilon": None}, "names no statistics.epsilon"),
+    ],
+)
+def test_missing_noise_of_counts_is_named(source: PartitionedTable, law: Any, gone: dict, words: str) -> None:
+    plan = with_noise(RunPlan.new(config(PrivacySettings(), statistics=StatisticsSettings(1, count_noise=law)), source))
     assert plan.config.statistics is not None
-    edited = replace(plan.config, statistics=replace(plan.config.statistics, sigma=None))
-    with pytest.raises(RunFolderError, match="names no sigma"):
+    edited = replace(plan.config, statistics=replace(plan.config.statistics, **gone))
+    with pytest.raises(RunFolderError, match=words):
         RunPlan(edited, source).require_calibrated()
 
 

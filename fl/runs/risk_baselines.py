@@ -1,0 +1,98 @@
+"""What a federation that knows the risk of shared parties is compared with, on the same rows and the same test days.
+
+Without any privacy, since nothing of it leaves a bank:
+
+- `alone`: each bank's own network, on its own features.
+- `alone_filter`: each bank's own noisy-or model on eight weeks of its own rows, with the risk that its own labels show.
+- `at_home`: the same with the run's release as well: what a member gains that keeps its model to itself.
+
+Under the run's epsilon:
+
+- `alone_private`: each bank alone with its own noise, for what it would have to publish by itself.
+
+Only for comparison, since all rows would have to be in one place:
+
+- `pooled`: a network on all rows; `pooled_global`: with features computed over all banks' rows.
+- `plain`: the run's own steps in plain sight. `plain_without_privacy`: the same model without any noise.
+
+All of them use private labels outside every budget (`train --no-baselines`). Over Flower each bank computes its own and
+sends none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from fl.counts.plan import Totals, bank_counts
+from fl.counts.settings import plan_sharing
+from fl.data.federation import BankData, pooled_local
+from fl.learning.evaluation import Evaluation, evaluate
+from fl.learning.noisy_or import fit_noisy_or
+from fl.rounds.play import Schedule
+from fl.runs.baselines import Baseline, alone, pooled
+from fl.runs.plan import RunPlan
+from fl.runs.private_alone import private_alone
+from fl.runs.risk import RiskOfParties
+
+
+def risk_baselines(
+    plan: RunPlan,
+    parties: RiskOfParties,
+    shared_features: Callable[[], BankData],
+    without_privacy: Schedule,
+    *,
+    device: torch.device,
+    plainly: Callable[[], Sequence[nn.Module]],
+) -> dict[str, Baseline]:
+    """The baselines of a run by name, each a function that trains and measures it.
+
+    `shared_features`: makes the pooled table whose features look at all banks' rows. `without_privacy`: the schedule of
+    the networks. `plainly`: plays the run's own steps in plain sight, one model per bank.
+    """
+    local = parties.local
+    views = replace(parties, scale="probability")
+    planned: dict[str, Baseline] = {
+        "alone": lambda: alone(local.banks, without_privacy, device),
+        "alone_filter": lambda: personal(views.alone, device),
+    }
+    if parties.risk is not None:
+        planned["at_home"] = lambda: personal(views.at_home, device)
+    if plan.config.privacy is not None:
+        planned["alone_private"] = lambda: evaluate(*private_alone(plan, parties, device), device)
+    planned |= {
+        "pooled": lambda: pooled(local.banks, pooled_local(local), without_privacy, device),
+        "pooled_global": lambda: pooled([everything := shared_features()], everything, without_privacy, device),
+        "plain": lambda: evaluate(parties.released, plainly(), device),
+    }
+    if plan.config.privacy is not None:
+        planned["plain_without_privacy"] = lambda: together(plan, views, device)
+    return planned
+
+
+def personal(banks: Sequence[BankData], device: torch.device) -> Evaluation:
+    """Each bank's own model, fitted without noise to its own rows, on its own customers."""
+    return evaluate(banks, [fit_noisy_or(bank.train) for bank in banks], device)
+
+
+def together(plan: RunPlan, views: RiskOfParties, device: torch.device) -> Evaluation:
+    """One model of all banks' training rows with exact counts: what the federation would be without privacy."""
+    exact = views
+    if views.risk is not None:
+        exact = views.with_totals(_exact_totals(plan, views))
+    banks = exact.released
+    everything = pooled_local(replace(views.local, banks=banks)).train
+    scored = exact.with_evidence(banks)
+    return evaluate(scored, [fit_noisy_or(everything)] * len(scored), device)
+
+
+def _exact_totals(plan: RunPlan, views: RiskOfParties) -> Totals:
+    settings = plan.config.statistics
+    assert settings is not None and views.keys is not None
+    sharing = plan_sharing(plan.source, settings.undecided(), None, fraud_blocks=True)
+    tables = (plan.source.table.take(rows) for _, rows, _ in plan.source.banks)
+    return Totals(sharing, np.sum([bank_counts(table, views.keys, sharing) for table in tables], axis=0))

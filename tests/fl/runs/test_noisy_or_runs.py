@@ -1,0 +1,306 @@
+"""Runs of the noisy-or model: what was asked for, killed and resumed, its files, its privacy, its scores at home."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import risky_banks
+from click.testing import CliRunner
+from planted import killed_after_write
+
+import fl
+from demos.score import score as score_command
+from fl.counts.plan import Totals
+from fl.counts.release import load_release
+from fl.errors import BudgetError, FederationError, ModelError, OptionError, TrainingError
+from fl.rounds.joint_steps import NoisyOrSteps
+from fl.runs.asked import configuration
+from fl.runs.config import RunConfig, config_from_toml, config_to_toml
+from fl.runs.experiment import Experiment
+from fl.runs.noise import with_noise
+from fl.runs.plan import RunPlan
+from fl.runs.refusals import require_possible
+from fl.runs.train_options import TRAIN_OPTIONS, flag
+
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return risky_banks.frame()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, rows: pd.DataFrame) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    risky_banks.written(folder, rows)
+    return folder
+
+
+def played(experiment: Experiment, rounds: int | None = None) -> Experiment:
+    """The run after so many of its rounds, as if it had been killed then; all of them if None."""
+    going = experiment.rounds()
+    for count, _ in enumerate(going, start=1):
+        if count == rounds:
+            break
+    going.close()  # type: ignore[attr-defined]  # a generator
+    return experiment
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path) -> Path:
+    """A private run with every default but the number of rounds."""
+    played(Experiment.start(risky_banks.config(data, epsilon=3, rounds=ROUNDS), data / "finished")).result()
+    return data / "finished"
+
+
+def spent(run: Path) -> list[list[dict[str, Any]]]:
+    return [json.loads(path.read_text())["spent"] for path in sorted((run / "budget").glob("*.json"))]
+
+
+# --- what is asked for -----------------------------------------------------------------------------------------------
+
+OF_NETWORK: dict[str, Any] = {
+    "unit": "client",
+    "local_steps": 5,
+    "sample_rate": 0.1,
+    "local_epochs": 3,
+    "pos_weight": 2.0,
+    "algorithm": "fedprox",
+    "fraction": 0.5,
+    "quorum": 3,
+    "vanish_after": 0.1,
+    "bits": "1:8",
+    "layers": "logit",
+    "bank_bytes": 1000,
+}
+
+
+def test_a_private_run_trains_the_noisy_or_model_under_one_noise_and_a_run_without_privacy_the_network() -> None:
+    private, plain = configuration({}), configuration({"no_dp": True})
+    assert (private.model.kind, private.model.inputs, private.privacy and private.privacy.noise) == (
+        "noisy-or",
+        "risk",
+        "shared",
+    )
+    assert (plain.model.kind, plain.model.inputs) == ("mlp", "own")
+    assert configuration({"model": "mlp"}).privacy == replace(configuration({"local_steps": 10}).privacy)
+
+
+@pytest.mark.parametrize("name", OF_NETWORK)
+def test_an_option_of_the_network_asks_for_the_network_and_is_refused_beside_the_other_model(name: str) -> None:
+    assert TRAIN_OPTIONS[name].only_network
+    given = {name: OF_NETWORK[name], **({"fraction": 0.5} if name == "quorum" else {})}
+    assert configuration(given).model.kind == "mlp"
+    with pytest.raises(OptionError, match=re.escape(f"{flag(name)} is an option of the network")):
+        configuration({name: OF_NETWORK[name], "model": "noisy-or"})
+
+
+@pytest.mark.parametrize("name", ["unit", "algorithm"])
+def test_the_value_that_both_models_have_asks_for_neither(name: str) -> None:
+    given = {name: {"unit": "row", "algorithm": "fedavg"}[name]}
+    assert configuration(given) == configuration({**given, "model": "noisy-or"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"local_epochs": 3}, "mlp"),
+        ({"algorithm": "fedprox"}, "mlp"),
+        ({"fraction": 0.5}, "mlp"),
+        ({"rounds": 4, "seed": 2}, "noisy-or"),
+    ],
+)
+def test_a_file_that_sets_an_option_of_the_network_keeps_the_network_when_a_budget_is_added(
+    asked: dict[str, Any], said: str
+) -> None:
+    base = configuration({"no_dp": True, **asked})
+    assert configuration({"epsilon": 2.0}, base).model.kind == said
+
+
+@pytest.mark.parametrize("asked", [{}, {"no_dp": True, "model": "noisy-or"}, {"noise": "own"}, {"model": "mlp"}])
+def test_every_kind_of_model_survives_the_file(asked: dict[str, Any]) -> None:
+    config = configuration(asked)
+    assert config_from_toml(config_to_toml(config)) == config
+
+
+def test_a_file_of_an_earlier_version_is_a_run_of_the_network() -> None:
+    text = config_to_toml(configuration({"no_dp": True}))
+    old = re.sub(r'^(kind|inputs) = ".*"\n?', "", text, flags=re.MULTILINE)
+    assert old != text
+    assert config_from_toml(old) == configuration({"no_dp": True})
+
+
+def test_a_file_that_gives_the_noisy_or_model_the_network_s_inputs_or_another_algorithm_is_refused() -> None:
+    config = configuration({})
+    with pytest.raises(ModelError, match="the noisy-or model has the inputs"):
+        replace(config.model, inputs="own")
+    with pytest.raises(FederationError, match="noisy-or"):
+        config_from_toml(config_to_toml(config).replace('inputs = "risk"', 'inputs = "own"'))
+    prox = replace(config, algorithm=configuration({"algorithm": "fedprox"}).algorithm)
+    with pytest.raises(FederationError, match="leave out other algorithms"):
+        require_possible(prox, 3)
+    assert config.privacy is not None
+    with pytest.raises(BudgetError, match="max_grad_norm"):
+        require_possible(replace(config, privacy=replace(config.privacy, max_grad_norm=1.0)), 3)
+
+
+# --- noise -----------------------------------------------------------------------------------------------------------
+
+
+def test_with_noise_of_its_own_every_bank_hides_its_rows_from_all_others_together(data: Path) -> None:
+    source = risky_banks.source(data, risky_banks.frame())
+    plans = {}
+    for noise in ("own", "shared"):
+        config = risky_banks.config(data, epsilon=3, rounds=ROUNDS, noise=noise)
+        plans[noise] = plan = with_noise(RunPlan.new(config, source))
+        assert plan.config.privacy is not None and plan.config.statistics is not None
+        assert isinstance(plan.own_algorithm, NoisyOrSteps)
+        colluders = {"own": 2, "shared": 1}[noise]
+        assert (plan.config.privacy.colluders, plan.config.statistics.colluders) == (colluders, colluders)
+        assert plan.sharing is not None and plan.sharing.noise is not None and plan.joint_noise is not None
+        assert plan.sharing.noise.honest == 3 - colluders
+        assert plan.config.privacy.share_pieces is not None
+        assert plan.joint_noise.once.shares == (3 - colluders) * plan.config.privacy.share_pieces
+    own, shared = (
+        plan.config.privacy.share_variance * plan.config.privacy.share_pieces
+        for plan in plans.values()
+        if plan.config.privacy and plan.config.privacy.share_variance and plan.config.privacy.share_pieces
+    )
+    assert own == pytest.approx(2 * shared, rel=0.02)  # one share where two were enough
+
+
+def test_the_report_says_what_an_observer_learns(finished: Path, data: Path) -> None:
+    privacy = fl.load(finished).result["privacy"]
+    said = privacy["protection"]
+    assert (privacy["epsilon_limit"], privacy["noise"], privacy["steps"]) == (3.0, "shared", ROUNDS)
+    assert privacy["epsilon"] <= 3.0 and privacy["accountant"] == "exact"
+    assert 0.9 < said["attack_accuracy"] < said["accuracy_for_frauds"] < 1.0
+    assert said["prior"] == 0.001 < said["highest_posterior"] < 0.05
+
+
+# --- killed and resumed ----------------------------------------------------------------------------------------------
+
+
+def test_without_privacy_a_resumed_run_ends_at_the_same_bits(data: Path, tmp_path: Path) -> None:
+    config = risky_banks.config(data, no_dp=True, model="noisy-or", rounds=13)  # more than are averaged
+    played(Experiment.start(config, tmp_path / "whole"))
+    Experiment.start(config, tmp_path / "killed")
+    for rounds in (2, 10, None):
+        played(Experiment.resume(tmp_path / "killed"), rounds)
+    for name in ("model.safetensors", "metrics.json", "config.toml", "checkpoint.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+def test_a_run_killed_between_its_counts_and_its_steps_goes_on_within_its_budget(data: Path, tmp_path: Path) -> None:
+    run, written = tmp_path / "run", tmp_path / "run.toml"
+    written.write_text(config_to_toml(risky_banks.config(data, epsilon=3, rounds=ROUNDS)))
+    command = ["-m", "demos", "train", "--config", str(written), "--run-dir", str(run)]
+    killed_after_write(tmp_path / "planted", r"statistics/totals\.npz$", 1, command)
+    first = spent(run)
+    assert [len(lines) for lines in first] == [1, 1, 1]  # counts alone
+    totals: Totals = load_release(run / "statistics")[0]
+    resumed = played(Experiment.resume(run))
+    assert (resumed.finished, resumed.rounds_lost) == (ROUNDS, 0)
+    assert (load_release(run / "statistics")[0].sums == totals.sums).all()
+    assert [lines[:1] for lines in spent(run)] == first and [len(lines) for lines in spent(run)] == [1 + ROUNDS] * 3
+    assert all(2.99 < ledger.spent() <= 3.0 for ledger in resumed.ledgers.values())
+
+
+def test_a_step_that_was_paid_for_and_lost_is_not_taken_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def power_cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    played(Experiment.start(risky_banks.config(data, epsilon=3, rounds=ROUNDS), run), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("fl.rounds.joint_noise.JointNoise.average", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            played(Experiment.resume(run))
+    resumed = played(Experiment.resume(run))
+    assert (resumed.finished, resumed.rounds_lost) == (ROUNDS - 1, 1)
+    assert all(ledger.spent() <= 3.0 for ledger in resumed.ledgers.values())
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def parts(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(history, new rows)."""
+    return rows[rows.TIME < risky_banks.TEST], rows[rows.TIME >= risky_banks.TEST]
+
+
+def test_a_finished_run_scores_new_rows_without_labels(finished: Path, rows: pd.DataFrame) -> None:
+    past, new = parts(rows)
+    run = fl.load(finished)
+    scores = run.score(new.drop(columns="FRAUD"), past)
+    assert scores.between(0, 1).all()
+    assert scores[new.FRAUD == 1].mean() > 2 * scores[new.FRAUD == 0].mean()
+    relabelled = past.assign(FRAUD=1 - past.FRAUD)
+    assert run.score(new, relabelled).equals(scores)  # no label of the history enters, as in training
+
+
+def test_own_evidence_changes_scores_of_that_bank_alone(finished: Path, rows: pd.DataFrame) -> None:
+    past, new = parts(rows)
+    run = fl.load(finished)
+    plain = run.score(new, past)
+    at_home = run.as_bank("bank-1", past)
+    own, mine = at_home.score(new, past), new.BANK == "bank-1"
+    assert own[~mine].isna().all() and own[mine].between(0, 1).all()
+    assert (own[mine] != plain[mine]).any()
+    others_lie = past.assign(FRAUD=np.where(past.BANK == "bank-1", past.FRAUD, 1 - past.FRAUD))
+    assert run.as_bank("bank-1", others_lie).score(new, past)[mine].equals(own[mine])
+    assert run.score(new, past).equals(plain)
+
+
+def test_the_command_writes_the_scores_of_both_models_for_the_bank_s_own_rows(
+    finished: Path, rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    past, new = parts(rows)
+    past.to_csv(tmp_path / "past.csv", index=False)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    words = [str(finished), str(tmp_path / "new.csv"), "--as", "bank-2", "--history", str(tmp_path / "past.csv")]
+    done = CliRunner().invoke(score_command, [*words, "--out", str(tmp_path / "out.csv")], catch_exceptions=False)
+    assert done.exit_code == 0
+    written = pd.read_csv(tmp_path / "out.csv")
+    assert list(written) == ["index", "bank", "score", "flagged", "at_home"]
+    assert set(written.bank) == {"bank-2"} and len(written) == (new.BANK == "bank-2").sum()
+    expected = fl.load(finished).as_bank("bank-2", past).score(new, past)
+    assert written.score.to_numpy() == pytest.approx(expected.dropna().to_numpy(), rel=1e-4, abs=1e-6)
+    assert written.at_home.between(0, 1).all() and (written.at_home != written.score).any()
+
+
+def test_who_cannot_score_at_home_is_told_why(finished: Path, rows: pd.DataFrame, data: Path, tmp_path: Path) -> None:
+    past, new = parts(rows)
+    run = fl.load(finished)
+    with pytest.raises(OptionError, match=r"expected a bank of this run \(bank-0, bank-1, bank-2\), got 'bank-9'"):
+        run.as_bank("bank-9", past)
+    with pytest.raises(TrainingError, match="give a longer history"):
+        run.as_bank("bank-1", past[(past.FRAUD == 0) | (past.BANK != "bank-1")])
+    new.to_csv(tmp_path / "new.csv", index=False)
+    done = CliRunner().invoke(score_command, [str(finished), str(tmp_path / "new.csv"), "--as", "bank-1"])
+    assert done.exit_code == 2 and "--history" in done.output
+    network = risky_banks.config(data, no_dp=True, rounds=1, local_epochs=1)
+    played(Experiment.start(network, tmp_path / "network"))
+    with pytest.raises(OptionError, match="does not know the risk of shared parties"):
+        fl.load(tmp_path / "network").as_bank("bank-1", past)
+
+
+def test_a_network_with_the_risk_of_parties_scores_at_home_as_well(
+    data: Path, rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    past, new = parts(rows)
+    config: RunConfig = risky_banks.config(data, epsilon=3, model="mlp", rounds=1)
+    assert (config.model.kind, config.model.inputs) == ("mlp", "risk")
+    played(Experiment.start(config, tmp_path / "run")).result()
+    own = fl.load(tmp_path / "run").as_bank("bank-0", past).score(new, past)
+    assert own[new.BANK == "bank-0"].between(0, 1).all()
