@@ -27,6 +27,7 @@ from scipy.stats import t as student
 from fl.durable import replace_json
 from fl.errors import AblationError
 from fl.rounds.algorithms.settings import AlgorithmSettings
+from fl.runs.asked import configuration
 from fl.runs.config import RunConfig, config_to_toml
 from fl.runs.experiment import Experiment
 from fl.runs.styles import OPEN, PRIVATE
@@ -61,7 +62,8 @@ def _without_encryption(config: RunConfig) -> RunConfig | None:
     privacy = config.privacy
     if config.aggregation.mode == "plain":
         return None
-    if privacy is not None and (privacy.unit == "client" or privacy.noise == "shared"):
+    in_the_sum = privacy is not None and (privacy.unit == "client" or privacy.noise == "shared")
+    if in_the_sum or (privacy is not None and config.model.kind == "noisy-or"):
         return None
     return replace(config, aggregation=replace(config.aggregation, mode="plain"))
 
@@ -70,7 +72,9 @@ def _without_privacy(config: RunConfig) -> RunConfig | None:
     """Also sets the training for runs without privacy: the large steps of private training diverge without noise."""
     if config.privacy is None:
         return None
-    statistics = None if config.statistics is None else replace(config.statistics, sigma=None)
+    if config.model.kind == "noisy-or":
+        return configuration({"no_dp": True, "model": "noisy-or"}, config)
+    statistics = None if config.statistics is None else config.statistics.undecided()
     return replace(
         config,
         privacy=None,
@@ -90,6 +94,21 @@ def _rounds_of_training(config: RunConfig) -> int:
     return min(config.rounds, OPEN.rounds) if shared else config.rounds
 
 
+def _without_noisy_or(config: RunConfig) -> RunConfig | None:
+    """Also sets what suits the network: its training, clip and share of epsilon for counts."""
+    if config.model.kind != "noisy-or":
+        return None
+    noise = {} if config.privacy is None else {"noise": config.privacy.noise}
+    return configuration({"model": "mlp", **noise}, config)
+
+
+def _without_filter(config: RunConfig) -> RunConfig | None:
+    """None for the noisy-or model, which is made of the filter's risk."""
+    if config.model.kind == "noisy-or" or config.model.inputs != "risk":
+        return None
+    return replace(config, model=replace(config.model, inputs="own"))
+
+
 def _without_statistics(config: RunConfig) -> RunConfig | None:
     return None if config.statistics is None else replace(config, statistics=None)
 
@@ -103,9 +122,11 @@ def _without_accidents(config: RunConfig) -> RunConfig | None:
 
 
 def _without_shared_noise(config: RunConfig) -> RunConfig | None:
-    """Also sets the training for each bank's own noise: a step under shared noise uses the rows of all banks."""
+    """Also sets the network's training for each bank's own noise: a step under shared noise uses all banks' rows."""
     if config.privacy is None or config.privacy.noise != "shared":
         return None
+    if config.model.kind == "noisy-or":  # its steps use all banks' rows under either noise
+        return replace(config, privacy=replace(config.privacy, noise="own"))
     asked = config.training
     return replace(
         config,
@@ -152,7 +173,9 @@ COMPONENTS = {
         Component("encryption", "averages in plain sight, without masks or quantisation", _without_encryption),
         Component("privacy", "no differential privacy, with the training that suits that", _without_privacy),
         Component("shared noise", "noise of every bank's own, each alone enough", _without_shared_noise),
-        Component("statistics", "no shared counts of terminals", _without_statistics),
+        Component("noisy-or model", "the network, with the training that suits it", _without_noisy_or),
+        Component("filter", "own windows and sums of counts in place of the risk of parties", _without_filter),
+        Component("statistics", "no shared counts of parties", _without_statistics),
         Component("algorithm", "FedAvg in place of the run's algorithm", _without_algorithm),
         Component("participation", "every bank in every round, no accidents", _without_accidents),
         Component("compression", f"all layers at {OPEN.value_bits} bits a value", _without_compression),
@@ -187,7 +210,7 @@ def variants(
     for epsilon in epsilons:
         if whole.privacy is None:
             raise AblationError("a run without differential privacy has no epsilon to vary; leave --epsilons out")
-        at = replace(whole, privacy=replace(whole.privacy, epsilon=epsilon))
+        at = configuration({"epsilon": epsilon}, whole)
         planned.append(Variant(f"epsilon {epsilon:g}", f"a budget of {epsilon:g}", at, epsilon))
     return planned
 
@@ -199,7 +222,7 @@ def _apart(config: RunConfig) -> RunConfig:
         privacy = replace(privacy, budget_dir=None, noise_multiplier=None, share_variance=None, share_pieces=None)
         privacy = replace(privacy, learning_rate=None)
     if statistics is not None:
-        statistics = replace(statistics, sigma=None)
+        statistics = statistics.undecided()
     return replace(config, privacy=privacy, statistics=statistics, with_baselines=False)
 
 

@@ -16,7 +16,7 @@ cannot know them, and this card is not finished while there are any.
 
 ## Model details
 
-- A network of $parameters parameters that gives a transaction a score of fraud in [0, 1], from $feature_count
+- $model_line that gives a transaction a score of fraud in [0, 1], from $feature_count
   features: $features.
 - Trained at $banks banks in $rounds rounds of $algorithm; averages of updates were $aggregation.
 - $privacy_line
@@ -59,7 +59,7 @@ suspicious of a day. Accuracy is not reported: a model that never warns would ha
 
 $results_table
 
-$window_line
+$window_line $alone_line
 
 ## Calibration, drift and reasons
 
@@ -68,6 +68,7 @@ $examination_lines
 ## Limits
 
 - Not covered by differential privacy: $not_covered.
+- $outside_line
 - Baselines, validation and test figures were computed by someone who saw all labels, outside every budget.
 - An average can be poisoned by a bank that sends a bad update: encryption hides updates, it does not judge them.
 - Fraud changes. Figures hold for the days above and for no others.
@@ -127,7 +128,7 @@ $risks_table
 ## (d) Measures, safeguards and mechanisms
 
 - **Encryption and masks.** $aggregation_measure
-- **Differential privacy.** $privacy_line Not covered: $not_covered.
+- **Differential privacy.** $privacy_line Not covered: $not_covered. $outside_line
 - **Shared counts.** $statistics_measure
 - **Data protection by design (Article 25).** Public constants instead of statistics in features; no rows, identifiers
   or texts in logs, reports or run folders; a lifelong ledger per bank that refuses a run beyond its limit.

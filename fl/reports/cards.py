@@ -20,21 +20,20 @@ from fl.data.schema import Schema
 from fl.durable import replace_durably
 from fl.markdown import code, text
 from fl.reports.card_templates import DPIA, MODEL_CARD
+from fl.reports.compared import BASELINES, OWN_EVIDENCE, WITH_OWN_EVIDENCE
 from fl.reports.examination.findings import percent
+from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
 from fl.runs.config import RunConfig
 from fl.runs.folder import read_config, read_object
 from fl.runs.scoring import load_model
+from fl.runs.verdict import verdict
 
 FIELD = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
 MARK = "**To be filled in**"
 FIGURES = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100")
-MODELS = {
-    "alone": "each bank alone, no privacy",
-    "pooled": "all rows pooled, no privacy",
-    "pooled_with_statistics": "pooled with shared counts, no privacy",
-    "pooled_global": "pooled, features over all banks, no privacy",
-    "plain": "the same rounds in plain sight",
-    "plain_without_privacy": "the same rounds without privacy",
+KINDS = {
+    "mlp": "A network of $parameters parameters",
+    "noisy-or": "A noisy-or model of $parameters parameters (a logistic model, or a compromised party)",
 }
 NOT_EXAMINED = "- Not examined: run `python -m demos evaluate` on this run, then `demos card` again."
 
@@ -118,8 +117,9 @@ def _run(run: FinishedRun) -> dict[str, str]:
         "seed": str(config.seed),
         "banks": str(result["banks"]),
         "rounds": str(result["rounds"]),
-        "algorithm": config.algorithm.name,
+        "algorithm": "joint steps" if config.model.kind == "noisy-or" else config.algorithm.name,
         "parameters": f"{result['parameters']:,}",
+        "model_line": Template(KINDS[config.model.kind]).substitute(parameters=f"{result['parameters']:,}"),
         "aggregation": "encrypted and masked: nobody saw a single one" if encrypted else "taken in plain sight",
         "feature_count": str(len(run.features)),
         "features": ", ".join(text(name) for name in run.features),
@@ -171,6 +171,7 @@ def _risks(run: FinishedRun, encrypted: bool) -> str:
             ("noise" if private else "suppression of cells with few banks only") if shared else "no counts are shared",
             f"{MARK}: judge.",
         ),
+        *_risk_of_own_evidence(run),
         (
             "an honest customer is stopped or suspected",
             "false alerts",
@@ -192,6 +193,18 @@ def _risks(run: FinishedRun, encrypted: bool) -> str:
         ),
     ]
     return _table(rows)
+
+
+def _risk_of_own_evidence(run: FinishedRun) -> list[tuple[str, str, str, str]]:
+    if not _knows_own_evidence(run):
+        return []
+    source = "whoever sees the scores, alerts or declines of a bank that adds its own labels, or its model at home"
+    against = "nothing: they have no epsilon. Scores from released values alone have the run's"
+    return [("scores give away single labels of a bank", source, against, f"{MARK}: judge.")]
+
+
+def _knows_own_evidence(run: FinishedRun) -> bool:
+    return run.result["metrics"].get(OWN_EVIDENCE) is not None
 
 
 def _precision_line(run: FinishedRun) -> str:
@@ -232,17 +245,18 @@ def _data(run: FinishedRun) -> dict[str, str]:
 def _figures(run: FinishedRun) -> dict[str, str]:
     metrics, baselines = run.result["metrics"], run.result["baselines"]
     rows: list[Sequence[str]] = [("model", *FIGURES)]
-    for name, figures in {"this model": metrics, **{MODELS.get(k) or text(k): v for k, v in baselines.items()}}.items():
-        rows.append((name, *(f"{figures[key]:.3f}" for key in FIGURES)))
+    compared = {"this model": metrics}
+    if (evidence := metrics.get(OWN_EVIDENCE)) is not None:
+        compared[WITH_OWN_EVIDENCE] = evidence
+    compared |= {BASELINES.get(name) or text(name): figures for name, figures in baselines.items()}
+    rows += [(name, *(f"{figures[key]:.3f}" for key in FIGURES)) for name, figures in compared.items()]
     low, high = metrics["average_precision_range"]
     own = metrics["average_precision"]
     return {
         "results_table": _table(rows),
         "window_line": f"Average precision over test windows: {low:.3f} to {high:.3f} ({len(metrics['windows'])}).",
         "pooled_line": _beside(baselines.get("pooled"), own, "average precision {other:.3f} against {own:.3f}."),
-        "alone_line": _beside(
-            baselines.get("alone"), own, "Each bank alone has an average precision of {other:.3f}, together {own:.3f}."
-        ),
+        "alone_line": verdict(run.result).sentence,
         "quality_line": f"Average precision {own:.3f} on test days; the model card has every baseline's figures.",
     }
 
@@ -256,6 +270,7 @@ def _beside(baseline: Mapping[str, Any] | None, own: float, sentence: str) -> st
 def _privacy(run: FinishedRun) -> dict[str, str]:
     privacy, statistics = run.result["privacy"], run.result["statistics"]
     lines = {"not_covered": "; ".join(text(each) for each in privacy["not_covered"])}
+    lines["outside_line"] = OUTSIDE_EPSILON if _knows_own_evidence(run) else "No bank's own labels enter its scores."
     if privacy["epsilon"] is None:
         lines["privacy_line"] = "Trained without differential privacy."
     else:
@@ -263,12 +278,15 @@ def _privacy(run: FinishedRun) -> dict[str, str]:
             f"Epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} was spent "
             f"({text(privacy['accountant'])}), for one {text(privacy['unit'])}."
         )
+        if (means := protection_sentence(privacy)) is not None:
+            lines["privacy_line"] += f" {means[0].upper()}{means[1:]}."
     if statistics is None:
         lines["statistics_line"] = "No statistics were shared."
         lines["statistics_measure"] = "None were shared."
     else:
         lines["statistics_line"] = (
-            f"Counts of terminals were shared over all banks ({text(statistics['mode'])}, "
+            f"Counts of {text(', '.join(f'{kind}s' for kind in statistics.get('kinds', ['terminal'])))} were shared "
+            f"over all banks ({text(statistics['mode'])}, "
             f"{statistics['periods']} periods)."
         )
         lines["statistics_measure"] = text(

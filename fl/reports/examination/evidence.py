@@ -131,6 +131,7 @@ def gather(run: Path) -> Evidence:
         )
     if model.shared is not None:
         federation = with_shared_columns(federation, source.table, model.shared)
+    federation = federation.only(model.features)
     models = tuple(model.own.get(bank.name, model.module) for bank in federation.banks)
     return Evidence(
         run=run,

@@ -29,10 +29,11 @@ from fl.data.federation import SIMULATED
 from fl.data.partition import partition_for
 from fl.data.reading import Transactions, load_transactions, read_header, transactions_from_frame
 from fl.data.schema import CategoricalColumn, Schema
-from fl.data.simulate import embedded, simulate
+from fl.data.simulate import simulate
 from fl.errors import ExaminationError
 from fl.reports.examination.calibration import wilson
 from fl.reports.examination.evidence import Evidence
+from fl.runs.plan import simulation_of
 
 BANK = "bank"
 MOST_GROUPS = 30  # distinct words of a column; a column with more holds things, not groups
@@ -169,6 +170,7 @@ def _refuse_identifiers(schema: Schema, column: str) -> None:
     kinds = {
         "the customer": (parties.customer,),
         "the terminal": (parties.terminal,),
+        "a party": tuple(parties.entities.values()),
         "a free text": tuple(text.column for text in schema.text),
         "the time": () if schema.time is None else (schema.time.column,),
         "the label": (schema.label.column,),
@@ -199,7 +201,7 @@ def _column(evidence: Evidence, column: str) -> Identifiers:
         delimiter=schema.delimiter,
     )
     if data.source == SIMULATED:
-        frame = simulate(embedded(data.customers, data.clients, data.fraud_share, evidence.config.seed))
+        frame = simulate(simulation_of(data, evidence.config.seed))
         header = list(frame.columns)
     else:
         header = read_header(data.source, schema.delimiter)

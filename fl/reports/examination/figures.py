@@ -17,19 +17,12 @@ from sklearn.metrics import precision_recall_curve
 from fl.errors import ExaminationError
 from fl.learning.evaluation import MEASURED, evaluate
 from fl.learning.metrics import TOP_CARDS
+from fl.reports.compared import BASELINES, OWN_EVIDENCE, WITH_OWN_EVIDENCE, baselines_of
 from fl.reports.examination.evidence import Evidence
 
 CURVE_POINTS = 200  # of a curve in the report
 HISTOGRAM = 20  # bins of equal width
 SAME = 1e-3  # largest difference by rounding between a metric now and after training
-BASELINES = {
-    "alone": "each bank alone, without privacy",
-    "pooled": "all rows in one place, without privacy",
-    "pooled_with_statistics": "all rows in one place, shared counts too, without privacy",
-    "pooled_global": "all rows in one place, features over all banks, without privacy",
-    "plain": "the same rounds, averaged in plain sight",
-    "plain_without_privacy": "the same rounds in plain sight, without privacy",
-}
 
 
 def figures(evidence: Evidence) -> dict[str, Any]:
@@ -74,17 +67,11 @@ def comparison(evidence: Evidence) -> dict[str, Any]:
     rows = [_compared("federated", "this model", own, own)]
     if not any(_alerts_by_window(evidence)):
         rows[0]["precision"] = None
-    rows += [
-        _compared(name, what, stored.get(name), own) for name, what in BASELINES.items() if _applies(name, evidence)
-    ]
+    if (with_evidence := own.get(OWN_EVIDENCE)) is not None:
+        rows.append(_compared(OWN_EVIDENCE, WITH_OWN_EVIDENCE, with_evidence, own))
+    names = baselines_of(evidence.config)
+    rows += [_compared(name, BASELINES[name], stored.get(name), own) for name in names]
     return {"models": rows, "not_run": [row["name"] for row in rows if not row["ran"]]}
-
-
-def _applies(name: str, evidence: Evidence) -> bool:
-    """Whether a run with this configuration has such a baseline at all."""
-    if name == "pooled_with_statistics":
-        return evidence.config.statistics is not None
-    return name != "plain_without_privacy" or evidence.config.privacy is not None
 
 
 def _compared(name: str, what: str, other: dict[str, Any] | None, own: dict[str, Any]) -> dict[str, Any]:

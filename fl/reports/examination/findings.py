@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from fl.reports.compared import OWN_EVIDENCE
+from fl.reports.protected import OUTSIDE_EPSILON
+from fl.runs.verdict import LITTLE
+
 ENCRYPTION_TOLERANCE = 0.001  # of average precision, between encrypted and plain sums without privacy
 CALIBRATED = 0.2  # expected frauds may differ from observed ones by this share
 RECALL_GAP = 0.2  # between groups: beyond it, someone should explain why
 AGREEMENT = 0.7  # rank correlation of features between banks
+
+OUTSIDE = (OWN_EVIDENCE, "at_home")  # rows of a comparison that no epsilon covers
 
 Finding = dict[str, str]
 
@@ -21,7 +27,7 @@ def findings(report: dict[str, Any]) -> list[Finding]:
     return [
         *_found_fraud(report["figures"]),
         *_compared(report),
-        *_privacy(report["run"]["privacy"]),
+        *_privacy(report["run"]["privacy"], any(row["name"] in OUTSIDE for row in report["comparison"]["models"])),
         *_calibrated(report["calibration"]),
         *_timely(report["timeliness"]),
         *_drifted(report["drift"]),
@@ -68,16 +74,9 @@ def _found_fraud(figures: dict[str, Any]) -> list[Finding]:
 def _compared(report: dict[str, Any]) -> list[Finding]:
     models = {row["name"]: row for row in report["comparison"]["models"] if row["ran"]}
     own, findings = models["federated"]["average_precision"], []
-    if "alone" in models:
-        alone = models["alone"]["average_precision"]
-        better = own > alone
-        findings.append(
-            _finding(
-                "good" if better else "concern",
-                f"Average precision is {own:.3f} together and {alone:.3f} with each bank alone: "
-                + ("working together pays." if better else "on these days a bank would do better by itself."),
-            )
-        )
+    gain, sentence = report["run"]["gain_over_alone"], report["run"]["verdict"]
+    if gain is not None:
+        findings.append(_finding("good" if gain > LITTLE else "note" if gain > -LITTLE else "concern", sentence))
     if "pooled" in models:
         pooled = models["pooled"]["average_precision"]
         findings.append(_finding("note", f"With all rows in one place it would be {pooled:.3f}."))
@@ -98,7 +97,7 @@ def _compared(report: dict[str, Any]) -> list[Finding]:
     return findings
 
 
-def _privacy(privacy: dict[str, Any]) -> list[Finding]:
+def _privacy(privacy: dict[str, Any], measures_own_evidence: bool) -> list[Finding]:
     if privacy["epsilon"] is None:
         text = "Trained without differential privacy: the model may give away rows it was trained on."
         return [_finding("concern", text)]
@@ -106,7 +105,12 @@ def _privacy(privacy: dict[str, Any]) -> list[Finding]:
         f"Epsilon {privacy['epsilon']:.2f} at delta {privacy['delta']:g} was spent, for one {privacy['unit']}. "
         f"Not covered: {'; '.join(privacy['not_covered'])}."
     )
-    return [_finding("note", text)]
+    found = [_finding("note", text)]
+    if (means := privacy["protection_sentence"]) is not None:
+        found.append(_finding("note", f"{means[0].upper()}{means[1:]}."))
+    if measures_own_evidence:
+        found.append(_finding("note", OUTSIDE_EPSILON))
+    return found
 
 
 def _calibrated(calibration: dict[str, Any]) -> list[Finding]:
@@ -117,10 +121,13 @@ def _calibrated(calibration: dict[str, Any]) -> list[Finding]:
         f" In {corrected['slices_off']} of {corrected['slices']} slices of like scores the mean score lies outside the "
         "95 % interval of the share of frauds."
     )
-    text = (
-        f"Scores are no probabilities as they stand: they add up to {raw:.2f} times the frauds. Corrected for the "
-        f"weight of {calibration['pos_weight']:g} that training gives a fraud, they add up to {ratio:.2f} times"
-    )
+    weight = calibration["pos_weight"]
+    text = f"Scores add up to {raw:.2f} times the frauds"
+    if weight != 1:
+        text = (
+            f"Scores are no probabilities as they stand: they add up to {raw:.2f} times the frauds. Corrected for the "
+            f"weight of {weight:g} that training gives a fraud, they add up to {ratio:.2f} times"
+        )
     verdict = "." if usable else ": do not read them as probabilities."
     kind = "concern" if not usable else "note" if corrected["slices_off"] else "good"
     return [_finding(kind, text + verdict + off)]

@@ -19,6 +19,8 @@ from fl.reports.examination.fairness import fairness
 from fl.reports.examination.figures import comparison, figures
 from fl.reports.examination.findings import findings
 from fl.reports.examination.timeliness import timeliness
+from fl.reports.protected import protection_sentence
+from fl.runs.verdict import verdict
 
 FORMAT = "examination 1"
 PARTS = ("figures", "comparison", "calibration", "timeliness", "drift", "fairness", "explanations")
@@ -56,6 +58,7 @@ def about(evidence: Evidence) -> dict[str, Any]:
     manifest, result = evidence.manifest, evidence.stored("result.json")
     data = manifest["data"]
     privacy = result["privacy"]
+    gain, sentence = verdict(result)
     return {
         "run_id": manifest["run_id"],
         "git_revision": manifest["git_revision"],
@@ -72,5 +75,12 @@ def about(evidence: Evidence) -> dict[str, Any]:
         "train_rows": len(evidence.train),
         "validation_rows": len(evidence.validation),
         "test_rows": len(evidence.test),
-        "privacy": {key: privacy[key] for key in ("epsilon", "delta", "unit", "accountant", "not_covered")},
+        "privacy": {
+            **{key: privacy[key] for key in ("epsilon", "delta", "unit", "accountant", "not_covered")},
+            "protection": privacy.get("protection"),
+            "protection_sentence": protection_sentence(privacy),
+        },
+        "model": evidence.config.model.kind,
+        "verdict": sentence,
+        "gain_over_alone": gain,
     }

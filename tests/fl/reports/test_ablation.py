@@ -14,12 +14,23 @@ from planted import killed_after_write
 
 from fl.counts.settings import StatisticsSettings
 from fl.errors import AblationError, RunFolderError
+from fl.learning.private_schedule import private_schedule
 from fl.reports.ablation import WHOLE, cell, paired, play, prepare, summarise, variants
 from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
-from fl.runs.config import BY_NOISE, AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
+from fl.runs.asked import configuration
+from fl.runs.config import (
+    BY_NOISE,
+    AggregationSettings,
+    DataSettings,
+    PrivacySettings,
+    RunConfig,
+    config_from_toml,
+    config_to_toml,
+)
 from fl.runs.folder import read_config
+from fl.runs.refusals import require_possible
 from fl.runs.styles import OPEN, PRIVATE, SHARED
 
 TINY = DataSettings("simulated", clients=3, customers=200, fraud_share=0.05)
@@ -35,7 +46,7 @@ def private_config() -> RunConfig:
         training=PRIVATE.training,
         aggregation=AggregationSettings("encrypted", value_bits=16),
         privacy=privacy,
-        statistics=StatisticsSettings(1, sigma=4.0),
+        statistics=StatisticsSettings(1, sigma=4.0, epsilon=1.5),
         algorithm=AlgorithmSettings("fedprox", mu=0.01),
     )
 
@@ -49,6 +60,7 @@ def test_every_component_that_the_run_has_is_taken_out_and_no_other() -> None:
         WHOLE,
         "without encryption",
         "without privacy",
+        "without filter",
         "without statistics",
         "without algorithm",
         "without compression",
@@ -108,6 +120,26 @@ def test_every_arm_of_a_run_under_shared_noise_trains_as_suits_it(tmp_path: Path
     assert bare.training == QUICK.baseline_training and bare.model == QUICK.baseline_model
 
 
+def test_a_noisy_or_run_keeps_its_model_where_another_component_is_taken_out() -> None:
+    arms = {v.name: v.config for v in variants(configuration({"epsilon": 3.0}), epsilons=[8.0])}
+    names = ["privacy", "shared noise", "noisy-or model", "statistics", "compression", "momentum"]
+    assert list(arms) == [WHOLE, *(f"without {name}" for name in names), "epsilon 8"]
+    for config in arms.values():
+        require_possible(config, 10)
+        assert config_from_toml(config_to_toml(config)) == config
+    kinds = {name: config.model.kind for name, config in arms.items()}
+    assert kinds.pop("without noisy-or model") == "mlp" and set(kinds.values()) == {"noisy-or"}
+    own, network = arms["without shared noise"], arms["without noisy-or model"]
+    assert own.privacy is not None and own.privacy.noise == "own" and own.training == arms[WHOLE].training
+    assert network.privacy is not None and network.privacy.noise == "shared"
+    assert (network.rounds, network.training.momentum) == (SHARED.rounds, SHARED.training.momentum)
+    assert arms["without privacy"].privacy is None and arms["without privacy"].training.learning_rate != BY_NOISE
+    # Steps and the share of counts are public functions of epsilon.
+    assert arms["epsilon 8"].rounds == private_schedule(8.0).steps > arms[WHOLE].rounds == private_schedule(3.0).steps
+    shares = [config.statistics.budget_share for config in (arms[WHOLE], arms["epsilon 8"]) if config.statistics]
+    assert shares == pytest.approx([2.6 / 3, 7.2 / 8], abs=1e-4)
+
+
 def test_a_learning_rate_that_was_asked_for_stays_with_the_arms_that_it_was_asked_for() -> None:
     config = replace(shared_config(learning_rate=0.5), rounds=4)
     arms = {v.name: v.config for v in variants(config, epsilons=[1.0])}
@@ -120,7 +152,7 @@ def test_without_privacy_the_training_is_the_one_that_suits_that() -> None:
     found = {variant.name: variant.config for variant in variants(private_config())}["without privacy"]
     assert found.privacy is None
     assert found.training == QUICK.baseline_training and found.model == QUICK.baseline_model
-    assert found.statistics is not None and found.statistics.sigma is None
+    assert found.statistics is not None and found.statistics.sigma is found.statistics.epsilon is None
 
 
 def test_a_cell_has_its_own_ledgers_and_calibrates_its_own_noise() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from finished_runs import open_config, train
 
 from fl.errors import RunFolderError
+from fl.privacy.protection import Protection
 from fl.reports.card_templates import DPIA, MODEL_CARD
 from fl.reports.cards import FIELD, MARK, Cards, FinishedRun, cards, read_run
 from fl.runs.config import AggregationSettings, DataSettings
@@ -56,6 +57,22 @@ def test_averages_in_plain_sight_are_called_no_measure(run: FinishedRun, made: C
 def test_a_run_without_privacy_claims_none(made: Cards) -> None:
     assert "Trained without differential privacy." in made.model_card
     assert "epsilon" not in made.model_card.lower().split("## limits")[0]
+
+
+def test_a_private_run_says_what_its_epsilon_means_and_what_has_none(run: FinishedRun) -> None:
+    gained = asdict(Protection(0.93, 0.001, 0.02, 5, 0.9996))
+    privacy = {"epsilon": 2.98, "delta": 1e-5, "accountant": "exact", "colluders": 1, "protection": gained}
+    own = {**run.result["metrics"], "average_precision": 0.987}
+    metrics = {**run.result["metrics"], "own_evidence": own}
+    result = {**run.result, "metrics": metrics, "privacy": {**run.result["privacy"], **privacy}}
+    result["baselines"] = {**run.result["baselines"], "alone_filter": own, "alone_private": own, "at_home": own}
+    both = cards(replace(run, result=result))
+    for text in (both.model_card, both.dpia):
+        assert "in at most 93.0 % of cases" in text and "Joining brings" in text
+        assert "have no epsilon: whoever sees them may learn single labels" in text
+    assert "| this model, own labels when scoring | 0.987 |" in both.model_card
+    assert "| own models at home, with the release | 0.987 |" in both.model_card
+    assert "| scores give away single labels of a bank |" in both.dpia
 
 
 def test_what_was_not_examined_is_said(made: Cards) -> None:

@@ -20,6 +20,7 @@ from torch import nn
 from fl.data.simulate import Simulation
 from fl.durable import replace_json
 from fl.errors import ExaminationError, RunFolderError
+from fl.reports.compared import BASELINES, baselines_of
 from fl.reports.examination import page, plots
 from fl.reports.examination import report as report_module
 from fl.reports.examination.calibration import expected_calibration_error, measured, reliability, unweighted, wilson
@@ -29,6 +30,7 @@ from fl.reports.examination.fairness import REST, by_group, fairness, quarters
 from fl.reports.examination.figures import comparison, figures
 from fl.reports.examination.timeliness import days_to_alert
 from fl.rounds.algorithms.settings import AlgorithmSettings
+from fl.runs.asked import configuration
 from fl.runs.config import DataSettings
 
 
@@ -93,6 +95,14 @@ def test_a_baseline_that_was_not_run_is_named_and_not_made_up(evidence: Evidence
     assert told["not_run"] == ["pooled"]
     (row,) = [row for row in told["models"] if row["name"] == "pooled"]
     assert set(row) == {"name", "what", "ran"}
+
+
+def test_baselines_are_those_that_the_configuration_makes() -> None:
+    private, network = configuration({"epsilon": 3.0}), configuration({"no_dp": True})
+    assert set(baselines_of(private)) == set(BASELINES) - {"pooled_with_statistics"}
+    assert {"alone_filter", "alone_private", "at_home"}.isdisjoint(baselines_of(network))
+    assert "pooled_with_statistics" in baselines_of(network)
+    assert "at_home" not in baselines_of(configuration({"no_shared_statistics": True}))
 
 
 def test_missing_and_changed_transactions_are_named(run: Path, data: Path, tmp_path: Path) -> None:
