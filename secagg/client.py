@@ -133,6 +133,18 @@ class Client(Secret):
         with self._clock.stage("check"):
             self._journal.check_update(self._journal.name(update, self._plan))
 
+    def check_roster(self, roster: Roster) -> tuple[str, ...]:
+        """Organisations of a roster that `contribute` would take, before noise is drawn and paid for it.
+
+        Changes nothing. Raises `WrongState` and subclasses of `PeerError` as `contribute` does.
+        """
+        self._machine.require("contribute")
+        state = self._current()
+        with self._clock.stage("check"):
+            check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum, state.join)
+            self._check_history(roster, state.offer.header)
+        return tuple(self._enrolment.client(entry.sender).organisation for entry in roster.entries)
+
     def contribute(
         self, roster: Roster, update: NDArray[np.floating], weight: int = 1, *, allow_reuse: bool = False
     ) -> Contribution:

@@ -7,6 +7,8 @@ The party file's [app] table says what to train on, for example
     bank = "north"                 # name in the data's partition
     seed = 7                       # of the first model and of batch order; the same at every bank
 
+With `federation`, the file of a plan, the bank takes part in a private run (`private/bank.py` lists its entries).
+
 Every bank makes the first model itself from the public seed. torch is loaded when there is something to train.
 """
 
@@ -23,15 +25,17 @@ from flwr.clientapp import ClientApp
 
 from fl import options
 from fl.flower.admission import ARRAYS, METRICS
+from fl.flower.app_table import number, require_entries, simulation_of
 from fl.flower.errors import SettingsError
+from fl.flower.logs import RoleLog
 from fl.flower.mod import ATTEMPT, CONFIG, EXAMPLES, ROUND, SecAggMod
-from fl.flower.settings import load_settings, party_file
+from fl.flower.parties.bank import BankApp
+from fl.flower.settings import PartySettings, load_settings, party_file
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fl.data.federation import BankData
-    from fl.data.simulate import Simulation
     from fl.rounds.play import Schedule
 
 
@@ -50,7 +54,16 @@ def _initial_model(context: Context) -> ArrayRecord:
     return ArrayRecord(place.schedule.first_model(place.features).state_dict())
 
 
-app = ClientApp(mods=[SecAggMod(_initial_model)])
+def _own_app(settings: PartySettings, log: RoleLog) -> BankApp | None:
+    if "federation" not in settings.app:
+        return None
+    from fl.flower.private.bank import PrivateBank
+
+    return PrivateBank(settings, log)
+
+
+app_mod = SecAggMod(_initial_model, _own_app)
+app = ClientApp(mods=[app_mod])
 
 
 @app.train()
@@ -93,12 +106,11 @@ def _workplace(path: Path) -> Workplace:
     from fl.data.federation import load_federation
 
     app = load_settings(path).app
-    if missing := {"data", "bank", "seed"} - set(app):
-        raise SettingsError(f"{path}: app.{min(missing)} is missing: say in [app] what to train on")
+    require_entries(app, {"data", "bank", "seed"}, path)
     simulation = simulation_of(app)
     data = "simulated" if simulation is not None else str(path.parent / app["data"])
     torch.set_num_threads(1)  # the same sums in the same order at every bank and in every run
-    seed, schema, partition = _number(app, "seed", options.SEED), app.get("schema"), app.get("partition")
+    seed, schema, partition = number(app, "seed", options.SEED), app.get("schema"), app.get("partition")
     federation = load_federation(data, schema, partition, seed=seed, simulation=simulation)
     bank = next((each for each in federation.banks if each.name == app["bank"]), None)
     if bank is None:
@@ -107,29 +119,10 @@ def _workplace(path: Path) -> Workplace:
     return Workplace(bank, schedule_of(app, rounds=0), len(federation.feature_names), torch.device("cpu"))
 
 
-def simulation_of(app: Mapping[str, Any]) -> Simulation | None:
-    """The embedded generator as an [app] table asks for it; None for a table that names a file."""
-    from fl.data.simulate import Simulation
-
-    if app["data"] != "simulated":
-        return None
-    banks, customers = _number(app, "banks", options.BANKS, 3), _number(app, "customers", options.CUSTOMERS, 150)
-    seed = _number(app, "seed", options.SEED)
-    return Simulation(customers=customers, terminals=max(customers // 2, banks), banks=banks, seed=seed)
-
-
 def schedule_of(app: Mapping[str, Any], rounds: int) -> Schedule:
     """The settings that all banks share; without differential privacy."""
     from fl.learning.training import LocalTraining
     from fl.rounds.play import Schedule
 
-    local = LocalTraining(optimiser="sgd", learning_rate=0.1, epochs=_number(app, "epochs", options.EPOCHS, 1))
-    return Schedule(rounds, local, private=None, dropout=0.3, prior=0.01, seed=_number(app, "seed", options.SEED))
-
-
-def _number(app: Mapping[str, Any], name: str, option: options.Whole, default: int | None = None) -> int:
-    """A number of an [app] table. Raises `SettingsError` naming it."""
-    try:
-        return option.of(app.get(name, default))
-    except options.Refused as fault:
-        raise SettingsError(f"app.{name}: {fault}") from None
+    local = LocalTraining(optimiser="sgd", learning_rate=0.1, epochs=number(app, "epochs", options.EPOCHS, 1))
+    return Schedule(rounds, local, private=None, dropout=0.3, prior=0.01, seed=number(app, "seed", options.SEED))

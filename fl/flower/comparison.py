@@ -17,7 +17,8 @@ def in_process_hash(app: Mapping[str, Any], plan: PlanSettings, rounds: int) -> 
     import torch
 
     from fl.data.federation import load_federation
-    from fl.flower.client_app import schedule_of, simulation_of
+    from fl.flower.app_table import simulation_of
+    from fl.flower.client_app import schedule_of
     from fl.learning.model import layout, model_hash
     from fl.rounds.algorithms.fedavg import FedAvg
     from fl.rounds.algorithms.participation import Everyone

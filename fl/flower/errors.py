@@ -53,6 +53,18 @@ class ReleaseDiffers(FlowerError):
     """A release contradicts what this bank's journal holds about its step."""
 
 
+class BudgetSpent(FlowerError):
+    """A bank has no budget left for another round of a private run; the rounds before it stand."""
+
+
+class DraftLost(FlowerError):
+    """The noised counts that a bank paid for are not on its disk, and nobody draws twice by one plan."""
+
+
+class PrivateRunEnded(FlowerError):
+    """All rounds of a private run's plan were played."""
+
+
 class PartiesMissing(FlowerError):
     """Key holder or banks did not appear in time."""
 

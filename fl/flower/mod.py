@@ -8,19 +8,22 @@ sends a masked ciphertext in place of the difference. `workflow.py` is its count
 app, unless the bank's party file allows its type (`admission.py`); Flower's stock FedAvg gets an error. The text of an
 app's error stays in the bank's log, because it may hold data.
 
-`initial_model`, if given, makes the first model on the bank's own machine, so that none has to be sent.
+`initial_model`, if given, makes the first model on the bank's own machine, so that none has to be sent. `own_app`, if
+given, may return an app that plays the bank without Flower's messages, as a private run needs (`private/`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
-from fl.errors import FederationError
+from fl.errors import BudgetExhausted, FederationError
 from fl.flower.admission import (
     ARRAYS,
     METRICS,
@@ -34,26 +37,28 @@ from fl.flower.admission import (
     reported,
 )
 from fl.flower.endpoint import Answer, Endpoint, endpoint_of, failed_before_it_had_an_endpoint
-from fl.flower.errors import AppFailed, MessageRefused, ModelMismatch, ReplyRefused, TransferError
+from fl.flower.errors import AppFailed, FlowerError, MessageRefused, ModelMismatch, ReplyRefused, TransferError
 from fl.flower.logs import RoleLog
 from fl.flower.models import FlatModel
-from fl.flower.parties.bank import BankParty, Trained
+from fl.flower.parties.bank import BankApp, BankParty, Released, Trained
 from fl.flower.parties.party import Refusal
-from fl.flower.settings import Reports
+from fl.flower.settings import NO_REPORTS, PartySettings, Reports
 from fl.flower.transport import Call, from_records, to_records
 
 CONFIG = "config"
 ROUND, ATTEMPT, EXAMPLES = "server-round", "attempt", "num-examples"
 
 InitialModel = Callable[[Context], ArrayRecord]
+OwnApp = Callable[[PartySettings, RoleLog], BankApp | None]  # Raises `SettingsError`
 T = TypeVar("T")
 
 
 class SecAggMod:
     """A mod `(message, context, call_next) -> message` that plays the bank's role around a ClientApp."""
 
-    def __init__(self, initial_model: InitialModel | None = None) -> None:
-        self._initial_model = initial_model
+    def __init__(self, initial_model: InitialModel | None = None, own_app: OwnApp | None = None) -> None:
+        self._initial_model, self._own_app = initial_model, own_app
+        self._own: dict[Path, BankApp | None] = {}
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         try:
@@ -61,12 +66,18 @@ class SecAggMod:
         except (Refusal, FederationError) as error:
             return _answered_by_nobody(message, error)
         party = endpoint.party
+        app: _CalledApp | _GuardedBank
         app = _CalledApp(message, context, call_next, self._initial_model, party.settings.reports, party.log)
         try:
-            action = admitted(message, party.settings.reports)
+            own = self._app_of(party)
+            action = admitted(message, NO_REPORTS if own is not None else party.settings.reports)
             if action is None:
                 return app.passed_on()
+            if own is not None:
+                app = _GuardedBank(own, message, party.settings.reports, party.log)
             if action == "start":
+                if own is not None:
+                    raise ModelMismatch("start: this bank makes its first model itself, from its own plan")
                 return self._start(message, endpoint)
         except MessageRefused as error:
             log_refused(party.log, message, error)
@@ -81,6 +92,17 @@ class SecAggMod:
             return party.answer(name, call, app)
 
         return endpoint.answer(message, role)
+
+    def forget(self, folder: Path) -> None:
+        """Drop the app of a party whose process ends, in tests that play several processes in one."""
+        self._own.pop(folder, None)
+
+    def _app_of(self, party: BankParty) -> BankApp | None:
+        """The app that plays the bank by itself, one for each party file; None for an app of Flower's own kind."""
+        folder = party.settings.folder
+        if folder not in self._own:
+            self._own[folder] = None if self._own_app is None else self._own_app(party.settings, party.log)
+        return self._own[folder]
 
     def _start(self, message: Message, endpoint: Endpoint[BankParty]) -> Message:
         if ARRAYS not in message.content.array_records:
@@ -130,6 +152,9 @@ class _CalledApp:
         if not isinstance(examples, int):
             raise ModelMismatch(f"{EXAMPLES} of the app's training: expected an integer, got {type(examples).__name__}")
         return Trained(model.update_to(trained), examples)
+
+    def moved(self, model: FlatModel, released: Released) -> FlatModel:
+        return model.moved_by(released.values)
 
     def evaluate(self, model: FlatModel) -> dict[str, Value]:
         answer = self._called("evaluate", model, ConfigRecord())
@@ -182,5 +207,41 @@ class _CalledApp:
             return function(*arguments)
         except Exception as error:
             # Any exception of an app: Flower would send its text to the SuperLink, and it may quote a row or a weight.
+            self._log("app failed", call=call, error=type(error).__name__, message=str(error))
+            raise AppFailed(f"{call}: the app raised {type(error).__name__}; its text is in the bank's log") from None
+
+
+class _GuardedBank:
+    """An app that plays the bank by itself. What its own code says when it fails stays in the bank's log."""
+
+    def __init__(self, app: BankApp, message: Message, reports: Reports, log: RoleLog) -> None:
+        self._app, self._message, self._reports, self._log = app, message, reports, log
+
+    def initial(self) -> FlatModel | None:
+        return self._safely("initial", self._app.initial)
+
+    def train(self, model: FlatModel, number: int, attempt: int) -> Trained:
+        trained = self._safely("train", self._app.train, model, number, attempt)
+        if (draw := trained.draw) is None:
+            return trained
+        return replace(trained, draw=lambda roster: self._safely("draw", draw, roster))
+
+    def moved(self, model: FlatModel, released: Released) -> FlatModel:
+        return self._safely("moved", self._app.moved, model, released)
+
+    def evaluate(self, model: FlatModel) -> dict[str, Value]:
+        said = self._safely("evaluate", self._app.evaluate, model)
+        try:
+            return reported(RecordDict({"report": ConfigRecord(dict(said))}), self._reports)
+        except ReplyRefused as error:
+            log_withheld(self._log, self._message, error)
+            raise
+
+    def _safely(self, call: str, function: Callable[..., T], *arguments: object) -> T:
+        try:
+            return function(*arguments)
+        except (FlowerError, BudgetExhausted):
+            raise  # written for the other side as well
+        except Exception as error:
             self._log("app failed", call=call, error=type(error).__name__, message=str(error))
             raise AppFailed(f"{call}: the app raised {type(error).__name__}; its text is in the bank's log") from None

@@ -28,8 +28,17 @@ from dataclasses import asdict, dataclass, field
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
+from fl.errors import BudgetExhausted
 from fl.flower.calls import Answer, Calls
-from fl.flower.errors import FlowerError, ModelsDiverged, PartiesMissing, PartyFailed, RoundFailed, TransferError
+from fl.flower.errors import (
+    BudgetSpent,
+    FlowerError,
+    ModelsDiverged,
+    PartiesMissing,
+    PartyFailed,
+    RoundFailed,
+    TransferError,
+)
 from fl.flower.limits import WaitLimits
 from fl.flower.membership import Membership
 from fl.flower.parties.aggregator import AggregatorParty, Closed
@@ -71,6 +80,7 @@ class RoundsOutcome:
     contribution_bytes: int
     error_bound: float
     arrays: ArrayRecord | None = field(default=None, repr=False)
+    ended: str = ""  # why the run ended before its last round: lost rounds of a private run were paid for as well
 
     def as_json(self) -> dict[str, object]:
         """Everything but the model."""
@@ -117,9 +127,15 @@ class EncryptedRounds:
         A quorum of banks with one model states how many it has applied. Raises a subclass of `FlowerError`.
         """
         self._members.find(self._wanted)
-        reports = []
+        reports, ended = [], ""
         for number in range(self._members.common().rounds + 1, rounds + 1):
-            report = self._round(number)
+            try:
+                report = self._round(number)
+            except BudgetSpent as error:
+                if number == 1:
+                    raise
+                ended = str(error)
+                break
             reports.append(report)
             if self._on_round is not None:
                 self._on_round(report)
@@ -134,6 +150,7 @@ class EncryptedRounds:
             plan.residue_bytes,
             plan.max_error,
             None if self._members.model is None else self._members.model.record(),
+            ended,
         )
 
     def _round(self, number: int) -> RoundReport:
@@ -150,6 +167,7 @@ class EncryptedRounds:
                 named = (
                     str(error) if isinstance(error, (_RoundLost, PartyFailed)) else f"{type(error).__name__}: {error}"
                 )
+                self._require_budget(number, error)
                 lost.append(named)
                 self._party.log("round lost", step=self._calls.step, round=number, message=named)
                 if len(lost) < self._limits.attempts:
@@ -157,8 +175,21 @@ class EncryptedRounds:
         self._abort(self._calls.step)
         raise RoundFailed(f"round {number}: {len(lost)} attempts failed: {'; '.join(lost)}")
 
+    def _require_budget(self, number: int, lost: Exception) -> None:
+        """Raise `BudgetSpent` where a bank of a private run can pay for no other attempt."""
+        reasons = self._members.reasons
+        spent = sorted(who for who, why in reasons.items() if why.startswith(f"{BudgetExhausted.__name__}:"))
+        if spent:
+            self._abort(self._calls.step)
+            raise BudgetSpent(
+                f"round {number}: {', '.join(spent)} can pay for no more (lost rounds were paid for as well); the "
+                f"model after round {number - 1} stands"
+            ) from lost
+
     def _go_on_without(self, blamed: Collection[str], number: int, lost: Sequence[str]) -> None:
         """Prepare another attempt. When it is opened, the key holder signs an abort of the lost one for its members."""
+        if len(self._party.enrolment.clients) - len(blamed) < self._party.settings.quorum:
+            blamed = ()  # there is no round without them: wait for them
         left = {node: bank for node, bank in self._members.banks.items() if bank.organisation not in blamed}
         if blamed and len(left) >= self._party.settings.quorum:
             self._members.banks = left

@@ -204,6 +204,24 @@ def test_a_client_accepts_no_release_that_its_round_cannot_have(peers, changes):
     assert peers.clients[0].accept(release).total_weight == 3
 
 
+def test_a_roster_is_checked_before_noise_is_drawn_for_it(peers):
+    clients, key_holder = peers.clients, peers.key_holder
+    offer = key_holder.open(1, MODEL)
+    for client in clients:
+        key_holder.receive_join(client.join(offer, MODEL))
+    roster = key_holder.close_roster()
+    for error, wrong in (
+        (errors.BadSignature, replace(roster, signature=bytes(64))),
+        (errors.WrongModel, signed(roster, FEDERATION.authority, model=OTHER)),
+        (errors.QuorumNotMet, signed(roster, FEDERATION.authority, entries=roster.entries[:1])),
+    ):
+        refuses(clients[0], error, lambda wrong=wrong: clients[0].check_roster(wrong))
+    before = snapshot(clients[0])
+    names = clients[0].check_roster(roster)
+    assert snapshot(clients[0]) == before
+    assert sorted(names) == sorted(member.organisation for member in FEDERATION.enrolment.clients)
+
+
 def test_more_joins_than_the_plan_holds_are_refused():
     federation = Federation(clients=3, max_clients=2)
     peers = Peers(federation)

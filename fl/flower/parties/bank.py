@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -54,10 +54,25 @@ Values = NDArray[np.float32] | NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trained(Secret):
-    """The result of local training. update: one value per model value.  weight: used if the plan has weights."""
+    """The result of local training. update: one value per model value.  weight: used if the plan has weights.
+
+    draw: where noise is added, in place of `update`: what enters a closed and verified roster of these organisations,
+    drawn and paid for when it is called, once for each roster.
+    """
 
     update: Values = field(repr=False)
     weight: int = field(default=1, repr=False)
+    draw: Callable[[Collection[str]], Values] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Released:
+    """What a release says. values: float64[length], the weighted mean.  sums: int64[length], of the integers."""
+
+    values: NDArray[np.float64] = field(repr=False)
+    sums: NDArray[np.int64] = field(repr=False)
+    contributors: int
+    total_weight: int
 
 
 class BankApp(Protocol):
@@ -67,7 +82,10 @@ class BankApp(Protocol):
         """The model before round 1; None if the application cannot make it itself."""
 
     def train(self, model: FlatModel, number: int, attempt: int) -> Trained:
-        """Train from `model` for round `number`; another `attempt` must give another update."""
+        """Train from `model` for round `number`; another `attempt` must give another update, unless it is drawn."""
+
+    def moved(self, model: FlatModel, released: Released) -> FlatModel:
+        """The model after a release: a function of these two alone, the same at every bank."""
 
     def evaluate(self, model: FlatModel) -> dict[str, float | int | str]:
         """What the application reports about `model`."""
@@ -100,7 +118,7 @@ class BankParty(Party):
             case "contribute":
                 return self._contribute(call, app)
             case "accept":
-                return self._accept(call)
+                return self._accept(call, app)
             case "abort":
                 self._take_aborts(call)
                 return self._status(Call(), app), {}
@@ -172,6 +190,12 @@ class BankParty(Party):
     def _sealed(self, client: secagg.Client, roster: Roster, model: FlatModel, app: BankApp) -> Contribution:
         """The contribution. An update that was in a roster with other members is trained again, never reused."""
         trained, reuse = self._prepare(model, app, attempt=0), self.settings.allow_reuse
+        if trained.draw is not None:
+            # Nothing is drawn or paid for a roster that is not the key holder's.
+            drawn = trained.draw(client.check_roster(roster))
+            self._trained = None  # another roster is another contribution
+            with self._values_kept_here():
+                return client.contribute(roster, drawn, self._weight(trained))
         while True:
             try:
                 with self._values_kept_here():
@@ -185,6 +209,8 @@ class BankParty(Party):
         An update that cannot be encrypted is dropped: the next training may give another one.
         """
         trained = self._prepare(model, app, attempt=0)
+        if trained.draw is not None:
+            return None
         try:
             while True:
                 try:
@@ -224,7 +250,7 @@ class BankParty(Party):
             ) from reused
         return trained
 
-    def _accept(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
+    def _accept(self, call: Call, app: BankApp) -> tuple[Fields, dict[str, Outgoing]]:
         client, plan, model = self._ready()
         release = expect(call.wire("release"), Release, plan)
         step = release.header.step
@@ -237,7 +263,8 @@ class BankParty(Party):
                 f"{release.header.model.hex()[:16]}: send the releases before it first"
             )
         average = secagg.read_release(release, self.enrolment, plan)
-        moved = model.moved_by(average.values)  # may raise, so it comes before the journal records the release
+        released = Released(average.values, release.sums, average.contributors, average.total_weight)
+        moved = app.moved(model, released)  # may raise, so it comes before the journal records the release
         if self._round == (step, release.header.round_id) and client.state is ClientState.CONTRIBUTED:
             client.accept(release)
             how = "member"

@@ -1,0 +1,265 @@
+"""What the banks of a private run agree on before anybody looks at a row: one public file, the same at every bank.
+
+    [federation]
+    format = "fl federation 1"
+    name = "network"                             # of the run, in the banks' ledgers; another name is another plan
+    members = ["Bank A", "Bank B", "Bank C"]     # organisations as on the enrolment list, in this order
+    schema_sha256 = "..."                        # of the schema that every bank reads its rows by
+    first_day = 19723                            # of the data, in days since 1970-01-01
+    registers = ["terminal"]                     # public lists of parties: terminal.txt beside this file, one a line
+
+and the configuration of a run (`fl.runs.config`), its noise calibrated. The fingerprint is a hash over all of it. It is
+in the model that every offer names, so that a bank refuses an offer for any other plan.
+
+The noise is calibrated for ledgers in which nothing was spent. A bank whose ledger has no room for the run refuses to
+join before it has paid for anything.
+
+    python -m fl.flower.private.plan --epsilon 3 --schema schema.toml --member "Bank A" ... --first-day 2024-01-01 \
+        --register terminal=terminals.txt --out FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fl import options
+from fl.counts.settings import shared_kinds
+from fl.data.federation import Agreed, PartitionedTable, resolve_schema, without_rows
+from fl.durable import replace_durably
+from fl.errors import FederationError
+from fl.flower.errors import SettingsError
+from fl.flower.settings import PlanSettings
+from fl.options import LEAST_BANKS
+from fl.runs.config import DataSettings, RunConfig, config_of, config_to_toml
+from fl.runs.noise import with_noise
+from fl.runs.plan import RunPlan
+from fl.runs.refusals import require_possible
+from fl.secure.session import bits_for
+from fl.toml import Fields, literal, parsed, text_of
+
+FEDERATION = "federation.toml"
+FORMAT = "fl federation 1"
+NAME = options.Text("a name of the run")
+CHUNK = 2**20  # counts in one sum: more of them are released in several rounds
+EPOCH = dt.date(1970, 1, 1)
+
+
+@dataclass(frozen=True)
+class FederationPlan:
+    """Everything public about a private run. Raises `SettingsError` for a run that cannot be played over Flower."""
+
+    config: RunConfig
+    members: tuple[str, ...]
+    schema_sha256: str
+    agreed: Agreed
+    name: str = "network"
+
+    def __post_init__(self) -> None:
+        config, members = self.config, self.members
+        if len(set(members)) != len(members) or len(members) < LEAST_BANKS:
+            raise SettingsError(f"members: expected {LEAST_BANKS} or more names, each once, got {list(members)}")
+        if config.privacy is None or config.privacy.unit != "row" or not _joint(config):
+            raise SettingsError(
+                "a private run over Flower takes steps of all banks together under privacy of rows: expected model "
+                "noisy-or, or noise shared, with [privacy]"
+            )
+        others = (config.participation, config.compression)
+        if any(each is not None for each in others) or config.algorithm.name != "fedavg":
+            raise SettingsError("every bank takes every step: leave out participation, compression, other algorithms")
+        if config != _public(config):
+            raise SettingsError("expected [data] with test_windows alone, and neither budget_dir nor limits of banks")
+
+    @property
+    def text(self) -> str:
+        """As `FEDERATION` has it."""
+        table = {
+            "format": FORMAT,
+            "name": self.name,
+            "members": list(self.members),
+            "schema_sha256": self.schema_sha256,
+            "first_day": self.agreed.first_day,
+            "registers": sorted(self.agreed.registers),
+        }
+        lines = "\n".join(f"{name} = {literal(value)}" for name, value in table.items())  # type: ignore[arg-type]
+        return f"{config_to_toml(self.config)}\n[federation]\n{lines}\n"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the file and the registers, 64 hexadecimal digits; for people to compare."""
+        registers = {kind: list(names) for kind, names in sorted(self.agreed.registers.items())}
+        return hashlib.sha256(json.dumps([FORMAT, self.text, registers]).encode()).hexdigest()
+
+    @property
+    def run(self) -> str:
+        """The run's name in the banks' ledgers."""
+        return f"{self.name}-{self.fingerprint[:16]}"
+
+    def at(self, source: PartitionedTable) -> RunPlan:
+        """The plan as a run in one process has it. Raises `SettingsError` where it does not fit the schema."""
+        if source.table.schema.sha256 != self.schema_sha256:
+            raise SettingsError(
+                f"schema {source.table.schema.name!r} is not the one that the plan names: expected SHA-256 "
+                f"{self.schema_sha256[:16]}, got {source.table.schema.sha256[:16]}; take the plan's schema"
+            )
+        plan = RunPlan.new(self.config, source)
+        if plan.config != self.config:
+            raise SettingsError(f"{FEDERATION}: its noise or its counts do not fit the schema; make the plan anew")
+        plan.require_calibrated()
+        return plan
+
+    def write(self, folder: Path) -> Path:
+        """Write the plan's files; returns that of the plan."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, names in self.agreed.registers.items():
+            replace_durably(folder / f"{kind}.txt", "".join(f"{name}\n" for name in names).encode())
+        replace_durably(folder / FEDERATION, self.text.encode())
+        return folder / FEDERATION
+
+
+def read_plan(path: Path) -> FederationPlan:
+    """The plan in a file, and the registers beside it. Raises `SettingsError`, naming the entry."""
+    tables = parsed(text_of(path, SettingsError), str(path), SettingsError)
+    table = tables.pop("federation", None)
+    if not isinstance(table, dict):
+        raise SettingsError(f"{path}: expected a table [federation]; make the file with fl.flower.private.plan")
+    fields = Fields(table, "[federation]", SettingsError)
+    try:
+        if (said := fields.string("format", "")) != FORMAT:
+            raise SettingsError(f"[federation] format: expected {FORMAT!r}, got {said!r}")
+        members, kinds = fields.strings("members"), fields.strings("registers")
+        schema, first_day = fields.string("schema_sha256", ""), fields.option("first_day", options.DAY)
+        name = fields.option("name", NAME)
+        fields.done()
+        registers = {}
+        for kind in kinds:
+            if not kind.isidentifier():
+                raise SettingsError(f"[federation] registers: expected kinds of parties, got {kind!r}")
+            registers[kind] = read_register(path.parent / f"{kind}.txt")
+        return FederationPlan(config_of(tables, str(path)), members, schema, Agreed(first_day, registers), name)
+    except FederationError as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+def read_register(path: Path) -> tuple[str, ...]:
+    """The identifiers in a file, one a line. Raises `SettingsError` for one that comes twice."""
+    names = tuple(line for line in text_of(path, SettingsError).split("\n") if line)
+    if len(set(names)) != len(names):
+        raise SettingsError(f"{path}: expected each identifier once, got some more than once; remove them")
+    return names
+
+
+def make_plan(config: RunConfig, source: PartitionedTable, name: str = "network") -> FederationPlan:
+    """The plan of a new run, its noise calibrated. `source`: all rows (for a demo), or `without_rows`.
+
+    Raises `SettingsError`, `BudgetError` and what `fl.runs.refusals.require_possible` does.
+    """
+    require_possible(config, len(source.banks))
+    plan = with_noise(RunPlan.new(_public(config), source))
+    agreed = source.agreed
+    if agreed is None:
+        statistics = plan.config.statistics
+        listed = {} if statistics is None else {k: d for k, d, _ in shared_kinds(source, statistics) if d}
+        agreed = Agreed(source.first_day, listed)
+    return FederationPlan(plan.config, plan.banks, source.table.schema.sha256, agreed, name)
+
+
+@dataclass(frozen=True)
+class Course:
+    """The rounds of a private run. `chunks`: integers in each sum of counts, in order. `dimension`: in each step's."""
+
+    chunks: tuple[int, ...]
+    steps: int
+    dimension: int
+    largest: int  # absolute value of an integer that a bank contributes
+
+    @staticmethod
+    def of(plan: RunPlan) -> Course:
+        """Raises `AggregationError` for integers that no sum holds."""
+        noise, counts = plan.joint_noise, 0 if plan.sharing is None else plan.sharing.length
+        assert noise is not None
+        chunks = tuple(min(CHUNK, counts - start) for start in range(0, counts, CHUNK))
+        largest = max(noise.largest, 0 if plan.sharing is None else plan.sharing.largest)
+        return Course(chunks, plan.config.rounds, noise.dimension, largest)
+
+    @property
+    def counts(self) -> int:
+        """Integers in all sums of counts."""
+        return sum(self.chunks)
+
+    @property
+    def rounds(self) -> int:
+        return len(self.chunks) + self.steps
+
+    def settings(self, banks: int) -> PlanSettings:
+        """The [plan] of every party file: the quantisation step is 1, so that integers are summed exactly."""
+        bits = bits_for(self.largest)
+        return PlanSettings(banks, 2.0 ** (bits - 1) - 1, bits, 1, max((*self.chunks, self.dimension)))
+
+
+def _joint(config: RunConfig) -> bool:
+    return config.model.kind == "noisy-or" or (config.privacy is not None and config.privacy.noise == "shared")
+
+
+def _public(config: RunConfig) -> RunConfig:
+    """`config` with nothing of a single bank or machine."""
+    privacy = None if config.privacy is None else replace(config.privacy, budget_dir=None)
+    data = DataSettings(test_windows=config.data.test_windows)
+    return replace(config, data=data, privacy=privacy, device="cpu", threads=1, with_baselines=True, resources=None)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line: make a plan without any data. Exit code 2 for wrong usage."""
+    from fl.runs.asked import configuration
+
+    parser = argparse.ArgumentParser(
+        prog="python -m fl.flower.private.plan", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--name", default="network", help="of the run; another name is another plan")
+    parser.add_argument("--epsilon", type=float, default=3.0, help="budget of every bank for the life of its data")
+    parser.add_argument("--delta", type=float, default=1e-5, help="probability that the bound epsilon does not hold")
+    parser.add_argument("--noise", choices=("shared", "own"), default="shared", help="shares of one noise, or each own")
+    parser.add_argument("--steps", type=int, help="steps of all banks; default by epsilon")
+    parser.add_argument("--seed", type=int, default=0, help="of the validation customers")
+    parser.add_argument("--schema", required=True, metavar="NAME|FILE", help="what the columns of every bank mean")
+    parser.add_argument("--member", action="append", required=True, help="organisation of a bank; once for each")
+    parser.add_argument("--first-day", type=dt.date.fromisoformat, required=True, help="of the data, YYYY-MM-DD")
+    parser.add_argument("--register", action="append", default=[], metavar="KIND=FILE", help="public list of parties")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the plan's files go")
+    given = parser.parse_args(arguments)
+    try:
+        plan = _asked(given, configuration)
+        course = Course.of(plan.at(without_rows(_schema(given), plan.members, given.seed, plan.agreed)))
+        path = plan.write(given.out)
+    except (FederationError, OSError) as error:
+        parser.error(str(error))
+    settings = course.settings(len(plan.members))
+    lines = "\n".join(f"{name} = {literal(value)}" for name, value in vars(settings).items())
+    sys.stdout.write(
+        f"{path}\nfingerprint {plan.fingerprint}\nrounds {course.rounds}: {len(course.chunks)} of counts, "
+        f"{course.steps} steps\n\nin every party.toml:\n\nquorum = {len(plan.members)}\n\n[plan]\n{lines}\n"
+    )
+    return 0
+
+
+def _schema(given: argparse.Namespace) -> Any:
+    return resolve_schema("", given.schema)
+
+
+def _asked(given: argparse.Namespace, configuration: Any) -> FederationPlan:
+    named = dict(each.partition("=")[::2] for each in given.register)
+    registers = {kind: read_register(Path(file)) for kind, file in named.items()}
+    agreed = Agreed((given.first_day - EPOCH).days, registers)
+    asked = {"epsilon": given.epsilon, "delta": given.delta, "noise": given.noise, "rounds": given.steps}
+    config = configuration({**asked, "model": "noisy-or", "seed": given.seed})
+    return make_plan(config, without_rows(_schema(given), given.member, given.seed, agreed), given.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
