@@ -8,6 +8,7 @@ import click
 
 from demos.console import out, print_json, table
 from demos.options import JSON, FilePath
+from fl.reports.protected import OUTSIDE_EPSILON
 
 
 @click.command("budget")
@@ -38,7 +39,14 @@ def budget(run: Path, as_json: bool) -> None:
     parts = "; ".join(f"{unit}: {spent:.3f} alone" for unit, spent in first.by_kind.items())
     counted = ", ".join(dict.fromkeys(each.accountant for each in budgets))
     out.print(f"delta {first.delta:g} ({counted}). Unit: one {first.unit}. {first.bank}: {parts}.")
+    sure = 100 * first.protection.highest_posterior
     out.print(
-        "Not covered: a card or a customer as a whole, and features of other rows that are computed from a row.",
+        f"{first.bank}: an observer of all releases guesses whether one transaction was there in at most "
+        f"{100 * first.protection.attack_accuracy:.1f} % of cases (a coin: 50 %), and becomes at most {sure:.3g} % "
+        f"sure from {100 * first.protection.prior:.1f} %."
+    )
+    out.print(
+        "Not covered: a card or a customer as a whole, and features of other rows that are computed from a row. "
+        f"{OUTSIDE_EPSILON}",
         style="dim",
     )

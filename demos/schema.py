@@ -71,11 +71,11 @@ def _draft(file: Path, label: str | None) -> None:
 
 
 def _simulate(file: Path, customers: int, fraud_share: float, seed: int) -> None:
-    from fl.data.simulate import Simulation, simulate
+    from fl.data.simulate import embedded, simulate
     from fl.durable import replace_durably
     from fl.spreadsheet import csv_bytes
 
-    frame = simulate(Simulation(customers=customers, fraud_share=fraud_share, seed=seed))
+    frame = simulate(embedded(customers, fraud_share=fraud_share, seed=seed))
     replace_durably(file, csv_bytes(frame))
     err.print(
         f"{len(frame)} transactions, {int(frame.IS_FRAUD.sum())} frauds: {file}",

@@ -12,7 +12,8 @@ from typing import TextIO
 import click
 
 from demos.console import err, print_json
-from demos.options import FilePath
+from demos.options import FilePath, Range
+from fl import options
 
 
 @click.command("score")
@@ -23,9 +24,16 @@ from demos.options import FilePath
     type=FilePath(),
     help="Labelled transactions from before FILE, as csv or parquet.",
 )
+@click.option(
+    "--as",
+    "bank",
+    type=Range(options.Text("the name of a bank")),
+    metavar="BANK",
+    help="Score BANK's own customers, with its labels in --history as further evidence. Such scores have no epsilon.",
+)
 @click.option("--out", "target", type=FilePath(), help="File for the scores. Default: stdout.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON on stdout. Needs --out.")
-def score(run: Path, file: Path, history: Path | None, target: Path | None, as_json: bool) -> None:
+def score(run: Path, file: Path, history: Path | None, bank: str | None, target: Path | None, as_json: bool) -> None:
     """Score the transactions in FILE with the model in folder RUN.
 
     FILE is read in pieces, so memory does not grow with its length.
@@ -37,17 +45,27 @@ def score(run: Path, file: Path, history: Path | None, target: Path | None, as_j
     \b
     python -m demos score runs/NAME new.csv --history past.csv --out scores.csv
     python -m demos score runs/NAME new.csv | head
+    python -m demos score runs/NAME new.csv --as BANK --history past.csv
+
+    With --as, a fifth column at_home has the scores of a model of BANK's own, fitted to eight weeks of its history, and
+    rows of other banks are left out. Whoever sees these scores, or what is done about them, may learn single labels of
+    BANK.
     """
     if as_json and target is None:
         raise click.UsageError("--json prints a summary on stdout, so it needs --out FILE.csv for the scores")
     from fl.runs.api import load
     from fl.spreadsheet import SafeWriter
 
+    if bank is not None and history is None:
+        raise click.UsageError("--as scores with BANK's own labels, so it needs --history FILE")
     trained = load(run)
+    if bank is not None:
+        assert history is not None
+        trained = trained.as_bank(bank, history)
     rows = flagged = 0
     with _sink(target) as sink:
         writer = SafeWriter(sink)
-        writer.row(("index", "bank", "score", "flagged"))
+        writer.row(("index", "bank", "score", "flagged", *(("at_home",) if bank is not None else ())))
         for chunk in trained.score_file(file, history):
             columns = (
                 chunk.index.tolist(),
@@ -55,7 +73,12 @@ def score(run: Path, file: Path, history: Path | None, target: Path | None, as_j
                 chunk.score.tolist(),
                 chunk.flagged.tolist(),
             )
-            writer.rows((i, bank, f"{s:.6g}", int(flag)) for i, bank, s, flag in zip(*columns, strict=True))
+            lines = ((i, name, f"{s:.6g}", int(flag)) for i, name, s, flag in zip(*columns, strict=True))
+            if chunk.at_home is None:
+                writer.rows(lines)
+            else:
+                own = (f"{s:.6g}" for s in chunk.at_home)
+                writer.rows((*line, s) for line, s in zip(lines, own, strict=True))
             sink.flush()
             rows, flagged = rows + len(chunk.index), flagged + int(chunk.flagged.sum())
             err.print(f"scored {rows:,} transactions, flagged {flagged:,}")

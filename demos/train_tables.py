@@ -7,15 +7,20 @@ from typing import Any
 from rich.text import Text
 
 from demos.console import out, seconds, size, table
+from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
 
 NAMES = {
-    "alone": "each bank alone",
-    "pooled": "all rows pooled",
+    "alone": "each bank alone, network",
+    "alone_filter": "each bank alone, filter",
+    "alone_private": "bank alone, same epsilon",
+    "at_home": "own models at home",
+    "pooled": "all rows pooled, network",
     "pooled_with_statistics": "pooled, shared counts",
     "pooled_global": "pooled, features too",
     "plain": "federated, plain sums",
-    "plain_without_privacy": "the same without DP",
+    "plain_without_privacy": "federated, no DP",
 }
+OWN_EVIDENCE = "federated, own evidence"
 
 
 def show(result: dict[str, Any]) -> None:
@@ -25,24 +30,35 @@ def show(result: dict[str, Any]) -> None:
     _show_costs(result)
     _show_statistics(result)
     _show_privacy(result)
+    out.print(result["verdict"], style="bold")
     out.print(f"run folder: {result['run_dir']}", soft_wrap=True)
 
 
 def _show_figures(result: dict[str, Any]) -> None:
     epsilon = result["privacy"]["epsilon"]
-    title = f"Fraud found on test days, {result['banks']} banks, {result['rounds']} rounds of {result['algorithm']}"
+    rounds = "joint steps" if result["model"] == "noisy-or" else f"rounds of {result['algorithm']}"
+    title = f"Fraud found on test days, {result['banks']} banks, {result['rounds']} {rounds}"
     columns = ("AP", "AUC", "prec.", "recall", "F1", "cards")
     own = "federated, no DP" if epsilon is None else f"federated, epsilon {epsilon:.2f}"
-    models = {own: result["metrics"], **{NAMES[name]: figures for name, figures in result["baselines"].items()}}
+    models = {own: result["metrics"]}
+    evidence = result["metrics"].get("own_evidence")
+    if evidence is not None:
+        models[OWN_EVIDENCE] = evidence
+    models |= {NAMES[name]: figures for name, figures in result["baselines"].items()}
     keys = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100")
     rows = [(name, *(f"{figures[key]:.3f}" for key in keys)) for name, figures in models.items()]
     out.print(table(title, "model", *columns, rows=rows, right=tuple(range(1, 7)), bold=own))
+    private = ", but for the one at the same epsilon" if "alone_private" in result["baselines"] else ""
     out.print(
-        "AP: average precision. AUC: area under the ROC curve. prec., recall, F1: at the threshold of "
-        "best F1 on "
-        "validation customers. cards: card precision@100 per day. Alone and pooled: without DP.",
+        "AP: average precision. AUC: area under the ROC curve. prec., recall, F1: at the threshold of best F1 on "
+        "validation customers. cards: card precision@100 per day. Banks alone, at home and pooled: without DP"
+        f"{private}.",
         style="dim",
     )
+    if evidence is not None and epsilon is not None:
+        out.print(f"The first row uses released values alone, at epsilon {epsilon:.2f}. {OUTSIDE_EPSILON}", style="dim")
+    if result["baselines"] and epsilon is not None:
+        out.print("Baselines read private labels outside every epsilon; --no-baselines leaves them out.", style="dim")
 
 
 def _show_who_saw_what(result: dict[str, Any]) -> None:
@@ -96,16 +112,33 @@ def _show_statistics(result: dict[str, Any]) -> None:
         return
     out.print(
         f"shared statistics: {shared['mode']}, {shared['integers_per_bank']:,} integers a bank, "
-        f"{seconds(shared['seconds'])}, {size(shared['bytes_up'])} sent by all banks; suppressed below "
-        f"{shared['min_banks']} banks: {100 * shared['suppressed_share']:.1f} % of filled cells",
+        f"{seconds(shared['seconds'])}, {size(shared['bytes_up'])} sent by all banks",
     )
+    if shared["min_banks"] > 1:
+        share = 100 * shared["suppressed_share"]
+        out.print(f"suppressed below {shared['min_banks']} banks: {share:.1f} % of filled cells")
     if "warning" in shared:
         out.print(shared["warning"], style="bold")
         return
     out.print(
-        f"noise of a count: sigma {shared['sigma']:.3f} without the shares of t = {shared['colluders']} colluding "
-        f"banks, the observing one included. Unit: one {shared['unit']}. Not covered: {shared['not_covered']}.",
+        f"noise of a count: standard deviation {shared['released_sigma']:.3f} events, {_law(shared)}without the shares "
+        f"of t = {shared['colluders']} colluding banks, the observing one included. Unit: one {shared['unit']}. Not "
+        f"covered: {shared['not_covered']}.",
     )
+    if "cost_of_frauds" in shared:
+        costs = ", ".join(f"{frauds} frauds {epsilon:.2f}" for frauds, epsilon in shared["cost_of_frauds"].items())
+        whose = " or ".join(shared["frauds_in_one_hand"]) or "card"
+        out.print(
+            f"epsilon of counts: {shared['epsilon']:.2f} for one fraud; for several frauds of one {whose} in one block "
+            f"and place: {costs}",
+        )
+
+
+def _law(shared: dict[str, Any]) -> str:
+    """The law of the noise, and how much of it counts for the promise."""
+    if "sigma" in shared:
+        return f"Gaussian; sigma {shared['sigma']:.3f} "
+    return "discrete Laplace; what counts for epsilon is the noise "
 
 
 def _show_privacy(result: dict[str, Any]) -> None:
@@ -119,6 +152,8 @@ def _show_privacy(result: dict[str, Any]) -> None:
         f"{_noise(privacy)}\n"
         f"unit: one {privacy['unit']}. Not covered: {'; '.join(privacy['not_covered'])}.",
     )
+    if (means := protection_sentence(privacy)) is not None:
+        out.print(f"{means}.")
 
 
 def _noise(privacy: dict[str, Any]) -> str:

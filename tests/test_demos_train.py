@@ -17,10 +17,10 @@ import torch
 from click.testing import CliRunner
 from planted import killed_after_write
 
-from demos.curve import without_budget
+from demos.curve import _arguments, without_budget
 from demos.score import score
 from demos.train import train
-from fl.data.simulate import Simulation, simulate
+from fl.data.simulate import embedded, simulate
 from fl.errors import AggregationError, BudgetError, FederationError, RunFolderError
 from fl.learning.training import predict
 from fl.privacy.accounting import epsilon
@@ -94,7 +94,7 @@ def test_the_run_folder_holds_what_was_promised_and_no_rows(finished: Path) -> N
     assert expected <= {path.name for path in finished.iterdir()}
     assert sum(path.stat().st_size for path in finished.rglob("*") if path.is_file()) < 200_000
     text = "".join(p.read_text() for p in finished.iterdir() if p.suffix in (".json", ".jsonl", ".toml"))
-    data = simulate(Simulation(customers=400, terminals=200, banks=3, fraud_share=0.03, seed=5))
+    data = simulate(embedded(400, banks=3, fraud_share=0.03, seed=5))
     assert not any(name in text for name in (data.CUSTOMER[0], data.TERMINAL[0], data.DESCRIPTION[0]))
 
 
@@ -413,6 +413,7 @@ def test_an_option_by_name_that_is_none_is_wrong_usage(given: str) -> None:
         ["--option", "colluders=2"],
         ["--statistics-share", "0.6"],
         ["--increment-days", "3"],
+        ["--count-noise", "gaussian"],
         ["--budget-dir", "ledgers"],
         ["--option", "sample_rate=0.5"],
         ["--local-steps", "3"],
@@ -436,6 +437,14 @@ def test_the_point_of_a_curve_without_privacy_leaves_the_budgets_options_out() -
     assert not any(option.only_private and option.is_switch for option in TRAIN_OPTIONS.values())
 
 
+def test_the_point_of_a_curve_without_privacy_has_the_model_of_the_private_ones() -> None:
+    def model(*options: str) -> bool:
+        return "noisy-or" in _arguments("none", "0", options)
+
+    assert model("--customers", "400", "--no-dp") and model("--algorithm=fedavg", "--unit", "row")
+    assert not model("--local-steps", "2") and not model("--model", "mlp") and not model("--option", "head=logit")
+
+
 def test_every_example_of_the_help_is_an_invocation() -> None:
     assert train.help is not None
     examples = [line.split() for line in train.help.splitlines() if line.strip().startswith("python -m demos train")]
@@ -454,7 +463,7 @@ def test_every_example_of_the_help_is_an_invocation() -> None:
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(labelled past, unlabelled test week) of the transactions the finished run was trained on."""
     folder = tmp_path_factory.mktemp("files")
-    data = simulate(Simulation(customers=400, terminals=200, banks=3, fraud_share=0.03, seed=5))
+    data = simulate(embedded(400, banks=3, fraud_share=0.03, seed=5))
     data[data.TIME < CUT].to_csv(folder / "past.csv", index=False)
     week = data[(data.TIME >= CUT) & (CUT + pd.Timedelta(days=7) > data.TIME)]
     week.drop(columns=["IS_FRAUD", "SCENARIO"]).to_csv(folder / "new.csv", index=False)
