@@ -169,6 +169,106 @@ def floor(length: int, clients: int, value_bits: int, as_json: bool) -> None:
         show_floors(speeds, found)
 
 
+@cli.command()
+@ranged("--data", options.FILE, "File of transactions, or simulated for the embedded data.", default="simulated")
+@ranged("--schema", options.FILE, "Schema of the file. Default: recognised by its columns.")
+@ranged(
+    "--partition", options.Text("a column, or FILE.csv:COLUMN"), "FILE.csv:COLUMN or COLUMN. Default: the schema's."
+)
+@ranged("--customers", options.CUSTOMERS, "Customers of the embedded data.")
+@ranged("--test-windows", options.TEST_WINDOWS, "Consecutive test windows.", default=3)
+@ranged("--epsilons", options.EPSILONS, "Budgets to measure at.", default="1,3,8", metavar="E,E,...")
+@ranged("--draws", options.DRAWS, "Draws of all noise at each epsilon.", default=20)
+@ranged("--part-draws", options.PART_DRAWS, "Draws of these with one part of the method changed at a time.", default=5)
+@ranged(
+    "--shifts",
+    options.SHIFTS,
+    "Days by which training and test are later than in the schema; 0 is the schema's own.",
+    default="0",
+    metavar="D,D,...",
+)
+@click.option(
+    "--count-noise",
+    "laws",
+    type=click.Choice(["laplace", "gaussian"]),
+    multiple=True,
+    default=["laplace", "gaussian"],
+    help="Law of the counts' noise. Can be repeated.",
+)
+@click.option(
+    "--noise",
+    "noises",
+    type=click.Choice(["shared", "own"]),
+    multiple=True,
+    default=["shared", "own"],
+    help="Whether one bank colludes, or all others may (own; at home only). Can be repeated.",
+)
+@click.option("--no-baselines", is_flag=True, help="Leave out the banks alone and the federation without privacy.")
+@click.option("--folder", type=FilePath(), help="Folder of the figures, continued if it exists. Default: under runs/.")
+@click.option("--tables-only", is_flag=True, help="Measure nothing; show what --folder holds.")
+@JSON
+def worth(
+    data: str,
+    schema: str | None,
+    partition: str | None,
+    customers: int | None,
+    test_windows: int,
+    epsilons: tuple[float, ...],
+    draws: int,
+    part_draws: int,
+    shifts: tuple[int, ...],
+    laws: tuple[str, ...],
+    noises: tuple[str, ...],
+    no_baselines: bool,
+    folder: Path | None,
+    tables_only: bool,
+    as_json: bool,
+) -> None:
+    """Measure what joining a private federation is worth, over many draws of the noise, and what each part adds.
+
+    It needs labels that are public: it looks at all of them, and no ledger records that.
+
+    \b
+    python -m benchmarks worth --customers 600 --draws 3
+    python -m benchmarks worth --data FILE.csv --partition BANKS.csv:BANK --folder runs/worth
+    """
+    import json
+
+    from benchmarks import worth_table
+    from benchmarks.private_worth import Question, measure, read_cells
+    from fl.runs.config import DataSettings
+
+    if tables_only and folder is None:
+        raise click.UsageError("--tables-only needs --folder FOLDER, the figures to show")
+    target = Path("runs/worth") / time.strftime("%Y%m%d-%H%M%S") if folder is None else folder
+    settings = DataSettings(data, schema, partition, test_windows=test_windows, customers=customers)
+    start = time.monotonic()
+    if not tables_only:
+        question = Question(
+            settings,
+            epsilons,
+            draws,
+            laws,
+            part_draws,
+            noises,
+            shifts,
+            not no_baselines,  # type: ignore[arg-type]
+        )
+        try:
+            measure(
+                question, target, lambda line: err.print(f"{time.monotonic() - start:5.0f} s  {line}", highlight=False)
+            )
+        except KeyboardInterrupt:
+            err.print(f"interrupted; continue with --folder {target}", highlight=False)
+            sys.exit(1)
+    found = read_cells(target)
+    if as_json:
+        click.echo(json.dumps(worth_table.as_json(found), indent=2))
+    else:
+        worth_table.show(found)
+    err.print(f"{time.monotonic() - start:.0f} s; figures in {target}", highlight=False)
+
+
 def _without_folder(argument: str) -> str:
     """The argument without its folder if it is an absolute path, since results files are given to others."""
     return Path(argument).name if os.path.isabs(argument) else argument
