@@ -64,6 +64,14 @@ def test_every_promise_names_a_test():
         assert named_tests(text.split("Held by")[1]), title
 
 
+def test_every_promise_of_private_runs_names_a_test():
+    promises = sections(sections(THREATS, "##")["Promises of private runs"], "###")
+    held = {title: text for title, text in promises.items() if title != "What private runs do not promise"}
+    assert len(held) == 5
+    for title, text in held.items():
+        assert named_tests(text.split("Held by")[1]), title
+
+
 @pytest.mark.parametrize("document", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md")))
 def test_links_between_documents_lead_somewhere(document):
     path = ROOT / document
@@ -88,7 +96,7 @@ def test_commands_of_the_readme_name_the_python_that_make_installs_into():
 def test_the_example_of_training_in_the_readme_runs(tmp_path, monkeypatch, capsys):
     text = (ROOT / "README.md").read_text()
     (example,) = re.findall(r"^```python\n(import fl.*?)^```", text, re.DOTALL | re.MULTILINE)
-    shorter = example.replace("rounds=10", "rounds=1, no_baselines=True")
+    shorter = example.replace("epsilon=3", "epsilon=3, rounds=1, no_baselines=True")
     assert shorter != example
     monkeypatch.chdir(tmp_path)
     frame = simulate(Simulation(customers=200, fraud_share=0.03, seed=0))

@@ -12,13 +12,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file
 
+import fl
 import secagg
 from demos.__main__ import cli
-from fl.errors import BudgetError
+from fl.errors import BudgetError, ExaminationError, RunFolderError
+from fl.runs.scoring import load_model, score_frame
 
 BEFORE = Path(__file__).parent / "vectors" / "before"
 # By each of three banks, PRV at delta 1e-5. Its grid has become finer at the edges since: a millionth more.
@@ -61,14 +64,25 @@ def test_a_new_run_on_old_ledgers_is_refused_when_nothing_is_left(run: Path, tmp
 
 
 def test_an_old_finished_run_is_read_again_with_the_figures_it_had(run: Path) -> None:
-    before = json.loads((run / "result.json").read_text())
-    model = load_file(run / "model.safetensors")
-    again = command("train", "--resume", run, "--json")
-    assert again["privacy"]["epsilon"] == SPENT
-    assert again["metrics"]["average_precision"] == pytest.approx(before["metrics"]["average_precision"], abs=1e-9)
-    model_now = load_file(run / "model.safetensors")
-    assert model_now.keys() == model.keys()
-    assert all(np.array_equal(model_now[name], model[name]) for name in model)
+    before = json.loads((BEFORE / "run" / "result.json").read_text())
+    weights = load_file(BEFORE / "run" / "model.safetensors")
+    again = fl.load(run)
+    assert again.result == before
+    assert again.result["privacy"]["epsilon"] == SPENT
+    assert np.isfinite(before["metrics"]["average_precision"])
+    now = again.model.module.state_dict()
+    assert {name: value.shape for name, value in now.items()} == {name: each.shape for name, each in weights.items()}
+    assert all(np.array_equal(now[name].numpy(), weights[name]) for name in weights)
+
+
+def test_an_old_run_on_embedded_data_is_not_continued_on_those_of_today(run: Path) -> None:
+    """The generator draws other transactions since; rounds, ledgers and figures of the run stay as they are."""
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(RunFolderError, match="another version of fl, which makes other embedded"):
+        command("train", "--resume", run, "--json")
+    with pytest.raises(ExaminationError, match=r"expected the rows, schema and partition of manifest\.json"):
+        command("evaluate", run, "--json")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
 
 
 def test_an_old_ledger_and_journal_open_with_all_that_they_hold(core: Path) -> None:
@@ -85,6 +99,21 @@ def test_an_old_ledger_and_journal_open_with_all_that_they_hold(core: Path) -> N
     client = secagg.Client(bank, enrolment, PLAN, journal=journal)
     opener = secagg.KeyHolder(key_holder, enrolment, PLAN, ledger=ledger)
     client.join(opener.open(2, bytes(32)), bytes(32))  # the next step of both
+
+
+def test_an_old_model_scores_with_the_features_that_it_lists(run: Path) -> None:
+    model = load_model(run)
+    assert len(model.features) == 20 < max(model.columns) + 1
+    columns = ["TIME", "CUSTOMER", "TERMINAL", "AMOUNT", "BANK"]
+    past = [
+        [f"2024-03-{day:02}T{10 + i}:00:00", f"C{i}", f"T{i % 2}", 20.0 + 30 * i, f"bank-{i}", int((day, i) == (2, 1))]
+        for day in range(1, 20)
+        for i in range(3)
+    ]
+    new = [["2024-03-20T12:00:00", f"C{i}", f"T{i % 2}", 900.0, f"bank-{i}"] for i in range(3)]
+    scored = score_frame(model, pd.DataFrame(new, columns=columns), pd.DataFrame(past, columns=[*columns, "IS_FRAUD"]))
+    # Printed by revision 27fc89b, the last that computed no other features.
+    assert scored.score == pytest.approx([0.01036734, 0.01056971, 0.01043449], abs=1e-8)
 
 
 @pytest.mark.parametrize("name", ["offer", "join-0", "roster", "contribution-0", "release"])

@@ -179,6 +179,7 @@ WORK = {
     ("run",): "benchmarks.runner.run",
     ("floor",): "benchmarks.floor.floors",
     ("compare",): "benchmarks.results.load",
+    ("worth",): "benchmarks.private_worth.measure",
 }
 READS = {"run", "folder", "folders", "file", "files", "ledger", "old", "new"}  # arguments played with the real work
 
@@ -312,6 +313,12 @@ FIELDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "test_windows": ("data", "test_windows", ()),
     "customers": ("data", "customers", ()),
     "fraud_share": ("data", "fraud_share", ()),
+    "terminal_frauds": ("data", "terminal_frauds", ()),
+    "compromise_shortest": ("data", "compromise_shortest", ()),
+    "compromise_longest": ("data", "compromise_longest", ()),
+    "compromise_mean": ("data", "compromise_mean", ()),
+    "compromise_least": ("data", "compromise_least", ()),
+    "compromise_most": ("data", "compromise_most", ()),
     "rounds": ("", "rounds", ()),
     "seed": ("", "seed", ()),
     "threads": ("", "threads", ()),

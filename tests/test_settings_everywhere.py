@@ -22,6 +22,8 @@ from fl import options
 from fl.assist.account import Prices, SpendingLimits
 from fl.assist.session import Settings
 from fl.assist.stories import DataChoice, Effort
+from fl.counts.episodes import Episodes
+from fl.data.federation import Agreed
 from fl.data.schema import (
     AmountColumn,
     CategoricalColumn,
@@ -37,14 +39,16 @@ from fl.data.schema import (
     TimeColumn,
 )
 from fl.data.schema_file import parse_schema
-from fl.data.simulate import Drift, Simulation
+from fl.data.simulate import Compromises, Drift, Simulation
 from fl.errors import FederationError, ResourceError, RunFolderError, SchemaError
 from fl.flower.client_app import schedule_of, simulation_of
 from fl.flower.errors import SettingsError
 from fl.flower.settings import PartySettings, PlanSettings, load_settings
 from fl.flower.workflow import WaitLimits
+from fl.learning.private_schedule import PrivateSchedule
 from fl.learning.training import PrivateSteps
-from fl.privacy.mechanisms import ClientRounds, Mechanism, NoisyCounts, SharedGaussian, SharedSteps
+from fl.privacy.discrete_laplace import LaplacePlan
+from fl.privacy.mechanisms import ClientRounds, LaplaceCounts, Mechanism, NoisyCounts, SharedGaussian, SharedSteps
 from fl.rounds.algorithms.fedadam import FedAdam
 from fl.rounds.algorithms.fedbuff import Clock, FedBuff
 from fl.rounds.algorithms.fedprox import FedProx
@@ -94,12 +98,18 @@ EXAMPLES: tuple[Any, ...] = (
     Effort(),
     Mechanism(0.1, 1.0, 10),
     NoisyCounts(2, 1, 5.0, 3, 1, 5),
+    LaplaceCounts(1.0, 1, 3, 1, 5, 1e-30),
+    LaplacePlan(1.0, 4, 1),
+    PrivateSchedule(0.7, 20, 2.5, 0.8, 0.01),
+    Agreed(17_600, {"terminal": ("t1", "t2")}),
+    Episodes(2e-4, 28.0, 2.0, 0.95, 0.0035, 0.96, True, 100.0),
     SharedGaussian(1.0, 5.0, 3, 10, 2),
     ClientRounds(1.0, 5.0, 3, 10, 2),
     SharedSteps(1.0, 5.0, 3, 10, 2),
     PrivateSteps(0.1, 1.0, 2, 1.0, 100.0),
     Simulation(),
     Drift(3),
+    Compromises(),
     LABEL,
     TimeColumn("t"),
     AmountColumn("a"),
@@ -254,10 +264,13 @@ never = ["z"]
 """
 SCHEMA_FIELDS = {
     "": ("name", "about"),
-    "label": ("column", "delay_days", "positive", "negative"),
+    "label": ("column", "delay_days", "positive", "negative", "known"),
     "time": ("column", "unit", "format", "origin"),
     "amount": ("column", "typical", "spread"),
-    "parties": ("customer", "terminal", "customer_per_day", "terminal_per_day", "shared"),
+    "parties": (
+        *("customer", "terminal", "customer_per_day", "terminal_per_day", "shared"),
+        *("merchant", "device", "account", "reported_by"),
+    ),
     "split": ("validation_share", "train", "test", "train_fraction", "test_fraction"),
     "features": ("bound", "windows_days"),
     "file": ("delimiter",),

@@ -106,7 +106,7 @@ def bank_redactor(
     past = rows[np.sort(np.concatenate([held.train, held.validation]))]
     customer = table.index if table.customer is None else table.customer.code
     identifiers: set[str] = set()
-    for party in (table.customer, table.terminal):
+    for party in (table.customer, table.terminal, *table.entities.values()):
         if party is not None:
             identifiers.update(str(name) for name in party.ids[np.unique(party.code[rows])])
     columns = list(table.text.values())

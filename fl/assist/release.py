@@ -112,7 +112,7 @@ def releasable(schema: Schema) -> frozenset[str]:
 
 
 def _never(schema: Schema) -> frozenset[str]:
-    parties = (schema.parties.customer, schema.parties.terminal, schema.partition, schema.label.column)
+    parties = (*schema.parties.columns.values(), schema.partition, schema.label.column, schema.label.known)
     return frozenset(name for name in (*parties, *schema.never) if name is not None)
 
 

@@ -34,7 +34,7 @@ from fl.assist.text_head import train_text_head
 from fl.assist.validation import shown_rows, validate
 from fl.data.features import features
 from fl.data.federation import BankData, Federation, Rows, federation_of
-from fl.data.simulate import Simulation
+from fl.data.simulate import embedded
 from fl.durable import replace_durably
 from fl.errors import OptionError
 from fl.learning.training import derive_seed, predict
@@ -73,16 +73,7 @@ class DataChoice:
         """The banks' transactions with their descriptions."""
         simulation = None
         if self.data == "simulated":
-            customers = Simulation.customers if self.customers is None else self.customers
-            share = Simulation.fraud_share if self.fraud_share is None else self.fraud_share
-            banks = Simulation.banks if self.clients is None else self.clients
-            simulation = Simulation(
-                customers=customers,
-                terminals=max(customers // 2, banks),
-                banks=banks,
-                fraud_share=share,
-                seed=self.seed,
-            )
+            simulation = embedded(self.customers, self.clients, self.fraud_share, self.seed)
         return read_described(
             self.data,
             self.schema,

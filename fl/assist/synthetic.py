@@ -148,10 +148,12 @@ def to_frame(invented: SyntheticSet, periods: Periods) -> pd.DataFrame:
     if schema.time is not None:
         columns[schema.time.column] = _times(schema.time, time_us.to_numpy(np.int64), periods)
     names = [f"B{batch}" for batch in invented.batch]
-    for column, number in ((schema.parties.customer, "actor"), (schema.parties.terminal, "place")):
-        if column is not None:
-            prefix = "SYN-C" if number == "actor" else "SYN-T"
-            columns[column] = [f"{prefix}-{n}-{i}" for n, i in zip(names, rows[number], strict=True)]
+    for kind, column in schema.parties.columns.items():
+        number = "place" if kind in ("terminal", "merchant") else "actor"
+        columns[column] = [f"SYN-{kind[0].upper()}-{n}-{i}" for n, i in zip(names, rows[number], strict=True)]
+    if schema.time is not None and schema.label.known is not None:
+        labelled_us = time_us + schema.label.delay_days * DAY_US
+        columns[schema.label.known] = _times(schema.time, labelled_us.to_numpy(np.int64), periods)
     for column in value_columns(schema):
         columns[column] = rows[column]
     words = np.where(rows["fraud"], schema.label.positive[0], schema.label.negative[0])

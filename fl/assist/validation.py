@@ -179,6 +179,6 @@ def shown_rows(invented: SyntheticSet, frame: pd.DataFrame) -> list[dict[str, st
     """The rows of `frame` as text for reviewers, with the columns of the schema in reading order."""
     schema = invented.schema
     leading = [c.column for c in (schema.time,) if c is not None]
-    leading += [c for c in (schema.parties.customer, schema.parties.terminal) if c is not None]
+    leading += schema.parties.columns.values()
     order = [*leading, *value_columns(schema), schema.label.column]
     return [{name: str(value) for name, value in row.items()} for row in frame[order].to_dict("records")]

@@ -26,7 +26,7 @@ from tests.assist.model_server import ModelServer, TricklingServer, traits_of
 settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 settings.load_profile("unhurried")
 
-SMALL = Simulation(customers=150, terminals=75, banks=3, fraud_share=0.03)
+SMALL = Simulation(customers=150, terminals=75, banks=3, fraud_share=0.05)
 COMMON = "rent groceries weekly shop diesel urgent release of parcel invoice thanks for the lunch customs fee today"
 
 
