@@ -17,7 +17,7 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	$(BIN)/python -m demos train --data simulated --epsilon 3 --rounds 10
+	$(BIN)/python -m demos train --data simulated --epsilon 3
 
 demo-network: install
 	$(BIN)/python -m demos network --banks 3 --rounds 3
