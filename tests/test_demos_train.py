@@ -257,7 +257,8 @@ FAST = [*FOUR, "--no-dp", "--local-epochs", "1", "--rounds", "3"]
         pytest.param(["fedadam", "--option", "server_lr=0.01"], marks=pytest.mark.long),
         pytest.param(["heads", "--option", "head=logit"], marks=pytest.mark.long),
         pytest.param(
-            ["fedprox", "--option", "mu=0.1", "--fraction", "0.75", "--option", "bits=1:8,3:32"], marks=pytest.mark.long
+            ["fedprox", "--option", "mu=0.1", "--fraction", "0.75", "--option", "bits=1:12,3:32"],
+            marks=pytest.mark.long,
         ),
     ],
     ids=lambda options: str(options[0]),
