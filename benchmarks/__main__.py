@@ -252,7 +252,7 @@ def worth(
             part_draws,
             noises,
             shifts,
-            not no_baselines,  # type: ignore[arg-type]
+            baselines=not no_baselines,
         )
         try:
             measure(

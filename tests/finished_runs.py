@@ -44,3 +44,13 @@ def train(config: RunConfig, run: Path) -> Path:
 def simulated_csv(simulation: Simulation, path: Path) -> Path:
     simulate(simulation).to_csv(path, index=False)
     return path
+
+
+def played(experiment: Experiment, rounds: int | None = None) -> Experiment:
+    """The run after so many of its rounds, as if it had been killed then; all of them if None."""
+    going = experiment.rounds()
+    for count, _ in enumerate(going, start=1):
+        if count == rounds:
+            break
+    going.close()  # type: ignore[attr-defined]  # a generator
+    return experiment

@@ -53,6 +53,15 @@ def first_model(length: int = LENGTH) -> ArrayRecord:
     return ArrayRecord([np.zeros(length, dtype=np.float32)])
 
 
+def end_process(party_file: Path) -> None:
+    """What the party of this file had in memory is gone, and its files are closed."""
+    gone = endpoint._ENDPOINTS.pop(party_file.resolve(), None)
+    if gone is not None:
+        for log in ("_ledger", "_journal"):
+            if hasattr(gone.party, log):
+                getattr(gone.party, log).close()
+
+
 @dataclass
 class Federation:
     """Parties in a folder and the nodes that play them. faults: by organisation."""
@@ -94,12 +103,7 @@ class Federation:
 
     def restart(self, organisation: str) -> None:
         """The party's process ends and another begins: what was only in memory is gone."""
-        path = self.parties.file(organisation).resolve()
-        gone = endpoint._ENDPOINTS.pop(path, None)
-        if gone is not None:
-            for log in ("_ledger", "_journal"):
-                if hasattr(gone.party, log):
-                    getattr(gone.party, log).close()
+        end_process(self.parties.file(organisation))
 
     def close(self) -> None:
         for name in self.nodes:

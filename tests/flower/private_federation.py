@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from flower_federation import end_process
 
 from fl.data.federation import PartitionedTable
-from fl.flower import client_app, endpoint, key_holder_app
+from fl.flower import client_app, key_holder_app
 from fl.flower.local_parties import AGGREGATOR, KEY_HOLDER
 from fl.flower.loopback import LoopbackGrid, Node
 from fl.flower.parties.aggregator import AggregatorParty
@@ -70,11 +71,7 @@ class PrivateFederation:
     def restart(self, organisation: str) -> None:
         """The party's process ends and another begins: what was only in memory is gone."""
         client_app.app_mod.forget(self.parties.home(organisation))
-        gone = endpoint._ENDPOINTS.pop(self.file(organisation).resolve(), None)
-        if gone is not None:
-            for log in ("_ledger", "_journal"):
-                if hasattr(gone.party, log):
-                    getattr(gone.party, log).close()
+        end_process(self.file(organisation))
 
     def close(self) -> None:
         for name in self.nodes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from till import Till
 
 from fl.counts.columns import SharedColumns, input_names, parties_at
 from fl.counts.evidence import own_evidence
@@ -38,7 +39,7 @@ from fl.data.schema import Schema
 from fl.data.schema_file import parse_schema
 from fl.data.split import periods_for
 from fl.data.split import split as split_rows
-from fl.errors import BudgetExhausted, BudgetLedgerError, StatisticsError
+from fl.errors import StatisticsError
 from fl.privacy.discrete_laplace import plan_laplace
 from fl.privacy.mechanisms import LaplaceCounts, NoisyCounts
 from fl.privacy.noise_shares import plan_noise
@@ -253,30 +254,6 @@ def test_m_frauds_of_one_entity_cost_m_times_as_much() -> None:
 
 
 # --- one roster -----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Till:
-    """Ledgers of banks that have room for `room` releases."""
-
-    room: int = 100
-    held: list[str] = field(default_factory=list)
-
-    def began(self, release: str) -> bool:
-        return release in self.held
-
-    def require_room(self, release: str | None) -> None:
-        if release not in self.held and len(self.held) >= self.room:
-            raise BudgetExhausted("no room")
-
-    def pay(self, release: str) -> None:
-        self.require_room(release)
-        if release not in self.held:
-            self.held.append(release)
-
-    def require_paid(self, release: str | None) -> None:
-        if release not in self.held:
-            raise BudgetLedgerError("not paid")
 
 
 FOUR = by_bank(frame(400, 2, banks=4), banks=4)

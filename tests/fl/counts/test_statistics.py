@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import killed_after_write
 from privacy_audit import noise_verdict
+from till import Till
 
 from fl.counts.columns import SharedColumns
 from fl.counts.key_slots import AllSlots, KeySlots
@@ -87,30 +88,6 @@ def grouped(frame: pd.DataFrame, plan: StatisticsPlan) -> np.ndarray:
         found = within.groupby("slot").agg(n=("fraud", "size"), frauds=("fraud", "sum"), banks=("BANK", "nunique"))
         expected[i, found.index] = found.to_numpy(np.int64)
     return expected
-
-
-@dataclass
-class Till:
-    """Ledgers that have room for `room` releases."""
-
-    room: int = 100
-    held: list[str] = field(default_factory=list)
-
-    def began(self, release: str) -> bool:
-        return release in self.held
-
-    def require_room(self, release: str | None) -> None:
-        if release not in self.held and len(self.held) >= self.room:
-            raise BudgetExhausted("no room")
-
-    def pay(self, release: str) -> None:
-        self.require_room(release)
-        if release not in self.held:
-            self.held.append(release)
-
-    def require_paid(self, release: str | None) -> None:
-        if release not in self.held:
-            raise BudgetLedgerError("not paid")
 
 
 THREE = split_by_bank(transactions(300, 3, seed=2), 3)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import risky_banks
 from click.testing import CliRunner
+from finished_runs import played
 from planted import killed_after_write
 
 import fl
@@ -42,16 +43,6 @@ def data(tmp_path_factory: pytest.TempPathFactory, rows: pd.DataFrame) -> Path:
     folder = tmp_path_factory.mktemp("data")
     risky_banks.written(folder, rows)
     return folder
-
-
-def played(experiment: Experiment, rounds: int | None = None) -> Experiment:
-    """The run after so many of its rounds, as if it had been killed then; all of them if None."""
-    going = experiment.rounds()
-    for count, _ in enumerate(going, start=1):
-        if count == rounds:
-            break
-    going.close()  # type: ignore[attr-defined]  # a generator
-    return experiment
 
 
 @pytest.fixture(scope="module")

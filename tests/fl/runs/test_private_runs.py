@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_runs import played
 
 from fl.counts.release import load_release
 from fl.counts.settings import StatisticsSettings
@@ -46,16 +47,6 @@ def config(*, budget_dir: Path | None = None, **privacy: Any) -> RunConfig:
         baseline_training=OPEN.training,
         statistics=StatisticsSettings(1, increment_days=10, budget_share=0.1),
     )
-
-
-def played(experiment: Experiment, rounds: int | None = None) -> Experiment:
-    """The run after so many of its rounds, as if it had been killed then; all of them if None."""
-    going = experiment.rounds()
-    for count, _ in enumerate(going, start=1):
-        if count == rounds:
-            break
-    going.close()  # type: ignore[attr-defined]  # a generator
-    return experiment
 
 
 @pytest.fixture(scope="module")
