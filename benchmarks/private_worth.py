@@ -143,7 +143,8 @@ def measure(question: Question, folder: Path, say: Say) -> None:
     for number, cell in enumerate(left, start=1):
         if rows is None or rows[0] != cell.shift:
             say(f"reading {Path(question.data.source).name}")
-            rows, plans = (cell.shift, WorthRows.of(question.data, question.seed, cell.shift)), {}
+            days = configuration(dict(question.changes)).model.history_days
+            rows, plans = (cell.shift, WorthRows.of(question.data, question.seed, cell.shift, days)), {}
         say(f"{number} of {len(left)}: {cell.file.removesuffix('.json')}")
         if cell.epsilon is None:
             found: dict[str, Any] = {"figures": baseline_figures(question, rows[1])}
@@ -302,12 +303,13 @@ class Draws:
 def baseline_figures(question: Question, rows: WorthRows) -> Figures:
     """What needs no draw: banks alone, and everything without privacy. The constants are fitted here, too."""
     alone_known, nothing = rows.known_alone(), [None] * len(rows.banks)
+    week = replace(rows, learns_from=0)  # the rows of the training period alone
     found: Figures = {}
     for name, banks in (
         (ALONE_FILTER, rows.at_home(alone_known)),
-        (ALONE_FILTER_SHORT, rows.at_home(alone_known, history=False)),
+        (ALONE_FILTER_SHORT, week.at_home(alone_known, history=False)),
         (ALONE_PLAIN, rows.at_home(nothing)),
-        (ALONE_PLAIN_SHORT, rows.at_home(nothing, history=False)),
+        (ALONE_PLAIN_SHORT, week.at_home(nothing, history=False)),
     ):
         found[name] = weekly(banks, [fit_noisy_or(bank.train) for bank in banks])
     config = replace(configuration({"no_dp": True, "model": "noisy-or"}), data=question.data, seed=question.seed)

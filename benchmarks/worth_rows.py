@@ -36,19 +36,23 @@ from fl.data.reading import Transactions
 from fl.data.schema import DatedSplit, Schema
 from fl.runs.config import DataSettings
 from fl.runs.plan import simulation_of
-from fl.runs.risk import HISTORY_DAYS, first_test_day
+from fl.runs.risk import HISTORY_DAYS, first_test_day, learning_rows
 
 
 @dataclass(frozen=True)
 class WorthRows:
-    """The banks of one source, and where their rows' parties stand among the keys of a release."""
+    """The banks of one source, and where their rows' parties stand among the keys of a release.
+
+    `learns_from`: days of rows that the common model learns from; 0: the training period.
+    """
 
     source: PartitionedTable = field(repr=False)
     local: Federation = field(repr=False)
     keys: AllSlots = field(repr=False)
+    learns_from: int = 0
 
     @staticmethod
-    def of(data: DataSettings, seed: int, shift: int) -> WorthRows:
+    def of(data: DataSettings, seed: int, shift: int, learns_from: int = 0) -> WorthRows:
         """`shift`: days by which training and test are later than in the schema.
 
         Raises `BenchmarkSettingsError` for data of which no counts are shared, and what reading them raises.
@@ -67,7 +71,7 @@ class WorthRows:
         if not schema.shares_counts:
             raise BenchmarkSettingsError(f"schema {schema.name}: expected [parties] shared to name a party, got none")
         keys = key_slots(source, default_settings(True), secrets.token_bytes(SALT_BYTES))
-        return WorthRows(source, federation_of(source), keys)
+        return WorthRows(source, federation_of(source), keys, learns_from)
 
     @property
     def schema(self) -> Schema:
@@ -84,7 +88,8 @@ class WorthRows:
     @cached_property
     def banks(self) -> tuple[PlacedBank, ...]:
         histories = tuple(own_histories(self.source, HISTORY_DAYS).values())
-        return placed(self.local.banks, histories, self.source.table, self.keys, "probability")
+        learned = learning_rows(self.source, self.local.banks, self.learns_from, histories)
+        return placed(learned, histories, self.source.table, self.keys, "probability")
 
     def own(self, risk: EntityRisk | None = None) -> list[Own]:
         """Of each bank, its own labelled rows, as they were counted for the release of `risk` if there is one."""
@@ -141,7 +146,7 @@ class WorthRows:
         return tuple(EntityRisk.alone(own, self.keys, self.delay, today) for own in self.own())
 
     def at_home(self, known: Sequence[RiskByDay | None], *, history: bool = True) -> tuple[BankData, ...]:
-        """The rows as each bank knows them; it learns from its last eight weeks, or the rows of training alone."""
+        """The rows as each bank knows them; it learns from its last eight weeks, or as the common model does."""
         views = []
         for bank, risk in zip(self.banks, known, strict=True):
             learning = replace(bank, train=bank.history) if history else bank

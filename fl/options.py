@@ -311,6 +311,7 @@ QUORUM = Whole(LEAST_BANKS, MOST_BANKS, "banks; of two, each learns the other's 
 ROUND_QUORUM = Whole(2, MOST_BANKS, "contributions")
 BUDGET_SHARE = Real(0, 1, "of what is left of epsilon", above=True, below=True)
 INCREMENT_DAYS = Whole(1, 3660, "days")
+HISTORY_DAYS = Whole(0, 3660, "days; 0 is the training period")
 BUCKETS = Whole(1, 2**24, "slots")
 SIGMA = Real(0, 1e12, "events", above=True)
 EPISODE_DAYS = Real(1, 3660, "days, the mean of an episode")

@@ -114,15 +114,17 @@ def split(table: Transactions, periods: Periods, seed: int, validation_share: fl
 
 
 def own_history(table: Transactions, held: Split, periods: Periods, days: int) -> NDArray[np.int64]:
-    """int64[n]: positions of a bank's rows of the last `days` days of training and before, without validation.
+    """int64[n]: positions of a bank's rows of the last `days` days up to the end of training, without validation.
 
+    All of the training period is among them, if that is longer.
     `table`: the bank's; `held`: its split. A customer who is used for validation is left out on all days. Their labels
     are known when those of the training period are. Without periods: the training rows.
     """
     if periods.train is None:
         return held.train
     assert table.time is not None
-    inside = (table.time >= periods.train.end - days * DAY_US) & (table.time < periods.train.end)
+    since = min(periods.train.start, periods.train.end - days * DAY_US)
+    inside = (table.time >= since) & (table.time < periods.train.end)
     inside &= _known_by(table, periods)
     validates = np.zeros(len(table), bool)
     validates[held.validation] = True

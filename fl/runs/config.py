@@ -96,17 +96,25 @@ class ModelSettings:
 
     `kind`: the network of `fl.learning.model`, or the model of a dozen weights of `fl.learning.noisy_or`. `inputs`: all
     features of a bank's own, or those that no label enters and the risk of shared parties (`fl.counts.risk_columns`).
+    `history_days`: the noisy-or model learns from the rows of at least so many days up to the end of training; 0: from
+    the training period. Each row takes part in as many steps as before: more rows cost no epsilon.
     """
 
     dropout: Annotated[float, options.DROPOUT]
     prior: Annotated[float, options.PRIOR]
     kind: ModelKind = "mlp"
     inputs: Literal["own", "risk"] = "own"
+    history_days: Annotated[int, options.HISTORY_DAYS] = 0
 
     def __post_init__(self) -> None:
         options.check(self, ModelError)
         if self.kind == "noisy-or" and self.inputs != "risk":
             raise ModelError(f'model.inputs: the noisy-or model has the inputs "risk", got {self.inputs!r}')
+        if self.kind != "noisy-or" and self.history_days:
+            raise ModelError(
+                f"model.history_days: the network learns from the training period alone, expected 0, got "
+                f"{self.history_days}; leave it out, or give --model noisy-or"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

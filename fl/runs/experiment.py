@@ -284,9 +284,10 @@ class Experiment:
     def _share_statistics(self) -> None:
         """Make the run's release of counts once, and add its columns to every bank's rows."""
         settings, sharing, source = self.config.statistics, self.plan.sharing, self.plan.source
+        scale, days = self.config.scale, self.config.model.history_days
         if settings is None or sharing is None:
             if self.config.model.inputs == "risk" and self._parties is None:
-                self._know_risk(RiskOfParties.of(source, self._computed, None, self.config.scale))
+                self._know_risk(RiskOfParties.of(source, self._computed, None, scale, learns_from=days))
             return
         if self._statistics is not None:
             return
@@ -304,7 +305,8 @@ class Experiment:
             self.federation = shared.only(self.plan.feature_names)
             return
         episodes = read_episodes(folder)
-        parties = RiskOfParties.of(source, self._computed, (released.totals, keys), self.config.scale, episodes)
+        shared_counts = (released.totals, keys)
+        parties = RiskOfParties.of(source, self._computed, shared_counts, scale, episodes, learns_from=days)
         assert parties.risk is not None
         if episodes is None:
             write_episodes(folder, parties.risk.episodes)

@@ -23,7 +23,7 @@ from fl.counts.evidence import own_evidence
 from fl.counts.key_slots import SALT_BYTES, AllSlots, KeySlots
 from fl.counts.plan import Totals
 from fl.counts.risk_columns import PlacedBank, Scale, placed
-from fl.data.federation import BankData, Federation, PartitionedTable, own_histories
+from fl.data.federation import BankData, Federation, PartitionedTable, Rows, own_histories
 from fl.data.reading import Transactions
 from fl.data.schema import DAY_US
 
@@ -35,7 +35,8 @@ class RiskOfParties:
     """The rows of all banks and what their labels say.
 
     `risk` is None where nothing is shared; `keys` too, where the rows name no party or no day. `members`: how many
-    banks the release is of, where not all of them have their rows here; 0: those of `source`.
+    banks the release is of, where not all of them have their rows here; 0: those of `source`. `learns_from`: days of
+    rows that the common model learns from, as `fl.runs.config.ModelSettings.history_days`.
     """
 
     source: PartitionedTable = field(repr=False)
@@ -44,6 +45,7 @@ class RiskOfParties:
     keys: AllSlots | None
     scale: Scale
     members: int = 0
+    learns_from: int = 0
 
     @staticmethod
     def of(
@@ -52,19 +54,21 @@ class RiskOfParties:
         released: tuple[Totals, AllSlots] | None,
         scale: Scale,
         episodes: Mapping[str, Episodes] | None = None,
+        *,
+        learns_from: int = 0,
     ) -> RiskOfParties:
         """`released`: the totals of a release and where its keys stand; None where nothing is shared.
 
-        `episodes`: the constants of that release by kind, where they have been fitted before.
+        `episodes`: the constants of that release by kind, where they have been fitted before. `learns_from`: see above.
         """
         if released is None:
-            return RiskOfParties(source, local, None, own_keys(source.table), scale)
+            return RiskOfParties(source, local, None, own_keys(source.table), scale, learns_from=learns_from)
         totals, keys = released
         if episodes is None:
             risk = _fitted(source, totals, keys)
         else:
             risk = EntityRisk(keys, source.table.schema.label.delay_days, blocks_of(totals), episodes)
-        return RiskOfParties(source, local, risk, keys, scale)
+        return RiskOfParties(source, local, risk, keys, scale, learns_from=learns_from)
 
     def with_totals(self, totals: Totals) -> RiskOfParties:
         """The same rows with another release of the same counts."""
@@ -74,7 +78,8 @@ class RiskOfParties:
     @cached_property
     def banks(self) -> tuple[PlacedBank, ...]:
         histories = tuple(own_histories(self.source, HISTORY_DAYS).values())
-        return placed(self.local.banks, histories, self.source.table, self.keys, self.scale)
+        learned = learning_rows(self.source, self.local.banks, self.learns_from, histories)
+        return placed(learned, histories, self.source.table, self.keys, self.scale)
 
     @property
     def released(self) -> tuple[BankData, ...]:
@@ -131,6 +136,16 @@ class RiskOfParties:
         assert self.keys is not None
         periods = {kind: () if risk is None else risk.periods(kind) for kind in self.keys.sections}
         return {kind: own_evidence(table, self.keys, kind, each) for kind, each in periods.items()}
+
+
+def learning_rows(
+    source: PartitionedTable, banks: Sequence[BankData], days: int, histories: Sequence[Rows]
+) -> tuple[BankData, ...]:
+    """`banks` with the training rows of `days` days, 0: those they have. `histories`: of `HISTORY_DAYS` days."""
+    if days == 0:
+        return tuple(banks)
+    longer = histories if days == HISTORY_DAYS else tuple(own_histories(source, days).values())
+    return tuple(replace(bank, train=rows) for bank, rows in zip(banks, longer, strict=True))
 
 
 def first_test_day(source: PartitionedTable) -> int:

@@ -18,7 +18,8 @@ from fl.learning.private_schedule import private_schedule
 from fl.learning.training import LocalTraining
 from fl.runs.config import BY_NOISE, ModelSettings, PrivacySettings
 
-DECLARED_ROWS = 6000.0  # of a bank: the public divisor of the noisy-or model's gradients
+HISTORY_DAYS = 56  # that the noisy-or model learns from
+DECLARED_ROWS = 48_000.0  # of a bank in `HISTORY_DAYS`: the public divisor of the noisy-or model's gradients
 MOST_EPSILON = 1000.0  # stands for no privacy where a schedule asks for an epsilon
 
 
@@ -55,7 +56,7 @@ SHARED = Style(
 
 def noisy_or_style(privacy: PrivacySettings | None) -> Style:
     """The defaults of the noisy-or model under this privacy; None: without."""
-    model = ModelSettings(0.0, NOISY_OR_PRIOR, "noisy-or", "risk")
+    model = ModelSettings(0.0, NOISY_OR_PRIOR, "noisy-or", "risk", HISTORY_DAYS)
     schedule = private_schedule(MOST_EPSILON if privacy is None else privacy.epsilon)
     rate = schedule.learning_rate(0.0, 1.0) if privacy is None else BY_NOISE
     training = LocalTraining("sgd", rate, momentum=schedule.momentum, pos_weight=1.0)

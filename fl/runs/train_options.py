@@ -179,6 +179,12 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         "0.5",
         only_private=True,
     ),
+    "history_days": TrainOption(
+        options.HISTORY_DAYS,
+        "The noisy-or model learns from the rows of so many days up to the end of training; 0: from the training "
+        "period alone. More rows cost no epsilon. Default: 56.",
+        ("model.history_days",),
+    ),
     "increment_days": TrainOption(
         options.INCREMENT_DAYS,
         "Number of days of one count of frauds. Default by the epsilon of a count: 7 to 1.2, 3 to 1.9, 2 to 4, then 1.",

@@ -221,11 +221,13 @@ class PrivateBank:
             home = replace(self.rows, banks=tuple(each for each in self.rows.banks if each[0] == self.bank))
             local, members = federation_of(home).only(self.run.own_names), len(self.plan.members)
             scale, folder = self.run.config.scale, self._settings.folder / "statistics"
+            days = self.run.config.model.history_days
             if self.run.sharing is None:
-                self._known = RiskOfParties.of(home, local, None, scale)
+                self._known = RiskOfParties.of(home, local, None, scale, learns_from=days)
             else:
                 episodes, release = read_episodes(folder), (self._totals(state), self.keys)
-                self._known = replace(RiskOfParties.of(home, local, release, scale, episodes), members=members)
+                known = RiskOfParties.of(home, local, release, scale, episodes, learns_from=days)
+                self._known = replace(known, members=members)
                 assert self._known.risk is not None
                 if episodes is None:
                     write_episodes(folder, self._known.risk.episodes)
