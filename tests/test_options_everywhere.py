@@ -32,7 +32,14 @@ from fl.counts.settings import StatisticsSettings
 from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.limits import ResourceSettings
-from fl.runs.config import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
+from fl.runs.config import (
+    AggregationSettings,
+    DataSettings,
+    ModelSettings,
+    PrivacySettings,
+    RunConfig,
+    config_to_toml,
+)
 from fl.runs.plan import read_source
 from fl.runs.train_options import TRAIN_OPTIONS, TrainOption, flag
 
@@ -331,6 +338,7 @@ FIELDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "max_grad_norm": ("privacy", "max_grad_norm", ()),
     "expected_batch": ("privacy", "expected_batch", ()),
     "min_banks": ("statistics", "min_banks", ()),
+    "history_days": ("model", "history_days", ("--model", "noisy-or")),
     "increment_days": ("statistics", "increment_days", ()),
     "statistics_share": ("statistics", "budget_share", ()),
     "local_epochs": ("training", "epochs", ("--no-dp",)),
@@ -360,6 +368,7 @@ TABLES: dict[str, type] = {
     "data": DataSettings,
     "privacy": PrivacySettings,
     "statistics": StatisticsSettings,
+    "model": ModelSettings,
     "training": LocalTraining,
     "aggregation": AggregationSettings,
     "algorithm": AlgorithmSettings,

@@ -22,7 +22,7 @@ from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettin
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
 from fl.runs.config import AggregationSettings, PrivacySettings, RunConfig
-from fl.runs.styles import OPEN, private_defaults, share_of_counts, style_of
+from fl.runs.styles import OPEN, declared_rows, private_defaults, share_of_counts, style_of
 from fl.runs.train_options import TRAIN_OPTIONS, flag
 
 OF_BOTH = ("row", "fedavg")  # values of options of the network that say what the noisy-or model does as well
@@ -42,6 +42,10 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
     privacy = _privacy(asked, base, kind)
     start = _defaults(privacy, kind) if base is None else _in_style_of(base, privacy, kind)
     values = _by_table(asked)
+    if kind == "noisy-or" and privacy is not None and "expected_batch" not in asked:
+        # A declared number that is the default of a history is that of the history asked for.
+        before, after = (declared_rows(days) for days in (start.model.history_days, _history(values, start)))
+        privacy = replace(privacy, expected_batch=_moved(privacy.expected_batch, before, after))
     return replace(
         start,
         **values.get("", {}),
@@ -213,6 +217,11 @@ def _moved_fields(settings: Value, before: Value, after: Value) -> Value:
     """`_moved` for each field of three dataclasses of one kind."""
     moved = {name: _moved(value, getattr(before, name), getattr(after, name)) for name, value in vars(settings).items()}
     return replace(settings, **moved)  # type: ignore[type-var]  # a TypeVar cannot say that it is a dataclass
+
+
+def _history(values: Mapping[str, Mapping[str, Any]], start: RunConfig) -> int:
+    days: int = values.get("model", {}).get("history_days", start.model.history_days)
+    return days
 
 
 def _statistics(asked: Mapping[str, Any], start: RunConfig, values: Mapping[str, Any]) -> StatisticsSettings | None:

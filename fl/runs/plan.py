@@ -36,7 +36,7 @@ from fl.rounds.joint_steps import JointSteps, NoisyOrSteps
 from fl.rounds.limits import ResourceChoice, RoundWork, choose, limits_of, measure_machine
 from fl.rounds.play import Schedule
 from fl.runs.config import APPLIED_GRID, BY_NOISE, DataSettings, RunConfig
-from fl.runs.styles import DECLARED_ROWS, OPEN
+from fl.runs.styles import OPEN, declared_rows
 
 
 def read_source(data: DataSettings, seed: int) -> PartitionedTable:
@@ -275,7 +275,8 @@ class RunPlan:
         privacy, timetable = self.config.privacy, self.algorithm.timetable
         if self.config.model.kind == "noisy-or":
             # Without noise nothing divides the sum later.
-            norm, rows = (BOUND, DECLARED_ROWS) if privacy is None else (privacy.max_grad_norm, 1.0)
+            declared = declared_rows(self.config.model.history_days)
+            norm, rows = (BOUND, declared) if privacy is None else (privacy.max_grad_norm, 1.0)
             return NoisyOrSteps(timetable, norm, self.local, rows)
         assert privacy is not None
         return JointSteps(timetable, privacy.max_grad_norm, self.local)

@@ -19,7 +19,7 @@ from fl.learning.training import LocalTraining
 from fl.runs.config import BY_NOISE, ModelSettings, PrivacySettings
 
 HISTORY_DAYS = 56  # that the noisy-or model learns from
-DECLARED_ROWS = 48_000.0  # of a bank in `HISTORY_DAYS`: the public divisor of the noisy-or model's gradients
+ROWS_PER_WEEK = 6000.0  # that a bank is declared to have, where it declares nothing
 MOST_EPSILON = 1000.0  # stands for no privacy where a schedule asks for an epsilon
 
 
@@ -63,6 +63,14 @@ def noisy_or_style(privacy: PrivacySettings | None) -> Style:
     return Style(model, training, value_bits=40 if privacy is None else 16, rounds=schedule.steps)
 
 
+def declared_rows(history_days: int) -> float:
+    """Rows of a bank that the noisy-or model learns from: the public divisor of its gradients, never a count.
+
+    `history_days`: of `fl.runs.config.ModelSettings`. The training period counts as one week.
+    """
+    return ROWS_PER_WEEK * max(history_days, 7) / 7
+
+
 def share_of_counts(privacy: PrivacySettings | None, kind: ModelKind) -> float:
     """Part of epsilon that counts may spend."""
     if privacy is None or kind != "noisy-or":
@@ -73,7 +81,7 @@ def share_of_counts(privacy: PrivacySettings | None, kind: ModelKind) -> float:
 def private_defaults(kind: ModelKind) -> PrivacySettings:
     """The private settings that nobody changed."""
     if kind == "noisy-or":
-        return PrivacySettings(noise="shared", max_grad_norm=BOUND, expected_batch=DECLARED_ROWS)
+        return PrivacySettings(noise="shared", max_grad_norm=BOUND, expected_batch=declared_rows(HISTORY_DAYS))
     return PrivacySettings()
 
 

@@ -122,6 +122,28 @@ def test_every_kind_of_model_survives_the_file(asked: dict[str, Any]) -> None:
     assert config_from_toml(config_to_toml(config)) == config
 
 
+def test_a_history_that_is_asked_for_has_its_own_declared_number_of_rows() -> None:
+    default, month, week = (configuration(asked) for asked in ({}, {"history_days": 28}, {"history_days": 0}))
+    assert [config.model.history_days for config in (default, month, week)] == [56, 28, 0]
+    declared = [config.privacy.expected_batch for config in (default, month, week) if config.privacy is not None]
+    assert declared == [48_000, 24_000, 6_000]
+    stated = configuration({"history_days": 28, "expected_batch": 500.0})
+    assert stated.privacy is not None and stated.privacy.expected_batch == 500.0
+
+
+def test_the_network_has_no_history_to_learn_from() -> None:
+    with pytest.raises(ModelError, match="history_days: the network learns from the training period alone"):
+        configuration({"no_dp": True, "history_days": 56})
+    assert configuration({"no_dp": True}, configuration({})).model.history_days == 0
+
+
+@pytest.mark.parametrize("asked", [{}, {"no_dp": True, "model": "noisy-or"}])
+def test_a_run_of_a_version_without_histories_goes_on_with_its_training_period(asked: dict[str, Any]) -> None:
+    text = config_to_toml(configuration({**asked, "history_days": 0}))
+    config = config_from_toml(re.sub(r"^history_days = 0\n", "", text, flags=re.MULTILINE))
+    assert config == configuration({**asked, "history_days": 0})
+
+
 def test_a_file_of_an_earlier_version_is_a_run_of_the_network() -> None:
     text = config_to_toml(configuration({"no_dp": True}))
     old = re.sub(r'^(kind|inputs) = ".*"\n?', "", text, flags=re.MULTILINE)

@@ -40,9 +40,9 @@ def seen(folder: Path, rows: pd.DataFrame, totals: Totals | None = None) -> Seen
     keys = key_slots(source, plan.config.statistics, SALT)
     counts = [bank_counts(source.table.take(held), keys, plan.sharing) for _, held, _ in source.banks]
     released = Totals(plan.sharing, np.sum(counts, axis=0)) if totals is None else totals
-    return Seen(
-        source, keys, released, RiskOfParties.of(source, federation_of(source), (released, keys), "probability")
-    )
+    days, local = plan.config.model.history_days, federation_of(source)
+    parties = RiskOfParties.of(source, local, (released, keys), "probability", learns_from=days)
+    return Seen(source, keys, released, parties)
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +50,22 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     return seen(tmp_path_factory.mktemp("before"), risky_banks.frame())
 
 
-def a_training_row(rows: pd.DataFrame, which: int) -> int:
-    """The position of some genuine (0) or fraudulent (1) row of bank-1, in the weeks of training."""
-    chosen = rows.BANK.eq("bank-1") & rows.TIME.between("2024-02-05", "2024-02-18") & rows.FRAUD.eq(which)
+WEEKS = {"weeks before training": ("2024-01-15", "2024-02-04"), "training": ("2024-02-05", "2024-02-18")}
+
+
+def a_training_row(rows: pd.DataFrame, weeks: str, which: int) -> int:
+    """The position of some genuine (0) or fraudulent (1) row of bank-1 that the common model learns from."""
+    chosen = rows.BANK.eq("bank-1") & rows.TIME.between(*WEEKS[weeks]) & rows.FRAUD.eq(which)
     return int(np.flatnonzero(chosen)[3])
 
 
+@pytest.mark.parametrize("weeks", WEEKS)
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_label_moves_one_count_by_one_and_the_gradient_by_no_more_than_the_clip(
-    before: Seen, tmp_path: Path, label: int
+    before: Seen, tmp_path: Path, label: int, weeks: str
 ) -> None:
     rows = risky_banks.frame()
-    at = a_training_row(rows, label)
+    at = a_training_row(rows, weeks, label)
     rows.loc[at, "FRAUD"] = 1 - label
     counted = seen(tmp_path, rows).totals.sums - before.totals.sums
     assert np.abs(counted).sum() == 1
@@ -76,6 +80,22 @@ def test_one_label_moves_one_count_by_one_and_the_gradient_by_no_more_than_the_c
         gradients = [gradient_sum(model, bank.train, BOUND) for bank in (old, new)]
         assert np.linalg.norm(gradients[1] - gradients[0]) <= BOUND * (1 + 1e-9)
         assert (gradients[0] != gradients[1]).any() == bool(changed)
+
+
+def test_the_common_model_learns_from_the_weeks_before_training_too(before: Seen) -> None:
+    alone = replace(before.parties, learns_from=0)
+    for weeks, week in zip(before.parties.released, alone.released, strict=True):
+        assert np.isin(week.train.index, weeks.train.index).all() and len(weeks.train) > 2 * len(week.train)
+        assert weeks.train.day.min() == risky_banks.FIRST_DAY and weeks.train.day.max() == week.train.day.max()
+        assert not set(weeks.train.customer) & set(weeks.validation.customer)
+        at = np.searchsorted(weeks.train.index, week.train.index)
+        assert (weeks.train.x[at] == week.train.x).all() and (weeks.validation.x == week.validation.x).all()
+
+
+def test_a_training_period_longer_than_the_history_is_learned_from_whole(before: Seen) -> None:
+    shorter, training = (replace(before.parties, learns_from=days) for days in (3, 0))
+    for few, all_of_it in zip(shorter.released, training.released, strict=True):
+        assert (few.train.index == all_of_it.train.index).all()
 
 
 def test_a_label_of_the_validation_customers_moves_no_gradient(before: Seen, tmp_path: Path) -> None:
