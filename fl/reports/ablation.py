@@ -102,6 +102,10 @@ def _without_noisy_or(config: RunConfig) -> RunConfig | None:
     return configuration({"model": "mlp", **noise}, config)
 
 
+def _without_history(config: RunConfig) -> RunConfig | None:
+    return configuration({"history_days": 0}, config) if config.model.history_days else None
+
+
 def _without_filter(config: RunConfig) -> RunConfig | None:
     """None for the noisy-or model, which is made of the filter's risk."""
     if config.model.kind == "noisy-or" or config.model.inputs != "risk":
@@ -174,6 +178,7 @@ COMPONENTS = {
         Component("privacy", "no differential privacy, with the training that suits that", _without_privacy),
         Component("shared noise", "noise of every bank's own, each alone enough", _without_shared_noise),
         Component("noisy-or model", "the network, with the training that suits it", _without_noisy_or),
+        Component("history", "rows of the training period alone, and as many fewer declared", _without_history),
         Component("filter", "own windows and sums of counts in place of the risk of parties", _without_filter),
         Component("statistics", "no shared counts of parties", _without_statistics),
         Component("algorithm", "FedAvg in place of the run's algorithm", _without_algorithm),

@@ -122,7 +122,7 @@ def test_every_arm_of_a_run_under_shared_noise_trains_as_suits_it(tmp_path: Path
 
 def test_a_noisy_or_run_keeps_its_model_where_another_component_is_taken_out() -> None:
     arms = {v.name: v.config for v in variants(configuration({"epsilon": 3.0}), epsilons=[8.0])}
-    names = ["privacy", "shared noise", "noisy-or model", "statistics", "compression", "momentum"]
+    names = ["privacy", "shared noise", "noisy-or model", "history", "statistics", "compression", "momentum"]
     assert list(arms) == [WHOLE, *(f"without {name}" for name in names), "epsilon 8"]
     for config in arms.values():
         require_possible(config, 10)
@@ -134,8 +134,10 @@ def test_a_noisy_or_run_keeps_its_model_where_another_component_is_taken_out() -
     assert network.privacy is not None and network.privacy.noise == "shared"
     assert (network.rounds, network.training.momentum) == (SHARED.rounds, SHARED.training.momentum)
     assert arms["without privacy"].privacy is None and arms["without privacy"].training.learning_rate != BY_NOISE
+    week = arms["without history"]
+    assert week.model.history_days == 0 and week.privacy is not None and week.privacy.expected_batch == 6_000
     # Steps and the share of counts are public functions of epsilon.
-    assert arms["epsilon 8"].rounds == private_schedule(8.0).steps > arms[WHOLE].rounds == private_schedule(3.0).steps
+    assert arms["epsilon 8"].rounds == private_schedule(8.0).steps and arms[WHOLE].rounds == private_schedule(3.0).steps
     shares = [config.statistics.budget_share for config in (arms[WHOLE], arms["epsilon 8"]) if config.statistics]
     assert shares == pytest.approx([2.6 / 3, 7.2 / 8], abs=1e-4)
 
