@@ -54,8 +54,11 @@ def at_home(model: TrainedModel, bank: str, banks: int, history: pd.DataFrame | 
     columns = replace(shared, scale="probability", risk=risk, own=own, others_share=others)
     # Labels of this day are known even where the first row to score is of the last day.
     newest = last - delay - 1
-    chosen = np.flatnonzero((table.day <= newest) & (table.day > newest - HISTORY_DAYS))
+    learned = (table.day <= newest) & (table.day > newest - HISTORY_DAYS)
     assert table.label is not None
+    if table.known_day is not None:
+        learned &= (table.label == 0) | (table.known_day < last)
+    chosen = np.flatnonzero(learned)
     if not 0 < int((table.label[chosen] == 1).sum()) < len(chosen):
         raise TrainingError(
             f"{table.source}: {bank} has no frauds, or nothing else, among its {len(chosen)} rows that are older than "
