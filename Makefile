@@ -22,8 +22,10 @@ demo: install
 demo-network: install
 	$(BIN)/python -m demos network --banks 3 --rounds 3
 
+# Each worker has one half of the tests in their order, and takes over from the other at the end: fixtures of a module
+# are then made once.
 test: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Long tests that need the machine to themselves: see test-network and test-benchmarks.
 NETWORK := $(wildcard tests/flower/test_network_*.py)

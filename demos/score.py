@@ -48,7 +48,8 @@ def score(run: Path, file: Path, history: Path | None, bank: str | None, target:
     python -m demos score runs/NAME new.csv --as BANK --history past.csv
 
     With --as, a fifth column at_home has the scores of a model of BANK's own, fitted to eight weeks of its history, and
-    rows of other banks are left out. Whoever sees these scores, or what is done about them, may learn single labels of
+    rows of other banks are left out. Where FILE or the history has no column that names the bank, all its rows are
+    BANK's. Whoever sees these scores, or what is done about them, may learn single labels of
     BANK.
     """
     if as_json and target is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def source(folder: Path, rows: pd.DataFrame) -> PartitionedTable:
 
 
 def config(folder: Path, **given: Any) -> RunConfig:
-    """Of a run on the rows that `written` wrote to `folder`."""
+    """Of a run on the rows that `written` wrote to `folder`; few terminals are off the register, and few buckets do."""
     asked = {"data": folder / "transactions.csv", "schema": folder / "risky.toml", "partition": "BANK", "seed": 3}
-    return configuration({**asked, "no_baselines": True, **given})
+    found = configuration({**asked, "no_baselines": True, **given})
+    return found if found.statistics is None else replace(found, statistics=replace(found.statistics, buckets=8))

@@ -101,7 +101,7 @@ class EntityRisk:
     @staticmethod
     def alone(own: Own, keys: AllSlots, delay: int, today: int) -> EntityRisk:
         """What a bank knows without any release: the constants are fitted to its own rows, as known on day `today`."""
-        known = {kind: each.until(today - delay - 1) for kind, each in own.items()}
+        known = {kind: each.known_on(today).until(today - delay - 1) for kind, each in own.items()}
         fitted = {kind: NONE_KNOWN if each is None else fit_own_episodes(each) for kind, each in known.items()}
         return EntityRisk(keys, delay, {}, fitted)
 

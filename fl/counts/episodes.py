@@ -2,7 +2,7 @@
 
 What it does: holds the counts of frauds that all banks released (`BlockCounts`), a bank's own labelled rows
 (`OwnEvidence`) and the constants of a hidden Markov model (`Episodes`). `fl.counts.fit` finds the constants,
-`fl.counts.compromised` applies them.
+`compromised` applies them.
 
 The model, for each shared entity (a terminal, for example) by itself: on any day it is clean or compromised. A clean
 entity becomes compromised with probability `onset` a day. An episode lasts a whole number of days of a gamma law with
@@ -74,6 +74,10 @@ class BlockCounts:
     def slots(self) -> int:
         return int(self.frauds.shape[1])
 
+    def of_slots(self, slots: Integers) -> BlockCounts:
+        """The same of these slots only."""
+        return replace(self, frauds=self.frauds[:, slots])
+
     @property
     def reach(self) -> int:
         """Steps of 1 / `resolution` events within which the noise lies; 0 without noise."""
@@ -90,16 +94,41 @@ class BlockCounts:
 
 
 @dataclass(frozen=True)
+class LateFrauds:
+    """Own frauds whose labels came after the label delay of their day. Private, as `OwnEvidence` is.
+
+    day, slot, known: int64[n]; `known` is the day on which the label came, ascending.
+    """
+
+    day: Integers = field(repr=False)
+    slot: Integers = field(repr=False)
+    known: Integers = field(repr=False)
+
+    def known_before(self, day: int) -> LateFrauds:
+        """Those whose label was there when `day` began."""
+        number = int(np.searchsorted(self.known, day))
+        return LateFrauds(self.day[:number], self.slot[:number], self.known[:number])
+
+
+NO_LATE_FRAUDS = LateFrauds(*(np.empty(0, np.int64) for _ in range(3)))
+
+
+@dataclass(frozen=True)
 class OwnEvidence:
     """A bank's own labelled rows per day and slot. Private: never sent, never logged, no part of a release.
 
-    frauds, transactions: int[days, slots].  first_day: day of the first row of both.  `frauds` counts a fraud as the
-    bank counted it for the release: the filter takes it out of the released sums.  Raises `StatisticsError`.
+    frauds, transactions: int[days, slots].  first_day: day of the first row of both.  `frauds` are those labelled
+    within the label delay of their day. `late` are the others: each is used from the day after its label came, and is a
+    genuine row until then, because the bank cannot tell it from one.  counted: int[days, slots], frauds as the bank
+    counted them for the release, which the filter takes out of the released sums; None where these are `frauds`.
+    Raises `StatisticsError`.
     """
 
     frauds: NDArray[np.integer] = field(repr=False)
     transactions: NDArray[np.integer] = field(repr=False)
     first_day: int
+    counted: NDArray[np.integer] | None = field(default=None, repr=False)
+    late: LateFrauds = field(default=NO_LATE_FRAUDS, repr=False)
 
     def __post_init__(self) -> None:
         if self.frauds.ndim != 2 or self.frauds.shape != self.transactions.shape or not self.frauds.size:
@@ -109,6 +138,10 @@ class OwnEvidence:
             )
         if (self.frauds < 0).any() or (self.frauds > self.transactions).any():
             raise StatisticsError("own evidence: expected 0 <= frauds <= transactions in every cell")
+        if self.counted is not None and self.counted.shape != self.frauds.shape:
+            raise StatisticsError(
+                f"own evidence: expected counted frauds of shape {self.frauds.shape}, got {self.counted.shape}"
+            )
 
     @property
     def days(self) -> Days:
@@ -118,10 +151,40 @@ class OwnEvidence:
     def slots(self) -> int:
         return int(self.frauds.shape[1])
 
+    def on_days(self, first: int, last: int) -> OwnEvidence | None:
+        """The rows of the days `first` to `last`; None if there are none."""
+        start, stop = max(first - self.first_day, 0), max(last + 1 - self.first_day, 0)
+        if start >= len(self.frauds[:stop]):
+            return None
+        held = (self.late.day >= first) & (self.late.day <= last)
+        return OwnEvidence(
+            self.frauds[start:stop],
+            self.transactions[start:stop],
+            self.first_day + start,
+            None if self.counted is None else self.counted[start:stop],
+            LateFrauds(self.late.day[held], self.late.slot[held], self.late.known[held]),
+        )
+
     def until(self, day: int) -> OwnEvidence | None:
         """The rows of `day` and earlier days; None if there are none."""
-        kept = day + 1 - self.first_day
-        return replace(self, frauds=self.frauds[:kept], transactions=self.transactions[:kept]) if kept > 0 else None
+        return self.on_days(self.first_day, day)
+
+    def known_on(self, day: int) -> OwnEvidence:
+        """What the bank knows when `day` begins: late frauds are frauds if their label came before, else genuine."""
+        known = self.late.known_before(day)
+        frauds = self.frauds.astype(np.int64)
+        np.add.at(frauds, (known.day - self.first_day, known.slot), 1)
+        counted = self.frauds if self.counted is None else self.counted
+        return replace(self, frauds=frauds, counted=counted, late=NO_LATE_FRAUDS)
+
+    def of_slots(self, slots: Integers) -> OwnEvidence:
+        """The same of these slots only, as known without any late label."""
+        return OwnEvidence(
+            self.frauds[:, slots],
+            self.transactions[:, slots],
+            self.first_day,
+            None if self.counted is None else self.counted[:, slots],
+        )
 
 
 @dataclass(frozen=True)
@@ -200,7 +263,8 @@ class Evidence:
             for i, period in enumerate(periods):
                 if covered[i] and left is not None:
                     within = slice(period.first - first, period.last + 1 - first)
-                    units[i] -= left.frauds[within].sum(axis=0) * blocks.resolution
+                    counted = left.frauds if left.counted is None else left.counted
+                    units[i] -= counted[within].sum(axis=0) * blocks.resolution
             for each, (length, share) in enumerate(known):
                 values, code[kind == each] = _codes(units[kind == each])
                 laws.append(observed(length, share, values, blocks.noise, blocks.resolution))
@@ -213,9 +277,7 @@ class Evidence:
 
     def of_slots(self, slots: Integers) -> Evidence:
         """The same of these slots only."""
-        own = self.own
-        if own is not None:
-            own = replace(own, frauds=own.frauds[:, slots], transactions=own.transactions[:, slots])
+        own = None if self.own is None else self.own.of_slots(slots)
         return replace(self, slots=len(slots), code=self.code[:, slots], own=own)
 
     def shown(self, fraud_share: float, base_share: float, traffic: float, days: int | None = None) -> Shown:
@@ -237,19 +299,16 @@ class Evidence:
 
 
 def _from(own: OwnEvidence, first: int, last: int) -> OwnEvidence:
-    """A copy on the days `first` to `last`, without rows on the days that `own` lacks."""
-    before, after = own.first_day - first, last - own.days.last
-    frauds, rows = (np.pad(each, ((before, after), (0, 0))) for each in (own.frauds, own.transactions))
-    return OwnEvidence(frauds.astype(np.int64), rows.astype(np.int64), first)
+    """A copy on the days `first` to `last`, without rows on the days that `own` lacks, and without late labels."""
+    around = ((own.first_day - first, last - own.days.last), (0, 0))
+    frauds, rows = (np.pad(each, around).astype(np.int64) for each in (own.frauds, own.transactions))
+    return OwnEvidence(frauds, rows, first, None if own.counted is None else np.pad(own.counted, around))
 
 
 def _from_whole_blocks(own: OwnEvidence, periods: Sequence[Days]) -> OwnEvidence | None:
     """`own` from the first day on that is not in a block which began before it."""
     first = next((p.last + 1 for p in periods if p.first < own.first_day <= p.last), own.first_day)
-    skipped = first - own.first_day
-    if skipped >= len(own.frauds):
-        return None
-    return OwnEvidence(own.frauds[skipped:], own.transactions[skipped:], first)
+    return own.on_days(first, own.days.last)
 
 
 def _codes(units: Integers) -> tuple[Integers, Integers]:
@@ -275,8 +334,8 @@ def compromised(
 ) -> Floats:
     """float64[len(days), slots]: probability that each entity is compromised on each of `days` (ascending).
 
-    Day d uses only what is known when it begins: blocks that ended by d - delay - 1, and own rows up to that day.
-    From there the model predicts `delay` + 1 days ahead.
+    Day d uses only what is known when it begins: blocks that ended by d - delay - 1, own rows up to that day, and of
+    their late labels those that came before d. From there the model predicts `delay` + 1 days ahead.
 
     blocks: what was released; None for a bank's own evidence alone.  own: the bank's own labelled rows; each day of
     them multiplies the odds by the likelihood ratio of its labels, and its frauds are taken out of the released sums,
@@ -290,19 +349,40 @@ def compromised(
         raise StatisticsError("compromised: expected ascending days, got others; sort them")
     if not 0 <= others_share <= 1:
         raise StatisticsError(f"compromised: expected others_share from 0 to 1, got {others_share!r}")
-    slots = blocks.slots if blocks is not None else own.slots if own is not None else 0
-    last = max(days, default=0) - delay - 1
     if blocks is not None and own is not None:
         own = _from_whole_blocks(own, blocks.periods)
-    blocks = blocks and blocks.ended_by(last)
-    own = own and own.until(last)
+    asked = np.array(days, np.int64)
+    found = _predicted(blocks, episodes, asked, delay, others_share, own)
+    if own is None:
+        return found
+    # Slots are filtered by themselves, so that a late label costs a second run of its own slot alone.
+    known = np.searchsorted(own.late.known, asked)
+    for number in np.unique(known[known > 0]):
+        these, slots = known == number, np.unique(own.late.slot[:number])
+        then = own.known_on(int(asked[these][0])).of_slots(slots)
+        seen = None if blocks is None else blocks.of_slots(slots)
+        found[np.ix_(these, slots)] = _predicted(seen, episodes, asked[these], delay, others_share, then)
+    return found
+
+
+def _predicted(
+    blocks: BlockCounts | None,
+    episodes: Episodes,
+    days: Integers,
+    delay: int,
+    others_share: float,
+    own: OwnEvidence | None,
+) -> Floats:
+    """`compromised`, with the labels that `own.frauds` has on every day."""
+    slots = blocks.slots if blocks is not None else own.slots if own is not None else 0
     if not episodes.present or not len(days):
         return np.zeros((len(days), slots))
-    evidence = Evidence.of(blocks, own, others_share)
+    last = int(days[-1]) - delay - 1
+    evidence = Evidence.of(blocks and blocks.ended_by(last), own and own.until(last), others_share)
     if evidence is None:
         clean, ages = _chain(episodes, 1).stationary()
         return np.full((len(days), slots), ages.sum() / (clean + ages.sum()))
-    wanted = np.array([max(day - delay - 1 - evidence.first_day, -1) for day in days], np.int64)
+    wanted = np.maximum(days - delay - 1 - evidence.first_day, -1)
     shown = evidence.shown(episodes.fraud_share, episodes.base_share, episodes.traffic, int(wanted[-1]) + 1)
     predicted, _ = run(_chain(episodes, evidence.longest), shown, wanted, delay + 1)
     return np.clip(predicted, 0.0, 1.0)

@@ -178,12 +178,15 @@ def fit_own_episodes(own: OwnEvidence) -> Episodes:
 def _telling(own: OwnEvidence) -> tuple[NDArray[np.int64], Floats]:
     """(slots, how many alike ones each stands for): all with a fraud, and some of the others by their number of rows.
 
-    A slot without frauds says little but how many rows it had: of neighbours in that order one speaks for all.
+    A slot without frauds says little but how many rows it had: of neighbours in that order one speaks for all. Slots
+    without any row are alike, as most buckets of a small bank are.
     """
     frauds, rows = own.frauds.sum(axis=0), own.transactions.sum(axis=0)
     others = np.flatnonzero(frauds == 0)
     others = others[np.argsort(rows[others], kind="stable")]
     groups = np.array_split(others, min(QUIET_GROUPS, max(len(others), 1)))
+    empty = sum(len(group) > 0 and not rows[group[-1]] for group in groups)
+    groups = [np.concatenate(groups[:empty]), *groups[empty:]] if empty else groups
     groups = [group for group in groups if len(group)]
     middle = np.array([group[len(group) // 2] for group in groups], np.int64)
     slots = np.concatenate([np.flatnonzero(frauds), middle])

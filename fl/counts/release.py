@@ -46,6 +46,7 @@ from fl.privacy.noise_shares import plan_noise
 from fl.secure.session import encrypted_sum
 
 TOTALS = "totals.npz"
+SALT = "salt"
 UNREADABLE = (  # what reading a damaged file raises
     OSError,
     ValueError,
@@ -81,7 +82,7 @@ def bank_salt(folder: Path) -> bytes:
 
     Raises `StatisticsError` when it is gone and the totals that were made under it are not.
     """
-    path = folder / "salt"
+    path = folder / SALT
     if not path.exists():
         if (folder / TOTALS).exists():
             raise StatisticsError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,17 @@ class Partition:
     customers: dict[str, str] | None = field(default=None, repr=False)  # customer -> bank
     clients: int | None = None  # number of banks by keyed hash
     seed: int = 0
+    owner: str | None = None  # bank of all rows of a table without `column`
+
+    def of_owner(self, bank: str) -> Partition:
+        """The same rule for `bank` by itself: where a table lacks the column that names the bank, all rows are its."""
+        return replace(self, owner=bank)
+
+    def column_of(self, header: Sequence[str]) -> str | None:
+        """The column that names the bank, to be read from a table with these columns; None where there is none."""
+        if self.owner is not None and self.column is not None and self.column not in header:
+            return None
+        return self.column
 
     def assign(self, table: Transactions) -> list[tuple[str, NDArray[np.int64]]]:
         """(bank, positions of its rows in the table, ascending) for every bank with rows, banks in natural order.
@@ -60,6 +71,8 @@ class Partition:
 
     def _codes(self, table: Transactions) -> tuple[NDArray[np.int64], Sequence[str]]:
         """A bank code per row and the banks' names."""
+        if self.owner is not None and self.column is not None and table.bank is None:
+            return np.zeros(len(table), np.int64), [self.owner]
         if self.column is not None:
             assert table.bank is not None, "the table was loaded without its bank column"
             return table.bank.code, [str(name) for name in table.bank.ids]

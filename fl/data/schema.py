@@ -56,7 +56,8 @@ class LabelColumn:
     """The fraud label. Until the label delay, `delay_days` after the transaction, features and split ignore it.
 
     `known`: column that says when a fraud was labelled, written as [time] is. Shared counts of frauds leave out a label
-    that came after its count was closed (`fl.counts.plan`); nothing else looks at it.
+    that came after its count was closed (`fl.counts.plan`), own evidence uses a label from the day after it came
+    (`fl.counts.evidence`), and no model learns from one that came when the test had begun (`fl.data.split`).
     """
 
     column: Annotated[str, options.COLUMN]

@@ -23,7 +23,7 @@ from fl.data.amount_history import AmountMoments
 from fl.data.conversion import Identifiers
 from fl.data.features import scaled_features
 from fl.data.partition import Partition
-from fl.data.reading import Transactions, load_transactions, stream_transactions
+from fl.data.reading import Transactions, load_transactions, read_header, stream_transactions
 from fl.data.schema import DAY_US, Schema
 from fl.errors import OrderError
 
@@ -82,8 +82,10 @@ def stream_file(
     """
     past = None
     if history is not None:
-        past = load_transactions(history, schema, bank_column=partition.column, needs_fraud=False)
-    chunks = stream_transactions(path, schema, labelled=labelled, bank_column=partition.column, rows=rows)
+        column = partition.column_of(read_header(history, schema.delimiter))
+        past = load_transactions(history, schema, bank_column=column, needs_fraud=False)
+    column = partition.column_of(read_header(path, schema.delimiter))
+    chunks = stream_transactions(path, schema, labelled=labelled, bank_column=column, rows=rows)
     yield from feature_stream(schema, partition, past, chunks)
 
 

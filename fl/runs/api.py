@@ -92,7 +92,8 @@ class Run:
 
         Args:
             bank: Name of the bank. Rows of other banks are then left out: `score` gives NaN for them.
-            history: Labelled transactions from before, in memory or in a file.
+            history: Labelled transactions from before, in memory or in a file. Where it, or what is scored, has no
+                column that names the bank, all its rows are the bank's.
 
         Returns:
             The run, whose scores have no epsilon any more: whoever sees them may learn single labels of the bank.

@@ -28,6 +28,14 @@ NOT_COVERED = (
     "the number of rows of a bank, if it is published otherwise, and what manifest.json says of its rows and frauds",
     "a transaction, card or customer as a whole",
 )
+RISK_NOT_COVERED = (
+    "a row's influence on the features of other rows, into which no label goes: changing one label is covered in full, "
+    "adding or removing a row with the features of all other rows fixed",
+    *NOT_COVERED[1:4],
+    "scores, alerts and declines that use a bank's own labels, and models that stay at home",
+    NOT_COVERED[4],
+    "a card or a customer as a whole, and a party as a whole: several frauds cost several times as much",
+)  # of a model whose training sees released counts and no label-dependent feature of a bank's own
 CLIENT_NOT_COVERED = (
     "that a bank takes part",
     "validation and test figures, the threshold among them",
@@ -126,8 +134,13 @@ def dearest(ledgers: Mapping[str, BudgetLedger]) -> Reckoned:
     return max((ledger.reckoned() for ledger in ledgers.values()), key=lambda each: each.epsilon)
 
 
-def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, BudgetLedger]) -> dict[str, Any]:
-    """The spending in all runs of these ledgers, as JSON."""
+def privacy_report(
+    privacy: PrivacySettings | None, ledgers: Mapping[str, BudgetLedger], *, by_risk: bool = False
+) -> dict[str, Any]:
+    """The spending in all runs of these ledgers, as JSON.
+
+    `by_risk`: the run's model knows the risk of shared parties, so that no label enters a feature in its training.
+    """
     if privacy is None:
         return WITHOUT_PRIVACY
     spent, accountant = dearest(ledgers)
@@ -156,8 +169,15 @@ def privacy_report(privacy: PrivacySettings | None, ledgers: Mapping[str, Budget
             }
             for name, ledger in ledgers.items()
         },
-        "not_covered": NOT_COVERED if privacy.unit == "row" else CLIENT_NOT_COVERED,
+        "not_covered": not_covered(privacy, by_risk=by_risk),
     }
+
+
+def not_covered(privacy: PrivacySettings, *, by_risk: bool) -> tuple[str, ...]:
+    """What the epsilon of a run says nothing about. `by_risk`: as in `privacy_report`."""
+    if privacy.unit != "row":
+        return CLIENT_NOT_COVERED
+    return RISK_NOT_COVERED if by_risk else NOT_COVERED
 
 
 def _steps(history: Iterable[Entry]) -> int:

@@ -213,7 +213,7 @@ class Experiment:
             "rounds_lost": self.rounds_lost,
             "parameters": self.plan.model.length,
             "metrics": self.folder.read_json("metrics.json"),
-            "privacy": privacy_report(self.config.privacy, self.ledgers),
+            "privacy": privacy_report(self.config.privacy, self.ledgers, by_risk=self.config.model.inputs == "risk"),
             "statistics": self._statistics,
             "baselines": self.folder.read_json("baselines.json"),
             "resources": None if self.plan.choice is None else self.plan.choice.as_json(),

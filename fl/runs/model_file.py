@@ -1,23 +1,31 @@
 """The model file that scoring reads: one module's tensors, and what they mean.
 
-What it does: `write_model` writes model.safetensors as `fl.runs.scoring.load_model` expects it.
+What it does: `write_model` writes model.safetensors as `fl.runs.scoring.load_model` expects it. The file names the
+SHA-256 of what the model was made with, and `require_made_with` refuses a folder where that has changed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import save
 from torch import nn
 
+from fl.counts.entity_risk import EPISODES
+from fl.counts.release import SALT, TOTALS
 from fl.data.schema import Schema
 from fl.durable import replace_durably
+from fl.errors import RunFolderError
 from fl.learning.model import MODEL_FORMAT, model_hash
+from fl.runs.folder import RESTORE
 
 MODEL_FILE = "model.safetensors"
+MADE_WITH = tuple(f"statistics/{name}" for name in (TOTALS, EPISODES, SALT))  # files beside the model, in its folder
+SCHEMA = "schema"  # names the schema among them, whose text is in the model file itself
 
 
 def write_model(
@@ -28,7 +36,7 @@ def write_model(
     threshold: float,
     personal: Sequence[str] = (),
 ) -> None:
-    """Write `module`, whose inputs are `features`, into a run's folder.
+    """Write `module`, whose inputs are `features`, into a run's folder, where its release is already.
 
     `threshold`: the score from 0 to 1 that flags a row. `personal`: layers that each bank has of its own.
     """
@@ -38,9 +46,33 @@ def write_model(
         "threshold": threshold,
         "schema": schema.source,
         "model_hash": model_hash(module),
+        "made_with": made_with(folder, schema),
     }
     if personal:
         about["personal"] = list(personal)
     tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     # One entry, because safetensors writes several in an arbitrary order and equal runs leave equal files.
     replace_durably(folder / MODEL_FILE, save(tensors, {"about": json.dumps(about)}))
+
+
+def made_with(folder: Path, schema: Schema) -> dict[str, str]:
+    """By name, the SHA-256 of the schema and of each file of the release that is in a run's folder."""
+    held = {name: folder / name for name in MADE_WITH if (folder / name).exists()}
+    return {SCHEMA: schema.sha256} | {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in held.items()
+    }
+
+
+def require_made_with(folder: Path, named: Mapping[str, object], schema: Schema) -> None:
+    """Refuse a folder whose release or schema is not the one that the model was made with, by `RunFolderError`.
+
+    `named`: what the model file says of them. A file that it does not name is refused too.
+    """
+    found = made_with(folder, schema)
+    for name in sorted(found.keys() | named.keys()):
+        if found.get(name) != named.get(name):
+            path = f"{folder / MODEL_FILE}, schema" if name == SCHEMA else folder / name
+            raise RunFolderError(
+                f"{path}: not what the model was made with: expected SHA-256 {named.get(name)}, got {found.get(name)}: "
+                f"{RESTORE}"
+            )

@@ -46,6 +46,9 @@ class RiskOfParties:
     scale: Scale
     members: int = 0
     learns_from: int = 0
+    # By bank: what it knows without any release, once it was asked for. Neither scale nor totals enter, so that copies
+    # of these rows with another scale or release share it.
+    own_risks: dict[str, EntityRisk] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def of(
@@ -114,22 +117,21 @@ class RiskOfParties:
         # A public guess: nobody knows how many transactions the others have.
         others = 1.0 - 1.0 / (self.members or len(self.banks))
         per_day = table.schema.parties.terminal_per_day
-        known = self.risk.with_clearer(self._by_own_rows[bank.name].episodes, per_day)
+        known = self.risk.with_clearer(self._by_own_rows(bank.name, table).episodes, per_day)
         return known.on(bank.days.tolist(), self._evidence(table, self.risk), others)
 
     def _own_alone(self, bank: PlacedBank, table: Transactions) -> RiskByDay | None:
         if self.keys is None:
             return None
-        return self._by_own_rows[bank.name].on(bank.days.tolist(), self._evidence(table))
+        return self._by_own_rows(bank.name, table).on(bank.days.tolist(), self._evidence(table))
 
-    @cached_property
-    def _by_own_rows(self) -> dict[str, EntityRisk]:
-        """By bank: what it knows without any release."""
+    def _by_own_rows(self, bank: str, table: Transactions) -> EntityRisk:
+        """What the bank with the rows `table` knows without any release."""
         assert self.keys is not None
-        found, delay, today = {}, self.source.table.schema.label.delay_days, first_test_day(self.source)
-        for name, rows, _ in self.source.banks:
-            found[name] = EntityRisk.alone(self._evidence(self.source.table.take(rows)), self.keys, delay, today)
-        return found
+        if bank not in self.own_risks:
+            delay, today = table.schema.label.delay_days, first_test_day(self.source)
+            self.own_risks[bank] = EntityRisk.alone(self._evidence(table), self.keys, delay, today)
+        return self.own_risks[bank]
 
     def _evidence(self, table: Transactions, risk: EntityRisk | None = None) -> Own:
         """Own rows as they were counted for the release of `risk`; without it, as they are known day by day."""

@@ -26,7 +26,7 @@ from fl.counts.entity_risk import EPISODES, EntityRisk, blocks_of, read_episodes
 from fl.counts.release import load_release
 from fl.counts.risk_columns import RiskColumns
 from fl.data.partition import Partition, partition_for
-from fl.data.reading import load_transactions, transactions_from_frame
+from fl.data.reading import Transactions, load_transactions, read_header, transactions_from_frame
 from fl.data.schema import Schema
 from fl.data.schema_file import parse_schema
 from fl.data.stream import StreamedRows, feature_stream, stream_file
@@ -36,6 +36,7 @@ from fl.learning.model import MODEL_FORMAT, flatten, layer_mask, layout, model_h
 from fl.learning.training import predict
 from fl.runs.config import RunConfig
 from fl.runs.folder import RESTORE, bank_names, head_path, read_config
+from fl.runs.model_file import MODEL_FILE, require_made_with
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,12 @@ def load_model(run: Path) -> TrainedModel:
     Raises `RunFolderError` when the run is not finished or its files do not fit together.
     """
     config = read_config(run)
-    path = run / "model.safetensors"
+    path = run / MODEL_FILE
     about, tensors = _stored(run, path)
     schema = parse_schema(about["schema"], f"{path}, schema")
     names = about["features"]
+    if "made_with" in about:  # an earlier version named nothing
+        require_made_with(run, about["made_with"], schema)
     shared = _shared(run, config, schema)
     computed = input_names(schema, None) if shared is None else shared.names
     if unknown := [name for name in names if name not in computed]:
@@ -156,6 +159,8 @@ def _stored(run: Path, path: Path) -> tuple[dict[str, Any], dict[str, torch.Tens
     for name, kind in ABOUT.items():
         if not isinstance(about.get(name), kind):
             raise RunFolderError(f"{path}: expected {name} of type {kind.__name__}, got {about.get(name)!r}: {RESTORE}")
+    if not isinstance(about.get("made_with", {}), dict):
+        raise RunFolderError(f"{path}: expected made_with as a table, got {about['made_with']!r}: {RESTORE}")
     personal = about.get("personal", [])
     words = isinstance(personal, list) and all(isinstance(each, str) for each in [*personal, *about["features"]])
     if not words or not about["features"]:
@@ -206,18 +211,27 @@ def score_frame(
 
     `history`: as in `score_file`, or in memory as well. Raises as `score_file` does.
     """
-    schema, column = model.schema, model.partition.column
-    past = None
-    if isinstance(history, pd.DataFrame):
-        past = transactions_from_frame(history, schema, "history", bank_column=column, needs_fraud=False)
-    elif history is not None:
-        past = load_transactions(Path(history), schema, bank_column=column, needs_fraud=False)
+    schema, past = model.schema, None
+    if history is not None:
+        past = past_rows(history, schema, model.partition, needs_fraud=False)
+    column = model.partition.column_of(list(frame.columns))
     try:
         new = transactions_from_frame(frame, schema, "frame", labelled=False, bank_column=column)
     except NoRows:
         return ScoredRows(np.empty(0, np.int64), np.empty(0), np.empty(0, bool), np.empty(0, object))
     (chunk,) = feature_stream(schema, model.partition, past, [new])
     return _scored(model, chunk)
+
+
+def past_rows(
+    history: pd.DataFrame | str | os.PathLike[str], schema: Schema, partition: Partition, *, needs_fraud: bool = True
+) -> Transactions:
+    """Labelled rows of a file or frame. Raises `DataError` as `fl.data.reading.load_transactions` does."""
+    if isinstance(history, pd.DataFrame):
+        column = partition.column_of(list(history.columns))
+        return transactions_from_frame(history, schema, "history", bank_column=column, needs_fraud=needs_fraud)
+    column = partition.column_of(read_header(Path(history), schema.delimiter))
+    return load_transactions(Path(history), schema, bank_column=column, needs_fraud=needs_fraud)
 
 
 def _scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,16 +22,17 @@ from fl.counts.key_slots import AllSlots
 from fl.counts.risk_columns import RiskColumns
 from fl.data.features import scaled_features
 from fl.data.federation import Rows
-from fl.data.reading import Transactions, load_transactions, transactions_from_frame
+from fl.data.reading import Transactions
 from fl.errors import OptionError, TrainingError
 from fl.learning.noisy_or import fit_noisy_or
 from fl.runs.risk import HISTORY_DAYS, own_keys
-from fl.runs.scoring import Home, TrainedModel
+from fl.runs.scoring import Home, TrainedModel, past_rows
 
 
 def at_home(model: TrainedModel, bank: str, banks: int, history: pd.DataFrame | str | os.PathLike[str]) -> TrainedModel:
     """`model` as `bank`, one of `banks`, scores with it. `history`: labelled transactions from before, a file or frame.
 
+    Where the run's banks are named by a column, and a table of the bank's rows lacks it, all its rows are the bank's.
     Raises `OptionError` for a model that knows no risk of parties or a bank without rows in `history`, and what
     reading the history raises.
     """
@@ -42,6 +42,7 @@ def at_home(model: TrainedModel, bank: str, banks: int, history: pd.DataFrame | 
             "--as: this run's model does not know the risk of shared parties; train with privacy, or with "
             "--model noisy-or"
         )
+    model = replace(model, partition=model.partition.of_owner(bank))
     table = _past(model, bank, history)
     last = int(table.day[-1])
     risk, others, delay = shared.risk, 1.0 - 1.0 / banks, table.schema.label.delay_days
@@ -54,8 +55,11 @@ def at_home(model: TrainedModel, bank: str, banks: int, history: pd.DataFrame | 
     columns = replace(shared, scale="probability", risk=risk, own=own, others_share=others)
     # Labels of this day are known even where the first row to score is of the last day.
     newest = last - delay - 1
-    chosen = np.flatnonzero((table.day <= newest) & (table.day > newest - HISTORY_DAYS))
+    learned = (table.day <= newest) & (table.day > newest - HISTORY_DAYS)
     assert table.label is not None
+    if table.known_day is not None:
+        learned &= (table.label == 0) | (table.known_day < last)
+    chosen = np.flatnonzero(learned)
     if not 0 < int((table.label[chosen] == 1).sum()) < len(chosen):
         raise TrainingError(
             f"{table.source}: {bank} has no frauds, or nothing else, among its {len(chosen)} rows that are older than "
@@ -69,11 +73,7 @@ def at_home(model: TrainedModel, bank: str, banks: int, history: pd.DataFrame | 
 
 def _past(model: TrainedModel, bank: str, history: pd.DataFrame | str | os.PathLike[str]) -> Transactions:
     """The labelled rows of `bank` in its history."""
-    schema, column = model.schema, model.partition.column
-    if isinstance(history, pd.DataFrame):
-        table = transactions_from_frame(history, schema, "history", bank_column=column)
-    else:
-        table = load_transactions(Path(history), schema, bank_column=column)
+    table = past_rows(history, model.schema, model.partition)
     by_bank = dict(model.partition.assign(table))
     if bank not in by_bank:
         raise OptionError(f"--as: expected a bank with rows in the history ({', '.join(by_bank)}), got {bank!r}")

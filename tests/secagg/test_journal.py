@@ -177,6 +177,28 @@ def test_zeros_may_come_again_and_are_warned_about(journal):
         contributing(journal, 2, np.zeros(4), plan=SHORT, members=MEMBERS[:1])
 
 
+def test_zeros_need_no_consent_to_come_again_and_are_counted_as_rosters_of_their_model_all_the_same(journal):
+    """Few bits round a small update away. Who is in the second sum is still for the count of rosters to limit."""
+    small = np.linspace(-0.4, 0.4, 4) * SHORT.step
+    contributing(journal, 1, small, plan=SHORT, model_repeats=0)
+    journal.sealed(1, MODEL, round_id(1), b"c" * 32)
+    journal.finished(1, MODEL, round_id(1), b"f" * 32)
+    with pytest.warns(ZeroUpdateWarning, match="step 1"):
+        contributing(journal, 2, small / 2, plan=SHORT, model_repeats=0)
+    with pytest.raises(ModelUnmoved, match="step 1 did not change the model"):
+        contributing(journal, 3, small, plan=SHORT, members=MEMBERS[:1], model_repeats=0)
+
+
+def test_what_few_bits_leave_of_two_updates_is_one_update_unless_it_is_nothing(journal):
+    one, other = np.array([0.0, 0.0, 0.6, 0.1]) * SHORT.step, np.array([0.2, -0.3, 0.9, 0.0]) * SHORT.step
+    contributing(journal, 1, one, plan=SHORT, model_repeats=0)
+    with pytest.raises(UpdateReused, match="step 1"):
+        contributing(journal, 2, other, plan=SHORT, members=MEMBERS[:1])
+    contributing(journal, 3, 0.1 * one, plan=SHORT)
+    with pytest.warns(ZeroUpdateWarning):
+        contributing(journal, 4, 0.2 * one, plan=SHORT, members=MEMBERS[:1])
+
+
 def test_an_update_that_no_roster_can_take_is_known_before_it_is_joined(journal):
     contributing(journal, 1)
     with pytest.raises(UpdateReused):

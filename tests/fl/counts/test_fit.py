@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
 from test_episodes import DELAY, EPISODES, blocks_of, gaussian, laplace, periods, world
 
+from fl.counts.day_filter import Chain, Shown, run
 from fl.counts.episodes import BlockCounts, Episodes, OwnEvidence, compromised
 from fl.counts.fit import fit_episodes, fit_own_episodes
 from fl.errors import StatisticsError
 
 WORLD = replace(EPISODES, onset=0.004, mean_days=20.0, shape=500.0, fraud_share=0.8, base_share=0.004)
 SLOTS, DAYS = 500, 112
+CONSTANTS = ("onset", "mean_days", "shape", "fraud_share", "base_share")
 
 
 def near(found: Episodes, true: Episodes, days: float, share: float) -> None:
@@ -52,6 +55,22 @@ def test_own_rows_alone_give_the_constants_too() -> None:
     found = fit_own_episodes(OwnEvidence(frauds, rows, 100))
     near(found, WORLD, 0.06, 0.06)
     assert found.traffic == pytest.approx(1.0, rel=0.02)
+
+
+def test_slots_without_any_row_cost_no_more_than_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    frauds, rows, _ = world(80, DAYS, WORLD, 8)
+    widths: list[int] = []
+
+    def counted(chain: Chain, shown: Shown, *more: Any) -> Any:
+        widths.append(shown.slots)
+        return run(chain, shown, *more)
+
+    monkeypatch.setattr("fl.counts.fit.run", counted)
+    plain = fit_own_episodes(OwnEvidence(frauds, rows, 100))
+    wide = fit_own_episodes(OwnEvidence(*(np.pad(each, ((0, 0), (0, 400))) for each in (frauds, rows)), 100))
+    assert max(widths) <= 81
+    alike = [[getattr(found, name) for name in CONSTANTS] for found in (plain, wide)]
+    assert alike[1] == pytest.approx(alike[0], rel=0.01)
 
 
 def test_fitted_constants_find_the_entities_that_are_compromised() -> None:

@@ -26,6 +26,7 @@ from fl.rounds.algorithms.settings import AlgorithmSettings, algorithm_of
 from fl.rounds.algorithms.state import ReleasedAverage, State
 from fl.rounds.play import Rounds, Schedule, play_rounds
 from fl.secure.session import InProcessRounds, plain_sum
+from secagg.journal import ZeroUpdateWarning
 
 __all__ = ["scripted"]  # a fixture
 
@@ -94,6 +95,14 @@ def moved_by(name: str, rounds: int) -> list[float]:
 def test_a_round_moves_by_the_mean_of_what_the_banks_moved(scripted: Callable[..., None], name: str) -> None:
     scripted(*MOVES)
     assert moved_by(name, 2) == pytest.approx([0.03, 0.03], abs=1e-7)
+
+
+def test_banks_whose_updates_are_all_rounded_away_meet_again_and_are_warned(scripted: Callable[..., None]) -> None:
+    scripted(0.0, 0.0, 0.0, 0.0)
+    with pytest.warns(ZeroUpdateWarning, match="hides no other member"):
+        played = play(make_algorithm("fedavg"), banks=BANKS, rounds=2, encrypted=True)
+    assert [len(record.members) for record, _ in played] == [4, 4]
+    assert (played[-1][1].model == first_vector()).all()
 
 
 def test_a_fedadam_round_moves_by_its_formula(scripted: Callable[..., None]) -> None:

@@ -23,11 +23,12 @@ from fl.rounds.algorithms.state import ReleasedAverage, State
 from fl.rounds.joint_noise import GRID, JointNoise, row_sensitivity
 from fl.rounds.joint_steps import VELOCITY, JointSteps, clipped_gradient_sum
 from fl.rounds.play import Rounds, play_rounds
+from fl.runs.asked import configuration
 from fl.runs.config import BY_NOISE
 from fl.runs.experiment import Experiment
 from fl.runs.noise import NOISE_PER_STEP
 
-SMALL = ["--customers", "400", "--clients", "3", "--fraud-share", "0.03", "--seed", "5", "--local-epochs", "1"]
+SMALL = ["--customers", "200", "--clients", "3", "--fraud-share", "0.05", "--seed", "5", "--local-epochs", "1"]
 SHARED = [*SMALL, "--noise", "shared", "--rounds", "3"]
 
 
@@ -110,7 +111,8 @@ def test_the_step_is_as_large_as_the_noise_allows_unless_a_rate_is_asked_for(fin
     noise = np.sqrt(steps[0].shares * steps[0].share_variance) / GRID / (privacy.expected_batch * 3)
     assert experiment.config.training.learning_rate == BY_NOISE  # what was asked for, and beside it what came of it
     assert experiment.schedule.local.learning_rate * noise == pytest.approx(NOISE_PER_STEP)
-    run(*SHARED, "--rounds", "1", "--lr", "0.5", "--no-baselines", "--run-dir", tmp_path / "run")
+    data = {"customers": 200, "clients": 3, "fraud_share": 0.05, "seed": 5}
+    Experiment.start(configuration({**data, "noise": "shared", "rounds": 1, "lr": 0.5}), tmp_path / "run")
     assert Experiment.resume(tmp_path / "run").schedule.local.learning_rate == 0.5
 
 

@@ -83,13 +83,19 @@ def edited(run: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]]
 
 
 @pytest.mark.parametrize("value", [None, 7, "x", [], [1], {}, [None], "gone"])
-@pytest.mark.parametrize("field", ["schema", "features", "model_hash", "threshold", "format", "personal"])
+@pytest.mark.parametrize("field", ["schema", "features", "model_hash", "threshold", "format", "personal", "made_with"])
 def test_a_model_file_with_another_field_is_refused_or_is_the_same(run: Path, field: str, value: object) -> None:
     edited(run, lambda about, _: about.pop(field, None) if value == "gone" else about.update({field: value}))
-    if field == "personal" and value in ([], "gone"):
+    if (field == "personal" and value in ([], "gone")) or (field == "made_with" and value == "gone"):
         load_model(run)
         return
     with pytest.raises(FederationError, match=r"model\.safetensors|no layers"):
+        load_model(run)
+
+
+def test_a_schema_that_is_not_the_models_is_refused(run: Path) -> None:
+    edited(run, lambda about, _: about.update({"schema": about["schema"].replace("delay_days = 7", "delay_days = 6")}))
+    with pytest.raises(RunFolderError, match=r"model\.safetensors, schema: not what the model was made with"):
         load_model(run)
 
 

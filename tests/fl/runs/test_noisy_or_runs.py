@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,15 @@ import fl
 from demos.score import score as score_command
 from fl.counts.plan import Totals
 from fl.counts.release import load_release
-from fl.errors import BudgetError, FederationError, ModelError, OptionError, TrainingError
+from fl.counts.risk_columns import RiskColumns
+from fl.data.federation import Rows
+from fl.data.schema_file import parse_schema
+from fl.errors import BudgetError, DataError, FederationError, ModelError, OptionError, RunFolderError, TrainingError
+from fl.learning.noisy_or import NoisyOr
 from fl.rounds.joint_steps import NoisyOrSteps
+from fl.runs import scoring_at_home
 from fl.runs.asked import configuration
+from fl.runs.budgets import not_covered
 from fl.runs.config import RunConfig, config_from_toml, config_to_toml
 from fl.runs.experiment import Experiment
 from fl.runs.noise import with_noise
@@ -199,6 +207,17 @@ def test_the_report_says_what_an_observer_learns(finished: Path, data: Path) -> 
     assert said["prior"] == 0.001 < said["highest_posterior"] < 0.05
 
 
+def test_what_is_not_covered_is_what_the_kind_of_model_leaves_open(finished: Path) -> None:
+    run = fl.load(finished)
+    assert run.config.privacy is not None
+    told = "; ".join(run.result["privacy"]["not_covered"])
+    network = "; ".join(not_covered(run.config.privacy, by_risk=False))
+    clients = not_covered(replace(run.config.privacy, unit="client"), by_risk=True)
+    for said in ("changing one label is covered in full", "that use a bank's own labels, and models that stay at home"):
+        assert said in told and said not in network
+    assert "a transaction, card or customer as a whole" in network and "that a bank takes part" in clients
+
+
 # --- killed and resumed ----------------------------------------------------------------------------------------------
 
 
@@ -262,6 +281,63 @@ def test_a_finished_run_scores_new_rows_without_labels(finished: Path, rows: pd.
     assert run.score(new, relabelled).equals(scores)  # no label of the history enters, as in training
 
 
+def another_count(path: Path) -> None:
+    with np.load(path) as file:
+        held = {name: file[name] for name in file.files}
+    held["sums"] = held["sums"] + 1
+    np.savez(path, **held)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "statistics/totals.npz": another_count,
+    "statistics/episodes.json": lambda path: path.write_text(path.read_text().replace('"traffic": ', '"traffic": 1')),
+    "statistics/salt": lambda path: path.write_bytes(bytes(32)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_release_that_the_model_was_not_made_with_is_refused_by_its_name(
+    finished: Path, rows: pd.DataFrame, tmp_path: Path, name: str
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    past, new = parts(rows)
+    past.to_csv(tmp_path / "past.csv", index=False)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    before = (run / name).read_bytes()
+    CHANGES[name](run / name)
+    assert (run / name).read_bytes() != before
+    words = [str(run), str(tmp_path / "new.csv"), "--as", "bank-2", "--history", str(tmp_path / "past.csv")]
+    done = CliRunner().invoke(score_command, words)
+    assert isinstance(done.exception, RunFolderError) and not done.stdout
+    assert str(done.exception).startswith(f"{run / name}: not what the model was made with: expected SHA-256 ")
+
+
+def test_a_late_label_of_the_last_day_teaches_no_model_at_home(
+    finished: Path, rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = risky_banks.SCHEMA_TEXT.replace("[time]", 'known = "LABELLED"\n[time]')
+    loaded = fl.load(finished).model
+    assert isinstance(loaded.shared, RiskColumns)
+    of = parse_schema(text, "late.toml")
+    model = replace(loaded, schema=of, shared=replace(loaded.shared, schema=of))
+    past, _ = parts(rows)
+    last = past.TIME.max().normalize()
+    learnt = past.index[past.BANK.eq("bank-1") & past.FRAUD.eq(1) & past.TIME.lt(last - pd.Timedelta(days=8))]
+    taught: list[set[int]] = []
+    fit = scoring_at_home.fit_noisy_or
+
+    def fitted(held: Rows) -> NoisyOr:
+        taught.append(set(held.index[held.y == 1].tolist()))
+        return fit(held)
+
+    monkeypatch.setattr(scoring_at_home, "fit_noisy_or", fitted)
+    for came in (last - pd.Timedelta(days=1), last):
+        history = past.assign(LABELLED=past.TIME)
+        history.loc[learnt[0], "LABELLED"] = came
+        scoring_at_home.at_home(model, "bank-1", 3, history)
+    assert taught[0] - taught[1] == {int(learnt[0])} and taught[1] < taught[0]
+
+
 def test_own_evidence_changes_scores_of_that_bank_alone(finished: Path, rows: pd.DataFrame) -> None:
     past, new = parts(rows)
     run = fl.load(finished)
@@ -290,6 +366,25 @@ def test_the_command_writes_the_scores_of_both_models_for_the_bank_s_own_rows(
     expected = fl.load(finished).as_bank("bank-2", past).score(new, past)
     assert written.score.to_numpy() == pytest.approx(expected.dropna().to_numpy(), rel=1e-4, abs=1e-6)
     assert written.at_home.between(0, 1).all() and (written.at_home != written.score).any()
+
+
+@pytest.mark.parametrize("history_names_banks", [True, False])
+def test_a_bank_s_own_rows_need_no_column_that_names_it(
+    finished: Path, rows: pd.DataFrame, tmp_path: Path, history_names_banks: bool
+) -> None:
+    past, new = parts(rows)
+    expected = fl.load(finished).as_bank("bank-2", past).score(new, past).dropna()
+    mine = new[new.BANK == "bank-2"].drop(columns="BANK")
+    held = past if history_names_banks else past[past.BANK == "bank-2"].drop(columns="BANK")
+    run = fl.load(finished).as_bank("bank-2", held)
+    assert run.score(mine, held).equals(expected)
+    mine.to_csv(tmp_path / "new.csv", index=False)
+    held.to_csv(tmp_path / "past.csv", index=False)
+    chunks = list(run.score_file(tmp_path / "new.csv", tmp_path / "past.csv"))
+    assert {bank for chunk in chunks for bank in chunk.bank} == {"bank-2"}
+    assert np.concatenate([chunk.score for chunk in chunks]) == pytest.approx(expected.to_numpy(), rel=1e-6)
+    with pytest.raises(DataError, match="BANK"):
+        fl.load(finished).score(mine, past)  # whose rows they are, only the bank itself can say
 
 
 def test_who_cannot_score_at_home_is_told_why(finished: Path, rows: pd.DataFrame, data: Path, tmp_path: Path) -> None:

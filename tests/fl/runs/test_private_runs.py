@@ -45,7 +45,7 @@ def config(*, budget_dir: Path | None = None, **privacy: Any) -> RunConfig:
         privacy=replace(settings, **privacy),
         baseline_model=OPEN.model,
         baseline_training=OPEN.training,
-        statistics=StatisticsSettings(1, increment_days=10, budget_share=0.1),
+        statistics=StatisticsSettings(1, increment_days=10, budget_share=0.1, buckets=16),
     )
 
 
@@ -69,6 +69,20 @@ def begun(fresh: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(begun: Path, tmp_path: Path) -> Path:
     """The same for a test to spoil: as if it had been made there."""
     return twin(begun, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All four rounds."""
+    folder = twin(begun, tmp_path_factory.mktemp("whole") / "run")
+    played(Experiment.resume(folder))
+    return folder
+
+
+@pytest.fixture
+def finished(whole: Path, tmp_path: Path) -> Path:
+    """The same for a test to spoil."""
+    return twin(whole, tmp_path / "run")
 
 
 def twin(folder: Path, path: Path, **privacy: Any) -> Path:
@@ -97,15 +111,14 @@ def _power_cut(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_counts_whose_totals_were_deleted_are_not_released_again_for_the_first_payment(run: Path) -> None:
+def test_counts_whose_totals_were_deleted_are_not_released_again_for_the_first_payment(finished: Path) -> None:
     """The run's name in the ledger was taken for "released", and other noise was drawn on the same counts."""
-    played(Experiment.resume(run))
-    (run / "statistics" / "totals.npz").unlink()
-    before = lines(run / "budget")
+    (finished / "statistics" / "totals.npz").unlink()
+    before = lines(finished / "budget")
     with pytest.raises(BudgetExhausted, match="transaction in shared counts"):
-        played(Experiment.resume(run))
-    assert lines(run / "budget") == before  # the budget has no room for a second release beside the rounds
-    assert not list((run / "statistics").glob("*.np*"))
+        played(Experiment.resume(finished))
+    assert lines(finished / "budget") == before  # the budget has no room for a second release beside the rounds
+    assert not list((finished / "statistics").glob("*.np*"))
 
 
 def test_counts_that_are_released_again_are_paid_for_again(
@@ -170,9 +183,8 @@ def test_a_copy_with_ledgers_of_its_own_does_not_go_on_beside_the_first(begun: P
     assert contents(copy / "budget") == before
 
 
-def test_a_copy_of_a_finished_run_can_be_read(run: Path, tmp_path: Path) -> None:
-    played(Experiment.resume(run))
-    shutil.copytree(run, tmp_path / "copy")
+def test_a_copy_of_a_finished_run_can_be_read(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "copy")
     before = contents(tmp_path / "copy" / "budget")
     assert played(Experiment.resume(tmp_path / "copy")).finished == 4
     assert contents(tmp_path / "copy" / "budget") == before
@@ -206,7 +218,7 @@ def test_totals_whose_payment_was_taken_out_of_a_ledger_are_not_used(run: Path) 
     [
         ("epsilon = 3.0", "epsilon = 50.0"),
         ("noise_multiplier = ", "noise_multiplier = 1"),
-        ("buckets = 1024\nepsilon = ", "buckets = 1024\nepsilon = 1"),
+        ("buckets = 16\nepsilon = ", "buckets = 16\nepsilon = 1"),
     ],
 )
 def test_a_run_that_was_edited_between_two_sittings_does_not_go_on(run: Path, old: str, new: str) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import risky_banks
 
+from fl.counts import entity_risk
 from fl.counts.key_slots import AllSlots
 from fl.counts.plan import Totals, bank_counts
 from fl.counts.settings import key_slots
@@ -163,6 +164,20 @@ def test_a_bank_knows_its_own_constants_where_much_noise_leaves_the_release_none
     for plain, home in zip(parties.released, parties.at_home, strict=True):
         assert not plain.test[0].x[:, -1].any()
         assert home.test[0].x[:, -1].any()
+
+
+def test_what_own_rows_show_is_found_once_for_copies_with_another_scale_or_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    fit = entity_risk.fit_own_episodes
+    monkeypatch.setattr(entity_risk, "fit_own_episodes", lambda own: found.append(own) or fit(own))
+    first = seen(tmp_path, risky_banks.frame())
+    views = [first.parties, replace(first.parties, scale="log odds"), first.parties.with_totals(first.totals)]
+    homes = [each.at_home for each in views]
+    assert len(found) == len(risky_banks.BANKS)
+    for one, another in zip(homes[0], homes[2], strict=True):
+        assert (one.test[0].x == another.test[0].x).all()
 
 
 def test_of_two_constants_those_stay_whose_gain_is_larger(before: Seen) -> None:
