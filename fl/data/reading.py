@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from fl.data.cells import first_that_fails
 from fl.data.conversion import Cells, Identifiers, as_array, cells_of
+from fl.data.deriving import derived_values
 from fl.data.schema import DAY_US, Schema
 from fl.errors import DataError, NoRows
 
@@ -38,7 +39,7 @@ class Transactions:
     and `numeric`: float64[n], finite (NaN only in numeric columns whose schema names a `missing` value).
     `customer`, `terminal`, `bank`, `categorical`: codes. `text`: object[n]. `entities`: codes of the parties beside the
     terminal, by kind. `known_day`: int32[n], the day on which a fraud was labelled; 0 where there is no fraud. None
-    where the schema names no such column.
+    where the schema names no such column. `derived`: float64[n] by name, NaN where a value is missing.
     """
 
     schema: Schema
@@ -56,6 +57,7 @@ class Transactions:
     first_row: int = 2  # row number of index 0 in messages: 2 in a csv (row 1 is the header), 1 in a parquet file
     entities: Mapping[str, Identifiers] = field(default_factory=dict, repr=False)
     known_day: NDArray[np.int32] | None = field(default=None, repr=False)
+    derived: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -93,6 +95,7 @@ class Transactions:
             text={name: values[rows] for name, values in self.text.items()},
             entities={kind: values.take(rows) for kind, values in self.entities.items()},
             known_day=None if self.known_day is None else self.known_day[rows],
+            derived={name: values[rows] for name, values in self.derived.items()},
         )
 
 
@@ -316,6 +319,7 @@ def _build(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None
         first_row=cells.first_row,
         entities={kind: cells.ids(column, refuse_empty=True) for kind, column in schema.parties.entities.items()},
         known_day=None if label is None or schema.label.known is None else cells.known_days(schema, label),
+        derived={column.name: derived_values(cells, column, schema) for column in schema.derived},
     )
     if table.time is None or bool((np.diff(table.time) >= 0).all()):
         return table

@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, get_args
 
 from fl import options
+from fl.data.constants import Constant, ConstantsFrom
+from fl.data.derived_columns import DerivedColumn
 from fl.errors import SchemaError
+from fl.toml import literal
 
 TimeUnit = Literal["datetime", "seconds", "minutes", "hours", "days", "order"]
 MICROSECONDS: dict[str, int] = {  # microseconds in one unit of a numeric time column
@@ -109,12 +113,17 @@ class TimeColumn:
 
 @dataclass(frozen=True)
 class AmountColumn:
-    """The amount. Scaled as (log1p(amount) - log1p(typical)) / spread, with the sign kept."""
+    """The amount. Scaled as (log1p(amount) - log1p(typical)) / spread, with the sign kept.
+
+    `constants`: where typical and spread come from; `bound`: None for the schema's, or 10 where they are computed.
+    """
 
     column: Annotated[str, options.COLUMN]
     # In the column's currency. A public guess, not a statistic of the data.
     typical: Annotated[float, options.TYPICAL] = 50.0
     spread: Annotated[float, options.SPREAD] = 1.0
+    constants: ConstantsFrom = field(default="given", repr=False)
+    bound: Annotated[float | None, options.BOUND] = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         options.check(self, SchemaError, "[amount] ")
@@ -184,7 +193,8 @@ class NumericColumn:
     """A number, used directly or through a logarithm. Scaled as (transform(value) - center) / scale.
 
     `missing`: the public value of an empty cell, which also gets a 0/1 column that marks empty cells. None: an
-    empty cell is refused.
+    empty cell is refused. `constants`: where centre and scale come from. `bound`: the scaled number is clipped to it;
+    None for the schema's bound, or 10 where the constants are computed.
     """
 
     column: Annotated[str, options.COLUMN]
@@ -192,6 +202,8 @@ class NumericColumn:
     center: Annotated[float, options.CENTER] = 0.0
     scale: Annotated[float, options.SCALE] = 1.0
     missing: Annotated[float | None, options.CENTER] = None
+    constants: ConstantsFrom = field(default="given", repr=False)
+    bound: Annotated[float | None, options.BOUND] = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         options.check(self, SchemaError, f"[[numeric]] {self.column!r} ")
@@ -316,6 +328,8 @@ class Schema:
     windows_days: Annotated[tuple[int, ...], options.WINDOWS_DAYS] = (1, 7, 30)  # empty: no windows
     bound: Annotated[float, options.BOUND] = 3.0  # every scaled feature is clipped to +-bound
     delimiter: Annotated[str, options.DELIMITER] = ","
+    derived: tuple[DerivedColumn, ...] = field(default=(), repr=False)
+    constants: tuple[Constant, ...] = field(default=(), repr=False)  # computed ones, once they are known
     # The TOML text it was read from.
     source: Annotated[str, options.TOML] = field(default="", repr=False, compare=False)
 
@@ -333,7 +347,79 @@ class Schema:
             self.label.known is None or (self.time is not None and self.time.measures_days),
             "[label] known dates a label, and needs a [time] column that measures days; add one or remove known",
         )
+        self._check_derived()
         self._check_split()
+
+    def _check_derived(self) -> None:
+        read = set(self.roles())
+        _refuse_repeats([column.name for column in self.derived], "[derived]")
+        for column in self.derived:
+            where = f"[derived] {column.name!r}"
+            _require(
+                column.name not in read,
+                f"{where}: a column of the file has this name and a role; name the derived column otherwise",
+            )
+            for source in column.columns:
+                _require(
+                    source not in (self.label.column, self.label.known),
+                    f"{where}: column {source!r} holds the label, or when it came, and must not become a feature; "
+                    "remove the derived column",
+                )
+                _require(
+                    source not in self.never,
+                    f"{where}: column {source!r} is in never; remove it from there if it is known when a transaction "
+                    "is scored, or remove the derived column",
+                )
+            if column.kind == "ratio_to_mean":
+                words = {each.column: each.vocabulary for each in self.categorical}
+                _require(
+                    bool(words.get(column.columns[1])),
+                    f"{where} ratio_to_mean: expected a [[categorical]] column with a vocabulary, whose words are "
+                    f"public, got {column.columns[1]!r}",
+                )
+        _refuse_repeats([constant.column for constant in self.constants], "[constants]")
+        computed = self.computed("shared") | self.computed("bank")
+        for constant in self.constants:
+            _require(
+                constant.column in computed,
+                f'[constants] {constant.column!r}: expected a column with constants = "shared" or "bank", got another '
+                "one; remove the entry, or say so at the column",
+            )
+
+    def computed(self, source: ConstantsFrom) -> set[str]:
+        """Names of the columns whose constants come from `source`."""
+        named = {column.column: column.constants for column in self.numeric}
+        named |= {column.name: column.constants for column in self.derived if column.is_scaled}
+        if self.amount is not None:
+            named[self.amount.column] = self.amount.constants
+        return {name for name, each in named.items() if each == source}
+
+    def lacking(self, source: ConstantsFrom) -> tuple[str, ...]:
+        """Columns whose constants come from `source` ("shared" or "bank") and are not known yet, sorted."""
+        return tuple(sorted(self.computed(source) - {constant.column for constant in self.constants}))
+
+    def constant_of(self, column: str) -> Constant | None:
+        """The computed constants of a column; None while they are unknown, or where the schema gives them."""
+        return next((constant for constant in self.constants if constant.column == column), None)
+
+    def with_constants(self, constants: Iterable[Constant], *, written: bool = True) -> Schema:
+        """This schema with further computed constants, written into its TOML text unless `written` is False.
+
+        Raises `SchemaError` for a column whose constants are not computed.
+        """
+        new = tuple(constants)
+        if not new:
+            return self
+        text = self.source
+        if written:
+            lines = [_constant_line(constant) for constant in new]
+            header = "" if self.constants else "\n[constants]  # computed from the rows of the banks\n"
+            text = f"{text.rstrip(chr(10))}\n{header}" + "".join(lines)
+        amount = self.amount
+        for constant in new:
+            if amount is not None and constant.column == amount.column:
+                amount = replace(amount, typical=max(_expm1(constant.center), 0.0), spread=constant.scale)
+        return replace(self, constants=(*self.constants, *new), amount=amount, source=text)
 
     def _check_split(self) -> None:
         if isinstance(self.split, FractionSplit):
@@ -365,7 +451,8 @@ class Schema:
 
     def columns_read(self, *, labelled: bool = True) -> tuple[str, ...]:
         """Columns that a file must have, in a fixed order: the label only if `labelled`, text only if in use."""
-        wanted = dict.fromkeys([*self.roles(), *(rule.column for rule in self.drop)])
+        sources = (column for derived in self.derived for column in derived.columns)
+        wanted = dict.fromkeys([*self.roles(), *sources, *(rule.column for rule in self.drop)])
         for column in (text.column for text in self.text if not text.use):
             wanted.pop(column)
         if not labelled:
@@ -398,6 +485,12 @@ class Schema:
         text = repr(self)
         if later := _not_default(self.label, ("known",)) | _not_default(self.parties, (*KINDS[1:], "reported_by")):
             text += repr(later)
+        scaled = [column for column in (self.amount, *self.numeric) if column is not None]
+        computed = [
+            (column.column, given) for column in scaled if (given := _not_default(column, ("constants", "bound")))
+        ]
+        if any((computed, self.derived, self.constants)):
+            text += repr((computed, self.derived, [(each, sorted(each.means.items())) for each in self.constants]))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def day_name(self, day: int) -> str:
@@ -414,6 +507,20 @@ def _names_the_year(format: str) -> bool:
         return dt.datetime.strptime(moment.strftime(format), format).year == moment.year
     except (ValueError, re.error):  # re.error: a code that occurs twice
         return False
+
+
+def _expm1(value: float) -> float:
+    """The amount whose log1p is `value`, within what an amount can be."""
+    return float(math.expm1(min(value, math.log1p(options.TYPICAL.high))))
+
+
+def _constant_line(constant: Constant) -> str:
+    """One entry of [constants] in TOML."""
+    parts = [f"center = {literal(constant.center)}", f"scale = {literal(constant.scale)}"]
+    if constant.means:
+        means = ", ".join(f"{literal(word)} = {literal(mean)}" for word, mean in constant.means.items())
+        parts += [f"rest = {literal(constant.rest)}", f"means = {{ {means} }}"]
+    return f"{literal(constant.column)} = {{ {', '.join(parts)} }}\n"
 
 
 def _not_default(settings: object, names: Iterable[str]) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fl import options
+from fl.data.constants import BOUND, Constant, require_no_given
+from fl.data.derived_columns import KINDS_OF_DERIVED, DerivedColumn
 from fl.data.schema import (
     EPOCH,
     AmountColumn,
@@ -92,8 +95,9 @@ def _schema(top: Fields, source: str, stem: str) -> Schema:
         windows_days=_windows(features),
         bound=features.number("bound", 3.0),
         delimiter=file_table.string("delimiter", ","),
+        derived=_derived(top.table("derived")),
         source=source,
-    )
+    ).with_constants(_constants(top.table("constants")), written=False)
     for fields in (columns, features, file_table, partition, top):
         fields.done()
     return schema
@@ -134,9 +138,20 @@ def _amount(fields: Fields | None) -> AmountColumn | None:
     if fields is None:
         return None
     column = fields.required("column")
-    amount = AmountColumn(column, fields.number("typical", 50.0), fields.number("spread", 1.0))
+    constants, bound = _computed(fields, "typical", "spread")
+    amount = AmountColumn(column, fields.number("typical", 50.0), fields.number("spread", 1.0), constants, bound)
     fields.done()
     return amount
+
+
+def _computed(fields: Fields, *given: str) -> tuple[Any, float | None]:
+    """(`constants` of a column, checked by its class; its `bound`). `given`: keys that a computed column has not."""
+    constants: Any = fields.text("constants", "given")
+    require_no_given(constants, fields.place("constants"), *(key for key in given if fields.has(key)))
+    bound = fields.take("bound", (int, float), "a number")
+    if bound is None and constants != "given":
+        bound = BOUND
+    return constants, bound
 
 
 def _parties(fields: Fields | None) -> PartyColumns:
@@ -172,10 +187,59 @@ def _named(fields: Fields) -> tuple[str, ...]:
 def _numeric(fields: Fields) -> list[NumericColumn]:
     names = _named(fields)
     transform: Any = fields.text("transform", "identity")  # checked by NumericColumn
+    constants, bound = _computed(fields, "center", "scale")
     center, scale = fields.number("center", 0.0), fields.number("scale", 1.0)
     missing = fields.take("missing", (int, float), "a number")
     fields.done()
-    return [NumericColumn(name, transform, center, scale, missing) for name in names]
+    return [NumericColumn(name, transform, center, scale, missing, constants, bound) for name in names]
+
+
+def _derived(fields: Fields | None) -> tuple[DerivedColumn, ...]:
+    """One entry a column: `delay = { difference = ["PAID", "ORDERED"] }`."""
+    columns = []
+    for name, value in (fields.rest() if fields else {}).items():
+        where = f"[derived] {name}"
+        if not isinstance(value, dict):
+            raise SchemaError(f'{where}: expected a table, as in {{ equal = ["A", "B"] }}, got {value!r}')
+        entry = Fields(value, where, SchemaError)
+        kinds = [kind for kind in KINDS_OF_DERIVED if entry.has(kind)]
+        if len(kinds) != 1:
+            raise SchemaError(
+                f"{where}: expected one of {', '.join(KINDS_OF_DERIVED)}, got {', '.join(kinds) or 'none'}"
+            )
+        constants: Any = entry.text("constants", DerivedColumn.constants)  # checked by DerivedColumn
+        require_no_given(constants, where, *(key for key in ("center", "scale") if entry.has(key)))
+        unit: Any = entry.text("unit", DerivedColumn.unit)  # checked by DerivedColumn
+        columns.append(
+            DerivedColumn(
+                name,
+                kinds[0],
+                entry.strings(kinds[0]),
+                constants,
+                entry.number("center", 0.0),
+                entry.number("scale", 1.0),
+                entry.number("bound", BOUND),
+                unit,
+            )
+        )
+        entry.done()
+    return tuple(columns)
+
+
+def _constants(fields: Fields | None) -> tuple[Constant, ...]:
+    """Computed constants that the banks agreed on before, as a run writes them."""
+    constants = []
+    for name, value in (fields.rest() if fields else {}).items():
+        where = f"[constants] {name}"
+        if not isinstance(value, dict):
+            raise SchemaError(f"{where}: expected a table, as in {{ center = 0.0, scale = 1.0 }}, got {value!r}")
+        entry = Fields(value, where, SchemaError)
+        center, scale = entry.option("center", options.CENTER), entry.option("scale", options.SCALE)
+        means = entry.table("means")
+        rest = entry.number("rest", 0.0)
+        entry.done()
+        constants.append(Constant(name, center, scale, {} if means is None else means.rest(), rest))
+    return tuple(constants)
 
 
 def _categorical(fields: Fields) -> list[CategoricalColumn]:

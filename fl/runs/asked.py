@@ -21,7 +21,7 @@ from fl.learning.kinds import ModelKind
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
-from fl.runs.config import AggregationSettings, PrivacySettings, RunConfig
+from fl.runs.config import AggregationSettings, ConstantsSettings, PrivacySettings, RunConfig
 from fl.runs.styles import OPEN, private_defaults, share_of_counts, style_of
 from fl.runs.train_options import TRAIN_OPTIONS, flag
 
@@ -57,6 +57,7 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
         participation=_participation(asked, start, values.get("participation", {})),
         compression=_compression(asked, start, values.get("compression", {})),
         resources=_resources(start, values.get("resources", {})),
+        constants=_constants(start, values.get("constants", {})),
     )
 
 
@@ -253,3 +254,9 @@ def _compression(asked: Mapping[str, Any], start: RunConfig, values: Mapping[str
 def _resources(start: RunConfig, values: Mapping[str, Any]) -> ResourceSettings | None:
     settings = replace(start.resources or ResourceSettings(), **values)
     return None if settings == ResourceSettings() else settings
+
+
+def _constants(start: RunConfig, values: Mapping[str, Any]) -> ConstantsSettings | None:
+    """How constants are computed; None for the defaults. A plan leaves it out where the schema names all constants."""
+    settings = replace(start.constants or ConstantsSettings(), **values)
+    return None if (settings := replace(settings, sigma=None)) == ConstantsSettings() else settings

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fl import options
 from fl.counts.risk_columns import Scale
 from fl.counts.settings import StatisticsSettings
-from fl.errors import AggregationError, BudgetError, ModelError, OptionError, RunFolderError
+from fl.errors import AggregationError, BudgetError, ModelError, OptionError, RunFolderError, StatisticsError
 from fl.learning.kinds import ModelKind
 from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
@@ -109,6 +109,18 @@ class ModelSettings:
             raise ModelError(f'model.inputs: the noisy-or model has the inputs "risk", got {self.inputs!r}')
 
 
+@dataclass(frozen=True)
+class ConstantsSettings:
+    """How the scaling constants that a schema leaves to the banks are computed. All of it is public."""
+
+    budget_share: Annotated[float, options.BUDGET_SHARE] = 0.05  # of what is left of epsilon at the start; noise only
+    colluders: Annotated[int, options.BANKS] = 1  # t, the observing bank included; noise only
+    sigma: Annotated[float | None, options.SIGMA] = None  # rows; calibrated when the run starts, kept
+
+    def __post_init__(self) -> None:
+        options.check(self, StatisticsError)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that decides a run's result. It holds no secret."""
@@ -130,6 +142,7 @@ class RunConfig:
     participation: ParticipationSettings | None = None  # None: every bank in every round
     compression: CompressionSettings | None = None  # None: the same bits and all layers in every round
     resources: ResourceSettings | None = None  # None: no bank has limits
+    constants: ConstantsSettings | None = None  # None: the schema names all scaling constants
 
     @property
     def scale(self) -> Scale:
@@ -176,6 +189,7 @@ def config_of(read: Mapping[str, Any], name: str) -> RunConfig:
         "participation": ParticipationSettings,
         "compression": CompressionSettings,
         "resources": ResourceSettings,
+        "constants": ConstantsSettings,
     }
     values: dict[str, Any] = {"privacy": None, "statistics": None}
     for key, value in read.items():

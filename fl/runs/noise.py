@@ -1,7 +1,7 @@
 """Calibrate the noise of a new run: the least that the budget of the bank with the largest spending allows.
 
-All banks use the same noise. `with_noise` reads the banks' ledgers and calibrates the noise of shared counts and of
-all rounds.
+All banks use the same noise. `with_noise` reads the banks' ledgers and calibrates the noise of shared constants, of
+shared counts and of all rounds, in this order.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from fl.privacy.mechanisms import Entry
 from fl.rounds.joint_noise import GRID, row_sensitivity, update_sensitivity
 from fl.runs.budgets import open_ledgers
 from fl.runs.config import BY_NOISE, PrivacySettings
+from fl.runs.constants import plan_of_constants, with_noise_of_constants
 from fl.runs.plan import RunPlan
 
 NOISE_PER_STEP = 2.7e-3  # standard deviation, in the unit of the weights; figures in docs/adr/0012
@@ -43,6 +44,13 @@ def with_noise(plan: RunPlan) -> RunPlan:
     if privacy.budget_dir is not None:
         ledgers = open_ledgers(Path(privacy.budget_dir), privacy, plan.banks)
         histories = [ledger.history() for ledger in ledgers.values()]
+    if config.constants is not None:
+        settings = with_noise_of_constants(config.constants, plan.source, privacy, histories)
+        config = replace(config, constants=settings)
+        plan = RunPlan(config, plan.source)
+        of_constants = plan_of_constants(config, plan.source).entry
+        assert of_constants is not None
+        histories = [[*history, of_constants] for history in histories]
     if config.statistics is not None and plan.sharing is not None:
         chosen = [_of_counts(plan, config.statistics, privacy, history) for history in histories]
         config = replace(config, statistics=max(chosen, key=_noise_of_counts))

@@ -167,7 +167,7 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     "colluders": TrainOption(
         options.BANKS,
         "Number of banks, including the observing one, whose noise shares do not count.",
-        ("privacy.colluders", "statistics.colluders"),
+        ("privacy.colluders", "statistics.colluders", "constants.colluders"),
         "1",
         only_private=True,
         by_name=True,
@@ -178,6 +178,14 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         ("statistics.budget_share",),
         "0.5",
         only_private=True,
+    ),
+    "constants_share": TrainOption(
+        options.BUDGET_SHARE,
+        "Share of epsilon that computing scaling constants together may spend, where the schema asks for that. "
+        "Default: 0.05.",
+        ("constants.budget_share",),
+        only_private=True,
+        by_name=True,
     ),
     "increment_days": TrainOption(
         options.INCREMENT_DAYS,

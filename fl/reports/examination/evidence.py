@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fl.counts.columns import with_shared_columns
-from fl.data.federation import SIMULATED, BankData, Federation, Rows, federation_of
+from fl.data.federation import SIMULATED, BankData, Federation, Rows, description_of, federation_of
 from fl.data.reading import Transactions
 from fl.data.schema import Schema
 from fl.errors import ExaminationError
@@ -123,12 +123,14 @@ def gather(run: Path) -> Evidence:
     manifest = folder.read_json("manifest.json")
     model = load_model(run)
     source = read_source(folder.config.data, folder.config.seed)
-    federation = federation_of(source)
-    if json.loads(json.dumps(federation.description)) != manifest["data"]:
+    if json.loads(json.dumps(description_of(source))) != manifest["data"]:
         raise ExaminationError(
             f"{run}: expected the rows, schema and partition of manifest.json, got others; evaluate with the files "
             "that the run was trained on"
         )
+    if source.table.schema.lacking("shared"):
+        source = source.with_shared_constants(model.schema.constants)
+    federation = federation_of(source)
     if model.shared is not None:
         federation = with_shared_columns(federation, source.table, model.shared)
     federation = federation.only(model.features)
