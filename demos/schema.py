@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from demos.console import err, out, print_json, table
+from demos.console import err, out, print_json, table, visible
 from demos.options import FilePath, ranged
 from fl import options
 
@@ -64,9 +64,13 @@ def schema(
 
 
 def _draft(file: Path, label: str | None) -> None:
-    from fl.data.draft import draft_schema
+    from fl.data.draft import draft
 
-    click.echo(draft_schema(file, label), nl=False)
+    drafted = draft(file, label)
+    click.echo(drafted.text, nl=False)
+    err.print(f"detected: {drafted.written}")
+    for warning in drafted.warnings:
+        err.print(f"warning: {visible(warning)}", style="bold")
     err.print("Read every line of this draft: a wrong guess can give the label to the model as an input.")
 
 

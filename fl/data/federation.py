@@ -298,7 +298,7 @@ def _read(data: str | Path, schema: Schema, rule: Partition, simulation: Simulat
         _check_bank_column(rule, list(frame.columns), SIMULATED)
         return transactions_from_frame(frame, schema, SIMULATED, bank_column=rule.column)
     if rule.column is not None:
-        _check_bank_column(rule, read_header(data, schema.delimiter), str(data))
+        _check_bank_column(rule, read_header(data, schema.delimiter, schema.encoding), str(data))
     return load_transactions(data, schema, bank_column=rule.column)
 
 
