@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fl.data.drafting.guesses import Guesses, guess
+from fl.data.drafting.guesses import Guess, Guesses, guess
 from fl.data.drafting.looks import Look, looks_at
 from fl.data.drafting.sections import head, plain, sections
 from fl.data.formats import FileFormat, sniffed
@@ -61,9 +61,16 @@ def draft_schema(path: str | Path, label: str | None = None) -> str:
 
 def _warnings(guesses: Guesses) -> tuple[str, ...]:
     return tuple(
-        f"column {plain(each.column)!r} may be the label in disguise and is left out: {each.reason}"
+        f"column {plain(each.column)!r} may be the label in disguise and is {_what_became(each, guesses)}: "
+        f"{each.reason}"
         for each in guesses.disguised
     )
+
+
+def _what_became(disguised: Guess, guesses: Guesses) -> str:
+    if guesses.amount is not None and guesses.amount.column == disguised.column:
+        return "kept, since an amount is known at the time of the transaction"
+    return "left out"
 
 
 def _file_section(written: FileFormat) -> str:

@@ -68,7 +68,7 @@ class Guesses:
     marker: Guess | None  # divides the rows into training and test
     inputs: tuple[Look, ...]
     never: tuple[Guess, ...]
-    disguised: tuple[Guess, ...]  # of `never`: those that may be the label, and the amount if it may be
+    disguised: tuple[Guess, ...]  # that may be the label: of `never`, or the amount
     span_us: int | None  # between the first and the last row of the sample; None where time measures no days
     instants: NDArray[np.int64] | None = field(repr=False)
 
@@ -97,14 +97,15 @@ def guess(path: Path, looks: Sequence[Look], asked: str | None) -> Guesses:
         if reason is not None and look.moment is not None and look.empties and names.KNOWN.search(look.name):
             known = Guess(look, "a date that only some rows have, with a name that speaks of the label")
         if reason is not None:
-            other = "an input, if its value is known at the time of the transaction"
-            never[look.name] = Guess(look, reason, other)
-            disguised.append(never[look.name])
+            disguised.append(Guess(look, reason, "an input, if its value is known at the time of the transaction"))
+            if not _is_plain_amount(look):
+                never[look.name] = disguised[-1]
         elif (plain := _why_never(look, instants)) is not None:
             never[look.name] = plain
     amount = _amount([look for look in left if look.name not in taken | set(never)])
     taken |= set() if amount is None else {amount.column}
-    free = [look for look in left if look.name not in taken | {guess.column for guess in disguised}]
+    hidden = {guess.column for guess in disguised}
+    free = [look for look in left if look.name not in taken | hidden]
     bank = _bank([look for look in free if look.name not in never])
     free = [look for look in free if bank is None or look is not bank.look]
     # An identifier that never repeats may still be a party, as the payer of a single transfer is.
@@ -148,7 +149,11 @@ def _label(path: Path, looks: Sequence[Look], asked: str | None) -> Guess:
         raise SchemaError(f"{path}: label {look.name!r}: expected yes/no values, got {list(look.words[:5])}")
     others = [other.name for other in named if other is not look]
     reason = "as asked" if asked else "its name, and that its words mean yes and no"
-    return Guess(look, reason, f"one of {', '.join(others)}" if others else "")
+    return Guess(look, reason, _one_of(others))
+
+
+def _one_of(others: Sequence[str]) -> str:
+    return "" if not others else others[0] if len(others) == 1 else f"one of {', '.join(others)}"
 
 
 def _frauds(label: Look) -> NDArray[np.int8]:
@@ -176,15 +181,15 @@ def _time(looks: Sequence[Look]) -> Guess | None:
     dated = [look for look in looks if look.moment is not None and not look.empties]
     dated = [look for look in dated if not names.NOT_THE_TIME.search(look.name)] or dated
 
-    def fit(look: Look) -> tuple[bool, bool, bool]:
+    def fit(look: Look) -> tuple[bool, bool, bool, bool]:
         assert look.moment is not None
         has_clock = bool((look.moment.instants % DAY_US != 0).any())
-        return bool(names.TIME.search(look.name)), has_clock, look.moment.ascends
+        return bool(names.TIME.search(look.name)), has_clock, look.moment.ascends, look.moment.origin is None
 
     if dated:
         best = max(dated, key=fit)
-        others = ", ".join(look.name for look in dated if look is not best)
-        return Guess(best, "its cells are dates", f"one of {others}" if others else "")
+        others = [look.name for look in dated if look is not best]
+        return Guess(best, "its cells are dates", _one_of(others))
     ascending = [look for look in looks if names.TIME.search(look.name) and look.is_ascending and len(look.words) > 1]
     ascending = [look for look in ascending if not names.SPAN.search(look.name.lower())]
     return Guess(ascending[0], "it ascends, and its name speaks of time") if ascending else None
@@ -222,17 +227,23 @@ def _why_never(look: Look, instants: NDArray[np.int64] | None) -> Guess | None:
     return None
 
 
-def _amount(looks: Sequence[Look]) -> Guess | None:
-    def fits(look: Look) -> bool:
-        figure = set(names.words_of(look.name)) & (names.FIGURE_WORDS - {"amount", "amt", "total", "sum"})
-        spanned = any(names.SPAN.fullmatch(word) for word in names.words_of(look.name))
-        return look.numbers is not None and not look.empties and not figure and not spanned and len(look.words) > 20
+def _is_plain_amount(look: Look) -> bool:
+    """The amount of a transaction is known when it happens, however well it tells frauds; its name must say it."""
+    return bool(names.AMOUNT.search(look.name)) and not names.GIVEAWAY.search(look.name) and _fits_amount(look)
 
+
+def _fits_amount(look: Look) -> bool:
+    figure = set(names.words_of(look.name)) & (names.FIGURE_WORDS - {"amount", "amt", "total", "sum"})
+    spanned = any(names.SPAN.fullmatch(word) for word in names.words_of(look.name))
+    return look.numbers is not None and not look.empties and not figure and not spanned and len(look.words) > 20
+
+
+def _amount(looks: Sequence[Look]) -> Guess | None:
     for pattern in (names.AMOUNT, names.LESSER_AMOUNT):
-        named = [look for look in looks if pattern.search(look.name) and fits(look)]
+        named = [look for look in looks if pattern.search(look.name) and _fits_amount(look)]
         if named:
-            others = ", ".join(look.name for look in named[1:])
-            return Guess(named[0], "its name, and that it is a number", f"one of {others}" if others else "")
+            others = [look.name for look in named[1:]]
+            return Guess(named[0], "its name, and that it is a number", _one_of(others))
     return None
 
 
@@ -250,8 +261,8 @@ def _bank(looks: Sequence[Look]) -> Guess | None:
     if not ranked:
         return None
     best = min(ranked)[2]
-    others = ", ".join(look.name for _, _, look in sorted(ranked, key=lambda each: each[:2]) if look is not best)
-    return Guess(best, f"its name, and that it has {len(best.words)} words", f"one of {others}" if others else "")
+    others = [look.name for _, _, look in sorted(ranked, key=lambda each: each[:2]) if look is not best]
+    return Guess(best, f"its name, and that it has {len(best.words)} words", _one_of(others))
 
 
 def _parties(looks: Sequence[Look]) -> dict[str, Guess]:
@@ -262,8 +273,8 @@ def _parties(looks: Sequence[Look]) -> dict[str, Guess]:
         fits = [look for look in looks if names.could_name(pattern, look.name) and _could_be_party(look)]
         fits = [look for look in fits if look.name not in {guess.column for guess in found.values()}]
         if fits:
-            others = ", ".join(look.name for look in fits[1:])
-            found[role] = Guess(fits[0], by_name, f"one of {others}" if others else "")
+            others = [look.name for look in fits[1:]]
+            found[role] = Guess(fits[0], by_name, _one_of(others))
     taken: Callable[[], set[str]] = lambda: {guess.column for guess in found.values()}  # noqa: E731
     for role, pattern in (("merchant", names.MERCHANT), ("device", names.DEVICE)):
         further = [look for look in looks if names.could_name(pattern, look.name) and look.name not in taken()]

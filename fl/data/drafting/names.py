@@ -10,7 +10,9 @@ import re
 
 LABEL = re.compile(r"fraud|label|class|target|is_?bad|chargeback|suspicious|betrug|fraude|outcome", re.I)
 GIVEAWAY = re.compile(r"fraud|flagged|scenario|chargeback|dispute|betrug", re.I)
-TIME = re.compile(r"time|date|step|hour|day|when|wann|zeit|datum|fecha|hora|epoch|unix|^ts$|_ts$|created|posted", re.I)
+TIME = re.compile(
+    r"time|date|step|hour|day|when|wann|zeit|datum|fecha|hora|epoch|unix|^ts$|_ts$|created|posted|booked|_at$", re.I
+)
 NOT_THE_TIME = re.compile(
     r"birth|dob|expir|valid|regist|open|since|label|report|confirm|detect|known|settle|updated|joined|start|end", re.I
 )

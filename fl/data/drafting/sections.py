@@ -190,11 +190,11 @@ def _is_code(look: Look) -> bool:
 def _listed(look: Look) -> list[str]:
     """The words for a vocabulary: all, or those that are not rare where there are many."""
     if len(look.words) <= CODED_WORDS:
-        return list(look.words)
+        return sorted(look.words)  # the order of their frequency would say more than the list has to
     values, counts = np.unique(look.values.astype(str), return_counts=True)
     often = {str(value) for value, count in zip(values, counts, strict=True) if count >= RARE_WORDS}
     kept = [word for word in look.words if word in often]
-    return kept if len(kept) <= LISTED_WORDS and kept else list(look.words)
+    return sorted(kept) if len(kept) <= LISTED_WORDS and kept else sorted(look.words)
 
 
 def _numeric(look: Look) -> str:
@@ -235,7 +235,7 @@ def _windows(guesses: Guesses) -> str:
         minutes = [m for m in WINDOWS_MINUTES if m * MINUTE_US <= span / 2] or [1]
         note = f"of the parties' counts and means; the file spans {span / (60 * MINUTE_US):.1f} hours"
         return f"[features]\nwindows_minutes = {minutes}  # {note}\nwindows_days = []\n\n"
-    windows = [w for w in WINDOWS_DAYS if w <= max(days / 2, 1)] or [1]
+    windows = [w for w in WINDOWS_DAYS if w <= max(round(days) / 2, 1)] or [1]
     return f"[features]\nwindows_days = {windows}  # of the parties' counts, means and fraud shares\n\n"
 
 
