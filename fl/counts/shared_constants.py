@@ -39,7 +39,7 @@ from fl.privacy.discrete_gaussian import discrete_gaussian
 from fl.privacy.mechanisms import NoisyCounts, noisy_counts
 from fl.privacy.noise_shares import NoisePlan
 from fl.privacy.randomness import Entropy
-from fl.secure.session import encrypted_sum
+from fl.secure.session import IntegerSum, bits_for, encrypted_sum
 
 CONSTANTS = "constants.json"
 STEM = "constants"  # of the drafts' files
@@ -137,11 +137,12 @@ def share_constants(
     folder: Path,
     *,
     payment: Payment | None = None,
-    engine: str = "auto",
+    engine: str | None = "auto",
 ) -> SharedConstants:
     """The constants over `banks` (name, training rows), computed now or read from `folder`.
 
-    `payment`: needed for a plan with noise, and asked before anything is counted. Raises whatever it raises,
+    `engine`: None adds without encryption. `payment`: needed for a plan with noise, and asked before anything is
+    counted. Raises whatever it raises,
     `StatisticsError`, `AggregationError`, `secagg.errors.SecAggError`.
     """
     if plan.noise is not None and payment is None:
@@ -159,13 +160,14 @@ def share_constants(
         drafts.keep_if_paid(payment)
         payment.require_room(drafts.release)
     folder.mkdir(parents=True, exist_ok=True)
-    summed = encrypted_sum(
-        [partial(drafts.of, position, payment) for position in range(len(banks))],
-        length=plan.length,
-        largest=plan.largest,
-        model_hash=named.hex(),
-        engine=engine,
-    )
+    contributions = [partial(drafts.of, position, payment) for position in range(len(banks))]
+    if engine is None:
+        totals: Integers = np.sum([draw(len(banks)) for draw in contributions], axis=0)
+        summed = IntegerSum(totals, bytes_up=0, bytes_down=0, seconds=0.0, value_bits=bits_for(plan.largest))
+    else:
+        summed = encrypted_sum(
+            contributions, length=plan.length, largest=plan.largest, model_hash=named.hex(), engine=engine
+        )
     constants = constants_of(plan.counted, summed.totals / plan.resolution, plan.sigma)
     seconds = time.perf_counter() - start
     shared = SharedConstants(constants, plan.sigma, seconds, summed.bytes_up, summed.bytes_down, drafts.release)

@@ -191,19 +191,20 @@ class CustomerWindows:
     """Per window: the customer's number of transactions, this one included, and, where amounts exist, their mean."""
 
     def __init__(self, schema: Schema) -> None:
-        self._windows = schema.windows_days
+        self._lengths = [length for _, length in schema.windows]
         named: list[Feature] = []
-        for days in self._windows:
-            named.append(_count_feature(f"customer_count_{days}d", schema.parties.customer_per_day * days))
+        for name, length in schema.windows:
+            usual = schema.parties.customer_per_day * (length / DAY_US)
+            named.append(_count_feature(f"customer_count_{name}", usual))
             if schema.amount is not None:
-                named.append(_amount_feature(schema, f"customer_mean_amount_{days}d"))
+                named.append(_amount_feature(schema, f"customer_mean_amount_{name}"))
         self.features = tuple(named)
 
     def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
         assert table.customer is not None and table.time is not None
         windows = GroupWindows.of(table.customer.code, table.time, rows)
         end = windows.after()
-        starts = [windows.later_than(days * DAY_US) for days in self._windows]
+        starts = [windows.later_than(length) for length in self._lengths]
         columns = [(end - start).astype(np.float64) for start in starts]
         if table.amount is not None:
             means = windows.means(table.amount, starts, end)
@@ -243,13 +244,14 @@ class TerminalWindows:
     """Per window: the terminal's number of transactions whose label is known by now, and their share of frauds."""
 
     def __init__(self, schema: Schema) -> None:
-        self._windows = schema.windows_days
+        self._lengths = [length for _, length in schema.windows]
         self._delay = schema.label.delay_days
         named: list[Feature] = []
-        for days in self._windows:
-            named.append(_count_feature(f"terminal_count_{days}d", schema.parties.terminal_per_day * days))
+        for name, length in schema.windows:
+            usual = schema.parties.terminal_per_day * (length / DAY_US)
+            named.append(_count_feature(f"terminal_count_{name}", usual))
             # A share is in [0, 1]; scaled to [0, bound] it has the range of the other columns.
-            named.append(Feature(f"terminal_risk_{days}d", scale=1.0 / schema.bound))
+            named.append(Feature(f"terminal_risk_{name}", scale=1.0 / schema.bound))
         self.features = tuple(named)
 
     def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
@@ -259,8 +261,8 @@ class TerminalWindows:
         # Without a delay the window would include the row and thus its own label: it ends before the row.
         end = windows.later_than(self._delay * DAY_US, or_at=self._delay == 0)
         columns = []
-        for days in self._windows:
-            start = windows.later_than((self._delay + days) * DAY_US)
+        for length in self._lengths:
+            start = windows.later_than(self._delay * DAY_US + length)
             count = end - start
             columns.append(count.astype(np.float64))
             columns.append(windows.count(fraud, start, end) / np.maximum(count, 1))

@@ -20,7 +20,7 @@ from fl.data.constants import Constant
 from fl.data.features import features, scaled_features
 from fl.data.partition import Partition, partition_for
 from fl.data.reading import Transactions, load_transactions, read_header, transactions_from_frame
-from fl.data.scaling import at_bank, own_constants
+from fl.data.scaling import at_bank, exact_constants, own_constants
 from fl.data.schema import Schema
 from fl.data.schema_file import load_schema, schema_for_header
 from fl.data.simulate import Simulation, simulate
@@ -123,6 +123,14 @@ class PartitionedTable:
         """With a schema that holds the constants that the banks computed together."""
         return replace(self, table=replace(self.table, schema=self.table.schema.with_constants(constants)))
 
+    def with_exact_constants(self) -> PartitionedTable:
+        """With shared constants computed exactly from all banks' training rows, as one process may that sees them all.
+
+        A run computes them in a secure round instead (`fl.runs.constants`). Raises `StatisticsError` for a column
+        without values.
+        """
+        return self.with_shared_constants(exact_constants(dict(self.training_rows())))
+
     def training_rows(self) -> Iterator[tuple[str, Transactions]]:
         """(bank, its training rows), in the order of banks."""
         for name, rows, held in self.banks:
@@ -162,18 +170,17 @@ def load_federation(
     data. `test_windows`: consecutive test windows; None for those the schema lists. Raises `SchemaError`,
     `DataError`, `PartitionError`, `SplitError`.
     """
-    return federation_of(
-        read_partitioned(
-            data,
-            schema,
-            partition,
-            clients,
-            seed,
-            test_windows=test_windows,
-            validation_share=validation_share,
-            simulation=simulation,
-        )
+    source = read_partitioned(
+        data,
+        schema,
+        partition,
+        clients,
+        seed,
+        test_windows=test_windows,
+        validation_share=validation_share,
+        simulation=simulation,
     )
+    return federation_of(source.with_exact_constants())
 
 
 def read_partitioned(
@@ -334,7 +341,7 @@ def _read(data: str | Path, schema: Schema, rule: Partition, simulation: Simulat
         _check_bank_column(rule, list(frame.columns), SIMULATED)
         return transactions_from_frame(frame, schema, SIMULATED, bank_column=rule.column)
     if rule.column is not None:
-        _check_bank_column(rule, read_header(data, schema.delimiter), str(data))
+        _check_bank_column(rule, read_header(data, schema.delimiter, schema.encoding), str(data))
     return load_transactions(data, schema, bank_column=rule.column)
 
 

@@ -104,7 +104,7 @@ def clipped_shares(tables: Mapping[str, Transactions]) -> tuple[Clipped, ...]:
     if not tables:
         raise DataError("expected the rows of one bank or more, got none")
     schema = next(iter(tables.values())).schema
-    schema = schema.with_constants(_together(tables, "shared"), written=False)
+    schema = schema.with_constants(exact_constants(tables), written=False)
     shares: dict[str, dict[str, float]] = {}
     scaled: dict[str, Feature] = {}
     for bank, table in tables.items():
@@ -121,8 +121,19 @@ def clipped_shares(tables: Mapping[str, Transactions]) -> tuple[Clipped, ...]:
     return tuple(sorted(found, key=lambda each: -each.worst))
 
 
-def _together(tables: Mapping[str, Transactions], source: ConstantsFrom) -> tuple[Constant, ...]:
-    counted = counted_columns(next(iter(tables.values())).schema, source)
+def by_bank(table: Transactions) -> dict[str, Transactions]:
+    """The rows of each bank that the table's bank column names; all rows together where it has none."""
+    if table.bank is None:
+        return {"all rows": table}
+    return {str(table.bank.ids[code]): table.take(table.bank.code == code) for code in np.unique(table.bank.code)}
+
+
+def exact_constants(tables: Mapping[str, Transactions]) -> tuple[Constant, ...]:
+    """The shared constants that the rows of all banks give, without noise, where one process sees them all.
+
+    Raises `StatisticsError` for a column without values.
+    """
+    counted = counted_columns(next(iter(tables.values())).schema, "shared")
     if not counted:
         return ()
     return constants_of(counted, np.sum([counts_in(table, counted) for table in tables.values()], axis=0).astype(float))

@@ -23,17 +23,21 @@ from typing import Annotated, Any, Literal, get_args
 from fl import options
 from fl.data.constants import Constant, ConstantsFrom
 from fl.data.derived_columns import DerivedColumn
+from fl.data.vocabulary import Words
 from fl.errors import SchemaError
 from fl.toml import literal
 
-TimeUnit = Literal["datetime", "seconds", "minutes", "hours", "days", "order"]
+TimeUnit = Literal["datetime", "microseconds", "milliseconds", "seconds", "minutes", "hours", "days", "order"]
 MICROSECONDS: dict[str, int] = {  # microseconds in one unit of a numeric time column
+    "microseconds": 1,
+    "milliseconds": 1_000,
     "seconds": 1_000_000,
     "minutes": 60_000_000,
     "hours": 3_600_000_000,
     "days": 86_400_000_000,
 }
 DAY_US = MICROSECONDS["days"]
+MINUTE_US = MICROSECONDS["minutes"]
 
 Transform = Literal["identity", "log1p", "signed_log1p"]
 
@@ -279,13 +283,47 @@ class Days:
     def later(self, days: int) -> Days:
         return Days(self.first + days, self.last + days)
 
+    @property
+    def next(self) -> Days:
+        """The period of the same length that follows."""
+        return self.later(len(self))
+
+    @property
+    def start_us(self) -> int:
+        return self.first * DAY_US
+
+    @property
+    def end_us(self) -> int:
+        """The first microsecond after the last day."""
+        return (self.last + 1) * DAY_US
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A period that does not begin and end with a day, as for data that span hours.
+
+    `start_us` is included and `end_us` is not. Both count microseconds from 1970-01-01 (from 0 where time has no date).
+    """
+
+    start_us: Annotated[int, options.INSTANT_US]
+    end_us: Annotated[int, options.INSTANT_US]
+
+    def __post_init__(self) -> None:
+        options.check(self, SchemaError, "[split] ")
+        _require(self.start_us < self.end_us, f"[split] expected a period that ends after its start, got {self}")
+
+    @property
+    def next(self) -> Moments:
+        """The period of the same length that follows."""
+        return Moments(self.end_us, 2 * self.end_us - self.start_us)
+
 
 @dataclass(frozen=True)
 class DatedSplit:
     """Train on one period, test on one or more later ones."""
 
-    train: Days
-    test: tuple[Days, ...]
+    train: Days | Moments
+    test: tuple[Days | Moments, ...]
 
     def __post_init__(self) -> None:
         options.check(self, SchemaError, "[split] ")
@@ -308,6 +346,23 @@ class FractionSplit:
 
 
 @dataclass(frozen=True)
+class ColumnSplit:
+    """Train on the rows whose `column` holds a word of `train`, test on those with a word of `test`.
+
+    Rows with another word are history only. Without words for `validation`, validation is drawn from the training rows.
+    """
+
+    column: Annotated[str, options.COLUMN]
+    train: Annotated[tuple[str, ...], options.WORDS]
+    test: Annotated[tuple[str, ...], options.WORDS]
+    validation: Annotated[tuple[str, ...], options.Listed(options.CELL)] = ()
+
+    def __post_init__(self) -> None:
+        options.check(self, SchemaError, "[split] ")
+        _refuse_repeats((*self.train, *self.validation, *self.test), "[split] words of train, validation and test")
+
+
+@dataclass(frozen=True)
 class Schema:
     """The meaning of a transaction file. Raises `SchemaError` when two parts contradict each other."""
 
@@ -322,7 +377,7 @@ class Schema:
     never: Annotated[tuple[str, ...], options.Listed(options.COLUMN)] = ()  # columns that must not become features
     drop: tuple[DropRule, ...] = ()
     partition: Annotated[str | None, options.COLUMN] = None  # column that holds the bank
-    split: DatedSplit | FractionSplit = FractionSplit()
+    split: DatedSplit | FractionSplit | ColumnSplit = FractionSplit()
     # Of the customers (of the rows without customers).
     validation_share: Annotated[float, options.VALIDATION_SHARE] = 0.1
     windows_days: Annotated[tuple[int, ...], options.WINDOWS_DAYS] = (1, 7, 30)  # empty: no windows
@@ -330,6 +385,9 @@ class Schema:
     delimiter: Annotated[str, options.DELIMITER] = ","
     derived: tuple[DerivedColumn, ...] = field(default=(), repr=False)
     constants: tuple[Constant, ...] = field(default=(), repr=False)  # computed ones, once they are known
+    windows_minutes: Annotated[tuple[int, ...], options.WINDOWS_MINUTES] = field(default=(), repr=False)
+    decimal: Annotated[str, options.DECIMAL] = field(default=".", repr=False)
+    encoding: Annotated[str, options.ENCODING] = field(default="utf-8", repr=False)
     # The TOML text it was read from.
     source: Annotated[str, options.TOML] = field(default="", repr=False, compare=False)
 
@@ -342,6 +400,16 @@ class Schema:
         _require(
             len(set(self.windows_days)) == len(self.windows_days),
             f"[features] windows_days: expected distinct days, got {list(self.windows_days)}",
+        )
+        lengths = [length for _, length in self.windows]
+        _require(
+            len(set(lengths)) == len(lengths),
+            f"[features] expected windows of distinct lengths, got {list(self.windows_minutes)} minutes and "
+            f"{list(self.windows_days)} days",
+        )
+        _require(
+            self.decimal != self.delimiter,
+            f"[file] expected a decimal mark that is not the delimiter, got {self.decimal!r} for both",
         )
         _require(
             self.label.known is None or (self.time is not None and self.time.measures_days),
@@ -422,19 +490,20 @@ class Schema:
         return replace(self, constants=(*self.constants, *new), amount=amount, source=text)
 
     def _check_split(self) -> None:
-        if isinstance(self.split, FractionSplit):
+        if not isinstance(self.split, DatedSplit):
             return
         _require(
             self.time is not None and self.time.measures_days,
             "[split] periods need a [time] column that measures days; give train_fraction and test_fraction",
         )
-        labels_known = self.split.train.last + self.label.delay_days + 1
+        labels_known = self.split.train.end_us + self.label.delay_days * DAY_US
         for period in self.split.test:
+            day = "day" if isinstance(period, Days) else "moment"
             _require(
-                period.first >= labels_known,
-                f"[split] test begins on {self.day_name(period.first)}, but labels of the last training day "
-                f"are known from {self.day_name(labels_known)} on (delay_days = {self.label.delay_days}); "
-                "let the test begin on that day or later",
+                period.start_us >= labels_known,
+                f"[split] test begins on {self.moment_name(period.start_us)}, but labels of the last training {day} "
+                f"are known from {self.moment_name(labels_known)} on (delay_days = {self.label.delay_days}); "
+                f"let the test begin on that {day} or later",
             )
 
     def roles(self) -> Iterator[str]:
@@ -448,9 +517,14 @@ class Schema:
         yield from self.parties.columns.values()
         for group in (self.numeric, self.categorical, self.text):
             yield from (c.column for c in group)
+        if isinstance(self.split, ColumnSplit):
+            yield self.split.column
 
     def columns_read(self, *, labelled: bool = True) -> tuple[str, ...]:
-        """Columns that a file must have, in a fixed order: the label only if `labelled`, text only if in use."""
+        """Columns that a file must have, in a fixed order, text only if in use.
+
+        Not `labelled`: without the label, and without what only divides labelled rows into training and test.
+        """
         sources = (column for derived in self.derived for column in derived.columns)
         wanted = dict.fromkeys([*self.roles(), *sources, *(rule.column for rule in self.drop)])
         for column in (text.column for text in self.text if not text.use):
@@ -459,22 +533,41 @@ class Schema:
             wanted.pop(self.label.column)
             if self.label.known is not None:
                 wanted.pop(self.label.known)
+            if isinstance(self.split, ColumnSplit):
+                wanted.pop(self.split.column, None)
         return tuple(wanted)
 
     @property
     def has_windows(self) -> bool:
         """Whether rolling windows exist: they need a time that measures days."""
-        return self.time is not None and self.time.measures_days and bool(self.windows_days)
+        return self.time is not None and self.time.measures_days and bool(self.windows)
+
+    @property
+    def windows(self) -> tuple[tuple[str, int], ...]:
+        """(name as in `customer_count_7d`, microseconds) of every window: those in minutes, then those in days."""
+        short = ((f"{m // 60}h" if m % 60 == 0 else f"{m}min", m * MINUTE_US) for m in self.windows_minutes)
+        return (*short, *((f"{days}d", days * DAY_US) for days in self.windows_days))
+
+    @property
+    def words(self) -> Words:
+        """What reports call the rows of the test and whom they are about."""
+        hours = bool(self.windows_minutes and not self.windows_days)
+        hours = hours or (isinstance(self.split, DatedSplit) and isinstance(self.split.train, Moments))
+        days = self.time is not None and self.time.measures_days and not hours
+        return Words(days=days, cards=self.parties.customer is not None)
 
     @property
     def shares_counts(self) -> bool:
         """Whether banks can share counts: they have parties in common and windows longer than a day."""
-        return self.has_windows and bool(self.parties.shared) and max(self.windows_days) > 1
+        return self.has_windows and bool(self.parties.shared) and max(self.windows_days, default=0) > 1
 
     @property
     def history_days(self) -> int:
         """Days before a transaction that its features use: the longest window plus the label delay."""
-        return max(self.windows_days, default=0) + self.label.delay_days if self.has_windows else 0
+        if not self.has_windows:
+            return 0
+        longest = max(length for _, length in self.windows)
+        return -(-longest // DAY_US) + self.label.delay_days
 
     @property
     def sha256(self) -> str:
@@ -483,7 +576,8 @@ class Schema:
         Keys that schemas did not always have count only where they are given: runs of earlier versions hold the hash.
         """
         text = repr(self)
-        if later := _not_default(self.label, ("known",)) | _not_default(self.parties, (*KINDS[1:], "reported_by")):
+        later = _not_default(self.label, ("known",)) | _not_default(self.parties, (*KINDS[1:], "reported_by"))
+        if later := later | _not_default(self, ("windows_minutes", "decimal", "encoding")):
             text += repr(later)
         scaled = [column for column in (self.amount, *self.numeric) if column is not None]
         computed = [
@@ -498,6 +592,14 @@ class Schema:
         if self.time is not None and self.time.has_calendar:
             return (EPOCH + dt.timedelta(days=day)).isoformat()
         return f"day {day}"
+
+    def moment_name(self, instant: int) -> str:
+        """An instant in microseconds as its day if a day begins then, else with the time of day."""
+        day, rest = divmod(instant, DAY_US)
+        if rest == 0:
+            return self.day_name(day)
+        clock = dt.timedelta(microseconds=rest)
+        return f"{self.day_name(day)} {'0' * (rest < 10 * MICROSECONDS['hours'])}{clock}"
 
 
 def _names_the_year(format: str) -> bool:

@@ -14,14 +14,17 @@ from fl import options
 from fl.data.constants import BOUND, Constant, require_no_given
 from fl.data.derived_columns import KINDS_OF_DERIVED, DerivedColumn
 from fl.data.schema import (
+    DAY_US,
     EPOCH,
     AmountColumn,
     CategoricalColumn,
+    ColumnSplit,
     DatedSplit,
     Days,
     DropRule,
     FractionSplit,
     LabelColumn,
+    Moments,
     NumericColumn,
     PartyColumns,
     Schema,
@@ -96,6 +99,9 @@ def _schema(top: Fields, source: str, stem: str) -> Schema:
         bound=features.number("bound", 3.0),
         delimiter=file_table.string("delimiter", ","),
         derived=_derived(top.table("derived")),
+        windows_minutes=tuple(features.items("windows_minutes", int, "whole minutes") or ()),
+        decimal=file_table.string("decimal", "."),
+        encoding=file_table.string("encoding", "utf-8"),
         source=source,
     ).with_constants(_constants(top.table("constants")), written=False)
     for fields in (columns, features, file_table, partition, top):
@@ -267,9 +273,14 @@ def _drop(fields: Fields | None) -> tuple[DropRule, ...]:
     return tuple(rules)
 
 
-def _split(fields: Fields, time: TimeColumn | None) -> DatedSplit | FractionSplit:
+def _split(fields: Fields, time: TimeColumn | None) -> DatedSplit | FractionSplit | ColumnSplit:
+    column = fields.text("column")
+    if column is not None:
+        words = {part: fields.strings(part) for part in ("train", "validation", "test")}
+        fields.done()
+        return ColumnSplit(column, words["train"], words["test"], words["validation"])
     train = fields.take("train", list, "[first day, last day]")
-    tests = fields.items("test", list, "[first day, last day] periods")
+    tests = fields.take("test", list, "[first day, last day], or a list of such periods")
     train_fraction = fields.take("train_fraction", (int, float), "a number")
     test_fraction = fields.take("test_fraction", (int, float), "a number")
     fields.done()
@@ -283,19 +294,45 @@ def _split(fields: Fields, time: TimeColumn | None) -> DatedSplit | FractionSpli
         raise SchemaError(
             "[split]: expected train and test periods, or train_fraction and test_fraction, not some of each"
         )
-    return DatedSplit(_days(train, "train", time), tuple(_days(test, "test", time) for test in tests))
+    listed = tests if any(isinstance(each, list) for each in tests) else [tests]  # one period, or several
+    return DatedSplit(_period(train, "train", time), tuple(_period(test, "test", time) for test in listed))
 
 
-def _days(period: list[Any], key: str, time: TimeColumn | None) -> Days:
-    """Two dates, or two day numbers where time has no calendar, as days since 1970-01-01 (since 0)."""
+def _period(period: object, key: str, time: TimeColumn | None) -> Days | Moments:
+    """Two dates or whole day numbers, both included; or two moments, the second one excluded."""
     dated = time is not None and time.has_calendar
-    what = "dates" if dated else "day numbers"
-    plain = [d for d in period if isinstance(d, dt.date if dated else int) and not isinstance(d, dt.datetime | bool)]
-    if len(plain) != 2 or len(period) != 2:
-        raise SchemaError(f"[split] {key}: expected [first, last] as two {what}, got {period}")
-    first, last = (_day_number(day) for day in plain)
-    return Days(first, last)
+    what = "dates, or two moments as in 2024-01-31T06:00:00" if dated else "day numbers, as in [0, 6] or [0.0, 0.25]"
+    if isinstance(period, list) and len(period) == 2:
+        if all(_is_date(day) if dated else _is_whole(day) for day in period):
+            first, last = (_day_number(day) for day in period)
+            return Days(first, last)
+        if all(isinstance(moment, dt.datetime) if dated else _is_number(moment) for moment in period):
+            start, end = (_microseconds(moment, f"[split] {key}") for moment in period)
+            return Moments(start, end)
+    raise SchemaError(f"[split] {key}: expected [first, last] as two {what}, got {period}")
+
+
+def _is_date(day: object) -> bool:
+    return isinstance(day, dt.date) and not isinstance(day, dt.datetime)
+
+
+def _is_whole(day: object) -> bool:
+    return isinstance(day, int) and not isinstance(day, bool)
+
+
+def _is_number(moment: object) -> bool:
+    return isinstance(moment, int | float) and not isinstance(moment, bool)
 
 
 def _day_number(day: dt.date | int) -> int:
     return day if isinstance(day, int) else (day - EPOCH).days
+
+
+def _microseconds(moment: dt.datetime | float, where: str) -> int:
+    """A moment without an offset counts as UTC, as times in a file do."""
+    if isinstance(moment, dt.datetime):
+        utc = moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
+        return (utc - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+    if not abs(moment) <= options.DAY.high:  # infinite and NaN included
+        raise SchemaError(f"{where}: expected day numbers of at most {options.DAY.high}, got {moment}")
+    return round(moment * DAY_US)

@@ -160,6 +160,7 @@ def joined(earlier: Transactions, later: Transactions) -> Transactions:
         customer=_joined_identifiers(earlier.customer, later.customer),
         terminal=_joined_identifiers(earlier.terminal, later.terminal),
         bank=None,
+        part=None,
         numeric={name: np.concatenate([np.zeros(n), values]) for name, values in later.numeric.items()},
         categorical={
             name: Identifiers(np.concatenate([np.zeros(n, np.int64), party.code]), party.ids)

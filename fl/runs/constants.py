@@ -111,9 +111,8 @@ def with_constants(config: RunConfig, source: PartitionedTable, folder: RunFolde
         payment = CountsPayment(ledgers, folder.run_id, plan.entry)
         if privacy.budget_dir is None and not (where / CONSTANTS).exists():
             folder.require_original()
-    shared = share_constants(
-        list(source.training_rows()), plan, where, payment=payment, engine=config.aggregation.engine
-    )
+    engine = None if config.aggregation.mode == "plain" else config.aggregation.engine
+    shared = share_constants(list(source.training_rows()), plan, where, payment=payment, engine=engine)
     resolved = source.with_shared_constants(shared.constants)
     delta = None if config.privacy is None else config.privacy.delta
     folder.write_json(TOLD, _told(shared, plan, delta))

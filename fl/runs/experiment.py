@@ -211,6 +211,7 @@ class Experiment:
             "aggregation": self.config.aggregation.mode,
             "algorithm": self.config.algorithm.name,
             "model": self.config.model.kind,
+            "words": asdict(self.federation.schema.words),
             "banks": len(self.plan.banks),
             "rounds": self.finished,
             "rounds_lost": self.rounds_lost,

@@ -99,7 +99,7 @@ class Evidence:
     @property
     def has_days(self) -> bool:
         """Whether rows have days, so that anything can be said about before and after."""
-        return self.schema.time is not None and self.schema.time.measures_days
+        return self.schema.words.days
 
     def stored(self, name: str) -> dict[str, Any]:
         """A JSON file of the run's folder; empty where the run did not write it."""

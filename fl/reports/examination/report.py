@@ -6,6 +6,7 @@ What it does: `examine` puts the parts together.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def about(evidence: Evidence) -> dict[str, Any]:
             "protection_sentence": protection_sentence(privacy),
         },
         "model": evidence.config.model.kind,
+        "words": asdict(evidence.schema.words),
         "verdict": sentence,
         "gain_over_alone": gain,
     }
