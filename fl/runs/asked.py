@@ -18,6 +18,7 @@ from fl import options
 from fl.counts.settings import StatisticsSettings, default_settings
 from fl.errors import BudgetError, OptionError
 from fl.learning.kinds import ModelKind
+from fl.learning.private_size import LONGEST_STEP, own_steps
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
@@ -42,6 +43,8 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
     privacy = _privacy(asked, base, kind)
     start = _defaults(privacy, kind) if base is None else _in_style_of(base, privacy, kind)
     values = _by_table(asked)
+    for table, fitting in _fitted(asked, base, kind, privacy).items():
+        values[table] = {**fitting, **values.get(table, {})}
     return replace(
         start,
         **values.get("", {}),
@@ -59,6 +62,25 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
         resources=_resources(start, values.get("resources", {})),
         constants=_constants(start, values.get("constants", {})),
     )
+
+
+def _fitted(
+    asked: Mapping[str, Any], base: RunConfig | None, kind: ModelKind, privacy: PrivacySettings | None
+) -> dict[str, dict[str, Any]]:
+    """Settings, by table, that follow from the declared number of rows; a setting that is asked for itself wins."""
+    if privacy is None or privacy.unit == "client":
+        return {}
+    rows, shared = asked.get("rows_per_bank"), kind == "noisy-or" or privacy.noise == "shared"
+    fitted: dict[str, Any] = {}
+    if kind == "mlp" and shared and base is None:
+        fitted["longest_step"] = LONGEST_STEP
+    if rows is None:
+        return {"privacy": fitted}
+    if shared:
+        return {"privacy": {**fitted, "expected_batch": rows}}
+    own = own_steps(rows)
+    fitted |= {"sample_rate": own.sample_rate, "steps": own.steps, "expected_batch": own.expected_batch}
+    return {"privacy": fitted, "training": {"learning_rate": own.learning_rate}}
 
 
 def refuse_beside_no_dp(given: Collection[str]) -> None:

@@ -72,6 +72,9 @@ class PrivacySettings:
     share_pieces: Annotated[int | None, options.SHARE_PIECES] = None  # draws that make one share; shared noise only
     # Calibrated to the noise where training asks for that; shared noise only.
     learning_rate: Annotated[float | None, options.LEARNING_RATE] = None
+    # Training rows of a bank, declared in public: batch, steps and rate follow from it; None: those of 8,000 rows.
+    rows_per_bank: Annotated[float | None, options.ROWS_PER_BANK] = None
+    longest_step: Annotated[float | None, options.LONGEST_STEP] = None  # of the network's shared steps; None: no bound
 
     def __post_init__(self) -> None:
         options.check(self, BudgetError)

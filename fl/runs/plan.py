@@ -280,7 +280,7 @@ class RunPlan:
             norm, rows = (BOUND, DECLARED_ROWS) if privacy is None else (privacy.max_grad_norm, 1.0)
             return NoisyOrSteps(timetable, norm, self.local, rows)
         assert privacy is not None
-        return JointSteps(timetable, privacy.max_grad_norm, self.local)
+        return JointSteps(timetable, privacy.max_grad_norm, self.local, privacy.longest_step)
 
     # --- limits -----------------------------------------------------------------------------------------------------
 

@@ -206,6 +206,13 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         metavar="DIR",
         only_private=True,
     ),
+    "rows_per_bank": TrainOption(
+        options.ROWS_PER_BANK,
+        "Training rows of a bank, to one digit, declared in public: batch, steps and learning rate of private training "
+        "follow from it. Default: the settings for 8,000 rows (6,000 with noisy-or).",
+        ("privacy.rows_per_bank",),
+        only_private=True,
+    ),
     "sample_rate": TrainOption(
         options.SAMPLE_RATE,
         "Probability that a row is in a noisy batch.",

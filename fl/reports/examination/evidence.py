@@ -9,7 +9,7 @@ It writes nothing and spends no budget: this is evaluation by a person who may s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ class Evidence:
     train: ScoredPart = field(repr=False)
     validation: ScoredPart = field(repr=False)
     test: ScoredPart = field(repr=False)
+    by_bank: Mapping[str, Transactions] = field(default_factory=dict, repr=False)  # all rows of each bank
 
     @property
     def schema(self) -> Schema:
@@ -146,6 +147,7 @@ def gather(run: Path) -> Evidence:
         train=_scored(federation, models, source.table, lambda bank: (bank.train,)),
         validation=_scored(federation, models, source.table, lambda bank: (bank.validation,)),
         test=_scored(federation, models, source.table, lambda bank: bank.test),
+        by_bank={name: source.table.take(rows) for name, rows, _ in source.banks},
     )
 
 

@@ -35,6 +35,7 @@ def findings(report: dict[str, Any]) -> list[Finding]:
         *_drifted(report["drift"]),
         *_fair(report["fairness"]),
         *_explained(report["explanations"]),
+        *_scaled(report["scaling"]),
     ]
 
 
@@ -201,3 +202,8 @@ def _explained(explanations: dict[str, Any]) -> list[Finding]:
         )
         findings.append(_finding("good" if alike else "concern", text))
     return findings
+
+
+def _scaled(scaling: dict[str, Any]) -> list[Finding]:
+    """Columns of which a bound cuts off more than it may."""
+    return [_finding("concern", f"{warning[0].upper()}{warning[1:]}.") for warning in scaling["warnings"]]

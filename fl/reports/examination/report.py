@@ -19,12 +19,13 @@ from fl.reports.examination.explanations import explanations
 from fl.reports.examination.fairness import fairness
 from fl.reports.examination.figures import comparison, figures
 from fl.reports.examination.findings import findings
+from fl.reports.examination.scaling import scaling
 from fl.reports.examination.timeliness import timeliness
 from fl.reports.protected import protection_sentence
 from fl.runs.verdict import verdict
 
 FORMAT = "examination 1"
-PARTS = ("figures", "comparison", "calibration", "timeliness", "drift", "fairness", "explanations")
+PARTS = ("figures", "comparison", "calibration", "timeliness", "drift", "fairness", "explanations", "scaling")
 
 Progress = Callable[[int], None]  # takes the number of finished steps: reading, then each part
 
@@ -45,6 +46,7 @@ def examine(run: Path, *, columns: Sequence[str] = (), progress: Progress = lamb
         "drift": lambda: drift(evidence),
         "fairness": lambda: fairness(evidence, columns),
         "explanations": lambda: explanations(evidence),
+        "scaling": lambda: scaling(evidence),
     }
     report: dict[str, Any] = {"format": FORMAT, "run": about(evidence)}
     for done, name in enumerate(PARTS, start=2):
