@@ -14,9 +14,10 @@ larger batch has a higher sampling rate, which needs more noise. So the batch is
                                         less against the same noise
 
 Noise shared by all banks. A step is one gradient of all rows under one noise. A learning rate that follows from the
-noise alone grows with the number of rows without end, and a large federation diverges. So the length of a step is
-bounded, too: no step moves the weights by more than `LONGEST_STEP`. The step is a function of released gradients only,
-so this costs no epsilon (docs/adr/0024 has the figures).
+noise alone grows with the number of rows without end, and a large federation diverges. So the mean gradient bounds it,
+in two ways: the rate is at most `MOST_RATE` for each unit of the mean gradient of a declared row, and no step moves the
+weights by more than `LONGEST_STEP`. A step is a function of released gradients only, so this costs no epsilon
+(docs/adr/0024 has the figures).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from fl.errors import BudgetError
 
 KNOWN_ROWS, KNOWN_BATCH, KNOWN_STEPS, KNOWN_RATE = 8192.0, 2048.0, 10, 30.0  # of the settings that were searched for
 PASSES = KNOWN_STEPS * KNOWN_BATCH / KNOWN_ROWS  # over the rows, in a round
-LONGEST_STEP = 0.3  # L2 norm, in the unit of the weights
+MOST_RATE = 10.0  # step per unit of a mean gradient, of the network's shared steps
+LONGEST_STEP = 0.5  # L2 norm, in the unit of the weights
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fl.counts.settings import StatisticsSettings, law_of_noise, most_days, moved
 from fl.learning.private_schedule import private_schedule
+from fl.learning.private_size import MOST_RATE
 from fl.privacy.calibrate import (
     calibrate,
     calibrate_clients,
@@ -157,7 +158,8 @@ def _of_joint_steps(plan: RunPlan, privacy: PrivacySettings, histories: Historie
             math.sqrt(banks * pieces * once.share_variance) / GRID * privacy.max_grad_norm
         )  # of a summed gradient
         return replace(privacy, learning_rate=schedule.learning_rate(released, rows))
-    # The learning rate with which the noise moves every weight by `NOISE_PER_STEP` per step: a function of the noise.
+    # The learning rate with which the noise moves every weight by `NOISE_PER_STEP` per step: a function of the noise. On
+    # many rows the noise would allow a rate at which the mean gradient itself leads astray.
     shares = pieces * (banks - privacy.colluders)
     sigma = math.sqrt(shares * once.share_variance) / GRID * privacy.max_grad_norm
-    return replace(privacy, learning_rate=NOISE_PER_STEP * rows / sigma)
+    return replace(privacy, learning_rate=min(NOISE_PER_STEP * rows / sigma, MOST_RATE))
