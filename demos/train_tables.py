@@ -109,7 +109,20 @@ def _show_costs(result: dict[str, Any]) -> None:
         )
 
 
+def _show_constants(constants: dict[str, Any] | None) -> None:
+    """What the banks computed together before they trained."""
+    if constants is None:
+        return
+    cost = "no privacy" if constants["epsilon"] is None else f"epsilon {constants['epsilon']:.3g} of the run's"
+    out.print(
+        f"scaling constants of {len(constants['columns'])} columns from one round of all banks, {cost}, "
+        f"{constants['integers_per_bank']:,} integers a bank, {seconds(constants['seconds'])}, "
+        f"{size(constants['bytes_up'])} sent by all banks",
+    )
+
+
 def _show_statistics(result: dict[str, Any]) -> None:
+    _show_constants(result.get("constants"))
     shared = result["statistics"]
     if shared is None:
         out.print("no statistics were shared")
