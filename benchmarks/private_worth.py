@@ -135,7 +135,7 @@ def measure(question: Question, folder: Path, say: Say) -> None:
     # What cannot be read is refused before anything is said or written.
     schema = resolve_schema(question.data.source, question.data.schema)
     if question.data.source != SIMULATED:
-        read_header(question.data.source, schema.delimiter)
+        read_header(question.data.source, schema.delimiter, schema.encoding)
     folder.mkdir(parents=True, exist_ok=True)
     _require_same(question, folder)
     left = [cell for cell in cells(question) if not (folder / cell.file).exists()]

@@ -67,7 +67,7 @@ class WorthRows:
             seed,
             test_windows=data.test_windows,
             simulation=simulation,
-        )
+        ).with_exact_constants()
         if not schema.shares_counts:
             raise BenchmarkSettingsError(f"schema {schema.name}: expected [parties] shared to name a party, got none")
         keys = key_slots(source, default_settings(True), secrets.token_bytes(SALT_BYTES))

@@ -57,14 +57,17 @@ def evaluate(run: Path, columns: tuple[str, ...], page: Path | None, as_json: bo
 
 
 def _show(report: dict[str, Any]) -> None:
-    _show_models(report["comparison"])
+    _show_models(report["comparison"], report["run"]["words"])
     for finding in report["findings"]:
         out.print(Text.assemble(MARKS[finding["kind"]], f" {visible(finding['text'])}"))
     out.print("+ good, - for information, ! must be answered before the model is used", style="dim")
 
 
-def _show_models(comparison: dict[str, Any]) -> None:
-    columns = ("AP", "AUC", "prec.", "recall", "F1", "cards")
+def _show_models(comparison: dict[str, Any], kept: dict[str, bool]) -> None:
+    from fl.data.vocabulary import Words
+
+    words = Words.of(kept)
+    columns = ("AP", "AUC", "prec.", "recall", "F1", words.heading)
     keys = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100")
     rows, own = [], None
     for row in comparison["models"]:
@@ -72,4 +75,4 @@ def _show_models(comparison: dict[str, Any]) -> None:
         rows.append((row["what"], *(figures if row["ran"] else ["not run", *[""] * 5])))
         own = row["what"] if row["name"] == "federated" else own
     right = tuple(range(1, 7))
-    out.print(table("Fraud found on test days", "model", *columns, rows=rows, right=right, bold=own))
+    out.print(table(f"Fraud found on {words.test}", "model", *columns, rows=rows, right=right, bold=own))

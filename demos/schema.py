@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from demos.console import err, out, print_json, table
+from demos.console import err, out, print_json, table, visible
 from demos.options import FilePath, ranged
 from fl import options
 
@@ -64,9 +64,13 @@ def schema(
 
 
 def _draft(file: Path, label: str | None) -> None:
-    from fl.data.draft import draft_schema
+    from fl.data.draft import draft
 
-    click.echo(draft_schema(file, label), nl=False)
+    drafted = draft(file, label)
+    click.echo(drafted.text, nl=False)
+    err.print(f"detected: {drafted.written}")
+    for warning in drafted.warnings:
+        err.print(f"warning: {visible(warning)}", style="bold")
     err.print("Read every line of this draft: a wrong guess can give the label to the model as an input.")
 
 
@@ -85,6 +89,7 @@ def _simulate(file: Path, customers: int, fraud_share: float, seed: int) -> None
 def _check(name: str, file: Path | None, as_json: bool) -> None:
     from fl.data.features import features
     from fl.data.reading import load_transactions
+    from fl.data.scaling import by_bank, clipped_shares
     from fl.data.schema_file import load_schema
     from fl.data.split import periods_for
 
@@ -105,8 +110,18 @@ def _check(name: str, file: Path | None, as_json: bool) -> None:
             "last_day": schema.day_name(int(rows.day[-1])),
         }
         described["periods"] = periods_for(schema, rows).described
+        clipped = clipped_shares(by_bank(rows))
+        described["clipped"] = {each.column: {bank: round(s, 6) for bank, s in each.shares.items()} for each in clipped}
+        described["warnings"] = [each.warning for each in clipped if each.warning is not None]
     if as_json:
         print_json(described)
         return
-    rows = [(key, ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in described.items()]
+    for warning in described.get("warnings", ()):
+        err.print(f"warning: {warning}", markup=False)
+    shown = {key: value for key, value in described.items() if key not in ("clipped", "warnings")}
+    if "clipped" in described:
+        shown["largest clipped share"] = ", ".join(
+            f"{column} {100 * max(shares.values()):.2g} %" for column, shares in described["clipped"].items()
+        )
+    rows = [(key, ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in shown.items()]
     out.print(table(f"Schema {schema.name}", "what", "value", rows=rows))

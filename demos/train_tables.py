@@ -7,6 +7,7 @@ from typing import Any
 from rich.text import Text
 
 from demos.console import out, seconds, size, table
+from fl.data.vocabulary import Words
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
 
 NAMES = {
@@ -37,8 +38,11 @@ def show(result: dict[str, Any]) -> None:
 def _show_figures(result: dict[str, Any]) -> None:
     epsilon = result["privacy"]["epsilon"]
     rounds = "joint steps" if result["model"] == "noisy-or" else f"rounds of {result['algorithm']}"
-    title = f"Fraud found on test days, {result['banks']} banks, {result['rounds']} {rounds}"
-    columns = ("AP", "AUC", "prec.", "recall", "F1", "cards")
+    from fl.learning.metrics import TOP_CARDS  # here, because --help needs no scikit-learn
+
+    words = Words.of(result.get("words"))
+    title = f"Fraud found on {words.test}, {result['banks']} banks, {result['rounds']} {rounds}"
+    columns = ("AP", "AUC", "prec.", "recall", "F1", words.heading)
     own = "federated, no DP" if epsilon is None else f"federated, epsilon {epsilon:.2f}"
     models = {own: result["metrics"]}
     evidence = result["metrics"].get("own_evidence")
@@ -51,8 +55,8 @@ def _show_figures(result: dict[str, Any]) -> None:
     private = ", but for the one at the same epsilon" if "alone_private" in result["baselines"] else ""
     out.print(
         "AP: average precision. AUC: area under the ROC curve. prec., recall, F1: at the threshold of best F1 on "
-        "validation customers. cards: card precision@100 per day. Banks alone, at home and pooled: without DP"
-        f"{private}.",
+        f"{words.validation}. {words.heading}: {words.precision_at(TOP_CARDS)}. Banks alone, at home and pooled: "
+        f"without DP{private}.",
         style="dim",
     )
     if evidence is not None and epsilon is not None:
@@ -105,7 +109,20 @@ def _show_costs(result: dict[str, Any]) -> None:
         )
 
 
+def _show_constants(constants: dict[str, Any] | None) -> None:
+    """What the banks computed together before they trained."""
+    if constants is None:
+        return
+    cost = "no privacy" if constants["epsilon"] is None else f"epsilon {constants['epsilon']:.3g} of the run's"
+    out.print(
+        f"scaling constants of {len(constants['columns'])} columns from one round of all banks, {cost}, "
+        f"{constants['integers_per_bank']:,} integers a bank, {seconds(constants['seconds'])}, "
+        f"{size(constants['bytes_up'])} sent by all banks",
+    )
+
+
 def _show_statistics(result: dict[str, Any]) -> None:
+    _show_constants(result.get("constants"))
     shared = result["statistics"]
     if shared is None:
         out.print("no statistics were shared")

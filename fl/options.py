@@ -195,15 +195,15 @@ class Listed:
 
 @dataclass(frozen=True)
 class _Instance:
-    """An object of one class, such as a path or nested settings."""
+    """An object of one class, such as a path or nested settings, or of one of several."""
 
-    kind: type
+    kinds: tuple[type, ...]
 
     def __str__(self) -> str:
-        return f"a {self.kind.__name__}"
+        return f"a {' or a '.join(kind.__name__ for kind in self.kinds)}"
 
     def of(self, value: object) -> Any:
-        if not isinstance(value, self.kind):
+        if not isinstance(value, self.kinds):
             raise refused(self, value)
         return value
 
@@ -257,6 +257,8 @@ def _declared(hint: Any) -> tuple[Option, bool] | None:
     optional, kinds = NoneType in kinds, tuple(kind for kind in kinds if kind is not NoneType)
     if option is None and len(kinds) == 1:
         option = _of_type(kinds[0])
+    elif option is None and all(isinstance(kind, type) and is_dataclass(kind) for kind in kinds):
+        option = _Instance(kinds)
     return None if option is None else (option, optional)
 
 
@@ -278,7 +280,7 @@ def _of_type(kind: Any) -> Option | None:
         return SWITCH
     kind = get_origin(kind) or kind
     concrete = isinstance(kind, type) and not getattr(kind, "_is_protocol", False)
-    return _Instance(kind) if concrete else None
+    return _Instance((kind,)) if concrete else None
 
 
 SWITCH = Switch()
@@ -296,6 +298,8 @@ SAMPLE_RATE = Real(0, 1, "probability of a row being in a batch", above=True)
 STEPS = Whole(1, 10**6, "noisy steps per round")
 MAX_GRAD_NORM = Real(0, 1e9, "L2 norm of a row's gradient", above=True)
 EXPECTED_BATCH = Real(1, 1e9, "rows")
+ROWS_PER_BANK = Real(100, 1e9, "training rows of a bank, declared in public")
+LONGEST_STEP = Real(0, 1e9, "L2 norm of a step, in the unit of the weights", above=True)
 UPDATE_NORM = Real(0, 1e9, "L2 norm of a bank's update", above=True)
 NOISE_MULTIPLIER = Real(0, 1e12, "of the clipping norm", above=True)
 SHARE_VARIANCE = Real(0, 1e30, "grid units squared", above=True)
@@ -400,7 +404,16 @@ DAY = Whole(-4_000_000, 4_000_000, "days since 1970-01-01, or since 0 without a 
 TRAIN_FRACTION = Real(0, 1, "of the rows", above=True, below=True)
 VALIDATION_SHARE = Real(0, 1, "of the customers", below=True)
 WINDOWS_DAYS = Listed(Whole(1, 36_500, "days"))
+WINDOWS_MINUTES = Listed(Whole(1, 52_560_000, "minutes"))
 DELIMITER = Text("one character")
+DECIMAL = Choice((".", ","))
+ENCODING = Choice(  # by Python's names; each writes the digits and Latin letters as text, and none runs anything
+    (
+        *("utf-8", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "cp1252", "iso8859-15", "cp1250", "iso8859-2"),
+        *("cp1251", "koi8-r", "cp1253", "cp1254", "shift_jis", "euc_jp", "gb18030", "big5", "euc_kr", "mac_roman"),
+    )
+)
+INSTANT_US = Whole(-(10**18), 10**18, "microseconds since 1970-01-01, or since 0 without a calendar")
 TOML = Text("TOML", empty=True)
 BOUND = Real(0, 1e6, "scaled features are clipped to it", above=True)
 

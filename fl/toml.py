@@ -107,6 +107,10 @@ class Fields:
             raise self._error(f"{self.place(key)}: expected {expected}, got {options.shown(value)}")
         return value
 
+    def has(self, key: str) -> bool:
+        """Whether the table holds `key` and nobody has taken it yet."""
+        return key in self._table
+
     def text(self, key: str, default: str | None = None) -> str | None:
         value: str | None = self.take(key, str, "a string", default)
         return value

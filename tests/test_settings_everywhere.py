@@ -23,15 +23,19 @@ from fl.assist.account import Prices, SpendingLimits
 from fl.assist.session import Settings
 from fl.assist.stories import DataChoice, Effort
 from fl.counts.episodes import Episodes
+from fl.data.constants import Constant
+from fl.data.derived_columns import DerivedColumn
 from fl.data.federation import Agreed
 from fl.data.schema import (
     AmountColumn,
     CategoricalColumn,
+    ColumnSplit,
     DatedSplit,
     Days,
     DropRule,
     FractionSplit,
     LabelColumn,
+    Moments,
     NumericColumn,
     PartyColumns,
     Schema,
@@ -46,6 +50,7 @@ from fl.flower.errors import SettingsError
 from fl.flower.settings import PartySettings, PlanSettings, load_settings
 from fl.flower.workflow import WaitLimits
 from fl.learning.private_schedule import PrivateSchedule
+from fl.learning.private_size import own_steps
 from fl.learning.training import PrivateSteps
 from fl.privacy.discrete_laplace import LaplacePlan
 from fl.privacy.mechanisms import ClientRounds, LaplaceCounts, Mechanism, NoisyCounts, SharedGaussian, SharedSteps
@@ -56,7 +61,7 @@ from fl.rounds.algorithms.participation import Dropouts, Everyone, Sampled
 from fl.rounds.algorithms.settings import OPTIONS, AlgorithmSettings, ParticipationSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import BankLimits, ResourceSettings, limits_of
-from fl.runs.config import config_from_toml, config_to_toml
+from fl.runs.config import ConstantsSettings, config_from_toml, config_to_toml
 
 HOSTILE = (math.nan, math.inf, -math.inf, -1, 0, "", 1e308, 10**30, "several", True, None, [], b"bytes", 1 + 1j)
 TOML = (
@@ -115,12 +120,18 @@ EXAMPLES: tuple[Any, ...] = (
     AmountColumn("a"),
     PartyColumns(),
     NumericColumn("n"),
+    DerivedColumn("d", "equal", ("a", "b")),
+    Constant("c", 0.0, 1.0),
+    ConstantsSettings(),
+    own_steps(10_000),
     CategoricalColumn("c", hash_width=8),
     TextColumn("x"),
     DropRule("d", ("NA",)),
     Days(1, 5),
     DatedSplit(Days(1, 5), (Days(20, 30),)),
     FractionSplit(),
+    Moments(0, 10**9),
+    ColumnSplit("part", ("train",), ("test",)),
     Schema("s", LABEL),
     PlanSettings(8, 1.0, 20, 1, 1000),
     PartySettings("bank", Path("f"), Path("i"), Path("e"), 3, PlanSettings(8, 1.0, 20, 1, 1000)),

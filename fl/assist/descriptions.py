@@ -67,8 +67,9 @@ def read_described(
         seed,
         test_windows=test_windows,
         simulation=simulation,
-    )
-    plain = replace(source, table=replace(source.table, schema=meaning))
+    ).with_exact_constants()
+    scaled = meaning.with_constants(source.table.schema.constants[len(meaning.constants) :])
+    plain = replace(source, table=replace(source.table, schema=scaled))
     return Described(plain, source.table)
 
 

@@ -42,8 +42,11 @@ class Identifiers:
         return Identifiers(self.code[rows], self.ids)
 
 
-def cells_of(source: str, table: pa.Table, index: NDArray[np.int64], first_row: int) -> Cells:
-    """The columns, each in a type that `Cells` can convert. Raises `DataError` for a cell of another type."""
+def cells_of(source: str, table: pa.Table, index: NDArray[np.int64], first_row: int, decimal: str = ".") -> Cells:
+    """The columns, each in a type that `Cells` can convert. Raises `DataError` for a cell of another type.
+
+    `decimal`: the mark in numbers that are written as text.
+    """
     columns = {}
     for name in table.column_names:
         try:
@@ -51,7 +54,7 @@ def cells_of(source: str, table: pa.Table, index: NDArray[np.int64], first_row: 
         except CellError as fault:
             where = "" if fault.at is None else f"row {int(index[fault.at]) + first_row}, "
             raise DataError(f"{source}: {where}column {name!r}: {fault}; correct the file") from None
-    return Cells(source, pa.table(columns), index, first_row)
+    return Cells(source, pa.table(columns), index, first_row, decimal)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Cells:
     table: pa.Table = field(repr=False)
     index: NDArray[np.int64] = field(repr=False)
     first_row: int
+    decimal: str = "."
 
     def where(self, keep: NDArray[np.bool_]) -> Cells:
         return self if keep.all() else replace(self, table=self.table.filter(pa.array(keep)), index=self.index[keep])
@@ -80,6 +84,8 @@ class Cells:
                 blank &= _mask(pc.equal(self.as_text(name), ""))
             keep &= ~blank
         for rule in schema.drop:
+            if rule.column not in self.table.column_names:
+                continue  # the label of rows without labels: no such row is dropped by it
             keep &= ~_mask(pc.is_in(self.as_text(rule.column), value_set=pa.array(rule.values, pa.string())))
         return self.where(keep)
 
@@ -117,12 +123,16 @@ class Cells:
         if missing:
             absent = _mask(pc.is_in(self.as_text(column), value_set=pa.array(MISSING)))
             values = pc.if_else(pa.array(absent), pa.scalar(None, values.type), values)
+        if self.decimal == "," and is_text(values.type):
+            values = with_points(values)
         try:
             numbers = as_array(pc.cast(values, pa.float64()))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             # Arrow does not say which cell is not a number: convert again, so that `refuse` names the first.
-            numbers = pd.to_numeric(self.as_text(column).to_pandas(), errors="coerce").to_numpy(np.float64)
-        self.refuse(column, ~np.isfinite(numbers) & ~absent, "a finite number")
+            text = values if is_text(values.type) else self.as_text(column)
+            numbers = pd.to_numeric(text.to_pandas(), errors="coerce").to_numpy(np.float64)
+        expected = "a finite number" if self.decimal == "." else "a finite number with a decimal comma, as in 1.234,5"
+        self.refuse(column, ~np.isfinite(numbers) & ~absent, expected)
         return numbers
 
     def labels(self, label: LabelColumn) -> NDArray[np.uint8]:
@@ -178,11 +188,12 @@ class Cells:
     def _datetimes(self, time: TimeColumn) -> NDArray[np.int64]:
         """The column as instants. UTC offsets are applied when every cell has one."""
         values = self.table[time.column]
-        if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
+        if not is_text(values.type):
             return self._typed_datetimes(time, values)
         self.refuse(time.column, _mask(pc.is_null(values)), "a date and time")
         if time.format is not None:
             return self._formatted_datetimes(time.column, time.format, values)
+        values = pc.replace_substring_regex(values, r"([.,]\d{6})\d+", r"\1")  # what is finer than a microsecond is cut
         for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
             try:
                 instants = as_array(pc.cast(pc.cast(values, kind), pa.int64()))
@@ -198,7 +209,7 @@ class Cells:
         naive = _mask(pc.invert(pc.match_substring_regex(values, r"(Z|[+-]\d\d:?\d\d)$")))
         if 0 < naive.sum() < len(naive):
             self.refuse(time.column, naive, "ISO 8601 times that all have a UTC offset, or none")
-        # A cell that pandas accepts and Arrow does not, such as a fraction of more than six digits.
+        # A cell that pandas accepts and Arrow does not.
         kind = pa.timestamp("us", tz=None if naive.all() else "UTC")
         at = first_that_fails(len(values), lambda end: pc.cast(values.slice(0, end), kind), (pa.ArrowInvalid,))
         self.refuse(time.column, np.arange(len(values)) == at, expected)
@@ -208,8 +219,12 @@ class Cells:
         """Dates as Python's strptime reads them.
 
         Arrow's parser is thirty times as fast, but turns 31/02 into 2 March. Its result is used where it formats back
-        to the same text; the other distinct cells are read one by one with strptime.
+        to the same text; the other distinct cells are read one by one with strptime. Arrow has no code for fractions of
+        a second: where a format ends with one, they are read apart.
         """
+        if format.endswith("%f") and not format.endswith("%%f"):
+            whole, fraction = self._apart(column, format, values)
+            return fraction + self._formatted_datetimes(column, format[:-2], whole)
         coded = values.combine_chunks().dictionary_encode()
         words = coded.dictionary
         parsed = pc.strptime(words, format=format, unit="s", error_is_null=True)
@@ -227,6 +242,13 @@ class Cells:
         code = coded.indices.to_numpy()
         self.refuse(column, bad[code], f"a date as {format!r} writes it")
         return self._in_calendar(column, instants[code], f"a date {CALENDAR}")
+
+    def _apart(self, column: str, format: str, values: pa.ChunkedArray) -> tuple[pa.ChunkedArray, NDArray[np.int64]]:
+        """The cells without the one to nine digits at their end, and these as microseconds (int64[n])."""
+        digits = pc.struct_field(pc.extract_regex(values, r"\D(?P<digits>\d{1,9})$"), "digits")
+        self.refuse(column, _mask(pc.is_null(digits)), f"a date as {format!r} writes it")
+        micros = pc.utf8_slice_codeunits(pc.utf8_rpad(digits, 6, "0"), 0, 6)
+        return pc.replace_substring_regex(values, r"\d{1,9}$", ""), as_array(pc.cast(micros, pa.int64()))
 
     def _typed_datetimes(self, time: TimeColumn, values: pa.ChunkedArray) -> NDArray[np.int64]:
         if not (pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)):
@@ -252,6 +274,17 @@ def as_array(values: pa.ChunkedArray) -> NDArray[Any]:
     """The values as a numpy array; missing values become NaN in a column of floats."""
     array: NDArray[Any] = values.to_numpy()
     return array
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def with_points(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """1.234,5 as 1234.5. A point that does not stand between groups of three digits makes the cell no number."""
+    grouped = pc.match_substring_regex(values, r"^\s*[+-]?\d{1,3}(\.\d{3})+(,\d*)?\s*$")
+    values = pc.if_else(grouped, pc.replace_substring(values, ".", ""), pc.replace_substring(values, ".", "?"))
+    return pc.replace_substring(values, ",", ".")
 
 
 def _mask(values: pa.ChunkedArray) -> NDArray[np.bool_]:

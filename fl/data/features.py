@@ -6,8 +6,8 @@ delay on, and never at s itself. The columns and windows are those of chapter 3 
 Handbook (Le Borgne et al., 2022); a customer's windows are (t - w, t] and hold the transaction itself, a
 terminal's are (t - delay - w, t - delay].
 
-Scaling needs no statistics: each column is scaled by the schema's public transform, centre and scale and is
-clipped to +-`schema.bound`.
+Each column is scaled by the schema's transform, centre and scale and is clipped to +-its bound. A schema that leaves
+constants to be computed must have got them first (`Schema.with_constants`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from sklearn.feature_extraction import FeatureHasher
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from fl.data.amount_history import AmountMoments, before_rows
+from fl.data.constants import Constant
+from fl.data.conversion import Identifiers
+from fl.data.derived_columns import DerivedColumn
 from fl.data.reading import Transactions
 from fl.data.schema import (
     DAY_US,
@@ -43,12 +46,16 @@ LOG_TRANSFORMS: tuple[Transform, ...] = ("log1p", "signed_log1p")
 
 @dataclass(frozen=True)
 class Feature:
-    """One input of the model: scaled value = clip((transform(raw) - center) / scale, +-bound)."""
+    """One input of the model: scaled value = clip((transform(raw) - center) / scale, +-bound).
+
+    `bound`: None for the schema's.
+    """
 
     name: str
     transform: Transform = "identity"
     center: float = 0.0
     scale: float = 1.0
+    bound: float | None = None
 
 
 class Block(Protocol):
@@ -77,7 +84,8 @@ def blocks(schema: Schema, earlier: AmountMoments | None = None) -> tuple[Block,
             blocks.append(CustomerHistory(schema, earlier))
     if schema.has_windows and schema.parties.terminal is not None:
         blocks.append(TerminalWindows(schema))
-    blocks.extend(Number(column) for column in schema.numeric)
+    blocks.extend(Number(column, schema.constant_of(column.column)) for column in schema.numeric)
+    blocks.extend(Derived(column, schema) for column in schema.derived)
     blocks.extend(Category(column) for column in schema.categorical)
     blocks.extend(HashedText(column) for column in schema.text if column.use)
     if not blocks:
@@ -115,14 +123,29 @@ def scaled_features(
 
 
 def scale_publicly(raw: NDArray[np.float64], schema: Schema) -> NDArray[np.float32]:
-    """float32[m, d] within +-`schema.bound`, from unscaled features of that schema."""
+    """float32[m, d] within +-the columns' bounds, from unscaled features of that schema.
+
+    Raises `FeatureError` where the schema leaves constants to be computed that are not known yet.
+    """
+    if lacking := (*schema.lacking("shared"), *schema.lacking("bank")):
+        raise FeatureError(
+            f"schema {schema.name!r}: the constants of {', '.join(lacking)} are computed from the rows of the banks, "
+            "and nobody has computed them yet: train with it (demos train), or take the schema.toml that a run has "
+            "written, which holds them"
+        )
     scaled = np.empty(raw.shape, np.float32)
     for column, feature in enumerate(features(schema)):
-        values = raw[:, column]
-        if feature.transform in LOG_TRANSFORMS:
-            values = _signed_log1p(values)
-        with np.errstate(over="ignore"):  # what overflows float64 is clipped to the bound
-            scaled[:, column] = np.clip((values - feature.center) / feature.scale, -schema.bound, schema.bound)
+        bound = schema.bound if feature.bound is None else feature.bound
+        scaled[:, column] = np.clip(unclipped(raw[:, column], feature), -bound, bound)
+    return scaled
+
+
+def unclipped(values: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
+    """float64[n]: unscaled values of one feature, transformed and scaled; infinite where that overflows."""
+    if feature.transform in LOG_TRANSFORMS:
+        values = _signed_log1p(values)
+    with np.errstate(over="ignore"):
+        scaled: NDArray[np.float64] = (values - feature.center) / feature.scale
     return scaled
 
 
@@ -145,7 +168,8 @@ class Calendar:
 
 def _amount_feature(schema: Schema, name: str) -> Feature:
     assert schema.amount is not None
-    return Feature(name, "signed_log1p", float(np.log1p(schema.amount.typical)), schema.amount.spread)
+    amount = schema.amount
+    return Feature(name, "signed_log1p", float(np.log1p(amount.typical)), amount.spread, amount.bound)
 
 
 def _count_feature(name: str, typical: float) -> Feature:
@@ -167,19 +191,20 @@ class CustomerWindows:
     """Per window: the customer's number of transactions, this one included, and, where amounts exist, their mean."""
 
     def __init__(self, schema: Schema) -> None:
-        self._windows = schema.windows_days
+        self._lengths = [length for _, length in schema.windows]
         named: list[Feature] = []
-        for days in self._windows:
-            named.append(_count_feature(f"customer_count_{days}d", schema.parties.customer_per_day * days))
+        for name, length in schema.windows:
+            usual = schema.parties.customer_per_day * (length / DAY_US)
+            named.append(_count_feature(f"customer_count_{name}", usual))
             if schema.amount is not None:
-                named.append(_amount_feature(schema, f"customer_mean_amount_{days}d"))
+                named.append(_amount_feature(schema, f"customer_mean_amount_{name}"))
         self.features = tuple(named)
 
     def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
         assert table.customer is not None and table.time is not None
         windows = GroupWindows.of(table.customer.code, table.time, rows)
         end = windows.after()
-        starts = [windows.later_than(days * DAY_US) for days in self._windows]
+        starts = [windows.later_than(length) for length in self._lengths]
         columns = [(end - start).astype(np.float64) for start in starts]
         if table.amount is not None:
             means = windows.means(table.amount, starts, end)
@@ -219,13 +244,14 @@ class TerminalWindows:
     """Per window: the terminal's number of transactions whose label is known by now, and their share of frauds."""
 
     def __init__(self, schema: Schema) -> None:
-        self._windows = schema.windows_days
+        self._lengths = [length for _, length in schema.windows]
         self._delay = schema.label.delay_days
         named: list[Feature] = []
-        for days in self._windows:
-            named.append(_count_feature(f"terminal_count_{days}d", schema.parties.terminal_per_day * days))
+        for name, length in schema.windows:
+            usual = schema.parties.terminal_per_day * (length / DAY_US)
+            named.append(_count_feature(f"terminal_count_{name}", usual))
             # A share is in [0, 1]; scaled to [0, bound] it has the range of the other columns.
-            named.append(Feature(f"terminal_risk_{days}d", scale=1.0 / schema.bound))
+            named.append(Feature(f"terminal_risk_{name}", scale=1.0 / schema.bound))
         self.features = tuple(named)
 
     def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
@@ -235,8 +261,8 @@ class TerminalWindows:
         # Without a delay the window would include the row and thus its own label: it ends before the row.
         end = windows.later_than(self._delay * DAY_US, or_at=self._delay == 0)
         columns = []
-        for days in self._windows:
-            start = windows.later_than((self._delay + days) * DAY_US)
+        for length in self._lengths:
+            start = windows.later_than(self._delay * DAY_US + length)
             count = end - start
             columns.append(count.astype(np.float64))
             columns.append(windows.count(fraud, start, end) / np.maximum(count, 1))
@@ -246,9 +272,10 @@ class TerminalWindows:
 class Number:
     """A numeric column. With a public value for empty cells, also a 0/1 column that marks empty cells."""
 
-    def __init__(self, column: NumericColumn) -> None:
+    def __init__(self, column: NumericColumn, computed: Constant | None = None) -> None:
         self._column = column
-        value = Feature(column.column, column.transform, column.center, column.scale)
+        scaled_by: NumericColumn | Constant = column if computed is None else computed
+        value = Feature(column.column, column.transform, scaled_by.center, scaled_by.scale, column.bound)
         self.features = (value,) if column.missing is None else (value, Feature(f"{column.column}_missing"))
 
     def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
@@ -263,6 +290,44 @@ class Number:
                 f'got {values[values < 0][0]:g}; set transform = "signed_log1p" in the schema'
             )
         return values[:, None] if self._column.missing is None else np.stack([values, absent], axis=1)
+
+
+class Derived:
+    """A derived column. Where a value can be missing, also a 0/1 column that marks rows without it.
+
+    Such a row has the value that is scaled to 0.
+    """
+
+    def __init__(self, column: DerivedColumn, schema: Schema) -> None:
+        self._column, self._known = column, schema.constant_of(column.name)
+        scaled_by: DerivedColumn | Constant = column if self._known is None else self._known
+        self._vocabulary: tuple[str, ...] = ()
+        if column.kind == "ratio_to_mean":
+            self._vocabulary = next(each.vocabulary for each in schema.categorical if each.column == column.columns[1])
+        value = Feature(column.name, column.transform, scaled_by.center, scaled_by.scale, column.bound)
+        marker = Feature(f"{column.name}_missing")
+        self.features = (value, marker) if column.is_scaled else (Feature(column.name),)
+
+    def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
+        values = table.derived[self._column.name][rows]
+        if not self._column.is_scaled:
+            return values[:, None]
+        if self._vocabulary and self._known is not None:
+            means = [*(self._known.means.get(word, self._known.rest) for word in self._vocabulary), self._known.rest]
+            category = table.categorical[self._column.columns[1]].take(rows)
+            values = values - np.array(means)[word_positions(category, self._vocabulary)]
+        absent = np.isnan(values)
+        center = self.features[0].center
+        unscaled = np.sign(center) * np.expm1(np.abs(center)) if self._column.transform == "signed_log1p" else center
+        return np.stack([np.where(absent, unscaled, values), absent], axis=1)
+
+
+def word_positions(category: Identifiers, vocabulary: tuple[str, ...]) -> NDArray[np.int64]:
+    """int64[n]: position of each row's word in `vocabulary`; its length for any other word."""
+    place = {word: position for position, word in enumerate(vocabulary)}
+    by_code = np.array([place.get(str(word), len(vocabulary)) for word in category.ids], np.int64)
+    positions: NDArray[np.int64] = by_code[category.code]
+    return positions
 
 
 class Category:

@@ -7,7 +7,7 @@ of all banks in one place, which a federation avoids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl import options
+from fl.data.constants import Constant
 from fl.data.features import features, scaled_features
 from fl.data.partition import Partition, partition_for
 from fl.data.reading import Transactions, load_transactions, read_header, transactions_from_frame
+from fl.data.scaling import at_bank, exact_constants, own_constants
 from fl.data.schema import Schema
 from fl.data.schema_file import load_schema, schema_for_header
 from fl.data.simulate import Simulation, simulate
@@ -117,6 +119,32 @@ class PartitionedTable:
     seed: int
     agreed: Agreed | None = None  # what banks agreed on that do not show each other their rows; None: read in `table`
 
+    def with_shared_constants(self, constants: Iterable[Constant]) -> PartitionedTable:
+        """With a schema that holds the constants that the banks computed together."""
+        return replace(self, table=replace(self.table, schema=self.table.schema.with_constants(constants)))
+
+    def with_exact_constants(self) -> PartitionedTable:
+        """With shared constants computed exactly from all banks' training rows, as one process may that sees them all.
+
+        A run computes them in a secure round instead (`fl.runs.constants`). Raises `StatisticsError` for a column
+        without values.
+        """
+        return self.with_shared_constants(exact_constants(dict(self.training_rows())))
+
+    def training_rows(self) -> Iterator[tuple[str, Transactions]]:
+        """(bank, its training rows), in the order of banks."""
+        for name, rows, held in self.banks:
+            yield name, self.table.take(rows[held.train])
+
+    def constants_at_banks(self) -> dict[str, tuple[Constant, ...]]:
+        """By bank: the constants that it computes from its own training rows. Each stays at its bank.
+
+        Raises `StatisticsError` for a bank without a value in such a column.
+        """
+        if not self.table.schema.lacking("bank"):
+            return {}
+        return {name: own_constants(table) for name, table in self.training_rows()}
+
     @property
     def first_day(self) -> int:
         """The first day whose transactions may be counted."""
@@ -142,18 +170,17 @@ def load_federation(
     data. `test_windows`: consecutive test windows; None for those the schema lists. Raises `SchemaError`,
     `DataError`, `PartitionError`, `SplitError`.
     """
-    return federation_of(
-        read_partitioned(
-            data,
-            schema,
-            partition,
-            clients,
-            seed,
-            test_windows=test_windows,
-            validation_share=validation_share,
-            simulation=simulation,
-        )
+    source = read_partitioned(
+        data,
+        schema,
+        partition,
+        clients,
+        seed,
+        test_windows=test_windows,
+        validation_share=validation_share,
+        simulation=simulation,
     )
+    return federation_of(source.with_exact_constants())
 
 
 def read_partitioned(
@@ -248,13 +275,15 @@ def resolve_schema(data: str | Path, schema: str | Path | Schema | None) -> Sche
 
 def federation_of(source: PartitionedTable) -> Federation:
     """Every bank with features from its own rows only."""
-    schema = source.table.schema
-    banks = tuple(_bank(name, source.table.take(rows), held) for name, rows, held in source.banks)
+    schema, own = source.table.schema, source.constants_at_banks()
+    banks = tuple(
+        _bank(name, at_bank(source.table.take(rows), own.get(name, ())), held) for name, rows, held in source.banks
+    )
     for i, window in enumerate(source.periods.test or (None,)):
         if all(len(bank.test[i]) == 0 for bank in banks):
             raise SplitError(f"{source.table.source}: test window {i + 1} ({window}) holds no rows at any bank")
     names = tuple(feature.name for feature in features(schema))
-    return Federation(banks, names, schema, _description(source, banks))
+    return Federation(banks, names, schema, description_of(source))
 
 
 def own_histories(source: PartitionedTable, days: int) -> dict[str, Rows]:
@@ -262,9 +291,9 @@ def own_histories(source: PartitionedTable, days: int) -> dict[str, Rows]:
 
     With the bank's own features, without validation customers; in a federation's order of banks.
     """
-    histories = {}
+    histories, own = {}, source.constants_at_banks()
     for name, rows, held in source.banks:
-        table = source.table.take(rows)
+        table = at_bank(source.table.take(rows), own.get(name, ()))
         positions = own_history(table, held, source.periods, days)
         histories[name] = _rows_at(table, scaled_features(table, positions), positions)
     return histories
@@ -272,6 +301,8 @@ def own_histories(source: PartitionedTable, days: int) -> dict[str, Rows]:
 
 def pooled_global(source: PartitionedTable) -> BankData:
     """The same rows in the same periods, pooled as `pooled`, with features computed over all banks' transactions."""
+    if own := source.constants_at_banks():
+        return _pooled_by_bank(source, own)
     banks = source.banks
     everyone = Split(
         train=_merged([rows[held.train] for _, rows, held in banks]),
@@ -281,9 +312,21 @@ def pooled_global(source: PartitionedTable) -> BankData:
     return _bank("pooled", source.table, everyone)
 
 
+def _pooled_by_bank(source: PartitionedTable, own: Mapping[str, tuple[Constant, ...]]) -> BankData:
+    """As `pooled_global`, where each bank scales its rows by constants of its own; bank after bank."""
+    parts = []
+    for name, rows, held in source.banks:
+        placed = Split(rows[held.train], rows[held.validation], tuple(rows[test] for test in held.test))
+        parts.append(_bank(name, at_bank(source.table, own[name]), placed))
+    return _joined(parts)
+
+
 def pooled_local(federation: Federation) -> BankData:
     """All banks' rows as `pooled`, bank after bank, each row with the features its own bank computed."""
-    banks = federation.banks
+    return _joined(federation.banks)
+
+
+def _joined(banks: Sequence[BankData]) -> BankData:
     return BankData(
         "pooled",
         _concatenate([bank.train for bank in banks]),
@@ -298,7 +341,7 @@ def _read(data: str | Path, schema: Schema, rule: Partition, simulation: Simulat
         _check_bank_column(rule, list(frame.columns), SIMULATED)
         return transactions_from_frame(frame, schema, SIMULATED, bank_column=rule.column)
     if rule.column is not None:
-        _check_bank_column(rule, read_header(data, schema.delimiter), str(data))
+        _check_bank_column(rule, read_header(data, schema.delimiter, schema.encoding), str(data))
     return load_transactions(data, schema, bank_column=rule.column)
 
 
@@ -347,14 +390,15 @@ def _concatenate(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def _counts(rows: Rows) -> dict[str, int]:
-    return {"rows": len(rows), "frauds": int(rows.y.sum())}
-
-
-def _description(source: PartitionedTable, banks: Sequence[BankData]) -> dict[str, Any]:
-    """Counts and dates of an experiment. A deployment would not publish counts per bank."""
+def description_of(source: PartitionedTable) -> dict[str, Any]:
+    """Counts and dates of an experiment, for its manifest. A deployment would not publish counts per bank."""
     schema, table = source.table.schema, source.table
-    assert table.label is not None
+    label = table.label
+    assert label is not None
+
+    def counted(rows: NDArray[np.int64], positions: NDArray[np.int64]) -> dict[str, int]:
+        return {"rows": len(positions), "frauds": int(label[rows[positions]].sum())}
+
     return {
         "source": Path(table.source).name,
         "schema": schema.name,
@@ -362,17 +406,17 @@ def _description(source: PartitionedTable, banks: Sequence[BankData]) -> dict[st
         "partition": source.partition.spec,
         "seed": source.seed,
         "rows": len(table),
-        "frauds": int(table.label.sum()),
+        "frauds": int(label.sum()),
         "first_day": schema.day_name(int(table.day[0])),
         "last_day": schema.day_name(int(table.day[-1])),
         "periods": source.periods.described,
         "label_delay_days": schema.label.delay_days,
         "banks": {
-            bank.name: {
-                "train": _counts(bank.train),
-                "validation": _counts(bank.validation),
-                "test": [_counts(test) for test in bank.test],
+            name: {
+                "train": counted(rows, held.train),
+                "validation": counted(rows, held.validation),
+                "test": [counted(rows, test) for test in held.test],
             }
-            for bank in banks
+            for name, rows, held in source.banks
         },
     }

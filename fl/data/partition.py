@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.parquet
 from numpy.typing import NDArray
 
+from fl.data.formats import UNREADABLE, is_parquet, opened
 from fl.data.reading import Transactions, read_header
 from fl.data.schema import Schema
 from fl.errors import DataError, PartitionError
@@ -141,8 +143,12 @@ def _customers(path: Path, column: str, schema: Schema) -> dict[str, str]:
             raise PartitionError(f"{path}: expected columns {absent}, got {header}")
         text = dict.fromkeys((key, column), pa.string())
         options = pa.csv.ConvertOptions(include_columns=list(text), column_types=text, strings_can_be_null=False)
-        table = pa.csv.read_csv(path, convert_options=options)
-    except (DataError, pa.ArrowException, OSError) as error:
+        if is_parquet(path):
+            table = pa.parquet.read_table(path, columns=list(text)).cast(pa.schema(text))
+        else:
+            with opened(path) as source:
+                table = pa.csv.read_csv(source, convert_options=options)
+    except (DataError, *UNREADABLE) as error:
         raise PartitionError(f"partition file {path}: {error}") from error
     customers, banks = table[key].to_pylist(), table[column].to_pylist()
     assigned: dict[str, str] = {}

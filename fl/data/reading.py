@@ -1,4 +1,6 @@
-"""Read transactions from csv, csv.gz or parquet into typed columns in time order, or say which cell is wrong.
+"""Read transactions from csv (compressed or not) or parquet into typed columns in time order.
+
+A cell that cannot be read is named.
 
 A csv is read as text first and then converted column by column (`fl.data.conversion`). Rows are counted as an editor
 counts them: the header is row 1, and a quoted line break counts as part of its row.
@@ -7,9 +9,8 @@ counts them: the header is row 1, and a quoted line break counts as part of its 
 from __future__ import annotations
 
 import csv
-import gzip
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,13 @@ from numpy.typing import NDArray
 
 from fl.data.cells import first_that_fails
 from fl.data.conversion import Cells, Identifiers, as_array, cells_of
-from fl.data.schema import DAY_US, Schema
+from fl.data.deriving import derived_values
+from fl.data.formats import UNREADABLE, FileFormat, is_parquet, likely_delimiter, opened, text_of
+from fl.data.schema import DAY_US, ColumnSplit, Schema
 from fl.errors import DataError, NoRows
 
 BLOCK_BYTES = 4 << 20  # of csv text per streamed chunk
+ENCODING_ADVICE = '; name the encoding in the schema, as in [file] encoding = "latin-1"'
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,9 @@ class Transactions:
     since 1970-01-01 (since 0 without a date), or the order itself. `label`: uint8[n], 1 is fraud. `amount`
     and `numeric`: float64[n], finite (NaN only in numeric columns whose schema names a `missing` value).
     `customer`, `terminal`, `bank`, `categorical`: codes. `text`: object[n]. `entities`: codes of the parties beside the
-    terminal, by kind. `known_day`: int32[n], the day on which a fraud was labelled; 0 where there is no fraud. None
-    where the schema names no such column.
+    terminal, by kind. `known_day`: int32[n], the day on which a fraud was labelled; 0 where there is no fraud. `part`:
+    the word that says whether a row is for training or test. None where the schema names no such column. `derived`:
+    float64[n] by name, NaN where a value is missing.
     """
 
     schema: Schema
@@ -56,6 +61,8 @@ class Transactions:
     first_row: int = 2  # row number of index 0 in messages: 2 in a csv (row 1 is the header), 1 in a parquet file
     entities: Mapping[str, Identifiers] = field(default_factory=dict, repr=False)
     known_day: NDArray[np.int32] | None = field(default=None, repr=False)
+    derived: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    part: Identifiers | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -93,22 +100,28 @@ class Transactions:
             text={name: values[rows] for name, values in self.text.items()},
             entities={kind: values.take(rows) for kind, values in self.entities.items()},
             known_day=None if self.known_day is None else self.known_day[rows],
+            derived={name: values[rows] for name, values in self.derived.items()},
+            part=None if self.part is None else self.part.take(rows),
         )
 
 
-def read_header(path: str | Path, delimiter: str = ",") -> list[str]:
-    """The column names of a csv, csv.gz or parquet file. Raises `DataError` for a missing, empty or unreadable file."""
+def read_header(path: str | Path, delimiter: str = ",", encoding: str = "utf-8") -> list[str]:
+    """The column names of a csv (compressed or not) or parquet file.
+
+    Raises `DataError` for a missing, empty or unreadable file.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        if _is_parquet(path):
+        if is_parquet(path):
             names = list(pa.parquet.read_schema(path).names)
         else:
-            opener = gzip.open if path.suffix == ".gz" else open
-            with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
+            with opened(path) as source, text_of(source, encoding) as lines:
                 names = next(csv.reader(lines, delimiter=delimiter), [])
-    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: cannot read its header as {encoding} text: {error}{ENCODING_ADVICE}") from error
+    except (*UNREADABLE, csv.Error, UnicodeError) as error:
         raise DataError(f"{path}: cannot read its header: {error}") from error
     if not names:
         raise DataError(f"{path}: expected a header and rows, got an empty file")
@@ -133,15 +146,15 @@ def load_transactions(
     Raises `DataError` naming file, column and row.
     """
     path = Path(path)
-    columns = _columns_of(path, schema, labelled, bank_column)
-    try:
-        if _is_parquet(path):
+    columns = _columns_of(path, schema, labelled, bank_column, history=not needs_fraud)
+    with _named(path, schema.encoding):
+        if parquet := is_parquet(path):
             table = pa.parquet.read_table(path, columns=columns, partitioning=None)
         else:
-            table = pa.csv.read_csv(path, **_csv_options(schema.delimiter, columns, bool(schema.text)))
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: {error}") from error
-    cells = cells_of(str(path), table, np.arange(len(table), dtype=np.int64), 1 if _is_parquet(path) else 2)
+            with opened(path) as source:
+                table = pa.csv.read_csv(source, **_csv_options(format_of(schema), columns, bool(schema.text)))
+    index = np.arange(len(table), dtype=np.int64)
+    cells = cells_of(str(path), table, index, 1 if parquet else 2, schema.decimal)
     return _whole(cells, schema, labelled, bank_column, needs_fraud=needs_fraud)
 
 
@@ -155,10 +168,10 @@ def transactions_from_frame(
     needs_fraud: bool = True,
 ) -> Transactions:
     """The transactions of a pandas frame, as `load_transactions` reads a file. `source`: its name in messages."""
-    wanted = _wanted(schema, labelled, bank_column)
+    wanted = _wanted(schema, labelled, bank_column, history=not needs_fraud)
     _refuse_absent(wanted, list(frame.columns), source, schema)
     columns = {name: _from_pandas(frame[name], name, source) for name in wanted}
-    cells = cells_of(source, pa.table(columns), np.arange(len(frame), dtype=np.int64), 1)
+    cells = cells_of(source, pa.table(columns), np.arange(len(frame), dtype=np.int64), 1, schema.decimal)
     return _whole(cells, schema, labelled, bank_column, needs_fraud=needs_fraud)
 
 
@@ -176,55 +189,55 @@ def stream_transactions(
     """
     path = Path(path)
     columns = _columns_of(path, schema, labelled, bank_column)
-    seen = 0
-    try:
-        for batch in _batches(path, _csv_options(schema.delimiter, columns, bool(schema.text)), columns, rows):
-            table = pa.Table.from_batches([batch])
-            for start in range(0, len(table), rows):
-                part = table.slice(start, rows)
-                index = np.arange(seen, seen + len(part), dtype=np.int64)
-                seen += len(part)
-                cells = cells_of(str(path), part, index, 1 if _is_parquet(path) else 2).without_blanks(schema)
-                yield _build(cells, schema, labelled, bank_column)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: {error}") from error
+    first_row, seen = 1 if is_parquet(path) else 2, 0
+    options = _csv_options(format_of(schema), columns, bool(schema.text))
+    for batch in _batches(path, schema.encoding, options, columns, rows):
+        table = pa.Table.from_batches([batch])
+        for start in range(0, len(table), rows):
+            part = table.slice(start, rows)
+            index = np.arange(seen, seen + len(part), dtype=np.int64)
+            seen += len(part)
+            cells = cells_of(str(path), part, index, first_row, schema.decimal).without_blanks(schema)
+            yield _build(cells, schema, labelled, bank_column)
 
 
-def read_sample(path: str | Path, columns: list[str], rows: int) -> dict[str, NDArray[np.object_]]:
-    """The first `rows` rows of these columns as text; a missing cell is the empty string. Raises `DataError`."""
+def stream_text(
+    path: str | Path, columns: list[str], written: FileFormat, rows: int = 50_000
+) -> Iterator[dict[str, pa.ChunkedArray]]:
+    """All rows of these columns as text, chunk by chunk; a missing cell is the empty string. Raises `DataError`."""
     path = Path(path)
-    try:
-        batches = _first_rows(_batches(path, _csv_options(",", columns, True), columns, rows), rows)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: {error}") from error
-    if sum(len(batch) for batch in batches) == 0:
-        raise DataError(f"{path}: expected rows below the header, got none")
-    head = pa.Table.from_batches(batches)
-    cells = cells_of(str(path), head, np.arange(len(head), dtype=np.int64), 1)
-    return {name: np.array(cells.as_text(name).to_pylist(), object) for name in columns}
+    for batch in _batches(path, written.encoding, _csv_options(written, columns, True), columns, rows):
+        cells = cells_of(str(path), pa.Table.from_batches([batch]), np.arange(len(batch), dtype=np.int64), 1)
+        yield {name: cells.as_text(name) for name in columns}
 
 
-def _first_rows(batches: Generator[pa.RecordBatch, None, None], rows: int) -> list[pa.RecordBatch]:
-    """The batches that hold the first `rows` rows, the last one cut."""
-    taken: list[pa.RecordBatch] = []
-    with closing(batches):
-        for batch in batches:
-            taken.append(batch.slice(0, rows))
-            rows -= len(taken[-1])
-            if rows <= 0:
-                break
-    return taken
+def format_of(schema: Schema) -> FileFormat:
+    """How the schema says that a csv is written."""
+    return FileFormat(None, schema.encoding, schema.delimiter, schema.decimal)
 
 
 def _batches(
-    path: Path, csv_options: dict[str, Any], columns: list[str], rows: int
+    path: Path, encoding: str, csv_options: dict[str, Any], columns: list[str], rows: int
 ) -> Generator[pa.RecordBatch, None, None]:
-    if _is_parquet(path):
-        with closing(pa.parquet.ParquetFile(path)) as file:
-            yield from file.iter_batches(batch_size=rows, columns=columns)
-    else:
-        with pa.csv.open_csv(path, **csv_options) as reader:
-            yield from reader
+    with _named(path, encoding):
+        if is_parquet(path):
+            with closing(pa.parquet.ParquetFile(path)) as file:
+                yield from file.iter_batches(batch_size=rows, columns=columns)
+        else:
+            with opened(path) as source, pa.csv.open_csv(source, **csv_options) as reader:
+                yield from reader
+
+
+@contextmanager
+def _named(path: Path, encoding: str) -> Iterator[None]:
+    """What cannot be read becomes a `DataError` that names the file."""
+    try:
+        yield
+    except UnicodeError as error:
+        raise DataError(f"{path}: expected {encoding} text: {error}{ENCODING_ADVICE}") from error
+    except UNREADABLE as error:
+        advice = ENCODING_ADVICE if "UTF8" in str(error) else ""
+        raise DataError(f"{path}: {error}{advice}") from error
 
 
 def _from_pandas(values: pd.Series | pd.DataFrame, name: str, source: str) -> pa.Array:
@@ -242,35 +255,39 @@ def _from_pandas(values: pd.Series | pd.DataFrame, name: str, source: str) -> pa
         ) from None
 
 
-def _is_parquet(path: Path) -> bool:
-    return path.suffix in (".parquet", ".pq")
+def _wanted(schema: Schema, labelled: bool, bank_column: str | None, history: bool = False) -> list[str]:
+    """history: rows that are in no part, so that the column that names the part is not needed."""
+    wanted = dict.fromkeys([*schema.columns_read(labelled=labelled), *([bank_column] if bank_column else [])])
+    if history and isinstance(schema.split, ColumnSplit) and schema.split.column != bank_column:
+        wanted.pop(schema.split.column, None)
+    return list(wanted)
 
 
-def _wanted(schema: Schema, labelled: bool, bank_column: str | None) -> list[str]:
-    return list(dict.fromkeys([*schema.columns_read(labelled=labelled), *([bank_column] if bank_column else [])]))
-
-
-def _columns_of(path: Path, schema: Schema, labelled: bool, bank_column: str | None) -> list[str]:
-    wanted = _wanted(schema, labelled, bank_column)
-    _refuse_absent(wanted, read_header(path, schema.delimiter), str(path), schema)
+def _columns_of(
+    path: Path, schema: Schema, labelled: bool, bank_column: str | None, history: bool = False
+) -> list[str]:
+    wanted = _wanted(schema, labelled, bank_column, history)
+    _refuse_absent(wanted, read_header(path, schema.delimiter, schema.encoding), str(path), schema)
     return wanted
 
 
 def _refuse_absent(wanted: list[str], header: list[str], source: str, schema: Schema) -> None:
     absent = [column for column in wanted if column not in header]
     if absent:
+        other = likely_delimiter(header[0]) if len(header) == 1 else None
+        advice = f"set [file] delimiter = {other!r} in the schema, or " if other else ""
         raise DataError(
-            f"{source}: schema {schema.name!r} expects columns {absent}, got {header}; correct the header or "
+            f"{source}: schema {schema.name!r} expects columns {absent}, got {header}; {advice}correct the header or "
             "the schema (check it with: python -m demos schema --check SCHEMA.toml FILE)"
         )
 
 
-def _csv_options(delimiter: str, columns: list[str], quoted_breaks: bool) -> dict[str, Any]:
+def _csv_options(written: FileFormat, columns: list[str], quoted_breaks: bool) -> dict[str, Any]:
     """Options of Arrow: one thread and kept empty lines, so that its row numbers are those of the file."""
     return {
-        "read_options": pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+        "read_options": pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, encoding=written.encoding),
         "parse_options": pa.csv.ParseOptions(
-            delimiter=delimiter,
+            delimiter=written.delimiter,
             ignore_empty_lines=False,
             newlines_in_values=quoted_breaks,
         ),
@@ -316,7 +333,16 @@ def _build(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None
         first_row=cells.first_row,
         entities={kind: cells.ids(column, refuse_empty=True) for kind, column in schema.parties.entities.items()},
         known_day=None if label is None or schema.label.known is None else cells.known_days(schema, label),
+        derived={column.name: derived_values(cells, column, schema) for column in schema.derived},
+        part=_part(cells, schema, labelled),
     )
     if table.time is None or bool((np.diff(table.time) >= 0).all()):
         return table
     return table.take(np.argsort(table.time, kind="stable"))
+
+
+def _part(cells: Cells, schema: Schema, labelled: bool) -> Identifiers | None:
+    """The words of the column that divides labelled rows; None for rows that are in no part, as in a history."""
+    if not labelled or not isinstance(schema.split, ColumnSplit) or schema.split.column not in cells.table.column_names:
+        return None
+    return cells.ids(schema.split.column)

@@ -13,23 +13,31 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, get_args
 
 from fl import options
+from fl.data.constants import Constant, ConstantsFrom
+from fl.data.derived_columns import DerivedColumn
+from fl.data.vocabulary import Words
 from fl.errors import SchemaError
+from fl.toml import literal
 
-TimeUnit = Literal["datetime", "seconds", "minutes", "hours", "days", "order"]
+TimeUnit = Literal["datetime", "microseconds", "milliseconds", "seconds", "minutes", "hours", "days", "order"]
 MICROSECONDS: dict[str, int] = {  # microseconds in one unit of a numeric time column
+    "microseconds": 1,
+    "milliseconds": 1_000,
     "seconds": 1_000_000,
     "minutes": 60_000_000,
     "hours": 3_600_000_000,
     "days": 86_400_000_000,
 }
 DAY_US = MICROSECONDS["days"]
+MINUTE_US = MICROSECONDS["minutes"]
 
 Transform = Literal["identity", "log1p", "signed_log1p"]
 
@@ -110,12 +118,17 @@ class TimeColumn:
 
 @dataclass(frozen=True)
 class AmountColumn:
-    """The amount. Scaled as (log1p(amount) - log1p(typical)) / spread, with the sign kept."""
+    """The amount. Scaled as (log1p(amount) - log1p(typical)) / spread, with the sign kept.
+
+    `constants`: where typical and spread come from; `bound`: None for the schema's, or 10 where they are computed.
+    """
 
     column: Annotated[str, options.COLUMN]
     # In the column's currency. A public guess, not a statistic of the data.
     typical: Annotated[float, options.TYPICAL] = 50.0
     spread: Annotated[float, options.SPREAD] = 1.0
+    constants: ConstantsFrom = field(default="given", repr=False)
+    bound: Annotated[float | None, options.BOUND] = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         options.check(self, SchemaError, "[amount] ")
@@ -185,7 +198,8 @@ class NumericColumn:
     """A number, used directly or through a logarithm. Scaled as (transform(value) - center) / scale.
 
     `missing`: the public value of an empty cell, which also gets a 0/1 column that marks empty cells. None: an
-    empty cell is refused.
+    empty cell is refused. `constants`: where centre and scale come from. `bound`: the scaled number is clipped to it;
+    None for the schema's bound, or 10 where the constants are computed.
     """
 
     column: Annotated[str, options.COLUMN]
@@ -193,6 +207,8 @@ class NumericColumn:
     center: Annotated[float, options.CENTER] = 0.0
     scale: Annotated[float, options.SCALE] = 1.0
     missing: Annotated[float | None, options.CENTER] = None
+    constants: ConstantsFrom = field(default="given", repr=False)
+    bound: Annotated[float | None, options.BOUND] = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         options.check(self, SchemaError, f"[[numeric]] {self.column!r} ")
@@ -268,13 +284,47 @@ class Days:
     def later(self, days: int) -> Days:
         return Days(self.first + days, self.last + days)
 
+    @property
+    def next(self) -> Days:
+        """The period of the same length that follows."""
+        return self.later(len(self))
+
+    @property
+    def start_us(self) -> int:
+        return self.first * DAY_US
+
+    @property
+    def end_us(self) -> int:
+        """The first microsecond after the last day."""
+        return (self.last + 1) * DAY_US
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A period that does not begin and end with a day, as for data that span hours.
+
+    `start_us` is included and `end_us` is not. Both count microseconds from 1970-01-01 (from 0 where time has no date).
+    """
+
+    start_us: Annotated[int, options.INSTANT_US]
+    end_us: Annotated[int, options.INSTANT_US]
+
+    def __post_init__(self) -> None:
+        options.check(self, SchemaError, "[split] ")
+        _require(self.start_us < self.end_us, f"[split] expected a period that ends after its start, got {self}")
+
+    @property
+    def next(self) -> Moments:
+        """The period of the same length that follows."""
+        return Moments(self.end_us, 2 * self.end_us - self.start_us)
+
 
 @dataclass(frozen=True)
 class DatedSplit:
     """Train on one period, test on one or more later ones."""
 
-    train: Days
-    test: tuple[Days, ...]
+    train: Days | Moments
+    test: tuple[Days | Moments, ...]
 
     def __post_init__(self) -> None:
         options.check(self, SchemaError, "[split] ")
@@ -297,6 +347,23 @@ class FractionSplit:
 
 
 @dataclass(frozen=True)
+class ColumnSplit:
+    """Train on the rows whose `column` holds a word of `train`, test on those with a word of `test`.
+
+    Rows with another word are history only. Without words for `validation`, validation is drawn from the training rows.
+    """
+
+    column: Annotated[str, options.COLUMN]
+    train: Annotated[tuple[str, ...], options.WORDS]
+    test: Annotated[tuple[str, ...], options.WORDS]
+    validation: Annotated[tuple[str, ...], options.Listed(options.CELL)] = ()
+
+    def __post_init__(self) -> None:
+        options.check(self, SchemaError, "[split] ")
+        _refuse_repeats((*self.train, *self.validation, *self.test), "[split] words of train, validation and test")
+
+
+@dataclass(frozen=True)
 class Schema:
     """The meaning of a transaction file. Raises `SchemaError` when two parts contradict each other."""
 
@@ -311,12 +378,17 @@ class Schema:
     never: Annotated[tuple[str, ...], options.Listed(options.COLUMN)] = ()  # columns that must not become features
     drop: tuple[DropRule, ...] = ()
     partition: Annotated[str | None, options.COLUMN] = None  # column that holds the bank
-    split: DatedSplit | FractionSplit = FractionSplit()
+    split: DatedSplit | FractionSplit | ColumnSplit = FractionSplit()
     # Of the customers (of the rows without customers).
     validation_share: Annotated[float, options.VALIDATION_SHARE] = 0.1
     windows_days: Annotated[tuple[int, ...], options.WINDOWS_DAYS] = (1, 7, 30)  # empty: no windows
     bound: Annotated[float, options.BOUND] = 3.0  # every scaled feature is clipped to +-bound
     delimiter: Annotated[str, options.DELIMITER] = ","
+    derived: tuple[DerivedColumn, ...] = field(default=(), repr=False)
+    constants: tuple[Constant, ...] = field(default=(), repr=False)  # computed ones, once they are known
+    windows_minutes: Annotated[tuple[int, ...], options.WINDOWS_MINUTES] = field(default=(), repr=False)
+    decimal: Annotated[str, options.DECIMAL] = field(default=".", repr=False)
+    encoding: Annotated[str, options.ENCODING] = field(default="utf-8", repr=False)
     # The TOML text it was read from.
     source: Annotated[str, options.TOML] = field(default="", repr=False, compare=False)
 
@@ -330,26 +402,109 @@ class Schema:
             len(set(self.windows_days)) == len(self.windows_days),
             f"[features] windows_days: expected distinct days, got {list(self.windows_days)}",
         )
+        lengths = [length for _, length in self.windows]
+        _require(
+            len(set(lengths)) == len(lengths),
+            f"[features] expected windows of distinct lengths, got {list(self.windows_minutes)} minutes and "
+            f"{list(self.windows_days)} days",
+        )
+        _require(
+            self.decimal != self.delimiter,
+            f"[file] expected a decimal mark that is not the delimiter, got {self.decimal!r} for both",
+        )
         _require(
             self.label.known is None or (self.time is not None and self.time.measures_days),
             "[label] known dates a label, and needs a [time] column that measures days; add one or remove known",
         )
+        self._check_derived()
         self._check_split()
 
+    def _check_derived(self) -> None:
+        read = set(self.roles())
+        _refuse_repeats([column.name for column in self.derived], "[derived]")
+        for column in self.derived:
+            where = f"[derived] {column.name!r}"
+            _require(
+                column.name not in read,
+                f"{where}: a column of the file has this name and a role; name the derived column otherwise",
+            )
+            for source in column.columns:
+                _require(
+                    source not in (self.label.column, self.label.known),
+                    f"{where}: column {source!r} holds the label, or when it came, and must not become a feature; "
+                    "remove the derived column",
+                )
+                _require(
+                    source not in self.never,
+                    f"{where}: column {source!r} is in never; remove it from there if it is known when a transaction "
+                    "is scored, or remove the derived column",
+                )
+            if column.kind == "ratio_to_mean":
+                words = {each.column: each.vocabulary for each in self.categorical}
+                _require(
+                    bool(words.get(column.columns[1])),
+                    f"{where} ratio_to_mean: expected a [[categorical]] column with a vocabulary, whose words are "
+                    f"public, got {column.columns[1]!r}",
+                )
+        _refuse_repeats([constant.column for constant in self.constants], "[constants]")
+        computed = self.computed("shared") | self.computed("bank")
+        for constant in self.constants:
+            _require(
+                constant.column in computed,
+                f'[constants] {constant.column!r}: expected a column with constants = "shared" or "bank", got another '
+                "one; remove the entry, or say so at the column",
+            )
+
+    def computed(self, source: ConstantsFrom) -> set[str]:
+        """Names of the columns whose constants come from `source`."""
+        named = {column.column: column.constants for column in self.numeric}
+        named |= {column.name: column.constants for column in self.derived if column.is_scaled}
+        if self.amount is not None:
+            named[self.amount.column] = self.amount.constants
+        return {name for name, each in named.items() if each == source}
+
+    def lacking(self, source: ConstantsFrom) -> tuple[str, ...]:
+        """Columns whose constants come from `source` ("shared" or "bank") and are not known yet, sorted."""
+        return tuple(sorted(self.computed(source) - {constant.column for constant in self.constants}))
+
+    def constant_of(self, column: str) -> Constant | None:
+        """The computed constants of a column; None while they are unknown, or where the schema gives them."""
+        return next((constant for constant in self.constants if constant.column == column), None)
+
+    def with_constants(self, constants: Iterable[Constant], *, written: bool = True) -> Schema:
+        """This schema with further computed constants, written into its TOML text unless `written` is False.
+
+        Raises `SchemaError` for a column whose constants are not computed.
+        """
+        new = tuple(constants)
+        if not new:
+            return self
+        text = self.source
+        if written:
+            lines = [_constant_line(constant) for constant in new]
+            header = "" if self.constants else "\n[constants]  # computed from the rows of the banks\n"
+            text = f"{text.rstrip(chr(10))}\n{header}" + "".join(lines)
+        amount = self.amount
+        for constant in new:
+            if amount is not None and constant.column == amount.column:
+                amount = replace(amount, typical=max(_expm1(constant.center), 0.0), spread=constant.scale)
+        return replace(self, constants=(*self.constants, *new), amount=amount, source=text)
+
     def _check_split(self) -> None:
-        if isinstance(self.split, FractionSplit):
+        if not isinstance(self.split, DatedSplit):
             return
         _require(
             self.time is not None and self.time.measures_days,
             "[split] periods need a [time] column that measures days; give train_fraction and test_fraction",
         )
-        labels_known = self.split.train.last + self.label.delay_days + 1
+        labels_known = self.split.train.end_us + self.label.delay_days * DAY_US
         for period in self.split.test:
+            day = "day" if isinstance(period, Days) else "moment"
             _require(
-                period.first >= labels_known,
-                f"[split] test begins on {self.day_name(period.first)}, but labels of the last training day "
-                f"are known from {self.day_name(labels_known)} on (delay_days = {self.label.delay_days}); "
-                "let the test begin on that day or later",
+                period.start_us >= labels_known,
+                f"[split] test begins on {self.moment_name(period.start_us)}, but labels of the last training {day} "
+                f"are known from {self.moment_name(labels_known)} on (delay_days = {self.label.delay_days}); "
+                f"let the test begin on that {day} or later",
             )
 
     def roles(self) -> Iterator[str]:
@@ -363,32 +518,57 @@ class Schema:
         yield from self.parties.columns.values()
         for group in (self.numeric, self.categorical, self.text):
             yield from (c.column for c in group)
+        if isinstance(self.split, ColumnSplit):
+            yield self.split.column
 
     def columns_read(self, *, labelled: bool = True) -> tuple[str, ...]:
-        """Columns that a file must have, in a fixed order: the label only if `labelled`, text only if in use."""
-        wanted = dict.fromkeys([*self.roles(), *(rule.column for rule in self.drop)])
+        """Columns that a file must have, in a fixed order, text only if in use.
+
+        Not `labelled`: without the label, and without what only divides labelled rows into training and test.
+        """
+        sources = (column for derived in self.derived for column in derived.columns)
+        wanted = dict.fromkeys([*self.roles(), *sources, *(rule.column for rule in self.drop)])
         for column in (text.column for text in self.text if not text.use):
             wanted.pop(column)
         if not labelled:
             wanted.pop(self.label.column)
             if self.label.known is not None:
                 wanted.pop(self.label.known)
+            if isinstance(self.split, ColumnSplit):
+                wanted.pop(self.split.column, None)
         return tuple(wanted)
 
     @property
     def has_windows(self) -> bool:
         """Whether rolling windows exist: they need a time that measures days."""
-        return self.time is not None and self.time.measures_days and bool(self.windows_days)
+        return self.time is not None and self.time.measures_days and bool(self.windows)
+
+    @property
+    def windows(self) -> tuple[tuple[str, int], ...]:
+        """(name as in `customer_count_7d`, microseconds) of every window: those in minutes, then those in days."""
+        short = ((f"{m // 60}h" if m % 60 == 0 else f"{m}min", m * MINUTE_US) for m in self.windows_minutes)
+        return (*short, *((f"{days}d", days * DAY_US) for days in self.windows_days))
+
+    @property
+    def words(self) -> Words:
+        """What reports call the rows of the test and whom they are about."""
+        hours = bool(self.windows_minutes and not self.windows_days)
+        hours = hours or (isinstance(self.split, DatedSplit) and isinstance(self.split.train, Moments))
+        days = self.time is not None and self.time.measures_days and not hours
+        return Words(days=days, cards=self.parties.customer is not None)
 
     @property
     def shares_counts(self) -> bool:
         """Whether banks can share counts: they have parties in common and windows longer than a day."""
-        return self.has_windows and bool(self.parties.shared) and max(self.windows_days) > 1
+        return self.has_windows and bool(self.parties.shared) and max(self.windows_days, default=0) > 1
 
     @property
     def history_days(self) -> int:
         """Days before a transaction that its features use: the longest window plus the label delay."""
-        return max(self.windows_days, default=0) + self.label.delay_days if self.has_windows else 0
+        if not self.has_windows:
+            return 0
+        longest = max(length for _, length in self.windows)
+        return -(-longest // DAY_US) + self.label.delay_days
 
     @property
     def sha256(self) -> str:
@@ -397,8 +577,15 @@ class Schema:
         Keys that schemas did not always have count only where they are given: runs of earlier versions hold the hash.
         """
         text = repr(self)
-        if later := _not_default(self.label, ("known",)) | _not_default(self.parties, (*KINDS[1:], "reported_by")):
+        later = _not_default(self.label, ("known",)) | _not_default(self.parties, (*KINDS[1:], "reported_by"))
+        if later := later | _not_default(self, ("windows_minutes", "decimal", "encoding")):
             text += repr(later)
+        scaled = [column for column in (self.amount, *self.numeric) if column is not None]
+        computed = [
+            (column.column, given) for column in scaled if (given := _not_default(column, ("constants", "bound")))
+        ]
+        if any((computed, self.derived, self.constants)):
+            text += repr((computed, self.derived, [(each, sorted(each.means.items())) for each in self.constants]))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def day_name(self, day: int) -> str:
@@ -406,6 +593,14 @@ class Schema:
         if self.time is not None and self.time.has_calendar:
             return (EPOCH + dt.timedelta(days=day)).isoformat()
         return f"day {day}"
+
+    def moment_name(self, instant: int) -> str:
+        """An instant in microseconds as its day if a day begins then, else with the time of day."""
+        day, rest = divmod(instant, DAY_US)
+        if rest == 0:
+            return self.day_name(day)
+        clock = dt.timedelta(microseconds=rest)
+        return f"{self.day_name(day)} {'0' * (rest < 10 * MICROSECONDS['hours'])}{clock}"
 
 
 def _names_the_year(format: str) -> bool:
@@ -415,6 +610,20 @@ def _names_the_year(format: str) -> bool:
         return dt.datetime.strptime(moment.strftime(format), format).year == moment.year
     except (ValueError, re.error):  # re.error: a code that occurs twice
         return False
+
+
+def _expm1(value: float) -> float:
+    """The amount whose log1p is `value`, within what an amount can be."""
+    return float(math.expm1(min(value, math.log1p(options.TYPICAL.high))))
+
+
+def _constant_line(constant: Constant) -> str:
+    """One entry of [constants] in TOML."""
+    parts = [f"center = {literal(constant.center)}", f"scale = {literal(constant.scale)}"]
+    if constant.means:
+        means = ", ".join(f"{literal(word)} = {literal(mean)}" for word, mean in constant.means.items())
+        parts += [f"rest = {literal(constant.rest)}", f"means = {{ {means} }}"]
+    return f"{literal(constant.column)} = {{ {', '.join(parts)} }}\n"
 
 
 def _not_default(settings: object, names: Iterable[str]) -> dict[str, Any]:

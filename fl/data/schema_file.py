@@ -10,15 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fl import options
+from fl.data.constants import BOUND, Constant, require_no_given
+from fl.data.derived_columns import KINDS_OF_DERIVED, DerivedColumn
 from fl.data.schema import (
+    DAY_US,
     EPOCH,
     AmountColumn,
     CategoricalColumn,
+    ColumnSplit,
     DatedSplit,
     Days,
     DropRule,
     FractionSplit,
     LabelColumn,
+    Moments,
     NumericColumn,
     PartyColumns,
     Schema,
@@ -92,8 +98,12 @@ def _schema(top: Fields, source: str, stem: str) -> Schema:
         windows_days=_windows(features),
         bound=features.number("bound", 3.0),
         delimiter=file_table.string("delimiter", ","),
+        derived=_derived(top.table("derived")),
+        windows_minutes=tuple(features.items("windows_minutes", int, "whole minutes") or ()),
+        decimal=file_table.string("decimal", "."),
+        encoding=file_table.string("encoding", "utf-8"),
         source=source,
-    )
+    ).with_constants(_constants(top.table("constants")), written=False)
     for fields in (columns, features, file_table, partition, top):
         fields.done()
     return schema
@@ -134,9 +144,20 @@ def _amount(fields: Fields | None) -> AmountColumn | None:
     if fields is None:
         return None
     column = fields.required("column")
-    amount = AmountColumn(column, fields.number("typical", 50.0), fields.number("spread", 1.0))
+    constants, bound = _computed(fields, "typical", "spread")
+    amount = AmountColumn(column, fields.number("typical", 50.0), fields.number("spread", 1.0), constants, bound)
     fields.done()
     return amount
+
+
+def _computed(fields: Fields, *given: str) -> tuple[Any, float | None]:
+    """(`constants` of a column, checked by its class; its `bound`). `given`: keys that a computed column has not."""
+    constants: Any = fields.text("constants", "given")
+    require_no_given(constants, fields.place("constants"), *(key for key in given if fields.has(key)))
+    bound = fields.take("bound", (int, float), "a number")
+    if bound is None and constants != "given":
+        bound = BOUND
+    return constants, bound
 
 
 def _parties(fields: Fields | None) -> PartyColumns:
@@ -172,10 +193,59 @@ def _named(fields: Fields) -> tuple[str, ...]:
 def _numeric(fields: Fields) -> list[NumericColumn]:
     names = _named(fields)
     transform: Any = fields.text("transform", "identity")  # checked by NumericColumn
+    constants, bound = _computed(fields, "center", "scale")
     center, scale = fields.number("center", 0.0), fields.number("scale", 1.0)
     missing = fields.take("missing", (int, float), "a number")
     fields.done()
-    return [NumericColumn(name, transform, center, scale, missing) for name in names]
+    return [NumericColumn(name, transform, center, scale, missing, constants, bound) for name in names]
+
+
+def _derived(fields: Fields | None) -> tuple[DerivedColumn, ...]:
+    """One entry a column: `delay = { difference = ["PAID", "ORDERED"] }`."""
+    columns = []
+    for name, value in (fields.rest() if fields else {}).items():
+        where = f"[derived] {name}"
+        if not isinstance(value, dict):
+            raise SchemaError(f'{where}: expected a table, as in {{ equal = ["A", "B"] }}, got {value!r}')
+        entry = Fields(value, where, SchemaError)
+        kinds = [kind for kind in KINDS_OF_DERIVED if entry.has(kind)]
+        if len(kinds) != 1:
+            raise SchemaError(
+                f"{where}: expected one of {', '.join(KINDS_OF_DERIVED)}, got {', '.join(kinds) or 'none'}"
+            )
+        constants: Any = entry.text("constants", DerivedColumn.constants)  # checked by DerivedColumn
+        require_no_given(constants, where, *(key for key in ("center", "scale") if entry.has(key)))
+        unit: Any = entry.text("unit", DerivedColumn.unit)  # checked by DerivedColumn
+        columns.append(
+            DerivedColumn(
+                name,
+                kinds[0],
+                entry.strings(kinds[0]),
+                constants,
+                entry.number("center", 0.0),
+                entry.number("scale", 1.0),
+                entry.number("bound", BOUND),
+                unit,
+            )
+        )
+        entry.done()
+    return tuple(columns)
+
+
+def _constants(fields: Fields | None) -> tuple[Constant, ...]:
+    """Computed constants that the banks agreed on before, as a run writes them."""
+    constants = []
+    for name, value in (fields.rest() if fields else {}).items():
+        where = f"[constants] {name}"
+        if not isinstance(value, dict):
+            raise SchemaError(f"{where}: expected a table, as in {{ center = 0.0, scale = 1.0 }}, got {value!r}")
+        entry = Fields(value, where, SchemaError)
+        center, scale = entry.option("center", options.CENTER), entry.option("scale", options.SCALE)
+        means = entry.table("means")
+        rest = entry.number("rest", 0.0)
+        entry.done()
+        constants.append(Constant(name, center, scale, {} if means is None else means.rest(), rest))
+    return tuple(constants)
 
 
 def _categorical(fields: Fields) -> list[CategoricalColumn]:
@@ -203,9 +273,14 @@ def _drop(fields: Fields | None) -> tuple[DropRule, ...]:
     return tuple(rules)
 
 
-def _split(fields: Fields, time: TimeColumn | None) -> DatedSplit | FractionSplit:
+def _split(fields: Fields, time: TimeColumn | None) -> DatedSplit | FractionSplit | ColumnSplit:
+    column = fields.text("column")
+    if column is not None:
+        words = {part: fields.strings(part) for part in ("train", "validation", "test")}
+        fields.done()
+        return ColumnSplit(column, words["train"], words["test"], words["validation"])
     train = fields.take("train", list, "[first day, last day]")
-    tests = fields.items("test", list, "[first day, last day] periods")
+    tests = fields.take("test", list, "[first day, last day], or a list of such periods")
     train_fraction = fields.take("train_fraction", (int, float), "a number")
     test_fraction = fields.take("test_fraction", (int, float), "a number")
     fields.done()
@@ -219,19 +294,45 @@ def _split(fields: Fields, time: TimeColumn | None) -> DatedSplit | FractionSpli
         raise SchemaError(
             "[split]: expected train and test periods, or train_fraction and test_fraction, not some of each"
         )
-    return DatedSplit(_days(train, "train", time), tuple(_days(test, "test", time) for test in tests))
+    listed = tests if any(isinstance(each, list) for each in tests) else [tests]  # one period, or several
+    return DatedSplit(_period(train, "train", time), tuple(_period(test, "test", time) for test in listed))
 
 
-def _days(period: list[Any], key: str, time: TimeColumn | None) -> Days:
-    """Two dates, or two day numbers where time has no calendar, as days since 1970-01-01 (since 0)."""
+def _period(period: object, key: str, time: TimeColumn | None) -> Days | Moments:
+    """Two dates or whole day numbers, both included; or two moments, the second one excluded."""
     dated = time is not None and time.has_calendar
-    what = "dates" if dated else "day numbers"
-    plain = [d for d in period if isinstance(d, dt.date if dated else int) and not isinstance(d, dt.datetime | bool)]
-    if len(plain) != 2 or len(period) != 2:
-        raise SchemaError(f"[split] {key}: expected [first, last] as two {what}, got {period}")
-    first, last = (_day_number(day) for day in plain)
-    return Days(first, last)
+    what = "dates, or two moments as in 2024-01-31T06:00:00" if dated else "day numbers, as in [0, 6] or [0.0, 0.25]"
+    if isinstance(period, list) and len(period) == 2:
+        if all(_is_date(day) if dated else _is_whole(day) for day in period):
+            first, last = (_day_number(day) for day in period)
+            return Days(first, last)
+        if all(isinstance(moment, dt.datetime) if dated else _is_number(moment) for moment in period):
+            start, end = (_microseconds(moment, f"[split] {key}") for moment in period)
+            return Moments(start, end)
+    raise SchemaError(f"[split] {key}: expected [first, last] as two {what}, got {period}")
+
+
+def _is_date(day: object) -> bool:
+    return isinstance(day, dt.date) and not isinstance(day, dt.datetime)
+
+
+def _is_whole(day: object) -> bool:
+    return isinstance(day, int) and not isinstance(day, bool)
+
+
+def _is_number(moment: object) -> bool:
+    return isinstance(moment, int | float) and not isinstance(moment, bool)
 
 
 def _day_number(day: dt.date | int) -> int:
     return day if isinstance(day, int) else (day - EPOCH).days
+
+
+def _microseconds(moment: dt.datetime | float, where: str) -> int:
+    """A moment without an offset counts as UTC, as times in a file do."""
+    if isinstance(moment, dt.datetime):
+        utc = moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
+        return (utc - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+    if not abs(moment) <= options.DAY.high:  # infinite and NaN included
+        raise SchemaError(f"{where}: expected day numbers of at most {options.DAY.high}, got {moment}")
+    return round(moment * DAY_US)

@@ -8,6 +8,8 @@ label has become known: an issuer has blocked them.
 Validation holds whole customers, chosen by keyed hash, over the training days: a threshold chosen on them
 does not depend on rows of training. Without customers it holds single rows.
 
+Where a column of the data names the part of each row, the rows are taken as it says, and no card is left out.
+
 Leaves to others: features (they may use rows outside all periods), banks (each splits its own rows).
 """
 
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 from fl.data.partition import keyed_hash
 from fl.data.reading import Transactions
-from fl.data.schema import DAY_US, DatedSplit, Days, FractionSplit, Schema
+from fl.data.schema import DAY_US, ColumnSplit, DatedSplit, Days, FractionSplit, Moments, Schema
 from fl.errors import SplitError
 
 Positions = NDArray[np.int64]
@@ -68,6 +70,8 @@ def periods_for(schema: Schema, table: Transactions, windows: int | None = None)
         raise SplitError(f"expected at least one test window, got {windows}")
     if isinstance(schema.split, FractionSplit):
         return _fraction_periods(schema, schema.split, table, 1 if windows is None else windows)
+    if isinstance(schema.split, ColumnSplit):
+        return _column_periods(schema.split, table, windows)
     for name, days in [("training", schema.split.train), *(("test", test) for test in _tests(schema.split, windows))]:
         _check_covered(schema, table, name, days)
     return calendar_of(schema, windows)
@@ -78,30 +82,40 @@ def calendar_of(schema: Schema, windows: int | None = None) -> Periods:
 
     Raises `SplitError` for a schema that divides its rows by fractions: those days depend on everybody's rows.
     """
-    if isinstance(schema.split, FractionSplit):
+    if not isinstance(schema.split, DatedSplit):
+        has = "fractions of all banks' rows" if isinstance(schema.split, FractionSplit) else "a column of the rows"
         raise SplitError(
-            f"schema {schema.name!r}: [split] has fractions of all banks' rows, and banks that do not show each other "
+            f"schema {schema.name!r}: [split] has {has}, and banks that do not show each other "
             "their rows need days: name them, as in train = [2024-02-12, 2024-02-18]"
         )
     tests = _tests(schema.split, windows)
     described = {
-        "train": [schema.day_name(schema.split.train.first), schema.day_name(schema.split.train.last)],
-        "test": [[schema.day_name(test.first), schema.day_name(test.last)] for test in tests],
+        "train": _described(schema, schema.split.train),
+        "test": [_described(schema, test) for test in tests],
     }
     return Periods(_period(schema.split.train), tuple(_period(test) for test in tests), len(tests), dict(described))
 
 
-def _tests(days: DatedSplit, windows: int | None) -> list[Days]:
+def _tests(days: DatedSplit, windows: int | None) -> list[Days | Moments]:
     """The test windows of a schema, its last one repeated until there are `windows`."""
     tests = list(days.test[:windows])
     while windows is not None and len(tests) < windows:
-        tests.append(tests[-1].later(len(tests[-1])))
+        tests.append(tests[-1].next)
     return tests
+
+
+def _described(schema: Schema, period: Days | Moments) -> list[str]:
+    """As the schema has it: first and last day, or first moment and the one at which the period is over."""
+    if isinstance(period, Days):
+        return [schema.day_name(period.first), schema.day_name(period.last)]
+    return [schema.moment_name(period.start_us), schema.moment_name(period.end_us)]
 
 
 def split(table: Transactions, periods: Periods, seed: int, validation_share: float | None = None) -> Split:
     """Split one bank's table (or a pooled one). `validation_share` overrides the schema's."""
     share = table.schema.validation_share if validation_share is None else validation_share
+    if isinstance(table.schema.split, ColumnSplit):
+        return _split_by_column(table, table.schema.split, seed, share)
     if periods.train is None:
         return _split_without_time(table, seed, periods.windows, share)
     assert table.time is not None
@@ -118,9 +132,10 @@ def own_history(table: Transactions, held: Split, periods: Periods, days: int) -
 
     All of the training period is among them, if that is longer.
     `table`: the bank's; `held`: its split. A customer who is used for validation is left out on all days. Their labels
-    are known when those of the training period are. Without periods: the training rows.
+    are known when those of the training period are. Without periods, or where a column divides the rows: the training
+    rows.
     """
-    if periods.train is None:
+    if periods.train is None or isinstance(table.schema.split, ColumnSplit):
         return held.train
     assert table.time is not None
     since = min(periods.train.start, periods.train.end - days * DAY_US)
@@ -141,11 +156,14 @@ def _known_by(table: Transactions, periods: Periods) -> NDArray[np.bool_]:
     return known
 
 
-def _period(days: Days) -> Period:
-    return Period(days.first * DAY_US, (days.last + 1) * DAY_US)
+def _period(period: Days | Moments) -> Period:
+    return Period(period.start_us, period.end_us)
 
 
-def _check_covered(schema: Schema, table: Transactions, name: str, days: Days) -> None:
+def _check_covered(schema: Schema, table: Transactions, name: str, days: Days | Moments) -> None:
+    if isinstance(days, Moments):
+        _check_has_rows(schema, table, name, days)
+        return
     first, last = int(table.day[0]), int(table.day[-1])
     if days.first < first or days.last > last:
         raise SplitError(
@@ -153,6 +171,57 @@ def _check_covered(schema: Schema, table: Transactions, name: str, days: Days) -
             f"{schema.day_name(days.last)}, got {schema.day_name(first)} to {schema.day_name(last)}; "
             "change [split] in the schema or ask for fewer test windows"
         )
+
+
+def _check_has_rows(schema: Schema, table: Transactions, name: str, period: Moments) -> None:
+    assert table.time is not None
+    if not _period(period).holds(table.time).any():
+        named = [schema.moment_name(int(table.time[at])) for at in (0, -1)]
+        raise SplitError(
+            f"{table.source}: expected rows in the {name} period, {' to '.join(_described(schema, period))}, got rows "
+            f"from {named[0]} to {named[1]}; change [split] in the schema or ask for fewer test windows"
+        )
+
+
+def _column_periods(words: ColumnSplit, table: Transactions, windows: int | None) -> Periods:
+    """From the first to the last row of each part, whichever other rows lie between them."""
+    if windows not in (None, 1):
+        raise SplitError(
+            f"{table.source}: expected one test window, because column {words.column!r} names the rows of the test, "
+            f"got {windows}; leave out --test-windows"
+        )
+    parts = {"train": words.train, "validation": words.validation, "test": words.test}
+    described: dict[str, object] = {"column": words.column, **{name: list(listed) for name, listed in parts.items()}}
+    held = {name: _holds_word(table, listed) for name, listed in parts.items() if listed}
+    for name, rows in held.items():
+        if not rows.any():
+            assert table.part is not None
+            found = ", ".join(repr(word) for word in sorted(set(table.part.ids))[:8])
+            raise SplitError(
+                f"{table.source}: column {words.column!r}: expected rows with {' or '.join(parts[name])} for {name}, "
+                f"got {found}; correct [split] {name} in the schema"
+            )
+    if table.time is None:
+        return Periods(None, (), 1, described)
+
+    def span(rows: NDArray[np.bool_]) -> Period:
+        assert table.time is not None
+        times = table.time[rows]
+        return Period(int(times[0]), int(times[-1]) + 1)
+
+    return Periods(span(held["train"]), (span(held["test"]),), 1, described)
+
+
+def _holds_word(table: Transactions, words: tuple[str, ...]) -> NDArray[np.bool_]:
+    """bool[n]: whether the split column holds one of `words`."""
+    assert table.part is not None, "the table was loaded without its split column"
+    return np.isin(table.part.code, np.flatnonzero(np.isin(table.part.ids, words)))
+
+
+def _split_by_column(table: Transactions, words: ColumnSplit, seed: int, share: float) -> Split:
+    trained, tested = _holds_word(table, words.train), _holds_word(table, words.test)
+    validated = _holds_word(table, words.validation) if words.validation else trained & _validates(table, share, seed)
+    return Split(np.flatnonzero(trained & ~validated), np.flatnonzero(validated), (np.flatnonzero(tested),))
 
 
 def _fraction_periods(schema: Schema, fractions: FractionSplit, table: Transactions, windows: int) -> Periods:

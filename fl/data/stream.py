@@ -12,7 +12,7 @@ history with labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.data.amount_history import AmountMoments
+from fl.data.constants import Constant
 from fl.data.conversion import Identifiers
 from fl.data.features import scaled_features
 from fl.data.partition import Partition
 from fl.data.reading import Transactions, load_transactions, read_header, stream_transactions
+from fl.data.scaling import at_bank
 from fl.data.schema import DAY_US, Schema
-from fl.errors import OrderError
+from fl.errors import OrderError, PartitionError
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,11 @@ def feature_stream(
     partition: Partition,
     history: Transactions | None,
     new_rows: Iterable[Transactions],
+    at_banks: Mapping[str, Sequence[Constant]] | None = None,
 ) -> Iterator[StreamedRows]:
     """Features of `new_rows`, chunk by chunk, each row from the rows of its own bank up to its own time.
 
+    `at_banks`: by bank, scaling constants of its own, where the schema leaves some to the banks.
     `history`: past transactions of all banks, labelled or not; None starts every bank without a past. Memory
     holds one chunk, `schema.history_days` days and three numbers a customer. Raises `OrderError` naming the row when
     transactions come earlier than what was seen, and `PartitionError` for a row without a bank.
@@ -52,14 +56,16 @@ def feature_stream(
     banks: dict[str, FeatureStream] = {}
     if history is not None:
         for name, rows in partition.assign(history):
-            banks[name] = FeatureStream(schema, history.take(rows))
+            banks[name] = FeatureStream(schema, history.take(rows), _own(schema, at_banks, name))
     latest = None if history is None or history.time is None or not len(history) else int(history.time[-1])
     for chunk in new_rows:
         latest = _refuse_disorder(chunk, latest)
         x = np.empty((len(chunk), 0), np.float32)
         bank = np.empty(len(chunk), object)
         for name, rows in partition.assign(chunk):
-            part = banks.setdefault(name, FeatureStream(schema)).push(chunk.take(rows))
+            if name not in banks:
+                banks[name] = FeatureStream(schema, constants=_own(schema, at_banks, name))
+            part = banks[name].push(chunk.take(rows))
             if x.shape[1] == 0:
                 x = np.empty((len(chunk), part.shape[1]), np.float32)
             x[rows] = part
@@ -75,6 +81,7 @@ def stream_file(
     *,
     labelled: bool = False,
     rows: int = 50_000,
+    at_banks: Mapping[str, Sequence[Constant]] | None = None,
 ) -> Iterator[StreamedRows]:
     """`feature_stream` over a file in chunks of at most `rows`, with a labelled file of past transactions as `history`.
 
@@ -82,18 +89,30 @@ def stream_file(
     """
     past = None
     if history is not None:
-        column = partition.column_of(read_header(history, schema.delimiter))
+        column = partition.column_of(read_header(history, schema.delimiter, schema.encoding))
         past = load_transactions(history, schema, bank_column=column, needs_fraud=False)
-    column = partition.column_of(read_header(path, schema.delimiter))
+    column = partition.column_of(read_header(path, schema.delimiter, schema.encoding))
     chunks = stream_transactions(path, schema, labelled=labelled, bank_column=column, rows=rows)
-    yield from feature_stream(schema, partition, past, chunks)
+    yield from feature_stream(schema, partition, past, chunks, at_banks)
+
+
+def _own(schema: Schema, at_banks: Mapping[str, Sequence[Constant]] | None, bank: str) -> Sequence[Constant]:
+    """A bank's own scaling constants. Raises `PartitionError` where it needs some and has none."""
+    lacking, held = schema.lacking("bank"), () if at_banks is None else at_banks.get(bank, ())
+    if missing := [column for column in lacking if column not in {constant.column for constant in held}]:
+        raise PartitionError(
+            f"bank {bank!r} has no scaling constants of its own for {', '.join(missing)}: only banks that trained have "
+            f"({', '.join(at_banks or ()) or 'none here'}); score its rows after a run in which it takes part"
+        )
+    return held
 
 
 class FeatureStream:
     """One bank's rolling history. `push` returns the features of a chunk and remembers it."""
 
-    def __init__(self, schema: Schema, history: Transactions | None = None) -> None:
+    def __init__(self, schema: Schema, history: Transactions | None = None, constants: Sequence[Constant] = ()) -> None:
         self._reach = schema.history_days * DAY_US
+        self._constants = constants
         self._history: Transactions | None = None
         self._forgotten = AmountMoments()  # of the rows that are no longer kept
         if history is not None and schema.has_windows:
@@ -101,6 +120,7 @@ class FeatureStream:
 
     def push(self, chunk: Transactions) -> NDArray[np.float32]:
         """float32[len(chunk), d], scaled. `chunk` is in time order and not earlier than anything pushed before."""
+        chunk = at_bank(chunk, self._constants)
         if not chunk.schema.has_windows:
             return scaled_features(chunk)
         known = 0 if self._history is None else len(self._history)
@@ -128,7 +148,8 @@ class FeatureStream:
 def joined(earlier: Transactions, later: Transactions) -> Transactions:
     """Both tables as one; `later` begins no earlier than `earlier` ends. Missing labels become 0.
 
-    Columns that no window uses (numbers, categories, text) keep the shape but not the content of `earlier`.
+    Columns that no window uses (numbers, derived ones, categories, text) keep the shape but not the content of
+    `earlier`.
     """
     assert earlier.time is not None and later.time is not None
     n = len(earlier)
@@ -141,6 +162,7 @@ def joined(earlier: Transactions, later: Transactions) -> Transactions:
         customer=_joined_identifiers(earlier.customer, later.customer),
         terminal=_joined_identifiers(earlier.terminal, later.terminal),
         bank=None,
+        part=None,
         numeric={name: np.concatenate([np.zeros(n), values]) for name, values in later.numeric.items()},
         categorical={
             name: Identifiers(np.concatenate([np.zeros(n, np.int64), party.code]), party.ids)
@@ -151,6 +173,7 @@ def joined(earlier: Transactions, later: Transactions) -> Transactions:
             for kind, party in later.entities.items()
         },
         known_day=None,
+        derived={name: np.concatenate([np.zeros(n), values]) for name, values in later.derived.items()},
         text={name: np.concatenate([np.full(n, "", object), values]) for name, values in later.text.items()},
     )
 

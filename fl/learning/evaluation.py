@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
-from fl.data.federation import BankData, Rows
+from fl.data.federation import BankData, PartitionedTable, Rows
 from fl.errors import MetricError
 from fl.learning.metrics import Metrics, choose_threshold, measure
 from fl.learning.training import predict
@@ -64,10 +65,24 @@ def evaluate(banks: Sequence[BankData], models: Sequence[nn.Module], device: tor
 
 def require_measurable(banks: Sequence[BankData]) -> None:
     """Raise `MetricError` before any training when metrics of validation or test rows would be undefined."""
-    tables = [("validation", [bank.validation for bank in banks])]
-    tables += [(f"test window {i + 1}", [bank.test[i] for bank in banks]) for i in range(len(banks[0].test))]
+    tables = [("validation", [bank.validation.y for bank in banks])]
+    tables += [(f"test window {i + 1}", [bank.test[i].y for bank in banks]) for i in range(len(banks[0].test))]
+    _require_both_classes(tables)
+
+
+def require_measurable_split(source: PartitionedTable) -> None:
+    """As `require_measurable`, before any feature is computed."""
+    label = source.table.label
+    assert label is not None
+    tables = [("validation", [label[rows[held.validation]] for _, rows, held in source.banks])]
+    for i in range(source.periods.windows):
+        tables.append((f"test window {i + 1}", [label[rows[held.test[i]]] for _, rows, held in source.banks]))
+    _require_both_classes(tables)
+
+
+def _require_both_classes(tables: Sequence[tuple[str, Sequence[NDArray[Any]]]]) -> None:
     for name, parts in tables:
-        frauds, rows = sum(int(part.y.sum()) for part in parts), sum(len(part) for part in parts)
+        frauds, rows = sum(int(labels.sum()) for labels in parts), sum(len(labels) for labels in parts)
         if not 0 < frauds < rows:
             raise MetricError(
                 f"{name}: {frauds} frauds in {rows} rows of all banks, and metrics need frauds and others; "

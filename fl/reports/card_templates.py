@@ -27,7 +27,7 @@ cannot know them, and this card is not finished while there are any.
 
 ## Intended use
 
-- Ranking card transactions for review by people, at a threshold of $threshold (best F1 on validation customers).
+- Ranking card transactions for review by people, at a threshold of $threshold (best F1 on $validation_rows_of).
 - [[which process uses the scores, who sees an alert, and what may happen to a customer because of it]]
 - [[uses that are out of scope]]
 
@@ -42,17 +42,17 @@ $fairness_lines
 ## Metrics
 
 Average precision first, since fraud is rare: it averages precision over all thresholds. ROC-AUC beside it; precision,
-recall and F1 at the threshold above; card precision@100 is the share of compromised cards among the 100 most
-suspicious of a day. Accuracy is not reported: a model that never warns would have $never_warns.
+recall and F1 at the threshold above; $top_line. Accuracy is not reported: a model that never warns would have
+$never_warns.
 
 ## Data
 
 - Source $source, schema $schema (SHA-256 $schema_sha256), $rows transactions of which $frauds are fraud, $first_day to
   $last_day, divided into banks by $partition.
-- Training: $train_rows rows ($train_frauds frauds). Validation, other customers of the same days: $validation_rows
+- Training: $train_rows rows ($train_frauds frauds). Validation, $validation_of: $validation_rows
   rows ($validation_frauds frauds). Test: $test_rows rows ($test_frauds frauds).
-- Periods: $periods. A label is known $delay days after its transaction, to features as well.
-- Customers known to be compromised are left out of the test.
+- Periods: $periods. $delay_line
+- $blocked_line
 - [[where the transactions come from, on which legal basis they are used, and how labels were made]]
 
 ## Results

@@ -16,8 +16,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from fl.data.schema import Schema
+from fl.data.schema import ColumnSplit, Schema
 from fl.durable import replace_durably
+from fl.learning.metrics import TOP_CARDS
 from fl.markdown import code, text
 from fl.reports.card_templates import DPIA, MODEL_CARD
 from fl.reports.compared import BASELINES, OWN_EVIDENCE, WITH_OWN_EVIDENCE
@@ -210,9 +211,9 @@ def _knows_own_evidence(run: FinishedRun) -> bool:
 def _precision_line(run: FinishedRun) -> str:
     metrics = run.result["metrics"]
     if metrics["precision"] == metrics["recall"] == 0.0:
-        return "no alert on test days was a fraud, if there was any alert; a person reviews"
+        return f"no alert on {run.schema.words.test} was a fraud, if there was any alert; a person reviews"
     share = 1.0 - float(metrics["precision"])
-    return f"{percent(share)} of alerts on test days were no fraud; a person reviews"
+    return f"{percent(share)} of alerts on {run.schema.words.test} were no fraud; a person reviews"
 
 
 def _data(run: FinishedRun) -> dict[str, str]:
@@ -235,16 +236,38 @@ def _data(run: FinishedRun) -> dict[str, str]:
         "first_day": text(data["first_day"]),
         "last_day": text(data["last_day"]),
         "partition": text(data["partition"]),
-        "delay": str(data["label_delay_days"]),
         "periods": json.dumps(data["periods"]),
+        **_of_whom(schema),
         "columns": ", ".join(code(name) for name in schema.columns_read()),
         "never": ", ".join(code(name) for name in schema.never) or "none named",
     }
 
 
+def _of_whom(schema: Schema) -> dict[str, str]:
+    """What the rows of validation and test are, in the words that fit the schema."""
+    words, split = schema.words, schema.split
+    if isinstance(split, ColumnSplit) and split.validation:
+        validation = "as a column of the data names them"
+    elif words.cards:
+        validation = f"other customers of the same {'days' if words.days else 'period'}"
+    else:
+        validation = "other rows of the same period"
+    blocks = words.cards and schema.time is not None and not isinstance(split, ColumnSplit)
+    compromised = f"compromised {words.checked}" if words.cards else "frauds"
+    return {
+        "validation_rows_of": words.validation,
+        "validation_of": validation,
+        "top_line": f"{words.precision_at(TOP_CARDS, short=True)} is the share of {compromised} among the {TOP_CARDS} "
+        f"most suspicious{' of a day' if words.days else ' of all'}",
+        "blocked_line": f"Customers known to be compromised are {'' if blocks else 'not '}left out of the test.",
+        "delay_line": f"A label is known {schema.label.delay_days} days after its transaction, to features as well.",
+    }
+
+
 def _figures(run: FinishedRun) -> dict[str, str]:
     metrics, baselines = run.result["metrics"], run.result["baselines"]
-    rows: list[Sequence[str]] = [("model", *FIGURES)]
+    words = run.schema.words
+    rows: list[Sequence[str]] = [("model", *FIGURES[:-1], words.precision_at(TOP_CARDS, short=True))]
     compared = {"this model": metrics}
     if (evidence := metrics.get(OWN_EVIDENCE)) is not None:
         compared[WITH_OWN_EVIDENCE] = evidence
@@ -257,7 +280,7 @@ def _figures(run: FinishedRun) -> dict[str, str]:
         "window_line": f"Average precision over test windows: {low:.3f} to {high:.3f} ({len(metrics['windows'])}).",
         "pooled_line": _beside(baselines.get("pooled"), own, "average precision {other:.3f} against {own:.3f}."),
         "alone_line": verdict(run.result).sentence,
-        "quality_line": f"Average precision {own:.3f} on test days; the model card has every baseline's figures.",
+        "quality_line": f"Average precision {own:.3f} on {words.test}; the model card has every baseline's figures.",
     }
 
 

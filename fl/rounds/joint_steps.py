@@ -6,6 +6,7 @@
              w_t = w_(t-1) - learning_rate * v_t
 
 The last two lines are SGD with momentum (Polyak 1964) on released values only, as in DP-SGD (Abadi et al., CCS 2016).
+A step that is longer than a public bound is shortened to it.
 Every bank computes them itself.
 
 Where every bank protects its rows with its own noise (`fl.learning.training.train_private`), the sum of n banks has n
@@ -57,12 +58,16 @@ Gradient = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class JointSteps(FedAvg):
-    """`max_grad_norm`: L2 bound C of one row's gradient. `local`: learning rate, momentum and the weight of a fraud."""
+    """`max_grad_norm`: L2 bound C of one row's gradient. `local`: learning rate, momentum and the weight of a fraud.
+
+    `longest_step`: a step beyond this length is shortened to it. Its length is that of released gradients.
+    """
 
     name: ClassVar[str] = "joint steps"
     timetable: Timetable
     max_grad_norm: float
     local: LocalTraining
+    longest_step: float | None = None  # L2 norm; None: no bound
 
     def begin(self, first: Vector) -> State:
         return State(first, {VELOCITY: np.zeros(first.shape)})
@@ -72,7 +77,10 @@ class JointSteps(FedAvg):
 
     def apply(self, state: State, released: ReleasedAverage) -> State:
         velocity = self.local.momentum * state.memory[VELOCITY] + released.average
-        return State((state.model - self.local.learning_rate * velocity).astype(np.float32), {VELOCITY: velocity})
+        step = self.local.learning_rate * velocity
+        if self.longest_step is not None:
+            step *= min(1.0, self.longest_step / max(float(np.linalg.norm(step)), 1e-300))
+        return State((state.model - step).astype(np.float32), {VELOCITY: velocity})
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from fl import options
 from fl.counts.settings import StatisticsSettings, default_settings
 from fl.errors import BudgetError, OptionError
 from fl.learning.kinds import ModelKind
+from fl.learning.private_size import LONGEST_STEP, own_steps
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
-from fl.runs.config import AggregationSettings, PrivacySettings, RunConfig
+from fl.runs.config import AggregationSettings, ConstantsSettings, PrivacySettings, RunConfig
 from fl.runs.styles import OPEN, declared_rows, private_defaults, share_of_counts, style_of
 from fl.runs.train_options import TRAIN_OPTIONS, flag
 
@@ -46,6 +47,8 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
         # A declared number that is the default of a history is that of the history asked for.
         before, after = (declared_rows(days) for days in (start.model.history_days, _history(values, start)))
         privacy = replace(privacy, expected_batch=_moved(privacy.expected_batch, before, after))
+    for table, fitting in _fitted(asked, base, kind, privacy).items():
+        values[table] = {**fitting, **values.get(table, {})}
     return replace(
         start,
         **values.get("", {}),
@@ -61,7 +64,27 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
         participation=_participation(asked, start, values.get("participation", {})),
         compression=_compression(asked, start, values.get("compression", {})),
         resources=_resources(start, values.get("resources", {})),
+        constants=_constants(start, values.get("constants", {})),
     )
+
+
+def _fitted(
+    asked: Mapping[str, Any], base: RunConfig | None, kind: ModelKind, privacy: PrivacySettings | None
+) -> dict[str, dict[str, Any]]:
+    """Settings, by table, that follow from the declared number of rows; a setting that is asked for itself wins."""
+    if privacy is None or privacy.unit == "client":
+        return {}
+    rows, shared = asked.get("rows_per_bank"), kind == "noisy-or" or privacy.noise == "shared"
+    fitted: dict[str, Any] = {}
+    if kind == "mlp" and shared and base is None:
+        fitted["longest_step"] = LONGEST_STEP
+    if rows is None:
+        return {"privacy": fitted}
+    if shared:
+        return {"privacy": {**fitted, "expected_batch": rows}}
+    own = own_steps(rows)
+    fitted |= {"sample_rate": own.sample_rate, "steps": own.steps, "expected_batch": own.expected_batch}
+    return {"privacy": fitted, "training": {"learning_rate": own.learning_rate}}
 
 
 def refuse_beside_no_dp(given: Collection[str]) -> None:
@@ -262,3 +285,9 @@ def _compression(asked: Mapping[str, Any], start: RunConfig, values: Mapping[str
 def _resources(start: RunConfig, values: Mapping[str, Any]) -> ResourceSettings | None:
     settings = replace(start.resources or ResourceSettings(), **values)
     return None if settings == ResourceSettings() else settings
+
+
+def _constants(start: RunConfig, values: Mapping[str, Any]) -> ConstantsSettings | None:
+    """How constants are computed; None for the defaults. A plan leaves it out where the schema names all constants."""
+    settings = replace(start.constants or ConstantsSettings(), **values)
+    return None if (settings := replace(settings, sigma=None)) == ConstantsSettings() else settings

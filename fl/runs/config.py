@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fl import options
 from fl.counts.risk_columns import Scale
 from fl.counts.settings import StatisticsSettings
-from fl.errors import AggregationError, BudgetError, ModelError, OptionError, RunFolderError
+from fl.errors import AggregationError, BudgetError, ModelError, OptionError, RunFolderError, StatisticsError
 from fl.learning.kinds import ModelKind
 from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
@@ -72,6 +72,9 @@ class PrivacySettings:
     share_pieces: Annotated[int | None, options.SHARE_PIECES] = None  # draws that make one share; shared noise only
     # Calibrated to the noise where training asks for that; shared noise only.
     learning_rate: Annotated[float | None, options.LEARNING_RATE] = None
+    # Training rows of a bank, declared in public: batch, steps and rate follow from it; None: those of 8,000 rows.
+    rows_per_bank: Annotated[float | None, options.ROWS_PER_BANK] = None
+    longest_step: Annotated[float | None, options.LONGEST_STEP] = None  # of the network's shared steps; None: no bound
 
     def __post_init__(self) -> None:
         options.check(self, BudgetError)
@@ -117,6 +120,18 @@ class ModelSettings:
             )
 
 
+@dataclass(frozen=True)
+class ConstantsSettings:
+    """How the scaling constants that a schema leaves to the banks are computed. All of it is public."""
+
+    budget_share: Annotated[float, options.BUDGET_SHARE] = 0.05  # of what is left of epsilon at the start; noise only
+    colluders: Annotated[int, options.BANKS] = 1  # t, the observing bank included; noise only
+    sigma: Annotated[float | None, options.SIGMA] = None  # rows; calibrated when the run starts, kept
+
+    def __post_init__(self) -> None:
+        options.check(self, StatisticsError)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that decides a run's result. It holds no secret."""
@@ -138,6 +153,7 @@ class RunConfig:
     participation: ParticipationSettings | None = None  # None: every bank in every round
     compression: CompressionSettings | None = None  # None: the same bits and all layers in every round
     resources: ResourceSettings | None = None  # None: no bank has limits
+    constants: ConstantsSettings | None = None  # None: the schema names all scaling constants
 
     @property
     def scale(self) -> Scale:
@@ -184,6 +200,7 @@ def config_of(read: Mapping[str, Any], name: str) -> RunConfig:
         "participation": ParticipationSettings,
         "compression": CompressionSettings,
         "resources": ResourceSettings,
+        "constants": ConstantsSettings,
     }
     values: dict[str, Any] = {"privacy": None, "statistics": None}
     for key, value in read.items():

@@ -26,9 +26,9 @@ from fl.counts.entity_risk import read_episodes, write_episodes
 from fl.counts.release import TOTALS, bank_salt, share_statistics
 from fl.counts.settings import describe, key_slots
 from fl.data.features import features_at_first
-from fl.data.federation import SIMULATED, Federation, federation_of, pooled_global
+from fl.data.federation import SIMULATED, Federation, description_of, federation_of, pooled_global
 from fl.errors import BudgetExhausted, RunFolderError
-from fl.learning.evaluation import evaluate, require_measurable
+from fl.learning.evaluation import evaluate, require_measurable_split
 from fl.learning.model import flatten, layers_of, layout, unflatten
 from fl.learning.training import pick_device
 from fl.privacy.budget import BudgetLedger
@@ -47,6 +47,7 @@ from fl.runs.budgets import (
     trainings_paid,
 )
 from fl.runs.config import RunConfig
+from fl.runs.constants import told_constants, with_constants
 from fl.runs.folder import RunFolder, refuse_used
 from fl.runs.model_file import write_model
 from fl.runs.noise import with_noise
@@ -99,24 +100,25 @@ class Experiment:
         refuse_used(path)
         source = read_source(config.data, config.seed)
         require_possible(config, len(source.banks))
-        federation = federation_of(source)
-        require_measurable(federation.banks)
+        require_measurable_split(source)
         plan = with_noise(RunPlan.new(config, source)).with_limits()
+        # Features need constants, and constants that banks compute together need a folder and ledgers.
+        federation = None if source.table.schema.lacking("shared") else federation_of(source)
         run_id = f"{path.name}-{secrets.token_hex(4)}"
         folder = RunFolder.create(
-            path, plan.config, run_id=run_id, description=federation.description, features=plan.own_names
+            path, plan.config, run_id=run_id, description=description_of(source), features=plan.own_names
         )
         if plan.choice is not None:
             folder.write_json("resources.json", plan.choice.as_json())
-        return cls(folder, plan, federation)
+        plan = _with_constants(plan, folder)
+        return cls(folder, plan, federation_of(plan.source) if federation is None else federation)
 
     @classmethod
     def resume(cls, path: Path) -> Experiment:
         """Continue the run in `path` after its last finished round, or read the figures of a finished one."""
         folder = RunFolder.open(path)
         source = read_source(folder.config.data, folder.config.seed)
-        federation = federation_of(source)
-        if json.loads(json.dumps(federation.description)) != folder.read_json("manifest.json")["data"]:
+        if json.loads(json.dumps(description_of(source))) != folder.read_json("manifest.json")["data"]:
             embedded = folder.config.data.source == SIMULATED
             raise RunFolderError(
                 f"{path}: expected the data, schema and partition of manifest.json, got changed ones: "
@@ -131,7 +133,8 @@ class Experiment:
             choice = ResourceChoice.from_json(chosen)
         names = folder.features()
         own = features_at_first(source.table.schema) if names is None else names
-        return cls(folder, RunPlan(folder.config, source, choice, own), federation)
+        plan = _with_constants(RunPlan(folder.config, source, choice, own), folder)
+        return cls(folder, plan, federation_of(plan.source))
 
     def rounds(self, progress: Progress | None = None) -> Iterator[RoundRecord]:
         """Play the remaining rounds; each is on disk when it is yielded. Then write the model and its metrics."""
@@ -208,6 +211,7 @@ class Experiment:
             "aggregation": self.config.aggregation.mode,
             "algorithm": self.config.algorithm.name,
             "model": self.config.model.kind,
+            "words": asdict(self.federation.schema.words),
             "banks": len(self.plan.banks),
             "rounds": self.finished,
             "rounds_lost": self.rounds_lost,
@@ -215,6 +219,7 @@ class Experiment:
             "metrics": self.folder.read_json("metrics.json"),
             "privacy": privacy_report(self.config.privacy, self.ledgers, by_risk=self.config.model.inputs == "risk"),
             "statistics": self._statistics,
+            "constants": told_constants(self.config, self.folder.path),
             "baselines": self.folder.read_json("baselines.json"),
             "resources": None if self.plan.choice is None else self.plan.choice.as_json(),
             "overhead": _overhead(self._records),
@@ -363,8 +368,20 @@ class Experiment:
             for position, bank in enumerate(banks):
                 head = self.plan.own_algorithm.scores_with(state, position)[own]
                 self.folder.write_head(bank.name, head)
+        for name, constants in self.plan.source.constants_at_banks().items():
+            self.folder.write_own_constants(name, constants)
         threshold, schema = figures.mean["threshold"], self.federation.schema
         write_model(self.folder.path, common, schema, names, threshold, personal)
+
+
+def _with_constants(plan: RunPlan, folder: RunFolder) -> RunPlan:
+    """The plan with the constants that its banks compute together, once; `plan` where its schema lacks none."""
+    if not plan.source.table.schema.lacking("shared"):
+        return plan
+    plan.require_calibrated()
+    with folder.alone():
+        source = with_constants(plan.config, plan.source, folder)
+    return replace(plan, source=source)
 
 
 def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,10 @@
     model.safetensors      the final model, its features, threshold and schema
     heads/                 one file per bank with its own layers, where the algorithm has such layers; in a
                            deployment each file is only at its bank
+    own_constants/         one file per bank with scaling constants of its own, where the schema asks for them; in a
+                           deployment each file is only at its bank
+    schema.toml            the schema with the constants that the banks computed together, where it asks for them
+    constants.json         these constants and their cost
     result.json            the output of `train --json`
 
 Every file except metrics.jsonl is replaced as a whole. A round's line is appended before its checkpoint is written. A
@@ -36,8 +40,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fl.data.constants import Constant
 from fl.durable import JsonLines, file_name, locked, replace_durably, replace_json
-from fl.errors import RunFolderError
+from fl.errors import RunFolderError, SchemaError
 from fl.rounds.algorithms.state import State
 from fl.runs.config import RunConfig, config_from_toml, config_to_toml
 
@@ -213,6 +218,12 @@ class RunFolder:
         path.parent.mkdir(exist_ok=True)
         replace_durably(path, save({"head": head}))
 
+    def write_own_constants(self, bank: str, constants: Sequence[Constant]) -> None:
+        """Write the scaling constants that only `bank` has."""
+        path = own_constants_path(self.path, bank)
+        path.parent.mkdir(exist_ok=True)
+        replace_json(path, {"constants": [{**asdict(each), "means": dict(each.means)} for each in constants]})
+
     def read_json(self, name: str) -> dict[str, Any]:
         """The content of a JSON file of this folder; empty when the file does not exist yet."""
         path = self.path / name
@@ -233,6 +244,20 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RunFolderError(f"{path}: expected a JSON object, got {type(content).__name__}: {RESTORE}")
     return content
+
+
+def own_constants_path(run: Path, bank: str) -> Path:
+    """Where `bank`'s own scaling constants are; in a deployment the file is only at the bank."""
+    return run / "own_constants" / f"{file_name(bank)}.json"
+
+
+def read_own_constants(run: Path, bank: str) -> tuple[Constant, ...]:
+    """The scaling constants that only `bank` has. Raises `RunFolderError` when they are missing or damaged."""
+    path = own_constants_path(run, bank)
+    try:
+        return tuple(Constant(**each) for each in read_object(path)["constants"])
+    except (KeyError, TypeError, AttributeError, SchemaError) as fault:
+        raise RunFolderError(f"{path}: expected the scaling constants of {bank} ({fault}): {RESTORE}") from fault
 
 
 def bank_names(run: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Calibrate the noise of a new run: the least that the budget of the bank with the largest spending allows.
 
-All banks use the same noise. `with_noise` reads the banks' ledgers and calibrates the noise of shared counts and of
-all rounds.
+All banks use the same noise. `with_noise` reads the banks' ledgers and calibrates the noise of shared constants, of
+shared counts and of all rounds, in this order.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fl.counts.settings import StatisticsSettings, law_of_noise, most_days, moved
 from fl.learning.private_schedule import private_schedule
+from fl.learning.private_size import MOST_RATE
 from fl.privacy.calibrate import (
     calibrate,
     calibrate_clients,
@@ -24,6 +25,7 @@ from fl.privacy.mechanisms import Entry
 from fl.rounds.joint_noise import GRID, row_sensitivity, update_sensitivity
 from fl.runs.budgets import open_ledgers
 from fl.runs.config import BY_NOISE, PrivacySettings
+from fl.runs.constants import plan_of_constants, with_noise_of_constants
 from fl.runs.plan import RunPlan
 
 NOISE_PER_STEP = 2.7e-3  # standard deviation, in the unit of the weights; figures in docs/adr/0012
@@ -43,6 +45,13 @@ def with_noise(plan: RunPlan) -> RunPlan:
     if privacy.budget_dir is not None:
         ledgers = open_ledgers(Path(privacy.budget_dir), privacy, plan.banks)
         histories = [ledger.history() for ledger in ledgers.values()]
+    if config.constants is not None:
+        settings = with_noise_of_constants(config.constants, plan.source, privacy, histories)
+        config = replace(config, constants=settings)
+        plan = RunPlan(config, plan.source)
+        of_constants = plan_of_constants(config, plan.source).entry
+        assert of_constants is not None
+        histories = [[*history, of_constants] for history in histories]
     if config.statistics is not None and plan.sharing is not None:
         chosen = [_of_counts(plan, config.statistics, privacy, history) for history in histories]
         config = replace(config, statistics=max(chosen, key=_noise_of_counts))
@@ -149,7 +158,8 @@ def _of_joint_steps(plan: RunPlan, privacy: PrivacySettings, histories: Historie
             math.sqrt(banks * pieces * once.share_variance) / GRID * privacy.max_grad_norm
         )  # of a summed gradient
         return replace(privacy, learning_rate=schedule.learning_rate(released, rows))
-    # The learning rate with which the noise moves every weight by `NOISE_PER_STEP` per step: a function of the noise.
+    # The learning rate with which the noise moves every weight by `NOISE_PER_STEP` per step. On
+    # many rows the noise would allow a rate at which the mean gradient itself leads astray.
     shares = pieces * (banks - privacy.colluders)
     sigma = math.sqrt(shares * once.share_variance) / GRID * privacy.max_grad_norm
-    return replace(privacy, learning_rate=NOISE_PER_STEP * rows / sigma)
+    return replace(privacy, learning_rate=min(NOISE_PER_STEP * rows / sigma, MOST_RATE))

@@ -36,6 +36,7 @@ from fl.rounds.joint_steps import JointSteps, NoisyOrSteps
 from fl.rounds.limits import ResourceChoice, RoundWork, choose, limits_of, measure_machine
 from fl.rounds.play import Schedule
 from fl.runs.config import APPLIED_GRID, BY_NOISE, DataSettings, RunConfig
+from fl.runs.constants import settings_of
 from fl.runs.styles import OPEN, declared_rows
 
 
@@ -100,6 +101,7 @@ class RunPlan:
         schema = source.table.schema
         if not schema.shares_counts:  # the schema names no party that banks have in common
             config = replace(config, statistics=None)
+        config = replace(config, constants=settings_of(config, source))
         plan = cls(_against_all_others(config, len(source.banks)), source)
         private = plan.config.privacy
         if private is not None and private.unit == "row" and not plan.takes_joint_steps and schema.parties.reports > 1:
@@ -279,7 +281,7 @@ class RunPlan:
             norm, rows = (BOUND, declared) if privacy is None else (privacy.max_grad_norm, 1.0)
             return NoisyOrSteps(timetable, norm, self.local, rows)
         assert privacy is not None
-        return JointSteps(timetable, privacy.max_grad_norm, self.local)
+        return JointSteps(timetable, privacy.max_grad_norm, self.local, privacy.longest_step)
 
     # --- limits -----------------------------------------------------------------------------------------------------
 
@@ -314,7 +316,9 @@ class RunPlan:
             return
         own = privacy.unit == "row" and not self.takes_joint_steps
         new = None if statistics is None or statistics.of_earlier_version else statistics
+        constants = self.config.constants
         needed = {
+            "constants.sigma": constants is None or constants.sigma,
             "statistics.epsilon": new is None or new.epsilon,
             "statistics.sigma": new is None or law_of_noise(new) == "laplace" or new.sigma,
             "noise_multiplier": not own or privacy.noise_multiplier,

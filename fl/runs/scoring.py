@@ -25,6 +25,7 @@ from fl.counts.columns import SharedColumns, input_names, parties_at
 from fl.counts.entity_risk import EPISODES, EntityRisk, blocks_of, read_episodes
 from fl.counts.release import load_release
 from fl.counts.risk_columns import RiskColumns
+from fl.data.constants import Constant
 from fl.data.partition import Partition, partition_for
 from fl.data.reading import Transactions, load_transactions, read_header, transactions_from_frame
 from fl.data.schema import Schema
@@ -35,7 +36,7 @@ from fl.learning.kinds import model_of
 from fl.learning.model import MODEL_FORMAT, flatten, layer_mask, layout, model_hash, unflatten
 from fl.learning.training import predict
 from fl.runs.config import RunConfig
-from fl.runs.folder import RESTORE, bank_names, head_path, read_config
+from fl.runs.folder import RESTORE, bank_names, head_path, read_config, read_own_constants
 from fl.runs.model_file import MODEL_FILE, require_made_with
 
 
@@ -67,6 +68,7 @@ class TrainedModel:
     shared: SharedColumns | RiskColumns | None = None  # of the run's release; later days use the newest totals
     own: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
     home: Home | None = None  # of the bank that scores its own customers
+    at_banks: Mapping[str, tuple[Constant, ...]] = field(default_factory=dict, repr=False)  # own scaling constants
 
     @property
     def columns(self) -> list[int]:
@@ -124,7 +126,9 @@ def load_model(run: Path) -> TrainedModel:
     data = config.data
     partition = partition_for(schema, data.partition, data.random_banks, config.seed)
     own = _own_models(run, module, about.get("personal", []))
-    return TrainedModel(module, schema, tuple(names), partition, float(about["threshold"]), shared, own)
+    at_banks = {bank: read_own_constants(run, bank) for bank in bank_names(run)} if schema.lacking("bank") else {}
+    threshold = float(about["threshold"])
+    return TrainedModel(module, schema, tuple(names), partition, threshold, shared, own, at_banks=at_banks)
 
 
 def _shared(run: Path, config: RunConfig, schema: Schema) -> SharedColumns | RiskColumns | None:
@@ -200,7 +204,7 @@ def score_file(model: TrainedModel, path: str | Path, history: str | Path | None
     `history`: a labelled file of earlier transactions; without it every count begins at 0. Raises
     `DataError`, `PartitionError` and `OrderError` as `fl.data.stream.stream_file` does.
     """
-    for chunk in stream_file(path, model.schema, model.partition, history):
+    for chunk in stream_file(path, model.schema, model.partition, history, at_banks=model.at_banks):
         yield _scored(model, chunk)
 
 
@@ -219,7 +223,7 @@ def score_frame(
         new = transactions_from_frame(frame, schema, "frame", labelled=False, bank_column=column)
     except NoRows:
         return ScoredRows(np.empty(0, np.int64), np.empty(0), np.empty(0, bool), np.empty(0, object))
-    (chunk,) = feature_stream(schema, model.partition, past, [new])
+    (chunk,) = feature_stream(schema, model.partition, past, [new], model.at_banks)
     return _scored(model, chunk)
 
 
@@ -230,7 +234,7 @@ def past_rows(
     if isinstance(history, pd.DataFrame):
         column = partition.column_of(list(history.columns))
         return transactions_from_frame(history, schema, "history", bank_column=column, needs_fraud=needs_fraud)
-    column = partition.column_of(read_header(Path(history), schema.delimiter))
+    column = partition.column_of(read_header(Path(history), schema.delimiter, schema.encoding))
     return load_transactions(Path(history), schema, bank_column=column, needs_fraud=needs_fraud)
 
 

@@ -23,6 +23,7 @@ from fl.counts.risk_columns import RiskColumns
 from fl.data.features import scaled_features
 from fl.data.federation import Rows
 from fl.data.reading import Transactions
+from fl.data.scaling import at_bank
 from fl.errors import OptionError, TrainingError
 from fl.learning.noisy_or import fit_noisy_or
 from fl.runs.risk import HISTORY_DAYS, own_keys
@@ -77,7 +78,7 @@ def _past(model: TrainedModel, bank: str, history: pd.DataFrame | str | os.PathL
     by_bank = dict(model.partition.assign(table))
     if bank not in by_bank:
         raise OptionError(f"--as: expected a bank with rows in the history ({', '.join(by_bank)}), got {bank!r}")
-    return table.take(by_bank[bank])
+    return at_bank(table.take(by_bank[bank]), model.at_banks.get(bank, ()))
 
 
 def _evidence(table: Transactions, keys: AllSlots, risk: EntityRisk | None = None) -> Own:

@@ -167,7 +167,7 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     "colluders": TrainOption(
         options.BANKS,
         "Number of banks, including the observing one, whose noise shares do not count.",
-        ("privacy.colluders", "statistics.colluders"),
+        ("privacy.colluders", "statistics.colluders", "constants.colluders"),
         "1",
         only_private=True,
         by_name=True,
@@ -184,6 +184,14 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         "The noisy-or model learns from the rows of so many days up to the end of training; 0: from the training "
         "period alone. More rows cost no epsilon. Default: 56.",
         ("model.history_days",),
+    ),
+    "constants_share": TrainOption(
+        options.BUDGET_SHARE,
+        "Share of epsilon that computing scaling constants together may spend, where the schema asks for that. "
+        "Default: 0.05.",
+        ("constants.budget_share",),
+        only_private=True,
+        by_name=True,
     ),
     "increment_days": TrainOption(
         options.INCREMENT_DAYS,
@@ -202,6 +210,13 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         "Folder of the banks' privacy ledgers. Default: in the run folder.",
         ("privacy.budget_dir",),
         metavar="DIR",
+        only_private=True,
+    ),
+    "rows_per_bank": TrainOption(
+        options.ROWS_PER_BANK,
+        "Training rows of a bank, to one digit, declared in public: batch, steps and learning rate of private training "
+        "follow from it. Default: the settings for 8,000 rows (6,000 a week with noisy-or).",
+        ("privacy.rows_per_bank",),
         only_private=True,
     ),
     "sample_rate": TrainOption(

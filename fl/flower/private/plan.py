@@ -161,6 +161,11 @@ def make_plan(config: RunConfig, source: PartitionedTable, name: str = "network"
     Raises `SettingsError`, `BudgetError` and what `fl.runs.refusals.require_possible` does.
     """
     require_possible(config, len(source.banks))
+    if lacking := source.table.schema.lacking("shared"):
+        raise SettingsError(
+            f"the schema leaves the scaling constants of {', '.join(lacking)} to the banks, and the parties of a "
+            "network agree on them beforehand: take the schema.toml of a run of demos train, which holds them"
+        )
     plan = with_noise(RunPlan.new(_public(config), source))
     agreed = source.agreed
     if agreed is None:

@@ -9,7 +9,7 @@ It writes nothing and spends no budget: this is evaluation by a person who may s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fl.counts.columns import with_shared_columns
-from fl.data.federation import SIMULATED, BankData, Federation, Rows, federation_of
+from fl.data.federation import SIMULATED, BankData, Federation, Rows, description_of, federation_of
 from fl.data.reading import Transactions
 from fl.data.schema import Schema
 from fl.errors import ExaminationError
@@ -82,6 +82,7 @@ class Evidence:
     train: ScoredPart = field(repr=False)
     validation: ScoredPart = field(repr=False)
     test: ScoredPart = field(repr=False)
+    by_bank: Mapping[str, Transactions] = field(default_factory=dict, repr=False)  # all rows of each bank
 
     @property
     def schema(self) -> Schema:
@@ -99,7 +100,7 @@ class Evidence:
     @property
     def has_days(self) -> bool:
         """Whether rows have days, so that anything can be said about before and after."""
-        return self.schema.time is not None and self.schema.time.measures_days
+        return self.schema.words.days
 
     def stored(self, name: str) -> dict[str, Any]:
         """A JSON file of the run's folder; empty where the run did not write it."""
@@ -123,12 +124,14 @@ def gather(run: Path) -> Evidence:
     manifest = folder.read_json("manifest.json")
     model = load_model(run)
     source = read_source(folder.config.data, folder.config.seed)
-    federation = federation_of(source)
-    if json.loads(json.dumps(federation.description)) != manifest["data"]:
+    if json.loads(json.dumps(description_of(source))) != manifest["data"]:
         raise ExaminationError(
             f"{run}: expected the rows, schema and partition of manifest.json, got others; evaluate with the files "
             "that the run was trained on"
         )
+    if source.table.schema.lacking("shared"):
+        source = source.with_shared_constants(model.schema.constants)
+    federation = federation_of(source)
     if model.shared is not None:
         federation = with_shared_columns(federation, source.table, model.shared)
     federation = federation.only(model.features)
@@ -144,6 +147,7 @@ def gather(run: Path) -> Evidence:
         train=_scored(federation, models, source.table, lambda bank: (bank.train,)),
         validation=_scored(federation, models, source.table, lambda bank: (bank.validation,)),
         test=_scored(federation, models, source.table, lambda bank: bank.test),
+        by_bank={name: source.table.take(rows) for name, rows, _ in source.banks},
     )
 
 

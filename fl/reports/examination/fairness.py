@@ -199,12 +199,14 @@ def _column(evidence: Evidence, column: str) -> Identifiers:
         categorical=(CategoricalColumn(column, hash_width=1),),
         drop=schema.drop,
         delimiter=schema.delimiter,
+        decimal=schema.decimal,
+        encoding=schema.encoding,
     )
     if data.source == SIMULATED:
         frame = simulate(simulation_of(data, evidence.config.seed))
         header = list(frame.columns)
     else:
-        header = read_header(data.source, schema.delimiter)
+        header = read_header(data.source, schema.delimiter, schema.encoding)
     if column not in header:
         raise ExaminationError(
             f"{evidence.table.source}: expected a column {column!r}, got {header}; name one of these, "

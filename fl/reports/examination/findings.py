@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fl.data.vocabulary import Words
 from fl.reports.compared import OWN_EVIDENCE
 from fl.reports.protected import OUTSIDE_EPSILON
 from fl.runs.verdict import LITTLE
@@ -24,15 +25,17 @@ Finding = dict[str, str]
 
 def findings(report: dict[str, Any]) -> list[Finding]:
     """What stands out, in the order of the report's parts."""
+    words = Words.of(report["run"].get("words"))
     return [
-        *_found_fraud(report["figures"]),
+        *_found_fraud(report["figures"], words),
         *_compared(report),
         *_privacy(report["run"]["privacy"], any(row["name"] in OUTSIDE for row in report["comparison"]["models"])),
         *_calibrated(report["calibration"]),
-        *_timely(report["timeliness"]),
+        *(_timely(report["timeliness"]) if words.days else ()),
         *_drifted(report["drift"]),
         *_fair(report["fairness"]),
         *_explained(report["explanations"]),
+        *_scaled(report["scaling"]),
     ]
 
 
@@ -50,7 +53,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
 
 
-def _found_fraud(figures: dict[str, Any]) -> list[Finding]:
+def _found_fraud(figures: dict[str, Any], words: Words) -> list[Finding]:
     chance = (
         f"Average precision {figures['average_precision']:.3f}, where chance would have {figures['fraud_share']:.3f}."
     )
@@ -67,7 +70,7 @@ def _found_fraud(figures: dict[str, Any]) -> list[Finding]:
     )
     findings = [_finding("note", text)]
     if figures["precision"] == 0.0:
-        findings.append(_finding("concern", "No alert was a fraud: the threshold does not fit these days."))
+        findings.append(_finding("concern", f"No alert was a fraud: the threshold does not fit these {words.test}."))
     return findings
 
 
@@ -199,3 +202,8 @@ def _explained(explanations: dict[str, Any]) -> list[Finding]:
         )
         findings.append(_finding("good" if alike else "concern", text))
     return findings
+
+
+def _scaled(scaling: dict[str, Any]) -> list[Finding]:
+    """Columns of which a bound cuts off more than it may."""
+    return [_finding("concern", f"{warning[0].upper()}{warning[1:]}.") for warning in scaling["warnings"]]

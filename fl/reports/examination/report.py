@@ -6,6 +6,7 @@ What it does: `examine` puts the parts together.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from fl.reports.examination.explanations import explanations
 from fl.reports.examination.fairness import fairness
 from fl.reports.examination.figures import comparison, figures
 from fl.reports.examination.findings import findings
+from fl.reports.examination.scaling import scaling
 from fl.reports.examination.timeliness import timeliness
 from fl.reports.protected import protection_sentence
 from fl.runs.verdict import verdict
 
 FORMAT = "examination 1"
-PARTS = ("figures", "comparison", "calibration", "timeliness", "drift", "fairness", "explanations")
+PARTS = ("figures", "comparison", "calibration", "timeliness", "drift", "fairness", "explanations", "scaling")
 
 Progress = Callable[[int], None]  # takes the number of finished steps: reading, then each part
 
@@ -44,6 +46,7 @@ def examine(run: Path, *, columns: Sequence[str] = (), progress: Progress = lamb
         "drift": lambda: drift(evidence),
         "fairness": lambda: fairness(evidence, columns),
         "explanations": lambda: explanations(evidence),
+        "scaling": lambda: scaling(evidence),
     }
     report: dict[str, Any] = {"format": FORMAT, "run": about(evidence)}
     for done, name in enumerate(PARTS, start=2):
@@ -81,6 +84,7 @@ def about(evidence: Evidence) -> dict[str, Any]:
             "protection_sentence": protection_sentence(privacy),
         },
         "model": evidence.config.model.kind,
+        "words": asdict(evidence.schema.words),
         "verdict": sentence,
         "gain_over_alone": gain,
     }
