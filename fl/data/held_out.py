@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.data.reading import Transactions
-from fl.data.schema import DAY_US
+from fl.data.schema import DAY_US, Schema
 from fl.data.split import Periods, Positions, Split, known_by
 
 HELD_OUT_DAYS = 28  # before training: four of each weekday
@@ -45,20 +45,24 @@ def held_out(
     """
     validation = held.validation
     share = len(validation) / max(1, len(validation) + len(held.train))
-    if periods.train is None or not _has_days(table):
+    if periods.train is None or table.schema.time is None or not table.schema.time.measures_days:
         return HeldOutRows(validation, share)
     assert table.time is not None
     start, end = periods.train.start // DAY_US, -(-periods.train.end // DAY_US)
-    first = max(first_day + table.schema.history_days, start - days)
-    early = (table.day >= first) & (table.time < periods.train.start) & known_by(table, periods)
+    early_days = held_out_days(periods, table.schema, first_day, days)
+    early = (table.day >= early_days.start) & (table.time < periods.train.start) & known_by(table, periods)
     positions = np.union1d(np.flatnonzero(early), validation)
     look_back = max(start, min((test.start for test in periods.test), default=start) // DAY_US) - start
     open_rows = positions[~_blocked(table, positions, look_back)]
-    return HeldOutRows(open_rows, float(max(0, start - first) + share * (end - start)))
+    return HeldOutRows(open_rows, float(len(early_days) + share * (end - start)))
 
 
-def _has_days(table: Transactions) -> bool:
-    return table.schema.time is not None and table.schema.time.measures_days
+def held_out_days(periods: Periods, schema: Schema, first_day: int, days: int = HELD_OUT_DAYS) -> range:
+    """The days before training whose rows are held out, all customers' rows; none where data have no days."""
+    if periods.train is None or not (schema.time is not None and schema.time.measures_days):
+        return range(0)
+    start = periods.train.start // DAY_US
+    return range(min(start, max(first_day + schema.history_days, start - days)), start)
 
 
 def _blocked(table: Transactions, positions: Positions, look_back: int) -> NDArray[np.bool_]:

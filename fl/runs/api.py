@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fl.errors import OptionError
+from fl.errors import OptionError, RunFolderError
 from fl.runs.asked import configuration
 from fl.runs.config import RunConfig
 from fl.runs.experiment import Experiment
 from fl.runs.folder import bank_names, read_config, read_object
+from fl.runs.operating import CALIBRATION
 from fl.runs.scoring import ScoredRows, TrainedModel, load_model, score_file, score_frame
 from fl.runs.scoring_at_home import at_home
 
@@ -62,11 +63,14 @@ class Run:
 
     @property
     def threshold(self) -> float:
-        """The score, from 0 to 1, at which the validation rows had the best F1."""
+        """The score from which on a row is an alert: the one chosen for the run, or that of best F1 on validation rows.
+
+        Banks may have their own (`model.thresholds`).
+        """
         return self.model.threshold
 
     def score(self, frame: pd.DataFrame, history: pd.DataFrame | StringPath | None = None) -> pd.Series:
-        """The probability of fraud of each transaction in `frame`.
+        """The score of each transaction in `frame`: higher is more suspicious. It is no probability of fraud.
 
         Args:
             frame: New transactions in time order, with the columns that the schema names; labels are ignored.
@@ -86,6 +90,31 @@ class Run:
         scores = np.full(len(frame), np.nan)
         scores[rows.index] = rows.score
         return pd.Series(scores, frame.index, name="score")
+
+    def calibrated(self, frame: pd.DataFrame, history: pd.DataFrame | StringPath | None = None) -> pd.Series:
+        """The probability of fraud of each transaction in `frame`.
+
+        Args:
+            frame: As in `score`.
+            history: As in `score`.
+
+        Returns:
+            float64 from 0 to 1, in the order and with the index of `score`.
+
+        Raises:
+            RunFolderError: The run has no calibration: an earlier version trained it, or it scores as one bank.
+            DataError, OrderError, PartitionError: As `score`.
+        """
+        if self.model.calibration is None:
+            raise RunFolderError(
+                f"{self.folder}: expected a calibration ({CALIBRATION}), got none: an earlier version trained the run, "
+                "or it scores with one bank's own labels; use score, which ranks transactions"
+            )
+        scores = self.score(frame, history)
+        known = scores.notna().to_numpy()
+        probabilities = scores.to_numpy(copy=True)
+        probabilities[known] = self.model.calibration.of(probabilities[known])
+        return pd.Series(probabilities, scores.index, name="calibrated")
 
     def as_bank(self, bank: str, history: pd.DataFrame | StringPath) -> Run:
         """This run as one of its banks scores its own customers with it: with its own labels as further evidence.
@@ -107,7 +136,9 @@ class Run:
             raise OptionError(f"as: expected a bank of this run ({', '.join(banks)}), got {bank!r}")
         evidence = self.metrics.get("own_evidence")
         threshold = self.threshold if evidence is None else float(evidence["threshold"])
-        return replace(self, model=replace(at_home(self.model, bank, len(banks), history), threshold=threshold))
+        known = at_home(self.model, bank, len(banks), history)
+        # Calibration and chosen thresholds are of scores without the bank's own labels.
+        return replace(self, model=replace(known, threshold=threshold, thresholds={}, calibration=None))
 
     def score_file(self, path: StringPath, history: StringPath | None = None) -> Iterator[ScoredRows]:
         """Scores of the transactions in a file, chunk by chunk: memory does not grow with the file.

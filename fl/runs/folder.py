@@ -11,6 +11,8 @@
     model.safetensors      the final model, its features, threshold and schema
     heads/                 one file per bank with its own layers, where the algorithm has such layers; in a
                            deployment each file is only at its bank
+    calibration.json       how a score becomes a probability: two numbers
+    thresholds.json        from which score on a row is an alert, where `demos threshold` chose one
     result.json            the output of `train --json`
 
 Every file except metrics.jsonl is replaced as a whole. A round's line is appended before its checkpoint is written. A

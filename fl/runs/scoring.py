@@ -10,7 +10,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,15 @@ from fl.data.schema import Schema
 from fl.data.schema_file import parse_schema
 from fl.data.stream import StreamedRows, feature_stream, stream_file
 from fl.errors import NoRows, RunFolderError
+from fl.learning.calibration import Calibration
 from fl.learning.kinds import model_of
 from fl.learning.model import MODEL_FORMAT, flatten, layer_mask, layout, model_hash, unflatten
 from fl.learning.training import predict
 from fl.runs.config import RunConfig
 from fl.runs.folder import RESTORE, bank_names, head_path, read_config
+from fl.runs.operating import read_calibration, read_thresholds
+
+FIRST_RULE = {"name": "f1", "rows": "validation"}  # of the threshold in the model file
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,11 @@ class Home:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A finished run's model; `threshold`: the score at which its validation rows had the best F1.
+    """A finished run's model; `threshold`: the score from which on a row is an alert.
 
+    It is the one that was chosen for the run (`demos threshold`), or else that of best F1 on the run's validation rows.
+    `thresholds`: by bank, of banks that have their own. `calibration` gives a score's probability; None where the run
+    has none, or where a bank adds its own labels, for which nothing was fitted. `rule`: how the threshold was chosen.
     `own`: by bank, its model where the bank keeps its own layers. Other banks score with `module`, in which these
     layers are those of the first model.
     """
@@ -66,6 +73,9 @@ class TrainedModel:
     shared: SharedColumns | RiskColumns | None = None  # of the run's release; later days use the newest totals
     own: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
     home: Home | None = None  # of the bank that scores its own customers
+    calibration: Calibration | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict, repr=False)
+    rule: Mapping[str, Any] = field(default_factory=lambda: dict(FIRST_RULE), repr=False)
 
     @property
     def columns(self) -> list[int]:
@@ -79,7 +89,8 @@ class ScoredRows:
     """One chunk of scored rows.
 
     `index`: int64[n], 0-based row of the file; `score`: float64[n] in [0, 1]; `flagged`: bool[n]; `bank`: object[n];
-    `at_home`: float64[n], by the model of the bank that scores its own customers, or None.
+    `at_home`: float64[n], by the model of the bank that scores its own customers, or None. `calibrated`: float64[n],
+    probabilities of fraud, or None where the model has no calibration.
     """
 
     index: NDArray[np.int64] = field(repr=False)
@@ -87,6 +98,7 @@ class ScoredRows:
     flagged: NDArray[np.bool_] = field(repr=False)
     bank: NDArray[np.object_] = field(repr=False)
     at_home: NDArray[np.float64] | None = field(default=None, repr=False)
+    calibrated: NDArray[np.float64] | None = field(default=None, repr=False)
 
 
 def load_model(run: Path) -> TrainedModel:
@@ -121,7 +133,11 @@ def load_model(run: Path) -> TrainedModel:
     data = config.data
     partition = partition_for(schema, data.partition, data.random_banks, config.seed)
     own = _own_models(run, module, about.get("personal", []))
-    return TrainedModel(module, schema, tuple(names), partition, float(about["threshold"]), shared, own)
+    model = TrainedModel(module, schema, tuple(names), partition, float(about["threshold"]), shared, own)
+    model = replace(model, calibration=read_calibration(run))
+    if (chosen := read_thresholds(run)) is not None:
+        model = replace(model, threshold=chosen.shared, thresholds=dict(chosen.banks), rule=dict(chosen.rule))
+    return model
 
 
 def _shared(run: Path, config: RunConfig, schema: Schema) -> SharedColumns | RiskColumns | None:
@@ -232,7 +248,9 @@ def _scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
     at_home = None
     if model.home is not None:
         at_home = predict(model.home.module, _with_shared(chunk, model.home.columns), device=cpu)
-    return ScoredRows(chunk.table.index, score, score >= model.threshold, chunk.bank, at_home)
+    limit = np.array([model.thresholds.get(bank, model.threshold) for bank in chunk.bank], np.float64)
+    calibrated = None if model.calibration is None else model.calibration.of(score)
+    return ScoredRows(chunk.table.index, score, score >= limit, chunk.bank, at_home, calibrated)
 
 
 def _of_bank(chunk: StreamedRows, bank: str) -> StreamedRows:
