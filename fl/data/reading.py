@@ -102,7 +102,7 @@ def read_header(path: str | Path, delimiter: str = ",") -> list[str]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        if _is_parquet(path):
+        if is_parquet(path):
             names = list(pa.parquet.read_schema(path).names)
         else:
             opener = gzip.open if path.suffix == ".gz" else open
@@ -135,13 +135,13 @@ def load_transactions(
     path = Path(path)
     columns = _columns_of(path, schema, labelled, bank_column)
     try:
-        if _is_parquet(path):
+        if is_parquet(path):
             table = pa.parquet.read_table(path, columns=columns, partitioning=None)
         else:
             table = pa.csv.read_csv(path, **_csv_options(schema.delimiter, columns, bool(schema.text)))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: {error}") from error
-    cells = cells_of(str(path), table, np.arange(len(table), dtype=np.int64), 1 if _is_parquet(path) else 2)
+    cells = cells_of(str(path), table, np.arange(len(table), dtype=np.int64), 1 if is_parquet(path) else 2)
     return _whole(cells, schema, labelled, bank_column, needs_fraud=needs_fraud)
 
 
@@ -156,7 +156,7 @@ def transactions_from_frame(
 ) -> Transactions:
     """The transactions of a pandas frame, as `load_transactions` reads a file. `source`: its name in messages."""
     wanted = _wanted(schema, labelled, bank_column)
-    _refuse_absent(wanted, list(frame.columns), source, schema)
+    refuse_absent(wanted, list(frame.columns), source, schema)
     columns = {name: _from_pandas(frame[name], name, source) for name in wanted}
     cells = cells_of(source, pa.table(columns), np.arange(len(frame), dtype=np.int64), 1)
     return _whole(cells, schema, labelled, bank_column, needs_fraud=needs_fraud)
@@ -184,8 +184,8 @@ def stream_transactions(
                 part = table.slice(start, rows)
                 index = np.arange(seen, seen + len(part), dtype=np.int64)
                 seen += len(part)
-                cells = cells_of(str(path), part, index, 1 if _is_parquet(path) else 2).without_blanks(schema)
-                yield _build(cells, schema, labelled, bank_column)
+                cells = cells_of(str(path), part, index, 1 if is_parquet(path) else 2).without_blanks(schema)
+                yield build(cells, schema, labelled, bank_column)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -219,7 +219,7 @@ def _first_rows(batches: Generator[pa.RecordBatch, None, None], rows: int) -> li
 def _batches(
     path: Path, csv_options: dict[str, Any], columns: list[str], rows: int
 ) -> Generator[pa.RecordBatch, None, None]:
-    if _is_parquet(path):
+    if is_parquet(path):
         with closing(pa.parquet.ParquetFile(path)) as file:
             yield from file.iter_batches(batch_size=rows, columns=columns)
     else:
@@ -242,7 +242,8 @@ def _from_pandas(values: pd.Series | pd.DataFrame, name: str, source: str) -> pa
         ) from None
 
 
-def _is_parquet(path: Path) -> bool:
+def is_parquet(path: Path) -> bool:
+    """Whether the name says that the file is parquet."""
     return path.suffix in (".parquet", ".pq")
 
 
@@ -252,11 +253,17 @@ def _wanted(schema: Schema, labelled: bool, bank_column: str | None) -> list[str
 
 def _columns_of(path: Path, schema: Schema, labelled: bool, bank_column: str | None) -> list[str]:
     wanted = _wanted(schema, labelled, bank_column)
-    _refuse_absent(wanted, read_header(path, schema.delimiter), str(path), schema)
+    refuse_absent(wanted, read_header(path, schema.delimiter), str(path), schema)
     return wanted
 
 
-def _refuse_absent(wanted: list[str], header: list[str], source: str, schema: Schema) -> None:
+def wanted_columns(path: Path, schema: Schema, bank_column: str | None) -> list[str]:
+    """The columns that are read of rows without labels. Raises `DataError` when the file lacks one."""
+    return _columns_of(path, schema, False, bank_column)
+
+
+def refuse_absent(wanted: list[str], header: list[str], source: str, schema: Schema) -> None:
+    """Raise `DataError` for a wanted column that is not in the header."""
     absent = [column for column in wanted if column not in header]
     if absent:
         raise DataError(
@@ -286,7 +293,7 @@ def _whole(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None
     cells = cells.without_blanks(schema)
     if len(cells.index) == 0:
         raise NoRows(f"{cells.source}: expected rows below the header, got none (after the schema's [drop] rules)")
-    table = _build(cells, schema, labelled, bank_column)
+    table = build(cells, schema, labelled, bank_column)
     if needs_fraud and table.label is not None:
         frauds = int(table.label.sum())
         if frauds in (0, len(table)):
@@ -297,7 +304,8 @@ def _whole(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None
     return table
 
 
-def _build(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None) -> Transactions:
+def build(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None) -> Transactions:
+    """The rows as typed columns in time order. Raises `CellRefused` for cells that are not what the schema says."""
     customer, terminal = schema.parties.customer, schema.parties.terminal
     label = cells.labels(schema.label) if labelled else None
     table = Transactions(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from fl.runs.config import RunConfig
 from fl.runs.experiment import Experiment
 from fl.runs.folder import bank_names, read_config, read_object
 from fl.runs.operating import CALIBRATION
+from fl.runs.scored_files import Past, ScoredChunk, history_of, score_rows
 from fl.runs.scoring import ScoredRows, TrainedModel, load_model, score_file, score_frame
 from fl.runs.scoring_at_home import at_home
 
@@ -139,6 +140,38 @@ class Run:
         known = at_home(self.model, bank, len(banks), history)
         # Calibration and chosen thresholds are of scores without the bank's own labels.
         return replace(self, model=replace(known, threshold=threshold, thresholds={}, calibration=None))
+
+    def history(self, given: StringPath | None = None, *, wanted: bool = True) -> Past:
+        """The past of new transactions, for `score_rows`: the file `given`, or else the data of this run.
+
+        Args:
+            given: A file of labelled transactions from before.
+            wanted: False for no history.
+
+        Returns:
+            The past, with `words` that say where it comes from, or why there is none.
+
+        Raises:
+            DataError: `given` cannot be read.
+        """
+        return history_of(self.folder, self.model, None if given is None else Path(given), wanted=wanted)
+
+    def score_rows(self, path: StringPath, past: Past, keep: Sequence[str] = ()) -> Iterator[ScoredChunk]:
+        """Scores of the sound rows of a file, chunk by chunk. A row that is wrong is named and left out.
+
+        Args:
+            path: csv, csv.gz or parquet, in time order.
+            past: From `history`.
+            keep: Columns of the file to carry along.
+
+        Returns:
+            An iterator of chunks: scores, columns that were kept, rejected rows with reasons, and counts of dropped
+            rows.
+
+        Raises:
+            DataError: The file cannot be read at all, or lacks a column.
+        """
+        return score_rows(self.model, Path(path), past, keep)
 
     def score_file(self, path: StringPath, history: StringPath | None = None) -> Iterator[ScoredRows]:
         """Scores of the transactions in a file, chunk by chunk: memory does not grow with the file.

@@ -212,7 +212,7 @@ def score_file(model: TrainedModel, path: str | Path, history: str | Path | None
     `DataError`, `PartitionError` and `OrderError` as `fl.data.stream.stream_file` does.
     """
     for chunk in stream_file(path, model.schema, model.partition, history):
-        yield _scored(model, chunk)
+        yield scored(model, chunk)
 
 
 def score_frame(
@@ -233,10 +233,11 @@ def score_frame(
     except NoRows:
         return ScoredRows(np.empty(0, np.int64), np.empty(0), np.empty(0, bool), np.empty(0, object))
     (chunk,) = feature_stream(schema, model.partition, past, [new])
-    return _scored(model, chunk)
+    return scored(model, chunk)
 
 
-def _scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
+def scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
+    """Scores of one chunk whose features are computed; of its own rows alone, where one bank scores."""
     cpu = torch.device("cpu")
     if model.home is not None:
         chunk = _of_bank(chunk, model.home.bank)
