@@ -5,8 +5,8 @@ goes on after a row that cannot be read. A row is rejected that has too many or 
 a cell that is not what the schema says, no bank, or an earlier time than the rows above it. It also carries columns
 along that identify rows, and counts the rows that the schema drops.
 
-# Strategy: a csv is cut into rows here, line by line, before Arrow reads it. Arrow itself takes everything after an open
-# quote for one cell, so that one such line would take all later ones with it.
+# Strategy: a csv is cut into rows here, line by line, before Arrow reads it. Arrow itself takes everything after an
+# open quote for one cell, so that one such line would take all later ones with it.
 
 What it leaves to others: features (`fl.data.stream`), and where rejected rows are written.
 """

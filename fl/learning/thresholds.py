@@ -168,6 +168,20 @@ def rule_as_json(rule: Rule) -> dict[str, Any]:
     return {"name": rule.name, **asdict(rule)}  # type: ignore[call-overload]  # every rule is a dataclass
 
 
+def rule_in_words(rule: Mapping[str, Any]) -> str:
+    """How a threshold was chosen, after "chosen". `rule`: as `rule_as_json` gives it, or another for a model's first one.
+
+    A rule that this version does not know is named.
+    """
+    known: dict[str, type[ByF1 | ByAlerts | ByCost]] = {"f1": ByF1, "alerts": ByAlerts, "cost": ByCost}
+    if rule.get("rows") == "validation":
+        return "by the best F1 on validation rows"
+    try:
+        return known[str(rule.get("name"))](**{key: value for key, value in rule.items() if key != "name"}).words()
+    except (KeyError, TypeError, OptionError):
+        return f"by a rule of another version ({rule.get('name')})"
+
+
 def _above(score: float) -> float:
     """The smallest threshold that does not flag `score`."""
     return float(np.nextafter(score, 2.0))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,7 +25,9 @@ from fl.data.schema import DAY_US
 from fl.learning.calibration import Calibration, fit
 from fl.learning.thresholds import HeldOut, Rule, Thresholds, per_bank, rule_as_json, shared_threshold
 from fl.learning.training import predict
-from fl.runs.scoring import TrainedModel
+from fl.runs.folder import RunFolder
+from fl.runs.plan import read_source
+from fl.runs.scoring import TrainedModel, load_model
 
 
 def held_out_scores(source: PartitionedTable, model: TrainedModel) -> dict[str, HeldOut]:
@@ -85,3 +88,12 @@ def choose(rule: Rule, rows: Mapping[str, HeldOut], of_one_bank: Rule | None) ->
     """The threshold of all banks by `rule`, and with `of_one_bank` those of single banks by that rule."""
     own = {} if of_one_bank is None else per_bank(of_one_bank, rows)
     return Thresholds(shared_threshold(rule, rows), own, rule_as_json(rule))
+
+
+def held_out_of(run: Path) -> dict[str, HeldOut]:
+    """`held_out_scores` of the finished run in folder `run`, whose data are read again.
+
+    Raises `RunFolderError` when the folder is no finished run, or when its data have changed.
+    """
+    model, folder = load_model(run), RunFolder.open(run)
+    return held_out_scores(read_source(folder.config.data, folder.config.seed), model)
