@@ -169,9 +169,9 @@ def rule_as_json(rule: Rule) -> dict[str, Any]:
 
 
 def rule_in_words(rule: Mapping[str, Any]) -> str:
-    """How a threshold was chosen, after "chosen". `rule`: as `rule_as_json` gives it, or another for a model's first one.
+    """How a threshold was chosen, after "chosen". A rule that this version does not know is named.
 
-    A rule that this version does not know is named.
+    `rule`: as `rule_as_json` gives it, or that of the threshold in a model file.
     """
     known: dict[str, type[ByF1 | ByAlerts | ByCost]] = {"f1": ByF1, "alerts": ByAlerts, "cost": ByCost}
     if rule.get("rows") == "validation":

@@ -2,7 +2,7 @@
 
 What it does: reliability bins, expected calibration error, Brier score and its skill over the constant fraud share,
 and expected against observed frauds; for scores as they are, corrected for the weight that the loss gives a fraud, and
-calibrated as the run's calibration.json says. The calibrated ones are also compared with the frauds of each test window.
+calibrated as the run's calibration.json says. The calibrated ones are compared with the frauds of each test window.
 Training multiplies the loss of frauds by a public constant w, which multiplies the odds of a perfectly trained score
 by w; dividing them by w again is exact, changes no ranking and looks at no label.
 
@@ -29,8 +29,8 @@ TAIL = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)  # shares of rows betw
 def calibration(evidence: Evidence) -> dict[str, Any]:
     """Calibration of test rows.
 
-    `corrected` undoes the weight of a fraud in the loss; `calibrated` is fitted to held-out rows, and None where the run
-    has no calibration.
+    `corrected` undoes the weight of a fraud in the loss. `calibrated` is fitted to held-out rows; it is None where the
+    run has no calibration.
     """
     label, score = evidence.test.label, evidence.test.score
     weight = evidence.config.training.pos_weight
