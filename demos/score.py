@@ -90,8 +90,8 @@ def score(
         raise click.UsageError("--json prints a summary on stdout, so it needs --out FILE for the scores")
     if history is not None and no_history:
         raise click.UsageError("--history and --no-history exclude each other: give one of them")
+    from fl.runs import scored_files
     from fl.runs.api import load
-    from fl.runs.scored_files import columns_that_name_rows
 
     if bank is not None and history is None:
         raise click.UsageError("--as scores with BANK's own labels, so it needs --history FILE")
@@ -99,7 +99,7 @@ def score(
     if bank is not None:
         assert history is not None
         trained = trained.as_bank(bank, history)
-    kept = list(dict.fromkeys(keep)) or columns_that_name_rows(file, trained.model.schema)
+    kept = list(dict.fromkeys(keep)) or scored_files.columns_that_name_rows(file, trained.model.schema)
     if clash := [name for name in kept if name in OWN_COLUMNS]:
         if keep:
             raise click.UsageError(f"--keep {clash[0]}: the output has a column of that name; rename it in FILE")

@@ -155,7 +155,7 @@ def transactions_from_frame(
     needs_fraud: bool = True,
 ) -> Transactions:
     """The transactions of a pandas frame, as `load_transactions` reads a file. `source`: its name in messages."""
-    wanted = _wanted(schema, labelled, bank_column)
+    wanted = columns_wanted(schema, labelled, bank_column)
     refuse_absent(wanted, list(frame.columns), source, schema)
     columns = {name: _from_pandas(frame[name], name, source) for name in wanted}
     cells = cells_of(source, pa.table(columns), np.arange(len(frame), dtype=np.int64), 1)
@@ -247,19 +247,15 @@ def is_parquet(path: Path) -> bool:
     return path.suffix in (".parquet", ".pq")
 
 
-def _wanted(schema: Schema, labelled: bool, bank_column: str | None) -> list[str]:
+def columns_wanted(schema: Schema, labelled: bool, bank_column: str | None) -> list[str]:
+    """The columns that are read."""
     return list(dict.fromkeys([*schema.columns_read(labelled=labelled), *([bank_column] if bank_column else [])]))
 
 
 def _columns_of(path: Path, schema: Schema, labelled: bool, bank_column: str | None) -> list[str]:
-    wanted = _wanted(schema, labelled, bank_column)
+    wanted = columns_wanted(schema, labelled, bank_column)
     refuse_absent(wanted, read_header(path, schema.delimiter), str(path), schema)
     return wanted
-
-
-def wanted_columns(path: Path, schema: Schema, bank_column: str | None) -> list[str]:
-    """The columns that are read of rows without labels. Raises `DataError` when the file lacks one."""
-    return _columns_of(path, schema, False, bank_column)
 
 
 def refuse_absent(wanted: list[str], header: list[str], source: str, schema: Schema) -> None:

@@ -19,9 +19,10 @@ import io
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 
 from fl.data.conversion import Cells, cells_of
 from fl.data.partition import Partition
-from fl.data.reading import Transactions, build, is_parquet, read_header, refuse_absent, wanted_columns
+from fl.data.reading import Transactions, build, columns_wanted, is_parquet, read_header, refuse_absent
 from fl.data.schema import Schema
 from fl.errors import CellRefused, DataError
 
@@ -78,8 +79,8 @@ def sound_rows(
     Memory holds two chunks. Raises `DataError` for a file that is missing, has no header, or lacks a column.
     """
     path, latest = Path(path), after
-    columns = wanted_columns(path, schema, partition.column)
-    refuse_absent(list(keep), read_header(path, schema.delimiter), str(path), schema)
+    columns = columns_wanted(schema, False, partition.column)
+    refuse_absent([*columns, *keep], header_of(path, schema.delimiter), str(path), schema)
     earlier: SoundRows | None = None
     for chunk in _chunks(path, schema, partition, list(dict.fromkeys([*columns, *keep])), keep, rows):
         if earlier is not None:
@@ -128,7 +129,7 @@ def _parquet(
 def _csv(
     path: Path, schema: Schema, columns: list[str], rows: int
 ) -> Iterator[tuple[pa.Table, NDArray[np.int64], list[RejectedRow]]]:
-    header = read_header(path, schema.delimiter)
+    header = header_of(path, schema.delimiter)
     good: list[str] = []
     index: list[int] = []
     rejected: list[RejectedRow] = []
@@ -166,8 +167,7 @@ def _parsed(lines: list[str], header: list[str], columns: list[str], delimiter: 
 
 def _records(path: Path, delimiter: str, cells: int, *, quoted_breaks: bool) -> Iterator[tuple[int, str, str]]:
     """(0-based row, its text, why it is rejected or "") of every row below the header, but for empty lines."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+    with _text(path) as lines:
         pending = _Lines(lines)
         csv_header = pending.next_line()
         while csv_header is not None and csv_header.count('"') % 2:  # a name with a quoted line break
@@ -183,6 +183,32 @@ def _records(path: Path, delimiter: str, cells: int, *, quoted_breaks: bool) -> 
             if quoted_breaks and line.count('"') % 2:
                 line = pending.closed(line)
             yield row, line if line.endswith(("\n", "\r")) else line + "\n", _fault(line, delimiter, cells)
+
+
+def header_of(path: Path, delimiter: str) -> list[str]:
+    """The column names of a file, as `read_header` gives them; text below the header may be in another encoding.
+
+    Raises `DataError` for a missing, empty or unreadable file.
+    """
+    if is_parquet(path) or not path.is_file():
+        return read_header(path, delimiter)
+    try:
+        with _text(path) as lines:
+            names = next(csv.reader(lines, delimiter=delimiter), [])
+        "".join(names).encode()
+    except (OSError, EOFError, UnicodeEncodeError, csv.Error) as fault:
+        raise DataError(f"{path}: cannot read its header: {fault}") from fault
+    if not names or len(set(names)) < len(names):
+        return read_header(path, delimiter)  # which says what is wrong
+    return names
+
+
+@contextmanager
+def _text(path: Path) -> Iterator[TextIO]:
+    """The text of a csv, in which a byte that is no UTF-8 stands as a surrogate."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
+        yield lines
 
 
 class _Lines:

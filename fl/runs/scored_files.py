@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.data.federation import SIMULATED
-from fl.data.reading import Transactions, load_transactions, read_header
-from fl.data.salvage import RejectedRow, SoundRows, sound_rows
+from fl.data.reading import Transactions, load_transactions
+from fl.data.salvage import RejectedRow, SoundRows, header_of, sound_rows
 from fl.data.schema import Schema
 from fl.data.stream import feature_stream
 from fl.errors import FederationError
@@ -88,7 +88,7 @@ def history_of(run: Path, model: TrainedModel, given: Path | None, *, wanted: bo
 def columns_that_name_rows(path: Path, schema: Schema) -> list[str]:
     """Columns of a file that identify its rows: those without a role in the schema whose name ends in "id"."""
     read = set(schema.roles())
-    return [name for name in read_header(path, schema.delimiter) if name not in read and NAMES_A_ROW.search(name)]
+    return [name for name in header_of(path, schema.delimiter) if name not in read and NAMES_A_ROW.search(name)]
 
 
 def score_rows(

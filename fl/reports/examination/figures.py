@@ -46,8 +46,7 @@ def figures(evidence: Evidence) -> dict[str, Any]:
     alerts = [int(window["alerts"]) for window in windows]
     return {
         **again.as_json(),
-        **{name: fmean(window[name] or 0.0 for window in windows) for name in ("recall", "f1")},
-        "precision": fmean(window["precision"] or 0.0 for window in windows) if any(alerts) else None,
+        **_mean(windows),
         "threshold": evidence.threshold,
         "own_thresholds": dict(evidence.own_thresholds),
         "rule": dict(evidence.rule),
@@ -70,8 +69,7 @@ def comparison(evidence: Evidence) -> dict[str, Any]:
     own = evidence.stored("metrics.json")
     stored = evidence.stored("baselines.json")
     rows = [_compared("federated", "this model", own, own)]
-    if not any(_alerts_by_window(evidence)):
-        rows[0]["precision"] = None
+    rows[0] |= {**_mean(_alerts(evidence)), "threshold": evidence.threshold}
     if (with_evidence := own.get(OWN_EVIDENCE)) is not None:
         rows.append(_compared(OWN_EVIDENCE, WITH_OWN_EVIDENCE, with_evidence, own))
     names = baselines_of(evidence.config)
@@ -79,7 +77,9 @@ def comparison(evidence: Evidence) -> dict[str, Any]:
     return {
         "models": rows,
         "not_run": [row["name"] for row in rows if not row["ran"]],
-        "explained": [{"name": row["name"], "what": row["what"], "had": HAD[row["name"]]} for row in rows[1:]],
+        "explained": [
+            {"name": row["name"], "what": row["what"], "had": HAD[row["name"]]} for row in rows[1:] if row["ran"]
+        ],
     }
 
 
@@ -93,22 +93,30 @@ def _compared(name: str, what: str, other: dict[str, Any] | None, own: dict[str,
 
 def _windows(evidence: Evidence, again: Evaluation) -> list[dict[str, Any]]:
     """The figures of each test window, with precision, recall and F1 of the alerts that the run's thresholds give."""
-    test, flagged = evidence.test, evidence.flagged(evidence.test)
-    rows = []
-    for number, window in enumerate(again.windows):
+    found = zip(again.windows, again.at, _alerts(evidence), strict=True)
+    return [{**asdict(window), **at, **alerts, "threshold": evidence.threshold} for window, at, alerts in found]
+
+
+def _alerts(evidence: Evidence) -> list[dict[str, Any]]:
+    """By test window: the alerts, with their precision (None without any), recall and F1."""
+    test, flagged, rows = evidence.test, evidence.flagged(evidence.test), []
+    for number in range(evidence.windows):
         inside = test.window == number
-        label, alert = test.label[inside].astype(np.float64), flagged[inside]
-        precision, recall, f1 = at_threshold(label, alert.astype(np.float64), 0.5)
+        alert = flagged[inside]
+        precision, recall, f1 = at_threshold(test.label[inside].astype(np.float64), alert.astype(np.float64), 0.5)
         alerts = int(alert.sum())
-        found = {"alerts": alerts, "precision": precision if alerts else None, "recall": recall, "f1": f1}
-        rows.append({**asdict(window), **again.at[number], **found, "threshold": evidence.threshold})
+        rows.append({"alerts": alerts, "precision": precision if alerts else None, "recall": recall, "f1": f1})
     return rows
 
 
-def _alerts_by_window(evidence: Evidence) -> list[int]:
-    test = evidence.test
-    flagged = test.window[evidence.flagged(test)]
-    return [int((flagged == window).sum()) for window in range(evidence.windows)]
+def _mean(windows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Means over windows; the precision of a window without alerts counts as 0, and is None where no window has any."""
+    means: dict[str, float | None] = {
+        name: fmean(window[name] or 0.0 for window in windows) for name in ("precision", "recall", "f1")
+    }
+    if not any(window["alerts"] for window in windows):
+        means["precision"] = None
+    return means
 
 
 def _alerts_per_day(evidence: Evidence) -> float | None:

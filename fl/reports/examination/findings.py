@@ -158,8 +158,8 @@ def _of_calibrated(calibration: dict[str, Any], fitted: dict[str, Any]) -> Findi
     usable = abs(ratio - 1.0) <= CALIBRATED
     text = (
         f"A raw score is no probability: raw scores add up to {calibration['as_is']['expected_over_observed']:.2f} "
-        f"times the frauds. The column calibrated of `score` is one: it expects {fitted['expected_frauds']:,.0f} "
-        f"frauds where {fitted['frauds']:,} were seen"
+        "times the frauds. The column calibrated that the command score writes is one: it expects "
+        f"{fitted['expected_frauds']:,.0f} frauds where {fitted['frauds']:,} were seen"
     )
     if len(windows) > 1:
         parts = (f"{one['expected_frauds']:,.0f} for {one['frauds']:,}" for one in windows)
