@@ -98,8 +98,8 @@ def bank(name: str, frauds: int, cut: float) -> ScoredBank:
         (label, score),
         (label, label[-50:]),
         (score, score[-50:]),
-        (ids * 0, ids[:50] * 0),
-        (ids,) * 1 + (ids[-50:],),
+        (np.zeros(len(label), int), np.zeros(50, int)),
+        (ids, ids[-50:]),
     )
 
 

@@ -14,11 +14,12 @@ from click.testing import CliRunner
 from finished_runs import open_config, simulated_csv, train
 
 import fl
-from demos.evaluate import evaluate
 from demos.score import score
 from demos.threshold import threshold
 from fl.data.simulate import Simulation
 from fl.errors import RunFolderError
+from fl.reports.examination.evidence import gather
+from fl.reports.examination.figures import figures
 from fl.runs.config import DataSettings
 from fl.runs.held_out import held_out_of
 
@@ -136,10 +137,13 @@ def test_a_chosen_threshold_is_stored_and_used(run: Path, new: pd.DataFrame, tmp
     limits = scores["bank"].map({name: each["threshold"] for name, each in chosen["banks"].items()})
     assert told["flagged"] == int((scores["score"] >= limits).sum())
     assert told["thresholds"] == {name: each["threshold"] for name, each in chosen["banks"].items()}
-    report = command(copy, "--alerts", 2, "--alerts-per", "bank", of=evaluate)
-    assert report["figures"]["rule_words"] == "for 3 alerts a day"
-    assert report["figures"]["review"]["reviewed"] <= 2 * 3 * len(report["drift"]["days"])
-    assert report["findings"][0]["text"] == report["run"]["verdict"]
+    evidence = gather(copy)
+    examined = figures(evidence)
+    assert examined["rule_words"] == "for 3 alerts a day"
+    assert examined["alerts"] == sum(
+        int((evidence.test.score[evidence.test.bank == code] >= chosen["banks"][name]["threshold"]).sum())
+        for code, name in enumerate(evidence.bank_names)
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,8 +182,8 @@ def test_a_run_without_a_calibration_still_scores_and_says_so(run: Path, new: pd
 
 def test_result_json_has_every_metric_of_every_bank_and_window(run: Path) -> None:
     metrics = fl.load(run).result["metrics"]
-    for figures in metrics["banks"].values():
-        for window in figures["windows"]:
+    for bank in metrics["banks"].values():
+        for window in bank["windows"]:
             assert {"average_precision", "roc_auc", "card_precision_at_100", "rows", "frauds"} < set(window)
             assert window["at_half"]["threshold"] == 0.5
             assert window["at_shared"]["threshold"] == pytest.approx(metrics["threshold"])
