@@ -15,8 +15,11 @@ from demos.score_files import PARQUET, Rejects, scores_to, text_sink
 from fl import options
 
 if TYPE_CHECKING:
+    from fl.data.salvage import OpenCsv
     from fl.runs.api import Run
 
+STDIN = "-"
+FILE_ROWS, PIPED_ROWS = 50_000, 1_000  # of a chunk: whoever writes into a pipe waits for scores
 OWN_COLUMNS = ("index", "bank", "score", "calibrated", "flagged", "at_home")
 
 
@@ -64,7 +67,7 @@ def score(
     rejects: Path | None,
     as_json: bool,
 ) -> None:
-    """Score the transactions in FILE with the model in folder RUN.
+    """Score the transactions in FILE, or in a csv on standard input ("-"), with the model in folder RUN.
 
     FILE is read in pieces, so memory does not grow with its length. It needs no labels; if it has labels, they are
     ignored.
@@ -77,7 +80,7 @@ def score(
     \b
     python -m demos score runs/NAME new.csv --out scores.csv
     python -m demos score runs/NAME new.parquet --history past.csv --out scores.parquet
-    python -m demos score runs/NAME new.csv | head
+    payments | python -m demos score runs/NAME - --rejects bad.csv | alerts
     python -m demos score runs/NAME new.csv --as BANK --history past.csv
 
     A row that is not as the schema says is rejected, and all others are scored. Rows that the schema drops are counted.
@@ -99,19 +102,24 @@ def score(
     if bank is not None:
         assert history is not None
         trained = trained.as_bank(bank, history)
-    kept = list(dict.fromkeys(keep)) or scored_files.columns_that_name_rows(file, trained.model.schema)
+    source: Path | OpenCsv = file
+    if str(file) == STDIN:
+        from fl.data.salvage import open_csv
+
+        source = open_csv(click.get_binary_stream("stdin"), "standard input", trained.model.schema.delimiter)
+    kept = list(dict.fromkeys(keep)) or scored_files.columns_that_name_rows(source, trained.model.schema)
     if clash := [name for name in kept if name in OWN_COLUMNS]:
         if keep:
             raise click.UsageError(f"--keep {clash[0]}: the output has a column of that name; rename it in FILE")
         kept = [name for name in kept if name not in clash]
     if rejects is None and target is not None:
         rejects = target.with_name(f"{target.name}.rejects.csv")
-    _score(trained, file, history, no_history, kept, target, rejects, as_json)
+    _score(trained, source, history, no_history, kept, target, rejects, as_json)
 
 
 def _score(
     trained: Run,
-    file: Path,
+    source: Path | OpenCsv,
     history: Path | None,
     no_history: bool,
     keep: list[str],
@@ -126,8 +134,8 @@ def _score(
     calibrated, at_home = trained.model.calibration is not None, trained.model.home is not None
     with ExitStack() as files:
         sink = files.enter_context(scores_to(target, keep, calibrated=calibrated, at_home=at_home))
-        bad = Rejects(None if rejects is None else files.enter_context(text_sink(rejects)), file)
-        for chunk in trained.score_rows(file, past, keep):
+        bad = Rejects(None if rejects is None else files.enter_context(text_sink(rejects)), str(source))
+        for chunk in trained.score_rows(source, past, keep, rows=FILE_ROWS if isinstance(source, Path) else PIPED_ROWS):
             bad.write(chunk.rejected)
             sink.write(chunk)
             counts["rows"] += len(chunk.scores.index)

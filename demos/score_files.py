@@ -63,7 +63,7 @@ def text_sink(target: Path | None) -> Iterator[TextIO]:
 class Rejects:
     """The rejected rows, as csv: line, column, reason. Without a sink they end the command."""
 
-    def __init__(self, sink: TextIO | None, file: Path) -> None:
+    def __init__(self, sink: TextIO | None, file: str) -> None:
         from fl.spreadsheet import SafeWriter
 
         self._file = file

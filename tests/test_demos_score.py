@@ -35,7 +35,7 @@ def play(
 ) -> None:
     """A run whose model scores these chunks, and then may fail."""
 
-    def played(*_: object) -> Iterator[ScoredChunk]:
+    def played(*_: object, **__: object) -> Iterator[ScoredChunk]:
         yield from chunks
         if fault is not None:
             raise fault

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -64,8 +64,33 @@ class SoundRows:
     dropped: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class OpenCsv:
+    """A csv that can be read only once, such as standard input. Made by `open_csv`. `name`: for messages."""
+
+    name: str
+    header: tuple[str, ...]
+    lines: _Lines = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def open_csv(stream: BinaryIO, name: str, delimiter: str) -> OpenCsv:
+    """A csv in `stream`, whose header is read. Raises `DataError` where there is none."""
+    lines = _Lines(io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=""))
+    try:
+        names = next(csv.reader([lines.header()], delimiter=delimiter), [])
+        "".join(names).encode()
+    except (OSError, EOFError, UnicodeEncodeError, csv.Error) as fault:
+        raise DataError(f"{name}: cannot read its header: {fault}") from fault
+    if not names or len(set(names)) < len(names):
+        raise DataError(f"{name}: expected a header that names each column once, got {names}")
+    return OpenCsv(name, tuple(names), lines)
+
+
 def sound_rows(
-    path: Path,
+    source: Path | OpenCsv,
     schema: Schema,
     partition: Partition,
     *,
@@ -78,11 +103,11 @@ def sound_rows(
     `after`: a time before which no row may be, in the unit of `Transactions.time`. `keep`: columns to carry along.
     Memory holds two chunks. Raises `DataError` for a file that is missing, has no header, or lacks a column.
     """
-    path, latest = Path(path), after
+    latest = after
     columns = columns_wanted(schema, False, partition.column)
-    refuse_absent([*columns, *keep], header_of(path, schema.delimiter), str(path), schema)
+    refuse_absent([*columns, *keep], header_of(source, schema.delimiter), str(source), schema)
     earlier: SoundRows | None = None
-    for chunk in _chunks(path, schema, partition, list(dict.fromkeys([*columns, *keep])), keep, rows):
+    for chunk in _chunks(source, schema, partition, list(dict.fromkeys([*columns, *keep])), keep, rows):
         if earlier is not None:
             ordered, latest = _in_order(earlier, chunk.table, latest)
             yield ordered
@@ -92,12 +117,13 @@ def sound_rows(
 
 
 def _chunks(
-    path: Path, schema: Schema, partition: Partition, columns: list[str], keep: Sequence[str], rows: int
+    source: Path | OpenCsv, schema: Schema, partition: Partition, columns: list[str], keep: Sequence[str], rows: int
 ) -> Iterator[SoundRows]:
-    first_row = 1 if is_parquet(path) else 2
-    raw = _parquet(path, columns, rows) if is_parquet(path) else _csv(path, schema, columns, rows)
+    parquet = isinstance(source, Path) and is_parquet(source)
+    first_row = 1 if parquet else 2
+    raw = _parquet(Path(str(source)), columns, rows) if parquet else _csv(source, schema, columns, rows)
     for table, index, rejected in raw:
-        cells, more = _typed(str(path), table, index, first_row)
+        cells, more = _typed(str(source), table, index, first_row)
         cells, dropped = _without_dropped(cells, schema)
         kept = {name: np.array(cells.as_text(name).to_pylist(), object) for name in keep}
         at = cells.index
@@ -127,14 +153,14 @@ def _parquet(
 
 
 def _csv(
-    path: Path, schema: Schema, columns: list[str], rows: int
+    source: Path | OpenCsv, schema: Schema, columns: list[str], rows: int
 ) -> Iterator[tuple[pa.Table, NDArray[np.int64], list[RejectedRow]]]:
-    header = header_of(path, schema.delimiter)
+    header = header_of(source, schema.delimiter)
     good: list[str] = []
     index: list[int] = []
     rejected: list[RejectedRow] = []
     try:
-        for number, text, reason in _records(path, schema.delimiter, len(header), quoted_breaks=bool(schema.text)):
+        for number, text, reason in _records(source, schema.delimiter, len(header), quoted_breaks=bool(schema.text)):
             if reason:
                 rejected.append(RejectedRow(number + 2, "", reason))
             else:
@@ -144,7 +170,7 @@ def _csv(
                 yield _parsed(good, header, columns, schema.delimiter), np.array(index, np.int64), rejected
                 good, index, rejected = [], [], []
     except (OSError, EOFError) as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{source}: {error}") from error
     if good or rejected:
         yield _parsed(good, header, columns, schema.delimiter), np.array(index, np.int64), rejected
 
@@ -165,14 +191,11 @@ def _parsed(lines: list[str], header: list[str], columns: list[str], delimiter: 
     )
 
 
-def _records(path: Path, delimiter: str, cells: int, *, quoted_breaks: bool) -> Iterator[tuple[int, str, str]]:
+def _records(
+    source: Path | OpenCsv, delimiter: str, cells: int, *, quoted_breaks: bool
+) -> Iterator[tuple[int, str, str]]:
     """(0-based row, its text, why it is rejected or "") of every row below the header, but for empty lines."""
-    with _text(path) as lines:
-        pending = _Lines(lines)
-        csv_header = pending.next_line()
-        while csv_header is not None and csv_header.count('"') % 2:  # a name with a quoted line break
-            more = pending.next_line()
-            csv_header = None if more is None else csv_header + more
+    with _lines_below_header(source) as pending:
         row = -1
         while (line := pending.next_line()) is not None:
             row += 1
@@ -185,11 +208,24 @@ def _records(path: Path, delimiter: str, cells: int, *, quoted_breaks: bool) -> 
             yield row, line if line.endswith(("\n", "\r")) else line + "\n", _fault(line, delimiter, cells)
 
 
-def header_of(path: Path, delimiter: str) -> list[str]:
+@contextmanager
+def _lines_below_header(source: Path | OpenCsv) -> Iterator[_Lines]:
+    if isinstance(source, OpenCsv):
+        yield source.lines
+        return
+    with _text(source) as text:
+        lines = _Lines(text)
+        lines.header()
+        yield lines
+
+
+def header_of(path: Path | OpenCsv, delimiter: str) -> list[str]:
     """The column names of a file, as `read_header` gives them; text below the header may be in another encoding.
 
     Raises `DataError` for a missing, empty or unreadable file.
     """
+    if isinstance(path, OpenCsv):
+        return list(path.header)
     if is_parquet(path) or not path.is_file():
         return read_header(path, delimiter)
     try:
@@ -220,6 +256,13 @@ class _Lines:
 
     def next_line(self) -> str | None:
         return self._back.pop() if self._back else next(self._lines, None)
+
+    def header(self) -> str:
+        """The first line, with the lines after it where a name holds a quoted line break."""
+        header = self.next_line() or ""
+        while header.count('"') % 2 and (more := self.next_line()) is not None:
+            header += more
+        return header
 
     def closed(self, line: str) -> str:
         """`line` with the lines after it, up to the one that closes its quote; `line` alone where none does."""

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fl.data.salvage import OpenCsv
 from fl.errors import OptionError, RunFolderError
 from fl.runs.asked import configuration
 from fl.runs.config import RunConfig
@@ -156,13 +157,16 @@ class Run:
         """
         return history_of(self.folder, self.model, None if given is None else Path(given), wanted=wanted)
 
-    def score_rows(self, path: StringPath, past: Past, keep: Sequence[str] = ()) -> Iterator[ScoredChunk]:
+    def score_rows(
+        self, path: StringPath | OpenCsv, past: Past, keep: Sequence[str] = (), *, rows: int = 50_000
+    ) -> Iterator[ScoredChunk]:
         """Scores of the sound rows of a file, chunk by chunk. A row that is wrong is named and left out.
 
         Args:
-            path: csv, csv.gz or parquet, in time order.
+            path: csv, csv.gz or parquet, in time order; or a csv that is open already (`fl.data.salvage.open_csv`).
             past: From `history`.
             keep: Columns of the file to carry along.
+            rows: How many rows a chunk has at most. A chunk is scored when the next one was read.
 
         Returns:
             An iterator of chunks: scores, columns that were kept, rejected rows with reasons, and counts of dropped
@@ -171,7 +175,8 @@ class Run:
         Raises:
             DataError: The file cannot be read at all, or lacks a column.
         """
-        return score_rows(self.model, Path(path), past, keep)
+        source = path if isinstance(path, OpenCsv) else Path(path)
+        return score_rows(self.model, source, past, keep, rows=rows)
 
     def score_file(self, path: StringPath, history: StringPath | None = None) -> Iterator[ScoredRows]:
         """Scores of the transactions in a file, chunk by chunk: memory does not grow with the file.

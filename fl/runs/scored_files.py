@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fl.data.federation import SIMULATED
 from fl.data.reading import Transactions, load_transactions
-from fl.data.salvage import RejectedRow, SoundRows, header_of, sound_rows
+from fl.data.salvage import OpenCsv, RejectedRow, SoundRows, header_of, sound_rows
 from fl.data.schema import Schema
 from fl.data.stream import feature_stream
 from fl.errors import FederationError
@@ -85,14 +85,14 @@ def history_of(run: Path, model: TrainedModel, given: Path | None, *, wanted: bo
     return Past(table, f"history: the run's own {len(table):,} transactions in {path}", whole=False)
 
 
-def columns_that_name_rows(path: Path, schema: Schema) -> list[str]:
+def columns_that_name_rows(source: Path | OpenCsv, schema: Schema) -> list[str]:
     """Columns of a file that identify its rows: those without a role in the schema whose name ends in "id"."""
     read = set(schema.roles())
-    return [name for name in header_of(path, schema.delimiter) if name not in read and NAMES_A_ROW.search(name)]
+    return [name for name in header_of(source, schema.delimiter) if name not in read and NAMES_A_ROW.search(name)]
 
 
 def score_rows(
-    model: TrainedModel, path: Path, past: Past, keep: Sequence[str] = (), *, rows: int = 50_000
+    model: TrainedModel, source: Path | OpenCsv, past: Past, keep: Sequence[str] = (), *, rows: int = 50_000
 ) -> Iterator[ScoredChunk]:
     """Scores of the sound rows of a file, chunk by chunk, with the rows that were rejected or dropped.
 
@@ -101,7 +101,7 @@ def score_rows(
     """
     schema, table = model.schema, past.table
     after = None if table is None or table.time is None or not len(table) else int(table.time[-1 if past.whole else 0])
-    chunks = sound_rows(path, schema, model.partition, after=after, keep=keep, rows=rows)
+    chunks = sound_rows(source, schema, model.partition, after=after, keep=keep, rows=rows)
     first = next(chunks, None)
     if first is None:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl.data.partition import Partition
-from fl.data.salvage import RejectedRow, SoundRows, longest_ascending, sound_rows
+from fl.data.salvage import RejectedRow, SoundRows, longest_ascending, open_csv, sound_rows
 from fl.data.schema import Schema
 from fl.data.schema_file import parse_schema
 from fl.errors import DataError
@@ -175,3 +176,13 @@ def test_no_larger_set_of_rows_is_in_order(times: list[int], least: int | None) 
         if least is None or time >= least:
             best[i + 1] = 1 + max([best[j + 1] for j in range(i) if times[j] <= time and best[j + 1]], default=0)
     assert len(chosen) == max(best)
+
+
+def test_a_pipe_is_read_once_and_like_a_file(tmp_path: Path, schema: Schema) -> None:
+    lines = [line(0), line(1, AMOUNT="much"), *(line(i) for i in range(2, 9))]
+    from_file = read(tmp_path, schema, lines, rows=2)
+    stream = open_csv(io.BytesIO("\n".join([HEADER, *lines]).encode()), "standard input", ",")
+    piped = list(sound_rows(stream, schema, BANKS, keep=["TX_ID"], rows=2))
+    assert rejected(piped) == rejected(from_file) and kept(piped) == kept(from_file)
+    with pytest.raises(DataError, match="standard input"):
+        open_csv(io.BytesIO(b""), "standard input", ",")
