@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.text import Text
@@ -25,9 +25,23 @@ MARKS = {"good": ("+", "green"), "note": ("-", "dim"), "concern": ("!", "bold ye
     multiple=True,
     metavar="COLUMN|FILE.csv:COLUMN",
 )
+@ranged("--alerts", options.REVIEWED, "Transactions that a team can review: what it finds among the highest scores.")
+@ranged(
+    "--alerts-per",
+    options.Choice(("day", "bank", "all")),
+    "With --alerts: a day at all banks together, a day at each bank, or in all. Default: day, or all without days.",
+    name="alerts_per",
+)
 @click.option("--html", "page", type=FilePath(), metavar="FILE", help="Also write the report as one HTML file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON on stdout and nothing else.")
-def evaluate(run: Path, columns: tuple[str, ...], page: Path | None, as_json: bool) -> None:
+def evaluate(
+    run: Path,
+    columns: tuple[str, ...],
+    alerts: int | None,
+    alerts_per: Literal["day", "bank", "all"] | None,
+    page: Path | None,
+    as_json: bool,
+) -> None:
     """Examine the finished run in folder RUN: its figures and baselines, calibration, days to the first alert, drift,
     groups and features. Writes RUN/report.json.
 
@@ -37,12 +51,17 @@ def evaluate(run: Path, columns: tuple[str, ...], page: Path | None, as_json: bo
     \b
     python -m demos evaluate runs/NAME --html report.html
     python -m demos evaluate runs/NAME --by bank --by TX_AMOUNT
+    python -m demos evaluate runs/NAME --alerts 50 --alerts-per day
     """
     from fl.durable import replace_json
     from fl.reports.examination.report import PARTS, examine
+    from fl.reports.examination.review import Team
 
+    if alerts_per is not None and alerts is None:
+        raise click.UsageError("--alerts-per says of what --alerts are the number: give --alerts K, too")
+    team = None if alerts is None else Team(alerts, alerts_per)
     with progress("examining", 1 + len(PARTS)) as advance:
-        report = examine(run, columns=columns, progress=advance)
+        report = examine(run, columns=columns, team=team, progress=advance)
     replace_json(run / "report.json", report)
     if page is not None:
         from fl.reports.examination.page import write_page
@@ -57,9 +76,15 @@ def evaluate(run: Path, columns: tuple[str, ...], page: Path | None, as_json: bo
 
 
 def _show(report: dict[str, Any]) -> None:
+    first, *others = report["findings"]
+    out.print(Text(visible(first["text"]), "bold"))
     _show_models(report["comparison"], report["run"]["words"])
-    for finding in report["findings"]:
+    for finding in others:
         out.print(Text.assemble(MARKS[finding["kind"]], f" {visible(finding['text'])}"))
+    for each in report["comparison"]["explained"]:
+        out.print(Text.assemble((f"{each['what']}: ", "dim bold"), (visible(each["had"]), "dim")))
+    for each in report["fairness"]["skipped"]:
+        out.print(Text(f"left out: {visible(each['why'])}", "dim"))
     out.print("+ good, - for information, ! must be answered before the model is used", style="dim")
 
 

@@ -8,6 +8,8 @@ Errors of the encrypted sum itself are `secagg.errors`; they pass through `fl` u
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class FederationError(Exception):
     """Base of all errors raised by `fl`."""
@@ -23,6 +25,19 @@ class SchemaError(FederationError):
 
 class DataError(FederationError):
     """A data file cannot be read as its schema says: a missing column, an unparsable value, no fraud."""
+
+
+class CellRefused(DataError):
+    """Cells of a column are not what the schema says.
+
+    `bad`: bool[n], the rows with such cells; `column` and `expected` name what was wrong.
+    """
+
+    def __init__(self, message: str, column: str, bad: Sequence[bool], expected: str) -> None:
+        super().__init__(message)
+        self.column = column
+        self.bad = bad
+        self.expected = expected
 
 
 class NoRows(DataError):

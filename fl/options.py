@@ -379,6 +379,17 @@ CLIP = Real(1e-30, 1e30, "in the unit of the update")
 VALUE_BITS = Whole(2, 40, "bits of a value, sign included")
 LENGTH = Whole(1, 2**33, "values")
 
+# --- scoring --------------------------------------------------------------------------------------------------------
+
+ALERTS_A_DAY = Real(0, 1e9, "alerts a day; alerts in all where rows have no days", above=True)
+COST_OF_ONE = Real(0, 1e12, "money, in any one currency", above=True)
+REVIEWED = Whole(1, 10**6, "transactions that a team can review")
+HELD_OUT_DAYS = Whole(1, 3660, "days before training")
+COUNT = Whole(0, 2**63 - 1, "rows")
+SLOPE = Real(0, 1e6, "of the log odds", above=True)
+INTERCEPT = Real(-1e6, 1e6, "nats")
+THRESHOLD = Real(0, 2, "score; above 1 nothing is flagged")
+
 # --- limits of single banks ----------------------------------------------------------------------------------------
 
 MEMORY_MB = Real(0, 1e9, "MiB", above=True)

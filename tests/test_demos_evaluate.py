@@ -38,7 +38,9 @@ def evaluated(run: Path) -> tuple[dict[str, Any], str]:
     """(the report, the page) of the run."""
     page = run.parent / "report.html"
     done = CliRunner().invoke(
-        evaluate, [str(run), "--html", str(page), "--by", "bank", "--by", "AMOUNT", "--json"], catch_exceptions=False
+        evaluate,
+        [str(run), "--html", str(page), "--by", "bank", "--by", "AMOUNT", "--alerts", "5", "--json"],
+        catch_exceptions=False,
     )
     assert done.exit_code == 0
     report: dict[str, Any] = json.loads(done.stdout)
@@ -122,6 +124,30 @@ def test_every_plotted_value_stands_in_the_report(evaluated: tuple[dict[str, Any
                 *numbers_in([v for axis in ("x", "y", "z") for v in trace.get(axis, []) if not isinstance(v, str)])
             ]
             assert [value for value in values if round(value, 9) not in known] == []
+
+
+def test_the_report_begins_with_the_sentence_that_decides(evaluated: tuple[dict[str, Any], str]) -> None:
+    report, page = evaluated
+    first = report["findings"][0]["text"]
+    assert first == report["run"]["verdict"] and first.startswith("Joining is ")
+    assert "95 % interval" in first and "without privacy" in first
+    assert page.index(html.escape(first, quote=False)) < page.index('class="meta"')
+
+
+def test_a_team_is_told_what_it_finds(evaluated: tuple[dict[str, Any], str]) -> None:
+    report, page = evaluated
+    review = report["figures"]["review"]
+    assert review["reviewed"] == 5 * len(report["drift"]["days"])
+    assert review["precision"] == review["frauds"] / review["reviewed"]
+    assert "the 5 highest scores of each day at all banks together" in page
+
+
+def test_baselines_say_what_they_had_and_had_not(evaluated: tuple[dict[str, Any], str]) -> None:
+    report, page = evaluated
+    explained = {row["name"]: row["had"] for row in report["comparison"]["explained"]}
+    assert set(explained) == {row["name"] for row in report["comparison"]["models"]} - {"federated"}
+    assert "one place" in explained["pooled"] and "had no" in explained["pooled"]
+    assert all(html.escape(had, quote=False).replace("'", "&#39;") in page for had in explained.values())
 
 
 def test_a_number_that_is_not_in_the_report_would_be_found(evaluated: tuple[dict[str, Any], str]) -> None:

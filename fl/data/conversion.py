@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fl.data.cells import CellError, first_that_fails, plain
+from fl.data.cells import CellError, plain
 from fl.data.schema import DAY_US, EPOCH, MICROSECONDS, LabelColumn, Schema, TimeColumn
-from fl.errors import DataError
+from fl.errors import CellRefused, DataError
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")  # cells that stand for a missing number
 
@@ -52,8 +52,11 @@ def cells_of(source: str, table: pa.Table, index: NDArray[np.int64], first_row: 
         try:
             columns[name] = plain(table[name])
         except CellError as fault:
-            where = "" if fault.at is None else f"row {int(index[fault.at]) + first_row}, "
-            raise DataError(f"{source}: {where}column {name!r}: {fault}; correct the file") from None
+            if fault.at is None:
+                raise DataError(f"{source}: column {name!r}: {fault}; correct the file") from None
+            message = f"{source}: row {int(index[fault.at]) + first_row}, column {name!r}: {fault}; correct the file"
+            bad = np.arange(len(index)) == fault.at
+            raise CellRefused(message, name, bad.tolist(), str(fault)) from None
     return Cells(source, pa.table(columns), index, first_row, decimal)
 
 
@@ -103,17 +106,20 @@ class Cells:
         return pc.fill_null(pc.cast(values, pa.string()), "")
 
     def refuse(self, column: str, bad: NDArray[np.bool_], expected: str, advice: str = "") -> None:
-        """Raise `DataError` for the first `bad` cell, if there is one."""
+        """Raise `CellRefused` for the first `bad` cell, if there is one."""
         if not bad.any():
             return
         at = int(np.argmax(bad))
         cell = self.table[column][at].as_py()
         got = "an empty cell" if cell is None or cell == "" else repr(cell)
         more = f" ({int(bad.sum())} such cells)" if bad.sum() > 1 else ""
-        raise DataError(
+        raise CellRefused(
             f"{self.source}: row {int(self.index[at]) + self.first_row}, column {column!r}: "
             f"expected {expected}, got {got}{more}; correct the file{advice}, "
-            "or drop such rows in the schema's [drop] table"
+            "or drop such rows in the schema's [drop] table",
+            column,
+            bad.tolist(),
+            f"expected {expected}",
         )
 
     def numbers(self, column: str, missing: bool = False) -> NDArray[np.float64]:
@@ -208,11 +214,13 @@ class Cells:
         )
         naive = _mask(pc.invert(pc.match_substring_regex(values, r"(Z|[+-]\d\d:?\d\d)$")))
         if 0 < naive.sum() < len(naive):
-            self.refuse(time.column, naive, "ISO 8601 times that all have a UTC offset, or none")
+            fewer = naive if 2 * naive.sum() <= len(naive) else ~naive
+            self.refuse(time.column, fewer, "ISO 8601 times that all have a UTC offset, or none")
         # A cell that pandas accepts and Arrow does not.
         kind = pa.timestamp("us", tz=None if naive.all() else "UTC")
-        at = first_that_fails(len(values), lambda end: pc.cast(values.slice(0, end), kind), (pa.ArrowInvalid,))
-        self.refuse(time.column, np.arange(len(values)) == at, expected)
+        words = values.combine_chunks().dictionary_encode()
+        wrong = np.array([not _casts(words.dictionary.slice(i, 1), kind) for i in range(len(words.dictionary))], bool)
+        self.refuse(time.column, wrong[words.indices.to_numpy()], expected)
         raise AssertionError("unreachable: one of the refusals above applies")
 
     def _formatted_datetimes(self, column: str, format: str, values: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -261,6 +269,14 @@ class Cells:
         kind = pa.timestamp("us", tz=getattr(values.type, "tz", None))
         cut = pc.CastOptions(kind, allow_time_truncate=True)
         return as_array(pc.cast(pc.cast(values, options=cut), pa.int64()))
+
+
+def _casts(values: pa.Array, kind: pa.DataType) -> bool:
+    try:
+        pc.cast(values, kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _microseconds(moment: dt.datetime) -> int:

@@ -99,9 +99,9 @@ def opened(path: Path) -> Iterator[pa.NativeFile]:
             yield raw if packed is None else closing.enter_context(pa.CompressedInputStream(raw, packed))
 
 
-def text_of(source: pa.NativeFile, encoding: str) -> IO[str]:
-    """The text of decompressed bytes. The byte-order mark, if there is one, is left out."""
-    return io.TextIOWrapper(cast(IO[bytes], source), encoding=_with_mark(encoding), newline="")
+def text_of(source: pa.NativeFile | IO[bytes], encoding: str, errors: str = "strict") -> IO[str]:
+    """The text of decompressed bytes. The byte-order mark, if there is one, is left out. `errors`: as in `open`."""
+    return io.TextIOWrapper(cast(IO[bytes], source), encoding=_with_mark(encoding), errors=errors, newline="")
 
 
 def sniffed(path: Path) -> FileFormat:

@@ -71,6 +71,13 @@ class Partition:
         banks = [(name, np.asarray(rows, np.int64)) for name, rows in zip(names, parts, strict=True) if len(rows)]
         return sorted(banks, key=lambda bank: _natural(bank[0]))
 
+    def without_bank(self, table: Transactions) -> NDArray[np.bool_]:
+        """bool[n]: rows whose customer has no bank."""
+        if self.customers is None or table.customer is None:
+            return np.zeros(len(table), bool)
+        unknown = np.array([str(customer) not in self.customers for customer in table.customer.ids], bool)
+        return unknown[table.customer.code]
+
     def _codes(self, table: Transactions) -> tuple[NDArray[np.int64], Sequence[str]]:
         """A bank code per row and the banks' names."""
         if self.owner is not None and self.column is not None and table.bank is None:

@@ -168,8 +168,8 @@ def transactions_from_frame(
     needs_fraud: bool = True,
 ) -> Transactions:
     """The transactions of a pandas frame, as `load_transactions` reads a file. `source`: its name in messages."""
-    wanted = _wanted(schema, labelled, bank_column, history=not needs_fraud)
-    _refuse_absent(wanted, list(frame.columns), source, schema)
+    wanted = columns_wanted(schema, labelled, bank_column, history=not needs_fraud)
+    refuse_absent(wanted, list(frame.columns), source, schema)
     columns = {name: _from_pandas(frame[name], name, source) for name in wanted}
     cells = cells_of(source, pa.table(columns), np.arange(len(frame), dtype=np.int64), 1, schema.decimal)
     return _whole(cells, schema, labelled, bank_column, needs_fraud=needs_fraud)
@@ -198,7 +198,7 @@ def stream_transactions(
             index = np.arange(seen, seen + len(part), dtype=np.int64)
             seen += len(part)
             cells = cells_of(str(path), part, index, first_row, schema.decimal).without_blanks(schema)
-            yield _build(cells, schema, labelled, bank_column)
+            yield build(cells, schema, labelled, bank_column)
 
 
 def stream_text(
@@ -255,8 +255,8 @@ def _from_pandas(values: pd.Series | pd.DataFrame, name: str, source: str) -> pa
         ) from None
 
 
-def _wanted(schema: Schema, labelled: bool, bank_column: str | None, history: bool = False) -> list[str]:
-    """history: rows that are in no part, so that the column that names the part is not needed."""
+def columns_wanted(schema: Schema, labelled: bool, bank_column: str | None, history: bool = False) -> list[str]:
+    """The columns that are read. history: rows that are in no part, so that the column of the part is not needed."""
     wanted = dict.fromkeys([*schema.columns_read(labelled=labelled), *([bank_column] if bank_column else [])])
     if history and isinstance(schema.split, ColumnSplit) and schema.split.column != bank_column:
         wanted.pop(schema.split.column, None)
@@ -266,12 +266,13 @@ def _wanted(schema: Schema, labelled: bool, bank_column: str | None, history: bo
 def _columns_of(
     path: Path, schema: Schema, labelled: bool, bank_column: str | None, history: bool = False
 ) -> list[str]:
-    wanted = _wanted(schema, labelled, bank_column, history)
-    _refuse_absent(wanted, read_header(path, schema.delimiter, schema.encoding), str(path), schema)
+    wanted = columns_wanted(schema, labelled, bank_column, history)
+    refuse_absent(wanted, read_header(path, schema.delimiter, schema.encoding), str(path), schema)
     return wanted
 
 
-def _refuse_absent(wanted: list[str], header: list[str], source: str, schema: Schema) -> None:
+def refuse_absent(wanted: list[str], header: list[str], source: str, schema: Schema) -> None:
+    """Raise `DataError` for a wanted column that is not in the header."""
     absent = [column for column in wanted if column not in header]
     if absent:
         other = likely_delimiter(header[0]) if len(header) == 1 else None
@@ -303,7 +304,7 @@ def _whole(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None
     cells = cells.without_blanks(schema)
     if len(cells.index) == 0:
         raise NoRows(f"{cells.source}: expected rows below the header, got none (after the schema's [drop] rules)")
-    table = _build(cells, schema, labelled, bank_column)
+    table = build(cells, schema, labelled, bank_column)
     if needs_fraud and table.label is not None:
         frauds = int(table.label.sum())
         if frauds in (0, len(table)):
@@ -314,7 +315,8 @@ def _whole(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None
     return table
 
 
-def _build(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None) -> Transactions:
+def build(cells: Cells, schema: Schema, labelled: bool, bank_column: str | None) -> Transactions:
+    """The rows as typed columns in time order. Raises `CellRefused` for cells that are not what the schema says."""
     customer, terminal = schema.parties.customer, schema.parties.terminal
     label = cells.labels(schema.label) if labelled else None
     table = Transactions(

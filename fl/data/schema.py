@@ -530,7 +530,7 @@ class Schema:
         wanted = dict.fromkeys([*self.roles(), *sources, *(rule.column for rule in self.drop)])
         for column in (text.column for text in self.text if not text.use):
             wanted.pop(column)
-        if not labelled:
+        if not labelled:  # a drop rule on the label says which labels are no use in training, and nothing of new rows
             wanted.pop(self.label.column)
             if self.label.known is not None:
                 wanted.pop(self.label.known)

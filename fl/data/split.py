@@ -119,7 +119,7 @@ def split(table: Transactions, periods: Periods, seed: int, validation_share: fl
     if periods.train is None:
         return _split_without_time(table, seed, periods.windows, share)
     assert table.time is not None
-    trained = periods.train.holds(table.time) & _known_by(table, periods)
+    trained = periods.train.holds(table.time) & known_by(table, periods)
     validated = trained & _validates(table, share, seed)
     blocked_on = _blocked_from_day(table, trained, periods.train)
     allowed = table.day < blocked_on
@@ -140,7 +140,7 @@ def own_history(table: Transactions, held: Split, periods: Periods, days: int) -
     assert table.time is not None
     since = min(periods.train.start, periods.train.end - days * DAY_US)
     inside = (table.time >= since) & (table.time < periods.train.end)
-    inside &= _known_by(table, periods)
+    inside &= known_by(table, periods)
     validates = np.zeros(len(table), bool)
     validates[held.validation] = True
     if table.customer is not None:
@@ -148,7 +148,7 @@ def own_history(table: Transactions, held: Split, periods: Periods, days: int) -
     return np.flatnonzero(inside & ~validates)
 
 
-def _known_by(table: Transactions, periods: Periods) -> NDArray[np.bool_]:
+def known_by(table: Transactions, periods: Periods) -> NDArray[np.bool_]:
     """bool[n]: False for frauds whose label comes when the first test day has begun: no model can learn from them."""
     if table.known_day is None or table.label is None or not periods.test:
         return np.ones(len(table), bool)

@@ -1,13 +1,14 @@
 """Measure models at the banks: validation figures of a round, and the evaluation at the end of a run.
 
-What it does: `evaluate` measures one model per bank on all banks' test rows, `validation_figures` on their validation
-rows, and `require_measurable` refuses rows on which metrics are undefined.
+What it does: `evaluate` measures one model per bank on all banks' test rows, together and bank by bank, at several
+thresholds (`fl.learning.bank_figures`); `validation_figures` on their validation rows; `require_measurable` refuses
+rows on which metrics are undefined.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import nn
 
 from fl.data.federation import BankData, PartitionedTable, Rows
 from fl.errors import MetricError
+from fl.learning.bank_figures import BankFigures, ScoredBank, bank_figures, points_of_all
 from fl.learning.metrics import Metrics, choose_threshold, measure
 from fl.learning.training import predict
 
@@ -32,16 +34,25 @@ class Evaluation:
     mean: dict[str, float]
     windows: tuple[Metrics, ...]
     per_bank: dict[str, float | None]  # average precision on the bank's own test rows; None without frauds
+    figures: dict[str, BankFigures] = field(default_factory=dict, repr=False)  # of each bank, by window
+    at: tuple[dict[str, dict[str, float | int | None]], ...] = field(
+        default=(), repr=False
+    )  # of each window, all banks
+    scored: tuple[ScoredBank, ...] = field(default=(), repr=False)  # the test rows; never in a file
 
     def as_json(self) -> dict[str, object]:
-        """The means at the top level, then the range over windows, `windows` and `average_precision_per_bank`."""
-        windows = [asdict(window) for window in self.windows]
+        """The means at the top level, then the range over windows, `windows` and the figures of each bank."""
+        windows = [
+            {**asdict(window), **at}
+            for window, at in zip(self.windows, self.at or ({},) * len(self.windows), strict=True)
+        ]
         weekly = [window.average_precision for window in self.windows]
         return {
             **self.mean,
             "average_precision_range": [min(weekly), max(weekly)],
             "windows": windows,
             "average_precision_per_bank": self.per_bank,
+            "banks": {name: figures.as_json() for name, figures in self.figures.items()},
         }
 
 
@@ -52,15 +63,33 @@ def evaluate(banks: Sequence[BankData], models: Sequence[nn.Module], device: tor
     bank would choose its own threshold.
     """
     threshold = choose_threshold(*_scored([bank.validation for bank in banks], models, device))
-    windows = []
+    scored = tuple(_scored_bank(bank, model, device) for bank, model in zip(banks, models, strict=True))
+    figures = {each.name: bank_figures(each, threshold) for each in scored}
+    windows, at = [], []
     for number in range(len(banks[0].test)):
+        labels = np.concatenate([each.label[number] for each in scored])
+        scores = np.concatenate([each.score[number] for each in scored])
         parts = [bank.test[number] for bank in banks]
-        labels, scores = _scored(parts, models, device)
         day, customer = np.concatenate([p.day for p in parts]), np.concatenate([p.customer for p in parts])
         windows.append(measure(labels, scores, day, customer, threshold=threshold))
+        at.append(points_of_all(scored, figures, number, threshold))
     mean = {name: fmean(getattr(window, name) for window in windows) for name in MEASURED}
-    per_bank = {bank.name: _own_precision(bank, model, device) for bank, model in zip(banks, models, strict=True)}
-    return Evaluation(mean, tuple(windows), per_bank)
+    per_bank = {each.name: each.average_precision for each in scored}
+    return Evaluation(mean, tuple(windows), per_bank, figures, tuple(at), scored)
+
+
+def _scored_bank(bank: BankData, model: nn.Module, device: torch.device) -> ScoredBank:
+    """One prediction of all of a bank's rows."""
+    parts = (bank.validation, *bank.test)
+    scores = [predict(model, part.x, device=device) for part in parts]
+    return ScoredBank(
+        bank.name,
+        (bank.validation.y, scores[0]),
+        tuple(test.y for test in bank.test),
+        tuple(scores[1:]),
+        tuple(test.day for test in bank.test),
+        tuple(test.customer for test in bank.test),
+    )
 
 
 def require_measurable(banks: Sequence[BankData]) -> None:
@@ -104,8 +133,3 @@ def _scored(
     """(labels, scores) of all parts, each scored by its own model."""
     scores = [predict(model, part.x, device=device) for model, part in zip(models, parts, strict=True)]
     return np.concatenate([part.y for part in parts]), np.concatenate(scores)
-
-
-def _own_precision(bank: BankData, model: nn.Module, device: torch.device) -> float | None:
-    labels, scores = _scored(bank.test, [model] * len(bank.test), device)
-    return float(average_precision_score(labels, scores)) if 0 < labels.sum() < len(labels) else None

@@ -27,7 +27,8 @@ cannot know them, and this card is not finished while there are any.
 
 ## Intended use
 
-- Ranking card transactions for review by people, at a threshold of $threshold (best F1 on $validation_rows_of).
+- Ranking card transactions for review by people, at a threshold of $threshold, chosen $threshold_rule.
+- $calibration_line
 - [[which process uses the scores, who sees an alert, and what may happen to a customer because of it]]
 - [[uses that are out of scope]]
 
@@ -42,7 +43,8 @@ $fairness_lines
 ## Metrics
 
 Average precision first, since fraud is rare: it averages precision over all thresholds. ROC-AUC beside it; precision,
-recall and F1 at the threshold above; $top_line. Accuracy is not reported: a model that never warns would have
+recall and F1 at the threshold of best F1 on $validation_rows_of, $threshold_of_figures; $top_line. Accuracy is not
+reported: a model that never warns would have
 $never_warns.
 
 ## Data

@@ -19,6 +19,7 @@ from typing import Any
 from fl.data.schema import ColumnSplit, Schema
 from fl.durable import replace_durably
 from fl.learning.metrics import TOP_CARDS
+from fl.learning.thresholds import rule_in_words
 from fl.markdown import code, text
 from fl.reports.card_templates import DPIA, MODEL_CARD
 from fl.reports.compared import BASELINES, OWN_EVIDENCE, WITH_OWN_EVIDENCE
@@ -47,6 +48,7 @@ class FinishedRun:
     schema: Schema
     features: tuple[str, ...]
     threshold: float
+    rule: Mapping[str, Any] = field(repr=False)  # how it was chosen
     manifest: Mapping[str, Any] = field(repr=False)
     result: Mapping[str, Any] = field(repr=False)
     report: Mapping[str, Any] = field(repr=False)
@@ -68,7 +70,7 @@ def read_run(run: Path) -> FinishedRun:
     manifest, result = (read_object(run / name) for name in ("manifest.json", "result.json"))
     report = read_object(run / "report.json") if (run / "report.json").exists() else {}
     config = read_config(run)
-    return FinishedRun(config, model.schema, model.features, model.threshold, manifest, result, report)
+    return FinishedRun(config, model.schema, model.features, model.threshold, model.rule, manifest, result, report)
 
 
 def cards(run: FinishedRun) -> Cards:
@@ -125,6 +127,9 @@ def _run(run: FinishedRun) -> dict[str, str]:
         "feature_count": str(len(run.features)),
         "features": ", ".join(text(name) for name in run.features),
         "threshold": f"{run.threshold:.3f}",
+        "threshold_rule": text(rule_in_words(run.rule)),
+        "threshold_of_figures": f"{float(result['metrics']['threshold']):.3f}",
+        "calibration_line": _calibration(result),
         "receives_table": _receives(encrypted),
         "risks_table": _risks(run, encrypted),
         "aggregation_measure": (
@@ -134,6 +139,16 @@ def _run(run: FinishedRun) -> dict[str, str]:
             else "None: this run averaged updates in plain sight. It must not be used on real customers like this."
         ),
     }
+
+
+def _calibration(result: Mapping[str, Any]) -> str:
+    fitted = result.get("calibration")
+    if fitted is None:
+        return "The score is no probability, and nothing turns it into one."
+    return (
+        f"The score is no probability. The column calibrated that `demos score` writes beside it is one: it was fitted "
+        f"to {fitted['rows']:,} labelled rows that the model was not trained on, with {fitted['frauds']:,} frauds."
+    )
 
 
 def _receives(encrypted: bool) -> str:

@@ -19,6 +19,40 @@ BASELINES = {
     "plain": "the same rounds, averaged in plain sight",
     "plain_without_privacy": "the federation without privacy",
 }
+# What each of them had to learn from and to score with, and what it had not.
+HAD = {
+    "own_evidence": "This model; each bank adds its own labels of shared parties when it scores. They have no epsilon.",
+    "alone": (
+        "Each bank's own rows of the training days, and features of its own past. It had no row, count or model of "
+        "another bank, and no noise."
+    ),
+    "alone_filter": (
+        "Eight weeks of the bank's own rows, and the risk of parties that its own labels show. It had nothing of "
+        "another bank, and no noise."
+    ),
+    "alone_private": (
+        "Each bank's own rows, with the noise that a release of its own would need at the same epsilon. It had nothing "
+        "of another bank."
+    ),
+    "at_home": (
+        "Eight weeks of the bank's own rows, its own labels, and the counts that the federation released. It had no "
+        "row of another bank. The model never leaves its bank and has no epsilon."
+    ),
+    "pooled": (
+        "All banks' training rows in one place, without noise. Its features look at the past of one bank, and it had "
+        "no counts over all banks: a federation that shares counts can be better."
+    ),
+    "pooled_with_statistics": (
+        "All banks' training rows in one place, without noise, with the federation's own columns, shared counts among "
+        "them."
+    ),
+    "pooled_global": (
+        "All banks' training rows in one place, without noise, with features that look at all banks' past, each "
+        "transaction by itself. No federation here has as much."
+    ),
+    "plain": "The same rows, columns and rounds as this model, averaged without encryption; with privacy, other noise.",
+    "plain_without_privacy": "The same banks and columns as this model, without any noise: what privacy costs.",
+}
 OWN_EVIDENCE = "own_evidence"
 WITH_OWN_EVIDENCE = "this model, own labels when scoring"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fl.errors import OptionError
+from fl.data.salvage import OpenCsv
+from fl.errors import OptionError, RunFolderError
 from fl.runs.asked import configuration
 from fl.runs.config import RunConfig
 from fl.runs.experiment import Experiment
 from fl.runs.folder import bank_names, read_config, read_object
+from fl.runs.operating import CALIBRATION
+from fl.runs.scored_files import Past, ScoredChunk, history_of, score_rows
 from fl.runs.scoring import ScoredRows, TrainedModel, load_model, score_file, score_frame
 from fl.runs.scoring_at_home import at_home
 
@@ -62,11 +65,14 @@ class Run:
 
     @property
     def threshold(self) -> float:
-        """The score, from 0 to 1, at which the validation rows had the best F1."""
+        """The score from which on a row is an alert: the one chosen for the run, or that of best F1 on validation rows.
+
+        Banks may have their own (`model.thresholds`).
+        """
         return self.model.threshold
 
     def score(self, frame: pd.DataFrame, history: pd.DataFrame | StringPath | None = None) -> pd.Series:
-        """The probability of fraud of each transaction in `frame`.
+        """The score of each transaction in `frame`: higher is more suspicious. It is no probability of fraud.
 
         Args:
             frame: New transactions in time order, with the columns that the schema names; labels are ignored.
@@ -86,6 +92,31 @@ class Run:
         scores = np.full(len(frame), np.nan)
         scores[rows.index] = rows.score
         return pd.Series(scores, frame.index, name="score")
+
+    def calibrated(self, frame: pd.DataFrame, history: pd.DataFrame | StringPath | None = None) -> pd.Series:
+        """The probability of fraud of each transaction in `frame`.
+
+        Args:
+            frame: As in `score`.
+            history: As in `score`.
+
+        Returns:
+            float64 from 0 to 1, in the order and with the index of `score`.
+
+        Raises:
+            RunFolderError: The run has no calibration: an earlier version trained it, or it scores as one bank.
+            DataError, OrderError, PartitionError: As `score`.
+        """
+        if self.model.calibration is None:
+            raise RunFolderError(
+                f"{self.folder}: expected a calibration ({CALIBRATION}), got none: an earlier version trained the run, "
+                "or it scores with one bank's own labels; use score, which ranks transactions"
+            )
+        scores = self.score(frame, history)
+        known = scores.notna().to_numpy()
+        probabilities = scores.to_numpy(copy=True)
+        probabilities[known] = self.model.calibration.of(probabilities[known])
+        return pd.Series(probabilities, scores.index, name="calibrated")
 
     def as_bank(self, bank: str, history: pd.DataFrame | StringPath) -> Run:
         """This run as one of its banks scores its own customers with it: with its own labels as further evidence.
@@ -108,7 +139,45 @@ class Run:
             raise OptionError(f"as: expected a bank of this run ({', '.join(banks)}), got {bank!r}")
         evidence = self.metrics.get("own_evidence")
         threshold = self.threshold if evidence is None else float(evidence["threshold"])
-        return replace(self, model=replace(at_home(self.model, bank, len(banks), history), threshold=threshold))
+        known = at_home(self.model, bank, len(banks), history)
+        # Calibration and chosen thresholds are of scores without the bank's own labels.
+        return replace(self, model=replace(known, threshold=threshold, thresholds={}, calibration=None))
+
+    def history(self, given: StringPath | None = None, *, wanted: bool = True) -> Past:
+        """The past of new transactions, for `score_rows`: the file `given`, or else the data of this run.
+
+        Args:
+            given: A file of labelled transactions from before.
+            wanted: False for no history.
+
+        Returns:
+            The past, with `words` that say where it comes from, or why there is none.
+
+        Raises:
+            DataError: `given` cannot be read.
+        """
+        return history_of(self.folder, self.model, None if given is None else Path(given), wanted=wanted)
+
+    def score_rows(
+        self, path: StringPath | OpenCsv, past: Past, keep: Sequence[str] = (), *, rows: int = 50_000
+    ) -> Iterator[ScoredChunk]:
+        """Scores of the sound rows of a file, chunk by chunk. A row that is wrong is named and left out.
+
+        Args:
+            path: csv, csv.gz or parquet, in time order; or a csv that is open already (`fl.data.salvage.open_csv`).
+            past: From `history`.
+            keep: Columns of the file to carry along.
+            rows: How many rows a chunk has at most. A chunk is scored when the next one was read.
+
+        Returns:
+            An iterator of chunks: scores, columns that were kept, rejected rows with reasons, and counts of dropped
+            rows.
+
+        Raises:
+            DataError: The file cannot be read at all, or lacks a column.
+        """
+        source = path if isinstance(path, OpenCsv) else Path(path)
+        return score_rows(self.model, source, past, keep, rows=rows)
 
     def score_file(self, path: StringPath, history: StringPath | None = None) -> Iterator[ScoredRows]:
         """Scores of the transactions in a file, chunk by chunk: memory does not grow with the file.

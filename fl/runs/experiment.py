@@ -28,8 +28,9 @@ from fl.counts.settings import describe, key_slots
 from fl.data.features import features_at_first
 from fl.data.federation import SIMULATED, Federation, description_of, federation_of, pooled_global
 from fl.errors import BudgetExhausted, RunFolderError
-from fl.learning.evaluation import evaluate, require_measurable_split
+from fl.learning.evaluation import Evaluation, evaluate, require_measurable_split
 from fl.learning.model import flatten, layers_of, layout, unflatten
+from fl.learning.paired_gain import paired_gain
 from fl.learning.training import pick_device
 from fl.privacy.budget import BudgetLedger
 from fl.rounds.algorithms.fedavg import FedAvg
@@ -49,13 +50,16 @@ from fl.runs.budgets import (
 from fl.runs.config import RunConfig
 from fl.runs.constants import told_constants, with_constants
 from fl.runs.folder import RunFolder, refuse_used
+from fl.runs.held_out import calibrate, held_out_scores
 from fl.runs.model_file import write_model
 from fl.runs.noise import with_noise
+from fl.runs.operating import read_calibration, write_calibration
 from fl.runs.plan import RunPlan, read_source
 from fl.runs.refusals import require_possible
 from fl.runs.risk import RiskOfParties
 from fl.runs.risk_baselines import risk_baselines
-from fl.runs.verdict import verdict
+from fl.runs.scoring import load_model
+from fl.runs.verdict import ALONE, verdict
 from fl.secure.session import InProcessRounds, plain_sum
 
 OWN_EVIDENCE = "own_evidence"  # figures of banks that score with their own labelled rows as well
@@ -73,6 +77,7 @@ class Experiment:
         self.federation = self._local = federation.only(plan.own_names)
         self._statistics: dict[str, Any] | None = None
         self._parties: RiskOfParties | None = None  # where the model knows the risk of shared parties
+        self._joined: Evaluation | None = None  # of the finished models
         self._device = pick_device(self.config.device)
         torch.set_num_threads(self.config.threads)
         self.finished, self._state, self._records = folder.last_round()
@@ -199,7 +204,11 @@ class Experiment:
             done = self.folder.read_json("baselines.json")
             for name, train in self._planned_baselines().items():
                 if name not in done:
-                    done[name] = train().as_json()
+                    evaluation = train()
+                    done[name] = evaluation.as_json()
+                    if name in ALONE:
+                        joined = self._as_members_score()
+                        done[name]["gain_of_joining"] = paired_gain(joined.scored, evaluation.scored).as_json()
                     self.folder.write_json("baselines.json", done)
                 yield name
 
@@ -224,6 +233,8 @@ class Experiment:
             "resources": None if self.plan.choice is None else self.plan.choice.as_json(),
             "overhead": _overhead(self._records),
         }
+        calibration = read_calibration(self.folder.path)
+        result["calibration"] = None if calibration is None else asdict(calibration)
         gain, result["verdict"] = verdict(result)
         result["gain_over_alone"] = gain
         self.folder.write_json("result.json", result)
@@ -352,11 +363,12 @@ class Experiment:
         """Measure the final models and write the files for scoring: the common model, and each bank's own head."""
         banks, names = self.federation.banks, self.federation.feature_names
         models = self.models()
-        figures = evaluate(banks, models, self._device)
+        figures = self._joined = evaluate(banks, models, self._device)
         measured: dict[str, Any] = {**figures.as_json(), OWN_EVIDENCE: None}
         if self._parties is not None:
             # The same models and a bank's own labels, which no epsilon covers.
-            measured[OWN_EVIDENCE] = evaluate(self._parties.with_evidence(banks), models, self._device).as_json()
+            self._joined = evaluate(self._parties.with_evidence(banks), models, self._device)
+            measured[OWN_EVIDENCE] = self._joined.as_json()
         self.folder.write_json("metrics.json", measured)
         common = self.schedule.first_model(len(names))
         state = self.plan.own_algorithm.begin(flatten(common)) if self._state is None else self._state
@@ -372,6 +384,16 @@ class Experiment:
             self.folder.write_own_constants(name, constants)
         threshold, schema = figures.mean["threshold"], self.federation.schema
         write_model(self.folder.path, common, schema, names, threshold, personal)
+        rows = held_out_scores(self.plan.source, load_model(self.folder.path))
+        write_calibration(self.folder.path, calibrate(rows, self.config.training.pos_weight))
+
+    def _as_members_score(self) -> Evaluation:
+        """The figures of banks that use all that they know: what is compared with staying alone."""
+        if self._joined is None:
+            banks, models = self.federation.banks, self.models()
+            known = banks if self._parties is None else self._parties.with_evidence(banks)
+            self._joined = evaluate(known, models, self._device)
+        return self._joined
 
 
 def _with_constants(plan: RunPlan, folder: RunFolder) -> RunPlan:

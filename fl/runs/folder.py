@@ -15,6 +15,8 @@
                            deployment each file is only at its bank
     schema.toml            the schema with the constants that the banks computed together, where it asks for them
     constants.json         these constants and their cost
+    calibration.json       how a score becomes a probability: two numbers
+    thresholds.json        from which score on a row is an alert, where `demos threshold` chose one
     result.json            the output of `train --json`
 
 Every file except metrics.jsonl is replaced as a whole. A round's line is appended before its checkpoint is written. A

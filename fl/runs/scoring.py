@@ -10,7 +10,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,16 @@ from fl.data.schema import Schema
 from fl.data.schema_file import parse_schema
 from fl.data.stream import StreamedRows, feature_stream, stream_file
 from fl.errors import NoRows, RunFolderError
+from fl.learning.calibration import Calibration
 from fl.learning.kinds import model_of
 from fl.learning.model import MODEL_FORMAT, flatten, layer_mask, layout, model_hash, unflatten
 from fl.learning.training import predict
 from fl.runs.config import RunConfig
 from fl.runs.folder import RESTORE, bank_names, head_path, read_config, read_own_constants
 from fl.runs.model_file import MODEL_FILE, require_made_with
+from fl.runs.operating import read_calibration, read_thresholds
+
+FIRST_RULE = {"name": "f1", "rows": "validation"}  # of the threshold in the model file
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,11 @@ class Home:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A finished run's model; `threshold`: the score at which its validation rows had the best F1.
+    """A finished run's model; `threshold`: the score from which on a row is an alert.
 
+    It is the one that was chosen for the run (`demos threshold`), or else that of best F1 on the run's validation rows.
+    `thresholds`: by bank, of banks that have their own. `calibration` gives a score's probability; None where the run
+    has none, or where a bank adds its own labels, for which nothing was fitted. `rule`: how the threshold was chosen.
     `own`: by bank, its model where the bank keeps its own layers. Other banks score with `module`, in which these
     layers are those of the first model.
     """
@@ -69,6 +76,9 @@ class TrainedModel:
     own: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
     home: Home | None = None  # of the bank that scores its own customers
     at_banks: Mapping[str, tuple[Constant, ...]] = field(default_factory=dict, repr=False)  # own scaling constants
+    calibration: Calibration | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict, repr=False)
+    rule: Mapping[str, Any] = field(default_factory=lambda: dict(FIRST_RULE), repr=False)
 
     @property
     def columns(self) -> list[int]:
@@ -82,7 +92,8 @@ class ScoredRows:
     """One chunk of scored rows.
 
     `index`: int64[n], 0-based row of the file; `score`: float64[n] in [0, 1]; `flagged`: bool[n]; `bank`: object[n];
-    `at_home`: float64[n], by the model of the bank that scores its own customers, or None.
+    `at_home`: float64[n], by the model of the bank that scores its own customers, or None. `calibrated`: float64[n],
+    probabilities of fraud, or None where the model has no calibration.
     """
 
     index: NDArray[np.int64] = field(repr=False)
@@ -90,6 +101,7 @@ class ScoredRows:
     flagged: NDArray[np.bool_] = field(repr=False)
     bank: NDArray[np.object_] = field(repr=False)
     at_home: NDArray[np.float64] | None = field(default=None, repr=False)
+    calibrated: NDArray[np.float64] | None = field(default=None, repr=False)
 
 
 def load_model(run: Path) -> TrainedModel:
@@ -128,7 +140,11 @@ def load_model(run: Path) -> TrainedModel:
     own = _own_models(run, module, about.get("personal", []))
     at_banks = {bank: read_own_constants(run, bank) for bank in bank_names(run)} if schema.lacking("bank") else {}
     threshold = float(about["threshold"])
-    return TrainedModel(module, schema, tuple(names), partition, threshold, shared, own, at_banks=at_banks)
+    model = TrainedModel(module, schema, tuple(names), partition, threshold, shared, own, at_banks=at_banks)
+    model = replace(model, calibration=read_calibration(run))
+    if (chosen := read_thresholds(run)) is not None:
+        model = replace(model, threshold=chosen.shared, thresholds=dict(chosen.banks), rule=dict(chosen.rule))
+    return model
 
 
 def _shared(run: Path, config: RunConfig, schema: Schema) -> SharedColumns | RiskColumns | None:
@@ -205,7 +221,7 @@ def score_file(model: TrainedModel, path: str | Path, history: str | Path | None
     `DataError`, `PartitionError` and `OrderError` as `fl.data.stream.stream_file` does.
     """
     for chunk in stream_file(path, model.schema, model.partition, history, at_banks=model.at_banks):
-        yield _scored(model, chunk)
+        yield scored(model, chunk)
 
 
 def score_frame(
@@ -224,7 +240,7 @@ def score_frame(
     except NoRows:
         return ScoredRows(np.empty(0, np.int64), np.empty(0), np.empty(0, bool), np.empty(0, object))
     (chunk,) = feature_stream(schema, model.partition, past, [new], model.at_banks)
-    return _scored(model, chunk)
+    return scored(model, chunk)
 
 
 def past_rows(
@@ -238,7 +254,8 @@ def past_rows(
     return load_transactions(Path(history), schema, bank_column=column, needs_fraud=needs_fraud)
 
 
-def _scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
+def scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
+    """Scores of one chunk whose features are computed; of its own rows alone, where one bank scores."""
     cpu = torch.device("cpu")
     if model.home is not None:
         chunk = _of_bank(chunk, model.home.bank)
@@ -250,7 +267,9 @@ def _scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
     at_home = None
     if model.home is not None:
         at_home = predict(model.home.module, _with_shared(chunk, model.home.columns), device=cpu)
-    return ScoredRows(chunk.table.index, score, score >= model.threshold, chunk.bank, at_home)
+    limit = np.array([model.thresholds.get(bank, model.threshold) for bank in chunk.bank], np.float64)
+    calibrated = None if model.calibration is None else model.calibration.of(score)
+    return ScoredRows(chunk.table.index, score, score >= limit, chunk.bank, at_home, calibrated)
 
 
 def _of_bank(chunk: StreamedRows, bank: str) -> StreamedRows:

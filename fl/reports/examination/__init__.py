@@ -2,6 +2,7 @@
 
     evidence.py      reads the run and scores its rows again, for all other files
     figures.py       how much fraud is detected, compared with the baselines
+    review.py        what a team finds that reviews so many transactions
     calibration.py   whether a score is a probability
     timeliness.py    days from a compromise to its first alert
     drift.py         whether the test days still look like the training days

@@ -1,7 +1,8 @@
 """Whether a score is a probability: how often rows with a given score are frauds.
 
 What it does: reliability bins, expected calibration error, Brier score and its skill over the constant fraud share,
-and expected against observed frauds; for scores as they are, and corrected for the weight that the loss gives a fraud.
+and expected against observed frauds; for scores as they are, corrected for the weight that the loss gives a fraud, and
+calibrated as the run's calibration.json says. The calibrated ones are compared with the frauds of each test window.
 Training multiplies the loss of frauds by a public constant w, which multiplies the odds of a perfectly trained score
 by w; dividing them by w again is exact, changes no ranking and looks at no label.
 
@@ -11,12 +12,14 @@ base rate); Wilson 1927 (intervals).
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from fl.learning.calibration import Calibration
 from fl.reports.examination.evidence import Evidence
 
 BINS = 10  # of equal width, as ECE is usually given
@@ -24,14 +27,44 @@ TAIL = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)  # shares of rows betw
 
 
 def calibration(evidence: Evidence) -> dict[str, Any]:
-    """Calibration of test rows; `corrected` undoes the weight of a fraud in the loss."""
+    """Calibration of test rows.
+
+    `corrected` undoes the weight of a fraud in the loss. `calibrated` is fitted to held-out rows; it is None where the
+    run has no calibration.
+    """
     label, score = evidence.test.label, evidence.test.score
     weight = evidence.config.training.pos_weight
     return {
         "pos_weight": weight,
         "as_is": measured(label, score),
         "corrected": measured(label, unweighted(score, weight)),
+        "calibrated": None if evidence.calibration is None else measured(label, evidence.calibration.of(score)),
+        "fitted": None if evidence.calibration is None else asdict(evidence.calibration),
+        "windows": [] if evidence.calibration is None else _windows(evidence, evidence.calibration),
     }
+
+
+def _windows(evidence: Evidence, calibration: Calibration) -> list[dict[str, float | int]]:
+    """Frauds that calibrated scores expect in each test window, and those seen.
+
+    `deviations`: seen minus expected, in standard deviations of frauds that happen independently. Frauds of one
+    compromised party do not, so that more than two are no rarity.
+    """
+    test, rows = evidence.test, []
+    for number in range(evidence.windows):
+        inside = test.window == number
+        chance, frauds = calibration.of(test.score[inside]), int(test.label[inside].sum())
+        spread = float(np.sqrt((chance * (1.0 - chance)).sum()))
+        expected = float(chance.sum())
+        rows.append(
+            {
+                "expected_frauds": expected,
+                "frauds": frauds,
+                "standard_deviation": spread,
+                "deviations": (frauds - expected) / spread if spread > 0 else 0.0,
+            }
+        )
+    return rows
 
 
 def unweighted(score: NDArray[np.float64], weight: float) -> NDArray[np.float64]:

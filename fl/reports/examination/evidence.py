@@ -24,6 +24,7 @@ from fl.data.federation import SIMULATED, BankData, Federation, Rows, descriptio
 from fl.data.reading import Transactions
 from fl.data.schema import Schema
 from fl.errors import ExaminationError
+from fl.learning.calibration import Calibration
 from fl.learning.training import predict
 from fl.runs.config import RunConfig
 from fl.runs.folder import RunFolder, read_config, read_object
@@ -78,7 +79,10 @@ class Evidence:
     table: Transactions
     federation: Federation = field(repr=False)
     models: tuple[nn.Module, ...] = field(repr=False)  # one per bank; the same one unless heads are personal
-    threshold: float
+    threshold: float  # of all banks; `flagged` knows those of single banks
+    own_thresholds: Mapping[str, float]  # of the banks that have one
+    rule: Mapping[str, Any]  # how they were chosen
+    calibration: Calibration | None
     train: ScoredPart = field(repr=False)
     validation: ScoredPart = field(repr=False)
     test: ScoredPart = field(repr=False)
@@ -91,6 +95,15 @@ class Evidence:
     @property
     def bank_names(self) -> tuple[str, ...]:
         return tuple(bank.name for bank in self.federation.banks)
+
+    @property
+    def limits(self) -> NDArray[np.float64]:
+        """float64[banks]: from which score on each bank's rows are alerts."""
+        return np.array([self.own_thresholds.get(name, self.threshold) for name in self.bank_names], np.float64)
+
+    def flagged(self, part: ScoredPart) -> NDArray[np.bool_]:
+        """bool[n]: the alerts among the rows of a period."""
+        return np.asarray(part.score >= self.limits[part.bank])
 
     @property
     def windows(self) -> int:
@@ -144,6 +157,9 @@ def gather(run: Path) -> Evidence:
         federation=federation,
         models=models,
         threshold=model.threshold,
+        own_thresholds=model.thresholds,
+        rule=model.rule,
+        calibration=model.calibration,
         train=_scored(federation, models, source.table, lambda bank: (bank.train,)),
         validation=_scored(federation, models, source.table, lambda bank: (bank.validation,)),
         test=_scored(federation, models, source.table, lambda bank: bank.test),

@@ -44,7 +44,7 @@ def explanations(evidence: Evidence) -> dict[str, Any]:
         model, seed = evidence.models[code], derive_seed(evidence.config.seed, "shap", bank)
         sampled = rng.choice(rows, min(ROWS, len(rows)), replace=False)
         values, gap = shap_values(model, test.x[sampled], background, seed=seed)
-        flagged = _highest_alerts(test, rows, evidence.threshold)
+        flagged = _highest_alerts(test, rows, evidence.limits[code])
         more, _ = shap_values(model, test.x[flagged], background, seed=seed)
         usual.append(values)
         alerts.append(more)

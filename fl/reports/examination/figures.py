@@ -7,6 +7,7 @@ agree; collects the baselines of the run, and names those that it left out; comp
 from __future__ import annotations
 
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve
 
 from fl.errors import ExaminationError
-from fl.learning.evaluation import MEASURED, evaluate
-from fl.learning.metrics import TOP_CARDS
-from fl.reports.compared import BASELINES, OWN_EVIDENCE, WITH_OWN_EVIDENCE, baselines_of
+from fl.learning.evaluation import MEASURED, Evaluation, evaluate
+from fl.learning.metrics import TOP_CARDS, at_threshold
+from fl.learning.thresholds import rule_in_words
+from fl.reports.compared import BASELINES, HAD, OWN_EVIDENCE, WITH_OWN_EVIDENCE, baselines_of
 from fl.reports.examination.evidence import Evidence
 
 CURVE_POINTS = 200  # of a curve in the report
@@ -40,14 +42,16 @@ def figures(evidence: Evidence) -> dict[str, Any]:
             "is rounding): a version with other features trained this run; train it anew, or evaluate with that version"
         )
     test = evidence.test
-    alerts = _alerts_by_window(evidence)
+    windows = _windows(evidence, again)
+    alerts = [int(window["alerts"]) for window in windows]
     return {
         **again.as_json(),
-        "precision": again.mean["precision"] if any(alerts) else None,
-        "windows": [
-            {**asdict(window), "alerts": count, "precision": window.precision if count else None}
-            for window, count in zip(again.windows, alerts, strict=True)
-        ],
+        **_mean(windows),
+        "threshold": evidence.threshold,
+        "own_thresholds": dict(evidence.own_thresholds),
+        "rule": dict(evidence.rule),
+        "rule_words": rule_in_words(evidence.rule),
+        "windows": windows,
         "top_cards": TOP_CARDS,
         "largest_difference_to_run": furthest,
         "rows": len(test),
@@ -65,13 +69,18 @@ def comparison(evidence: Evidence) -> dict[str, Any]:
     own = evidence.stored("metrics.json")
     stored = evidence.stored("baselines.json")
     rows = [_compared("federated", "this model", own, own)]
-    if not any(_alerts_by_window(evidence)):
-        rows[0]["precision"] = None
+    rows[0] |= {**_mean(_alerts(evidence)), "threshold": evidence.threshold}
     if (with_evidence := own.get(OWN_EVIDENCE)) is not None:
         rows.append(_compared(OWN_EVIDENCE, WITH_OWN_EVIDENCE, with_evidence, own))
     names = baselines_of(evidence.config)
     rows += [_compared(name, BASELINES[name], stored.get(name), own) for name in names]
-    return {"models": rows, "not_run": [row["name"] for row in rows if not row["ran"]]}
+    return {
+        "models": rows,
+        "not_run": [row["name"] for row in rows if not row["ran"]],
+        "explained": [
+            {"name": row["name"], "what": row["what"], "had": HAD[row["name"]]} for row in rows[1:] if row["ran"]
+        ],
+    }
 
 
 def _compared(name: str, what: str, other: dict[str, Any] | None, own: dict[str, Any]) -> dict[str, Any]:
@@ -82,24 +91,46 @@ def _compared(name: str, what: str, other: dict[str, Any] | None, own: dict[str,
     return {"name": name, "what": what, "ran": True, **kept, "average_precision_difference": difference}
 
 
-def _alerts_by_window(evidence: Evidence) -> list[int]:
-    test = evidence.test
-    flagged = test.window[test.score >= evidence.threshold]
-    return [int((flagged == window).sum()) for window in range(evidence.windows)]
+def _windows(evidence: Evidence, again: Evaluation) -> list[dict[str, Any]]:
+    """The figures of each test window, with precision, recall and F1 of the alerts that the run's thresholds give."""
+    found = zip(again.windows, again.at, _alerts(evidence), strict=True)
+    return [{**asdict(window), **at, **alerts, "threshold": evidence.threshold} for window, at, alerts in found]
+
+
+def _alerts(evidence: Evidence) -> list[dict[str, Any]]:
+    """By test window: the alerts, with their precision (None without any), recall and F1."""
+    test, flagged, rows = evidence.test, evidence.flagged(evidence.test), []
+    for number in range(evidence.windows):
+        inside = test.window == number
+        alert = flagged[inside]
+        precision, recall, f1 = at_threshold(test.label[inside].astype(np.float64), alert.astype(np.float64), 0.5)
+        alerts = int(alert.sum())
+        rows.append({"alerts": alerts, "precision": precision if alerts else None, "recall": recall, "f1": f1})
+    return rows
+
+
+def _mean(windows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Means over windows; the precision of a window without alerts counts as 0, and is None where no window has any."""
+    means: dict[str, float | None] = {
+        name: fmean(window[name] or 0.0 for window in windows) for name in ("precision", "recall", "f1")
+    }
+    if not any(window["alerts"] for window in windows):
+        means["precision"] = None
+    return means
 
 
 def _alerts_per_day(evidence: Evidence) -> float | None:
     if not evidence.has_days:
         return None
     days = len(np.unique(evidence.test.day))
-    return float((evidence.test.score >= evidence.threshold).sum() / days)
+    return float(evidence.flagged(evidence.test).sum() / days)
 
 
 def _per_bank(evidence: Evidence, average_precision: dict[str, float | None]) -> list[dict[str, Any]]:
     test, rows = evidence.test, []
     for code, name in enumerate(evidence.bank_names):
         own = test.bank == code
-        flagged = own & (test.score >= evidence.threshold)
+        flagged = own & evidence.flagged(test)
         frauds, hits = int(test.label[own].sum()), int(test.label[flagged].sum())
         rows.append(
             {
@@ -107,6 +138,7 @@ def _per_bank(evidence: Evidence, average_precision: dict[str, float | None]) ->
                 "rows": int(own.sum()),
                 "frauds": frauds,
                 "alerts": int(flagged.sum()),
+                "threshold": float(evidence.limits[code]),
                 "average_precision": average_precision[name],
                 "recall": hits / frauds if frauds else None,
                 "precision": hits / int(flagged.sum()) if flagged.any() else None,

@@ -27,6 +27,7 @@ def findings(report: dict[str, Any]) -> list[Finding]:
     """What stands out, in the order of the report's parts."""
     words = Words.of(report["run"].get("words"))
     return [
+        *_worth(report["run"]),
         *_found_fraud(report["figures"], words),
         *_compared(report),
         *_privacy(report["run"]["privacy"], any(row["name"] in OUTSIDE for row in report["comparison"]["models"])),
@@ -53,6 +54,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
 
 
+def _worth(run: dict[str, Any]) -> list[Finding]:
+    """The sentence that decides, first of all."""
+    gain = run["gain_over_alone"]
+    kind = "concern" if gain is None or gain <= -LITTLE else "good" if gain > LITTLE else "note"
+    return [_finding(kind, run["verdict"])]
+
+
 def _found_fraud(figures: dict[str, Any], words: Words) -> list[Finding]:
     chance = (
         f"Average precision {figures['average_precision']:.3f}, where chance would have {figures['fraud_share']:.3f}."
@@ -62,27 +70,37 @@ def _found_fraud(figures: dict[str, Any], words: Words) -> list[Finding]:
             f"The model flags none of {figures['rows']:,} test transactions: all scores are below the threshold of "
             f"{figures['threshold']:.3f}, and none of {figures['frauds']:,} frauds is found. {chance}"
         )
-        return [_finding("concern", text)]
+        return [_finding("concern", text), *_reviewed(figures["review"])]
     text = (
         f"The model flags {figures['alerts']:,} of {figures['rows']:,} test transactions. Of these alerts "
         f"{percent(figures['precision'])} are fraud, and they hold {percent(figures['recall'])} of the "
         f"{figures['frauds']:,} frauds. {chance}"
     )
-    findings = [_finding("note", text)]
+    findings = [_finding("note", text), *_reviewed(figures["review"])]
     if figures["precision"] == 0.0:
         findings.append(_finding("concern", f"No alert was a fraud: the threshold does not fit these {words.test}."))
     return findings
 
 
+def _reviewed(review: dict[str, Any] | None) -> list[Finding]:
+    if review is None:
+        return []
+    text = (
+        f"A team that reviews {review['words']} sees {review['reviewed']:,} transactions, of which "
+        f"{percent(review['precision'])} are fraud, and finds {percent(review['recall'])} of the "
+        f"{review['all_frauds']:,} frauds."
+    )
+    return [_finding("note", text)]
+
+
 def _compared(report: dict[str, Any]) -> list[Finding]:
     models = {row["name"]: row for row in report["comparison"]["models"] if row["ran"]}
     own, findings = models["federated"]["average_precision"], []
-    gain, sentence = report["run"]["gain_over_alone"], report["run"]["verdict"]
-    if gain is not None:
-        findings.append(_finding("good" if gain > LITTLE else "note" if gain > -LITTLE else "concern", sentence))
     if "pooled" in models:
         pooled = models["pooled"]["average_precision"]
-        findings.append(_finding("note", f"With all rows in one place it would be {pooled:.3f}."))
+        explained = {row["name"]: row["had"] for row in report["comparison"]["explained"]}
+        text = f"With all rows in one place average precision would be {pooled:.3f}. {explained['pooled']}"
+        findings.append(_finding("note", text))
     if "plain" in models and report["run"]["privacy"]["epsilon"] is None and report["run"]["aggregation"] != "plain":
         gap = abs(models["plain"]["average_precision"] - own)
         same = gap <= ENCRYPTION_TOLERANCE
@@ -131,9 +149,26 @@ def _calibrated(calibration: dict[str, Any]) -> list[Finding]:
             f"Scores are no probabilities as they stand: they add up to {raw:.2f} times the frauds. Corrected for the "
             f"weight of {weight:g} that training gives a fraud, they add up to {ratio:.2f} times"
         )
+    if (fitted := calibration["calibrated"]) is not None:
+        return [_of_calibrated(calibration, fitted)]
     verdict = "." if usable else ": do not read them as probabilities."
     kind = "concern" if not usable else "note" if corrected["slices_off"] else "good"
     return [_finding(kind, text + verdict + off)]
+
+
+def _of_calibrated(calibration: dict[str, Any], fitted: dict[str, Any]) -> Finding:
+    ratio, windows = fitted["expected_over_observed"], calibration["windows"]
+    usable = abs(ratio - 1.0) <= CALIBRATED
+    text = (
+        f"A raw score is no probability: raw scores add up to {calibration['as_is']['expected_over_observed']:.2f} "
+        "times the frauds. The column calibrated that the command score writes is one: it expects "
+        f"{fitted['expected_frauds']:,.0f} frauds where {fitted['frauds']:,} were seen"
+    )
+    if len(windows) > 1:
+        parts = (f"{one['expected_frauds']:,.0f} for {one['frauds']:,}" for one in windows)
+        text += f" (by test window {', '.join(parts)})"
+    text += "." if usable else ": do not read it as one on days like these."
+    return _finding("good" if usable else "concern", text)
 
 
 def _timely(timeliness: dict[str, Any]) -> list[Finding]:
@@ -169,6 +204,9 @@ def _drifted(drift: dict[str, Any]) -> list[Finding]:
 
 def _fair(fairness: dict[str, Any]) -> list[Finding]:
     findings = []
+    if skipped := fairness.get("skipped"):
+        names = ", ".join(each["column"] for each in skipped)
+        findings.append(_finding("note", f"Not compared by group, because it has none that can be shown: {names}."))
     for column in fairness["columns"]:
         apart = column["largest_difference"]
         if apart is None:

@@ -19,6 +19,7 @@ from fl.reports.examination.explanations import explanations
 from fl.reports.examination.fairness import fairness
 from fl.reports.examination.figures import comparison, figures
 from fl.reports.examination.findings import findings
+from fl.reports.examination.review import Team, review
 from fl.reports.examination.scaling import scaling
 from fl.reports.examination.timeliness import timeliness
 from fl.reports.protected import protection_sentence
@@ -30,8 +31,16 @@ PARTS = ("figures", "comparison", "calibration", "timeliness", "drift", "fairnes
 Progress = Callable[[int], None]  # takes the number of finished steps: reading, then each part
 
 
-def examine(run: Path, *, columns: Sequence[str] = (), progress: Progress = lambda done: None) -> dict[str, Any]:
+def examine(
+    run: Path,
+    *,
+    columns: Sequence[str] = (),
+    team: Team | None = None,
+    progress: Progress = lambda done: None,
+) -> dict[str, Any]:
     """The report of the finished run in folder `run`; `columns`: by which to compare groups (`fairness`).
+
+    `team`: who reviews alerts, and how many; None: nobody said.
 
     Raises what `gather` and the parts raise. Nothing is written.
     """
@@ -39,7 +48,7 @@ def examine(run: Path, *, columns: Sequence[str] = (), progress: Progress = lamb
     torch.set_num_threads(evidence.config.threads)
     progress(1)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "figures": lambda: figures(evidence),
+        "figures": lambda: {**figures(evidence), "review": review(evidence, team)},
         "comparison": lambda: comparison(evidence),
         "calibration": lambda: calibration(evidence),
         "timeliness": lambda: timeliness(evidence),

@@ -29,21 +29,21 @@ def timeliness(evidence: Evidence) -> dict[str, Any]:
         return {"available": False, "why": "the data have no time that measures days"}
     test, parties = evidence.test, {}
     if evidence.schema.parties.customer is not None:
-        parties["cards"] = _followed(test, test.customer, evidence.threshold, np.empty(0, np.int64))
+        parties["cards"] = _followed(test, test.customer, evidence.flagged(test), np.empty(0, np.int64))
     if test.terminal is not None:
-        parties["terminals"] = _followed(test, test.terminal, evidence.threshold, _already_compromised(evidence))
+        parties["terminals"] = _followed(test, test.terminal, evidence.flagged(test), _already_compromised(evidence))
     if not parties:
         return {"available": False, "why": "the schema names neither customers nor terminals"}
     return {"available": True, "threshold": evidence.threshold, "look_back_days": LOOK_BACK_DAYS, **parties}
 
 
 def _followed(
-    test: ScoredPart, party: NDArray[np.int64], threshold: float, already: NDArray[np.int64]
+    test: ScoredPart, party: NDArray[np.int64], flagged: NDArray[np.bool_], already: NDArray[np.int64]
 ) -> dict[str, Any]:
     """Figures of the parties with a fraud on the test days."""
     compromised = np.unique(party[test.label == 1])
     new = np.setdiff1d(compromised, already)
-    wait, followed = days_to_alert(party, test.day, test.label, test.score >= threshold, new)
+    wait, followed = days_to_alert(party, test.day, test.label, flagged, new)
     alerted = np.isfinite(wait)
     return {
         "compromised": len(new),
