@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from fl.assist.release import Aggregates
+from fl.data.features import largest_bound
 from fl.data.federation import Federation
 from fl.secure.session import encrypted_average, plan_for
 
@@ -29,7 +30,8 @@ def released_aggregates(federation: Federation) -> Aggregates:
     for bank in federation.banks:
         x = bank.train.x.astype(np.float64)
         contributions.append(np.concatenate([x.mean(axis=0), np.square(x).mean(axis=0)]).astype(np.float32))
-    clip = max(schema.bound, schema.bound**2)  # bound of a mean, and of a mean square
+    bound = largest_bound(schema)
+    clip = max(bound, bound**2)  # bound of a mean, and of a mean square
     plan = plan_for(2 * len(names), len(federation.banks), clip, VALUE_BITS)
     average = encrypted_average(contributions, plan=plan, model_hash=schema.sha256).average
     mean, square = np.split(average, 2)

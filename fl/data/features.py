@@ -140,6 +140,11 @@ def scale_publicly(raw: NDArray[np.float64], schema: Schema) -> NDArray[np.float
     return scaled
 
 
+def largest_bound(schema: Schema) -> float:
+    """The largest absolute value of any scaled feature."""
+    return max([schema.bound, *(feature.bound for feature in features(schema) if feature.bound is not None)])
+
+
 def unclipped(values: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
     """float64[n]: unscaled values of one feature, transformed and scaled; infinite where that overflows."""
     if feature.transform in LOG_TRANSFORMS:

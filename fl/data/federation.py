@@ -166,9 +166,10 @@ def load_federation(
 
     `schema`: a shipped name, a TOML path, a `Schema`, or None to recognise a shipped one by the file's
     header. `partition`: `FILE.csv:COLUMN`, `COLUMN`, or None for the schema's column or `clients` random
-    banks. `seed` chooses random banks, validation customers and (where `simulation` is None) the simulated
-    data. `test_windows`: consecutive test windows; None for those the schema lists. Raises `SchemaError`,
-    `DataError`, `PartitionError`, `SplitError`.
+    banks. Shared constants that the schema lacks are computed exactly from all rows. `seed` chooses random
+    banks, validation customers and (where `simulation` is None) the simulated data. `test_windows`:
+    consecutive test windows; None for those the schema lists. Raises `SchemaError`, `DataError`,
+    `PartitionError`, `SplitError`, `StatisticsError`.
     """
     source = read_partitioned(
         data,

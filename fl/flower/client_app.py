@@ -103,7 +103,7 @@ def _workplace(path: Path) -> Workplace:
     """Rows and schedule of the bank whose party file this is; read once in a process."""
     import torch
 
-    from fl.data.federation import load_federation
+    from fl.data.federation import load_federation, resolve_schema
 
     app = load_settings(path).app
     require_entries(app, {"data", "bank", "seed"}, path)
@@ -111,6 +111,11 @@ def _workplace(path: Path) -> Workplace:
     data = "simulated" if simulation is not None else str(path.parent / app["data"])
     torch.set_num_threads(1)  # the same sums in the same order at every bank and in every run
     seed, schema, partition = number(app, "seed", options.SEED), app.get("schema"), app.get("partition")
+    if lacking := resolve_schema(data, schema).lacking("shared"):
+        raise SettingsError(
+            f"{path}: app.schema leaves the scaling constants of {', '.join(lacking)} to the banks, and the parties of "
+            "a network agree on them beforehand: take the schema.toml of a run of demos train, which holds them"
+        )
     federation = load_federation(data, schema, partition, seed=seed, simulation=simulation)
     bank = next((each for each in federation.banks if each.name == app["bank"]), None)
     if bank is None:

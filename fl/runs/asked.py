@@ -18,7 +18,7 @@ from fl import options
 from fl.counts.settings import StatisticsSettings, default_settings
 from fl.errors import BudgetError, OptionError
 from fl.learning.kinds import ModelKind
-from fl.learning.private_size import LONGEST_STEP, own_steps
+from fl.learning.private_size import LONGEST_STEP, affords_network, own_steps
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
@@ -154,6 +154,7 @@ def _kind(asked: Mapping[str, Any], base: RunConfig | None) -> ModelKind:
     of_network = [name for name, value in asked.items() if TRAIN_OPTIONS[name].only_network and value not in OF_BOTH]
     private = _wants_privacy(asked, base)
     network = of_network or (base is not None and _says_network(base))
+    network = network or _declares_enough(asked, base)
     kind: ModelKind = "noisy-or" if private and not network else "mlp"
     if base is not None and (base.privacy is not None) == private:
         kind = base.model.kind
@@ -164,6 +165,13 @@ def _kind(asked: Mapping[str, Any], base: RunConfig | None) -> ModelKind:
             "all banks: leave it out, or give --model mlp"
         )
     return kind
+
+
+def _declares_enough(asked: Mapping[str, Any], base: RunConfig | None) -> bool:
+    """Whether the declared rows and epsilon afford the network."""
+    before = PrivacySettings() if base is None or base.privacy is None else base.privacy
+    rows, epsilon = asked.get("rows_per_bank", before.rows_per_bank), asked.get("epsilon", before.epsilon)
+    return rows is not None and affords_network(rows, epsilon)
 
 
 def _says_network(base: RunConfig) -> bool:

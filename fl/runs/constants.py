@@ -101,7 +101,7 @@ def plan_of_constants(config: RunConfig, source: PartitionedTable) -> ConstantsP
 def with_constants(config: RunConfig, source: PartitionedTable, folder: RunFolder) -> PartitionedTable:
     """`source` with the constants of the run: read from its folder, or computed in a secure round that is paid for.
 
-    The caller holds the folder's lock.
+    The caller holds the folder's lock, unless `constants_are_known`.
     """
     plan, payment, where = plan_of_constants(config, source), None, folder.path / "statistics"
     if privacy := config.privacy:
@@ -115,9 +115,15 @@ def with_constants(config: RunConfig, source: PartitionedTable, folder: RunFolde
     shared = share_constants(list(source.training_rows()), plan, where, payment=payment, engine=engine)
     resolved = source.with_shared_constants(shared.constants)
     delta = None if config.privacy is None else config.privacy.delta
-    folder.write_json(TOLD, _told(shared, plan, delta))
-    replace_durably(folder.path / SCHEMA_FILE, resolved.table.schema.source.encode())
+    if not (folder.path / TOLD).exists():
+        replace_durably(folder.path / SCHEMA_FILE, resolved.table.schema.source.encode())
+        folder.write_json(TOLD, _told(shared, plan, delta))
     return resolved
+
+
+def constants_are_known(run: Path) -> bool:
+    """Whether the round of the run in folder `run` has been played and told of."""
+    return (run / "statistics" / CONSTANTS).exists() and (run / TOLD).exists()
 
 
 def told_constants(config: RunConfig, run: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +49,7 @@ from fl.runs.budgets import (
     trainings_paid,
 )
 from fl.runs.config import RunConfig
-from fl.runs.constants import told_constants, with_constants
+from fl.runs.constants import constants_are_known, told_constants, with_constants
 from fl.runs.folder import RunFolder, refuse_used
 from fl.runs.held_out import calibrate, held_out_scores
 from fl.runs.model_file import write_model
@@ -401,7 +402,8 @@ def _with_constants(plan: RunPlan, folder: RunFolder) -> RunPlan:
     if not plan.source.table.schema.lacking("shared"):
         return plan
     plan.require_calibrated()
-    with folder.alone():
+    # Reading what an earlier round gave takes no lock, as reading a run never does.
+    with nullcontext() if constants_are_known(folder.path) else folder.alone():
         source = with_constants(plan.config, plan.source, folder)
     return replace(plan, source=source)
 

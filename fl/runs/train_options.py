@@ -115,7 +115,7 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     "model": TrainOption(
         options.Choice(("mlp", "noisy-or")),
         "mlp: a network. noisy-or: a dozen weights beside the risk of shared parties. Default: noisy-or with privacy, "
-        "unless an option of the network is given; mlp with --no-dp.",
+        "unless an option of the network is given or --rows-per-bank times epsilon is 64000 or more; mlp with --no-dp.",
         ("model.kind",),
     ),
     # --- privacy

@@ -328,7 +328,7 @@ def test_drafts_are_on_disk_before_they_are_paid_for_and_paid_for_before_any_is_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    monkeypatch.setattr("fl.counts.drafts.replace_durably", lambda path, _: order.append(path.name))
+    monkeypatch.setattr("fl.counts.kept_drafts.replace_durably", lambda path, _: order.append(path.name))
 
     class Watched(Till):
         def pay(self, release: str) -> None:

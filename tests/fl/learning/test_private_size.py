@@ -52,6 +52,14 @@ def test_the_declared_rows_are_the_divisor_where_all_banks_step_together() -> No
         assert config.privacy is not None and config.privacy.expected_batch == 20_000.0
 
 
+@pytest.mark.parametrize(("rows", "epsilon", "kind"), [(6_000.0, 8.0, "noisy-or"), (10_000.0, 10.0, "mlp")])
+def test_enough_declared_rows_and_epsilon_choose_the_network(rows: float, epsilon: float, kind: str) -> None:
+    config = configuration({"rows_per_bank": rows, "epsilon": epsilon})
+    assert config.model.kind == kind
+    assert configuration({"rows_per_bank": rows, "epsilon": epsilon, "model": "noisy-or"}).model.kind == "noisy-or"
+    assert configuration({"epsilon": epsilon}, config).model.kind == kind
+
+
 def test_a_shared_step_of_the_network_is_bounded_and_that_of_other_models_is_not() -> None:
     shared = configuration({"noise": "shared", "model": "mlp"}).privacy
     assert shared is not None and shared.longest_step == LONGEST_STEP
