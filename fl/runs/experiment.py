@@ -385,7 +385,7 @@ class Experiment:
             self.folder.write_own_constants(name, constants)
         threshold, schema = figures.mean["threshold"], self.federation.schema
         write_model(self.folder.path, common, schema, names, threshold, personal)
-        rows = held_out_scores(self.plan.source, load_model(self.folder.path))
+        rows = held_out_scores(self.plan.source, load_model(self.folder.path), self.config.model.history_days)
         write_calibration(self.folder.path, calibrate(rows, self.config.training.pos_weight))
 
     def _as_members_score(self) -> Evaluation:

@@ -21,22 +21,27 @@ from fl.counts.risk_columns import RiskColumns
 from fl.data.features import scaled_features
 from fl.data.federation import PartitionedTable
 from fl.data.held_out import HELD_OUT_DAYS, held_out, held_out_days
+from fl.data.scaling import at_bank
 from fl.data.schema import DAY_US
 from fl.learning.calibration import Calibration, fit
 from fl.learning.thresholds import HeldOut, Rule, Thresholds, per_bank, rule_as_json, shared_threshold
 from fl.learning.training import predict
+from fl.runs.constants import with_constants
 from fl.runs.folder import RunFolder
 from fl.runs.plan import read_source
 from fl.runs.scoring import TrainedModel, load_model
 
 
-def held_out_scores(source: PartitionedTable, model: TrainedModel) -> dict[str, HeldOut]:
-    """By bank: labels and scores of its held-out rows (`fl.data.held_out`), each scored by the bank's model."""
+def held_out_scores(source: PartitionedTable, model: TrainedModel, learned_days: int = 0) -> dict[str, HeldOut]:
+    """By bank: labels and scores of its held-out rows (`fl.data.held_out`), each scored by the bank's model.
+
+    `learned_days`: of rows that the model learned from, as `fl.runs.config.ModelSettings.history_days`.
+    """
     cpu, found, shared = torch.device("cpu"), {}, _covering_early_days(source, model.shared)
     days = HELD_OUT_DAYS if _covers_early_days(model.shared) else 0
     for name, rows, held in source.banks:
-        table = source.table.take(rows)
-        chosen = held_out(table, held, source.periods, source.first_day, days)
+        table = at_bank(source.table.take(rows), model.at_banks.get(name, ()))
+        chosen = held_out(table, held, source.periods, source.first_day, days, learned_days)
         positions = chosen.positions
         x = scaled_features(table, positions)
         if shared is not None:
@@ -96,4 +101,7 @@ def held_out_of(run: Path) -> dict[str, HeldOut]:
     Raises `RunFolderError` when the folder is no finished run, or when its data have changed.
     """
     model, folder = load_model(run), RunFolder.open(run)
-    return held_out_scores(read_source(folder.config.data, folder.config.seed), model)
+    source = read_source(folder.config.data, folder.config.seed)
+    if source.table.schema.lacking("shared"):
+        source = with_constants(folder.config, source, folder)
+    return held_out_scores(source, model, folder.config.model.history_days)

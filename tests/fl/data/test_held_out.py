@@ -9,7 +9,7 @@ from fl.data.held_out import held_out, held_out_days
 from fl.data.reading import Transactions, transactions_from_frame
 from fl.data.schema import Schema
 from fl.data.schema_file import parse_schema
-from fl.data.split import Periods, Split, periods_for, split
+from fl.data.split import Periods, Split, own_history, periods_for, split
 
 SCHEMA = """
 [label]
@@ -88,6 +88,28 @@ def test_validation_rows_count_for_their_share_of_a_day() -> None:
     assert 0.0 < share < 1.0
     assert held_out(rows, held, periods, first, days=10).days == 10 + 4 * share
     assert held_out(rows, held, periods, first, days=0).days == 4 * share
+
+
+def test_days_that_the_model_learned_from_leave_the_rows_of_validation_customers() -> None:
+    rows, held, periods, first = parts()
+    learned = own_history(rows, held, periods, 12)  # days 12 to 23 of the data; training begins on day 20
+    chosen = held_out(rows, held, periods, first, days=4, learned_days=12)
+    assert len(np.intersect1d(chosen.positions, learned)) == 0
+    days = rows.day[chosen.positions] - first
+    assert set(days[days < 12].tolist()) == {8, 9, 10, 11}
+    assert rows.customer is not None
+    validation = set(rows.customer.code[held.validation].tolist())
+    later = set(rows.customer.code[chosen.positions][days >= 12].tolist())
+    assert later and later <= validation
+    share = len(held.validation) / (len(held.validation) + len(held.train))
+    assert chosen.days == 4 + 12 * share
+
+
+def test_a_history_that_is_shorter_than_training_leaves_all_weeks_before_it() -> None:
+    rows, held, periods, first = parts()
+    assert np.array_equal(
+        held_out(rows, held, periods, first, learned_days=2).positions, held_out(rows, held, periods, first).positions
+    )
 
 
 def test_without_time_the_validation_rows_are_all_there_is() -> None:
