@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fl.errors import AggregationError
-from fl.options import LEAST_BANKS
 from fl.rounds.play import require_layers_to_send
 from fl.runs.plan import RunPlan
 from fl.secure.session import chunk_sizes, cost_of_integers, plan_for, require_engine, sealing_cost
@@ -66,11 +65,17 @@ class Outline:
 def outline(plan: RunPlan) -> Outline:
     """The outline of the run that `plan` describes, with its noise. Plans every encrypted sum of it.
 
-    Raises `AggregationError` for a sum that cannot be made, and says what to change; `CompressionError` for layers of
-    which a round would send none; `secagg.errors.EngineUnavailable` for an engine that this machine does not have.
+    Raises `AggregationError` for a sum that cannot be made or a quorum that no round reaches, and says what to change;
+    `CompressionError` for layers of which a round would send none; `secagg.errors.EngineUnavailable` for an engine that
+    this machine does not have.
     """
     config, timetable = plan.config, plan.algorithm.timetable
     require_layers_to_send(plan.algorithm, plan.compression)
+    if plan.quorum > timetable.largest:
+        raise AggregationError(
+            f"a round of this run has at most {timetable.largest} banks and a quorum of {plan.quorum}, so every round "
+            f"would be lost: lower --quorum to {timetable.largest} or fewer"
+        )
     joint, encrypted = plan.joint_noise, config.aggregation.mode == "encrypted"
     bytes_up = counts = 0
     if encrypted or plan.sharing is not None:
@@ -111,11 +116,6 @@ def _round_bytes(plan: RunPlan, coordinates: int, bits: int) -> int:
     """Bytes that a bank sends in a round of so many coordinates. Raises `AggregationError`."""
     largest, weight, clip = plan.algorithm.timetable.largest, plan.algorithm.max_weight, plan.config.aggregation.clip
     chunk = None if plan.choice is None else plan.choice.chunk
-    if min(plan.quorum, largest) < LEAST_BANKS:
-        raise AggregationError(
-            f"an encrypted average needs at least {LEAST_BANKS} banks, and a round of this run may have "
-            f"{min(plan.quorum, largest)}: raise --clients, --fraction or --quorum, or use --aggregation plain"
-        )
 
     def fits(value_bits: int) -> bool:
         try:

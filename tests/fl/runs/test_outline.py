@@ -44,7 +44,7 @@ def test_two_hundred_banks_at_forty_bits_are_refused_with_the_bits_that_fit(sour
         outline(planned(source, 200, no_dp=True))
     assert outline(planned(source, 200, no_dp=True, value_bits=39)).banks == 200
     assert outline(planned(source, 200, no_dp=True, aggregation="plain")).bytes_up == 0
-    with pytest.raises(AggregationError, match=r"with weights up to 8 .*--value-bits 37 or fewer"):
+    with pytest.raises(AggregationError, match=r"with weights up to 8 .*--value-bits 38 or fewer"):
         outline(planned(source, 40, no_dp=True, algorithm="fedbuff", buffer=40))
 
 
@@ -54,11 +54,11 @@ def test_bits_of_a_round_that_is_not_played_need_not_fit(source: PartitionedTabl
         outline(planned(source, 200, no_dp=True, rounds=3, bits="1:8,3:40"))
 
 
-def test_rounds_of_too_few_banks_missing_layers_and_an_absent_engine_are_refused(
+def test_a_quorum_out_of_reach_missing_layers_and_an_absent_engine_are_refused(
     source: PartitionedTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(AggregationError, match="may have 2: raise --clients"):
-        outline(planned(source, 4, no_dp=True, fraction=0.5))
+    with pytest.raises(AggregationError, match=r"at most 3 banks and a quorum of 5.*lower --quorum to 3"):
+        outline(planned(source, no_dp=True, vanish_after=0.1, quorum=5))
     with pytest.raises(CompressionError, match="a round would send nothing"):
         outline(planned(source, no_dp=True, algorithm="heads", head="logit", layers="hidden1/logit"))
     monkeypatch.setattr("secagg.engines.available_engines", lambda: ("seal",))
@@ -67,8 +67,8 @@ def test_rounds_of_too_few_banks_missing_layers_and_an_absent_engine_are_refused
 
 
 def test_a_run_that_cannot_be_encrypted_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(AggregationError, match="may have 2"):
-        fl.train(**{**SMALL, "clients": 4}, no_dp=True, fraction=0.5, run_dir=tmp_path / "run")
+    with pytest.raises(AggregationError, match="quorum of 5"):
+        fl.train(**SMALL, no_dp=True, vanish_after=0.1, quorum=5, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
