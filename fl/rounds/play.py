@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from fl.rounds.algorithms.fedbuff import FedBuff
 from fl.rounds.algorithms.participation import Dropouts
 from fl.rounds.algorithms.state import ReleasedAverage, Seat, State, Vector
 from fl.rounds.compression import Compression, compression_of, frozen
-from fl.secure.session import Aggregate, Joined, Update, plain_average
+from fl.secure.session import Aggregate, Joined, Update, plain_average, plain_sum
 
 Summation = Callable[[Joined], Aggregate]  # raises `BanksVanished`
 Payment = Callable[[str, int], None]  # (bank, round): records a bank's spending, or raises to end the rounds
@@ -347,8 +347,8 @@ class _Attempts:
         precision, auc = validation_figures(rounds.banks, rounds.models(after), rounds.device)
         exact = plain_average(joined.updates, clip=rounds.clip, weights=joined.weights).average
         largest, relative = result.error_against(exact)
-        grid = rounds.schedule.applied_grid
-        equal = np.array_equal(on_grid(result.average, grid), on_grid(exact, grid))
+        grid, plain = rounds.schedule.applied_grid, plain_sum(replace(joined, vanished=frozenset()), clip=rounds.clip)
+        equal = np.array_equal(on_grid(result.average, grid), on_grid(plain.average, grid))
         return RoundRecord(
             self.number,
             precision,
