@@ -14,10 +14,7 @@ from dataclasses import dataclass
 from fl.errors import AggregationError
 from fl.rounds.play import require_layers_to_send
 from fl.runs.plan import RunPlan
-from fl.secure.session import chunk_sizes, cost_of_integers, plan_for, require_engine, sealing_cost
-from secagg.errors import PlanError
-
-FEWEST_BITS = 2
+from fl.secure.session import chunk_sizes, cost_of_integers, most_bits, require_engine, sealing_cost
 
 
 @dataclass(frozen=True)
@@ -117,18 +114,12 @@ def _round_bytes(plan: RunPlan, coordinates: int, bits: int) -> int:
     largest, weight, clip = plan.algorithm.timetable.largest, plan.algorithm.max_weight, plan.config.aggregation.clip
     chunk = None if plan.choice is None else plan.choice.chunk
 
-    def fits(value_bits: int) -> bool:
-        try:
-            for size in set(chunk_sizes(coordinates, chunk)):
-                plan_for(size, largest, clip, value_bits, weight)
-        except PlanError:
-            return False
-        return True
-
-    if not fits(bits):
-        fitting = next((fewer for fewer in range(bits - 1, FEWEST_BITS - 1, -1) if fits(fewer)), None)
+    fitting = most_bits(chunk_sizes(coordinates, chunk), largest, clip, bits, weight)
+    if fitting != bits:
         weighed = f" with weights up to {weight}" if weight > 1 else ""
-        advice = "ask fewer banks" if fitting is None else f"give --value-bits {fitting} or fewer, or ask fewer banks"
+        scheduled = plan.config.compression is not None and plan.config.compression.bits is not None
+        option = "in --option bits" if scheduled else "--value-bits"
+        advice = "ask fewer banks" if fitting is None else f"give {option} {fitting} or fewer, or ask fewer banks"
         raise AggregationError(
             f"a sum of {bits}-bit values of {largest} banks{weighed} does not fit into a ciphertext's lane: {advice}. "
             "No bank has trained"

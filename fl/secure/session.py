@@ -29,6 +29,7 @@ from secagg.messages import Contribution, Join, Release
 from secagg.session import Parties, Roles, Session, Terms
 from secagg.wire import message_bytes
 
+FEWEST_BITS = 2  # of a quantised value
 LARGEST_VALUE = 2**31 - 1  # of one bank in one lane of an encrypted sum of integers
 
 Update = NDArray[np.floating]  # what a bank contributes to an average: float32, or float64 where it sums gradients
@@ -125,6 +126,22 @@ def encrypted_average(
         total_weight=result.total_weight,
         value_bits=plan.value_bits,
     )
+
+
+def most_bits(lengths: Iterable[int], clients: int, clip: float, value_bits: int, max_weight: int = 1) -> int | None:
+    """The most bits, up to `value_bits`, at which averages of vectors of all `lengths` can be planned.
+
+    None where not even those of the smallest number of bits can be.
+    """
+    sizes = set(lengths)
+    for bits in range(value_bits, FEWEST_BITS - 1, -1):
+        try:
+            for length in sizes:
+                plan_for(length, clients, clip, bits, max_weight)
+        except PlanError:
+            continue
+        return bits
+    return None
 
 
 def require_engine(name: str) -> None:
