@@ -53,11 +53,11 @@ FIGURES: tuple[tuple[str, Callable[[Results], str | None], str], ...] = (
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the page. rows: each with its style and its cells."""
+    """One table of the page. rows: each with its style, its cells, and how many columns the last cell spans."""
 
     title: str
     heads: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[str]]]
+    rows: Sequence[tuple[str, Sequence[str], int]]
     about: str = ""
 
 
@@ -90,7 +90,7 @@ def _tables(results: Results) -> Iterator[Table]:
     cases = tables.averages(results, main)
     others = [m for p in tables.points_of(results) if p != main for m in tables.averages(results, p)]
     rounds, sums = tables.of_family(results, "round"), tables.of_family(results, "device")
-    yield _table(tables.title_of(main), tables.COLUMNS, cases, lambda m: (m.label, *tables.cells(results, m)))
+    yield _table(tables.headline_title(results), tables.COLUMNS, cases, lambda m: (m.label, *tables.cells(results, m)))
     yield _table("Whole rounds", tables.ROUND_COLUMNS, rounds, lambda m: (m.label, *tables.round_cells(m)))
     yield _table(
         "Sums of ciphertexts on the device", tables.SUM_COLUMNS, sums, lambda m: (m.label, *tables.sum_cells(m))
@@ -108,12 +108,18 @@ def _table(
     title: str, heads: Sequence[str], shown: Sequence[Measurement], cells: Callable[[Measurement], Sequence[str]]
 ) -> Table:
     marks = ["missing" if m.status != "ok" else "ours" if m.ours else "" for m in shown]
-    return Table(title, ("case", *heads), list(zip(marks, map(cells, shown), strict=True)))
+    return Table(title, ("case", *heads), [_row(mark, cells(m)) for mark, m in zip(marks, shown, strict=True)])
+
+
+def _row(mark: str, cells: Sequence[str]) -> tuple[str, Sequence[str], int]:
+    """A row whose last filled cell takes the place of the empty ones after it: why a case has no times is long."""
+    filled = max((number for number, cell in enumerate(cells, start=1) if cell), default=1)
+    return mark, cells[:filled], len(cells) - filled + 1
 
 
 def _stages(own: Sequence[Measurement]) -> Table:
     names = dict.fromkeys(name for m in own for name in m.stages())
-    rows = [("", (name, *(_stage_cell(m, name) for m in own))) for name in names]
+    rows = [_row("", (name, *(_stage_cell(m, name) for m in own))) for name in names]
     return Table(
         "Stages of this project's cases",
         ("stage", *(m.case for m in own)),
@@ -139,7 +145,9 @@ def summary(results: Results) -> str:
     )
     ratio = tables.times_faster(results, own)
     if ratio is not None:
-        text += f" The client is {ratio:,.1f} times faster than TenSEAL with its tutorial's parameters in the same run."
+        text += f" The client is {ratio:,.1f} times faster than TenSEAL with its tutorial's parameters in the same run"
+        few = tables.fewest_behind_ratio(results, own)
+        text += f", from only {few} repetitions." if few < tables.FEWEST_REPETITIONS else "."
     for m in tables.of_family(results, "round"):
         share = tables.aggregation_share(m)
         if m.ours and share is not None:

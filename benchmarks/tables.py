@@ -16,6 +16,8 @@ from benchmarks.statistics import Spread
 REFERENCE = "tenseal-tutorial"
 """What ratios refer to: how encrypted averaging is usually shown."""
 
+FEWEST_REPETITIONS = 5  # of both cases of a ratio; one from fewer is marked, and the headline says so
+
 Point = tuple[int, int, int]
 
 COLUMNS = (
@@ -81,6 +83,7 @@ def cells(results: Results, m: Measurement) -> tuple[str, ...]:
         return (f"{m.status}: {m.reason}", *[""] * (len(COLUMNS) - 1))
     peak = m.peak_bytes.get("client")
     ratios = [times_faster(results, m, metric) for metric in ("client", "server", "decrypt")]
+    mark = "~" if fewest_behind_ratio(results, m) < FEWEST_REPETITIONS else ""
     return (
         milliseconds(m.spread("client")),
         milliseconds(m.spread("server")),
@@ -88,7 +91,7 @@ def cells(results: Results, m: Measurement) -> tuple[str, ...]:
         milliseconds(m.spread("decrypt")),
         _optional(m.bytes_per_value, "{:.2f}"),
         _optional(m.largest_error, "{:.1e}"),
-        " / ".join(_optional(ratio, "{:,.1f}") for ratio in ratios),
+        " / ".join(_optional(ratio, mark + "{:,.1f}") for ratio in ratios),
         _optional(m.cores_used, "{:.2f}"),
         "-" if peak is None else f"{peak / 1e6:,.1f}",
         str(len(m.repetitions)),
@@ -103,6 +106,23 @@ def times_faster(results: Results, m: Measurement, metric: str = "client") -> fl
     if base is None or own is None or not own.median or m.family not in ("secagg", "stock", "flower"):
         return None
     return base.median / own.median
+
+
+def fewest_behind_ratio(results: Results, m: Measurement) -> int:
+    """The smaller number of repetitions of `m` and of REFERENCE at its point."""
+    reference = results.find(REFERENCE, m.workload.point)
+    return min(len(m.repetitions), 0 if reference is None else len(reference.repetitions))
+
+
+def headline_title(results: Results) -> str:
+    """The headline point as text. It says where ratios come from fewer than FEWEST_REPETITIONS repetitions."""
+    point = headline(results)
+    compared = [m for m in averages(results, point) if m.status == "ok" and times_faster(results, m) is not None]
+    few = {m.case: len(m.repetitions) for m in compared if len(m.repetitions) < FEWEST_REPETITIONS}
+    if not few:
+        return title_of(point)
+    cases = ", ".join(f"{count} of {case}" for case, count in few.items())
+    return f"{title_of(point)}. Its ratios are not settled: fewer than {FEWEST_REPETITIONS} repetitions ({cases})"
 
 
 def round_cells(m: Measurement) -> tuple[str, ...]:
@@ -170,8 +190,9 @@ def machine_line(results: Results) -> str:
 def notes(results: Results) -> list[str]:
     """Notes that explain the figures."""
     lines = [
-        "Median ± half the distance between the quartiles; ~ marks a median that is not known to a tenth. Wall time of "
-        "one party; n counts repetitions, all cases of a point interleaved. Only right results have times."
+        "Median ± half the distance between the quartiles; ~ marks a median that is not known to a tenth, and a ratio "
+        f"from fewer than {FEWEST_REPETITIONS} repetitions. Wall time of one party; n counts repetitions, all cases of "
+        "a point interleaved. Only right results have times."
     ]
     if any(m.workload.fresh < m.workload.clients for m in results.measurements):
         lines.append(
@@ -221,7 +242,7 @@ def show(results: Results) -> None:
     console = _console()
     console.print(machine_line(results), highlight=False)
     main = headline(results)
-    console.print(_table(results, title_of(main), averages(results, main), lambda m: (m.case,), ("case",)))
+    console.print(_table(results, headline_title(results), averages(results, main), lambda m: (m.case,), ("case",)))
     others = [m for point in points_of(results) if point != main for m in averages(results, point)]
     if others:
         where = ("values", "clients", "bits", "case")
@@ -325,7 +346,7 @@ def _figure(value: float, name: str) -> str:
 def markdown_tables(results: Results) -> str:
     """The headline point and the whole rounds as Markdown, with where they come from."""
     point = headline(results)
-    lines = [f"{title_of(point)}; `{results.command}` on {machine_line(results)}.", ""]
+    lines = [f"{headline_title(results)}; `{results.command}` on {machine_line(results)}.", ""]
     lines += _markdown(("case", *COLUMNS), [(m.label, *cells(results, m)) for m in averages(results, point)])
     rounds = of_family(results, "round")
     if rounds:

@@ -1,7 +1,8 @@
 """Output, progress and error messages of every command; the command line of `benchmarks` uses the errors too.
 
 Results go to stdout, everything else to stderr: with ``--json``, stdout carries one JSON object and nothing else.
-Progress is a bar on a terminal and plain lines elsewhere; rich honours NO_COLOR. An error becomes one line of advice.
+Progress is a bar on a terminal and plain lines elsewhere, both with an estimate of the time left; rich honours
+NO_COLOR. An error becomes one line of advice.
 
 Names of banks, columns and files come from outside. A string is therefore data: rich does not read markup or emoji
 codes in it, and a control character in it is shown and has no effect. Text that a demo itself shows bold or red is a
@@ -11,6 +12,7 @@ codes in it, and a control character in it is shown and has no effect. Text that
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +20,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -79,6 +89,27 @@ def print_json(data: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def time_left(elapsed: float, done: float, total: float) -> str:
+    """An estimate from the parts that are done, such as "about 50 s left"; empty before the first and after the last.
+
+    It takes the parts for equally long.
+    """
+    if not 0 < done < total:
+        return ""
+    left = elapsed * (total - done) / done
+    for unit, length, limit in (("s", 1.0, 100.0), ("min", 60.0, 100.0), ("h", 3600.0, math.inf)):
+        if left / length < limit:
+            return f"about {max(round(left / length), 1)} {unit} left"
+    raise AssertionError
+
+
+class TimeLeftColumn(ProgressColumn):
+    """The estimate of `time_left` in a bar."""
+
+    def render(self, task: Task) -> Text:
+        return Text(time_left(task.elapsed or 0.0, task.completed, task.total or 0.0))
+
+
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show progress. Yields a function that takes the number of finished parts, out of `total`."""
@@ -88,6 +119,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TimeLeftColumn(),
         )
         with Progress(*columns, console=err, transient=True) as bar:
             task = bar.add_task(label, total=total)
@@ -99,7 +131,8 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         elapsed = time.monotonic() - start
         if done == total or elapsed - last[0] >= 10.0:
             last[0] = elapsed
-            err.print(f"{label}: {done} of {total}, {elapsed:.0f} s")
+            left = time_left(elapsed, done, total)
+            err.print(f"{label}: {done} of {total}, {elapsed:.0f} s{', ' + left if left else ''}")
 
     yield line
 

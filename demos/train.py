@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from demos.console import print_json, stages
+from demos.console import err, print_json, stages
 from demos.options import JSON, FilePath, Range, wrong_usage
 from demos.train_tables import show
 from fl.options import Refused
 from fl.runs.train_options import TRAIN_OPTIONS, TrainOption
+
+if TYPE_CHECKING:
+    from fl.runs.outline import Outline
 
 MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 BY_NAME = {name: option for name, option in TRAIN_OPTIONS.items() if option.by_name}
@@ -116,11 +119,17 @@ def train(
             base = None if config is None else read_config(config)
             with wrong_usage():
                 asked = configuration({name: options[name] for name in given if name in options} | dict(named), base)
-            run = api.start(asked, run_dir, progress)
+            run = api.start(asked, run_dir, progress, _announce)
     if as_json:
         print_json(run.result)
     else:
         show(run.result)
+
+
+def _announce(outline: Outline) -> None:
+    """The plan of the run on stderr, before a bank trains."""
+    for number, sentence in enumerate(outline.sentences):
+        err.print(f"{'plan:' if number == 0 else '     '} {sentence}", soft_wrap=True)
 
 
 def _refuse_other_options(given: list[str]) -> None:

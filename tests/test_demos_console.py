@@ -11,7 +11,7 @@ from rich.console import Console
 
 import benchmarks.__main__
 import demos.__main__
-from demos.console import PlainConsole, complain, err, errors_as_advice, table
+from demos.console import PlainConsole, complain, err, errors_as_advice, table, time_left
 
 HOSTILE = "[bold]x[/bold] [link=http://x]y[/] :smile: [/] \x1b[2J\x9b2J\u202e"
 SHOWN = "[bold]x[/bold] [link=http://x]y[/] :smile: [/] \\x1b[2J\\x9b2J\\u202e"
@@ -83,6 +83,23 @@ def test_an_error_that_a_user_can_act_on_ends_the_process_with_one_line(
         raise error
     assert ended.value.code == code
     assert text.getvalue().startswith(line) and text.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "done", "total", "said"),
+    [
+        (10.0, 0, 8, ""),
+        (10.0, 8, 8, ""),
+        (10.0, 2, 8, "about 30 s left"),
+        (0.01, 7, 8, "about 1 s left"),
+        (100.0, 1, 7, "about 10 min left"),
+        (7200.0, 1, 5, "about 8 h left"),
+    ],
+)
+def test_the_time_left_is_estimated_from_the_parts_that_are_done(
+    elapsed: float, done: int, total: int, said: str
+) -> None:
+    assert time_left(elapsed, done, total) == said
 
 
 def test_a_fault_of_the_program_keeps_its_traceback() -> None:

@@ -89,6 +89,38 @@ def test_encryption_leaves_the_figures_as_they_are_in_plain_sight(finished: Path
     assert abs(difference) <= 0.001
 
 
+def test_a_run_whose_averages_were_those_of_plain_sums_is_not_trained_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["as_in_plain_sight"] for line in lines)
+
+    def trained(_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("fl.runs.experiment.trained_models", trained)
+    again = shutil.copytree(finished, tmp_path / "again")
+    figures = json.loads((finished / "baselines.json").read_text())
+    plain = figures.pop("plain")
+    (again / "baselines.json").write_text(json.dumps(figures))
+    list(Experiment.resume(again).baselines())
+    assert json.loads((again / "baselines.json").read_text())["plain"] == plain
+    coarse = [{**line, "as_in_plain_sight": line["round"] != 2} for line in lines]
+    (again / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in coarse))
+    (again / "baselines.json").write_text(json.dumps(figures))
+    with pytest.raises(AssertionError, match="trained again"):
+        list(Experiment.resume(again).baselines())
+
+
+def test_the_plan_is_said_before_a_bank_trains(tmp_path: Path) -> None:
+    words = [*OPEN, "--rounds", "1", "--no-baselines", "--run-dir", str(tmp_path / "run")]
+    done = CliRunner().invoke(train, words, catch_exceptions=False)
+    assert done.exit_code == 0 and "plan:" not in done.stdout
+    plan, training = done.stderr.index("plan: 3 banks with "), done.stderr.index("training, 1 rounds at 3 banks")
+    assert plan < training and "40 bits each" in done.stderr
+    assert "nobody will know whether joining is worth it" in done.stderr and "Nobody knows" in done.stdout
+
+
 def test_the_run_folder_holds_what_was_promised_and_no_rows(finished: Path) -> None:
     expected = {"config.toml", "manifest.json", "metrics.jsonl", "model.safetensors", "result.json"}
     assert expected <= {path.name for path in finished.iterdir()}

@@ -144,6 +144,8 @@ def _clock(time_us: NDArray[np.int64], moment: bool) -> Matrix:
 
 
 def _hashed(texts: list[str], analyzer: str) -> Matrix:
+    if not texts:  # the vectoriser ends in StopIteration without a first row
+        return np.zeros((0, TEXT_WIDTH))
     ngrams = (3, 5) if analyzer == "char_wb" else (1, 1)
     vectorizer = HashingVectorizer(analyzer=analyzer, ngram_range=ngrams, n_features=TEXT_WIDTH, norm="l2")
     hashed: Matrix = vectorizer.transform(texts).toarray()

@@ -154,6 +154,11 @@ def compare_synthetic(folder: Path, effort: Effort, progress: Progress) -> dict[
     federation = federation_of(described.source)
     accepted = read_back((folder / "rows.csv").read_bytes()).iloc[list(approval.accepted)]
     extra = synthetic.training_rows(accepted, described.schema, described.source.periods)
+    if len(extra) == 0:
+        raise ScenarioError(
+            f"{folder}: expected accepted rows within the training period, got none among {len(accepted)}: both models "
+            "would be the same. Accept rows of later days, or write the set anew with synth"
+        )
     with_rows = [_with_rows(bank, extra) for bank in federation.banks]
     comparison = _compare(federation, with_rows, effort, choice.seed, progress)
     return {

@@ -8,7 +8,9 @@ that an encrypted sum released. It contains no transaction. A set consists of nu
 and each is cached separately.
 
 An answer names customers and terminals by number. Here they become identifiers that no bank uses (`SYN-...`). Days are
-moved so that they end with the training period, which gives the features a past.
+moved so that they end with the training period, which gives the features a past. The days that features do not look
+back on are folded into the training period where that is shorter. On a day that is only partly of that period, minutes
+are spread over that part, since a file may span less than a day.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import Field, create_model
 
 from fl.assist.answers import AnswerPart, PlainText
@@ -38,6 +41,7 @@ from fl.data.split import Periods
 ROWS_PER_REQUEST = 40
 TOKENS_PER_ROW = 160  # output limit; a row of the shipped schemas takes about half
 MINUTE_US = MICROSECONDS["minutes"]
+MINUTES = DAY_US // MINUTE_US  # of a day
 WITHOUT_TIME_DAYS = 30  # length of the period where the schema has no time
 
 
@@ -139,21 +143,21 @@ def generate(
 def to_frame(invented: SyntheticSet, periods: Periods) -> pd.DataFrame:
     """The rows in the schema's own columns, in the order of the answers, like a file of real rows.
 
-    Days end with the last day of the training period.
+    Days end with the last day of the training period, and minutes with its end.
     """
     schema = invented.schema
     rows = pd.DataFrame(list(invented.rows))
-    time_us = _first_day(invented, periods) * DAY_US + rows["day"] * DAY_US + rows["minute"] * MINUTE_US
+    time_us = _moments(invented, rows["day"].to_numpy(np.int64), rows["minute"].to_numpy(np.int64), periods)
     columns: dict[str, Any] = {}
     if schema.time is not None:
-        columns[schema.time.column] = _times(schema.time, time_us.to_numpy(np.int64), periods)
+        columns[schema.time.column] = _times(schema.time, time_us, periods)
     names = [f"B{batch}" for batch in invented.batch]
     for kind, column in schema.parties.columns.items():
         number = "place" if kind in ("terminal", "merchant") else "actor"
         columns[column] = [f"SYN-{kind[0].upper()}-{n}-{i}" for n, i in zip(names, rows[number], strict=True)]
     if schema.time is not None and schema.label.known is not None:
         labelled_us = time_us + schema.label.delay_days * DAY_US
-        columns[schema.label.known] = _times(schema.time, labelled_us.to_numpy(np.int64), periods)
+        columns[schema.label.known] = _times(schema.time, labelled_us, periods)
     for column in value_columns(schema):
         columns[column] = rows[column]
     words = np.where(rows["fraud"], schema.label.positive[0], schema.label.negative[0])
@@ -193,10 +197,21 @@ def training_rows(frame: pd.DataFrame, schema: Schema, periods: Periods) -> Rows
     )
 
 
-def _first_day(invented: SyntheticSet, periods: Periods) -> int:
-    if periods.train is None or invented.schema.time is None or not invented.schema.time.measures_days:
-        return 0
-    return int((periods.train.end - 1) // DAY_US) - invented.days + 1
+def _moments(
+    invented: SyntheticSet, day: NDArray[np.int64], minute: NDArray[np.int64], periods: Periods
+) -> NDArray[np.int64]:
+    """int64[n]: the time of each row, in microseconds, from its answered `day` and `minute`."""
+    schema = invented.schema
+    if periods.train is None or schema.time is None or not schema.time.measures_days:
+        return day * DAY_US + minute * MINUTE_US
+    first, last = periods.train.start // DAY_US, (periods.train.end - 1) // DAY_US
+    placed = last - invented.days + 1 + day
+    past = schema.history_days if schema.has_windows else 0
+    placed = np.where(day >= past, last - (last - placed) % (last - first + 1), placed)
+    begins = np.where(placed == first, periods.train.start - first * DAY_US, 0)
+    ends = np.where(placed == last, periods.train.end - last * DAY_US, DAY_US)
+    moments: NDArray[np.int64] = placed * DAY_US + begins + minute * (ends - begins) // MINUTES
+    return moments
 
 
 def _times(time: TimeColumn, time_us: Any, periods: Periods) -> Sequence[Any]:

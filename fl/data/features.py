@@ -350,6 +350,8 @@ class Category:
 
     def _of_words(self, words: list[str]) -> NDArray[np.float64]:
         """float64[len(words), d]: each distinct word once."""
+        if not words:  # scikit-learn's hashers end in StopIteration without a first row
+            return np.zeros((0, len(self.features)))
         if self._column.vocabulary:
             return np.array([[word == known for known in self._column.vocabulary] for word in words], np.float64)
         hasher = FeatureHasher(n_features=self._column.hash_width, input_type="string")
@@ -368,5 +370,7 @@ class HashedText:
         )
 
     def raw(self, table: Transactions, rows: Positions) -> NDArray[np.float64]:
+        if len(rows) == 0:  # as in `Category`
+            return np.zeros((0, self._column.hash_width))
         hashed: NDArray[np.float64] = self._vectorizer.transform(table.text[self._column.column][rows]).toarray()
         return hashed

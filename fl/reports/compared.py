@@ -65,6 +65,7 @@ def baselines_of(config: RunConfig) -> tuple[str, ...]:
         "alone_private": by_risk and private,
         "at_home": by_risk and shared,
         "pooled_with_statistics": shared and not by_risk,
+        "plain": not private,  # with privacy it would be the run with other noise
         "plain_without_privacy": private,
     }
     return tuple(name for name in BASELINES if has.get(name, True))

@@ -139,12 +139,15 @@ class JointNoise:
         a bank's vector: a baseline. `error_bound` is that of the noise, with probability 1 - 2^-100. `clipped`
         counts 1 for a bank whose update was longer than the clipping norm; it stays at the bank in a deployment.
         """
-        start = time.perf_counter()
+        start, noise_seconds = time.perf_counter(), 0.0
         entered: list[Integers] = []
 
         def draw_of(vector: NDArray[np.floating]) -> Draw:
             def draw(roster: int) -> Integers:
+                nonlocal noise_seconds
+                begun = time.perf_counter()
                 entered.append(self.integers(vector, roster))
+                noise_seconds += time.perf_counter() - begun
                 return entered[-1]
 
             return draw
@@ -162,7 +165,7 @@ class JointNoise:
             average=self.averaged(summed.totals),
             error_bound=len(draws) * (self.tail + 0.5) * scale,
             clipped=tuple(int(self.of_updates and _length(vector) > self.clip_norm) for vector in joined.updates),
-            stages={},
+            stages={"noise": noise_seconds, **summed.stages},
             bytes_up=summed.bytes_up,
             bytes_down=summed.bytes_down,
             seconds=time.perf_counter() - start - summed.preparation,

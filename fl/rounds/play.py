@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from fl.rounds.algorithms.fedbuff import FedBuff
 from fl.rounds.algorithms.participation import Dropouts
 from fl.rounds.algorithms.state import ReleasedAverage, Seat, State, Vector
 from fl.rounds.compression import Compression, compression_of, frozen
-from fl.secure.session import Aggregate, Joined, Update, plain_average
+from fl.secure.session import Aggregate, Joined, Update, plain_average, plain_sum
 
 Summation = Callable[[Joined], Aggregate]  # raises `BanksVanished`
 Payment = Callable[[str, int], None]  # (bank, round): records a bank's spending, or raises to end the rounds
@@ -75,6 +75,7 @@ class RoundRecord:
     attempts: int
     values: int  # number of coordinates that were sent
     bank_seconds: Mapping[str, float] = field(default_factory=dict)  # of each bank's training
+    as_in_plain_sight: bool = False  # the banks moved by the very numbers that an average without encryption has
 
     def as_json(self) -> dict[str, object]:
         """This record as one line of metrics.jsonl."""
@@ -98,6 +99,7 @@ class RoundRecord:
             "attempts": self.attempts,
             "values": self.values,
             "total_weight": self.aggregate.total_weight,
+            "as_in_plain_sight": self.as_in_plain_sight,
         }
 
 
@@ -159,20 +161,26 @@ def play_rounds(
     if state is None:
         state = rounds.begin()
     compression = rounds.compression or compression_of(None, layout(scratch), 0)
-    if len(compression.groups) > 1 and isinstance(rounds.algorithm, FedBuff):
-        raise CompressionError(
-            "layers in turn need all banks to train for the same round, and with fedbuff they do not: give one group"
-        )
+    require_layers_to_send(rounds.algorithm, compression)
     stage = _Stage(rounds, scratch, compression)
-    for turn, group in enumerate(compression.groups, start=1):
-        if not stage.sent(turn).any():
-            raise CompressionError(f"layers: {', '.join(group)} stay at their banks: a round would send nothing")
     for number in range(finished + 1, rounds.schedule.rounds + 1):
         played = _Attempts(stage, number, state, pay, afford, progress).play(resumed=number == finished + 1 > 1)
         if played is None:
             return
         record, state = played
         yield record, state
+
+
+def require_layers_to_send(algorithm: FedAvg, compression: Compression) -> None:
+    """Raise `CompressionError` where the layers of a round cannot be sent with this algorithm."""
+    if len(compression.groups) > 1 and isinstance(algorithm, FedBuff):
+        raise CompressionError(
+            "layers in turn need all banks to train for the same round, and with fedbuff they do not: give one group"
+        )
+    travels = algorithm.travels(compression.model.length)
+    for turn, group in enumerate(compression.groups, start=1):
+        if not (travels & compression.sent(turn)).any():
+            raise CompressionError(f"layers: {', '.join(group)} stay at their banks: a round would send nothing")
 
 
 def trained_models(rounds: Rounds) -> list[nn.Module]:
@@ -339,6 +347,8 @@ class _Attempts:
         precision, auc = validation_figures(rounds.banks, rounds.models(after), rounds.device)
         exact = plain_average(joined.updates, clip=rounds.clip, weights=joined.weights).average
         largest, relative = result.error_against(exact)
+        grid, plain = rounds.schedule.applied_grid, plain_sum(replace(joined, vanished=frozenset()), clip=rounds.clip)
+        equal = np.array_equal(on_grid(result.average, grid), on_grid(plain.average, grid))
         return RoundRecord(
             self.number,
             precision,
@@ -352,6 +362,7 @@ class _Attempts:
             attempts,
             int(sent.sum()),
             self.seconds,
+            as_in_plain_sight=equal,
         )
 
 

@@ -22,16 +22,19 @@ import pandas as pd
 from fl.data.salvage import OpenCsv
 from fl.errors import OptionError, RunFolderError
 from fl.runs.asked import configuration
+from fl.runs.baselines import parts_of
 from fl.runs.config import RunConfig
 from fl.runs.experiment import Experiment
 from fl.runs.folder import bank_names, read_config, read_object
 from fl.runs.operating import CALIBRATION
+from fl.runs.outline import Outline
 from fl.runs.scored_files import Past, ScoredChunk, history_of, score_rows
 from fl.runs.scoring import ScoredRows, TrainedModel, load_model, score_file, score_frame
 from fl.runs.scoring_at_home import at_home
 
 StringPath = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]  # (activity, finished steps, all steps)
+READING = "reading the data and computing features"
 
 
 @dataclass(frozen=True)
@@ -232,9 +235,21 @@ def train(
     return start(configuration({"data": data, **options}, base), run_dir, progress)
 
 
-def start(config: RunConfig, run_dir: StringPath | None = None, progress: Progress | None = None) -> Run:
-    """`train` with a complete configuration."""
-    return _finish(Experiment.start(config, _fresh_folder(run_dir)), progress)
+def start(
+    config: RunConfig,
+    run_dir: StringPath | None = None,
+    progress: Progress | None = None,
+    announce: Callable[[Outline], None] | None = None,
+) -> Run:
+    """`train` with a complete configuration. `announce` is called with the outline of the run before a bank trains."""
+    if progress is not None:
+        progress(READING, 0, 1)
+    experiment = Experiment.start(config, _fresh_folder(run_dir))
+    if progress is not None:
+        progress(READING, 1, 1)
+    if announce is not None:
+        announce(experiment.outline)
+    return _finish(experiment, progress)
 
 
 def resume(folder: StringPath, progress: Progress | None = None) -> Run:
@@ -273,9 +288,13 @@ def _finish(experiment: Experiment, progress: Progress | None) -> Run:
     """Play the remaining rounds and baselines of `experiment`, and write its result."""
     tell: Progress = progress or (lambda what, done, total: None)
     _play_rounds(experiment, tell)
-    names = experiment.baseline_names()
-    for done, _ in enumerate(experiment.baselines(), start=1):
-        tell("baselines", done, len(names))
+    parts = parts_of(experiment.baseline_names(), len(experiment.federation.banks))
+    done, total = 0, sum(parts.values())
+    if parts:
+        tell("baselines", 0, total)
+    for name in experiment.baselines():
+        done += parts[name]
+        tell("baselines", done, total)
     experiment.result()
     return load(experiment.folder.path)
 

@@ -55,6 +55,7 @@ from fl.runs.held_out import calibrate, held_out_scores
 from fl.runs.model_file import write_model
 from fl.runs.noise import with_noise
 from fl.runs.operating import read_calibration, write_calibration
+from fl.runs.outline import Outline, outline
 from fl.runs.plan import RunPlan, read_source
 from fl.runs.refusals import require_possible
 from fl.runs.risk import RiskOfParties
@@ -108,6 +109,7 @@ class Experiment:
         require_possible(config, len(source.banks))
         require_measurable_split(source)
         plan = with_noise(RunPlan.new(config, source)).with_limits()
+        outline(plan)  # refuses a run whose sums cannot be encrypted, before it has a folder
         # Features need constants, and constants that banks compute together need a folder and ledgers.
         federation = None if source.table.schema.lacking("shared") else federation_of(source)
         run_id = f"{path.name}-{secrets.token_hex(4)}"
@@ -141,6 +143,11 @@ class Experiment:
         own = features_at_first(source.table.schema) if names is None else names
         plan = _with_constants(RunPlan(folder.config, source, choice, own), folder)
         return cls(folder, plan, federation_of(plan.source))
+
+    @property
+    def outline(self) -> Outline:
+        """What this run does, from its first round on."""
+        return outline(self.plan)
 
     def rounds(self, progress: Progress | None = None) -> Iterator[RoundRecord]:
         """Play the remaining rounds; each is on disk when it is yielded. Then write the model and its metrics."""
@@ -264,31 +271,38 @@ class Experiment:
         return lambda joined: rounds.average(joined, plan.compression.bits_of(joined.number))
 
     def _planned_baselines(self) -> dict[str, Baseline]:
+        without_privacy = self.plan.without_privacy(self.schedule)
+        everything = partial(pooled_global, self.plan.source)
         if self._parties is not None:
             return risk_baselines(
                 self.plan,
                 self._parties,
-                partial(pooled_global, self.plan.source),
-                self.plan.without_privacy(self.schedule),
+                everything,
+                without_privacy,
                 device=self._device,
-                plainly=lambda: self._played_plainly(self.schedule),
+                plainly=self.models if self._is_its_own_plain_run else lambda: self._played_plainly(self.schedule),
+                known=self.federation.banks,
             )
         return baselines(
             self.federation,
             self._local,
-            partial(pooled_global, self.plan.source),
-            self.schedule,
-            self.plan.without_privacy(self.schedule),
+            everything,
+            without_privacy,
+            private=self.config.privacy is not None,
             device=self._device,
             play=self._played_plainly,
+            own=self.models if self._is_its_own_plain_run else None,
         )
 
+    @property
+    def _is_its_own_plain_run(self) -> bool:
+        """Whether the banks moved in every round by the very numbers that plain sums have: the same run."""
+        return bool(self._records) and all(record.get("as_in_plain_sight") is True for record in self._records)
+
     def _played_plainly(self, schedule: Schedule) -> list[nn.Module]:
-        """Each bank's model after the run's own algorithm without encryption, with `schedule`; in no ledger."""
-        plan, algorithm, aggregate = self.plan, self.plan.algorithm, self._in_plain_sight
-        if schedule is self.schedule and plan.takes_joint_steps and plan.joint_noise is not None:
-            algorithm, aggregate = plan.own_algorithm, partial(plan.joint_noise.average, engine=None)
-        return trained_models(self._rounds(schedule, algorithm, aggregate))
+        """Each bank's model after `schedule` without encryption; in no ledger."""
+        algorithm = self.plan.own_algorithm if schedule is self.schedule else self.plan.algorithm
+        return trained_models(self._rounds(schedule, algorithm, self._in_plain_sight))
 
     @property
     def _in_plain_sight(self) -> Summation:

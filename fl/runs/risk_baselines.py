@@ -13,7 +13,8 @@ Under the run's epsilon:
 Only for comparison, since all rows would have to be in one place:
 
 - `pooled`: a network on all rows; `pooled_global`: with features computed over all banks' rows.
-- `plain`: the run's own steps in plain sight. `plain_without_privacy`: the same model without any noise.
+- `plain`: the run's own steps in plain sight, of a run without privacy (`fl.runs.baselines` says why).
+- `plain_without_privacy`: the model of a run with privacy, without any noise.
 
 All of them use private labels outside every budget (`train --no-baselines`). Over Flower each bank computes its own and
 sends none.
@@ -34,7 +35,7 @@ from fl.data.federation import BankData, pooled_local
 from fl.learning.evaluation import Evaluation, evaluate
 from fl.learning.noisy_or import fit_noisy_or
 from fl.rounds.play import Schedule
-from fl.runs.baselines import Baseline, alone, pooled
+from fl.runs.baselines import Baseline, alone, pooled, pooled_schedule
 from fl.runs.plan import RunPlan
 from fl.runs.private_alone import private_alone
 from fl.runs.risk import RiskOfParties
@@ -48,14 +49,17 @@ def risk_baselines(
     *,
     device: torch.device,
     plainly: Callable[[], Sequence[nn.Module]],
+    known: Sequence[BankData],
 ) -> dict[str, Baseline]:
     """The baselines of a run by name, each a function that trains and measures it.
 
     `shared_features`: makes the pooled table whose features look at all banks' rows. `without_privacy`: the schedule of
-    the networks. `plainly`: plays the run's own steps in plain sight, one model per bank.
+    the networks. `plainly`: the models of the run's own steps in plain sight, one per bank. `known`: the banks' rows
+    with what the release says, `parties.released`.
     """
     local = parties.local
-    views = replace(parties, scale="probability")
+    views = parties if parties.scale == "probability" else replace(parties, scale="probability")
+    together = pooled_schedule(without_privacy, len(local.banks))
     planned: dict[str, Baseline] = {
         "alone": lambda: alone(local.banks, without_privacy, device),
         "alone_filter": lambda: personal(views.alone, device),
@@ -65,12 +69,13 @@ def risk_baselines(
     if plan.config.privacy is not None:
         planned["alone_private"] = lambda: evaluate(*private_alone(plan, parties, device), device)
     planned |= {
-        "pooled": lambda: pooled(local.banks, pooled_local(local), without_privacy, device),
-        "pooled_global": lambda: pooled([everything := shared_features()], everything, without_privacy, device),
-        "plain": lambda: evaluate(parties.released, plainly(), device),
+        "pooled": lambda: pooled(local.banks, pooled_local(local), together, device),
+        "pooled_global": lambda: pooled([everything := shared_features()], everything, together, device),
     }
-    if plan.config.privacy is not None:
-        planned["plain_without_privacy"] = lambda: together(plan, views, device)
+    if plan.config.privacy is None:
+        planned["plain"] = lambda: evaluate(known, plainly(), device)
+    else:
+        planned["plain_without_privacy"] = lambda: exact(plan, views, device)
     return planned
 
 
@@ -79,14 +84,12 @@ def personal(banks: Sequence[BankData], device: torch.device) -> Evaluation:
     return evaluate(banks, [fit_noisy_or(bank.train) for bank in banks], device)
 
 
-def together(plan: RunPlan, views: RiskOfParties, device: torch.device) -> Evaluation:
+def exact(plan: RunPlan, views: RiskOfParties, device: torch.device) -> Evaluation:
     """One model of all banks' training rows with exact counts: what the federation would be without privacy."""
-    exact = views
-    if views.risk is not None:
-        exact = views.with_totals(_exact_totals(plan, views))
-    banks = exact.released
+    knowing = views if views.risk is None else views.with_totals(_exact_totals(plan, views))
+    banks = knowing.released
     everything = pooled_local(replace(views.local, banks=banks)).train
-    scored = exact.with_evidence(banks)
+    scored = knowing.with_evidence(banks)
     return evaluate(scored, [fit_noisy_or(everything)] * len(scored), device)
 
 

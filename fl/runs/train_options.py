@@ -452,7 +452,9 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         options.THREADS, "Number of threads of torch. One is fastest for small models.", ("threads",), "1"
     ),
     "no_baselines": TrainOption(
-        options.SWITCH, "Leave out the baselines, which are outside every privacy budget.", ("with_baselines",)
+        options.SWITCH,
+        "Leave out the baselines, which are outside every privacy budget. Nobody then knows what joining is worth.",
+        ("with_baselines",),
     ),
 }
 

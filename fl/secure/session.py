@@ -23,10 +23,13 @@ import secagg
 from fl.errors import AggregationError, BanksVanished
 from fl.options import LEAST_BANKS
 from secagg.accumulator import Accumulator, InMemory, MakeAccumulator
+from secagg.engines import resolve_engine
+from secagg.errors import PlanError
 from secagg.messages import Contribution, Join, Release
 from secagg.session import Parties, Roles, Session, Terms
 from secagg.wire import message_bytes
 
+FEWEST_BITS = 2  # of a quantised value
 LARGEST_VALUE = 2**31 - 1  # of one bank in one lane of an encrypted sum of integers
 
 Update = NDArray[np.floating]  # what a bank contributes to an average: float32, or float64 where it sums gradients
@@ -123,6 +126,27 @@ def encrypted_average(
         total_weight=result.total_weight,
         value_bits=plan.value_bits,
     )
+
+
+def most_bits(lengths: Iterable[int], clients: int, clip: float, value_bits: int, max_weight: int = 1) -> int | None:
+    """The most bits, up to `value_bits`, at which averages of vectors of all `lengths` can be planned.
+
+    None where not even those of the smallest number of bits can be.
+    """
+    sizes = set(lengths)
+    for bits in range(value_bits, FEWEST_BITS - 1, -1):
+        try:
+            for length in sizes:
+                plan_for(length, clients, clip, bits, max_weight)
+        except PlanError:
+            continue
+        return bits
+    return None
+
+
+def require_engine(name: str) -> None:
+    """Raise `secagg.errors.EngineUnavailable` where this machine does not have the engine `name`."""
+    resolve_engine(name)
 
 
 @dataclass(frozen=True)
@@ -366,6 +390,7 @@ class IntegerSum:
     seconds: float
     value_bits: int
     preparation: float = 0.0
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 def bits_for(largest: int) -> int:
@@ -375,6 +400,25 @@ def bits_for(largest: int) -> int:
             f"largest: expected at most {LARGEST_VALUE} per bank, got {largest}: share shorter periods"
         )
     return max(math.ceil(math.log2(largest + 1)) + 1, 2)
+
+
+def clip_for(bits: int) -> float:
+    """The largest quantised value of so many bits: with it as the clip, the quantisation step is 1."""
+    return 2.0 ** (bits - 1) - 1
+
+
+def cost_of_integers(length: int, largest: int, clients: int) -> SealingCost:
+    """The cost for one bank of an `encrypted_sum` of `length` integers of `clients` banks, without making it.
+
+    Raises `AggregationError` where there can be no such sum.
+    """
+    bits = bits_for(largest)
+    try:
+        return sealing_cost(length, clients=clients, clip=clip_for(bits), value_bits=bits)
+    except PlanError as fault:
+        raise AggregationError(
+            f"an encrypted sum of {length:,} integers up to {largest:,} from {clients} banks cannot be made: {fault}"
+        ) from fault
 
 
 def encrypted_sum(
@@ -390,7 +434,7 @@ def encrypted_sum(
     if len(draws) < LEAST_BANKS:
         raise AggregationError(f"an encrypted sum needs at least {LEAST_BANKS} banks, got {len(draws)}")
     start, bits, model = time.perf_counter(), bits_for(largest), bytes.fromhex(model_hash)
-    plan = secagg.plan_round(length=length, max_clients=len(draws), clip=2.0 ** (bits - 1) - 1, value_bits=bits)
+    plan = secagg.plan_round(length=length, max_clients=len(draws), clip=clip_for(bits), value_bits=bits)
     preparation = secagg.prepare(plan, engine)
     roles = _session(len(draws)).roles(Terms(plan, quorum=len(draws), engine=engine))
 
@@ -409,6 +453,7 @@ def encrypted_sum(
         seconds=time.perf_counter() - start - preparation,
         value_bits=bits,
         preparation=preparation,
+        stages={name: stage.seconds for name, stage in roles.observer.clock.stages.items()},
     )
 
 

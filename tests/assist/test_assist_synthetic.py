@@ -379,3 +379,35 @@ def test_rows_of_every_shipped_schema_reach_training(name: str, redactor: Redact
     rows = synthetic.training_rows(to_frame(made, periods), schema, periods)
     assert 0 < len(rows) <= 80 and rows.y.sum() > 0 and np.isfinite(rows.x).all()
     assert not own_findings(made, redactor)
+
+
+# --- data that is not weeks long -------------------------------------------------------------------------------------
+
+HOUR_US = MICROSECONDS["hours"]
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(9 * HOUR_US, 15 * HOUR_US), (-3 * HOUR_US, 5 * HOUR_US), (2 * DAY_US, 5 * DAY_US)],
+    ids=["hours of one day", "hours around midnight", "fewer days than a set has"],
+)
+def test_rows_for_a_short_training_period_fall_into_it(
+    made: SyntheticSet, described: Described, start: int, end: int
+) -> None:
+    day = 20_000 * DAY_US
+    short = replace(described.source.periods, train=Period(day + start, day + end))
+    table = synthetic.transactions(to_frame(made, short), made.schema)
+    rows = synthetic.training_rows(to_frame(made, short), made.schema, short)
+    learnt = sum(row["day"] >= made.schema.history_days for row in made.rows)
+    assert 0 < learnt <= len(rows) < len(made), "the days before give features a past"
+    assert table.time is not None and table.time.max() < day + end
+    assert len(np.unique(table.time)) > 0.9 * len(made), "times of a day stay apart"
+
+
+def test_whole_weeks_of_training_move_no_minute(made: SyntheticSet, described: Described) -> None:
+    periods = described.source.periods
+    assert periods.train is not None and made.schema.time is not None
+    first = periods.train.end // DAY_US - made.days
+    asked = [(first + row["day"]) * DAY_US + row["minute"] * MICROSECONDS["minutes"] for row in made.rows]
+    times = to_frame(made, periods)[made.schema.time.column].to_numpy("datetime64[us]").astype(np.int64)
+    assert times.tolist() == asked

@@ -12,8 +12,9 @@ import pytest
 from made_up import measurement, results
 from planted import PLANTER, with_path
 
-from benchmarks.presets import preset
+from benchmarks.presets import HEADLINE, preset
 from benchmarks.results import load
+from benchmarks.tables import FEWEST_REPETITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--sizes", "20000", "--clients", "3", "--case", "plain-numpy", "--threads", "1"]
@@ -125,6 +126,7 @@ def test_quick_measures_every_kind_of_case_and_full_sweeps_to_a_hundred_million_
     assert {"plain-numpy", "plain-torch-cpu", "tenseal-tutorial", "tenseal-nvflare", "tenseal-best-public"} <= names
     assert {"flower-secagg-plus", "secagg-seal-masked", "secagg-seal-unmasked", "round-mlp-encrypted-cpu"} <= names
     assert quick.limit_s is not None and quick.limit_s < 180
+    assert quick.points[0].workload == HEADLINE and quick.fewest >= FEWEST_REPETITIONS, "a slow machine cuts the rest"
     workloads = [point.workload for point in full.points]
     assert {10**exponent for exponent in range(3, 9)} <= {w.length for w in workloads}
     assert {2, 1_000} <= {w.clients for w in workloads}

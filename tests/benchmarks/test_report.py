@@ -11,7 +11,7 @@ import pytest
 from made_up import WORKLOAD, measurement, results
 
 from benchmarks import tables
-from benchmarks.html import write_report
+from benchmarks.html import summary, write_report
 from benchmarks.results import Results, load
 
 DRIFT = [1.0, 1.05, 0.95]
@@ -121,6 +121,25 @@ def test_every_number_of_the_headline_table_is_the_files(page: str) -> None:
 
 def test_a_case_without_a_right_result_shows_the_reason_and_no_time(page: str) -> None:
     assert "wrong: off by 3" in Page(page).cells
+
+
+def test_a_ratio_from_fewer_than_five_repetitions_is_said_to_be_so_in_the_headline(tmp_path: Path) -> None:
+    def run_of(cycles: int) -> Results:  # three repetitions a cycle
+        stock = replace(measurement("tenseal-tutorial", 16.0, ours=False, drift=[1.0] * cycles), family="stock")
+        return results(measurement("secagg-x-masked", 0.4, ours=True, drift=DRIFT), stock)
+
+    few, enough = run_of(1), run_of(2)
+    said = "Its ratios are not settled: fewer than 5 repetitions (3 of tenseal-tutorial)"
+    assert said in tables.headline_title(few) and said in tables.markdown_tables(few)
+    assert "from only 3 repetitions" in summary(few) and "~40.0" in tables.cells(few, few.measurements[0])[6]
+    text = written([few], tmp_path)
+    assert said in text
+    assert "settled" not in tables.headline_title(enough) and "only" not in summary(enough)
+    assert tables.cells(enough, enough.measurements[0])[6].startswith("40.0")
+
+
+def test_why_a_case_has_no_times_spans_the_columns_of_times(page: str) -> None:
+    assert re.search(r'<td class="reason" colspan="10">wrong: off by 3</td>', page)
 
 
 def test_the_share_of_a_round_is_what_is_not_training() -> None:

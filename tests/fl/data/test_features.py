@@ -308,6 +308,11 @@ def test_hashed_text_has_length_one_and_is_zero_for_no_text() -> None:
     assert np.linalg.norm(x, axis=1) == pytest.approx([1.0, 0.0, 1.0], abs=1e-6)
 
 
+def test_no_rows_have_features_of_the_same_width() -> None:
+    """A bank may have no rows in a period. The vectorisers of scikit-learn end in StopIteration there."""
+    assert scaled_features(plain_table(), np.empty(0, np.int64)).shape == (0, len(features(PLAIN)))
+
+
 def test_log1p_of_a_negative_number_is_refused_by_row_and_column() -> None:
     with pytest.raises(DataError, match=r"row 3, column 'a'.*signed_log1p"):
         scaled_features(plain_table(a=["1", "2", "-3"]))

@@ -99,7 +99,14 @@ def test_a_run_spends_counts_and_steps_from_one_ledger_and_names_unit_accountant
         kinds = [type(entry) for entry in ledger.history()]
         assert kinds.count(SharedSteps) == 3 and len(kinds) == 4
         assert ledger.spent() == pytest.approx(privacy["epsilon"])
-    assert set(result["baselines"]) >= {"plain", "plain_without_privacy", "pooled", "alone"}
+    assert set(result["baselines"]) >= {"plain_without_privacy", "pooled", "alone"}
+    assert "plain" not in result["baselines"], "it would be the run with other noise"
+    stages = result["overhead"]["seconds"]
+    assert set(stages) >= {"training", "aggregation", "noise", "encrypt", "mask", "decrypt"}
+    assert (
+        sum(seconds for name, seconds in stages.items() if name not in ("training", "aggregation"))
+        <= (stages["aggregation"])
+    )
 
 
 def test_the_step_is_as_large_as_the_noise_allows_unless_a_rate_is_asked_for(finished, tmp_path: Path) -> None:
