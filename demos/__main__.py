@@ -24,6 +24,7 @@ _COMMANDS = {
     "plan": ("demos.plan", "plan_command", "show what a round would cost, and why"),
     "schema": ("demos.schema", "schema", "draft or check the schema file of a csv file"),
     "score": ("demos.score", "score", "score new transactions with a trained model"),
+    "export": ("demos.export", "export", "write a trained model as an ONNX file, for other systems"),
     "attack": ("demos.attack", "attack", "play known attacks against stock CKKS and against this project"),
     "enrol": ("demos.enrol", "enrol", "make identities and the enrolment list, offline"),
     "network": ("demos.network", "network", "play encrypted rounds between real processes, over Flower and TLS"),

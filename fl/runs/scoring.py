@@ -196,13 +196,26 @@ def score_file(model: TrainedModel, path: str | Path, history: str | Path | None
     `DataError`, `PartitionError` and `OrderError` as `fl.data.stream.stream_file` does.
     """
     for chunk in stream_file(path, model.schema, model.partition, history):
-        yield _scored(model, chunk)
+        yield scored(model, chunk)
 
 
 def score_frame(
     model: TrainedModel, frame: pd.DataFrame, history: pd.DataFrame | str | os.PathLike[str] | None
 ) -> ScoredRows:
     """Scores of the transactions in `frame`, without the rows that the schema drops.
+
+    `history`: as in `score_file`, or in memory as well. Raises as `score_file` does.
+    """
+    chunk = frame_stream(model, frame, history)
+    if chunk is None:
+        return ScoredRows(np.empty(0, np.int64), np.empty(0), np.empty(0, bool), np.empty(0, object))
+    return scored(model, chunk)
+
+
+def frame_stream(
+    model: TrainedModel, frame: pd.DataFrame, history: pd.DataFrame | str | os.PathLike[str] | None
+) -> StreamedRows | None:
+    """Features of the transactions in `frame` without the rows that the schema drops; None where it drops all.
 
     `history`: as in `score_file`, or in memory as well. Raises as `score_file` does.
     """
@@ -213,18 +226,19 @@ def score_frame(
     elif history is not None:
         past = load_transactions(Path(history), schema, bank_column=column, needs_fraud=False)
     try:
-        new = transactions_from_frame(frame, schema, "frame", labelled=False, bank_column=column)
+        rows = transactions_from_frame(frame, schema, "frame", labelled=False, bank_column=column)
     except NoRows:
-        return ScoredRows(np.empty(0, np.int64), np.empty(0), np.empty(0, bool), np.empty(0, object))
-    (chunk,) = feature_stream(schema, model.partition, past, [new])
-    return _scored(model, chunk)
+        return None
+    (chunk,) = feature_stream(schema, model.partition, past, [rows])
+    return chunk
 
 
-def _scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
+def scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
+    """Scores of a chunk of rows whose features are computed."""
     cpu = torch.device("cpu")
     if model.home is not None:
         chunk = _of_bank(chunk, model.home.bank)
-    x = _with_shared(chunk, model.shared)[:, model.columns]
+    x = inputs_of(model, chunk)
     score = predict(model.module, x, device=cpu)
     for bank, module in model.own.items():
         held = chunk.bank == bank
@@ -233,6 +247,11 @@ def _scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
     if model.home is not None:
         at_home = predict(model.home.module, _with_shared(chunk, model.home.columns), device=cpu)
     return ScoredRows(chunk.table.index, score, score >= model.threshold, chunk.bank, at_home)
+
+
+def inputs_of(model: TrainedModel, chunk: StreamedRows) -> NDArray[np.float32]:
+    """float32[n, len(model.features)]: what the model sees of a chunk, in the order of `model.features`."""
+    return _with_shared(chunk, model.shared)[:, model.columns]
 
 
 def _of_bank(chunk: StreamedRows, bank: str) -> StreamedRows:
