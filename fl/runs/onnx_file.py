@@ -45,8 +45,10 @@ from fl.runs.scoring import TrainedModel, inputs_of
 FORMAT = "fl onnx 1"
 OPSET, IR = 17, 8  # both of 2022: onnxruntime from 1.12 on reads them
 INPUT, OUTPUT = "features", "score"
-_REFUSALS = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoModel)
-_REFUSALS += (state.NoSuchFile, state.NotImplemented, state.RuntimeException)
+_REFUSALS = (
+    *(state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf),
+    *(state.NoModel, state.NoSuchFile, state.NotImplemented, state.RuntimeException),
+)
 TOLERANCE = 1e-6  # of a score: both sides round to float32 on the way, in different orders of addition
 
 
