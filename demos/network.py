@@ -139,17 +139,20 @@ def _played(
                 folder, source.prepared(folder / "data", seed, calendar=True), asked, timeout
             )
         # Enough frauds that each bank can measure at home what the run was worth to it.
-        made = {"data": "simulated", "banks": source, "customers": customers, "seed": seed, "fraud_share": 0.02}
-        return network_private.played(folder, made, asked, timeout)
+        simulated = {"data": "simulated", "banks": source, "customers": customers, "seed": seed, "fraud_share": 0.02}
+        return network_private.played(folder, simulated, asked, timeout)
     rounds = 3 if rounds is None else rounds
     if isinstance(source, OwnFile):
-        return _played_openly(folder, source.prepared(folder / "data", seed).tables, rounds, timeout)
+        made = source.prepared(folder / "data", seed)
+        return _played_openly(folder, made.tables, rounds, timeout, made.waits)
     shared = {"data": "simulated", "banks": source, "customers": customers, "seed": seed}
     tables = {f"bank-{number}": {**shared, "bank": f"bank-{number}"} for number in range(source)}
-    return _played_openly(folder, tables, rounds, timeout)
+    return _played_openly(folder, tables, rounds, timeout, {})
 
 
-def _played_openly(folder: Path, tables: Mapping[str, AppTable], rounds: int, timeout: float) -> dict[str, Any]:
+def _played_openly(
+    folder: Path, tables: Mapping[str, AppTable], rounds: int, timeout: float, waits: Mapping[str, float]
+) -> dict[str, Any]:
     from fl.flower.comparison import in_process
     from fl.flower.local_network import LocalNetwork
     from fl.flower.local_parties import LocalParties
@@ -161,8 +164,7 @@ def _played_openly(folder: Path, tables: Mapping[str, AppTable], rounds: int, ti
     parties.make()
     err.print(f"starting a SuperLink, a key holder and {banks} banks on 127.0.0.1")
     with LocalNetwork(parties, folder / "network") as running:
-        # A bank reads its rows when it is first asked for something: it may take as long as the whole run does.
-        running.submit(rounds, **{"ready_s": timeout, "call_s": timeout, "train_s": timeout})
+        running.submit(rounds, **waits)
         with progress(f"rounds at {banks} banks", rounds) as advance:
             result = running.result(timeout, on_round=advance)
         processes = len(running.processes.marked())

@@ -27,7 +27,8 @@ def played(folder: Path, data: Mapping[str, Any], asked: Mapping[str, Any], time
     made["fraud_share"] = data["fraud_share"]
     config = configuration({**asked, **made, "model": "noisy-or"})
     source = read_source(config.data, config.seed)
-    return _played(folder, config, source, dict.fromkeys((name for name, _, _ in source.banks), data), timeout)
+    tables = dict.fromkeys((name for name, _, _ in source.banks), data)
+    return _played(folder, config, source, tables, timeout, {"ready_s": 120.0, "call_s": 120.0})
 
 
 def played_on(folder: Path, data: LocalData, asked: Mapping[str, Any], timeout: float) -> dict[str, Any]:
@@ -37,11 +38,16 @@ def played_on(folder: Path, data: LocalData, asked: Mapping[str, Any], timeout: 
     config = configuration({**asked, **data.common, "model": "noisy-or"})
     # The seed is the plan's, and a bank's name is that of its organisation.
     tables = {name: {key: table[key] for key in ("data", "schema", "partition")} for name, table in data.tables.items()}
-    return _played(folder, config, data.source, tables, timeout)
+    return _played(folder, config, data.source, tables, timeout, data.waits)
 
 
 def _played(
-    folder: Path, config: RunConfig, source: PartitionedTable, tables: Mapping[str, AppTable], timeout: float
+    folder: Path,
+    config: RunConfig,
+    source: PartitionedTable,
+    tables: Mapping[str, AppTable],
+    timeout: float,
+    waits: Mapping[str, float],
 ) -> dict[str, Any]:
     """`tables`: by bank, the entries of its [app] table that lead to its rows."""
     from fl.flower.local_network import LocalNetwork
@@ -57,9 +63,7 @@ def _played(
     err.print(f"starting a SuperLink, a key holder and {len(plan.members)} banks on 127.0.0.1")
     err.print(f"plan {plan.fingerprint[:16]}: {len(course.chunks)} rounds of counts, then {course.steps} steps")
     with LocalNetwork(parties, folder / "network") as running:
-        # A bank reads its rows when it is first asked for something.
-        patience = max(120.0, len(source.table) / 2000)
-        running.submit(course.rounds, **{"ready_s": patience, "call_s": patience})
+        running.submit(course.rounds, **waits)
         with progress(f"rounds at {len(plan.members)} banks", course.rounds) as advance:
             result = running.result(timeout, on_round=advance)
         processes = len(running.processes.marked())

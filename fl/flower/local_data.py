@@ -28,6 +28,7 @@ from fl.toml import literal
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,58}[A-Za-z0-9])?")  # of a bank: it names a folder and a process
 RANDOM = "BANK"  # column of the file that says which random bank a customer has
+LEAST_WAIT_S, ROWS_PER_SECOND = 120.0, 2000  # of a bank that reads the file while all others read it as well
 Entries = Mapping[str, str | int | float]
 
 
@@ -46,6 +47,12 @@ class LocalData:
     def common(self) -> Entries:
         """What all tables have in common."""
         return {name: value for name, value in next(iter(self.tables.values())).items() if name != "bank"}
+
+    @property
+    def waits(self) -> dict[str, float]:
+        """How long to wait for a bank, in seconds (`fl.flower.limits`): it reads its rows when it is first asked."""
+        patience = LEAST_WAIT_S + len(self.source.table) / ROWS_PER_SECOND
+        return {"ready_s": patience, "call_s": patience}
 
 
 def prepare(

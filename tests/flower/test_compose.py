@@ -98,6 +98,9 @@ def test_the_image_copies_what_is_there_and_installs_exact_versions_as_nobody() 
     copied = [line.split()[1:-1] for line in DOCKERFILE.splitlines() if line.startswith("COPY ")]
     assert all((ROOT / name).exists() for names in copied for name in names)
     assert {"secagg", "fl", "demos", "setup.cfg", "constraints.txt"} <= {name for names in copied for name in names}
+    ignored = (COMPOSE / "Dockerfile.dockerignore").read_text().splitlines()
+    seen = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    assert "*" in ignored and seen == {name for names in copied for name in names}
     (default,) = re.findall(r"^ARG EXTRAS=(\S+)$", DOCKERFILE, re.MULTILINE)
     assert set(default.split(",")) <= set(config["options.extras_require"])
     assert "pip install -c /opt/secagg/source/constraints.txt -e " in DOCKERFILE
