@@ -2,11 +2,12 @@
 #   make demo    the main job on embedded data, with its table
 #   make test    the test suite
 #   make docs    the documentation site, in build/site; index.html opens from disk
+#   make notebook    docs/walkthrough.md as a notebook, run, in build/walkthrough.ipynb
 #   make demo-network    the same rounds between real processes, over Flower and TLS
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-network test test-long test-network test-benchmarks lint docs install clean
+.PHONY: demo demo-network test test-long test-network test-benchmarks lint docs notebook install clean
 
 install: .venv/installed
 
@@ -50,6 +51,9 @@ lint: install
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+notebook: install
+	$(BIN)/python docs/notebook.py docs/walkthrough.md build/walkthrough.ipynb
 
 clean:
 	rm -rf .venv build *.egg-info demos/*.egg-info benchmarks/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

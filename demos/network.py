@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
@@ -12,9 +14,16 @@ from demos.console import err, out, print_json, progress, seconds, size, table
 from demos.options import JSON, FilePath, ranged
 from fl import options
 
+if TYPE_CHECKING:
+    from fl.flower.local_data import LocalData
+    from fl.flower.local_parties import AppTable
+
 
 @click.command("network")
-@ranged("--banks", options.NETWORK_BANKS, "Number of banks. Each has processes of its own.", default=3)
+@click.option("--data", type=FilePath(dir_okay=False), metavar="FILE", help="Your own transactions. Default: embedded.")
+@ranged("--schema", options.FILE, "With --data: what its columns mean.", metavar="NAME|FILE.toml")
+@ranged("--partition", options.Text("a column"), "With --data: the bank of each row.", metavar="COLUMN|FILE.csv:COLUMN")
+@ranged("--banks", options.NETWORK_BANKS, "Number of banks, with --data of random ones. Default: 3, or the schema's.")
 @ranged("--rounds", options.SOME_ROUNDS, "Number of rounds; with --epsilon of steps. Default: 3, or by epsilon.")
 @ranged("--customers", options.NETWORK_CUSTOMERS, "Number of customers in the embedded data. Default: 150, or 900.")
 @ranged("--epsilon", options.EPSILON, "Train under this privacy budget of each bank. Default: without privacy.")
@@ -27,7 +36,10 @@ from fl import options
 )
 @JSON
 def network(
-    banks: int,
+    data: Path | None,
+    schema: str | None,
+    partition: str | None,
+    banks: int | None,
     rounds: int | None,
     customers: int | None,
     epsilon: float | None,
@@ -35,7 +47,7 @@ def network(
     noise: str | None,
     seed: int,
     timeout: float | None,
-    keep: str | None,
+    keep: Path | None,
     as_json: bool,
 ) -> None:
     """Train at banks in separate processes, with a key holder in its own, over TLS on this machine.
@@ -45,14 +57,17 @@ def network(
     run. With --epsilon the banks first release noisy counts of frauds, and then take noisy steps; each pays in its own
     ledger, and compares at home. A round takes 15 to 25 seconds, and 20 steps are the default at epsilon 3.
 
+    With --data the banks train on your own file. Each bank's process reads the whole file and takes its own rows, since
+    you run all of them; in a deployment each bank has a file of its own (fl/flower/deploy).
+
     \b
     python -m demos network --banks 3 --rounds 3
     python -m demos network --banks 4 --json
     python -m demos network --epsilon 3
+    python -m demos network --data some.csv --schema some.toml
     """
     import signal
     import tempfile
-    from pathlib import Path
 
     # `kill` and a terminal's hang-up stop all started processes, as Ctrl-C does. Ctrl-C does so even if a script's `&`
     # made this process ignore it. fl/flower/keeper.py stops them if this process ends without a signal it can handle.
@@ -61,14 +76,21 @@ def network(
     private = {"epsilon": epsilon, "delta": delta, "noise": noise}
     if epsilon is None and (delta is not None or noise is not None):
         raise click.UsageError("--delta and --noise say how a budget is spent: give --epsilon as well")
+    if data is None and (schema is not None or partition is not None):
+        raise click.UsageError("--schema and --partition say what a file holds: give --data FILE as well")
+    if data is not None and customers is not None:
+        raise click.UsageError("--customers is a number of the embedded data: leave it out, or leave out --data")
+    if partition is not None and banks is not None:
+        raise click.UsageError("--partition and --banks both fix the banks: give one of them")
+    file = None if data is None else OwnFile(data, schema, partition, banks)
     customers = customers or (150 if epsilon is None else 900)
     timeout = timeout or (600.0 if epsilon is None else 3600.0)
     if keep is not None:
-        Path(keep).mkdir(parents=True)
-        report = _played(Path(keep).absolute(), banks, rounds, customers, seed, timeout, private)
+        keep.mkdir(parents=True)
+        report = _played(keep.absolute(), file or banks or 3, rounds, customers, seed, timeout, private)
     else:
         with tempfile.TemporaryDirectory(prefix="secagg-network-") as folder:
-            report = _played(Path(folder), banks, rounds, customers, seed, timeout, private)
+            report = _played(Path(folder), file or banks or 3, rounds, customers, seed, timeout, private)
     if as_json:
         print_json(report)
     elif epsilon is None:
@@ -82,49 +104,81 @@ def network(
         raise click.ClickException(f"the banks' models {expected}")
 
 
+@dataclass(frozen=True)
+class OwnFile:
+    """What a person says about a file. banks: a number of random ones."""
+
+    data: Path
+    schema: str | None
+    partition: str | None
+    banks: int | None
+
+    def prepared(self, folder: Path, seed: int, *, calendar: bool = False) -> LocalData:
+        """Read it, and write into `folder` what banks need beside it."""
+        from fl.flower.local_data import prepare
+
+        return prepare(folder, self.data, self.schema, self.partition, self.banks, seed, calendar=calendar)
+
+
 def _played(
-    folder: Any,
-    banks: int,
+    folder: Path,
+    source: OwnFile | int,
     rounds: int | None,
     customers: int,
     seed: int,
     timeout: float,
     private: Mapping[str, Any],
 ) -> dict[str, Any]:
-    shared = {"data": "simulated", "banks": banks, "customers": customers, "seed": seed}
+    """source: a file, or a number of banks of the embedded data."""
     if private["epsilon"] is not None:
-        from demos.network_private import played
+        from demos import network_private
 
+        asked = {**private, "rounds": rounds}
+        if isinstance(source, OwnFile):
+            return network_private.played_on(
+                folder, source.prepared(folder / "data", seed, calendar=True), asked, timeout
+            )
         # Enough frauds that each bank can measure at home what the run was worth to it.
-        return played(folder, {**shared, "fraud_share": 0.02}, {**private, "rounds": rounds}, timeout)
-    return _played_openly(folder, shared, banks, 3 if rounds is None else rounds, timeout)
+        simulated = {"data": "simulated", "banks": source, "customers": customers, "seed": seed, "fraud_share": 0.02}
+        return network_private.played(folder, simulated, asked, timeout)
+    rounds = 3 if rounds is None else rounds
+    if isinstance(source, OwnFile):
+        made = source.prepared(folder / "data", seed)
+        return _played_openly(folder, made.tables, rounds, timeout, made.waits)
+    shared = {"data": "simulated", "banks": source, "customers": customers, "seed": seed}
+    tables = {f"bank-{number}": {**shared, "bank": f"bank-{number}"} for number in range(source)}
+    return _played_openly(folder, tables, rounds, timeout, {})
 
 
-def _played_openly(folder: Any, shared: dict[str, Any], banks: int, rounds: int, timeout: float) -> dict[str, Any]:
-    from fl.flower.comparison import in_process_hash
+def _played_openly(
+    folder: Path, tables: Mapping[str, AppTable], rounds: int, timeout: float, waits: Mapping[str, float]
+) -> dict[str, Any]:
+    from fl.flower.comparison import in_process
     from fl.flower.local_network import LocalNetwork
     from fl.flower.local_parties import LocalParties
     from fl.flower.settings import PlanSettings
 
+    banks = len(tables)
     plan = PlanSettings(max_clients=banks, clip=1.0, value_bits=20, max_weight=1, max_length=1_000_000)
-    tables = {f"bank-{number}": {**shared, "bank": f"bank-{number}"} for number in range(banks)}
     parties = LocalParties(folder / "parties", plan, tables, reports={"hashes": ["model_hash"]})
     parties.make()
     err.print(f"starting a SuperLink, a key holder and {banks} banks on 127.0.0.1")
     with LocalNetwork(parties, folder / "network") as running:
-        running.submit(rounds)
+        running.submit(rounds, **waits)
         with progress(f"rounds at {banks} banks", rounds) as advance:
             result = running.result(timeout, on_round=advance)
         processes = len(running.processes.marked())
     left = running.processes.marked()
     hashes = {bank: said.get("model_hash") for bank, said in sorted(result["reports"].items())}
-    expected = in_process_hash({**shared, "bank": ""}, plan, rounds)
+    expected = in_process(next(iter(tables.values())), plan, rounds)
     return {
         "banks": banks,
         "rounds": result["rounds"],
         "model_hashes": hashes,
-        "in_process_model_hash": expected,
-        "models_equal": len(hashes) == banks and set(hashes.values()) == {expected},
+        "in_process_model_hash": expected.model_hash,
+        "models_equal": len(hashes) == banks and set(hashes.values()) == {expected.model_hash},
+        "average_precision": expected.average_precision,
+        "not_measured": expected.not_measured,
         "processes": processes,
         "processes_left": len(left),
         "largest_message": result["largest_message"],
@@ -146,6 +200,9 @@ def _show(report: dict[str, Any]) -> None:
     verdict = "equal" if report["models_equal"] else ("DIFFERENT", "bold red")
     one = f"model after {len(report['rounds'])} rounds: {report['in_process_model_hash'][:16]} in one process, "
     out.print(Text.assemble(one, verdict, " at all banks"))
+    measured = report["average_precision"]
+    figure = f"not measured: {report['not_measured']}" if measured is None else f"{measured:.3f}"
+    out.print(Text(f"average precision on the test rows of all banks, without privacy: {figure}"))
     out.print(
         f"{report['processes']} processes, {report['processes_left']} left; largest message "
         f"{size(report['largest_message'])}; aggregator's peak memory {size(report['aggregator_peak_memory'])}\n"

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from demos.console import err, out, progress, seconds, size, table
 
+if TYPE_CHECKING:
+    from fl.data.federation import PartitionedTable
+    from fl.flower.local_data import LocalData
+    from fl.flower.local_parties import AppTable
+    from fl.runs.config import RunConfig
+
 
 def played(folder: Path, data: Mapping[str, Any], asked: Mapping[str, Any], timeout: float) -> dict[str, Any]:
     """Play a private run on the embedded data. `data`: entries of [app] tables. `asked`: options of `train`."""
-    from fl.flower.local_network import LocalNetwork
-    from fl.flower.private.home import COMPARISON
-    from fl.flower.private.local import private_parties
-    from fl.flower.private.plan import Course, make_plan
-    from fl.privacy.budget import BudgetLedger, ledger_path
     from fl.runs.asked import configuration
     from fl.runs.plan import read_source
 
@@ -26,14 +27,43 @@ def played(folder: Path, data: Mapping[str, Any], asked: Mapping[str, Any], time
     made["fraud_share"] = data["fraud_share"]
     config = configuration({**asked, **made, "model": "noisy-or"})
     source = read_source(config.data, config.seed)
+    tables = dict.fromkeys((name for name, _, _ in source.banks), data)
+    return _played(folder, config, source, tables, timeout, {"ready_s": 120.0, "call_s": 120.0})
+
+
+def played_on(folder: Path, data: LocalData, asked: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """Play a private run on a file of one's own. `asked`: options of `train`."""
+    from fl.runs.asked import configuration
+
+    config = configuration({**asked, **data.common, "model": "noisy-or"})
+    # The seed is the plan's, and a bank's name is that of its organisation.
+    tables = {name: {key: table[key] for key in ("data", "schema", "partition")} for name, table in data.tables.items()}
+    return _played(folder, config, data.source, tables, timeout, data.waits)
+
+
+def _played(
+    folder: Path,
+    config: RunConfig,
+    source: PartitionedTable,
+    tables: Mapping[str, AppTable],
+    timeout: float,
+    waits: Mapping[str, float],
+) -> dict[str, Any]:
+    """`tables`: by bank, the entries of its [app] table that lead to its rows."""
+    from fl.flower.local_network import LocalNetwork
+    from fl.flower.private.home import COMPARISON
+    from fl.flower.private.local import private_parties
+    from fl.flower.private.plan import Course, make_plan
+    from fl.privacy.budget import BudgetLedger, ledger_path
+
     plan = make_plan(config, source)
     course, privacy = Course.of(plan.at(source)), plan.config.privacy
     assert privacy is not None
-    parties = private_parties(folder / "parties", plan, source, dict.fromkeys(plan.members, data))
+    parties = private_parties(folder / "parties", plan, source, tables)
     err.print(f"starting a SuperLink, a key holder and {len(plan.members)} banks on 127.0.0.1")
     err.print(f"plan {plan.fingerprint[:16]}: {len(course.chunks)} rounds of counts, then {course.steps} steps")
     with LocalNetwork(parties, folder / "network") as running:
-        running.submit(course.rounds, **{"ready_s": 120.0, "call_s": 120.0})
+        running.submit(course.rounds, **waits)
         with progress(f"rounds at {len(plan.members)} banks", course.rounds) as advance:
             result = running.result(timeout, on_round=advance)
         processes = len(running.processes.marked())

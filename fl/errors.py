@@ -88,6 +88,10 @@ class RunFolderError(FederationError):
     """A run folder cannot be created, read or continued."""
 
 
+class ExportError(FederationError):
+    """A model cannot be written in another format as requested, or a file is no export of a run."""
+
+
 class FileRefused(FederationError):
     """A file cannot be written because its path is a link, a device, a pipe or a folder, which are never replaced."""
 

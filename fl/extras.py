@@ -12,6 +12,8 @@ EXTRAS = {
     "assist": ("openai", "httpx2", "pydantic"),
     "flower": ("flwr", "httpx", "grpc"),
     "lightning": ("lightning", "torchmetrics"),
+    "export": ("onnx", "onnxruntime"),
+    "serve": ("fastapi", "uvicorn"),
     "examine": ("captum", "fairlearn", "river", "plotly", "jinja2"),
     "demos": ("click", "rich"),
     "benchmarks": ("matplotlib", "jinja2"),

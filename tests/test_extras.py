@@ -35,6 +35,7 @@ COMMANDS = [
     ("pydantic", "assist", "demos", ["demos", "assist", "synth", "--scenario", "x", "--rows", "2"]),
     ("flwr", "flower", "demos", ["demos", "network"]),
     ("captum", "examine", "demos", ["demos", "evaluate", "run"]),
+    ("onnx", "export", "demos", ["demos", "export", "run", "--onnx", "{page}"]),
     ("plotly", "examine", "demos", ["demos", "ablate", "run.toml"]),
     ("click", "demos", "benchmarks", ["benchmarks", "run"]),
     ("matplotlib", "benchmarks", "benchmarks", ["benchmarks", "report", "{results}", "--html", "{page}"]),

@@ -12,6 +12,7 @@ history with labels.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,24 +54,52 @@ def feature_stream(
     holds one chunk, `schema.history_days` days and three numbers a customer. Raises `OrderError` naming the row when
     transactions come earlier than what was seen, and `PartitionError` for a row without a bank.
     """
-    banks: dict[str, FeatureStream] = {}
-    if history is not None:
-        for name, rows in partition.assign(history):
-            banks[name] = FeatureStream(schema, history.take(rows), _own(schema, at_banks, name))
-    latest = None if history is None or history.time is None or not len(history) else int(history.time[-1])
+    live = LiveFeatures(schema, partition, history, at_banks)
     for chunk in new_rows:
-        latest = _refuse_disorder(chunk, latest)
+        yield live.push(chunk)
+
+
+class LiveFeatures:
+    """Features of all banks' rows as they come: a rolling history for each bank. A chunk that is refused changes none.
+
+    `history` and `at_banks`: as in `feature_stream`.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        partition: Partition,
+        history: Transactions | None = None,
+        at_banks: Mapping[str, Sequence[Constant]] | None = None,
+    ) -> None:
+        self._schema, self._partition, self._at_banks = schema, partition, at_banks
+        self._banks: dict[str, FeatureStream] = {}
+        if history is not None:
+            for name, rows in partition.assign(history):
+                self._banks[name] = FeatureStream(schema, history.take(rows), _own(schema, at_banks, name))
+        timed = history is not None and history.time is not None and len(history)
+        self._latest = int(history.time[-1]) if timed else None  # type: ignore[union-attr, index]  # as `timed` says
+
+    def push(self, chunk: Transactions) -> StreamedRows:
+        """Features of the chunk, which is remembered. Raises as `feature_stream` does."""
+        latest = _refuse_disorder(chunk, self._latest)
         x = np.empty((len(chunk), 0), np.float32)
         bank = np.empty(len(chunk), object)
-        for name, rows in partition.assign(chunk):
-            if name not in banks:
-                banks[name] = FeatureStream(schema, constants=_own(schema, at_banks, name))
-            part = banks[name].push(chunk.take(rows))
+        moved: dict[str, FeatureStream] = {}
+        for name, rows in self._partition.assign(chunk):
+            begun = self._banks.get(name)
+            if begun is None:
+                begun = FeatureStream(self._schema, constants=_own(self._schema, self._at_banks, name))
+            # A copy, whose attributes are replaced and never changed: it takes the place of the bank's own at the end.
+            moved[name] = copy.copy(begun)
+            part = moved[name].push(chunk.take(rows))
             if x.shape[1] == 0:
                 x = np.empty((len(chunk), part.shape[1]), np.float32)
             x[rows] = part
             bank[rows] = name
-        yield StreamedRows(x, bank, chunk)
+        self._banks |= moved
+        self._latest = latest
+        return StreamedRows(x, bank, chunk)
 
 
 def stream_file(

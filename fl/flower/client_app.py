@@ -35,7 +35,7 @@ from fl.flower.settings import PartySettings, load_settings, party_file
 if TYPE_CHECKING:
     from torch import nn
 
-    from fl.data.federation import BankData
+    from fl.data.federation import BankData, PartitionedTable
     from fl.rounds.play import Schedule
 
 
@@ -103,25 +103,37 @@ def _workplace(path: Path) -> Workplace:
     """Rows and schedule of the bank whose party file this is; read once in a process."""
     import torch
 
-    from fl.data.federation import load_federation, resolve_schema
+    from fl.data.features import features
+    from fl.data.federation import bank_of
 
     app = load_settings(path).app
     require_entries(app, {"data", "bank", "seed"}, path)
-    simulation = simulation_of(app)
-    data = "simulated" if simulation is not None else str(path.parent / app["data"])
     torch.set_num_threads(1)  # the same sums in the same order at every bank and in every run
-    seed, schema, partition = number(app, "seed", options.SEED), app.get("schema"), app.get("partition")
-    if lacking := resolve_schema(data, schema).lacking("shared"):
+    source = banks_of(app, path.parent)
+    if lacking := source.table.schema.lacking("shared"):
         raise SettingsError(
             f"{path}: app.schema leaves the scaling constants of {', '.join(lacking)} to the banks, and the parties of "
             "a network agree on them beforehand: take the schema.toml of a run of demos train, which holds them"
         )
-    federation = load_federation(data, schema, partition, seed=seed, simulation=simulation)
-    bank = next((each for each in federation.banks if each.name == app["bank"]), None)
-    if bank is None:
-        held = ", ".join(each.name for each in federation.banks)
-        raise SettingsError(f"{path}: app.bank: expected a bank of {data} ({held}), got {app['bank']!r}")
-    return Workplace(bank, schedule_of(app, rounds=0), len(federation.feature_names), torch.device("cpu"))
+    held = [name for name, _, _ in source.banks]
+    if app["bank"] not in held:
+        raise SettingsError(
+            f"{path}: app.bank: expected a bank of {app['data']} ({', '.join(held)}), got {app['bank']!r}"
+        )
+    bank, width = bank_of(source, app["bank"]), len(features(source.table.schema))
+    return Workplace(bank, schedule_of(app, rounds=0), width, torch.device("cpu"))
+
+
+def banks_of(app: Mapping[str, Any], folder: Path) -> PartitionedTable:
+    """All rows that an [app] table leads to, by bank. `folder`: that of the party file."""
+    from fl.data.federation import read_partitioned
+
+    simulation, seed = simulation_of(app), number(app, "seed", options.SEED)
+    data = "simulated" if simulation is not None else str(folder / app["data"])
+    schema, partition = app.get("schema"), app.get("partition")
+    if schema is not None and schema.endswith(".toml"):  # otherwise the name of a shipped one
+        schema = str(folder / schema)
+    return read_partitioned(data, schema, partition, seed=seed, simulation=simulation)
 
 
 def schedule_of(app: Mapping[str, Any], rounds: int) -> Schedule:

@@ -29,7 +29,7 @@ from fl.runs.folder import bank_names, read_config, read_object
 from fl.runs.operating import CALIBRATION
 from fl.runs.outline import Outline
 from fl.runs.scored_files import Past, ScoredChunk, history_of, score_rows
-from fl.runs.scoring import ScoredRows, TrainedModel, load_model, score_file, score_frame
+from fl.runs.scoring import ScoredRows, TrainedModel, frame_stream, inputs_of, load_model, score_file, score_frame
 from fl.runs.scoring_at_home import at_home
 
 StringPath = str | os.PathLike[str]
@@ -181,6 +181,39 @@ class Run:
         """
         source = path if isinstance(path, OpenCsv) else Path(path)
         return score_rows(self.model, source, past, keep, rows=rows)
+
+    def inputs(self, frame: pd.DataFrame, history: pd.DataFrame | StringPath | None = None) -> pd.DataFrame:
+        """What the model sees of each transaction in `frame`: the input of an exported model.
+
+        Args:
+            frame: New transactions, as `score` takes them.
+            history: As `score` takes it.
+
+        Returns:
+            float32, one row per row of `frame` and with its index, one column per feature, in the model's order. NaN in
+            rows that the schema drops and in empty rows.
+
+        Raises:
+            DataError, OrderError, PartitionError: As `score`.
+        """
+        x = np.full((len(frame), len(self.model.features)), np.nan, np.float32)
+        if (chunk := frame_stream(self.model, frame, history)) is not None:
+            x[chunk.table.index] = inputs_of(self.model, chunk)
+        return pd.DataFrame(x, frame.index, pd.Index(self.model.features))
+
+    def export_onnx(self, path: StringPath, bank: str | None = None) -> None:
+        """Write the model as an ONNX file, whose input is what `inputs` gives and whose output is what `score` gives.
+
+        Args:
+            path: The file. It appears whole or not at all.
+            bank: The bank whose own layers the file gets. Only for a run whose banks have layers of their own.
+
+        Raises:
+            ExportError: The bank is missing, unknown or of no use.
+        """
+        from fl.runs.onnx_file import write_onnx  # needs the extra `export`
+
+        write_onnx(self.model, Path(path), bank)
 
     def score_file(self, path: StringPath, history: StringPath | None = None) -> Iterator[ScoredRows]:
         """Scores of the transactions in a file, chunk by chunk: memory does not grow with the file.

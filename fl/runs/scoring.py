@@ -231,16 +231,29 @@ def score_frame(
 
     `history`: as in `score_file`, or in memory as well. Raises as `score_file` does.
     """
+    chunk = frame_stream(model, frame, history)
+    if chunk is None:
+        return ScoredRows(np.empty(0, np.int64), np.empty(0), np.empty(0, bool), np.empty(0, object))
+    return scored(model, chunk)
+
+
+def frame_stream(
+    model: TrainedModel, frame: pd.DataFrame, history: pd.DataFrame | str | os.PathLike[str] | None
+) -> StreamedRows | None:
+    """Features of the transactions in `frame` without the rows that the schema drops; None where it drops all.
+
+    `history`: as in `score_file`, or in memory as well. Raises as `score_file` does.
+    """
     schema, past = model.schema, None
     if history is not None:
         past = past_rows(history, schema, model.partition, needs_fraud=False)
     column = model.partition.column_of(list(frame.columns))
     try:
-        new = transactions_from_frame(frame, schema, "frame", labelled=False, bank_column=column)
+        rows = transactions_from_frame(frame, schema, "frame", labelled=False, bank_column=column)
     except NoRows:
-        return ScoredRows(np.empty(0, np.int64), np.empty(0), np.empty(0, bool), np.empty(0, object))
-    (chunk,) = feature_stream(schema, model.partition, past, [new], model.at_banks)
-    return scored(model, chunk)
+        return None
+    (chunk,) = feature_stream(schema, model.partition, past, [rows], model.at_banks)
+    return chunk
 
 
 def past_rows(
@@ -259,7 +272,7 @@ def scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
     cpu = torch.device("cpu")
     if model.home is not None:
         chunk = _of_bank(chunk, model.home.bank)
-    x = _with_shared(chunk, model.shared)[:, model.columns]
+    x = inputs_of(model, chunk)
     score = predict(model.module, x, device=cpu)
     for bank, module in model.own.items():
         held = chunk.bank == bank
@@ -270,6 +283,11 @@ def scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
     limit = np.array([model.thresholds.get(bank, model.threshold) for bank in chunk.bank], np.float64)
     calibrated = None if model.calibration is None else model.calibration.of(score)
     return ScoredRows(chunk.table.index, score, score >= limit, chunk.bank, at_home, calibrated)
+
+
+def inputs_of(model: TrainedModel, chunk: StreamedRows) -> NDArray[np.float32]:
+    """float32[n, len(model.features)]: what the model sees of a chunk, in the order of `model.features`."""
+    return _with_shared(chunk, model.shared)[:, model.columns]
 
 
 def _of_bank(chunk: StreamedRows, bank: str) -> StreamedRows:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import risky_banks
 
 pytestmark = pytest.mark.long
 
@@ -49,6 +50,17 @@ def test_the_network_ends_with_the_model_of_the_in_process_run(tmp_path: Path) -
     assert len(report["model_hashes"]) == 3 and [each["number"] for each in report["rounds"]] == [1, 2]
     assert report["processes_left"] == 0 and started_by(tmp_path) == []
     assert list(tmp_path.glob("secagg-network-*")) == []
+
+
+def test_the_network_trains_on_a_file_of_ones_own(tmp_path: Path) -> None:
+    data = risky_banks.written(tmp_path, risky_banks.frame())
+    asked = ["--data", str(data), "--schema", str(tmp_path / "risky.toml"), "--rounds", "1", "--json"]
+    running = demo(tmp_path, *asked)
+    out, err = running.communicate(timeout=400)
+    assert running.returncode == 0, err[-3000:]
+    report = json.loads(out)
+    assert report["models_equal"] and list(report["model_hashes"]) == list(risky_banks.BANKS)
+    assert 0 < report["average_precision"] <= 1 and report["processes_left"] == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -1,0 +1,64 @@
+"""`demos export`: a run's model as an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from demos.console import out, print_json
+from demos.options import JSON, FilePath, Range
+from fl import options
+
+
+@click.command("export")
+@click.argument("run", type=FilePath())
+@click.option("--onnx", "target", type=FilePath(dir_okay=False), required=True, help="File to write the model to.")
+@click.option(
+    "--bank",
+    type=Range(options.Text("the name of a bank")),
+    metavar="BANK",
+    help="Bank whose own layers the file gets. Only for runs whose banks have layers of their own.",
+)
+@click.option("--check", "checked", type=FilePath(), help="Transactions to compare the file with `score` on.")
+@click.option("--history", type=FilePath(), help="With --check: labelled transactions from before.")
+@JSON
+def export(
+    run: Path, target: Path, bank: str | None, checked: Path | None, history: Path | None, as_json: bool
+) -> None:
+    """Write the model in folder RUN as an ONNX file, which onnxruntime scores with, without this package and torch.
+
+    The file takes features and gives scores. Its metadata names each feature and how it was scaled, the threshold and
+    the schema. docs/data.md says how features are computed; from Python, `Run.inputs` computes them.
+
+    With --check, both score the transactions of a file, and the command fails where a score differs by more than 1e-6.
+
+    \b
+    python -m demos export runs/NAME --onnx fraud.onnx
+    python -m demos export runs/NAME --onnx fraud.onnx --check new.csv --history past.csv
+    """
+    if history is not None and checked is None:
+        raise click.UsageError("--history is the past of the transactions to compare on: give --check FILE as well")
+    from fl.runs.api import load
+    from fl.runs.onnx_file import TOLERANCE, disagreement, open_session, write_onnx
+
+    model = load(run).model
+    write_onnx(model, target, bank)
+    report = {
+        "onnx": str(target),
+        "bytes": target.stat().st_size,
+        "inputs": len(model.features),
+        "threshold": model.threshold,
+    }
+    agreed = None
+    if checked is not None:
+        agreed = disagreement(model, open_session(target), checked, history, bank)
+        report |= {"rows_compared": agreed.rows, "largest_difference": agreed.largest}
+    if as_json:
+        print_json(report)
+    else:
+        out.print(f"{target}: {report['bytes']:,} bytes, {len(model.features)} inputs")
+        if agreed is not None:
+            out.print(f"{agreed.rows:,} transactions compared with score: largest difference {agreed.largest:.1e}")
+    if agreed is not None and not agreed.close:
+        raise click.ClickException(f"expected scores within {TOLERANCE:g} of those of score; do not use {target}")
