@@ -20,6 +20,7 @@ The sum is that of all members or there is none: the key holder aborts where one
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import secrets
@@ -46,7 +47,6 @@ from fl.privacy.noise_shares import plan_noise
 from fl.secure.session import encrypted_sum
 
 TOTALS = "totals.npz"
-SALT = "salt"
 UNREADABLE = (  # what reading a damaged file raises
     OSError,
     ValueError,
@@ -82,7 +82,7 @@ def bank_salt(folder: Path) -> bytes:
 
     Raises `StatisticsError` when it is gone and the totals that were made under it are not.
     """
-    path = folder / SALT
+    path = folder / "salt"
     if not path.exists():
         if (folder / TOTALS).exists():
             raise StatisticsError(
@@ -181,6 +181,24 @@ def load_release(folder: Path) -> tuple[Totals, AllSlots]:
         return Totals(plan, sums), keys
     except UNREADABLE as fault:
         raise StatisticsError(f"{folder / TOTALS}: no released totals that can be read ({fault})") from fault
+
+
+def totals_digest(folder: Path) -> str:
+    """SHA-256, hex, of the totals in `folder`: their plan, keys and sums, and not what making them took.
+
+    Equal exact counts have equal digests. Raises `StatisticsError` as `load_release` does.
+    """
+    path = folder / TOTALS
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about, plan, sums = json.loads(bytes(file["about"])), bytes(file["plan"]), file["sums"]
+        told = {name: value for name, value in about.items() if name != "release"}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        digest.update(plan)
+        digest.update(np.ascontiguousarray(sums).data.cast("B"))
+    except UNREADABLE as fault:
+        raise StatisticsError(f"{path}: no released totals that can be read ({fault})") from fault
+    return digest.hexdigest()
 
 
 def _noise_of(stored: Any) -> Noise | None:

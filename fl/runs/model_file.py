@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from fl.counts.entity_risk import EPISODES
-from fl.counts.release import SALT, TOTALS
+from fl.counts.release import TOTALS, totals_digest
 from fl.data.schema import Schema
 from fl.durable import replace_durably
 from fl.errors import RunFolderError
@@ -24,7 +24,7 @@ from fl.learning.model import MODEL_FORMAT, model_hash
 from fl.runs.folder import RESTORE
 
 MODEL_FILE = "model.safetensors"
-MADE_WITH = tuple(f"statistics/{name}" for name in (TOTALS, EPISODES, SALT))  # files beside the model, in its folder
+STATISTICS = "statistics"  # folder of the release, beside the model
 SCHEMA = "schema"  # names the schema among them, whose text is in the model file itself
 
 
@@ -56,11 +56,16 @@ def write_model(
 
 
 def made_with(folder: Path, schema: Schema) -> dict[str, str]:
-    """By name, the SHA-256 of the schema and of each file of the release that is in a run's folder."""
-    held = {name: folder / name for name in MADE_WITH if (folder / name).exists()}
-    return {SCHEMA: schema.sha256} | {
-        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in held.items()
-    }
+    """By name, the SHA-256 of the schema, and of the totals and constants of the release in a run's folder.
+
+    Equal runs without privacy have equal ones: neither the salt nor what the release took is in them.
+    """
+    found, statistics = {SCHEMA: schema.sha256}, folder / STATISTICS
+    if (statistics / TOTALS).exists():
+        found[f"{STATISTICS}/{TOTALS}"] = totals_digest(statistics)
+    if (statistics / EPISODES).exists():
+        found[f"{STATISTICS}/{EPISODES}"] = hashlib.sha256((statistics / EPISODES).read_bytes()).hexdigest()
+    return found
 
 
 def require_made_with(folder: Path, named: Mapping[str, object], schema: Schema) -> None:

@@ -31,7 +31,7 @@ CUT = pd.Timestamp("2024-02-26")  # the first test day
 
 @pytest.fixture(scope="module")
 def frame() -> pd.DataFrame:
-    return simulate(Simulation(customers=400, terminals=200, banks=3, fraud_share=0.03, seed=5)).reset_index(drop=True)
+    return simulate(Simulation(customers=200, terminals=100, banks=3, fraud_share=0.05, seed=5)).reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")

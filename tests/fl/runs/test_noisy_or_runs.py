@@ -20,6 +20,7 @@ from planted import killed_after_write
 
 import fl
 from demos.score import score as score_command
+from fl.counts import release
 from fl.counts.plan import Totals
 from fl.counts.release import load_release
 from fl.counts.risk_columns import RiskColumns
@@ -58,6 +59,10 @@ def finished(data: Path) -> Path:
     """A private run with every default but the number of rounds."""
     played(Experiment.start(risky_banks.config(data, epsilon=3, rounds=ROUNDS), data / "finished")).result()
     return data / "finished"
+
+
+def power_cut(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def spent(run: Path) -> list[list[dict[str, Any]]]:
@@ -231,11 +236,27 @@ def test_without_privacy_a_resumed_run_ends_at_the_same_bits(data: Path, tmp_pat
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
 
 
-def test_a_run_killed_between_its_counts_and_its_steps_goes_on_within_its_budget(data: Path, tmp_path: Path) -> None:
-    run, written = tmp_path / "run", tmp_path / "run.toml"
-    written.write_text(config_to_toml(risky_banks.config(data, epsilon=3, rounds=ROUNDS)))
-    command = ["-m", "demos", "train", "--config", str(written), "--run-dir", str(run)]
-    killed_after_write(tmp_path / "planted", r"statistics/totals\.npz$", 1, command)
+@pytest.mark.parametrize("how", ["power cut", pytest.param("killed", marks=pytest.mark.long)])
+def test_a_run_killed_between_its_counts_and_its_steps_goes_on_within_its_budget(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    run, config = tmp_path / "run", risky_banks.config(data, epsilon=3, rounds=ROUNDS)
+    if how == "killed":
+        written = tmp_path / "run.toml"
+        written.write_text(config_to_toml(config))
+        command = ["-m", "demos", "train", "--config", str(written), "--run-dir", str(run)]
+        killed_after_write(tmp_path / "planted", r"statistics/totals\.npz$", 1, command)
+    else:
+        write = release.write_totals
+
+        def wrote(*given: Any) -> None:
+            write(*given)
+            power_cut()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(release, "write_totals", wrote)
+            with pytest.raises(KeyboardInterrupt):
+                played(Experiment.start(config, run))
     first = spent(run)
     assert [len(lines) for lines in first] == [1, 1, 1]  # counts alone
     totals: Totals = load_release(run / "statistics")[0]
@@ -249,9 +270,6 @@ def test_a_run_killed_between_its_counts_and_its_steps_goes_on_within_its_budget
 def test_a_step_that_was_paid_for_and_lost_is_not_taken_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def power_cut(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     run = tmp_path / "run"
     played(Experiment.start(risky_banks.config(data, epsilon=3, rounds=ROUNDS), run), 1)
     with monkeypatch.context() as patch:
@@ -291,7 +309,6 @@ def another_count(path: Path) -> None:
 CHANGES: dict[str, Callable[[Path], object]] = {
     "statistics/totals.npz": another_count,
     "statistics/episodes.json": lambda path: path.write_text(path.read_text().replace('"traffic": ', '"traffic": 1')),
-    "statistics/salt": lambda path: path.write_bytes(bytes(32)),
 }
 
 
@@ -407,7 +424,7 @@ def test_a_network_with_the_risk_of_parties_scores_at_home_as_well(
     data: Path, rows: pd.DataFrame, tmp_path: Path
 ) -> None:
     past, new = parts(rows)
-    config: RunConfig = risky_banks.config(data, epsilon=3, model="mlp", rounds=1)
+    config: RunConfig = risky_banks.config(data, epsilon=3, model="mlp", rounds=1, local_steps=1)
     assert (config.model.kind, config.model.inputs) == ("mlp", "risk")
     played(Experiment.start(config, tmp_path / "run")).result()
     own = fl.load(tmp_path / "run").as_bank("bank-0", past).score(new, past)
