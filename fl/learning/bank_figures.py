@@ -3,8 +3,8 @@
 What it does: `bank_figures` measures one bank, window by window, at .5, at the threshold of all banks, at the bank's
 own, and at the one of both that a rule chooses. `points_of_all` measures all banks together at the same thresholds.
 
-The rule: a bank's own threshold is used if its validation rows hold `fl.learning.thresholds.ENOUGH_FRAUDS` frauds. From
-fewer, it is worse than the threshold of all banks, since the luck of a few frauds decides it.
+The rule: a bank's own threshold is used if its validation rows hold `fl.learning.thresholds.ENOUGH_FRAUDS` frauds. A
+threshold from fewer is a matter of luck, and the bank uses the one of all banks.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 What it does: each rule takes labelled rows that no model was trained on, and gives a threshold. `ByF1` has the best F1.
 `ByAlerts` flags so many rows a day. `ByCost` has the least cost of missed frauds and of alerts.
 
-A threshold of one bank is an estimate from that bank's frauds. With few of them it is worse than the threshold of all
-banks together. `per_bank` therefore gives a bank its own threshold only if its rows hold `ENOUGH_FRAUDS` frauds. A rule
-by alerts needs no frauds.
+A threshold of one bank is an estimate from that bank's frauds. With few of them it is a matter of luck. `per_bank`
+therefore gives a bank its own threshold only if its rows hold `ENOUGH_FRAUDS` frauds. A rule by alerts needs no frauds.
 
 Sources: Lipton, Elkan and Naryanaswamy, ECML 2014 (F1 over thresholds); Elkan, IJCAI 2001 (costs).
 """

@@ -43,6 +43,9 @@ def held_out_scores(source: PartitionedTable, model: TrainedModel, learned_days:
         table = at_bank(source.table.take(rows), model.at_banks.get(name, ()))
         chosen = held_out(table, held, source.periods, source.first_day, days, learned_days)
         positions = chosen.positions
+        if len(positions) == 0:
+            found[name] = HeldOut(np.empty(0), np.empty(0), chosen.days)
+            continue
         x = scaled_features(table, positions)
         if shared is not None:
             taken = table.take(positions)

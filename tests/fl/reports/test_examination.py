@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from torch import nn
 
+from fl.data.schema import CategoricalColumn
 from fl.data.simulate import Simulation
 from fl.durable import replace_json
 from fl.errors import ExaminationError, RunFolderError
 from fl.reports.compared import BASELINES, baselines_of
+from fl.reports.examination import fairness as fairness_module
 from fl.reports.examination import page, plots
 from fl.reports.examination import report as report_module
 from fl.reports.examination.calibration import expected_calibration_error, measured, reliability, unweighted, wilson
@@ -28,6 +30,7 @@ from fl.reports.examination.evidence import Evidence, gather
 from fl.reports.examination.explanations import agreement, shap_values
 from fl.reports.examination.fairness import REST, by_group, fairness, quarters
 from fl.reports.examination.figures import comparison, figures
+from fl.reports.examination.review import Team, review
 from fl.reports.examination.timeliness import days_to_alert
 from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.runs.asked import configuration
@@ -310,8 +313,8 @@ def test_a_model_that_flags_nothing_is_examined_and_the_report_says_so(
     assert all(window["alerts"] == 0 and window["precision"] is None for window in told["figures"]["windows"])
     assert told["explanations"]["alerts"] == {"top": [], "importance": None, "rows": 0}
     assert told["comparison"]["models"][0]["precision"] is None
-    assert f"flags none of {len(evidence.test):,} test transactions" in told["findings"][0]["text"]
-    assert told["findings"][0]["kind"] == "concern"
+    assert f"flags none of {len(evidence.test):,} test transactions" in told["findings"][1]["text"]
+    assert told["findings"][1]["kind"] == "concern"
     text = page.page(report)
     assert "flags none of" in text and "Nothing was flagged" in text
 
@@ -323,3 +326,36 @@ def test_a_column_without_any_number_is_one_group() -> None:
 def test_banks_whose_importances_are_all_equal_have_no_rank_correlation() -> None:
     told = agreement([{"a": 0.0, "b": 0.0}, {"a": 1.0, "b": 2.0}])
     assert told is not None and told["rank_correlation"] is None and told["pairs"] == 1
+
+
+def test_a_category_that_holds_no_groups_is_left_out_with_the_reason_unless_somebody_named_it(
+    evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = CategoricalColumn("DESCRIPTION_CODE", hash_width=8)
+    schema = replace(evidence.schema, categorical=(hashed,))
+    other = replace(evidence, federation=replace(evidence.federation, schema=schema))
+
+    def refused(_: Evidence, column: str) -> dict[str, object]:
+        if column == hashed.column:
+            raise ExaminationError("column 'DESCRIPTION_CODE' holds 400 different words")
+        return {"column": column}
+
+    monkeypatch.setattr(fairness_module, "by_group", refused)
+    told = fairness(other)
+    assert [column["column"] for column in told["columns"]] == ["bank"]
+    assert told["skipped"] == [{"column": hashed.column, "why": "column 'DESCRIPTION_CODE' holds 400 different words"}]
+    with pytest.raises(ExaminationError, match="400"):
+        fairness(other, [hashed.column])
+
+
+def test_a_team_reviews_the_highest_scores_of_each_day_or_bank_or_of_all(evidence: Evidence) -> None:
+    test = evidence.test
+    for per, groups in (("day", np.unique(test.day)), ("bank", None), ("all", [0])):
+        told = review(evidence, Team(3, per))  # type: ignore[arg-type]
+        assert told is not None and told["precision"] == told["frauds"] / told["reviewed"]
+        if groups is not None:
+            assert told["reviewed"] == 3 * len(groups)
+    best = np.argsort(-test.score, kind="stable")[:3]
+    told = review(evidence, Team(3, "all"))
+    assert told is not None and told["frauds"] == int(test.label[best].sum())
+    assert review(evidence, None) is None

@@ -72,3 +72,32 @@ def test_the_advice_follows_from_what_was_measured(asked: dict[str, Any], advice
 def test_a_run_without_privacy_names_no_epsilon() -> None:
     sentence = verdict(result(figures(0.6), epsilon=None, alone=figures(0.5))).sentence
     assert "together without privacy" in sentence and "epsilon" not in sentence
+
+
+def joined(alone: dict[str, Any], **banks: tuple[float, float, float] | None) -> dict[str, Any]:
+    """Figures of banks alone, with what each bank gains by joining as (gain, low, high)."""
+    names = ("gain", "low", "high")
+    each = {bank: None if one is None else dict(zip(names, one, strict=True)) for bank, one in banks.items()}
+    return {**alone, "gain_of_joining": {"level": 0.95, "low": 0.05, "high": 0.15, "banks": each}}
+
+
+def test_the_sentence_begins_with_the_banks_to_which_joining_is_worth_it() -> None:
+    alone = joined(figures(0.5), north=(0.1, 0.05, 0.2), south=(0.2, 0.1, 0.3), quiet=None)
+    sentence = verdict(result(figures(0.6), alone=alone)).sentence
+    opening = "Joining is worth it to each of 2 banks at epsilon 3.00: average precision +0.100 in all"
+    assert sentence.startswith(opening)
+    assert "(95 % interval +0.050 to +0.150; by bank +0.100 to +0.200)" in sentence
+
+
+def test_banks_that_lose_and_banks_of_which_nobody_can_tell_are_named() -> None:
+    alone = joined(figures(0.5), north=(0.1, 0.05, 0.2), south=(-0.2, -0.3, -0.1), west=(0.1, -0.1, 0.2))
+    sentence = verdict(result(figures(0.6), epsilon=None, alone=alone)).sentence
+    opening = "Joining is worth it to 1 of 3 banks without privacy; west may gain or lose; south loses by it: "
+    assert sentence.startswith(opening)
+
+
+def test_a_gain_that_is_sure_and_too_little_is_not_worth_it() -> None:
+    alone = joined(figures(0.5), north=(0.005, 0.002, 0.008))
+    sentence = verdict(result(figures(0.505), alone=alone)).sentence
+    assert sentence.startswith("Joining is not surely worth it to any bank at epsilon 3.00")
+    assert "little to learn from each other: try" in sentence
