@@ -32,7 +32,14 @@ from fl.counts.settings import StatisticsSettings
 from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.limits import ResourceSettings
-from fl.runs.config import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
+from fl.runs.config import (
+    AggregationSettings,
+    ConstantsSettings,
+    DataSettings,
+    PrivacySettings,
+    RunConfig,
+    config_to_toml,
+)
 from fl.runs.plan import read_source
 from fl.runs.train_options import TRAIN_OPTIONS, TrainOption, flag
 
@@ -330,6 +337,8 @@ FIELDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "local_steps": ("privacy", "steps", ()),
     "max_grad_norm": ("privacy", "max_grad_norm", ()),
     "expected_batch": ("privacy", "expected_batch", ()),
+    "rows_per_bank": ("privacy", "rows_per_bank", ()),
+    "constants_share": ("constants", "budget_share", ()),
     "min_banks": ("statistics", "min_banks", ()),
     "increment_days": ("statistics", "increment_days", ()),
     "statistics_share": ("statistics", "budget_share", ()),
@@ -365,6 +374,7 @@ TABLES: dict[str, type] = {
     "algorithm": AlgorithmSettings,
     "participation": ParticipationSettings,
     "resources": ResourceSettings,
+    "constants": ConstantsSettings,
 }
 NARROWER = {"lr", "buffer"}  # at the command line: a rate that is chosen by the noise is one that is left out
 
