@@ -31,7 +31,7 @@ from fl.errors import BudgetError
 
 KNOWN_ROWS, KNOWN_BATCH, KNOWN_STEPS, KNOWN_RATE = 8192.0, 2048.0, 10, 30.0  # of the settings that were searched for
 PASSES = KNOWN_STEPS * KNOWN_BATCH / KNOWN_ROWS  # over the rows, in a round
-MOST_RATE = 10.0  # step per unit of a mean gradient, of the network's shared steps
+MOST_RATE = 4.0  # step per unit of a mean gradient, of the network's shared steps
 NETWORK_FROM = 64_000.0  # rows of a bank times epsilon
 LONGEST_STEP = 0.5  # L2 norm, in the unit of the weights
 
