@@ -36,6 +36,8 @@ from fl.runs.config import (
     AggregationSettings,
     DataSettings,
     ModelSettings,
+    ConstantsSettings,
+    DataSettings,
     PrivacySettings,
     RunConfig,
     config_to_toml,
@@ -337,6 +339,8 @@ FIELDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "local_steps": ("privacy", "steps", ()),
     "max_grad_norm": ("privacy", "max_grad_norm", ()),
     "expected_batch": ("privacy", "expected_batch", ()),
+    "rows_per_bank": ("privacy", "rows_per_bank", ()),
+    "constants_share": ("constants", "budget_share", ()),
     "min_banks": ("statistics", "min_banks", ()),
     "history_days": ("model", "history_days", ("--model", "noisy-or")),
     "increment_days": ("statistics", "increment_days", ()),
@@ -374,6 +378,7 @@ TABLES: dict[str, type] = {
     "algorithm": AlgorithmSettings,
     "participation": ParticipationSettings,
     "resources": ResourceSettings,
+    "constants": ConstantsSettings,
 }
 NARROWER = {"lr", "buffer"}  # at the command line: a rate that is chosen by the noise is one that is left out
 

@@ -208,6 +208,7 @@ FULL = dataclasses.replace(
     participation=ParticipationSettings(),
     compression=CompressionSettings("1:8"),
     resources=ResourceSettings(memory_mb=8.0),
+    constants=ConstantsSettings(0.1),
 )
 FIELDS = [("", f.name) for f in dataclasses.fields(FULL) if not dataclasses.is_dataclass(getattr(FULL, f.name))]
 FIELDS += [

@@ -15,8 +15,8 @@ larger batch has a higher sampling rate, which needs more noise. So the batch is
 
 Noise shared by all banks. A step is one gradient of all rows under one noise. A learning rate that follows from the
 noise alone grows with the number of rows without end, and a large federation diverges. So the mean gradient bounds it,
-in two ways: the rate is at most `MOST_RATE` for each unit of the mean gradient of a declared row, and no step moves the
-weights by more than `LONGEST_STEP`. A step is a function of released gradients only, so this costs no epsilon
+in two ways: where rows are declared, the rate is at most `MOST_RATE` for each unit of their mean gradient, and no step
+ever moves the weights by more than `LONGEST_STEP`. A step is a function of released gradients only, so this costs no epsilon
 (docs/adr/0024 has the figures).
 """
 
@@ -31,7 +31,7 @@ from fl.errors import BudgetError
 
 KNOWN_ROWS, KNOWN_BATCH, KNOWN_STEPS, KNOWN_RATE = 8192.0, 2048.0, 10, 30.0  # of the settings that were searched for
 PASSES = KNOWN_STEPS * KNOWN_BATCH / KNOWN_ROWS  # over the rows, in a round
-MOST_RATE = 10.0  # step per unit of a mean gradient, of the network's shared steps
+MOST_RATE = 4.0  # step per unit of a mean gradient, of the network's shared steps
 NETWORK_FROM = 64_000.0  # rows of a bank times epsilon
 LONGEST_STEP = 0.5  # L2 norm, in the unit of the weights
 

@@ -25,13 +25,14 @@ from fl.durable import replace_durably
 from fl.errors import BudgetError
 from fl.privacy.accounting import epsilon
 from fl.privacy.calibrate import calibrate_counts, require_left
-from fl.privacy.mechanisms import COUNTS_UNIT, Entry
+from fl.privacy.mechanisms import COUNTS_UNIT, DAY, Entry
 from fl.privacy.noise_shares import plan_noise
 from fl.runs.budgets import CountsPayment, ledgers_folder, open_ledgers
 from fl.runs.config import ConstantsSettings, PrivacySettings, RunConfig
 from fl.runs.folder import RunFolder, read_object
 
 SCHEMA_FILE = "schema.toml"  # of a run: its schema with all constants
+ALL_DAYS = (DAY.low, DAY.high)
 TOLD = "constants.json"  # of a run: what `train --json` says of the round
 EXACT_WARNING = (
     "exact counts of all banks' rows by logarithm: they hide which bank a row is from, and nothing else; use "
@@ -60,10 +61,10 @@ def settings_of(config: RunConfig, source: PartitionedTable) -> ConstantsSetting
 
 
 def training_days(source: PartitionedTable) -> tuple[int, int]:
-    """(first, last) day of the training period; (0, 0) where time measures no days."""
+    """(first, last) day of the training period; all days where it has none, so that nothing counts as another day's."""
     train, time = source.periods.train, source.table.schema.time
     if train is None or time is None or not time.measures_days:
-        return (0, 0)
+        return ALL_DAYS
     return train.start // DAY_US, (train.end - 1) // DAY_US
 
 

@@ -257,7 +257,8 @@ def test_a_configuration_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_default_of_the_help_is_that_of_the_configuration() -> None:
-    config = configuration({"fraction": 0.5})  # so that there is a table of participation
+    # So that there are tables of participation and of constants.
+    config = configuration({"fraction": 0.5, "constants_share": 0.1})
     for name, option in TRAIN_OPTIONS.items():
         for place in option.places if option.default else ():
             value: Any = config
