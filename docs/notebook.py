@@ -22,13 +22,20 @@ from nbformat import NotebookNode, v4
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = 12  # first and last lines of an output
+PLAIN = """\
+# Jupyter asks programs for colours and progress bars, which fill a notebook.
+import os
+
+for name in ("FORCE_COLOR", "CLICOLOR_FORCE"):
+    os.environ.pop(name, None)
+os.environ["NO_COLOR"] = "1\""""
 TIMEOUT = 1800  # seconds for one cell, on a busy machine
 
 
 def notebook_of(text: str) -> NotebookNode:
     """The notebook of a page, not run. Links to other pages lead to docs/ from a folder beside it."""
     linked = re.sub(r"\]\((?![a-z]+:|\.\./|#)", "](../docs/", text)
-    cells = []
+    cells = [v4.new_code_cell(PLAIN)]
     for prose, commands in _parts(linked):
         if prose.strip():
             cells.append(v4.new_markdown_cell(prose.strip()))
@@ -56,10 +63,19 @@ def run(notebook: NotebookNode, folder: Path) -> NotebookNode:
     )
     client.execute(env=environment)
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                output.text = shortened(output.text)
+        if cell.cell_type == "code":
+            cell.outputs = _few(cell.outputs)
     return notebook
+
+
+def _few(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """One output for everything printed on a stream, shortened, and all others as they are."""
+    printed: dict[str, str] = {}
+    for output in outputs:
+        if output.output_type == "stream":
+            printed[output.name] = printed.get(output.name, "") + output.text
+    streams = [v4.new_output("stream", name=name, text=shortened(text)) for name, text in printed.items()]
+    return [*streams, *(output for output in outputs if output.output_type != "stream")]
 
 
 def shortened(text: str) -> str:

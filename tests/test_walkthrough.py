@@ -16,6 +16,7 @@ from types import ModuleType
 import click
 import nbformat
 import pytest
+from nbclient.exceptions import CellExecutionError
 
 from demos.__main__ import cli
 
@@ -88,7 +89,7 @@ def test_the_notebook_holds_all_prose_and_all_commands() -> None:
     text = PAGE.read_text()
     cells = notebooks().notebook_of(text).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
-    assert code == [f"%%bash -e\n{block.rstrip()}" for block in fences(text, ("bash",))]
+    assert code == [notebooks().PLAIN, *(f"%%bash -e\n{block.rstrip()}" for block in fences(text, ("bash",)))]
     prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     for line in re.sub(r"^```bash\n.*?^```\n", "", text, flags=re.DOTALL | re.MULTILINE).splitlines():
         assert line.split("](")[0] in prose
@@ -121,6 +122,17 @@ def test_every_command_of_the_walk_through_runs(tmp_path: Path) -> None:
     assert (tmp_path / "fraud.onnx").stat().st_size > 1000
     said = "".join(output.get("text", "") for output in code[-1].outputs)
     assert "equal at all banks" in said and " 0 left" in said
+
+
+@pytest.mark.long
+def test_a_notebook_prints_no_bars_and_stops_at_the_first_command_that_fails(tmp_path: Path) -> None:
+    module = notebooks()
+    text = 'a\n\n```bash\nfor i in $(seq 99); do echo $i; echo x >&2; done; echo "<$FORCE_COLOR>"\n```\n'
+    cells = module.run(module.notebook_of(text), tmp_path).cells
+    said = {output.name: output.text for output in cells[-1].outputs}
+    assert said["stdout"].splitlines()[-1] == "<>" and "[76 lines]" in said["stdout"] and len(said) == 2
+    with pytest.raises(CellExecutionError):
+        module.run(module.notebook_of("```bash\nfalse\necho on\n```\n"), tmp_path)
 
 
 SHORTER: dict[str, Callable[[str], str | None]] = {
