@@ -34,10 +34,9 @@ from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettin
 from fl.rounds.limits import ResourceSettings
 from fl.runs.config import (
     AggregationSettings,
-    DataSettings,
-    ModelSettings,
     ConstantsSettings,
     DataSettings,
+    ModelSettings,
     PrivacySettings,
     RunConfig,
     config_to_toml,
