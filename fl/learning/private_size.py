@@ -16,8 +16,8 @@ larger batch has a higher sampling rate, which needs more noise. So the batch is
 Noise shared by all banks. A step is one gradient of all rows under one noise. A learning rate that follows from the
 noise alone grows with the number of rows without end, and a large federation diverges. So the mean gradient bounds it,
 in two ways: where rows are declared, the rate is at most `MOST_RATE` for each unit of their mean gradient, and no step
-ever moves the weights by more than `LONGEST_STEP`. A step is a function of released gradients only, so this costs no epsilon
-(docs/adr/0024 has the figures).
+ever moves the weights by more than `LONGEST_STEP`. A step is a function of released gradients only, so this costs no
+epsilon (docs/adr/0024 has the figures).
 """
 
 from __future__ import annotations
