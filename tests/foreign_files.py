@@ -46,7 +46,7 @@ def card_transactions(seed: int, count: int = ROWS) -> Made:
     header = ["TX_REF", "BOOKED_AT", "EPOCH_S", "CARD_NO", "MERCHANT_ID", "SITE", "AMOUNT", "CARD_TX_PAST_30D"]
     header += ["CHANNEL", "MERCHANT_GROUP", "CURRENCY", "FRAUD_STATUS", "FRAUD_REASON"]
     rows = []
-    groups = [f"group {i}" for i in range(40)]
+    groups = [f"group {i}" for i in range(28)]
     for i, second in enumerate(seconds):
         card, merchant = int(rng.integers(400)), int(rng.integers(120))
         risky = merchant < 6
@@ -56,7 +56,7 @@ def card_transactions(seed: int, count: int = ROWS) -> Made:
         status = "unknown" if rng.random() < 0.1 else str(int(bad))
         row = [str(90_000 + 3 * i), f"{when}.{int(rng.integers(10**9)):09d}", str(1_675_209_600 + int(second))]
         row += [f"C{card:05d}", f"M{merchant:04d}", f"s{site_of[card]}", f"{amount:.2f}"]
-        row += [str(int(rng.poisson(12))), str(rng.choice(["web", "chip", "phone"])), groups[merchant % 40], "EUR"]
+        row += [str(int(rng.poisson(12))), str(rng.choice(["web", "chip", "phone"])), groups[merchant % 28], "EUR"]
         rows.append([*row, status, "stolen" if bad else ""])
     return header, rows
 
@@ -89,7 +89,7 @@ column = "CHANNEL"
 vocabulary = ["web", "chip", "phone"]
 [[categorical]]
 column = "MERCHANT_GROUP"
-hash_width = 64
+hash_width = 32
 [split]
 train_fraction = 0.58
 test_fraction = 0.3
