@@ -87,7 +87,9 @@ def _simulate(file: Path, customers: int, fraud_share: float, seed: int) -> None
 
 
 def _check(name: str, file: Path | None, as_json: bool) -> None:
+    from fl.data.draft import disguised_inputs
     from fl.data.features import features
+    from fl.data.formats import sniffed
     from fl.data.reading import load_transactions
     from fl.data.schema_file import load_schema
     from fl.data.split import periods_for
@@ -109,6 +111,8 @@ def _check(name: str, file: Path | None, as_json: bool) -> None:
             "last_day": schema.day_name(int(rows.day[-1])),
         }
         described["periods"] = periods_for(schema, rows).described
+        described["file"] = str(sniffed(file))
+        described["warnings"] = list(disguised_inputs(file, schema))
     if as_json:
         print_json(described)
         return

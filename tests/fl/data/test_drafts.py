@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fl.data.draft import draft
+from fl.data.draft import disguised_inputs, draft
 from fl.data.drafting import looks
 from fl.data.drafting.names import is_figure, rank_as_bank, words_of
 from fl.data.reading import load_transactions
@@ -156,6 +156,14 @@ def test_the_label_in_disguise_is_left_out_with_a_warning_of_its_own(frame: pd.D
     assert [warning.split("'")[1] for warning in made.warnings] == ["review_code", "loss", "is_fraud_score"]
     assert made.text.count("# WARNING: ") == 3 and "almost perfectly" in made.text
     assert set(parse_schema(made.text, "x").never) == {"review_code", "loss", "is_fraud_score"}
+
+
+def test_a_schema_that_reads_the_label_in_disguise_is_told(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame["review"] = np.where(frame.is_fraud == 1, 5.0, 1.0) + np.arange(N) % 3
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    text = '[label]\ncolumn = "is_fraud"\n[amount]\ncolumn = "amount"\n[[numeric]]\ncolumn = "review"\n'
+    (warning,) = disguised_inputs(tmp_path / "a.csv", parse_schema(text, "a.toml"))
+    assert warning.startswith("input 'review' may be the label in disguise: alone it finds the frauds")
 
 
 def test_an_amount_that_tells_all_frauds_is_kept_with_a_warning(frame: pd.DataFrame, tmp_path: Path) -> None:
