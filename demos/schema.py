@@ -87,7 +87,9 @@ def _simulate(file: Path, customers: int, fraud_share: float, seed: int) -> None
 
 
 def _check(name: str, file: Path | None, as_json: bool) -> None:
+    from fl.data.draft import disguised_inputs
     from fl.data.features import features
+    from fl.data.formats import sniffed
     from fl.data.reading import load_transactions
     from fl.data.scaling import by_bank, clipped_shares
     from fl.data.schema_file import load_schema
@@ -112,7 +114,11 @@ def _check(name: str, file: Path | None, as_json: bool) -> None:
         described["periods"] = periods_for(schema, rows).described
         clipped = clipped_shares(by_bank(rows))
         described["clipped"] = {each.column: {bank: round(s, 6) for bank, s in each.shares.items()} for each in clipped}
-        described["warnings"] = [each.warning for each in clipped if each.warning is not None]
+        described["file"] = str(sniffed(file))
+        described["warnings"] = [
+            *(each.warning for each in clipped if each.warning is not None),
+            *disguised_inputs(file, schema),
+        ]
     if as_json:
         print_json(described)
         return

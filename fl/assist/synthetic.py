@@ -35,7 +35,7 @@ from fl.assist.release import Aggregates, Facts
 from fl.data.features import scaled_features
 from fl.data.federation import Rows
 from fl.data.reading import Transactions, transactions_from_frame
-from fl.data.schema import DAY_US, EPOCH, MICROSECONDS, Schema, TimeColumn
+from fl.data.schema import DAY_US, EPOCH, MICROSECONDS, ColumnSplit, Schema, TimeColumn
 from fl.data.split import Periods
 
 ROWS_PER_REQUEST = 40
@@ -162,6 +162,8 @@ def to_frame(invented: SyntheticSet, periods: Periods) -> pd.DataFrame:
         columns[column] = rows[column]
     words = np.where(rows["fraud"], schema.label.positive[0], schema.label.negative[0])
     columns[schema.label.column] = words
+    if isinstance(schema.split, ColumnSplit):
+        columns[schema.split.column] = schema.split.train[0]  # invented rows are for training
     return pd.DataFrame(columns)
 
 

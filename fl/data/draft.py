@@ -8,13 +8,18 @@ them by public ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from fl.data.drafting.guesses import Guess, Guesses, guess
 from fl.data.drafting.looks import Look, looks_at
 from fl.data.drafting.sections import head, plain, sections
+from fl.data.drafting.suspects import gives_away
 from fl.data.formats import FileFormat, sniffed
+from fl.data.schema import Schema
 from fl.data.schema_file import parse_schema
 from fl.toml import literal
 
@@ -57,6 +62,22 @@ def draft(path: str | Path, label: str | None = None) -> Draft:
 def draft_schema(path: str | Path, label: str | None = None) -> str:
     """The TOML of `draft`."""
     return draft(path, label).text
+
+
+def disguised_inputs(path: str | Path, schema: Schema) -> tuple[str, ...]:
+    """A warning for every input of `schema` that may be the label in disguise in this file. Raises `DataError`."""
+    path, label = Path(path), schema.label
+    columns = {look.name: look for look in looks_at(path, replace(sniffed(path), **_as_declared(schema)))}
+    meaning = {**dict.fromkeys(label.positive, 1), **dict.fromkeys(label.negative, 0)}
+    fraud = np.array([meaning.get(value, -1) for value in columns[label.column].values], np.int8)
+    inputs = [c.column for group in (schema.numeric, schema.categorical) for c in group]
+    inputs += [] if schema.amount is None else [schema.amount.column]
+    found = ((name, gives_away(columns[name], label.column, fraud)) for name in inputs)
+    return tuple(f"input {plain(name)!r} may be the label in disguise: {reason}" for name, reason in found if reason)
+
+
+def _as_declared(schema: Schema) -> dict[str, Any]:
+    return {"delimiter": schema.delimiter, "decimal": schema.decimal, "encoding": schema.encoding}
 
 
 def _warnings(guesses: Guesses) -> tuple[str, ...]:

@@ -219,7 +219,7 @@ class Run:
         """Scores of the transactions in a file, chunk by chunk: memory does not grow with the file.
 
         Args:
-            path: csv, csv.gz or parquet, in time order.
+            path: csv (compressed or not) or parquet, in time order.
             history: A file of labelled transactions from before.
 
         Returns:
@@ -242,7 +242,7 @@ def train(
     """Train a fraud model at several banks that show each other nothing but an encrypted sum.
 
     Args:
-        data: Transactions: csv, csv.gz or parquet. Data of the embedded generator if left out.
+        data: Transactions: csv (compressed or not) or parquet. Data of the embedded generator if left out.
         config: The configuration to start from: the config.toml of a run, or its folder. `data` and `options` win.
         run_dir: Folder of this run, which must not hold anything; a new one under runs/ if left out.
         progress: Called with what is being done, how much of it is finished, and of how much.

@@ -42,7 +42,7 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     # --- data
     "data": TrainOption(
         options.FILE,
-        "File of transactions (csv, csv.gz or parquet), or the embedded data.",
+        "File of transactions (csv, compressed or not, or parquet), or the embedded data.",
         ("data.source",),
         "simulated",
         "FILE|simulated",

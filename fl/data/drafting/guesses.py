@@ -164,9 +164,7 @@ def _label(path: Path, looks: Sequence[Look], asked: str | None) -> Guess:
         raise SchemaError(f"{path}: expected a label column with two values, got none; name it with --label COLUMN")
 
     def doubt(look: Look) -> tuple[bool, bool]:
-        return bool({"flag", "flagged"} & set(names.words_of(look.name.replace("Flagged", "_flagged_")))), len(
-            look.words
-        ) > 2
+        return bool({"flag", "flagged"} & set(names.words_of(look.name))), len(look.words) > 2
 
     look = by_name[asked] if asked else min(named, key=doubt)
     if not look.is_answer:
