@@ -158,8 +158,8 @@ def _of_joint_steps(plan: RunPlan, privacy: PrivacySettings, histories: Historie
             math.sqrt(banks * pieces * once.share_variance) / GRID * privacy.max_grad_norm
         )  # of a summed gradient
         return replace(privacy, learning_rate=schedule.learning_rate(released, rows))
-    # The learning rate with which the noise moves every weight by `NOISE_PER_STEP` per step. On many rows the noise would
-    # allow a rate at which the mean gradient itself leads astray. Without declared rows the divisor counts none.
+    # The learning rate with which the noise moves every weight by `NOISE_PER_STEP` per step. On many rows the noise
+    # would allow a rate at which the mean gradient itself leads astray. Without declared rows the divisor counts none.
     most = math.inf if privacy.rows_per_bank is None else MOST_RATE
     shares = pieces * (banks - privacy.colluders)
     sigma = math.sqrt(shares * once.share_variance) / GRID * privacy.max_grad_norm
