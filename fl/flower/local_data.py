@@ -22,6 +22,7 @@ from fl.data.schema_file import parse_schema
 from fl.data.split import Period
 from fl.durable import replace_durably
 from fl.errors import PartitionError, SplitError
+from fl.flower.app_table import require_constants
 from fl.flower.errors import SettingsError
 from fl.toml import literal, parsed
 
@@ -69,9 +70,10 @@ def prepare(
     `schema`, `partition`, `clients`: as in `fl.data.federation.load_federation`, but three random banks where nothing
     names any. `calendar`: for banks that do not show each other their rows. The schema that is written then names days
     instead of fractions, and the terminals of the file stand in for their public register. Raises what
-    `read_partitioned` does, and `SettingsError` for banks that cannot be played here.
+    `read_partitioned` does, and `SettingsError` for banks that cannot be played here, or constants that are not known.
     """
     meaning = resolve_schema(data, schema)
+    require_constants(meaning, f"schema {meaning.name!r}")
     partition = _from_here(partition)
     if partition is None and clients is None and meaning.partition is None:
         clients = options.NETWORK_BANKS.low
