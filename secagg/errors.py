@@ -27,6 +27,18 @@ class PlanError(LocalError):
     """No round can be planned for these inputs; the message names the input to change."""
 
 
+class RuleUnknown(PlanError):
+    """A robust rule does not exist, or its parameters are missing or out of range."""
+
+
+class RuleNeedsMoreClients(PlanError):
+    """A robust rule cannot tell attackers from others among so few members."""
+
+
+class GramMalformed(LocalError):
+    """A matrix is not one of inner products: not square, not finite or not symmetric."""
+
+
 class UpdateError(LocalError):
     """An update cannot be encoded."""
 
