@@ -127,6 +127,11 @@ def open_sum(payload: Payload, clients: int, secret: SketchSecret, plan: SketchP
     return total
 
 
+def check_block(payload: Payload, plan: SketchPlan) -> None:
+    """Raise what `read_block` raises for a payload that is not one block of residues."""
+    read_block(payload, 0, plan.params, empty_block(plan.params))
+
+
 def _order(clients: int) -> Iterator[tuple[int, int]]:
     return combinations_with_replacement(range(clients), 2)
 

@@ -52,6 +52,12 @@ class SketchKey:
     seed: bytes
     residues: U32
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SketchKey) and (self.params, self.digest) == (other.params, other.digest)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 over the seed and b as little-endian uint32."""
@@ -60,7 +66,7 @@ class SketchKey:
     @cached_property
     def expanded(self) -> U32:
         """a: uint32[primes, N], transformed. AES-256-CTR under HKDF-Expand of the seed, rejected when not below p."""
-        a = np.zeros_like(self.residues)
+        a: U32 = np.zeros_like(self.residues)
         for row, prime in zip(a, self.params.primes, strict=True):
             add_residues(
                 row, expand_key(self.seed, b"secagg v2 sketch key" + prime.to_bytes(4, "little")), prime, False
@@ -120,7 +126,8 @@ class SketchKey:
         """(b, a) and their Shoup quotients for the compiled loop: uint32[2, primes, N] each."""
         key = np.stack([self.residues, self.expanded])
         primes = np.array(self.params.primes, dtype=np.uint64)[:, None]
-        return key, ((key.astype(np.uint64) << np.uint64(32)) // primes).astype(np.uint32)
+        quotients: U32 = ((key.astype(np.uint64) << np.uint64(32)) // primes).astype(np.uint32)
+        return key, quotients
 
 
 class SketchSecret(Secret):
@@ -137,7 +144,7 @@ class SketchSecret(Secret):
         """c0 + c1*s of one checked block uint32[2, primes, N]: uint32[primes, N], coefficients."""
         self._owner.require()
         ring = ring_of(self._params)
-        plain = np.empty_like(block[0])
+        plain: U32 = np.empty_like(block[0])
         kernels.multiply(block[1], self._s, ring.primes, plain)
         ring.add(plain, block[0])
         ring.from_ntt(plain)
