@@ -192,5 +192,21 @@ class RoundAlreadyReleased(PeerError):
     """This round, or this step, was already consumed: each has one decryption."""
 
 
+class RuleRefused(PeerError):
+    """The rule of a robust round lets too few members stay: the step is over, and nobody contributed."""
+
+
+class LateOutlier(PeerError):
+    """The second look found members out after they had contributed: the step is over. organisations: their names."""
+
+    def __init__(self, organisations: tuple[str, ...]) -> None:
+        super().__init__(f"{', '.join(organisations)}: left out by the second look; open the next step without them")
+        self.organisations = organisations
+
+
+class LeftOut(PeerError):
+    """The verdict of a robust round leaves this client out: it contributes nothing in this step."""
+
+
 class SumRefused(PeerError):
     """The key holder refuses to release this sum. It gives no reason, because a reason could help an attacker."""
