@@ -77,6 +77,9 @@ def _show_who_saw_what(result: dict[str, Any]) -> None:
             "nothing: masked ciphertexts and their sum",
         )
         seen.add_row("key holder", "one sum per round", "every round's average, no single update")
+        if result.get("robust") is not None:
+            seen.add_row("key holder, for the rule", "products of ciphertexts", "inner products of sketches of updates")
+            seen.add_row("both of them together", "", "sketches: thousands of sums of each update's values, or all")
     else:
         sees = Text.assemble(("every single update", "bold red"), ": --aggregation plain hides nothing")
         seen.add_row("everyone", "-", sees)

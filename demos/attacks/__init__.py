@@ -16,6 +16,7 @@ from demos.attacks import (
     made_up_sum,
     malformed_ciphertext,
     noise_in_release,
+    poisoning,
     rosters,
     single_victim,
     stock_fedavg,
@@ -40,6 +41,7 @@ ATTACKS: tuple[Attack, ...] = (
     *malformed_ciphertext.ATTACKS,
     tokens_in_lanes.ATTACK,
     noise_in_release.ATTACK,
+    poisoning.ATTACK,
 )
 
 __all__ = ["ATTACKS", "Attack"]

@@ -248,6 +248,7 @@ class Experiment:
             # privacy, setting `retries` is the consent to so many; with it, new noise covers them.
             model_repeats=plan.dropouts.retries if self.config.privacy is None else None,
             device=None if self._device.type == "cpu" else str(self._device),
+            rule=None if self.config.robust is None else self.config.robust.asked,
         )
         return lambda joined: rounds.average(joined, plan.compression.bits_of(joined.number))
 
