@@ -42,7 +42,7 @@ COUNTED = frozenset({"nnm", "multikrum", "krum"})  # rules that must be told how
 
 FAR = 2.5  # of the median, over members, of their median distance to the others
 OPPOSED = -0.2  # cosine with the sum of the core
-TWIN = 0.5  # of the same median
+TWIN = 0.5  # of the same median, and of the shorter of two updates
 LONG = 2.5  # of the median norm
 SECOND_LOOK = 1.2  # thresholds of a second look at the same members, through another sketch
 DEVIATIONS = 8.0  # standard deviations by which two sketches' distances may differ
@@ -157,7 +157,11 @@ def _outliers(gram: F64, rule: Rule) -> NDArray[np.bool_]:
     core = np.argsort(remote, kind="stable")[: len(gram) // 2 + 1]
     far = remote > FAR * rule.slack * typical
     opposed = _cosines_with_core(gram, core) < OPPOSED * rule.slack
-    twin = others.min(axis=1) < TWIN / rule.slack * typical
+    # Two short updates are close to each other whatever they say, so copies are also close for their length.
+    length = np.sqrt(np.maximum(np.diag(gram), 0.0))
+    copies = distance < TWIN / rule.slack * np.minimum(typical, np.minimum.outer(length, length))
+    np.fill_diagonal(copies, False)
+    twin = copies.any(axis=1)
     kept: NDArray[np.bool_] = ~(far | opposed | twin)
     return kept
 

@@ -258,6 +258,7 @@ class _Attempts:
         seats = seated = timetable.seats(self.number)
         beginning: Sequence[int] = timetable.starting(self.number, resumed=resumed)
         lost: list[str] = []
+        judged = False  # whether the last loss was a rule's doing
         for attempt in range(rounds.dropouts.retries + 1):
             # 1. Every bank records the spending of its training; a bank whose budget does not allow it ends the round
             # before any training.
@@ -266,6 +267,7 @@ class _Attempts:
             early, late = rounds.dropouts.vanished(self.number, attempt, [seat.bank for seat in seats])
             joining = [seat for seat in seats if seat.bank not in early]
             if len(joining) < rounds.quorum:
+                judged = False
                 # No roster was closed, so nobody has seen the updates and they can be used again.
                 lost.append(f"expected {rounds.quorum} or more banks, {len(joining)} joined")
                 beginning = ()
@@ -276,9 +278,10 @@ class _Attempts:
                 result, joined, sent = self._delivered(joining, late, attempt)
             except (BanksVanished, RuleRefusedRound) as fault:
                 lost.append(str(fault))
+                judged = isinstance(fault, RuleRefusedRound)
                 seats = tuple(seat for seat in seats if rounds.banks[seat.bank].name not in fault.banks)
                 # A sketch of an update was shown to the rule, and two sketches say more about it than one.
-                if not rounds.dropouts.reuse or isinstance(fault, RuleRefusedRound):
+                if not rounds.dropouts.reuse or judged:
                     for seat in joining:
                         del self.updates[seat.bank]
                 beginning = [seat.bank for seat in seats if seat.bank not in self.updates and seat in joining]
@@ -287,10 +290,7 @@ class _Attempts:
             after = self._applied(joining, result, sent)
             vanished = [rounds.banks[s.bank].name for s in seated if s not in joining]
             return self._record(result, joined, sent, after, vanished, attempt + 1), after
-        raise AggregationError(
-            f"round {self.number} was lost {len(lost)} times ({'; '.join(lost)}): find out which banks are missing, or "
-            "allow more retries or a smaller quorum"
-        )
+        raise AggregationError(f"round {self.number} was lost {len(lost)} times ({'; '.join(lost)}): {_advice(judged)}")
 
     def _paid(self, names: Sequence[str]) -> bool:
         if self.afford is not None and not self.afford(names):
@@ -367,6 +367,12 @@ class _Attempts:
             self.seconds,
             tuple(name for i, name in enumerate(joined.banks) if i not in kept),
         )
+
+
+def _advice(judged: bool) -> str:
+    if judged:
+        return "these banks differ too much for this rule; choose another, or train longer in a round"
+    return "find out which banks are missing, or allow more retries or a smaller quorum"
 
 
 def on_grid(average: NDArray[np.float64], grid: float) -> NDArray[np.float64]:

@@ -53,7 +53,7 @@ def robust_plain_sum(joined: Joined, *, clip: float, settings: RobustSettings) -
     gram = clipped @ clipped.T
     verdict = select((gram + gram.T) / 2, settings.asked)  # BLAS need not sum both halves in one order
     if not verdict.kept:
-        raise RuleRefusedRound(f"{verdict.reason}: the banks' updates differ too much for this rule", ())
+        raise RuleRefusedRound(verdict.reason, ())
     return plain_sum_of(joined, verdict.kept, clip=clip)
 
 

@@ -101,6 +101,13 @@ def test_outliers_leaves_out_near_copies_and_does_not_ask_which_was_first(gap: f
     assert select(gram_of(*np.eye(5)[:4], copy), Rule()).kept == kept
 
 
+def test_two_short_updates_are_no_copies_of_each_other_because_they_are_short() -> None:
+    """Banks with few rows: .1 long and at right angles, .14 apart, where the others are 1.4 apart."""
+    short = 0.1 * np.eye(6)[4:]
+    assert select(gram_of(*np.eye(6)[:4], *short), Rule()).kept == (0, 1, 2, 3, 4, 5)
+    assert select(gram_of(*np.eye(6)[:4], short[0], 1.1 * short[0]), Rule()).kept == (0, 1, 2, 3)
+
+
 def test_outliers_keeps_everyone_when_all_updates_are_zero() -> None:
     assert select(np.zeros((4, 4)), Rule()).kept == (0, 1, 2, 3)
 
