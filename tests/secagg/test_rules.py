@@ -98,7 +98,8 @@ def test_outliers_leaves_out_near_copies_and_does_not_ask_which_was_first(gap: f
     """Others are sqrt(2) apart: half of that is .707. Both copies go, because nothing tells them apart."""
     turn = 2 * np.arcsin(gap / 2)
     copy = np.array([0.0, 0.0, 0.0, np.cos(turn), np.sin(turn)])
-    assert select(gram_of(*np.eye(5)[:4], copy), Rule()).kept == kept
+    same = np.full((5, 1), 3.0)  # makes them long, and changes no distance
+    assert select(gram_of(*np.hstack([same, np.vstack([np.eye(5)[:4], copy])])), Rule()).kept == kept
 
 
 def test_two_short_updates_are_no_copies_of_each_other_because_they_are_short() -> None:
