@@ -19,6 +19,8 @@ NAMES = {
     "pooled_global": "pooled, features too",
     "plain": "federated, plain sums",
     "plain_without_privacy": "federated, no DP",
+    "without_attackers": "without the attackers",
+    "undefended": "under attack, no rule",
 }
 OWN_EVIDENCE = "federated, own evidence"
 
@@ -28,6 +30,7 @@ def show(result: dict[str, Any]) -> None:
     _show_figures(result)
     _show_who_saw_what(result)
     _show_costs(result)
+    _show_attack(result)
     _show_statistics(result)
     _show_privacy(result)
     out.print(result["verdict"], style="bold")
@@ -102,6 +105,22 @@ def _show_costs(result: dict[str, Any]) -> None:
         chunk = "all coordinates" if chosen["chunk"] is None else f"{chosen['chunk']:,} coordinates"
         out.print(
             f"the banks' limits chose {chosen['value_bits']} bits, {chunk} at once, rows at once: {batches}",
+        )
+
+
+def _show_attack(result: dict[str, Any]) -> None:
+    attack, robust = result.get("attack"), result.get("robust")
+    if attack is not None:
+        out.print(
+            f"simulated attack {attack['name']} ({attack['strength']}) by {', '.join(attack['attackers'])}",
+            style="bold",
+        )
+    if robust is not None:
+        times = [f"{bank} {rounds}" for bank, rounds in robust["rejected"].items()]
+        against = "" if robust["byzantine"] is None else f" against {robust['byzantine']}"
+        out.print(
+            f"rule {robust['rule']}{against}: rounds in which it left a bank out, of {result['rounds']}: "
+            f"{', '.join(times) or 'none'}"
         )
 
 

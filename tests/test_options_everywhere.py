@@ -31,10 +31,12 @@ from fl.assist.examples import ENDING
 from fl.counts.settings import StatisticsSettings
 from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
+from fl.rounds.attackers import AttackSettings
 from fl.rounds.limits import ResourceSettings
 from fl.runs.config import AggregationSettings, DataSettings, PrivacySettings, RunConfig, config_to_toml
 from fl.runs.plan import read_source
 from fl.runs.train_options import TRAIN_OPTIONS, TrainOption, flag
+from fl.secure.robust import RobustSettings
 
 NUMBERS = ("nan", "inf", "-inf", "-1", "0", "", "1e308", str(10**30), "9" * 5000, "several", "1,5")
 FILES = ("", "/", "absent.file", "no/such/folder/file", "a\0b", "x" * 5000)
@@ -180,6 +182,7 @@ WORK = {
     ("floor",): "benchmarks.floor.floors",
     ("compare",): "benchmarks.results.load",
     ("worth",): "benchmarks.private_worth.measure",
+    ("poisoning",): "benchmarks.poisoning.measure",
 }
 READS = {"run", "folder", "folders", "file", "files", "ledger", "old", "new"}  # arguments played with the real work
 
@@ -354,6 +357,8 @@ FIELDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "bank_memory_mb": ("resources", "memory_mb", ()),
     "bank_seconds": ("resources", "seconds", ()),
     "bank_bytes": ("resources", "bytes_per_round", ()),
+    "byzantine": ("robust", "byzantine", ("--robust", "nnm")),
+    "attackers": ("attack", "attackers", ("--attack", "ipm")),
 }
 TABLES: dict[str, type] = {
     "": RunConfig,
@@ -365,6 +370,8 @@ TABLES: dict[str, type] = {
     "algorithm": AlgorithmSettings,
     "participation": ParticipationSettings,
     "resources": ResourceSettings,
+    "robust": RobustSettings,
+    "attack": AttackSettings,
 }
 NARROWER = {"lr", "buffer"}  # at the command line: a rate that is chosen by the noise is one that is left out
 

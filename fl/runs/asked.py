@@ -19,11 +19,13 @@ from fl.counts.settings import StatisticsSettings, default_settings
 from fl.errors import BudgetError, OptionError
 from fl.learning.kinds import ModelKind
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
+from fl.rounds.attackers import AttackSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
 from fl.runs.config import AggregationSettings, PrivacySettings, RunConfig
 from fl.runs.styles import OPEN, private_defaults, share_of_counts, style_of
 from fl.runs.train_options import TRAIN_OPTIONS, flag
+from fl.secure.robust import RobustSettings
 
 OF_BOTH = ("row", "fedavg")  # values of options of the network that say what the noisy-or model does as well
 
@@ -57,6 +59,8 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
         participation=_participation(asked, start, values.get("participation", {})),
         compression=_compression(asked, start, values.get("compression", {})),
         resources=_resources(start, values.get("resources", {})),
+        robust=_robust(start, values.get("robust", {})),
+        attack=_attack(start, values.get("attack", {})),
     )
 
 
@@ -253,3 +257,21 @@ def _compression(asked: Mapping[str, Any], start: RunConfig, values: Mapping[str
 def _resources(start: RunConfig, values: Mapping[str, Any]) -> ResourceSettings | None:
     settings = replace(start.resources or ResourceSettings(), **values)
     return None if settings == ResourceSettings() else settings
+
+
+def _robust(start: RunConfig, values: Mapping[str, Any]) -> RobustSettings | None:
+    """The rule. If `values` name another one than `start` has, it begins without a number of attackers."""
+    if start.robust is not None and values.get("rule", start.robust.rule) == start.robust.rule:
+        return replace(start.robust, **values)
+    if values and "rule" not in values:
+        raise OptionError(f"{flag('byzantine')} is a number for a rule: give {flag('robust')} as well")
+    return RobustSettings(**values) if values else None
+
+
+def _attack(start: RunConfig, values: Mapping[str, Any]) -> AttackSettings | None:
+    if start.attack is not None:
+        return replace(start.attack, **values)
+    if len(values) == 1:
+        given, missing = ("attack", "attackers") if "name" in values else ("attackers", "attack")
+        raise OptionError(f"{flag(given)} needs {flag(missing)} as well: what is done, and by how many banks")
+    return AttackSettings(**values) if values else None

@@ -13,8 +13,10 @@ from fl.errors import AggregationError, BudgetError, ModelError, OptionError, Ru
 from fl.learning.kinds import ModelKind
 from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
+from fl.rounds.attackers import AttackSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
+from fl.secure.robust import RobustSettings
 from fl.toml import filled, literal, parsed
 
 # Grid of averages, as a share of the clip, encrypted or not. Not a power of two: means of float32 lie on such grids,
@@ -130,6 +132,8 @@ class RunConfig:
     participation: ParticipationSettings | None = None  # None: every bank in every round
     compression: CompressionSettings | None = None  # None: the same bits and all layers in every round
     resources: ResourceSettings | None = None  # None: no bank has limits
+    robust: RobustSettings | None = None  # None: every update enters the average
+    attack: AttackSettings | None = None  # None: every bank is honest
 
     @property
     def scale(self) -> Scale:
@@ -176,6 +180,8 @@ def config_of(read: Mapping[str, Any], name: str) -> RunConfig:
         "participation": ParticipationSettings,
         "compression": CompressionSettings,
         "resources": ResourceSettings,
+        "robust": RobustSettings,
+        "attack": AttackSettings,
     }
     values: dict[str, Any] = {"privacy": None, "statistics": None}
     for key, value in read.items():

@@ -28,12 +28,13 @@ from fl.counts.settings import describe, key_slots
 from fl.data.features import features_at_first
 from fl.data.federation import SIMULATED, Federation, federation_of, pooled_global
 from fl.errors import BudgetExhausted, RunFolderError
-from fl.learning.evaluation import evaluate, require_measurable
+from fl.learning.evaluation import Evaluation, evaluate, require_measurable
 from fl.learning.model import flatten, layers_of, layout, unflatten
 from fl.learning.training import pick_device
 from fl.privacy.budget import BudgetLedger
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.state import State, affordable_rounds
+from fl.rounds.attackers import STRENGTHS
 from fl.rounds.limits import ResourceChoice
 from fl.rounds.play import Progress, RoundRecord, Rounds, Schedule, Summation, play_rounds, trained_models
 from fl.runs.baselines import Baseline, baselines
@@ -55,6 +56,7 @@ from fl.runs.refusals import require_possible
 from fl.runs.risk import RiskOfParties
 from fl.runs.risk_baselines import risk_baselines
 from fl.runs.verdict import verdict
+from fl.secure.robust import plain_sum_without, robust_plain_sum
 from fl.secure.session import InProcessRounds, plain_sum
 
 OWN_EVIDENCE = "own_evidence"  # figures of banks that score with their own labelled rows as well
@@ -171,6 +173,7 @@ class Experiment:
             dropouts=plan.dropouts,
             compression=plan.compression,
             at_once=plan.at_once,
+            attackers=plan.attackers,
         )
 
     def models(self) -> list[nn.Module]:
@@ -218,6 +221,8 @@ class Experiment:
             "baselines": self.folder.read_json("baselines.json"),
             "resources": None if self.plan.choice is None else self.plan.choice.as_json(),
             "overhead": _overhead(self._records),
+            "robust": self._left_out_by_rule(),
+            "attack": self._attack(),
         }
         gain, result["verdict"] = verdict(result)
         result["gain_over_alone"] = gain
@@ -248,7 +253,7 @@ class Experiment:
 
     def _planned_baselines(self) -> dict[str, Baseline]:
         if self._parties is not None:
-            return risk_baselines(
+            planned = risk_baselines(
                 self.plan,
                 self._parties,
                 partial(pooled_global, self.plan.source),
@@ -256,7 +261,8 @@ class Experiment:
                 device=self._device,
                 plainly=lambda: self._played_plainly(self.schedule),
             )
-        return baselines(
+            return planned | self._attack_baselines()
+        planned = baselines(
             self.federation,
             self._local,
             partial(pooled_global, self.plan.source),
@@ -265,6 +271,23 @@ class Experiment:
             device=self._device,
             play=self._played_plainly,
         )
+        return planned | self._attack_baselines()
+
+    def _attack_baselines(self) -> dict[str, Baseline]:
+        """The same rounds under attack without the rule, and without the attackers."""
+        if self.config.attack is None:
+            return {}
+        absent = partial(plain_sum_without, banks=frozenset(self.plan.attacking), clip=self.config.aggregation.clip)
+        planned: dict[str, Baseline] = {"without_attackers": lambda: self._averaged_by(absent)}
+        if self.config.robust is not None:
+            plain = partial(plain_sum, clip=self.config.aggregation.clip)
+            planned["undefended"] = lambda: self._averaged_by(plain)
+        return planned
+
+    def _averaged_by(self, aggregate: Summation) -> Evaluation:
+        """The run's own rounds again, with this average; in no ledger."""
+        rounds = self._rounds(self.schedule, self.plan.algorithm, aggregate)
+        return evaluate(self.federation.banks, trained_models(rounds), self._device)
 
     def _played_plainly(self, schedule: Schedule) -> list[nn.Module]:
         """Each bank's model after the run's own algorithm without encryption, with `schedule`; in no ledger."""
@@ -275,7 +298,25 @@ class Experiment:
 
     @property
     def _in_plain_sight(self) -> Summation:
-        return partial(plain_sum, clip=self.config.aggregation.clip)
+        clip, robust = self.config.aggregation.clip, self.config.robust
+        if robust is None:
+            return partial(plain_sum, clip=clip)
+        return partial(robust_plain_sum, clip=clip, settings=robust)
+
+    def _left_out_by_rule(self) -> dict[str, Any] | None:
+        """The rule, and in how many rounds it left each bank out; no score. None without a rule."""
+        robust = self.config.robust
+        if robust is None:
+            return None
+        times = {bank: sum(bank in record["rejected"] for record in self._records) for bank in self.plan.banks}
+        return {"rule": robust.rule, "byzantine": robust.byzantine, "rejected": {k: v for k, v in times.items() if v}}
+
+    def _attack(self) -> dict[str, Any] | None:
+        """What the simulated attackers did, and who they were; None without any."""
+        attack = self.config.attack
+        if attack is None:
+            return None
+        return {"name": attack.name, "strength": STRENGTHS[attack.name], "attackers": list(self.plan.attacking)}
 
     def _afford(self, banks: Sequence[str]) -> bool:
         """Whether each of these banks has trained less often than the noise was calibrated to."""

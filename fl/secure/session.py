@@ -43,7 +43,8 @@ class Aggregate:
     together; 0 without encryption, where nothing is sent. `total_weight`: of all contributions.
     `value_bits`: of a coordinate; 0 where nothing was quantised. `entered`: float64[length], the same average of the
     vectors that entered the sum, where these contain the banks' noise; None where the updates entered unchanged.
-    `preparation`: seconds that this process spent, once, on preparing such rounds; not in `seconds`.
+    `preparation`: seconds that this process spent, once, on preparing such rounds; not in `seconds`. `kept`: positions
+    of the members whose updates entered, where a robust rule has left others out; None: all.
     """
 
     average: NDArray[np.float64] = field(repr=False)
@@ -57,6 +58,7 @@ class Aggregate:
     value_bits: int = 0
     entered: NDArray[np.float64] | None = field(default=None, repr=False)
     preparation: float = 0.0
+    kept: tuple[int, ...] | None = None
 
     def error_against(self, exact: NDArray[np.float64]) -> tuple[float, float]:
         """(largest |average - exact| over coordinates, L2 length of that difference over that of `exact`).
