@@ -7,6 +7,7 @@ from typing import Any
 from rich.text import Text
 
 from demos.console import out, seconds, size, table
+from fl.reports.left_out import attack_sentence, rule_sentence
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
 
 NAMES = {
@@ -112,19 +113,10 @@ def _show_costs(result: dict[str, Any]) -> None:
 
 
 def _show_attack(result: dict[str, Any]) -> None:
-    attack, robust = result.get("attack"), result.get("robust")
-    if attack is not None:
-        out.print(
-            f"simulated attack {attack['name']} ({attack['strength']}) by {', '.join(attack['attackers'])}",
-            style="bold",
-        )
-    if robust is not None:
-        times = [f"{bank} {rounds}" for bank, rounds in robust["rejected"].items()]
-        against = "" if robust["byzantine"] is None else f" against {robust['byzantine']}"
-        out.print(
-            f"rule {robust['rule']}{against}: rounds in which it left a bank out, of {result['rounds']}: "
-            f"{', '.join(times) or 'none'}"
-        )
+    if (attack := attack_sentence(result)) is not None:
+        out.print(attack, style="bold", markup=False)
+    if (rule := rule_sentence(result)) is not None:
+        out.print(rule, markup=False)
 
 
 def _show_statistics(result: dict[str, Any]) -> None:

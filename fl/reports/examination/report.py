@@ -19,6 +19,7 @@ from fl.reports.examination.fairness import fairness
 from fl.reports.examination.figures import comparison, figures
 from fl.reports.examination.findings import findings
 from fl.reports.examination.timeliness import timeliness
+from fl.reports.left_out import attack_sentence, rule_sentence
 from fl.reports.protected import protection_sentence
 from fl.runs.verdict import verdict
 
@@ -81,6 +82,8 @@ def about(evidence: Evidence) -> dict[str, Any]:
             "protection_sentence": protection_sentence(privacy),
         },
         "model": evidence.config.model.kind,
+        "rule": rule_sentence(result),
+        "attack": attack_sentence(result),
         "verdict": sentence,
         "gain_over_alone": gain,
     }

@@ -14,10 +14,11 @@ from click.testing import CliRunner
 import fl
 from demos.train import train as train_command
 from fl.errors import AggregationError, AlgorithmError, BudgetError, FederationError, OptionError, ResourceError
+from fl.reports.cards import cards, read_run
 from fl.reports.compared import baselines_of
 from fl.rounds.attackers import AttackSettings
 from fl.runs.asked import configuration
-from fl.runs.config import RunConfig, config_from_toml, config_to_toml
+from fl.runs.config import AggregationSettings, RunConfig, config_from_toml, config_to_toml
 from fl.runs.refusals import require_possible
 from fl.secure.robust import RobustSettings
 from secagg.errors import RuleNeedsMoreClients
@@ -151,6 +152,18 @@ def test_the_tables_name_the_attack_and_the_rule(attacked: Path) -> None:
     shown = (attacked / "shown.txt").read_text()
     for words in ("without the attackers", "under attack, no rule", "-10 times the honest mean", "rule norm"):
         assert words in shown
+
+
+def test_the_card_says_what_the_rule_did_and_what_the_attack_was(attacked: Path) -> None:
+    run = read_run(attacked)
+    (attacker,) = run.result["attack"]["attackers"]
+    made = cards(run)
+    said = " ".join(made.model_card.split())
+    assert f"rule norm: rounds in which it left a bank out, of 2: {attacker} 2" in said
+    assert "simulated attack ipm" in said
+    encrypted = replace(run, config=replace(run.config, aggregation=AggregationSettings("encrypted")))
+    assert "nobody saw a single one" not in cards(encrypted).model_card
+    assert "inner products of sketches" in " ".join(cards(encrypted).dpia.split())
 
 
 def test_an_undefended_run_has_no_rule_in_its_result(tmp_path: Path) -> None:
