@@ -172,3 +172,15 @@ def test_an_undefended_run_has_no_rule_in_its_result(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert result["robust"] is None and result["attack"]["name"] == "ipm"
+
+
+def test_an_encrypted_run_leaves_out_whom_the_plain_one_leaves_out(attacked: Path, tmp_path: Path) -> None:
+    hidden = [each for each in ATTACKED if each not in ("--aggregation", "plain")]
+    options = [*hidden, "--robust", "norm", "--no-baselines", "--run-dir", str(tmp_path / "run")]
+    done = CliRunner().invoke(train_command, options)
+    assert done.exit_code == 0, done.output
+    plain, encrypted = fl.load(attacked), fl.load(tmp_path / "run")
+    assert encrypted.result["aggregation"] == "encrypted" and encrypted.result["robust"] == plain.result["robust"]
+    assert encrypted.metrics["average_precision"] == pytest.approx(plain.metrics["average_precision"], abs=1e-3)
+    assert encrypted.result["overhead"]["max_abs_error"] <= encrypted.result["overhead"]["error_bound"]
+    assert "inner products of sketches" in " ".join(done.stdout.split())
