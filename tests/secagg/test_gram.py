@@ -96,7 +96,7 @@ def verdict(matrix, plan, rule):
 
 
 def nearby(matrix, plan, seed):
-    """Matrices within the stated error: a verdict that differs among them hinges on a tie (clones, opposites, zeros)."""
+    """Matrices within the stated error: a verdict that differs among them hinges on a tie (clones, zeros)."""
     draw, length = np.random.default_rng(seed), np.sqrt(np.diag(matrix))
     for _ in range(4):
         bounds = np.array([[plan.product_error(a, b) for b in length] for a in length])
