@@ -170,6 +170,36 @@ def floor(length: int, clients: int, value_bits: int, as_json: bool) -> None:
 
 
 @cli.command()
+@ranged("--sizes", options.SIZES, "Values per update. Default: 12,000 and 1,000,000.", default="", metavar="N,N,...")
+@ranged(
+    "--clients",
+    options.MEASURED_COUNTS,
+    "Clients of a round. Default: 5, 10, 32 and 128, which is refused.",
+    default="",
+    metavar="N,N,...",
+)
+@ranged("--cycles", options.CYCLES, "Rounds of each kind; the quickest counts.", default=5)
+@ranged("--seed", options.SEED, "Seed of vectors. Keys are never seeded.", default=0)
+@JSON
+def robust(sizes: tuple[int, ...], clients: tuple[int, ...], cycles: int, seed: int, as_json: bool) -> None:
+    """Measure what a robust round costs beside a plain one, and beside other ways to the same inner products.
+
+    \b
+    python -m benchmarks robust
+    python -m benchmarks robust --sizes 12000 --clients 5,10 --cycles 3
+    """
+    import json
+
+    from benchmarks import robust_cost
+
+    found = robust_cost.measure(sizes, clients, cycles, seed, lambda line: err.print(line, highlight=False))
+    if as_json:
+        click.echo(json.dumps(robust_cost.as_json(found), indent=2))
+    else:
+        robust_cost.show(found)
+
+
+@cli.command()
 @ranged("--data", options.FILE, "File of transactions, or simulated for the embedded data.", default="simulated")
 @ranged("--schema", options.FILE, "Schema of the file. Default: recognised by its columns.")
 @ranged(

@@ -65,19 +65,18 @@ def hidden_products(sketches: Sequence[U32], key: SketchKey, plan: SketchPlan) -
 def _hidden_product(c: U32, c_mirror: U32, d: U32, d_mirror: U32, key: SketchKey) -> tuple[U32, U32]:
     """(constant, [linear, square]) of one pair: uint32[primes] and uint32[2, primes, N]."""
     ring = ring_of(key.params)
-    zero = _zero(key)
-    sums = kernels.product_sums(c[0], d_mirror[0], ring.primes).astype(np.uint64)
-    sums += zero[0].sum(axis=-1, dtype=np.uint64)
-    constant = sums % ring.primes * ring.inverse_degree % ring.primes
-    block = np.empty_like(zero)
-    block[0] = zero[1]
+    hiding, linear = _zero(key)
+    mean = kernels.product_sums(c[0], d_mirror[0], ring.primes).astype(np.uint64) * ring.inverse_degree
+    constant = (mean + hiding) % ring.primes
+    block = np.empty_like(c)
+    block[0] = linear
     kernels.multiply_twice(c[1], d_mirror[0], c_mirror[0], d[1], ring.primes, block[0])
     kernels.multiply(c[1], d_mirror[1], ring.primes, block[1])
     return constant.astype(np.uint32), block
 
 
-def _zero(key: SketchKey) -> U32:
-    return key.encrypt_zero()
+def _zero(key: SketchKey) -> tuple[U32, U32]:
+    return key.zero_part()
 
 
 def open_products(payload: Payload, clients: int, secret: SketchSecret, plan: SketchPlan) -> F64:

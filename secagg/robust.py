@@ -53,8 +53,7 @@ def first_look(gram: F64, plan: SketchPlan, rule: Rule) -> tuple[int, ...]:
     rule.require_enough(len(gram))
     if len(rows) < rule.smallest:
         raise RuleRefused(f"{rule.name}: {len(rows)} of {len(gram)} sketches are plausible, too few for the rule")
-    part = gram[np.ix_(rows, rows)]
-    verdict = select(part, rule)
+    verdict = select(measured(gram[np.ix_(rows, rows)], plan), rule)
     if not verdict.kept:
         raise RuleRefused(f"{verdict.reason}: open the next step")
     return tuple(int(rows[kept]) for kept in verdict.kept)
@@ -64,7 +63,8 @@ def last_look(first: F64, second: F64, plan: SketchPlan, rule: Rule) -> tuple[in
     """Rows of those who still pass: first and second products of the same members. Both float64[n, n]."""
     rows = plausible(second, plan)
     index = np.ix_(rows, rows)
-    verdict = second_look(first[index], second[index], rule, width=plan.width)
+    parts = (measured(matrix[index], plan) for matrix in (first, second))
+    verdict = second_look(*parts, rule, width=plan.width)
     return tuple(int(rows[kept]) for kept in verdict.kept)
 
 
@@ -85,6 +85,15 @@ def plausible(gram: F64, plan: SketchPlan) -> NDArray[np.intp]:
             break
         rows = rows[most < most.max()]
     return rows
+
+
+def measured(gram: F64, plan: SketchPlan) -> F64:
+    """The matrix with every distance that is within its own error set to zero: noise decides about nobody."""
+    norms = np.maximum(np.diag(gram), 0.0)
+    length = np.sqrt(norms)
+    middle = (norms[:, None] + norms[None, :]) / 2
+    found: F64 = np.where(2 * (middle - gram) <= 2 * _errors(length, plan), middle, gram)
+    return found
 
 
 def check_total(gram: F64, total: I64, plan: SketchPlan) -> bool:

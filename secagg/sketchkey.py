@@ -100,6 +100,22 @@ class SketchKey:
         u, e0, e1 = ternary(key, degree), binomial(key, "e0", degree), binomial(key, "e1", degree)
         return self.encrypt_zero_with(u, e0, e1)
 
+    def zero_part(self) -> tuple[U32, U32]:
+        """What `gram.py` needs of a fresh encryption of zero: c0's constant coefficient, uint32[primes], and c1.
+
+        c1: uint32[primes, N], transformed. The other coefficients of c0, and of e0, are never made.
+        """
+        key, degree, ring = os.urandom(32), self.params.degree, ring_of(self.params)
+        factor = _small_residues(ternary(key, degree), ring.primes)
+        ring.to_ntt(factor)
+        linear = _small_residues(binomial(key, "e1", degree), ring.primes)
+        ring.to_ntt(linear)
+        kernels.multiply_onto(factor, self.expanded, ring.primes, linear)
+        error = _small_residues(binomial(key, "e0", 1), ring.primes)[:, 0]
+        mean = kernels.product_sums(factor, self.residues, ring.primes).astype(np.uint64) * ring.inverse_degree
+        constant: U32 = ((mean + error) % ring.primes).astype(np.uint32)
+        return constant, linear
+
     def encrypt_zero_with(self, u: I8, e0: I8, e1: I8) -> U32:
         """The arithmetic alone, for given randomness: int8[N] each. For tests."""
         ring = ring_of(self.params)
@@ -238,6 +254,12 @@ def _stream(key: bytes, which: str) -> Any:
 
 def _draw(stream: Any, count: int) -> U8:
     return np.frombuffer(stream.update(bytes(count)), dtype=np.uint8)
+
+
+def _small_residues(integers: I8, primes: U32) -> U32:
+    """uint32[primes, N] of int8[N]: the prime is added where the integer is negative."""
+    found: U32 = integers.astype(np.int32).view(np.uint32) + (integers < 0) * primes[:, None]
+    return found
 
 
 def _residues(integers: NDArray[np.signedinteger], params: ParameterSet) -> U32:

@@ -8,6 +8,7 @@ part that it shares with the victim. What is left is the victim's whole sketch. 
 from __future__ import annotations
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,12 +102,11 @@ def trial(index, key, secret):
 
 def unhidden(key, monkeypatch):
     """The first design: fresh zeros hide the constant's polynomial alone."""
-    fresh = type(key).encrypt_zero
+    fresh = type(key).zero_part
 
     def constant_alone(self):
-        block = fresh(self)
-        block[1] = 0
-        return block
+        constant, linear = fresh(self)
+        return constant, np.zeros_like(linear)
 
     monkeypatch.setattr(gram, "_zero", constant_alone)
 
@@ -190,7 +190,7 @@ def test_the_whole_product_of_a_pair_would_not_be_uniform(fixed):
 def test_every_pair_is_hidden_with_its_own_zero(fixed, monkeypatch):
     key, _ = generate_sketch_keys(PARAMS)
     made = []
-    fresh = type(key).encrypt_zero
+    fresh = type(key).zero_part
 
     def recorded(self):
         made.append(fresh(self))
@@ -199,4 +199,17 @@ def test_every_pair_is_hidden_with_its_own_zero(fixed, monkeypatch):
     monkeypatch.setattr(gram, "_zero", recorded)
     gram.hidden_products([encrypted(np.zeros(SKETCH.width, dtype=np.int64), key)] * 3, key, SKETCH)
     assert len(made) == 6
-    assert len({block.tobytes() for block in made}) == 6
+    assert len({linear.tobytes() for _, linear in made}) == 6
+
+
+def test_the_part_of_a_zero_that_hides_a_pair_is_that_of_an_encryption_of_zero(fixed, monkeypatch):
+    """The same key of the samplers gives the same second polynomial, and a constant that differs by e0 alone."""
+    key, _ = generate_sketch_keys(PARAMS)
+    randomness = b"one key for both".ljust(32)
+    monkeypatch.setattr(sketchkey, "os", SimpleNamespace(urandom=lambda count: randomness))
+    constant, linear = key.zero_part()
+    whole = key.encrypt_zero()
+    assert np.array_equal(whole[1], linear)
+    coefficients = whole[0].copy()
+    RING.from_ntt(coefficients)
+    assert np.array_equal(coefficients[:, 0], constant)

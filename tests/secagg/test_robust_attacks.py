@@ -68,7 +68,7 @@ def refused(trials, length):
     return found
 
 
-@pytest.mark.parametrize(("length", "trials"), [(IDENTITY, 6), (COUNT, 2)], ids=["identity", "count"])
+@pytest.mark.parametrize(("length", "trials"), [(IDENTITY, 2), (COUNT, 2)], ids=["identity", "count"])
 def test_a_sketch_that_does_not_belong_to_its_contribution_costs_the_round(length, trials):
     assert refused(trials, length) == trials
 
@@ -224,7 +224,7 @@ def test_grinding_contributions_without_k_finds_no_weaker_seed_than_chance():
         secret = index.to_bytes(32, "big")
         tries = range(1_000 * index, 1_000 * index + 64)
         best = min(tries, key=lambda each: seen(guess, each))
-        assert seen(guess, best) < 0.97  # for the guess, grinding does help
+        assert seen(guess, best) < 0.98  # for the guess, grinding does help
         ground.append(seen(secret, best))
         chance.append(seen(secret, 0))
     spread = np.sqrt(2 / sketch.params.degree)
