@@ -16,6 +16,7 @@ from demos.attacks import (
     made_up_sum,
     malformed_ciphertext,
     noise_in_release,
+    robust_round,
     rosters,
     single_victim,
     stock_fedavg,
@@ -39,6 +40,7 @@ ATTACKS: tuple[Attack, ...] = (
     checked_sum.ATTACK,
     *malformed_ciphertext.ATTACKS,
     tokens_in_lanes.ATTACK,
+    *robust_round.ATTACKS,
     noise_in_release.ATTACK,
 )
 
