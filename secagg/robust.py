@@ -63,8 +63,8 @@ def last_look(first: F64, second: F64, plan: SketchPlan, rule: Rule) -> tuple[in
     """Rows of those who still pass: first and second products of the same members. Both float64[n, n]."""
     rows = plausible(second, plan)
     index = np.ix_(rows, rows)
-    parts = (measured(matrix[index], plan) for matrix in (first, second))
-    verdict = second_look(*parts, rule, width=plan.width)
+    before, after = measured(first[index], plan), measured(second[index], plan)
+    verdict = second_look(before, after, rule, width=plan.width)
     return tuple(int(rows[kept]) for kept in verdict.kept)
 
 
