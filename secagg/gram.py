@@ -130,6 +130,16 @@ def open_sum(payload: Payload, clients: int, secret: SketchSecret, plan: SketchP
     return total
 
 
+def rounded(residues: U32, plan: SketchPlan) -> I64:
+    """int64[N]: the integers nearest to decrypted coefficients over D, uint32[primes, N], without any check."""
+    values = _centred_integers(residues.T, plan.params)
+    return np.array([_within((value + plan.scale // 2) // plan.scale) for value in values], dtype=np.int64)
+
+
+def _within(value: int) -> int:
+    return max(-(2**62), min(value, 2**62))
+
+
 def check_block(payload: Payload, plan: SketchPlan) -> None:
     """Raise what `read_block` raises for a payload that is not one block of residues."""
     read_block(payload, 0, plan.params, empty_block(plan.params))

@@ -52,7 +52,7 @@ from secagg.verification import check_robust_offer, check_same_round, check_sign
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class _Received:
+class Gathered:
     """A checked sketch: uint32[2, primes, N], and what the products name of it."""
 
     block: U32
@@ -77,7 +77,7 @@ class RobustAggregator(Aggregator):
         self._agreement: masks.AgreementKey | None = None
         self._answered = b""  # hash of the message that the sketches of this look answer
         self._look = 0
-        self._sketches: dict[bytes, _Received] = {}
+        self._sketches: dict[bytes, Gathered] = {}
         super().__init__(identity, enrolment, plan, accumulator=accumulator, clock=clock)
 
     def prepare(self, offer: Offer) -> Intake:
@@ -112,10 +112,15 @@ class RobustAggregator(Aggregator):
             check_signature(sketch, header.sender)
             block = self._unsealed(sketch)
             stage.bytes += len(sketch.sealed)
-        self._sketches[header.sender] = _Received(
+        self._sketches[header.sender] = Gathered(
             block, SketchPart(header.sender, sketch.payload_hash, sketch.signature)
         )
         self._machine.enter(following)
+
+    @property
+    def gathered(self) -> Mapping[bytes, Gathered]:
+        """The checked sketches of this look by their senders."""
+        return self._sketches
 
     def multiply(self) -> Products:
         """The hidden products of all sketches of this look. Raises `QuorumNotMet` while a member's is missing."""

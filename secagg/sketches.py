@@ -57,6 +57,14 @@ def sketch_of_sums(sums: I64, sketch: SketchPlan, seed: bytes) -> I64:
     return _sketch(pieces, sketch, seed)
 
 
+def places(sketch: SketchPlan, seed: bytes) -> tuple[NDArray[np.intp], I64]:
+    """Of a count sketch: into which sum each value goes, intp[length], and its sign, int64[length] of 1 and -1."""
+    degree, index = sketch.params.degree, np.arange(sketch.length)
+    shifts = np.frombuffer(_stream(seed, b"secagg v2 sketch shifts").update(bytes(4 * sketch.rows)), dtype="<u4")
+    odd = np.frombuffer(_stream(seed, b"secagg v2 sketch signs").update(bytes(sketch.length)), dtype=np.uint8) & 1
+    return (index + shifts[index // degree].astype(np.intp)) % degree, 1 - 2 * odd.astype(np.int64)
+
+
 def _sketch(pieces: Iterable[I64], sketch: SketchPlan, seed: bytes) -> I64:
     """pieces: consecutive integers, `packing.SCAN` at a time, which is a whole number of rows."""
     if sketch.identity:

@@ -17,6 +17,7 @@ from demos.attacks import (
     malformed_ciphertext,
     noise_in_release,
     poisoning,
+    robust_round,
     rosters,
     single_victim,
     stock_fedavg,
@@ -42,6 +43,7 @@ ATTACKS: tuple[Attack, ...] = (
     tokens_in_lanes.ATTACK,
     noise_in_release.ATTACK,
     poisoning.ATTACK,
+    *robust_round.ATTACKS,
 )
 
 __all__ = ["ATTACKS", "Attack"]

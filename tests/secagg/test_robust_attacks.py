@@ -89,13 +89,7 @@ def kernel_vectors(sketch, seeds, length):
     """
     degree = sketch.params.degree
 
-    def place_and_sign(seed):
-        shifts = np.frombuffer(sketches._stream(seed, b"secagg v2 sketch shifts").update(bytes(4 * sketch.rows)), "<u4")
-        odd = np.frombuffer(sketches._stream(seed, b"secagg v2 sketch signs").update(bytes(length)), np.uint8) & 1
-        index = np.arange(length)
-        return (index + shifts[index // degree].astype(np.int64)) % degree, 1 - 2 * odd.astype(np.int64)
-
-    placed = [place_and_sign(seed) for seed in seeds]
+    placed = [sketches.places(sketch, seed) for seed in seeds]
     if len(seeds) == 1:
         ((place, sign),) = placed
         first, found = {}, []
