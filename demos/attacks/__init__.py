@@ -41,9 +41,9 @@ ATTACKS: tuple[Attack, ...] = (
     checked_sum.ATTACK,
     *malformed_ciphertext.ATTACKS,
     tokens_in_lanes.ATTACK,
+    *robust_round.ATTACKS,
     noise_in_release.ATTACK,
     poisoning.ATTACK,
-    *robust_round.ATTACKS,
 )
 
 __all__ = ["ATTACKS", "Attack"]
