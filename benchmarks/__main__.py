@@ -170,6 +170,36 @@ def floor(length: int, clients: int, value_bits: int, as_json: bool) -> None:
 
 
 @cli.command()
+@ranged("--sizes", options.SIZES, "Values per update. Default: 12,000 and 1,000,000.", default="", metavar="N,N,...")
+@ranged(
+    "--clients",
+    options.MEASURED_COUNTS,
+    "Clients of a round. Default: 5, 10, 32 and 128, which is refused.",
+    default="",
+    metavar="N,N,...",
+)
+@ranged("--cycles", options.CYCLES, "Rounds of each kind; the quickest counts.", default=5)
+@ranged("--seed", options.SEED, "Seed of vectors. Keys are never seeded.", default=0)
+@JSON
+def robust(sizes: tuple[int, ...], clients: tuple[int, ...], cycles: int, seed: int, as_json: bool) -> None:
+    """Measure what a robust round costs beside a plain one, and beside other ways to the same inner products.
+
+    \b
+    python -m benchmarks robust
+    python -m benchmarks robust --sizes 12000 --clients 5,10 --cycles 3
+    """
+    import json
+
+    from benchmarks import robust_cost
+
+    found = robust_cost.measure(sizes, clients, cycles, seed, lambda line: err.print(line, highlight=False))
+    if as_json:
+        click.echo(json.dumps(robust_cost.as_json(found), indent=2))
+    else:
+        robust_cost.show(found)
+
+
+@cli.command()
 @ranged("--data", options.FILE, "File of transactions, or simulated for the embedded data.", default="simulated")
 @ranged("--schema", options.FILE, "Schema of the file. Default: recognised by its columns.")
 @ranged(
@@ -266,6 +296,89 @@ def worth(
         click.echo(json.dumps(worth_table.as_json(found), indent=2))
     else:
         worth_table.show(found)
+    err.print(f"{time.monotonic() - start:.0f} s; figures in {target}", highlight=False)
+
+
+@cli.command()
+@ranged("--data", options.FILE, "File of transactions, or the embedded data.", default="simulated")
+@ranged(
+    "--schema",
+    options.FILE,
+    "What the columns mean: a name or a TOML file. Default: recognised.",
+    metavar="NAME|FILE.toml",
+)
+@ranged(
+    "--partition", options.Text("a column, or FILE.csv:COLUMN"), "FILE.csv:COLUMN or COLUMN. Default: the schema's."
+)
+@ranged("--clients", options.RANDOM_BANKS, "Number of banks. Cannot be combined with --partition.")
+@ranged("--customers", options.CUSTOMERS, "Customers of the embedded data.")
+@ranged("--attackers", options.ATTACKERS, "Banks that attack, and the number that rules are told of.", default=1)
+@click.option(
+    "--attack",
+    "attacks",
+    type=click.Choice(options.ATTACK.words),
+    multiple=True,
+    default=options.ATTACK.words,
+    help="What they do. Can be repeated.",
+)
+@click.option(
+    "--rule",
+    "rules",
+    type=click.Choice(options.RULE.words),
+    multiple=True,
+    default=["outliers", "nnm", "multikrum"],
+    help="Rule that leaves updates out. Can be repeated.",
+)
+@ranged("--seeds", options.SEEDS, "Seeds of the model, the batches, and of who attacks.", default="0,1,2")
+@ranged("--rounds", options.SOME_ROUNDS, "Rounds of a run.", default=10)
+@click.option("--folder", type=FilePath(), help="Folder of the figures, continued if it exists. Default: under runs/.")
+@click.option("--tables-only", is_flag=True, help="Measure nothing; show what --folder holds.")
+@JSON
+def poisoning(
+    data: str,
+    schema: str | None,
+    partition: str | None,
+    clients: int | None,
+    customers: int | None,
+    attackers: int,
+    attacks: tuple[str, ...],
+    rules: tuple[str, ...],
+    seeds: tuple[int, ...],
+    rounds: int,
+    folder: Path | None,
+    tables_only: bool,
+    as_json: bool,
+) -> None:
+    """Measure what poisoned updates cost under each robust rule, and what each rule costs where nobody attacks.
+
+    \b
+    python -m benchmarks poisoning --customers 600 --clients 5 --seeds 0
+    python -m benchmarks poisoning --data FILE.csv --partition BANKS.csv:BANK --attackers 2 --folder runs/poisoning
+    """
+    import json
+
+    from benchmarks.poisoning import Question, measure, read_cells, show, summary
+    from fl.runs.config import DataSettings
+
+    if tables_only and folder is None:
+        raise click.UsageError("--tables-only needs --folder FOLDER, the figures to show")
+    target = Path("runs/poisoning") / time.strftime("%Y%m%d-%H%M%S") if folder is None else folder
+    settings = DataSettings(data, schema, partition, clients, customers=customers)
+    start = time.monotonic()
+    if not tables_only:
+        question = Question(settings, attackers, attacks, rules, seeds, rounds)
+        try:
+            measure(
+                question, target, lambda line: err.print(f"{time.monotonic() - start:5.0f} s  {line}", highlight=False)
+            )
+        except KeyboardInterrupt:
+            err.print(f"interrupted; continue with --folder {target}", highlight=False)
+            sys.exit(1)
+    found = read_cells(target)
+    if as_json:
+        click.echo(json.dumps(summary(found), indent=2))
+    else:
+        show(found)
     err.print(f"{time.monotonic() - start:.0f} s; figures in {target}", highlight=False)
 
 

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from demos.console import out, seconds, size, table
 from fl.data.vocabulary import Words
+from fl.reports.left_out import attack_sentence, rule_sentence
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
 
 NAMES = {
@@ -20,6 +21,8 @@ NAMES = {
     "pooled_global": "pooled, features too",
     "plain": "federated, plain sums",
     "plain_without_privacy": "federated, no DP",
+    "without_attackers": "without the attackers",
+    "undefended": "under attack, no rule",
 }
 OWN_EVIDENCE = "federated, own evidence"
 
@@ -29,6 +32,7 @@ def show(result: dict[str, Any]) -> None:
     _show_figures(result)
     _show_who_saw_what(result)
     _show_costs(result)
+    _show_attack(result)
     _show_statistics(result)
     _show_privacy(result)
     out.print(result["verdict"], style="bold")
@@ -78,6 +82,9 @@ def _show_who_saw_what(result: dict[str, Any]) -> None:
             "nothing: masked ciphertexts and their sum",
         )
         seen.add_row("key holder", "one sum per round", "every round's average, no single update")
+        if result.get("robust") is not None:
+            seen.add_row("key holder, for the rule", "products of ciphertexts", "inner products of sketches of updates")
+            seen.add_row("both of them together", "", "sketches: thousands of sums of each update's values, or all")
     else:
         sees = Text.assemble(("every single update", "bold red"), ": --aggregation plain hides nothing")
         seen.add_row("everyone", "-", sees)
@@ -119,6 +126,13 @@ def _show_constants(constants: dict[str, Any] | None) -> None:
         f"{constants['integers_per_bank']:,} integers a bank, {seconds(constants['seconds'])}, "
         f"{size(constants['bytes_up'])} sent by all banks",
     )
+
+
+def _show_attack(result: dict[str, Any]) -> None:
+    if (attack := attack_sentence(result)) is not None:
+        out.print(attack, style="bold", markup=False)
+    if (rule := rule_sentence(result)) is not None:
+        out.print(rule, markup=False)
 
 
 def _show_statistics(result: dict[str, Any]) -> None:

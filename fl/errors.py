@@ -123,6 +123,17 @@ class BanksVanished(AggregationError):
         self.banks = banks
 
 
+class RuleRefusedRound(AggregationError):
+    """A robust rule keeps too few banks, or a second look at those it kept has found one of them out.
+
+    `banks` names those who were found out. The round can be offered again without them, with fresh updates.
+    """
+
+    def __init__(self, message: str, banks: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.banks = banks
+
+
 class StatisticsError(FederationError):
     """Shared statistics cannot be planned, summed or used as requested."""
 

@@ -372,6 +372,12 @@ FRACTION = Real(0, 1, "of the banks", above=True)
 PROBABILITY = Real(0, 1, "probability")
 RETRIES = Whole(0, 1000, "of a round that was lost")
 
+# --- attackers, and rules that leave them out -----------------------------------------------------------------------
+
+RULE = Choice(("outliers", "nnm", "multikrum", "krum", "norm"))  # `secagg.rules`
+ATTACK = Choice(("sign-flip", "scale", "label-flip", "noise", "alie", "ipm"))  # `fl.rounds.attackers`
+ATTACKERS = Whole(1, MOST_BANKS, "banks")
+
 # --- aggregation ----------------------------------------------------------------------------------------------------
 
 ENGINE = Choice(("auto", "fast", "seal"))  # `secagg.engines`

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from secagg.protection import protect_process
     from secagg.protocol import RoundResult, run_round
     from secagg.release import Average, read_release
+    from secagg.robust import Robust
+    from secagg.rules import Rule
     from secagg.stages import Stage, StageClock
     from secagg.wire import decode, encode
 
@@ -45,6 +47,8 @@ _HOMES = {
     "Member": "identity",
     "RoundPlan": "plan",
     "RoundResult": "protocol",
+    "Robust": "robust",
+    "Rule": "rules",
     "Stage": "stages",
     "StageClock": "stages",
     "decode": "wire",
@@ -79,8 +83,10 @@ __all__ = [
     "KeyHolder",
     "Ledger",
     "Member",
+    "Robust",
     "RoundPlan",
     "RoundResult",
+    "Rule",
     "Stage",
     "StageClock",
     "decode",

@@ -7,6 +7,9 @@ subtracted again exactly, so a refused contribution leaves the sum as it was.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 
 from secagg.accumulator import Accumulator, InMemory, MakeAccumulator
@@ -22,7 +25,7 @@ from secagg.errors import (
     UnknownClient,
 )
 from secagg.identity import Identity
-from secagg.messages import Abort, Contribution, EncryptedSum, Offer, Roster, SignedHash
+from secagg.messages import Abort, Contribution, EncryptedSum, Header, Offer, Roster, SignedHash
 from secagg.plan import RoundPlan
 from secagg.stages import StageClock
 from secagg.states import AGGREGATOR_MOVES, AggregatorState, Machine
@@ -54,7 +57,7 @@ class Aggregator:
         self._plan = plan
         self._masking = masking
         self._clock = clock or StageClock()
-        self._machine = Machine(AGGREGATOR_MOVES, AggregatorState.IDLE, "an aggregator")
+        self._machine = Machine(self._moves(), AggregatorState.IDLE, "an aggregator")
         self._make_accumulator = accumulator
         self._offer: Offer | None = None
         self._roster: Roster | None = None
@@ -70,7 +73,7 @@ class Aggregator:
     def open(self, offer: Offer, roster: Roster) -> None:
         """Start collecting for a closed roster. Raises a subclass of `PeerError`."""
         following = self._machine.require("open")
-        check_offer(offer, self._enrolment, self._plan, self._masking, quorum=1)
+        self._check_offer(offer)
         roster_hash = check_roster(roster, offer, self._enrolment, self._plan, quorum=1)
         self._total = self._make_accumulator(self._plan)
         self._offer, self._roster = offer, roster
@@ -112,11 +115,7 @@ class Aggregator:
         """The sum over the whole roster. Raises `QuorumNotMet` while a member is missing."""
         following = self._machine.require("close")
         roster = self._current_roster()
-        if missing := self.missing():
-            raise QuorumNotMet(
-                f"{len(missing)} of {len(roster.entries)} members have not contributed ({', '.join(missing[:5])}): "
-                "wait for them, or abort and open a new round"
-            )
+        self._require_all()
         total = self._running_sum()
         parts = tuple(self._received[entry.sender] for entry in roster.entries)
         with self._clock.stage("serialize") as stage:
@@ -126,16 +125,16 @@ class Aggregator:
                 write_block(total.block(index), index, self._plan.params, packed)
             stage.bytes += len(payload)
             header = roster.header.reply(self._identity.key, previous=parts_hash(parts), roster=self._roster_hash)
-            unsigned = EncryptedSum(header, parts, payload_hash(payload), payload, b"")
+            unsigned = self._unsigned_sum(EncryptedSum(header, parts, payload_hash(payload), payload, b""))
             signature = self._identity.sign(signed_bytes(unsigned))
         self._forget(following)
-        return EncryptedSum(header, parts, unsigned.payload_hash, payload, signature)
+        return replace(unsigned, signature=signature)
 
     def abort(self, abort: Abort | None = None) -> None:
         """Drop the round: on the key holder's signed abort, or on the aggregator's own decision (None)."""
         following = self._machine.require("abort")
         if abort is not None:
-            check_same_round(abort.header, self._current_roster().header)
+            check_same_round(abort.header, self._round_header())
             check_signature(abort, self._enrolment.key_holder.key)
         self._forget(following)
 
@@ -143,6 +142,28 @@ class Aggregator:
         return f"Aggregator({self._identity.member.organisation!r}, {self.state.value}, {len(self._received)} received)"
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _moves(self) -> Mapping[tuple[AggregatorState, str], AggregatorState]:
+        """The role's table of moves."""
+        return AGGREGATOR_MOVES
+
+    def _check_offer(self, offer: Offer) -> bytes:
+        """Its hash. Raises a subclass of `PeerError`."""
+        return check_offer(offer, self._enrolment, self._plan, self._masking, quorum=1)
+
+    def _unsigned_sum(self, plain: EncryptedSum) -> EncryptedSum:
+        """The sum to sign; a robust round's has more in it."""
+        return plain
+
+    def _require_all(self) -> None:
+        if missing := self.missing():
+            raise QuorumNotMet(
+                f"{len(missing)} of {len(self._current_roster().entries)} members have not contributed "
+                f"({', '.join(missing[:5])}): wait for them, or abort and open a new round"
+            )
+
+    def _round_header(self) -> Header:
+        return self._current_roster().header
 
     def _current_roster(self) -> Roster:
         self._machine.require_own_process()

@@ -170,25 +170,51 @@ def generate_keys(params: ParameterSet) -> tuple[PublicKey, SecretKey]:
     raise KeySelfTestFailed(f"SEAL generated {_KEY_ATTEMPTS} keys, all outside the noise bounds: do not use this build")
 
 
+def generate_secret(params: ParameterSet) -> U32:
+    """The residues of a fresh secret, uint32[primes, N] in SEAL's transformed order, for a key that SEAL does not use.
+
+    SEAL draws it, and it is read and tested as `generate_keys` tests its secrets. Raises `KeySelfTestFailed`.
+    """
+    context = _context_of(params)
+    for _ in range(_KEY_ATTEMPTS):
+        generator = seal.KeyGenerator(context.context)
+        secret = SecretKey(context, seal.Decryptor(context.context, generator.secret_key()))
+        residues = _residues_of(secret, params)
+        if _secret_is_sound(residues, params):
+            return residues
+    raise KeySelfTestFailed(f"SEAL generated {_KEY_ATTEMPTS} secrets outside the bounds: do not use this build")
+
+
+def _residues_of(secret: SecretKey, params: ParameterSet) -> U32:
+    """The secret itself, uint32[primes, N] in SEAL's transformed order: what (0, 1) decrypts to."""
+    unit = np.zeros((2, len(params.primes), params.degree), dtype=np.uint32)
+    unit[1] = 1  # the polynomial 1 has value 1 in every slot
+    return secret.decrypt_transformed(unit)
+
+
 def _keys_are_sound(public: PublicKey, secret: SecretKey) -> bool:
     params = public.params
-    error_limit, secret_limit = key_norm_limits(params.degree)
-    data_level = public.residues[:, :-1, :].astype(np.uint32)
-    error = _centred(secret.decrypt(data_level), params)
-    unit = np.zeros_like(data_level)
-    unit[1] = 1  # c1 = 1 in transformed order: decrypts to the secret itself
-    ternary = _centred(secret.decrypt(unit), params)
+    error = centred(secret.decrypt(public.residues[:, :-1, :].astype(np.uint32)), params)
     return (
         error is not None
-        and ternary is not None
         and int(np.abs(error).max()) <= ERROR_MAX
-        and int(np.abs(ternary).max()) <= 1
-        and float(np.dot(error, error)) <= error_limit
-        and float(np.dot(ternary, ternary)) <= secret_limit
+        and float(np.dot(error, error)) <= key_norm_limits(params.degree)[0]
+        and _secret_is_sound(_residues_of(secret, params), params)
     )
 
 
-def _centred(residues: U32, params: ParameterSet) -> Any:
+def _secret_is_sound(residues: U32, params: ParameterSet) -> bool:
+    coefficients = residues.copy()
+    ring_of(params).from_ntt(coefficients)
+    ternary = centred(coefficients, params)
+    return (
+        ternary is not None
+        and int(np.abs(ternary).max()) <= 1
+        and float(np.dot(ternary, ternary)) <= key_norm_limits(params.degree)[1]
+    )
+
+
+def centred(residues: U32, params: ParameterSet) -> Any:
     """int64[N] of a small polynomial, or None when its residues modulo the primes do not agree."""
     primes = np.array(params.primes, dtype=np.int64)[:, None]
     signed = residues.astype(np.int64)

@@ -7,6 +7,7 @@ from others is checked against its own enrolment list, plan, quorum and journal.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -21,7 +22,7 @@ from secagg.enrolment import Enrolment
 from secagg.errors import LocalError, RosterMismatch, UnknownClient, WrongModel, WrongPlan, WrongRound
 from secagg.gossip import check_range, check_statements
 from secagg.identity import Identity
-from secagg.journal import Consent, Journal, JournalRound
+from secagg.journal import Consent, Journal, JournalRound, UpdateName
 from secagg.messages import Abort, Contribution, Header, Join, Offer, Release, Roster
 from secagg.plan import RoundPlan
 from secagg.release import Average, read_release
@@ -89,7 +90,7 @@ class Client(Secret):
         self._engine = resolve_engine(engine)
         self._threads = threads
         self._clock = clock or StageClock()
-        self._machine = Machine(CLIENT_MOVES, ClientState.IDLE, "a client")
+        self._machine = Machine(self._moves(), ClientState.IDLE, "a client")
         self._round: _Round | None = None
         self.clipped = 0
         """How many values of the last update lay outside [-clip, clip]. Stays at the client."""
@@ -105,23 +106,39 @@ class Client(Secret):
         quorum and model. Raises `StepNotIncreasing` or `StepJump` for a step that does not follow those joined before.
         """
         following = self._machine.require("join")
+        offer_hash = self._check_offer(offer, model)
+        state = self._joining(offer, offer_hash)
+        self._record_join(offer, offer_hash)
+        self._round = state
+        self._machine.enter(following)
+        return state.join
+
+    def _check_offer(self, offer: Offer, model: bytes) -> bytes:
+        """The offer's hash, if this client answers it."""
         with self._clock.stage("check"):
-            offer_hash = check_offer(offer, self._enrolment, self._plan, self._masking, self._quorum)
+            offer_hash = self._checked_offer(offer)
         # Different models at different clients let an attacker separate their sums (Pasquini et al., 2111.07380).
         if offer.header.model != model:
             raise WrongModel(f"model: expected {model.hex()[:16]}, got {offer.header.model.hex()[:16]}: refuse it")
         self._journal.check_step(offer.header.step)
+        return offer_hash
+
+    def _checked_offer(self, offer: Offer) -> bytes:
+        return check_offer(offer, self._enrolment, self._plan, self._masking, self._quorum)
+
+    def _joining(self, offer: Offer, offer_hash: bytes) -> _Round:
+        """The secrets of a round, and the signed join that follows from them. Changes nothing."""
         with self._clock.stage("mask"):
             agreement, seed = masks.AgreementKey(), masks.new_seed()
             sealed = masks.seal_seed(seed, agreement, offer.agreement_key, offer_hash, self._identity.key)
         header = offer.header.reply(self._identity.key, previous=offer_hash)
-        anchor, key_holder = offer.header.previous, offer.header.sender
-        unsigned = Join(header, agreement.public, sealed, self._journal.seen(key_holder), b"")
+        unsigned = Join(header, agreement.public, sealed, self._journal.seen(offer.header.sender), b"")
         join = replace(unsigned, signature=self._identity.sign(signed_bytes(unsigned)))
-        self._journal.joined(header.step, header.model, header.round_id, offer_hash, anchor, key_holder)
-        self._round = _Round(offer, join, agreement, seed)
-        self._machine.enter(following)
-        return join
+        return _Round(offer, join, agreement, seed)
+
+    def _record_join(self, offer: Offer, offer_hash: bytes) -> None:
+        header = offer.header
+        self._journal.joined(header.step, header.model, header.round_id, offer_hash, header.previous, header.sender)
 
     def check_update(self, update: NDArray[np.floating], weight: int = 1) -> None:
         """Refuse an update that no roster could accept, before a round is joined for it. Changes nothing.
@@ -162,7 +179,7 @@ class Client(Secret):
         with self._clock.stage("check"):
             roster_hash = check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum, state.join)
             self._check_history(roster, state.offer.header)
-            name = self._journal.name(update, self._plan)
+            name = self._name(update)
         header = state.offer.header.reply(self._identity.key, previous=roster_hash, roster=roster_hash)
         with self._clock.stage("mask", "key agreement"):
             terms = self._mask_terms(roster, roster_hash, state) if self._masking else []
@@ -248,6 +265,13 @@ class Client(Secret):
         return f"Client({self._identity.member.organisation!r}, {self.state.value})"
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _moves(self) -> Mapping[tuple[ClientState, str], ClientState]:
+        """The role's table of moves."""
+        return CLIENT_MOVES
+
+    def _name(self, update: NDArray[np.floating]) -> UpdateName:
+        return self._journal.name(update, self._plan)
 
     def _current(self) -> _Round:
         assert self._round is not None  # the state machine allows no call that gets here without one

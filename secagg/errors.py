@@ -27,6 +27,18 @@ class PlanError(LocalError):
     """No round can be planned for these inputs; the message names the input to change."""
 
 
+class RuleUnknown(PlanError):
+    """A robust rule does not exist, or its parameters are missing or out of range."""
+
+
+class RuleNeedsMoreClients(PlanError):
+    """A robust rule cannot tell attackers from others among so few members."""
+
+
+class GramMalformed(LocalError):
+    """A matrix is not one of inner products: not square, not finite or not symmetric."""
+
+
 class UpdateError(LocalError):
     """An update cannot be encoded."""
 
@@ -178,6 +190,22 @@ class HistoryMismatch(PeerError):
 
 class RoundAlreadyReleased(PeerError):
     """This round, or this step, was already consumed: each has one decryption."""
+
+
+class RuleRefused(PeerError):
+    """The rule of a robust round lets too few members stay: the step is over, and nobody contributed."""
+
+
+class LateOutlier(PeerError):
+    """The second look found members out after they had contributed: the step is over. organisations: their names."""
+
+    def __init__(self, organisations: tuple[str, ...]) -> None:
+        super().__init__(f"{', '.join(organisations)}: left out by the second look; open the next step without them")
+        self.organisations = organisations
+
+
+class LeftOut(PeerError):
+    """The verdict of a robust round leaves this client out: it contributes nothing in this step."""
 
 
 class SumRefused(PeerError):

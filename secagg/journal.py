@@ -7,6 +7,9 @@ and the release still arrives (`Client.settle`). The release of a round that thi
 model as well: the event `caught up` stands alone, or after `joined`, and is compared with the ledger as any other
 release is.
 
+In a robust round an update is compared before the roster closes (shown). An update that was shown is never shown again,
+nor sent in another step, not even after an abort: each look at it is one more that a lying aggregator could use.
+
 The journal holds hashes, never values; an update's are keyed, because a vector of few bits could be guessed from a
 plain one, and a journal is shown to others to compare it with the key holder's ledger (`ledger.compare_journal`).
 
@@ -66,11 +69,12 @@ million is a mistake or an attack, and one to the end of the range would leave t
 # Kind of event -> what may stand before it in the same step.
 _FOLLOWS: dict[str, tuple[str | None, ...]] = {
     "joined": (None,),
-    "contributing": ("joined",),
+    "shown": ("joined",),
+    "contributing": ("joined", "shown"),
     "sealed": ("contributing",),
     "finished": ("sealed",),
-    "aborted": ("joined", "contributing", "sealed"),
-    "caught up": (None, "joined"),
+    "aborted": ("joined", "shown", "contributing", "sealed"),
+    "caught up": (None, "joined", "shown"),
 }
 _ACCEPTED = ("finished", "caught up")
 
@@ -190,13 +194,30 @@ class Journal:
         An update whose round was aborted passes here; `contributing` then checks that the members are the same.
         """
         for event in self._uses(update):
-            if not update.zero and not self._log.events(event.step, "aborted"):
+            lost = event.kind == "contributing" and self._log.events(event.step, "aborted")
+            if not update.zero and not lost:
                 raise self._reused(event)
 
     def joined(self, step: int, model: bytes, round_id: bytes, offer: bytes, anchor: bytes, key_holder: bytes) -> None:
         """Record a join. offer: its hash. anchor: the ledger head it names. key_holder: public key. 32 bytes each."""
         self.check_step(step)
         self._append("joined", step, model, round_id, offer + anchor + key_holder)
+
+    def shown(self, step: int, model: bytes, round_id: bytes, offer: bytes, update: UpdateName) -> None:
+        """Bind this update to this step; durable before a sketch of it is sent. offer: its hash, 32 bytes.
+
+        Raises `UpdateReused` for an update that was shown or that entered a roster before. An update of zeros alone may
+        come again.
+        """
+        self.check_shown(update)
+        body = _PLACES.pack(offer, update.values, bytes(_CIRCUMSTANCES.size), update.integers, update.plan)
+        self._append("shown", step, model, round_id, body)
+
+    def check_shown(self, update: UpdateName) -> None:
+        """Raise `UpdateReused` for an update that was shown or that entered a roster before, however it ended."""
+        for event in self._uses(update):
+            if not update.zero:
+                raise self._reused(event)
 
     def contributing(
         self,
@@ -222,7 +243,7 @@ class Journal:
             raise RosterMismatch(f"step {step}: expected one roster for this offer, got a second one: refuse it")
         senders = hashlib.sha256(b"".join(members)).digest()
         circumstances = _CIRCUMSTANCES.pack(senders, len(members), weight)
-        uses = self._uses(update)
+        uses = [event for event in self._uses(update) if event.step != step]
         harmless = [event for event in uses if self._harmless(event, circumstances, update)]
         if not harmless:
             self._check_model(model, senders, consent.model_repeats)
@@ -342,7 +363,8 @@ class Journal:
         found = {
             event.sequence: event
             for offset, name in ((_VALUES, update.values), (_INTEGERS, update.integers))
-            for event in self._log.holding("contributing", offset, name)
+            for kind in ("contributing", "shown")
+            for event in self._log.holding(kind, offset, name)
         }
         return [found[sequence] for sequence in sorted(found)]
 
@@ -368,13 +390,17 @@ class Journal:
         )
 
     def _harmless(self, earlier: Event, circumstances: bytes, update: UpdateName) -> bool:
-        same = earlier.body[2 * _HASH :] == circumstances + update.integers + update.plan
+        same = (
+            earlier.kind == "contributing"
+            and earlier.body[2 * _HASH :] == circumstances + update.integers + update.plan
+        )
         return same and bool(self._log.events(earlier.step, "aborted"))
 
     def _reused(self, event: Event) -> UpdateReused:
         return UpdateReused(
             f"this update entered step {event.step} with other members, weight or plan, or a round that was not "
-            "aborted; train a new one (with DP: new noise), or pass allow_reuse=True: the sums can then be subtracted"
+            "aborted, or was compared in it; train a new one (with DP: new noise), or pass allow_reuse=True: the sums "
+            "can then be subtracted"
         )
 
     def _append(self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes) -> None:
@@ -456,6 +482,8 @@ def _advanced(
         offer, anchor, key_holder = body[:_HASH], body[_HASH : 2 * _HASH], body[2 * _HASH : 3 * _HASH]
         return JournalRound(step, model, round_id, offer, anchor, key_holder)
     match kind:
+        case "shown":
+            return known
         case "contributing":
             # Older journals have no second hash and end here. They stay readable, and their first hashes still count.
             if len(body) < _INTEGERS:

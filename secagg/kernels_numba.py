@@ -504,3 +504,99 @@ def _fold_words(row: Any, filled: Any, words: Any, prime: Any, negative: Any) ->
 def fold_words(row: U32, filled: int, words: U32, prime: int, negative: bool) -> int:
     """See `kernels_numpy.fold_words`."""
     return int(_fold_words(row, filled, words, np.uint32(prime), negative))
+
+
+@_inline
+def _add_signed(values: Any, signs: Any, total: Any) -> None:
+    for c in range(values.shape[0]):
+        bit = np.int64(signs[c] & np.uint8(1))
+        total[c] += (values[c] ^ -bit) + bit  # x ^ -1 + 1 is -x
+
+
+@_jit
+def _add_rotated(values: Any, signs: Any, shift: Any, total: Any) -> None:
+    length = values.shape[0]
+    first = min(length, total.shape[0] - shift)
+    _add_signed(values[:first], signs[:first], total[shift : shift + first])
+    _add_signed(values[first:], signs[first:], total[: length - first])
+
+
+def add_rotated(values: I64, signs: U8, shift: int, total: I64) -> None:
+    """See `kernels_numpy.add_rotated`."""
+    _add_rotated(values, signs, shift, total)
+
+
+@_inline
+def _reduced(x: Any, p: Any, inverse: Any) -> Any:
+    """x modulo p for x < 2**62; inverse is floor(2**61 / p), of 32 bits. Barrett, with two corrections."""
+    q = ((x >> np.uint64(29)) * inverse) >> np.uint64(32)
+    r = np.uint32(x - q * p)  # below 4p, which fits 32 bits
+    p32 = np.uint32(p)
+    twice = np.uint32(p32 + p32)
+    r = min(r, np.uint32(r - twice))
+    return min(r, np.uint32(r - p32))
+
+
+@_jit
+def _product_sums(a: Any, b: Any, primes: Any, out: Any) -> None:
+    for i in range(a.shape[0]):
+        p = np.uint64(primes[i])
+        inverse = np.uint64(np.uint64(1 << 61) // p)
+        total = np.uint64(0)
+        x, y = a[i], b[i]
+        for c in range(x.shape[0]):
+            total += np.uint64(_reduced(np.uint64(x[c]) * np.uint64(y[c]), p, inverse))
+        out[i] = np.uint32(total % p)
+
+
+def product_sums(a: U32, b: U32, primes: U32) -> U32:
+    """See `kernels_numpy.product_sums`."""
+    out = np.empty(primes.shape[0], dtype=np.uint32)
+    _product_sums(a, b, primes, out)
+    return out
+
+
+@_jit
+def _multiply(a: Any, b: Any, primes: Any, out: Any) -> None:
+    for i in range(a.shape[0]):
+        p = np.uint64(primes[i])
+        inverse = np.uint64(np.uint64(1 << 61) // p)
+        x, y, z = a[i], b[i], out[i]
+        for c in range(x.shape[0]):
+            z[c] = _reduced(np.uint64(x[c]) * np.uint64(y[c]), p, inverse)
+
+
+def multiply(a: U32, b: U32, primes: U32, out: U32) -> None:
+    """See `kernels_numpy.multiply`."""
+    _multiply(a, b, primes, out)
+
+
+@_jit
+def _multiply_twice(a: Any, b: Any, c: Any, d: Any, primes: Any, out: Any) -> None:
+    for i in range(a.shape[0]):
+        p = np.uint64(primes[i])
+        inverse = np.uint64(np.uint64(1 << 61) // p)
+        w, x, y, z, o = a[i], b[i], c[i], d[i], out[i]
+        for k in range(w.shape[0]):
+            both = np.uint64(w[k]) * np.uint64(x[k]) + np.uint64(y[k]) * np.uint64(z[k]) + np.uint64(o[k])
+            o[k] = _reduced(both, p, inverse)
+
+
+def multiply_twice(a: U32, b: U32, c: U32, d: U32, primes: U32, out: U32) -> None:
+    """See `kernels_numpy.multiply_twice`."""
+    _multiply_twice(a, b, c, d, primes, out)
+
+
+@_jit
+def _multiply_onto(a: Any, b: Any, primes: Any, out: Any) -> None:
+    for i in range(a.shape[0]):
+        p = np.uint64(primes[i])
+        inverse = np.uint64(np.uint64(1 << 61) // p)
+        x, y, z = a[i], b[i], out[i]
+        for c in range(x.shape[0]):
+            z[c] = _reduced(np.uint64(x[c]) * np.uint64(y[c]) + np.uint64(z[c]), p, inverse)
+
+
+def multiply_onto(a: U32, b: U32, primes: U32, out: U32) -> None:
+    """See `kernels_numpy.multiply_onto`."""
+    _multiply_onto(a, b, primes, out)

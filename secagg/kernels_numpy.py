@@ -213,3 +213,36 @@ def fold_words(row: U32, filled: int, words: U32, prime: int, negative: bool) ->
     else:
         add_modular(target[None, :], accepted[None, :], column)
     return filled + int(accepted.shape[0])
+
+
+def add_rotated(values: I64, signs: U8, shift: int, total: I64) -> None:
+    """`total[(c + shift) % N] += +-values[c]` for int64[k], k <= N; minus where signs[c] is odd, uint8[k]."""
+    degree, length = total.shape[0], values.shape[0]
+    signed = np.where(signs & 1 == 1, -values, values)
+    first = min(length, degree - shift)
+    total[shift : shift + first] += signed[:first]
+    total[: length - first] += signed[first:]
+
+
+def product_sums(a: U32, b: U32, primes: U32) -> U32:
+    """`sum over c of a[i, c] * b[i, c] mod primes[i]`: uint32[primes]."""
+    column = primes.astype(np.uint64)[:, None]
+    products = a.astype(np.uint64) * b % column
+    sums: U32 = (products.sum(axis=1) % column[:, 0]).astype(np.uint32)  # below 2**30 * 2**14
+    return sums
+
+
+def multiply(a: U32, b: U32, primes: U32, out: U32) -> None:
+    """`out = a * b` modulo primes[i], slot by slot: uint32[primes, N]."""
+    out[...] = a.astype(np.uint64) * b % primes.astype(np.uint64)[:, None]
+
+
+def multiply_twice(a: U32, b: U32, c: U32, d: U32, primes: U32, out: U32) -> None:
+    """`out += a * b + c * d` modulo primes[i], slot by slot: uint32[primes, N]."""
+    both = a.astype(np.uint64) * b + c.astype(np.uint64) * d + out  # below 2**61 + 2**30
+    out[...] = both % primes.astype(np.uint64)[:, None]
+
+
+def multiply_onto(a: U32, b: U32, primes: U32, out: U32) -> None:
+    """`out += a * b` modulo primes[i], slot by slot: uint32[primes, N]."""
+    out[...] = (a.astype(np.uint64) * b + out) % primes.astype(np.uint64)[:, None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from secagg import counts, masks, packing, wire
@@ -45,6 +46,7 @@ from secagg.messages import (
     Release,
     Roster,
     RosterEntry,
+    SignedHash,
 )
 from secagg.opening import open_sum
 from secagg.plan import RoundPlan
@@ -70,6 +72,7 @@ class _Round(Secret):
     seeds: dict[bytes, bytes] = field(default_factory=dict, repr=False)
     roster: Roster | None = None
     known: dict[int, Known] = field(default_factory=dict)  # earlier steps, as clients' statements asked for them
+    comparison: Secret | None = field(default=None, repr=False)  # of a robust round, see `robust_keyholder.py`
 
 
 class KeyHolder(Secret):
@@ -105,7 +108,7 @@ class KeyHolder(Secret):
         self._ledger = ledger or Ledger.in_memory(identity)
         self._threads = threads
         self._clock = clock or StageClock()
-        self._machine = Machine(KEY_HOLDER_MOVES, KeyHolderState.IDLE, "a key holder")
+        self._machine = Machine(self._moves(), KeyHolderState.IDLE, "a key holder")
         self._round: _Round | None = None
 
     @property
@@ -139,9 +142,8 @@ class KeyHolder(Secret):
             roster=NO_ROSTER,
             previous=self._ledger.head,
         )
-        unsigned = Offer(header, self._quorum, agreement.public, public_key, b"")
-        signature = self._identity.sign(signed_bytes(unsigned))
-        offer = Offer(header, self._quorum, agreement.public, public_key, signature)
+        unsigned = self._unsigned_offer(Offer(header, self._quorum, agreement.public, public_key, b""))
+        offer = replace(unsigned, signature=self._identity.sign(signed_bytes(unsigned)))
         offer_hash = message_hash(offer)
         self._ledger.opened(step, model, header.round_id, offer_hash, header_bytes(header))
         self._round = _Round(offer, offer_hash, secret_key, agreement)
@@ -157,6 +159,8 @@ class KeyHolder(Secret):
         """
         following = self._machine.require("receive_join")
         state = self._current()
+        if type(join) is not self._join_kind:
+            raise MalformedMessage("the join is not of this kind of round, robust or plain: refuse it")
         header = join.header
         check_same_round(header, state.offer.header)
         if header.previous != state.offer_hash or header.roster != NO_ROSTER:
@@ -183,10 +187,7 @@ class KeyHolder(Secret):
         state = self._current()
         if len(state.joins) < self._quorum:
             raise QuorumNotMet(f"joins: expected {self._quorum} or more, got {len(state.joins)}: wait, or abort")
-        entries = tuple(
-            RosterEntry(sender, join.agreement_key, join.sealed_seed, join.seen, join.signature)
-            for sender, join in sorted(state.joins.items())
-        )
+        entries = tuple(_entry(sender, join) for sender, join in sorted(state.joins.items()))
         header = state.offer.header.reply(self._identity.key, previous=state.offer_hash)
         roster = Roster(header, entries, self._identity.sign(signed_bytes(Roster(header, entries, b""))))
         senders = b"".join(entry.sender for entry in entries)
@@ -287,6 +288,16 @@ class KeyHolder(Secret):
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
+    _join_kind: type[Join] = Join
+
+    def _moves(self) -> Mapping[tuple[KeyHolderState, str], KeyHolderState]:
+        """The role's table of moves."""
+        return KEY_HOLDER_MOVES
+
+    def _unsigned_offer(self, plain: Offer) -> Offer:
+        """The offer to sign; a robust round's has more in it."""
+        return plain
+
     def _current(self) -> _Round:
         assert self._round is not None  # the state machine allows no call that gets here without one
         return self._round
@@ -354,10 +365,7 @@ class KeyHolder(Secret):
                 f"contributions in the sum: expected {len(roster.entries)}, got {len(encrypted_sum.parts)}"
             )
         check_signature(encrypted_sum, self._enrolment.aggregator.key)
-        for entry, part in zip(roster.entries, encrypted_sum.parts, strict=True):
-            contribution_header = roster.header.reply(entry.sender, previous=roster_hash, roster=roster_hash)
-            signed = signed_bytes(Contribution(contribution_header, part.payload_hash, b"", b""))
-            verify(entry.sender, part.signature, signed)
+        self._verify_parts(encrypted_sum.parts, roster, roster_hash)
         if len(encrypted_sum.payload) != self._plan.residue_bytes:
             raise MalformedMessage(
                 f"payload: expected {self._plan.residue_bytes} bytes, got {len(encrypted_sum.payload)}"
@@ -368,11 +376,26 @@ class KeyHolder(Secret):
         for index in range(self._plan.blocks):
             read_block(encrypted_sum.payload, index, self._plan.params, block)
 
+    def _verify_parts(self, parts: Sequence[SignedHash], roster: Roster, roster_hash: bytes) -> None:
+        """Every member's signature under the hash of its contribution."""
+        if len(parts) != len(roster.entries):
+            raise RosterMismatch(f"contributions: expected {len(roster.entries)}, got {len(parts)}: refuse")
+        for entry, part in zip(roster.entries, parts, strict=True):
+            contribution_header = roster.header.reply(entry.sender, previous=roster_hash, roster=roster_hash)
+            signed = signed_bytes(Contribution(contribution_header, part.payload_hash, b"", b""))
+            verify(entry.sender, part.signature, signed)
+
     def _open(self, encrypted_sum: EncryptedSum, state: _Round) -> packing.IntegerSums:
         """Take the seed masks off, decrypt, check every coefficient. Raises `SumRefused`."""
-        terms = [masks.MaskTerm(seed, negative=False) for seed in state.seeds.values()] if self._masking else []
-        payload, clients = encrypted_sum.payload, len(state.joins)
+        assert state.roster is not None  # `release` read it
+        members = [entry.sender for entry in state.roster.entries]
+        terms = [masks.MaskTerm(state.seeds[each], negative=False) for each in members] if self._masking else []
+        payload, clients = encrypted_sum.payload, len(members)
         return open_sum(payload, state.secret_key, terms, self._plan, clients, self._threads, self._clock)
+
+
+def _entry(sender: bytes, join: Join) -> RosterEntry:
+    return RosterEntry(sender, join.agreement_key, join.sealed_seed, join.seen, join.signature)
 
 
 def _signed_abort(identity: Identity, header: Header, reason: AbortReason) -> Abort:

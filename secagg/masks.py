@@ -100,6 +100,37 @@ def open_seed(sealed: bytes, own: AgreementKey, sender_agreement: bytes, offer: 
         raise BadSeal(f"the sealed seed of {sender.hex()[:16]} does not open: refuse this join") from error
 
 
+def seal_sketch(
+    payload: bytes | bytearray, own: AgreementKey, recipient: bytes, offer: bytes, sender: bytes, number: int
+) -> bytes:
+    """Seal an encrypted sketch to the aggregator: AES-256-GCM, 16 bytes longer. number: 1 or 2, of the look.
+
+    The key holder can decrypt a sketch, so it must not be able to pick one up on its way (ADR 0023).
+    """
+    key = _sketch_key(own.shared_with(recipient), offer, number)
+    return AESGCM(key).encrypt(_SINGLE_USE_NONCE, bytes(payload), offer + sender + own.public)
+
+
+def open_sketch(
+    sealed: bytes | bytearray | memoryview,
+    own: AgreementKey,
+    sender_agreement: bytes,
+    offer: bytes,
+    sender: bytes,
+    number: int,
+) -> bytes:
+    """Open a sealed sketch at the aggregator. Raises `BadSeal`."""
+    key = _sketch_key(own.shared_with(sender_agreement), offer, number)
+    try:
+        return AESGCM(key).decrypt(_SINGLE_USE_NONCE, bytes(sealed), offer + sender + sender_agreement)
+    except InvalidTag as error:
+        raise BadSeal(f"the sealed sketch of {sender.hex()[:16]} does not open: refuse it") from error
+
+
+def _sketch_key(shared: bytes, offer: bytes, number: int) -> bytes:
+    return HKDF(SHA256(), 32, salt=offer, info=b"secagg v2 sealed sketch" + bytes([number])).derive(shared)
+
+
 def _sealing_key(shared: bytes, offer: bytes) -> bytes:
     return HKDF(SHA256(), 32, salt=offer, info=b"secagg v1 sealed seed").derive(shared)
 

@@ -8,6 +8,14 @@
     release       key holder -> clients                the exact integer sums
     abort         key holder -> clients, aggregator    this round ends without a release
 
+A robust round has its own offer, join, roster and sum, which hold more, and five messages besides (docs/protocol.md):
+
+    intake        aggregator -> clients                seal your sketches to this key
+    sketch        client -> aggregator                 my update in short, encrypted and sealed
+    products      aggregator -> key holder             hidden inner products of all sketches
+    tally         aggregator -> key holder             every signed hash, before the sum
+    late seed     key holder -> clients, aggregator    the seed of the second sketch
+
 `transcript.py` says which bytes a signature covers, `wire.py` turns messages into bytes and back. Payloads are packed
 residues (`blocks.py`).
 """
@@ -20,6 +28,7 @@ from enum import IntEnum
 from secagg.arrays import I64
 from secagg.blocks import Payload
 from secagg.publickey import PublicKey
+from secagg.sketchkey import SketchKey
 
 NO_ROSTER = bytes(32)
 NO_STEP = 2**64 - 1  # in a statement about an earlier step: there is none
@@ -173,6 +182,7 @@ class AbortReason(IntEnum):
     REFUSED = 1  # the sum failed a check
     QUORUM = 2  # too few joined
     ABANDONED = 3  # a party vanished, or the key holder restarted
+    OUTLIER = 4  # of a robust round: too few stay, or the second look found somebody out
 
 
 @dataclass(frozen=True)
@@ -182,4 +192,109 @@ class Abort:
     signature: bytes = field(repr=False)
 
 
-Message = Offer | Join | Roster | Contribution | EncryptedSum | Release | Abort
+# --- robust rounds --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RobustOffer(Offer):
+    """sketch_key: the second key. commitment: to the number k, 32 bytes. rule: `robust.rule_bytes`, 20 bytes."""
+
+    sketch_key: SketchKey = field(repr=False)
+    commitment: bytes
+    rule: bytes
+
+
+@dataclass(frozen=True)
+class Intake:
+    header: Header
+    agreement_key: bytes  # the aggregator's ephemeral X25519 public key, 32 bytes
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class RobustJoin(Join):
+    sketch_hash: bytes  # SHA-256 of the first sketch's residues, 32 bytes
+
+
+@dataclass(frozen=True)
+class RobustEntry(RosterEntry):
+    sketch_hash: bytes
+
+
+@dataclass(frozen=True)
+class RobustRoster(Roster):
+    left_out: tuple[bytes, ...]  # senders of the joins that the verdict leaves out, strictly ascending
+
+
+@dataclass(frozen=True, eq=False)
+class Sketch:
+    """number: 1 or 2. payload_hash: of the residues. sealed: the residues under AES-256-GCM, 16 bytes longer."""
+
+    header: Header
+    number: int
+    agreement_key: bytes  # the client's, as in its join
+    payload_hash: bytes
+    sealed: Payload = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SketchPart:
+    """What the products name of a sketch."""
+
+    sender: bytes
+    payload_hash: bytes
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """parts: in ascending order of senders. payload: `gram.hidden_products` in that order."""
+
+    header: Header
+    number: int
+    parts: tuple[SketchPart, ...]
+    payload_hash: bytes
+    payload: Payload = field(repr=False)
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Tally:
+    header: Header
+    parts: tuple[SignedHash, ...]  # in roster order
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class LateSeed:
+    """secret: k, 32 bytes. hashes: of all contributions' payloads, in roster order."""
+
+    header: Header
+    secret: bytes
+    hashes: tuple[bytes, ...]
+    signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class RobustSum(EncryptedSum):
+    """sketches: the sum of the members' last sketches, one block. sketches_hash: its SHA-256."""
+
+    sketches_hash: bytes
+    sketches: Payload = field(repr=False)
+
+
+Message = (
+    Offer
+    | Join
+    | Roster
+    | Contribution
+    | EncryptedSum
+    | Release
+    | Abort
+    | Intake
+    | Sketch
+    | Products
+    | Tally
+    | LateSeed
+)

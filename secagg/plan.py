@@ -125,7 +125,7 @@ class RoundPlan:
 
     def noise_limit(self, clients: int) -> int:
         """Largest absolute noise of a sum of `clients` contributions, at the plan's failure probability."""
-        return min(self.noise_bound, _noise_bound(self.params.degree, clients, self.blocks * self.params.degree))
+        return min(self.noise_bound, noise_bound(self.params.degree, clients, self.blocks * self.params.degree))
 
     @cached_property
     def failure_log2(self) -> float:
@@ -255,7 +255,7 @@ def _fit(
     lanes = int(math.log2(params.modulus) / math.log2(radix)) + 1
     while lanes >= 1:
         blocks = -(-(length + 1) // (lanes * params.degree))
-        bound = _noise_bound(params.degree, max_clients, blocks * params.degree)
+        bound = noise_bound(params.degree, max_clients, blocks * params.degree)
         if ((4 * bound + 1) * radix**lanes) << HEADROOM_BITS <= params.modulus:
             return RoundPlan(length, max_clients, clip, value_bits, max_weight, params, lanes, bound)
         lanes -= 1
@@ -283,7 +283,7 @@ def _noise_variance(degree: int, clients: int) -> float:
     return clients * (TERNARY_VARIANCE * error + ERROR_VARIANCE + ERROR_VARIANCE * secret)
 
 
-def _noise_bound(degree: int, clients: int, coefficients: int) -> int:
+def noise_bound(degree: int, clients: int, coefficients: int) -> int:
     """B with P(any of `coefficients` sums of `clients` noises is larger) <= 2**-40."""
     tail = math.log(2 * coefficients) - FAILURE_TARGET_LOG2 * math.log(2)
     return math.ceil(math.sqrt(2 * _noise_variance(degree, clients) * tail))

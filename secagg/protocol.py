@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from secagg import counts, masks, packing
 from secagg.arrays import F64, I64
 from secagg.errors import PlanError, QuorumNotMet, WeightOutOfRange
+from secagg.messages import Release
 from secagg.plan import RoundPlan
-from secagg.session import Observer, Parties, Session, Terms
+from secagg.release import Average
+from secagg.robust import Robust
+from secagg.session import Observer, Parties, Roles, Session, Terms
 from secagg.stages import Stage
 
 NO_MODEL = bytes(32)
@@ -31,6 +34,7 @@ class RoundResult:
     wire_bytes: length on the wire by kind of message; one client's for joins and contributions.
     parts: seconds of named parts of stages ("mask expansion", "seed masks", "checks of the sum", ...).
     bytes_up, bytes_down: messages from and to all clients, as encoded; what the two servers exchange is in neither.
+    left_out: positions of the updates that a robust round left out; contributors does not count them.
     """
 
     average: F64 = field(repr=False)
@@ -44,6 +48,7 @@ class RoundResult:
     parts: Mapping[str, Stage] = field(repr=False)
     bytes_up: int
     bytes_down: int
+    left_out: tuple[int, ...] = ()
 
 
 def run_round(
@@ -57,21 +62,30 @@ def run_round(
     model: bytes = NO_MODEL,
     threads: int | None = None,
     on_contribution: Callable[[int], None] | None = None,
+    robust: Robust | None = None,
 ) -> RoundResult:
     """Aggregate updates through the whole protocol, every role in this process with fresh identities.
 
     updates: float32 or float64, each of shape (plan.length,). weights: integers in 1..plan.max_weight, one per update;
     all 1 when None. quorum: fewest contributions that may be released. masking=False switches the masks off and warns.
     model: 32 bytes that name the model the updates refer to. on_contribution: called with the number of contributions
-    sent so far. Raises `PlanError`, `QuorumNotMet`, `UpdateError`, `WeightOutOfRange` or `EngineUnavailable`.
+    sent so far. robust: leave members out by a rule before they contribute (`robust_protocol.py`); weights are 1, and
+    at least `quorum` members must stay. Raises `PlanError`, `QuorumNotMet`, `UpdateError`, `WeightOutOfRange` or
+    `EngineUnavailable`; a robust round also `RuleRefused` or `LateOutlier`.
     """
     quorum, threads = counts.quorum(quorum, plan.max_clients), counts.threads(threads)
     weights = _check_inputs(updates, weights, plan, quorum)
     if not masking:
         masks.warn_disabled()
     parties = Parties.generate([f"client {i}" for i in range(len(updates))])
-    terms, observer = Terms(plan, quorum, masking, engine=engine, threads=threads), Observer(on_contribution)
+    terms = Terms(plan, quorum, masking, engine=engine, threads=threads, robust=robust)
+    observer = Observer(on_contribution)
     roles = Session(parties).roles(terms, observer=observer)
+    if robust is not None:
+        from secagg.robust_protocol import play  # the same six steps, with a verdict in between
+
+        played = play(roles, 1, model, updates)
+        return _result(played.release, played.average, roles, observer, played.left_out)
     key_holder, aggregator, clients, sent = roles.key_holder, roles.aggregator, roles.clients, roles.sent
 
     # 1. The key holder offers a round; 2. clients join it; 3. the key holder closes the roster.
@@ -90,18 +104,25 @@ def run_round(
     release = sent(key_holder.release(encrypted_sum))
     average = clients[0].accept(release)
 
+    return _result(release, average, roles, observer)
+
+
+def _result(
+    release: Release, average: Average, roles: Roles, observer: Observer, left_out: tuple[int, ...] = ()
+) -> RoundResult:
     return RoundResult(
         average.values,
         release.sums,
         average.error_bound,
         average.total_weight,
         average.contributors,
-        tuple(client.clipped for client in clients),
+        tuple(client.clipped for client in roles.clients),
         dict(observer.clock.stages),
         dict(observer.message_bytes),
         dict(observer.clock.parts),
         observer.bytes_up,
         observer.bytes_down,
+        left_out,
     )
 
 

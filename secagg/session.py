@@ -25,15 +25,36 @@ from secagg.identity import Identity
 from secagg.journal import Journal
 from secagg.ledger import Ledger
 from secagg.masks import MaskingDisabledWarning
-from secagg.messages import Abort, Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
+from secagg.messages import (
+    Abort,
+    Contribution,
+    EncryptedSum,
+    Intake,
+    Join,
+    LateSeed,
+    Message,
+    Offer,
+    Products,
+    Release,
+    RobustJoin,
+    RobustOffer,
+    RobustRoster,
+    RobustSum,
+    Roster,
+    Sketch,
+    Tally,
+)
 from secagg.plan import RoundPlan
+from secagg.robust import Robust
+from secagg.robust_aggregator import RobustAggregator
+from secagg.robust_client import RobustClient
 from secagg.secrecy import Secret
 from secagg.stages import StageClock
 
 if TYPE_CHECKING:
     from secagg.keyholder import KeyHolder
 
-M = TypeVar("M", Offer, Join, Roster, Contribution, EncryptedSum, Release, Abort)
+M = TypeVar("M", bound=Message)
 
 _NAMES: dict[type, str] = {
     Offer: "offer",
@@ -43,6 +64,15 @@ _NAMES: dict[type, str] = {
     EncryptedSum: "sum",
     Release: "release",
     Abort: "abort",
+    RobustOffer: "offer",
+    Intake: "intake",
+    RobustJoin: "join",
+    Sketch: "sketch",
+    Products: "products",
+    RobustRoster: "roster",
+    Tally: "tally",
+    LateSeed: "late seed",
+    RobustSum: "sum",
 }
 
 
@@ -66,7 +96,7 @@ class Parties(Secret):
 
 @dataclass(frozen=True)
 class Terms:
-    """Arguments of the roles of a round: see `KeyHolder`, `Aggregator` and `Client`."""
+    """Arguments of the roles of a round: see `KeyHolder`, `Aggregator` and `Client`. robust: None for plain rounds."""
 
     plan: RoundPlan
     quorum: int = 3
@@ -75,14 +105,16 @@ class Terms:
     engine: str = "auto"
     threads: int | None = None
     accumulator: MakeAccumulator = InMemory
+    robust: Robust | None = None
 
 
 class Observer:
     """Watches rounds from outside: seconds and bytes by stage, and the length of every message as encoded.
 
-    message_bytes: of the last message of each kind. bytes_up: joins and contributions of all clients. bytes_down:
-    offers, rosters, releases and aborts, once for each client. The sum travels between the two servers and counts as
-    neither. on_contribution: called with the number of contributions sent so far.
+    message_bytes: of the last message of each kind. bytes_up: joins, sketches and contributions of all clients.
+    bytes_down: offers, intakes, rosters, late seeds, releases and aborts, once for each client. What travels between
+    the two servers (products, tally, sum) counts as neither. on_contribution: called with the number of contributions
+    sent so far.
     """
 
     def __init__(self, on_contribution: Callable[[int], None] | None = None) -> None:
@@ -95,9 +127,9 @@ class Observer:
     def sent(self, message: Message, size: int, clients: int) -> None:
         """Note a message of `size` bytes, in a round of so many clients."""
         self.message_bytes[_NAMES[type(message)]] = size
-        if isinstance(message, Join | Contribution):
+        if isinstance(message, Join | Contribution | Sketch):
             self.bytes_up += size
-        elif not isinstance(message, EncryptedSum):
+        elif not isinstance(message, EncryptedSum | Products | Tally):
             self.bytes_down += clients * size
         if isinstance(message, Contribution):
             self._contributions += 1
@@ -155,6 +187,19 @@ class Session(Secret):
 
     def key_holder(self, terms: Terms, clock: StageClock | None = None) -> KeyHolder:
         """The role of the party that decrypts."""
+        if terms.robust is not None:
+            from secagg.robust_keyholder import RobustKeyHolder  # loads tenseal
+
+            return RobustKeyHolder(
+                self.parties.key_holder,
+                self.parties.enrolment,
+                terms.plan,
+                terms.quorum,
+                robust=_masked(terms),
+                ledger=self.ledger,
+                threads=terms.threads,
+                clock=clock,
+            )
         from secagg.keyholder import KeyHolder  # loads tenseal
 
         return KeyHolder(
@@ -170,6 +215,15 @@ class Session(Secret):
 
     def aggregator(self, terms: Terms, clock: StageClock | None = None) -> Aggregator:
         """The role of the party that adds."""
+        if terms.robust is not None:
+            return RobustAggregator(
+                self.parties.aggregator,
+                self.parties.enrolment,
+                terms.plan,
+                robust=_masked(terms),
+                accumulator=terms.accumulator,
+                clock=clock,
+            )
         return Aggregator(
             self.parties.aggregator,
             self.parties.enrolment,
@@ -181,6 +235,19 @@ class Session(Secret):
 
     def client(self, index: int, terms: Terms, clock: StageClock | None = None) -> Client:
         """The role of a bank."""
+        if terms.robust is not None:
+            return RobustClient(
+                self.parties.clients[index],
+                self.parties.enrolment,
+                terms.plan,
+                terms.quorum,
+                robust=_masked(terms),
+                journal=self.journal(index),
+                model_repeats=terms.model_repeats,
+                engine=terms.engine,
+                threads=terms.threads,
+                clock=clock,
+            )
         return Client(
             self.parties.clients[index],
             self.parties.enrolment,
@@ -213,3 +280,10 @@ class Session(Secret):
                 terms.plan,
                 observer,
             )
+
+
+def _masked(terms: Terms) -> Robust:
+    """The rule of a robust round. Raises `PlanError` where its plan, quorum or setting cannot have one."""
+    assert terms.robust is not None
+    terms.robust.check(terms.plan, terms.quorum, terms.masking)
+    return terms.robust

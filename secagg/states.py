@@ -30,17 +30,26 @@ class KeyHolderState(Enum):
     IDLE = "idle"
     OFFERED = "offered"
     CLOSED = "closed"
+    SPENT = "spent"
+    SEEDED = "seeded"
+    JUDGED = "judged"
 
 
 class ClientState(Enum):
     IDLE = "idle"
     JOINED = "joined"
     CONTRIBUTED = "contributed"
+    SKETCHED = "sketched"
 
 
 class AggregatorState(Enum):
     IDLE = "idle"
     COLLECTING = "collecting"
+    GATHERING = "gathering"
+    MULTIPLIED = "multiplied"
+    TALLIED = "tallied"
+    REGATHERING = "regathering"
+    COMPARED = "compared"
 
 
 KEY_HOLDER_MOVES = {
@@ -71,7 +80,83 @@ AGGREGATOR_MOVES = {
     (AggregatorState.COLLECTING, "abort"): AggregatorState.IDLE,
 }
 
+# --- robust rounds: one look where a sketch is the update itself, two looks at count sketches -------------------------
+
 S = TypeVar("S", bound=Enum)
+
+
+def _without(table: Mapping[tuple[S, str], S], move: tuple[S, str]) -> dict[tuple[S, str], S]:
+    return {legal: after for legal, after in table.items() if legal != move}
+
+
+_ONE_LOOK_KEY_HOLDER = {
+    (KeyHolderState.IDLE, "open"): KeyHolderState.OFFERED,
+    (KeyHolderState.OFFERED, "receive_join"): KeyHolderState.OFFERED,
+    # While it uses the key the role is spent, and stays so if nobody passes: products are opened once.
+    (KeyHolderState.OFFERED, "judge"): KeyHolderState.CLOSED,
+    (KeyHolderState.CLOSED, "release"): KeyHolderState.IDLE,
+    (KeyHolderState.OFFERED, "abort"): KeyHolderState.IDLE,
+    (KeyHolderState.SPENT, "abort"): KeyHolderState.IDLE,
+    (KeyHolderState.CLOSED, "abort"): KeyHolderState.IDLE,
+    (KeyHolderState.IDLE, "report_abandoned"): KeyHolderState.IDLE,
+}
+ROBUST_KEY_HOLDER_MOVES = {
+    1: _ONE_LOOK_KEY_HOLDER,
+    2: {
+        **_without(_ONE_LOOK_KEY_HOLDER, (KeyHolderState.CLOSED, "release")),
+        (KeyHolderState.CLOSED, "reveal"): KeyHolderState.SEEDED,
+        (KeyHolderState.SEEDED, "judge_again"): KeyHolderState.JUDGED,
+        (KeyHolderState.JUDGED, "release"): KeyHolderState.IDLE,
+        (KeyHolderState.SEEDED, "abort"): KeyHolderState.IDLE,
+        (KeyHolderState.JUDGED, "abort"): KeyHolderState.IDLE,
+    },
+}
+
+_ONE_LOOK_CLIENT = {
+    (ClientState.IDLE, "join_with_sketch"): ClientState.JOINED,
+    (ClientState.JOINED, "contribute"): ClientState.CONTRIBUTED,
+    (ClientState.CONTRIBUTED, "accept"): ClientState.IDLE,
+    (ClientState.JOINED, "abort"): ClientState.IDLE,
+    (ClientState.CONTRIBUTED, "abort"): ClientState.IDLE,
+    (ClientState.IDLE, "settle"): ClientState.IDLE,
+}
+ROBUST_CLIENT_MOVES = {
+    1: _ONE_LOOK_CLIENT,
+    2: {
+        **_without(_ONE_LOOK_CLIENT, (ClientState.CONTRIBUTED, "accept")),
+        (ClientState.CONTRIBUTED, "sketch_again"): ClientState.SKETCHED,
+        (ClientState.SKETCHED, "accept"): ClientState.IDLE,
+        (ClientState.SKETCHED, "abort"): ClientState.IDLE,
+    },
+}
+
+_ONE_LOOK_AGGREGATOR = {
+    (AggregatorState.IDLE, "prepare"): AggregatorState.GATHERING,
+    (AggregatorState.GATHERING, "receive_sketch"): AggregatorState.GATHERING,
+    (AggregatorState.GATHERING, "multiply"): AggregatorState.MULTIPLIED,
+    (AggregatorState.MULTIPLIED, "open"): AggregatorState.COLLECTING,
+    (AggregatorState.COLLECTING, "receive"): AggregatorState.COLLECTING,
+    (AggregatorState.COLLECTING, "close"): AggregatorState.IDLE,
+    **{
+        (state, "abort"): AggregatorState.IDLE
+        for state in (AggregatorState.GATHERING, AggregatorState.MULTIPLIED, AggregatorState.COLLECTING)
+    },
+}
+ROBUST_AGGREGATOR_MOVES = {
+    1: _ONE_LOOK_AGGREGATOR,
+    2: {
+        **_without(_ONE_LOOK_AGGREGATOR, (AggregatorState.COLLECTING, "close")),
+        (AggregatorState.COLLECTING, "tally"): AggregatorState.TALLIED,
+        (AggregatorState.TALLIED, "reopen"): AggregatorState.REGATHERING,
+        (AggregatorState.REGATHERING, "receive_sketch"): AggregatorState.REGATHERING,
+        (AggregatorState.REGATHERING, "multiply"): AggregatorState.COMPARED,
+        (AggregatorState.COMPARED, "close"): AggregatorState.IDLE,
+        **{
+            (state, "abort"): AggregatorState.IDLE
+            for state in (AggregatorState.TALLIED, AggregatorState.REGATHERING, AggregatorState.COMPARED)
+        },
+    },
+}
 
 
 class Machine(Generic[S]):

@@ -22,20 +22,32 @@ from secagg.messages import (
     EncryptedSum,
     Ending,
     Header,
+    Intake,
     Join,
+    LateSeed,
     Message,
     Offer,
+    Products,
     Release,
+    RobustEntry,
+    RobustJoin,
+    RobustOffer,
+    RobustRoster,
+    RobustSum,
     Roster,
     RosterEntry,
     Seen,
     SignedHash,
+    Sketch,
+    SketchPart,
+    Tally,
 )
 from secagg.publickey import PublicKey
 
 VERSION = 2
 HASH_BYTES = 32
 SEAL_BYTES = 48  # sealed seed: 32 bytes and the tag
+RULE = 20  # bytes of a robust offer's rule: its name and f
 HEADER = struct.Struct("<16s16sQ32s32sBB32s32s32s32s")
 SEEN = struct.Struct("<BQ32sQ32s")
 _TAGS: dict[type, bytes] = {
@@ -46,6 +58,15 @@ _TAGS: dict[type, bytes] = {
     EncryptedSum: b"secagg v2 sum",
     Release: b"secagg v2 release",
     Abort: b"secagg v2 abort",
+    RobustOffer: b"secagg v2 robust offer",
+    Intake: b"secagg v2 intake",
+    RobustJoin: b"secagg v2 robust join",
+    Sketch: b"secagg v2 sketch",
+    Products: b"secagg v2 products",
+    RobustRoster: b"secagg v2 robust roster",
+    Tally: b"secagg v2 tally",
+    LateSeed: b"secagg v2 late seed",
+    RobustSum: b"secagg v2 robust sum",
 }
 
 
@@ -117,16 +138,35 @@ def _body(message: Message) -> bytes:
     match message:
         case Offer():
             # The public key itself is in header.key.
-            return struct.pack("<I", message.quorum) + _wide(message.agreement_key, KEY_BYTES)
+            body = struct.pack("<I", message.quorum) + _wide(message.agreement_key, KEY_BYTES)
+            if not isinstance(message, RobustOffer):
+                return body
+            return body + message.sketch_key.digest + _wide(message.commitment, HASH_BYTES) + _wide(message.rule, RULE)
         case Join():
             keys = _wide(message.agreement_key, KEY_BYTES) + _wide(message.sealed_seed, SEAL_BYTES)
-            return keys + seen_bytes(message.seen)
+            body = keys + seen_bytes(message.seen)
+            return body + _wide(message.sketch_hash, HASH_BYTES) if isinstance(message, RobustJoin) else body
         case Roster():
-            return struct.pack("<I", len(message.entries)) + b"".join(map(entry_bytes, message.entries))
+            body = struct.pack("<I", len(message.entries)) + b"".join(map(entry_bytes, message.entries))
+            return body + left_out_bytes(message.left_out) if isinstance(message, RobustRoster) else body
         case Contribution():
             return _wide(message.payload_hash, HASH_BYTES)
         case EncryptedSum():
-            return _wide(message.payload_hash, HASH_BYTES) + parts_hash(message.parts)
+            body = _wide(message.payload_hash, HASH_BYTES) + parts_hash(message.parts)
+            return body + _wide(message.sketches_hash, HASH_BYTES) if isinstance(message, RobustSum) else body
+        case Intake():
+            return _wide(message.agreement_key, KEY_BYTES)
+        case Sketch():
+            keys = _wide(message.agreement_key, KEY_BYTES) + _wide(message.payload_hash, HASH_BYTES)
+            return struct.pack("<I", message.number) + keys
+        case Products():
+            body = struct.pack("<I", message.number) + sketch_parts_hash(message.parts)
+            return body + _wide(message.payload_hash, HASH_BYTES)
+        case Tally():
+            return struct.pack("<I", len(message.parts)) + parts_hash(message.parts)
+        case LateSeed():
+            hashes = b"".join(_wide(each, HASH_BYTES) for each in message.hashes)
+            return _wide(message.secret, HASH_BYTES) + struct.pack("<I", len(message.hashes)) + hashes
         case Release():
             return struct.pack("<IQ", message.contributors, message.total_weight) + sums_hash(message.sums)
         case Abort():
@@ -134,19 +174,30 @@ def _body(message: Message) -> bytes:
 
 
 def entry_bytes(entry: RosterEntry) -> bytes:
-    """A roster entry in 257 bytes."""
+    """A roster entry in 257 bytes, of a robust round in 289."""
+    sketch = _wide(entry.sketch_hash, HASH_BYTES) if isinstance(entry, RobustEntry) else b""
     return (
         _wide(entry.sender, KEY_BYTES)
         + _wide(entry.agreement_key, KEY_BYTES)
         + _wide(entry.sealed_seed, SEAL_BYTES)
         + seen_bytes(entry.seen)
         + _wide(entry.signature, SIGNATURE_BYTES)
+        + sketch
     )
+
+
+def left_out_bytes(senders: tuple[bytes, ...]) -> bytes:
+    """Their number, and their keys."""
+    return struct.pack("<I", len(senders)) + b"".join(_wide(sender, KEY_BYTES) for sender in senders)
 
 
 def entry_join(entry: RosterEntry, roster: Roster) -> Join:
     """The join that an entry stands for, with everything its signature covers."""
     header = roster.header.reply(entry.sender, previous=roster.header.previous)
+    if isinstance(entry, RobustEntry):
+        return RobustJoin(
+            header, entry.agreement_key, entry.sealed_seed, entry.seen, entry.signature, entry.sketch_hash
+        )
     return Join(header, entry.agreement_key, entry.sealed_seed, entry.seen, entry.signature)
 
 
@@ -156,6 +207,20 @@ def parts_hash(parts: tuple[SignedHash, ...]) -> bytes:
     for part in parts:
         digest.update(_wide(part.payload_hash, HASH_BYTES) + _wide(part.signature, SIGNATURE_BYTES))
     return digest.digest()
+
+
+def sketch_parts_hash(parts: tuple[SketchPart, ...]) -> bytes:
+    """SHA-256 over all named sketches in ascending order of their senders."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(_wide(part.sender, KEY_BYTES) + _wide(part.payload_hash, HASH_BYTES))
+        digest.update(_wide(part.signature, SIGNATURE_BYTES))
+    return digest.digest()
+
+
+def hashes_hash(hashes: tuple[bytes, ...]) -> bytes:
+    """SHA-256 over the payload hashes of all contributions in roster order: what the late seed depends on."""
+    return hashlib.sha256(b"".join(_wide(each, HASH_BYTES) for each in hashes)).digest()
 
 
 def _wide(value: bytes, width: int) -> bytes:

@@ -24,8 +24,9 @@ from secagg.errors import (
     WrongRound,
 )
 from secagg.identity import verify
-from secagg.messages import NO_ROSTER, Header, Join, Message, Offer, Roster
+from secagg.messages import NO_ROSTER, Header, Join, Message, Offer, RobustOffer, RobustRoster, Roster
 from secagg.plan import RoundPlan
+from secagg.sketchplan import SketchPlan
 from secagg.transcript import entry_join, message_hash, public_key_hash, signed_bytes
 
 
@@ -57,12 +58,17 @@ def check_signature(message: Message, sender: bytes) -> bytes:
     return hashlib.sha256(signed).digest()
 
 
-def check_offer(offer: Offer, enrolment: Enrolment, plan: RoundPlan, masked: bool, quorum: int) -> bytes:
+def check_offer(
+    offer: Offer, enrolment: Enrolment, plan: RoundPlan, masked: bool, quorum: int, robust: bool = False
+) -> bytes:
     """Check that the enrolled key holder offers this session and plan, with a well-formed key and enough of a quorum.
 
-    Returns the offer's hash.
+    robust: whether the offer must be of a robust round. Returns the offer's hash.
     """
     header = offer.header
+    if isinstance(offer, RobustOffer) != robust:
+        expected, got = ("a robust", "a plain") if robust else ("a plain", "a robust")
+        raise WrongPlan(f"offer: expected {expected} round, got {got} one: agree on one setting")
     if header.session != enrolment.session:
         raise WrongRound(f"session: expected {_show(enrolment.session)}, got {_show(header.session)}")
     if header.plan != plan.fingerprint:
@@ -83,6 +89,20 @@ def check_offer(offer: Offer, enrolment: Enrolment, plan: RoundPlan, masked: boo
     return check_signature(offer, enrolment.key_holder.key)
 
 
+def check_robust_offer(
+    offer: Offer, enrolment: Enrolment, plan: RoundPlan, quorum: int, sketch: SketchPlan, rule: bytes
+) -> bytes:
+    """As `check_offer`, of a robust round with this rule and a well-formed second key. Returns the offer's hash."""
+    offer_hash = check_offer(offer, enrolment, plan, masked=True, quorum=quorum, robust=True)
+    assert isinstance(offer, RobustOffer)
+    if offer.rule != rule:
+        raise WrongPlan("rule: the offer names another rule, or another number of attackers: agree on one setting")
+    if offer.sketch_key.params != sketch.params:
+        raise WrongKey("the offer's sketch key is for other parameters than the plan's sketches: refuse this offer")
+    offer.sketch_key.check()
+    return offer_hash
+
+
 def check_roster(
     roster: Roster, offer: Offer, enrolment: Enrolment, plan: RoundPlan, quorum: int, own: Join | None = None
 ) -> bytes:
@@ -91,6 +111,8 @@ def check_roster(
     own: of the client that checks; it must be among them, unchanged. Returns the roster's hash.
     """
     check_same_round(roster.header, offer.header)
+    if isinstance(roster, RobustRoster) != isinstance(offer, RobustOffer):
+        raise MalformedMessage("the roster is not of the offer's kind of round, robust or plain: refuse it")
     if roster.header.previous != message_hash(offer) or roster.header.roster != NO_ROSTER:
         raise RosterMismatch("the roster answers another offer: refuse it")
     senders = [entry.sender for entry in roster.entries]

@@ -17,12 +17,8 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
-from itertools import pairwise
 
-import numpy as np
-
-from secagg import kernels
-from secagg.arrays import I64
+from secagg import wire_fields, wire_robust
 from secagg.blocks import Payload, payload_hash
 from secagg.enrolment import SESSION_BYTES
 from secagg.errors import (
@@ -33,45 +29,44 @@ from secagg.errors import (
     UnsupportedVersion,
     WrongPlan,
 )
-from secagg.identity import KEY_BYTES, SIGNATURE_BYTES
 from secagg.messages import (
     Abort,
-    AbortReason,
     Contribution,
     EncryptedSum,
     Header,
     Join,
     Message,
     Offer,
+    Products,
     Release,
+    RobustRoster,
+    RobustSum,
     Roster,
-    RosterEntry,
-    SignedHash,
 )
 from secagg.plan import RoundPlan
-from secagg.publickey import PublicKey
-from secagg.transcript import (
-    HEADER,
-    SEAL_BYTES,
-    SEEN,
-    VERSION,
-    entry_bytes,
-    header_bytes,
-    parse_header,
-    parse_seen,
-    public_key_hash,
-    seen_bytes,
-)
+from secagg.transcript import HEADER, VERSION, header_bytes, parse_header
 
 _FRAME = struct.Struct("<4sHHQ")
 _MAGIC = b"SAGG"
 _DIGEST_BYTES = 32
-_ENTRY_BYTES = KEY_BYTES + 32 + SEAL_BYTES + SEEN.size + SIGNATURE_BYTES
-_SPECIAL_BYTES = 6  # a residue of the special prime, below 2**48
-_KINDS: dict[type, int] = {Offer: 1, Join: 2, Roster: 3, Contribution: 4, EncryptedSum: 5, Release: 6, Abort: 7}
-_NAMED_HASH = {Contribution: HEADER.size, EncryptedSum: HEADER.size + 4}  # where a body names its payload's hash
-
-_AT_ONCE = 1 << 15  # released sums written or read at once: they fit the cache
+_KINDS: dict[type, int] = {
+    Offer: 1,
+    Join: 2,
+    Roster: 3,
+    Contribution: 4,
+    EncryptedSum: 5,
+    Release: 6,
+    Abort: 7,
+    **wire_robust.KINDS,
+}
+_READERS: dict[int, Callable[[Header, memoryview, RoundPlan], Message]] = wire_fields.READERS | wire_robust.READERS
+_COUNTED = (Roster, EncryptedSum, *wire_robust.COUNTED)  # bodies that begin with a number of members
+_NAMED_HASH = {  # where a body names its payload's hash
+    Contribution: HEADER.size,
+    EncryptedSum: HEADER.size + 4,
+    RobustSum: HEADER.size + 4,
+    Products: HEADER.size + 4,
+}
 
 assert SESSION_BYTES == 16  # HEADER spells it out
 
@@ -83,12 +78,15 @@ def encode(message: Message, plan: RoundPlan) -> bytes:
 
 def encode_parts(message: Message, plan: RoundPlan) -> tuple[bytes, Payload, bytes]:
     """The bytes of a message in three pieces to send one after the other: head, payload, digest."""
-    fields, payload = _fields(message, plan)
+    write = wire_robust.fields if type(message) in wire_robust.KINDS else wire_fields.fields
+    fields, payload = write(message, plan)
     body_length = HEADER.size + len(fields) + len(payload)
     frame = _FRAME.pack(_MAGIC, VERSION, _KINDS[type(message)], body_length)
     head = frame + header_bytes(message.header) + fields
-    # Contributions and sums carry the hash of their payload already; it is not computed a second time.
-    known = message.payload_hash if isinstance(message, (Contribution, EncryptedSum)) else payload_hash(payload)
+    # These carry the hash of their payload already; it is not computed a second time.
+    known = (
+        message.payload_hash if isinstance(message, (Contribution, EncryptedSum, Products)) else payload_hash(payload)
+    )
     return head, payload, hashlib.sha256(head + known).digest()
 
 
@@ -104,58 +102,13 @@ def decode(data: Payload, plan: RoundPlan) -> Message:
     return _READERS[kind](header, body[HEADER.size :], plan)
 
 
-def message_bytes(kind: type, plan: RoundPlan, members: int = 0) -> int:
-    """Length of a message of this kind on the wire; `members`: size of the roster, for rosters and sums."""
-    fixed, payload = _sizes(kind, plan, members)
+def message_bytes(kind: type, plan: RoundPlan, members: int = 0, left_out: int = 0) -> int:
+    """Length of a message of this kind on the wire.
+
+    members: size of the roster, for rosters and sums. left_out: clients that a robust roster leaves out.
+    """
+    fixed, payload = _sizes(kind, plan, members, left_out)
     return _FRAME.size + HEADER.size + fixed + payload + _DIGEST_BYTES
-
-
-def release_width(plan: RoundPlan) -> int:
-    """Bytes of one released sum: at most 6, since a lane is below 2**47 (`plan.MAX_RADIX`)."""
-    return -(-(2 * plan.max_lane).bit_length() // 8)
-
-
-# --- writing --------------------------------------------------------------------------------------------------------
-
-
-def _fields(message: Message, plan: RoundPlan) -> tuple[bytes, Payload]:
-    """Fields of fixed width, and the payload."""
-    match message:
-        case Offer():
-            head = struct.pack("<I", message.quorum) + message.agreement_key + message.signature
-            return head, _public_key_payload(message.public_key)
-        case Join():
-            return message.agreement_key + message.sealed_seed + seen_bytes(message.seen) + message.signature, b""
-        case Roster():
-            count = struct.pack("<I", len(message.entries))
-            return count + message.signature + b"".join(map(entry_bytes, message.entries)), b""
-        case Contribution():
-            return message.payload_hash + message.signature, message.payload
-        case EncryptedSum():
-            parts = b"".join(part.payload_hash + part.signature for part in message.parts)
-            count = struct.pack("<I", len(message.parts))
-            return count + message.payload_hash + message.signature + parts, message.payload
-        case Release():
-            head = struct.pack("<IQ", message.contributors, message.total_weight) + message.signature
-            return head, _sums_payload(message.sums, plan)
-        case Abort():
-            return struct.pack("<I", int(message.reason)) + message.signature, b""
-
-
-def _public_key_payload(key: PublicKey) -> bytes:
-    data = np.ascontiguousarray(key.residues[:, :-1, :], dtype=np.uint32)
-    packed = np.empty(data.size * 30 // 8, dtype=np.uint8)
-    kernels.pack30(data, packed)
-    special = np.ascontiguousarray(key.residues[:, -1, :], dtype="<u8")
-    return packed.tobytes() + special.view(np.uint8).reshape(-1, 8)[:, :_SPECIAL_BYTES].tobytes()
-
-
-def _sums_payload(sums: I64, plan: RoundPlan) -> Payload:
-    packed = np.empty((sums.shape[0], release_width(plan)), dtype=np.uint8)
-    for start in range(0, sums.shape[0], _AT_ONCE):
-        shifted = (sums[start : start + _AT_ONCE] + plan.max_lane).astype("<i8", copy=False)
-        packed[start : start + _AT_ONCE] = shifted.view(np.uint8).reshape(-1, 8)[:, : packed.shape[1]]
-    return packed.reshape(-1).data
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -177,9 +130,8 @@ def _unframe(view: memoryview, plan: RoundPlan) -> tuple[int, memoryview]:
         error = TruncatedMessage if have < length else OversizedMessage
         raise error(f"body: expected {length} bytes, as the message declares, got {have}")
     body = view[_FRAME.size : _FRAME.size + have]
-    members = _declared_members(kind, body, plan)
     cls = next(cls for cls, number in _KINDS.items() if number == kind)
-    fixed, payload = _sizes(cls, plan, members)
+    fixed, payload = _sizes(cls, plan, *_declared(cls, body, plan))
     expected = HEADER.size + fixed + payload
     if have != expected:
         error = TruncatedMessage if have < expected else OversizedMessage
@@ -193,31 +145,22 @@ def _unframe(view: memoryview, plan: RoundPlan) -> tuple[int, memoryview]:
     return kind, body
 
 
-def _declared_members(kind: int, body: memoryview, plan: RoundPlan) -> int:
-    if kind not in (_KINDS[Roster], _KINDS[EncryptedSum]):
-        return 0
-    if len(body) < HEADER.size + 4:
+def _declared(kind: type, body: memoryview, plan: RoundPlan) -> tuple[int, int]:
+    """(members, clients left out) that a body declares."""
+    words = 2 if kind is RobustRoster else 1 if kind in _COUNTED else 0
+    if len(body) < HEADER.size + 4 * words:
         raise TruncatedMessage("the message ends inside its number of members: ask for it again")
-    (members,) = struct.unpack_from("<I", body, HEADER.size)
-    if not 1 <= members <= plan.max_clients:
-        raise MalformedMessage(f"expected 1..{plan.max_clients} members, got {members}")
-    return int(members)
+    members, left_out = (*struct.unpack_from(f"<{words}I", body, HEADER.size), 0, 0)[:2]
+    if words and not (1 <= members <= plan.max_clients and members + left_out <= plan.max_clients):
+        raise MalformedMessage(f"expected 1..{plan.max_clients} members, got {members}, and {left_out} left out")
+    return int(members), int(left_out)
 
 
-def _sizes(kind: type, plan: RoundPlan, members: int) -> tuple[int, int]:
+def _sizes(kind: type, plan: RoundPlan, members: int, left_out: int = 0) -> tuple[int, int]:
     """(bytes of fixed fields after the header, bytes of payload)."""
-    degree = plan.params.degree
-    key_bytes = plan.params.ciphertext_bytes + 2 * degree * _SPECIAL_BYTES
-    sizes: dict[type, tuple[int, int]] = {
-        Offer: (4 + 32 + SIGNATURE_BYTES, key_bytes),
-        Join: (32 + SEAL_BYTES + SEEN.size + SIGNATURE_BYTES, 0),
-        Roster: (4 + SIGNATURE_BYTES + members * _ENTRY_BYTES, 0),
-        Contribution: (32 + SIGNATURE_BYTES, plan.residue_bytes),
-        EncryptedSum: (4 + 32 + SIGNATURE_BYTES + members * (32 + SIGNATURE_BYTES), plan.residue_bytes),
-        Release: (4 + 8 + SIGNATURE_BYTES, plan.length * release_width(plan)),
-        Abort: (4 + SIGNATURE_BYTES, 0),
-    }
-    return sizes[kind]
+    if kind in wire_robust.KINDS:
+        return wire_robust.sizes(kind, plan, members, left_out)
+    return wire_fields.sizes(kind, plan, members)
 
 
 def _header(data: bytes, plan: RoundPlan) -> Header:
@@ -227,109 +170,3 @@ def _header(data: bytes, plan: RoundPlan) -> Header:
             f"expected plan {plan.fingerprint.hex()[:16]}, got {header.plan.hex()[:16]}: agree on plan_round's inputs"
         )
     return header
-
-
-def _cut(data: memoryview, *sizes: int) -> list[bytes]:
-    """The leading fields of `data`, as bytes."""
-    fields, start = [], 0
-    for size in sizes:
-        fields.append(bytes(data[start : start + size]))
-        start += size
-    return fields
-
-
-def _read_offer(header: Header, body: memoryview, plan: RoundPlan) -> Offer:
-    quorum, agreement_key, signature = _cut(body, 4, 32, SIGNATURE_BYTES)
-    key = _read_public_key(body[4 + 32 + SIGNATURE_BYTES :], plan)
-    if public_key_hash(key) != header.key:
-        raise MalformedMessage("the offer's key is not the one that its header names")
-    return Offer(header, int.from_bytes(quorum, "little"), agreement_key, key, signature)
-
-
-def _read_public_key(payload: memoryview, plan: RoundPlan) -> PublicKey:
-    params = plan.params
-    residues = np.zeros((2, len(params.primes) + 1, params.degree), dtype="<u8")
-    data = np.empty((2, len(params.primes), params.degree), dtype=np.uint32)
-    kernels.unpack30(np.frombuffer(payload, dtype=np.uint8, count=params.ciphertext_bytes), data)
-    residues[:, :-1, :] = data
-    special = np.frombuffer(payload, dtype=np.uint8, offset=params.ciphertext_bytes).reshape(-1, _SPECIAL_BYTES)
-    wide = np.zeros((special.shape[0], 8), dtype=np.uint8)
-    wide[:, :_SPECIAL_BYTES] = special
-    residues[:, -1, :] = wide.view("<u8").reshape(2, params.degree)
-    native = residues.astype(np.uint64, copy=False)
-    native.flags.writeable = False
-    key = PublicKey(params, native)
-    key.check()
-    return key
-
-
-def _read_join(header: Header, body: memoryview, plan: RoundPlan) -> Join:
-    agreement_key, sealed_seed, seen, signature = _cut(body, 32, SEAL_BYTES, SEEN.size, SIGNATURE_BYTES)
-    return Join(header, agreement_key, sealed_seed, parse_seen(seen), signature)
-
-
-def _read_roster(header: Header, body: memoryview, plan: RoundPlan) -> Roster:
-    _, signature = _cut(body, 4, SIGNATURE_BYTES)
-    rest = body[4 + SIGNATURE_BYTES :]
-    entries = tuple(_read_entry(rest[start : start + _ENTRY_BYTES]) for start in range(0, len(rest), _ENTRY_BYTES))
-    if any(a.sender >= b.sender for a, b in pairwise(entries)):
-        raise MalformedMessage("roster entries are not strictly ascending by sender")
-    return Roster(header, entries, signature)
-
-
-def _read_entry(data: memoryview) -> RosterEntry:
-    sender, key, sealed_seed, seen, signature = _cut(data, KEY_BYTES, 32, SEAL_BYTES, SEEN.size, SIGNATURE_BYTES)
-    return RosterEntry(sender, key, sealed_seed, parse_seen(seen), signature)
-
-
-def _read_contribution(header: Header, body: memoryview, plan: RoundPlan) -> Contribution:
-    digest, signature = _cut(body, 32, SIGNATURE_BYTES)
-    return Contribution(header, digest, body[32 + SIGNATURE_BYTES :], signature)
-
-
-def _read_sum(header: Header, body: memoryview, plan: RoundPlan) -> EncryptedSum:
-    count, digest, signature = _cut(body, 4, 32, SIGNATURE_BYTES)
-    members = int.from_bytes(count, "little")
-    start, size = 4 + 32 + SIGNATURE_BYTES, 32 + SIGNATURE_BYTES
-    parts = tuple(
-        SignedHash(*_cut(body[start + i * size : start + (i + 1) * size], 32, SIGNATURE_BYTES)) for i in range(members)
-    )
-    return EncryptedSum(header, parts, digest, body[start + members * size :], signature)
-
-
-def _read_release(header: Header, body: memoryview, plan: RoundPlan) -> Release:
-    contributors, total_weight = struct.unpack_from("<IQ", body)
-    signature = bytes(body[12 : 12 + SIGNATURE_BYTES])
-    packed = np.frombuffer(body, dtype=np.uint8, offset=12 + SIGNATURE_BYTES).reshape(-1, release_width(plan))
-    sums = np.empty(packed.shape[0], dtype=np.int64)
-    wide = np.zeros((_AT_ONCE, 8), dtype=np.uint8)
-    for start in range(0, packed.shape[0], _AT_ONCE):
-        part = packed[start : start + _AT_ONCE]
-        wide[: part.shape[0], : part.shape[1]] = part
-        shifted = wide[: part.shape[0]].reshape(-1).view("<i8")
-        if int(shifted.max()) > 2 * plan.max_lane:
-            raise MalformedMessage("a released sum is larger than the plan allows: refuse it")
-        np.subtract(shifted, plan.max_lane, out=sums[start : start + _AT_ONCE])
-    if not 1 <= contributors <= plan.max_clients or total_weight > contributors * plan.max_weight:
-        raise MalformedMessage("release: more contributors or weight than the plan allows: refuse it")
-    return Release(header, contributors, total_weight, sums, signature)
-
-
-def _read_abort(header: Header, body: memoryview, plan: RoundPlan) -> Abort:
-    reason, signature = _cut(body, 4, SIGNATURE_BYTES)
-    try:
-        named = AbortReason(int.from_bytes(reason, "little"))
-    except ValueError as error:
-        raise MalformedMessage("abort: expected a known reason, got another: refuse it") from error
-    return Abort(header, named, signature)
-
-
-_READERS: dict[int, Callable[[Header, memoryview, RoundPlan], Message]] = {
-    1: _read_offer,
-    2: _read_join,
-    3: _read_roster,
-    4: _read_contribution,
-    5: _read_sum,
-    6: _read_release,
-    7: _read_abort,
-}

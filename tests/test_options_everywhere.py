@@ -31,6 +31,7 @@ from fl.assist.examples import ENDING
 from fl.counts.settings import StatisticsSettings
 from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
+from fl.rounds.attackers import AttackSettings
 from fl.rounds.limits import ResourceSettings
 from fl.runs.config import (
     AggregationSettings,
@@ -43,6 +44,7 @@ from fl.runs.config import (
 )
 from fl.runs.plan import read_source
 from fl.runs.train_options import TRAIN_OPTIONS, TrainOption, flag
+from fl.secure.robust import RobustSettings
 
 NUMBERS = ("nan", "inf", "-inf", "-1", "0", "", "1e308", str(10**30), "9" * 5000, "several", "1,5")
 FILES = ("", "/", "absent.file", "no/such/folder/file", "a\0b", "x" * 5000)
@@ -188,6 +190,8 @@ WORK = {
     ("floor",): "benchmarks.floor.floors",
     ("compare",): "benchmarks.results.load",
     ("worth",): "benchmarks.private_worth.measure",
+    ("poisoning",): "benchmarks.poisoning.measure",
+    ("robust",): "benchmarks.robust_cost.measure",
 }
 READS = {"run", "folder", "folders", "file", "files", "ledger", "old", "new"}  # arguments played with the real work
 
@@ -365,6 +369,8 @@ FIELDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "bank_memory_mb": ("resources", "memory_mb", ()),
     "bank_seconds": ("resources", "seconds", ()),
     "bank_bytes": ("resources", "bytes_per_round", ()),
+    "byzantine": ("robust", "byzantine", ("--robust", "nnm")),
+    "attackers": ("attack", "attackers", ("--attack", "ipm")),
 }
 TABLES: dict[str, type] = {
     "": RunConfig,
@@ -378,6 +384,8 @@ TABLES: dict[str, type] = {
     "participation": ParticipationSettings,
     "resources": ResourceSettings,
     "constants": ConstantsSettings,
+    "robust": RobustSettings,
+    "attack": AttackSettings,
 }
 NARROWER = {"lr", "buffer"}  # at the command line: a rate that is chosen by the noise is one that is left out
 

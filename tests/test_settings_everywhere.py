@@ -62,9 +62,11 @@ from fl.rounds.algorithms.fedbuff import Clock, FedBuff
 from fl.rounds.algorithms.fedprox import FedProx
 from fl.rounds.algorithms.participation import Dropouts, Everyone, Sampled
 from fl.rounds.algorithms.settings import OPTIONS, AlgorithmSettings, ParticipationSettings
+from fl.rounds.attackers import AttackSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import BankLimits, ResourceSettings, limits_of
 from fl.runs.config import ConstantsSettings, config_from_toml, config_to_toml
+from fl.secure.robust import RobustSettings
 
 HOSTILE = (math.nan, math.inf, -math.inf, -1, 0, "", 1e308, 10**30, "several", True, None, [], b"bytes", 1 + 1j)
 TOML = (
@@ -92,6 +94,8 @@ EXAMPLES: tuple[Any, ...] = (
     ParticipationSettings(),
     CompressionSettings(),
     ResourceSettings(),
+    RobustSettings(),
+    AttackSettings("ipm", 1),
     BankLimits(),
     FedAdam(Everyone(3)),
     FedProx(Everyone(3)),

@@ -16,6 +16,8 @@ from demos.attacks import (
     made_up_sum,
     malformed_ciphertext,
     noise_in_release,
+    poisoning,
+    robust_round,
     rosters,
     single_victim,
     stock_fedavg,
@@ -39,7 +41,9 @@ ATTACKS: tuple[Attack, ...] = (
     checked_sum.ATTACK,
     *malformed_ciphertext.ATTACKS,
     tokens_in_lanes.ATTACK,
+    *robust_round.ATTACKS,
     noise_in_release.ATTACK,
+    poisoning.ATTACK,
 )
 
 __all__ = ["ATTACKS", "Attack"]

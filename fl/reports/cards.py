@@ -24,6 +24,7 @@ from fl.markdown import code, text
 from fl.reports.card_templates import DPIA, MODEL_CARD
 from fl.reports.compared import BASELINES, OWN_EVIDENCE, WITH_OWN_EVIDENCE
 from fl.reports.examination.findings import percent
+from fl.reports.left_out import SEEN_FOR_A_RULE, attack_sentence, rule_sentence
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
 from fl.runs.config import RunConfig
 from fl.runs.folder import read_config, read_object
@@ -123,18 +124,20 @@ def _run(run: FinishedRun) -> dict[str, str]:
         "algorithm": "joint steps" if config.model.kind == "noisy-or" else config.algorithm.name,
         "parameters": f"{result['parameters']:,}",
         "model_line": Template(KINDS[config.model.kind]).substitute(parameters=f"{result['parameters']:,}"),
-        "aggregation": "encrypted and masked: nobody saw a single one" if encrypted else "taken in plain sight",
+        "aggregation": _aggregation(run, encrypted),
+        "poisoning_lines": "".join(f"\n- Updates: {text(line)}." for line in _poisoning(result)),
         "feature_count": str(len(run.features)),
         "features": ", ".join(text(name) for name in run.features),
         "threshold": f"{run.threshold:.3f}",
         "threshold_rule": text(rule_in_words(run.rule)),
         "threshold_of_figures": f"{float(result['metrics']['threshold']):.3f}",
         "calibration_line": _calibration(result),
-        "receives_table": _receives(encrypted),
+        "receives_table": _receives(encrypted, ruled=config.robust is not None),
         "risks_table": _risks(run, encrypted),
         "aggregation_measure": (
             "Updates are encrypted under CKKS and masked pairwise; only the sum over one closed roster of all "
             "banks can be opened, once (docs/threat-model.md names the tests that hold this, and the limits)."
+            + (f" Beyond that, {SEEN_FOR_A_RULE}." if config.robust is not None else "")
             if encrypted
             else "None: this run averaged updates in plain sight. It must not be used on real customers like this."
         ),
@@ -151,7 +154,19 @@ def _calibration(result: Mapping[str, Any]) -> str:
     )
 
 
-def _receives(encrypted: bool) -> str:
+def _aggregation(run: FinishedRun, encrypted: bool) -> str:
+    if not encrypted:
+        return "taken in plain sight"
+    if run.config.robust is not None:
+        return f"encrypted and masked; {SEEN_FOR_A_RULE}"
+    return "encrypted and masked: nobody saw a single one"
+
+
+def _poisoning(result: Mapping[str, Any]) -> list[str]:
+    return [line for line in (rule_sentence(result), attack_sentence(result)) if line is not None]
+
+
+def _receives(encrypted: bool, *, ruled: bool) -> str:
     rows = [("party", "receives", "learns of one bank's update")]
     if encrypted:
         rows += [
@@ -159,6 +174,13 @@ def _receives(encrypted: bool) -> str:
             ("aggregator", "masked ciphertexts and their sum", "nothing"),
             ("key holder", "one sum per round", "nothing beyond that sum"),
         ]
+        if ruled:
+            rows[-1] = (
+                "key holder",
+                "one sum and products of sketches per round",
+                "its inner products with the others'",
+            )
+            rows.append(("key holder and aggregator together", "sketches of all updates", "its sketch, or all of it"))
     else:
         rows.append(("everyone", "every update", "all of it"))
     return _table(rows)
@@ -204,7 +226,8 @@ def _risks(run: FinishedRun, encrypted: bool) -> str:
         (
             "a bank, or someone in it, spoils the model",
             "poisoned updates",
-            "clipping of every coordinate; no detection",
+            "clipping of every coordinate; "
+            + ("no detection" if run.config.robust is None else f"the rule {run.config.robust.rule}, on updates only"),
             f"{MARK}: judge.",
         ),
     ]

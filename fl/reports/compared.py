@@ -18,6 +18,8 @@ BASELINES = {
     "pooled_global": "the same with features over all banks",
     "plain": "the same rounds, averaged in plain sight",
     "plain_without_privacy": "the federation without privacy",
+    "without_attackers": "the same rounds without the attackers",
+    "undefended": "the same rounds under attack, without the rule",
 }
 # What each of them had to learn from and to score with, and what it had not.
 HAD = {
@@ -67,5 +69,7 @@ def baselines_of(config: RunConfig) -> tuple[str, ...]:
         "pooled_with_statistics": shared and not by_risk,
         "plain": not private,  # with privacy it would be the run with other noise
         "plain_without_privacy": private,
+        "without_attackers": config.attack is not None,
+        "undefended": config.attack is not None and config.robust is not None,
     }
     return tuple(name for name in BASELINES if has.get(name, True))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fl.data.federation import BankData
-from fl.errors import AggregationError, BanksVanished, CompressionError, TrainingError
+from fl.errors import AggregationError, BanksVanished, CompressionError, RuleRefusedRound, TrainingError
 from fl.learning.evaluation import validation_figures
 from fl.learning.kinds import ModelKind, model_of
 from fl.learning.model import flatten, layout, model_hash, unflatten
@@ -31,10 +31,11 @@ from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.fedbuff import FedBuff
 from fl.rounds.algorithms.participation import Dropouts
 from fl.rounds.algorithms.state import ReleasedAverage, Seat, State, Vector
+from fl.rounds.attackers import Attackers
 from fl.rounds.compression import Compression, compression_of, frozen
 from fl.secure.session import Aggregate, Joined, Update, plain_average, plain_sum
 
-Summation = Callable[[Joined], Aggregate]  # raises `BanksVanished`
+Summation = Callable[[Joined], Aggregate]  # raises `BanksVanished` or `RuleRefusedRound`
 Payment = Callable[[str, int], None]  # (bank, round): records a bank's spending, or raises to end the rounds
 Affordable = Callable[[Sequence[str]], bool]  # whether the budget of each of these banks allows another training
 Progress = Callable[[str], None]  # takes the bank that has finished its part of a round
@@ -70,12 +71,13 @@ class RoundRecord:
     aggregate: Aggregate
     max_abs_error: float  # largest |average - float64 mean of what entered it, clipped| over coordinates
     relative_error: float  # L2 length of that difference over that of the mean
-    members: tuple[str, ...]  # of the roster that was released
-    vanished: tuple[str, ...]  # had a seat, and are not in that roster
+    members: tuple[str, ...]  # whose updates are in the released average
+    vanished: tuple[str, ...]  # had a seat, and did not take part
     attempts: int
     values: int  # number of coordinates that were sent
     bank_seconds: Mapping[str, float] = field(default_factory=dict)  # of each bank's training
     as_in_plain_sight: bool = False  # the banks moved by the very numbers that an average without encryption has
+    rejected: tuple[str, ...] = ()  # took part, and a robust rule left their updates out
 
     def as_json(self) -> dict[str, object]:
         """This record as one line of metrics.jsonl."""
@@ -96,6 +98,7 @@ class RoundRecord:
             "value_bits": self.aggregate.value_bits,
             "members": list(self.members),
             "left_out": list(self.vanished),
+            "rejected": list(self.rejected),
             "attempts": self.attempts,
             "values": self.values,
             "total_weight": self.aggregate.total_weight,
@@ -108,7 +111,8 @@ class Rounds:
     """The options that all rounds of a run have in common.
 
     `clip`: that of the aggregation, to measure its error. `quorum`: fewest members of a roster. `compression`: None
-    for all coordinates in every round. `at_once`: by bank, rows in memory while it trains.
+    for all coordinates in every round. `at_once`: by bank, rows in memory while it trains. `attackers`: banks that
+    poison the model, a simulation; None: all are honest.
     """
 
     banks: Sequence[BankData]
@@ -121,6 +125,7 @@ class Rounds:
     dropouts: Dropouts = Dropouts()  # noqa: RUF009 - frozen
     compression: Compression | None = None
     at_once: Mapping[str, int] = field(default_factory=dict)
+    attackers: Attackers | None = None
 
     def first_model(self) -> nn.Module:
         """The model that every bank holds before round 1, on the device."""
@@ -217,23 +222,24 @@ class _Stage:
         rounds, bank, number = self.rounds, self.rounds.banks[seat.bank], seat.base + 1
         at_once = rounds.at_once.get(bank.name, PHYSICAL_BATCH)
         schedule, mu, device = rounds.schedule, rounds.algorithm.proximal, rounds.device
+        rows = bank.train if rounds.attackers is None else rounds.attackers.trains_on(seat.bank, bank.train)
 
         def train() -> None:
             model, local, noisy = self.scratch, schedule.local, schedule.private
             if noisy is not None:
-                train_private(model, bank.train, local, noisy, device=device, proximal=mu, at_once=at_once)
+                train_private(model, rows, local, noisy, device=device, proximal=mu, at_once=at_once)
                 return
             # A retry must differ: an update enters one roster only.
             labels = ("batches", bank.name, number, *((attempt,) if attempt else ()))
             seed = derive_seed(schedule.seed, *labels)
-            train_seeded(model, bank.train, local, seed=seed, device=device, proximal=mu, at_once=at_once)
+            train_seeded(model, rows, local, seed=seed, device=device, proximal=mu, at_once=at_once)
 
         unflatten(self.scratch, base)
         # Layers that never leave their bank are trained in every round.
         trained = self.compression.sent(number) | ~self.travels
         try:
             with frozen(self.scratch, self.compression.model, trained):
-                return rounds.algorithm.contribution(self.scratch, bank.train, train)
+                return rounds.algorithm.contribution(self.scratch, rows, train)
         except TrainingError as fault:
             raise TrainingError(f"{bank.name}, round {number}: {fault}") from fault
 
@@ -260,6 +266,7 @@ class _Attempts:
         seats = seated = timetable.seats(self.number)
         beginning: Sequence[int] = timetable.starting(self.number, resumed=resumed)
         lost: list[str] = []
+        judged = False  # whether the last loss was a rule's doing
         for attempt in range(rounds.dropouts.retries + 1):
             # 1. Every bank records the spending of its training; a bank whose budget does not allow it ends the round
             # before any training.
@@ -268,6 +275,7 @@ class _Attempts:
             early, late = rounds.dropouts.vanished(self.number, attempt, [seat.bank for seat in seats])
             joining = [seat for seat in seats if seat.bank not in early]
             if len(joining) < rounds.quorum:
+                judged = False
                 # No roster was closed, so nobody has seen the updates and they can be used again.
                 lost.append(f"expected {rounds.quorum} or more banks, {len(joining)} joined")
                 beginning = ()
@@ -276,10 +284,12 @@ class _Attempts:
                 # 2. Every bank makes its contribution, such as the difference that training makes. 3. The contributions
                 # become one average; nobody sees a single one.
                 result, joined, sent = self._delivered(joining, late, attempt)
-            except BanksVanished as fault:
+            except (BanksVanished, RuleRefusedRound) as fault:
                 lost.append(str(fault))
+                judged = isinstance(fault, RuleRefusedRound)
                 seats = tuple(seat for seat in seats if rounds.banks[seat.bank].name not in fault.banks)
-                if not rounds.dropouts.reuse:
+                # A sketch of an update was shown to the rule, and two sketches say more about it than one.
+                if not rounds.dropouts.reuse or judged:
                     for seat in joining:
                         del self.updates[seat.bank]
                 beginning = [seat.bank for seat in seats if seat.bank not in self.updates and seat in joining]
@@ -288,10 +298,7 @@ class _Attempts:
             after = self._applied(joining, result, sent)
             vanished = [rounds.banks[s.bank].name for s in seated if s not in joining]
             return self._record(result, joined, sent, after, vanished, attempt + 1), after
-        raise AggregationError(
-            f"round {self.number} was lost {len(lost)} times ({'; '.join(lost)}): find out which banks are missing, or "
-            "allow more retries or a smaller quorum"
-        )
+        raise AggregationError(f"round {self.number} was lost {len(lost)} times ({'; '.join(lost)}): {_advice(judged)}")
 
     def _paid(self, names: Sequence[str]) -> bool:
         if self.afford is not None and not self.afford(names):
@@ -314,9 +321,12 @@ class _Attempts:
                 if self.progress is not None:
                     self.progress(name)
         sent = stage.sent(self.number)
+        updates = tuple(self.updates[seat.bank][sent] for seat in joining)
+        if rounds.attackers is not None:
+            updates = rounds.attackers.sent([seat.bank for seat in joining], updates, self.number)
         joined = Joined(
             banks=tuple(rounds.banks[seat.bank].name for seat in joining),
-            updates=tuple(self.updates[seat.bank][sent] for seat in joining),
+            updates=updates,
             weights=tuple(seat.weight for seat in joining),
             model_hash=algorithm.model_hash(self.state, stage.hash_of),
             number=self.number,
@@ -331,7 +341,8 @@ class _Attempts:
             state = algorithm.keep(state, seat, self.updates[seat.bank])
         average = np.zeros(len(sent))
         average[sent] = on_grid(result.average, rounds.schedule.applied_grid)
-        return algorithm.apply(state, ReleasedAverage(self.number, average, sent, len(joining), result.total_weight))
+        contributors = len(joining) if result.kept is None else len(result.kept)
+        return algorithm.apply(state, ReleasedAverage(self.number, average, sent, contributors, result.total_weight))
 
     def _record(
         self,
@@ -345,7 +356,9 @@ class _Attempts:
         """The record of the round, with validation figures and the error of the average, for the experimenter."""
         rounds = self.stage.rounds
         precision, auc = validation_figures(rounds.banks, rounds.models(after), rounds.device)
-        exact = plain_average(joined.updates, clip=rounds.clip, weights=joined.weights).average
+        kept = range(len(joined.banks)) if result.kept is None else result.kept
+        entered = [joined.updates[i] for i in kept]
+        exact = plain_average(entered, clip=rounds.clip, weights=[joined.weights[i] for i in kept]).average
         largest, relative = result.error_against(exact)
         grid, plain = rounds.schedule.applied_grid, plain_sum(replace(joined, vanished=frozenset()), clip=rounds.clip)
         equal = np.array_equal(on_grid(result.average, grid), on_grid(plain.average, grid))
@@ -357,13 +370,20 @@ class _Attempts:
             result,
             largest,
             relative,
-            joined.banks,
+            tuple(joined.banks[i] for i in kept),
             tuple(vanished),
             attempts,
             int(sent.sum()),
             self.seconds,
             as_in_plain_sight=equal,
+            rejected=tuple(name for i, name in enumerate(joined.banks) if i not in kept),
         )
+
+
+def _advice(judged: bool) -> str:
+    if judged:
+        return "these banks differ too much for this rule; choose another, or train longer in a round"
+    return "find out which banks are missing, or allow more retries or a smaller quorum"
 
 
 def on_grid(average: NDArray[np.float64], grid: float) -> NDArray[np.float64]:

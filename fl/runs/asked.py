@@ -21,11 +21,13 @@ from fl.errors import BudgetError, FederationError, OptionError
 from fl.learning.kinds import ModelKind
 from fl.learning.private_size import LONGEST_STEP, affords_network, own_steps
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
+from fl.rounds.attackers import AttackSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
 from fl.runs.config import AggregationSettings, ConstantsSettings, DataSettings, PrivacySettings, RunConfig
 from fl.runs.styles import OPEN, declared_rows, private_defaults, share_of_counts, style_of
 from fl.runs.train_options import TRAIN_OPTIONS, flag
+from fl.secure.robust import RobustSettings
 
 OF_BOTH = ("row", "fedavg")  # values of options of the network that say what the noisy-or model does as well
 
@@ -66,6 +68,8 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
         compression=_compression(asked, start, values.get("compression", {})),
         resources=_resources(start, values.get("resources", {})),
         constants=_constants(start, values.get("constants", {})),
+        robust=_robust(start, values.get("robust", {})),
+        attack=_attack(start, values.get("attack", {})),
     )
 
 
@@ -310,3 +314,21 @@ def _constants(start: RunConfig, values: Mapping[str, Any]) -> ConstantsSettings
     """How constants are computed; None for the defaults. A plan leaves it out where the schema names all constants."""
     settings = replace(start.constants or ConstantsSettings(), **values)
     return None if (settings := replace(settings, sigma=None)) == ConstantsSettings() else settings
+
+
+def _robust(start: RunConfig, values: Mapping[str, Any]) -> RobustSettings | None:
+    """The rule. If `values` name another one than `start` has, it begins without a number of attackers."""
+    if start.robust is not None and values.get("rule", start.robust.rule) == start.robust.rule:
+        return replace(start.robust, **values)
+    if values and "rule" not in values:
+        raise OptionError(f"{flag('byzantine')} is a number for a rule: give {flag('robust')} as well")
+    return RobustSettings(**values) if values else None
+
+
+def _attack(start: RunConfig, values: Mapping[str, Any]) -> AttackSettings | None:
+    if start.attack is not None:
+        return replace(start.attack, **values)
+    if len(values) == 1:
+        given, missing = ("attack", "attackers") if "name" in values else ("attackers", "attack")
+        raise OptionError(f"{flag(given)} needs {flag(missing)} as well: what is done, and by how many banks")
+    return AttackSettings(**values) if values else None

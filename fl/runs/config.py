@@ -13,8 +13,10 @@ from fl.errors import AggregationError, BudgetError, ModelError, OptionError, Ru
 from fl.learning.kinds import ModelKind
 from fl.learning.training import LocalTraining
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
+from fl.rounds.attackers import AttackSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
+from fl.secure.robust import RobustSettings
 from fl.toml import filled, literal, parsed
 
 # Grid of averages, as a share of the clip, encrypted or not. Not a power of two: means of float32 lie on such grids,
@@ -154,6 +156,8 @@ class RunConfig:
     compression: CompressionSettings | None = None  # None: the same bits and all layers in every round
     resources: ResourceSettings | None = None  # None: no bank has limits
     constants: ConstantsSettings | None = None  # None: the schema names all scaling constants
+    robust: RobustSettings | None = None  # None: every update enters the average
+    attack: AttackSettings | None = None  # None: every bank is honest
 
     @property
     def scale(self) -> Scale:
@@ -201,6 +205,8 @@ def config_of(read: Mapping[str, Any], name: str) -> RunConfig:
         "compression": CompressionSettings,
         "resources": ResourceSettings,
         "constants": ConstantsSettings,
+        "robust": RobustSettings,
+        "attack": AttackSettings,
     }
     values: dict[str, Any] = {"privacy": None, "statistics": None}
     for key, value in read.items():

@@ -36,6 +36,7 @@ from fl.learning.training import pick_device
 from fl.privacy.budget import BudgetLedger
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.state import State, affordable_rounds
+from fl.rounds.attackers import STRENGTHS
 from fl.rounds.limits import ResourceChoice
 from fl.rounds.play import Progress, RoundRecord, Rounds, Schedule, Summation, play_rounds, trained_models
 from fl.runs.baselines import Baseline, baselines
@@ -62,6 +63,7 @@ from fl.runs.risk import RiskOfParties
 from fl.runs.risk_baselines import risk_baselines
 from fl.runs.scoring import load_model
 from fl.runs.verdict import ALONE, verdict
+from fl.secure.robust import plain_sum_without, robust_plain_sum
 from fl.secure.session import InProcessRounds, plain_sum
 
 OWN_EVIDENCE = "own_evidence"  # figures of banks that score with their own labelled rows as well
@@ -187,6 +189,7 @@ class Experiment:
             dropouts=plan.dropouts,
             compression=plan.compression,
             at_once=plan.at_once,
+            attackers=plan.attackers,
         )
 
     def models(self) -> list[nn.Module]:
@@ -240,6 +243,8 @@ class Experiment:
             "baselines": self.folder.read_json("baselines.json"),
             "resources": None if self.plan.choice is None else self.plan.choice.as_json(),
             "overhead": _overhead(self._records),
+            "robust": self._left_out_by_rule(),
+            "attack": self._attack(),
         }
         calibration = read_calibration(self.folder.path)
         result["calibration"] = None if calibration is None else asdict(calibration)
@@ -267,6 +272,7 @@ class Experiment:
             # privacy, setting `retries` is the consent to so many; with it, new noise covers them.
             model_repeats=plan.dropouts.retries if self.config.privacy is None else None,
             device=None if self._device.type == "cpu" else str(self._device),
+            rule=None if self.config.robust is None else self.config.robust.asked,
         )
         return lambda joined: rounds.average(joined, plan.compression.bits_of(joined.number))
 
@@ -274,7 +280,7 @@ class Experiment:
         without_privacy = self.plan.without_privacy(self.schedule)
         everything = partial(pooled_global, self.plan.source)
         if self._parties is not None:
-            return risk_baselines(
+            planned = risk_baselines(
                 self.plan,
                 self._parties,
                 everything,
@@ -283,7 +289,8 @@ class Experiment:
                 plainly=self.models if self._is_its_own_plain_run else lambda: self._played_plainly(self.schedule),
                 known=self.federation.banks,
             )
-        return baselines(
+            return planned | self._attack_baselines()
+        planned = baselines(
             self.federation,
             self._local,
             everything,
@@ -293,6 +300,23 @@ class Experiment:
             play=self._played_plainly,
             own=self.models if self._is_its_own_plain_run else None,
         )
+        return planned | self._attack_baselines()
+
+    def _attack_baselines(self) -> dict[str, Baseline]:
+        """The same rounds under attack without the rule, and without the attackers."""
+        if self.config.attack is None:
+            return {}
+        absent = partial(plain_sum_without, banks=frozenset(self.plan.attacking), clip=self.config.aggregation.clip)
+        planned: dict[str, Baseline] = {"without_attackers": lambda: self._averaged_by(absent)}
+        if self.config.robust is not None:
+            plain = partial(plain_sum, clip=self.config.aggregation.clip)
+            planned["undefended"] = lambda: self._averaged_by(plain)
+        return planned
+
+    def _averaged_by(self, aggregate: Summation) -> Evaluation:
+        """The run's own rounds again, with this average; in no ledger."""
+        rounds = self._rounds(self.schedule, self.plan.algorithm, aggregate)
+        return evaluate(self.federation.banks, trained_models(rounds), self._device)
 
     @property
     def _is_its_own_plain_run(self) -> bool:
@@ -306,7 +330,25 @@ class Experiment:
 
     @property
     def _in_plain_sight(self) -> Summation:
-        return partial(plain_sum, clip=self.config.aggregation.clip)
+        clip, robust = self.config.aggregation.clip, self.config.robust
+        if robust is None:
+            return partial(plain_sum, clip=clip)
+        return partial(robust_plain_sum, clip=clip, settings=robust)
+
+    def _left_out_by_rule(self) -> dict[str, Any] | None:
+        """The rule, and in how many rounds it left each bank out; no score. None without a rule."""
+        robust = self.config.robust
+        if robust is None:
+            return None
+        times = {bank: sum(bank in record["rejected"] for record in self._records) for bank in self.plan.banks}
+        return {"rule": robust.rule, "byzantine": robust.byzantine, "rejected": {k: v for k, v in times.items() if v}}
+
+    def _attack(self) -> dict[str, Any] | None:
+        """What the simulated attackers did, and who they were; None without any."""
+        attack = self.config.attack
+        if attack is None:
+            return None
+        return {"name": attack.name, "strength": STRENGTHS[attack.name], "attackers": list(self.plan.attacking)}
 
     def _afford(self, banks: Sequence[str]) -> bool:
         """Whether each of these banks has trained less often than the noise was calibrated to."""

@@ -24,12 +24,14 @@ from fl.learning.kinds import model_of
 from fl.learning.model import HIDDEN, Layout, build_model, layout
 from fl.learning.noisy_or import BOUND, noisy_or_columns
 from fl.learning.training import LocalTraining, PrivateSteps
+from fl.options import LEAST_BANKS
 from fl.privacy.mechanisms import ClientRounds, Entry, Mechanism, SharedSteps
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.fedprox import require_stable_pull
 from fl.rounds.algorithms.participation import Dropouts
 from fl.rounds.algorithms.settings import algorithm_of, dropouts_of, quorum_of
 from fl.rounds.algorithms.state import trainings
+from fl.rounds.attackers import Attackers
 from fl.rounds.compression import Compression, compression_of
 from fl.rounds.joint_noise import JointNoise, row_sensitivity, update_sensitivity
 from fl.rounds.joint_steps import JointSteps, NoisyOrSteps
@@ -178,8 +180,22 @@ class RunPlan:
 
     @property
     def quorum(self) -> int:
-        """Fewest members of a roster."""
+        """Fewest members of a roster. A rule may leave out a minority of those that a round asked."""
+        if self.config.robust is not None and self.config.participation is None:
+            return max(LEAST_BANKS, self.algorithm.timetable.largest // 2 + 1)
         return quorum_of(self.config.participation, self.algorithm.timetable)
+
+    @cached_property
+    def attackers(self) -> Attackers | None:
+        """The banks that poison the model, in a simulation. Raises `AlgorithmError` for too many."""
+        attack = self.config.attack
+        return None if attack is None else Attackers.drawn(attack, len(self.banks), self.config.seed)
+
+    @property
+    def attacking(self) -> tuple[str, ...]:
+        """Names of the attackers."""
+        members = frozenset[int]() if self.attackers is None else self.attackers.members
+        return tuple(name for position, name in enumerate(self.banks) if position in members)
 
     @property
     def dropouts(self) -> Dropouts:

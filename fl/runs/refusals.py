@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 from fl.errors import AggregationError, AlgorithmError, BudgetError, CompressionError, ResourceError
 from fl.learning.noisy_or import BOUND
 from fl.options import LEAST_BANKS
+from fl.rounds.attackers import AttackSettings
 from fl.runs.config import PrivacySettings, RunConfig
+from fl.secure.robust import RobustSettings
 
 
 def require_possible(config: RunConfig, banks: int) -> None:
     """Refuse settings that contradict each other or the number of banks, before any budget is read.
 
-    Raises `AggregationError`, `AlgorithmError`, `BudgetError`, `CompressionError` or `ResourceError`.
+    Raises `AggregationError`, `AlgorithmError`, `BudgetError`, `CompressionError`, `ResourceError`, or
+    `secagg.errors.RuleNeedsMoreClients`.
     """
     privacy, participation = config.privacy, config.participation
     if config.aggregation.mode == "encrypted" and banks < LEAST_BANKS:
@@ -31,6 +36,10 @@ def require_possible(config: RunConfig, banks: int) -> None:
         )
     if config.model.kind == "noisy-or":
         _require_possible_with_noisy_or(config)
+    if config.attack is not None:
+        _require_possible_with_attackers(config, config.attack, banks)
+    if config.robust is not None:
+        _require_possible_with_a_rule(config, config.robust, banks)
     if privacy is None:
         return
     if privacy.noise == "shared":
@@ -91,3 +100,62 @@ def _require_possible_with_noisy_or(config: RunConfig) -> None:
             f"max_grad_norm: a row's gradient of the noisy-or model is as long as {BOUND:g}; expected at least that, "
             f"got {privacy.max_grad_norm:g}"
         )
+
+
+def _require_possible_with_attackers(config: RunConfig, attack: AttackSettings, banks: int) -> None:
+    attack.require_honest(banks)
+    if _shares_noise(config):
+        raise AlgorithmError(
+            "--attack changes what a bank sends after training, and here all banks take a step together: use "
+            "--model mlp with --noise own and --unit row, or --no-dp"
+        )
+
+
+def _require_possible_with_a_rule(config: RunConfig, robust: RobustSettings, banks: int) -> None:
+    """A rule compares whole updates of one model, each shown once and added once."""
+    participation, encrypted = config.participation, config.aggregation.mode == "encrypted"
+    if _shares_noise(config):
+        raise BudgetError(
+            "--robust judges each bank by its own update, and with shared noise (--noise shared, --unit client or "
+            "--model noisy-or) a bank left out takes its share of the noise with it: use --model mlp with --noise own "
+            "and --unit row, or --no-dp"
+        )
+    if config.algorithm.name == "fedbuff":
+        raise AlgorithmError(
+            "--robust compares updates from one model with equal weights, and with fedbuff they differ in both: "
+            "choose another algorithm"
+        )
+    if participation is not None and (participation.vanish_before or participation.vanish_after or participation.reuse):
+        raise AlgorithmError(
+            "--robust shows an update to the rule once, so nothing is sent again after a bank has vanished: leave out "
+            "vanish_before, --vanish-after and reuse_updates"
+        )
+    if config.resources is not None:
+        raise ResourceError("--robust compares whole updates, and banks' limits send them in pieces: leave out limits")
+    asked = banks if participation is None else _asked(participation.fraction, participation.quorum, banks)
+    robust.require_enough(asked)
+    if not encrypted:
+        return
+    if robust.rule == "krum":
+        raise AggregationError(
+            "--robust krum keeps one update, and an encrypted average of one hides nothing: use nnm or outliers, or "
+            "--aggregation plain"
+        )
+    kept = asked - (robust.byzantine or 0) if robust.rule in ("nnm", "multikrum") else asked // 2 + 1
+    if kept < LEAST_BANKS:
+        raise AggregationError(
+            f"--robust {robust.rule} may keep {kept} of {asked} banks, and an encrypted average needs at least "
+            f"{LEAST_BANKS}: raise --clients, or use --aggregation plain"
+        )
+
+
+def _asked(fraction: float, quorum: int, banks: int) -> int:
+    """Banks that a round asks (`fl.rounds.algorithms.participation.Sampled`)."""
+    return banks if fraction == 1.0 else max(quorum, math.ceil(fraction * banks))
+
+
+def _shares_noise(config: RunConfig) -> bool:
+    """Whether a round is one step of all banks, or has noise that all banks share."""
+    privacy = config.privacy
+    shared = privacy is not None and (privacy.noise == "shared" or privacy.unit == "client")
+    return shared or config.model.kind == "noisy-or"

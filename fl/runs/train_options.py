@@ -387,6 +387,32 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         by_name=True,
         only_network=True,
     ),
+    # --- attackers, and rules that leave them out
+    "robust": TrainOption(
+        options.RULE,
+        "Rule that leaves out updates unlike the others. outliers is for unknown numbers of attackers; norm is the "
+        "weakest; nnm, multikrum and krum need --byzantine.",
+        ("robust.rule",),
+        only_network=True,
+    ),
+    "byzantine": TrainOption(
+        options.ATTACKERS,
+        "Number of attackers that the rule of --robust is to withstand.",
+        ("robust.byzantine",),
+        only_network=True,
+    ),
+    "attack": TrainOption(
+        options.ATTACK,
+        "Simulate: what the --attackers send to spoil the model.",
+        ("attack.name",),
+        only_network=True,
+    ),
+    "attackers": TrainOption(
+        options.ATTACKERS,
+        "Simulate: number of banks, drawn by --seed, that play the --attack.",
+        ("attack.attackers",),
+        only_network=True,
+    ),
     # --- aggregation
     "aggregation": TrainOption(
         options.Choice(("encrypted", "plain")),

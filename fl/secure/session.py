@@ -20,12 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import secagg
-from fl.errors import AggregationError, BanksVanished
+from fl.errors import AggregationError, BanksVanished, RuleRefusedRound
 from fl.options import LEAST_BANKS
 from secagg.accumulator import Accumulator, InMemory, MakeAccumulator
 from secagg.engines import resolve_engine
-from secagg.errors import PlanError
+from secagg.errors import LateOutlier, PlanError, RuleRefused
 from secagg.messages import Contribution, Join, Release
+from secagg.robust import Robust
+from secagg.robust_protocol import play
+from secagg.rules import Rule
 from secagg.session import Parties, Roles, Session, Terms
 from secagg.wire import message_bytes
 
@@ -46,7 +49,8 @@ class Aggregate:
     together; 0 without encryption, where nothing is sent. `total_weight`: of all contributions.
     `value_bits`: of a coordinate; 0 where nothing was quantised. `entered`: float64[length], the same average of the
     vectors that entered the sum, where these contain the banks' noise; None where the updates entered unchanged.
-    `preparation`: seconds that this process spent, once, on preparing such rounds; not in `seconds`.
+    `preparation`: seconds that this process spent, once, on preparing such rounds; not in `seconds`. `kept`: positions
+    of the members whose updates entered, where a robust rule has left others out; None: all.
     """
 
     average: NDArray[np.float64] = field(repr=False)
@@ -60,6 +64,7 @@ class Aggregate:
     value_bits: int = 0
     entered: NDArray[np.float64] | None = field(default=None, repr=False)
     preparation: float = 0.0
+    kept: tuple[int, ...] | None = None
 
     def error_against(self, exact: NDArray[np.float64]) -> tuple[float, float]:
         """(largest |average - exact| over coordinates, L2 length of that difference over that of `exact`).
@@ -218,7 +223,8 @@ class InProcessRounds:
     members of a roster. `quorum`: fewest. `chunk`: coordinates that a bank seals at once, all when None; every chunk
     is an encrypted sum of its own, with the same members. `model_repeats`: rosters that every bank accepts for one
     model once their members differ, as they do after a round was lost; None where every update has fresh noise in it.
-    `device`: a torch device to add ciphertexts on; None adds in memory.
+    `device`: a torch device to add ciphertexts on; None adds in memory. `rule`: leaves members out before they
+    contribute, by inner products that the key holder sees; None: every member contributes.
     """
 
     def __init__(
@@ -233,8 +239,14 @@ class InProcessRounds:
         chunk: int | None = None,
         model_repeats: int | None = 0,
         device: str | None = None,
+        rule: Rule | None = None,
     ) -> None:
-        """Raises `AggregationError` when fewer than three banks could be averaged."""
+        """Raises `AggregationError` when fewer than three banks could be averaged, or a rule would see chunks."""
+        if rule is not None and chunk is not None:
+            raise AggregationError(
+                f"a rule compares whole updates, and they are sealed in chunks of {chunk} coordinates: leave out one"
+            )
+        self._robust = None if rule is None else Robust(rule)
         self._sums = sums_on(device)
         self._clip, self._quorum, self._max_weight, self._engine = clip, quorum, max_weight, engine
         self._largest = len(banks) if largest is None else largest
@@ -252,6 +264,7 @@ class InProcessRounds:
         """The weighted mean of `joined`. Nobody can separate the contributions.
 
         Raises `BanksVanished` after the key holder's abort when a member of the roster never contributed,
+        `RuleRefusedRound` when the rule keeps too few or a second look finds a member out, and
         `secagg.errors.SecAggError` otherwise.
         """
         sizes = chunk_sizes(len(joined.updates[0]), self._chunk)
@@ -274,14 +287,23 @@ class InProcessRounds:
         prepared = secagg.prepare(plan, self._engine)
         self._preparation += prepared
         terms = Terms(
-            plan, self._quorum, model_repeats=self._model_repeats, engine=self._engine, accumulator=self._sums
+            plan,
+            self._quorum,
+            model_repeats=self._model_repeats,
+            engine=self._engine,
+            accumulator=self._sums,
+            robust=self._robust,
         )
         roles = self._session.roles(terms, [self._places[name] for name in joined.banks])
-        entries = [
-            _Entry(name, update, weight, joined.reuse, vanishes=name in joined.vanished)
-            for name, update, weight in zip(joined.banks, joined.updates, joined.weights, strict=True)
-        ]
-        _, average = _play(roles, self._session.ledger.next_step, model, entries)
+        kept, step = None, self._session.ledger.next_step
+        if self._robust is None:
+            entries = [
+                _Entry(name, update, weight, joined.reuse, vanishes=name in joined.vanished)
+                for name, update, weight in zip(joined.banks, joined.updates, joined.weights, strict=True)
+            ]
+            _, average = _play(roles, step, model, entries)
+        else:
+            average, kept = self._judged(roles, step, model, joined)
         return Aggregate(
             average=average.values,
             error_bound=average.error_bound,
@@ -293,7 +315,25 @@ class InProcessRounds:
             total_weight=average.total_weight,
             value_bits=value_bits,
             preparation=self._prepared(),
+            kept=kept,
         )
+
+    def _judged(self, roles: Roles, step: int, model: bytes, joined: Joined) -> tuple[secagg.Average, tuple[int, ...]]:
+        """A robust round: its average, and the positions of those whose updates are in it."""
+        if joined.vanished or joined.reuse or set(joined.weights) != {1}:
+            raise AggregationError(
+                "a rule is for updates of equal weight that are shown once: expected no vanished bank, no reuse and "
+                f"weights of 1, got {sorted(joined.vanished)}, {joined.reuse} and {sorted(set(joined.weights))}"
+            )
+        try:
+            played = play(roles, step, model, joined.updates)
+        except RuleRefused as fault:
+            raise RuleRefusedRound(str(fault), ()) from fault
+        except LateOutlier as fault:
+            by_organisation = {f"bank {place}": name for name, place in self._places.items()}
+            found = tuple(by_organisation[name] for name in fault.organisations)
+            raise RuleRefusedRound(f"{', '.join(found)}: found out by the second look", found) from fault
+        return played.average, played.kept
 
     def _prepared(self) -> float:
         """Seconds of preparation since the last average, those of lost rosters included."""

@@ -263,7 +263,7 @@ def with_error(public: PublicKey, change: np.ndarray) -> PublicKey:
 
 
 def error_of(public: PublicKey, secret: SecretKey) -> np.ndarray:
-    return ckks._centred(secret.decrypt(public.residues[:, :-1, :].astype(np.uint32)), public.params)
+    return ckks.centred(secret.decrypt(public.residues[:, :-1, :].astype(np.uint32)), public.params)
 
 
 def test_generated_keys_have_small_equal_errors_and_pass(keys: tuple[PublicKey, SecretKey]) -> None:

@@ -122,10 +122,16 @@ ROLES = {
     "client": (states.CLIENT_MOVES, states.ClientState),
     "aggregator": (states.AGGREGATOR_MOVES, states.AggregatorState),
 }
+ROBUST = {
+    "key holder": states.ROBUST_KEY_HOLDER_MOVES,
+    "client": states.ROBUST_CLIENT_MOVES,
+    "aggregator": states.ROBUST_AGGREGATOR_MOVES,
+}
 ILLEGAL = [
     (role, state, move)
     for role, (table, kinds) in ROLES.items()
     for state in kinds
+    if state in {before for before, _ in table}  # the others are of robust rounds
     for move in sorted({name for _, name in table})
     if (state, move) not in table
 ]
@@ -137,7 +143,10 @@ def test_the_tables_name_every_move_that_the_tests_make(played):
             role, played.peers.aggregator
         )
         assert {name for _, name in table} == set(moves(owner, played.messages, played.federation))
-        assert set(table.values()) | {state for state, _ in table} == set(kinds)
+        robust = {
+            state for each in ROBUST[role].values() for legal, after in each.items() for state in (legal[0], after)
+        }
+        assert set(table.values()) | {state for state, _ in table} | robust == set(kinds)
 
 
 @pytest.mark.parametrize(("name", "state", "move"), ILLEGAL, ids=lambda part: getattr(part, "name", part))

@@ -22,6 +22,7 @@ from fl.reports.examination.findings import findings
 from fl.reports.examination.review import Team, review
 from fl.reports.examination.scaling import scaling
 from fl.reports.examination.timeliness import timeliness
+from fl.reports.left_out import attack_sentence, rule_sentence
 from fl.reports.protected import protection_sentence
 from fl.runs.verdict import verdict
 
@@ -94,6 +95,8 @@ def about(evidence: Evidence) -> dict[str, Any]:
         },
         "model": evidence.config.model.kind,
         "words": asdict(evidence.schema.words),
+        "rule": rule_sentence(result),
+        "attack": attack_sentence(result),
         "verdict": sentence,
         "gain_over_alone": gain,
     }
