@@ -14,7 +14,7 @@ Sources: Krum and Multi-Krum, Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine
 Tolerant Gradient Descent", NeurIPS 2017, sections 4 and 5 (m = n - f); `nnm`: Allouah, Farhadkhani, Guerraoui, Gupta,
 Pinot, Stephan, "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity", AISTATS 2023, Algorithm 2 and
 their Krum, which sums over the n - f nearest, the update itself included. `outliers` and `norm` are thresholds on such
-statistics, measured on fraud detection (docs/adr/0024-robust-rules.md). Clones fool `krum` and `multikrum`: attackers
+statistics, measured on fraud detection (docs/adr/0027-robust-rules.md). Clones fool `krum` and `multikrum`: attackers
 that send one vector are each other's nearest neighbours. They are here for comparison.
 
 A verdict names members and no figure: a distance or a score is a function of single updates.

@@ -107,7 +107,10 @@ def test_an_archive_of_two_files_is_refused_by_their_names(tmp_path: Path) -> No
         sniffed(tmp_path / "two.zip")
 
 
-@pytest.mark.parametrize("cut", [GERMAN[:0].encode(), gzip.compress(GERMAN.encode())[:60], zipped(b"a,b\n1,2\n")[:40]])
+DAMAGED = {"empty": b"", "gzip": gzip.compress(GERMAN.encode())[:60], "zip": zipped(b"a,b\n1,2\n")[:40]}
+
+
+@pytest.mark.parametrize("cut", DAMAGED.values(), ids=DAMAGED)  # their bytes hold the time of day
 def test_a_damaged_file_is_refused_by_its_name(cut: bytes, tmp_path: Path) -> None:
     (tmp_path / "cut.csv").write_bytes(cut)
     with pytest.raises(DataError, match=r"cut\.csv"):
