@@ -12,6 +12,7 @@ from demos.options import JSON, FilePath, ranged
 from fl import options
 
 if TYPE_CHECKING:
+    from fl.data.vocabulary import Words
     from fl.learning.thresholds import Rule
 
 
@@ -48,10 +49,13 @@ def threshold(
     python -m demos threshold runs/NAME --cost-missed 120 --cost-alert 4 --per-bank
     """
     rule, of_one_bank = _rules(f1, alerts, cost_missed, cost_alert, per_bank)
+    from fl.data.vocabulary import Words
+    from fl.runs.folder import read_object
     from fl.runs.held_out import choose, held_out_of
     from fl.runs.operating import write_thresholds
 
     rows = held_out_of(run)
+    words = Words.of(read_object(run / "result.json").get("words"))
     chosen = choose(rule, rows, of_one_bank)
     write_thresholds(run, chosen)
     counted = {
@@ -67,7 +71,7 @@ def threshold(
     if as_json:
         print_json({"run": str(run), "rule": dict(chosen.rule), "shared": chosen.shared, "banks": counted})
         return
-    _show(rule.words(), chosen.shared, counted)
+    _show(rule, chosen.shared, counted, words)
     out.print(f"written: {run / 'thresholds.json'}", soft_wrap=True)
 
 
@@ -90,17 +94,25 @@ def _rules(
     return rule, rule if per_bank else None
 
 
-def _show(words: str, shared: float, banks: dict[str, dict[str, Any]]) -> None:
+def _show(rule: Rule, shared: float, banks: dict[str, dict[str, Any]], words: Words) -> None:
+    """The threshold of each bank, and its alerts: a day where rows have days, else among its held-out rows."""
+
+    def alerts(each: dict[str, Any]) -> str:
+        if not words.days:
+            return f"{each['held_out_alerts']:,}"
+        return f"{each['held_out_alerts'] / each['held_out_days']:.1f}" if each["held_out_days"] else "-"
+
     rows = [
         (
             name,
             f"{each['threshold']:.4f}",
             "its own" if each["own"] else "of all banks",
             f"{each['held_out_frauds']:,}",
-            f"{each['held_out_alerts'] / each['held_out_days']:.1f}" if each["held_out_days"] else "-",
+            alerts(each),
         )
         for name, each in banks.items()
     ]
-    title = f"Threshold {shared:.4f} of all banks, chosen {words}"
-    out.print(table(title, "bank", "threshold", "which", "frauds", "alerts a day", rows=rows, right=(1, 3, 4)))
-    out.print("frauds: in the held-out rows of the bank, on which the threshold was chosen", style="dim")
+    title = f"Threshold {shared:.4f} of all banks, chosen {rule.words(days=words.days)}"
+    heading, counted = ("alerts a day", "frauds") if words.days else ("alerts", "frauds, alerts")
+    out.print(table(title, "bank", "threshold", "which", "frauds", heading, rows=rows, right=(1, 3, 4)))
+    out.print(f"{counted}: in the held-out rows of the bank, on which the threshold was chosen", style="dim")

@@ -47,8 +47,8 @@ class Rule(Protocol):
     def choose(self, rows: HeldOut) -> float:
         """The threshold, from 0 to 1. Raises `MetricError` for rows that do not allow one."""
 
-    def words(self) -> str:
-        """The rule in words, after "chosen"."""
+    def words(self, *, days: bool = True) -> str:
+        """The rule in words, after "chosen". days: whether rows have days, so that alerts are counted a day."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ByF1:
     def choose(self, rows: HeldOut) -> float:
         return choose_threshold(rows.label, rows.score)
 
-    def words(self) -> str:
+    def words(self, *, days: bool = True) -> str:
         return "by the best F1"
 
 
@@ -88,8 +88,8 @@ class ByAlerts:
         above = ordered[ordered > ordered[allowed]]
         return float(above[-1]) if len(above) else _above(ordered[0])
 
-    def words(self) -> str:
-        return f"for {self.alerts:g} alerts a day"
+    def words(self, *, days: bool = True) -> str:
+        return f"for {self.alerts:g} alerts {'a day' if days else 'in all'}"
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class ByCost:
             return _above(score[0])
         return float(score[last[best]])
 
-    def words(self) -> str:
+    def words(self, *, days: bool = True) -> str:
         return f"by the least cost, {self.missed:g} for a missed fraud and {self.alert:g} for an alert"
 
 
@@ -167,16 +167,17 @@ def rule_as_json(rule: Rule) -> dict[str, Any]:
     return {"name": rule.name, **asdict(rule)}  # type: ignore[call-overload]  # every rule is a dataclass
 
 
-def rule_in_words(rule: Mapping[str, Any]) -> str:
+def rule_in_words(rule: Mapping[str, Any], *, days: bool = True) -> str:
     """How a threshold was chosen, after "chosen". A rule that this version does not know is named.
 
-    `rule`: as `rule_as_json` gives it, or that of the threshold in a model file.
+    `rule`: as `rule_as_json` gives it, or that of the threshold in a model file. days: whether rows have days.
     """
     known: dict[str, type[ByF1 | ByAlerts | ByCost]] = {"f1": ByF1, "alerts": ByAlerts, "cost": ByCost}
     if rule.get("rows") == "validation":
         return "by the best F1 on validation rows"
     try:
-        return known[str(rule.get("name"))](**{key: value for key, value in rule.items() if key != "name"}).words()
+        numbers = {key: value for key, value in rule.items() if key != "name"}
+        return known[str(rule.get("name"))](**numbers).words(days=days)
     except (KeyError, TypeError, OptionError):
         return f"by a rule of another version ({rule.get('name')})"
 

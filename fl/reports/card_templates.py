@@ -27,7 +27,7 @@ cannot know them, and this card is not finished while there are any.
 
 ## Intended use
 
-- Ranking card transactions for review by people, at a threshold of $threshold, chosen $threshold_rule.
+- Ranking $transactions for review by people, at a threshold of $threshold, chosen $threshold_rule.
 - $calibration_line
 - [[which process uses the scores, who sees an alert, and what may happen to a customer because of it]]
 - [[uses that are out of scope]]
@@ -49,8 +49,8 @@ $never_warns.
 
 ## Data
 
-- Source $source, schema $schema (SHA-256 $schema_sha256), $rows transactions of which $frauds are fraud, $first_day to
-  $last_day, divided into banks by $partition.
+- Source $source, schema $schema (SHA-256 $schema_sha256), $rows transactions of which $frauds are fraud, $span,
+  divided into banks by $partition.
 - Training: $train_rows rows ($train_frauds frauds). Validation, $validation_of: $validation_rows
   rows ($validation_frauds frauds). Test: $test_rows rows ($test_frauds frauds).
 - Periods: $periods. $delay_line
@@ -73,7 +73,7 @@ $examination_lines
 - $outside_line
 - Baselines, validation and test figures were computed by someone who saw all labels, outside every budget.
 - An average can be poisoned by a bank that sends a bad update: encryption hides updates, it does not judge them.
-- Fraud changes. Figures hold for the days above and for no others.
+- Fraud changes. Figures hold for the $held_for above and for no others.
 - [[when the model is trained again, and who watches drift alarms]]
 """
 
@@ -91,10 +91,10 @@ while there are such lines.
 
 ## (a) Description of the processing and its purposes
 
-**Purpose.** A model that scores card transactions for fraud, trained by $banks banks together without showing each
+**Purpose.** A model that scores $transactions for fraud, trained by $banks banks together without showing each
 other a transaction. [[the purpose in your words, and the legitimate interest if Article 6(1)(f) is the basis]]
 
-**Data.** $rows transactions from $first_day to $last_day ($source, schema $schema). Columns that are read: $columns.
+**Data.** $rows transactions, $span ($source, schema $schema). Columns that are read: $columns.
 Columns that must not become features: $never. [[categories of data subjects, and whether special categories (Article
 9) can be inferred from any column, for example from merchants]]
 

@@ -129,7 +129,7 @@ def _run(run: FinishedRun) -> dict[str, str]:
         "feature_count": str(len(run.features)),
         "features": ", ".join(text(name) for name in run.features),
         "threshold": f"{run.threshold:.3f}",
-        "threshold_rule": text(rule_in_words(run.rule)),
+        "threshold_rule": text(rule_in_words(run.rule, days=run.schema.words.days)),
         "threshold_of_figures": f"{float(result['metrics']['threshold']):.3f}",
         "calibration_line": _calibration(result),
         "receives_table": _receives(encrypted, ruled=config.robust is not None),
@@ -271,8 +271,7 @@ def _data(run: FinishedRun) -> dict[str, str]:
         "rows": f"{data['rows']:,}",
         "frauds": f"{data['frauds']:,}",
         "never_warns": percent(1.0 - data["frauds"] / data["rows"]),
-        "first_day": text(data["first_day"]),
-        "last_day": text(data["last_day"]),
+        "span": f"{text(data['first_day'])} to {text(data['last_day'])}" if schema.words.days else "without days",
         "partition": text(data["partition"]),
         "periods": json.dumps(data["periods"]),
         **_of_whom(schema),
@@ -297,8 +296,14 @@ def _of_whom(schema: Schema) -> dict[str, str]:
         "validation_of": validation,
         "top_line": f"{words.precision_at(TOP_CARDS, short=True)} is the share of {compromised} among the {TOP_CARDS} "
         f"most suspicious{' of a day' if words.days else ' of all'}",
-        "blocked_line": f"Customers known to be compromised are {'' if blocks else 'not '}left out of the test.",
-        "delay_line": f"A label is known {schema.label.delay_days} days after its transaction, to features as well.",
+        "blocked_line": f"Customers known to be compromised are {'' if blocks else 'not '}left out of the test."
+        if words.cards
+        else "No column names customers, so that none is left out of the test.",
+        "delay_line": f"A label is known {schema.label.delay_days} days after its transaction, to features as well."
+        if words.days
+        else "A label is known with its transaction.",
+        "transactions": "card transactions" if words.cards else "transactions",
+        "held_for": "days" if words.days else "rows",
     }
 
 

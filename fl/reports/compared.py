@@ -6,6 +6,7 @@ epsilon, and it is not released either.
 
 from __future__ import annotations
 
+from fl.data.vocabulary import Words
 from fl.runs.config import RunConfig
 
 BASELINES = {
@@ -21,11 +22,10 @@ BASELINES = {
     "without_attackers": "the same rounds without the attackers",
     "undefended": "the same rounds under attack, without the rule",
 }
-# What each of them had to learn from and to score with, and what it had not.
 HAD = {
     "own_evidence": "This model; each bank adds its own labels of shared parties when it scores. They have no epsilon.",
     "alone": (
-        "Each bank's own rows of the training days, and features of its own past. It had no row, count or model of "
+        "Each bank's own {training}, and features of its own past. It had no row, count or model of "
         "another bank, and no noise."
     ),
     "alone_filter": (
@@ -57,6 +57,11 @@ HAD = {
 }
 OWN_EVIDENCE = "own_evidence"
 WITH_OWN_EVIDENCE = "this model, own labels when scoring"
+
+
+def had(name: str, words: Words) -> str:
+    """What a baseline had to learn from and to score with, and what it had not, in the words of the schema."""
+    return HAD[name].format(training="rows of the training days" if words.days else "training rows")
 
 
 def baselines_of(config: RunConfig) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from fl.errors import ExaminationError
 from fl.learning.evaluation import MEASURED, Evaluation, evaluate
 from fl.learning.metrics import TOP_CARDS, at_threshold
 from fl.learning.thresholds import rule_in_words
-from fl.reports.compared import BASELINES, HAD, OWN_EVIDENCE, WITH_OWN_EVIDENCE, baselines_of
+from fl.reports.compared import BASELINES, OWN_EVIDENCE, WITH_OWN_EVIDENCE, baselines_of, had
 from fl.reports.examination.evidence import Evidence
 
 CURVE_POINTS = 200  # of a curve in the report
@@ -50,7 +50,7 @@ def figures(evidence: Evidence) -> dict[str, Any]:
         "threshold": evidence.threshold,
         "own_thresholds": dict(evidence.own_thresholds),
         "rule": dict(evidence.rule),
-        "rule_words": rule_in_words(evidence.rule),
+        "rule_words": rule_in_words(evidence.rule, days=evidence.has_days),
         "windows": windows,
         "top_cards": TOP_CARDS,
         "largest_difference_to_run": furthest,
@@ -78,7 +78,9 @@ def comparison(evidence: Evidence) -> dict[str, Any]:
         "models": rows,
         "not_run": [row["name"] for row in rows if not row["ran"]],
         "explained": [
-            {"name": row["name"], "what": row["what"], "had": HAD[row["name"]]} for row in rows[1:] if row["ran"]
+            {"name": row["name"], "what": row["what"], "had": had(row["name"], evidence.schema.words)}
+            for row in rows[1:]
+            if row["ran"]
         ],
     }
 

@@ -31,7 +31,7 @@ def findings(report: dict[str, Any]) -> list[Finding]:
         *_found_fraud(report["figures"], words),
         *_compared(report),
         *_privacy(report["run"]["privacy"], any(row["name"] in OUTSIDE for row in report["comparison"]["models"])),
-        *_calibrated(report["calibration"]),
+        *_calibrated(report["calibration"], words),
         *(_timely(report["timeliness"]) if words.days else ()),
         *_drifted(report["drift"]),
         *_fair(report["fairness"]),
@@ -134,7 +134,7 @@ def _privacy(privacy: dict[str, Any], measures_own_evidence: bool) -> list[Findi
     return found
 
 
-def _calibrated(calibration: dict[str, Any]) -> list[Finding]:
+def _calibrated(calibration: dict[str, Any], words: Words) -> list[Finding]:
     as_is, corrected = calibration["as_is"], calibration["corrected"]
     raw, ratio = as_is["expected_over_observed"], corrected["expected_over_observed"]
     usable = abs(ratio - 1.0) <= CALIBRATED
@@ -150,13 +150,13 @@ def _calibrated(calibration: dict[str, Any]) -> list[Finding]:
             f"weight of {weight:g} that training gives a fraud, they add up to {ratio:.2f} times"
         )
     if (fitted := calibration["calibrated"]) is not None:
-        return [_of_calibrated(calibration, fitted)]
+        return [_of_calibrated(calibration, fitted, words)]
     verdict = "." if usable else ": do not read them as probabilities."
     kind = "concern" if not usable else "note" if corrected["slices_off"] else "good"
     return [_finding(kind, text + verdict + off)]
 
 
-def _of_calibrated(calibration: dict[str, Any], fitted: dict[str, Any]) -> Finding:
+def _of_calibrated(calibration: dict[str, Any], fitted: dict[str, Any], words: Words) -> Finding:
     ratio, windows = fitted["expected_over_observed"], calibration["windows"]
     usable = abs(ratio - 1.0) <= CALIBRATED
     text = (
@@ -167,7 +167,7 @@ def _of_calibrated(calibration: dict[str, Any], fitted: dict[str, Any]) -> Findi
     if len(windows) > 1:
         parts = (f"{one['expected_frauds']:,.0f} for {one['frauds']:,}" for one in windows)
         text += f" (by test window {', '.join(parts)})"
-    text += "." if usable else ": do not read it as one on days like these."
+    text += "." if usable else f": do not read it as one on {'days' if words.days else 'rows'} like these."
     return _finding("good" if usable else "concern", text)
 
 

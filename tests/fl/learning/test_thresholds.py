@@ -82,6 +82,7 @@ def test_rows_that_allow_no_threshold_are_refused() -> None:
 
 def test_a_rule_is_told_in_words_from_its_file() -> None:
     assert rule_in_words(rule_as_json(ByAlerts(40))) == "for 40 alerts a day"
+    assert rule_in_words(rule_as_json(ByAlerts(40)), days=False) == "for 40 alerts in all"
     assert "120" in rule_in_words(rule_as_json(ByCost(120, 4)))
     assert rule_in_words({"name": "f1", "rows": "validation"}).endswith("validation rows")
     assert "another version" in rule_in_words({"name": "alerts", "alerts": -1})
