@@ -132,9 +132,12 @@ class PartitionedTable:
         return self.with_shared_constants(exact_constants(dict(self.training_rows())))
 
     def training_rows(self) -> Iterator[tuple[str, Transactions]]:
-        """(bank, its training rows), in the order of banks."""
+        """(bank, the rows that constants are computed from), in the order of banks.
+
+        These are its training rows, and the frauds among them whose label came too late: no label decides which.
+        """
         for name, rows, held in self.banks:
-            yield name, self.table.take(rows[held.train])
+            yield name, self.table.take(rows[held.drawn_train])
 
     def constants_at_banks(self) -> dict[str, tuple[Constant, ...]]:
         """By bank: the constants that it computes from its own training rows. Each stays at its bank.

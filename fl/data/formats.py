@@ -16,6 +16,7 @@ import io
 import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -42,7 +43,10 @@ SNIFFED_ROWS = 1000
 DECIMAL_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+),\d+")  # 12,5 and 1.234,56
 DECIMAL_POINT = re.compile(r"[+-]?\d+\.\d+")
 
-UNREADABLE = (pa.ArrowException, OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError, NotImplementedError)
+UNREADABLE = (
+    *(pa.ArrowException, OSError, EOFError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),  # zipfile leaves the errors of its decompressors as they are
+)
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -81,7 +82,7 @@ def open_csv(stream: BinaryIO, name: str, schema: Schema) -> OpenCsv:
     """A csv in `stream`, whose header is read. Raises `DataError` where there is none."""
     lines = _Lines(text_of(stream, schema.encoding, ESCAPED))
     try:
-        names = next(csv.reader([lines.header()], delimiter=schema.delimiter), [])
+        names = lines.header(schema.delimiter)
         "".join(names).encode()
     except (*UNREADABLE, UnicodeError, csv.Error) as fault:
         raise DataError(f"{name}: cannot read its header: {fault}") from fault
@@ -203,7 +204,7 @@ def _parsed(lines: list[str], header: list[str], columns: list[str], delimiter: 
 def _records(source: Path | OpenCsv, schema: Schema, cells: int) -> Iterator[tuple[int, str, str]]:
     """(0-based row, its text, why it is rejected or "") of every row below the header, but for empty lines."""
     quoted_breaks = bool(schema.text)
-    with _lines_below_header(source, schema.encoding) as pending:
+    with _lines_below_header(source, schema) as pending:
         row = -1
         while (line := pending.next_line()) is not None:
             row += 1
@@ -217,13 +218,13 @@ def _records(source: Path | OpenCsv, schema: Schema, cells: int) -> Iterator[tup
 
 
 @contextmanager
-def _lines_below_header(source: Path | OpenCsv, encoding: str) -> Iterator[_Lines]:
+def _lines_below_header(source: Path | OpenCsv, schema: Schema) -> Iterator[_Lines]:
     if isinstance(source, OpenCsv):
         yield source.lines
         return
-    with _text(source, encoding) as text:
+    with _text(source, schema.encoding) as text:
         lines = _Lines(text)
-        lines.header()
+        lines.header(schema.delimiter)
         yield lines
 
 
@@ -239,7 +240,7 @@ def header_of(path: Path | OpenCsv, schema: Schema) -> list[str]:
         return read_header(path, delimiter, encoding)
     try:
         with _text(path, encoding) as lines:
-            names = next(csv.reader(lines, delimiter=delimiter), [])
+            names = _Lines(lines).header(delimiter)
         "".join(names).encode()
     except (*UNREADABLE, UnicodeError, csv.Error) as fault:
         raise DataError(f"{path}: cannot read its header: {fault}") from fault
@@ -265,12 +266,14 @@ class _Lines:
     def next_line(self) -> str | None:
         return self._back.pop() if self._back else next(self._lines, None)
 
-    def header(self) -> str:
-        """The first line, with the lines after it where a name holds a quoted line break."""
-        header = self.next_line() or ""
-        while header.count('"') % 2 and (more := self.next_line()) is not None:
-            header += more
-        return header
+    def header(self, delimiter: str) -> list[str]:
+        """The names in the first line, and in the lines after it where a name holds a quoted line break.
+
+        Takes no line of a row, whatever quotes stand within a name, as in 5". Raises `csv.Error` for a quote that is
+        never closed, after at most `MOST_LINES` lines.
+        """
+        lines = islice(iter(self.next_line, None), MOST_LINES)
+        return next(csv.reader(lines, delimiter=delimiter, strict=True), [])
 
     def closed(self, line: str) -> str:
         """`line` with the lines after it, up to the one that closes its quote; `line` alone where none does."""

@@ -481,7 +481,8 @@ class Schema:
             return self
         text = self.source
         if written:
-            lines = [_constant_line(constant) for constant in new]
+            # Tables of their own where [constants] is there already: other tables may follow it.
+            lines = [_constant_table(each) if self.constants else _constant_line(each) for each in new]
             header = "" if self.constants else "\n[constants]  # computed from the rows of the banks\n"
             text = f"{text.rstrip(chr(10))}\n{header}" + "".join(lines)
         amount = self.amount
@@ -619,11 +620,20 @@ def _expm1(value: float) -> float:
 
 def _constant_line(constant: Constant) -> str:
     """One entry of [constants] in TOML."""
+    return f"{literal(constant.column)} = {{ {', '.join(_constant_parts(constant))} }}\n"
+
+
+def _constant_table(constant: Constant) -> str:
+    """The same entry as a table of its own, which may stand anywhere."""
+    return "\n".join(["", f"[constants.{literal(constant.column)}]", *_constant_parts(constant), ""])
+
+
+def _constant_parts(constant: Constant) -> list[str]:
     parts = [f"center = {literal(constant.center)}", f"scale = {literal(constant.scale)}"]
     if constant.means:
         means = ", ".join(f"{literal(word)} = {literal(mean)}" for word, mean in constant.means.items())
         parts += [f"rest = {literal(constant.rest)}", f"means = {{ {means} }}"]
-    return f"{literal(constant.column)} = {{ {', '.join(parts)} }}\n"
+    return parts
 
 
 def _not_default(settings: object, names: Iterable[str]) -> dict[str, Any]:

@@ -31,11 +31,31 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Split:
-    """Positions, ascending, in the table that was split; `test` holds one entry per window."""
+    """Positions, ascending, in the table that was split; `test` holds one entry per window.
+
+    `late_train` and `late_validation` are frauds that would be among `train` and `validation`, but whose label came too
+    late to be learned from.
+    """
 
     train: Positions = field(repr=False)
     validation: Positions = field(repr=False)
     test: tuple[Positions, ...] = field(repr=False)
+    late_train: Positions = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+    late_validation: Positions = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+
+    @property
+    def drawn_train(self) -> Positions:
+        """`train` and the late frauds among them: no label decides which rows these are.
+
+        What reaches beyond one row (a bank's constants, the customers that are left out of its history) follows from
+        them, so that another label for one row changes nothing for other rows.
+        """
+        return np.union1d(self.train, self.late_train)
+
+    @property
+    def drawn_validation(self) -> Positions:
+        """`validation` and the late frauds among them, as `drawn_train`."""
+        return np.union1d(self.validation, self.late_validation)
 
 
 @dataclass(frozen=True)
@@ -119,21 +139,23 @@ def split(table: Transactions, periods: Periods, seed: int, validation_share: fl
     if periods.train is None:
         return _split_without_time(table, seed, periods.windows, share)
     assert table.time is not None
-    trained = periods.train.holds(table.time) & known_by(table, periods)
-    validated = trained & _validates(table, share, seed)
+    drawn, validates = periods.train.holds(table.time), _validates(table, share, seed)
+    trained = drawn & known_by(table, periods)
     blocked_on = _blocked_from_day(table, trained, periods.train)
     allowed = table.day < blocked_on
     tests = tuple(np.flatnonzero(test.holds(table.time) & allowed) for test in periods.test)
-    return Split(np.flatnonzero(trained & ~validated), np.flatnonzero(validated), tests)
+    late = drawn & ~trained
+    train, validation = np.flatnonzero(trained & ~validates), np.flatnonzero(trained & validates)
+    return Split(train, validation, tests, np.flatnonzero(late & ~validates), np.flatnonzero(late & validates))
 
 
 def own_history(table: Transactions, held: Split, periods: Periods, days: int) -> NDArray[np.int64]:
     """int64[n]: positions of a bank's rows of the last `days` days up to the end of training, without validation.
 
     All of the training period is among them, if that is longer.
-    `table`: the bank's; `held`: its split. A customer who is used for validation is left out on all days. Their labels
-    are known when those of the training period are. Without periods, or where a column divides the rows: the training
-    rows.
+    `table`: the bank's; `held`: its split. A customer who is used for validation is left out on all days, whatever the
+    labels say. Labels are known when those of the training period are. Without periods, or where a column divides the
+    rows: the training rows.
     """
     if periods.train is None or isinstance(table.schema.split, ColumnSplit):
         return held.train
@@ -142,9 +164,9 @@ def own_history(table: Transactions, held: Split, periods: Periods, days: int) -
     inside = (table.time >= since) & (table.time < periods.train.end)
     inside &= known_by(table, periods)
     validates = np.zeros(len(table), bool)
-    validates[held.validation] = True
+    validates[held.drawn_validation] = True
     if table.customer is not None:
-        validates = np.isin(table.customer.code, table.customer.code[held.validation])
+        validates = np.isin(table.customer.code, table.customer.code[held.drawn_validation])
     return np.flatnonzero(inside & ~validates)
 
 

@@ -185,3 +185,16 @@ def test_constants_of_all_banks_are_those_of_their_rows_together() -> None:
     schema = parse_schema(draft_of(payments), "draft.toml")
     table = transactions_from_frame(payments, schema, "made", bank_column="SITE")
     assert exact_constants(by_bank(table)) == exact_constants({"all": table})
+
+
+def test_constants_that_are_added_to_others_are_read_again_wherever_those_stand() -> None:
+    others = "[constants]\nAMOUNT = { center = 1.0, scale = 2.0 }\n[split]\ntrain_fraction = 0.6\ntest_fraction = 0.4\n"
+    head = HEAD.replace('column = "AMOUNT"', 'column = "AMOUNT"\nconstants = "shared"')
+    numbers = "".join(f'[[numeric]]\ncolumn = "{name}"\nconstants = "shared"\n' for name in ("N.1", "M"))
+    schema = parse_schema(head + numbers + others, "some.toml")
+    one, two = Constant("N.1", 3.0, 4.0), Constant("M", 5.0, 6.0)
+    for complete in (schema.with_constants([one, two]), schema.with_constants([one]).with_constants([two])):
+        again = parse_schema(complete.source, "some.toml")
+        assert again.sha256 == complete.sha256
+        assert again.constant_of("N.1") == one and again.constant_of("M") == two
+        assert again.lacking("shared") == ()

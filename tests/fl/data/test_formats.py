@@ -168,3 +168,12 @@ def test_a_format_with_a_fraction_refuses_a_cell_without_one(tmp_path: Path) -> 
     text = '[label]\ncolumn = "y"\n[time]\ncolumn = "when"\nformat = "%d.%m.%Y %H:%M:%S.%f"\n'
     with pytest.raises(DataError, match="row 3, column 'when': expected a date"):
         load_transactions(tmp_path / "a.csv", parse_schema(text, "a.toml"))
+
+
+def test_a_zip_archive_with_a_damaged_byte_is_refused(tmp_path: Path) -> None:
+    whole, path = zipped(GERMAN.encode() * 20), tmp_path / "damaged.zip"
+    for at in range(42, 142):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        for read in (sniffed, lambda file: load_transactions(file, parse_schema(SCHEMA.format("utf-8"), "some.toml"))):
+            with pytest.raises(DataError):
+                read(path)

@@ -76,7 +76,7 @@ BAD = {
     "too few cells": ("x,2024-03-01T10:05:00,c1,1", "", "expected 5 cells, got 4"),
     "too many cells": ("x,2024-03-01T10:05:00,c1,1,sale,more", "", "expected 5 cells, got 6"),
     "an open quote": ('x,2024-03-01T10:05:00,c1,1,"sale', "", "closed quotes"),
-    "another encoding": ("x,2024-03-01T10:05:00,c1,1,s\udce9", "", "expected UTF-8 text, got the byte 0xe9"),
+    "another encoding": ("x,2024-03-01T10:05:00,c1,1,s\udce9", "", "expected utf-8 text, got the byte 0xe9"),
     "no number": (line(5, AMOUNT="12,5".replace(",", ";")), "AMOUNT", "expected a finite number, got '12;5'"),
     "an infinite number": (line(5, AMOUNT="inf"), "AMOUNT", "a finite number"),
     "no card": (line(5, CARD=""), "CARD", "expected an identifier, got an empty cell"),
@@ -186,3 +186,24 @@ def test_a_pipe_is_read_once_and_like_a_file(tmp_path: Path, schema: Schema) -> 
     assert rejected(piped) == rejected(from_file) and kept(piped) == kept(from_file)
     with pytest.raises(DataError, match="standard input"):
         open_csv(io.BytesIO(b""), "standard input", schema)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_quote_within_a_column_name_takes_no_row_with_it(tmp_path: Path, schema: Schema, streamed: bool) -> None:
+    lines = [f'{HEADER},SCREEN 5"', *(f"{line(number)},x" for number in range(20))]
+    path = tmp_path / "inches.csv"
+    path.write_text("\n".join(lines) + "\n")
+    source = open_csv(io.BytesIO(path.read_bytes()), "standard input", schema) if streamed else path
+    chunks = list(sound_rows(source, schema, BANKS, keep=["TX_ID"]))
+    assert sum(len(chunk.table) for chunk in chunks) == 20
+    assert rejected(chunks) == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_header_whose_quote_is_never_closed_is_refused(tmp_path: Path, schema: Schema, streamed: bool) -> None:
+    lines = [f'{HEADER},"SCREEN', *(f"{line(number)},x" for number in range(500))]
+    path = tmp_path / "open.csv"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match="cannot read its header"):
+        source = open_csv(io.BytesIO(path.read_bytes()), "standard input", schema) if streamed else path
+        list(sound_rows(source, schema, BANKS, keep=["TX_ID"]))
