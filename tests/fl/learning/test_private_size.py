@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import risky_banks
 
 from fl.errors import BudgetError
 from fl.learning.private_size import LONGEST_STEP, own_steps
@@ -53,10 +55,14 @@ def test_the_declared_rows_are_the_divisor_where_all_banks_step_together() -> No
 
 
 @pytest.mark.parametrize(("rows", "epsilon", "kind"), [(6_000.0, 8.0, "noisy-or"), (10_000.0, 10.0, "mlp")])
-def test_enough_declared_rows_and_epsilon_choose_the_network(rows: float, epsilon: float, kind: str) -> None:
-    config = configuration({"rows_per_bank": rows, "epsilon": epsilon})
+def test_enough_declared_rows_and_epsilon_choose_the_network(
+    rows: float, epsilon: float, kind: str, tmp_path: Path
+) -> None:
+    (tmp_path / "alone.toml").write_text(risky_banks.SCHEMA_TEXT.replace('shared = ["terminal"]\n', ""))
+    asked = {"rows_per_bank": rows, "epsilon": epsilon, "schema": tmp_path / "alone.toml"}
+    config = configuration(asked)
     assert config.model.kind == kind
-    assert configuration({"rows_per_bank": rows, "epsilon": epsilon, "model": "noisy-or"}).model.kind == "noisy-or"
+    assert configuration({**asked, "model": "noisy-or"}).model.kind == "noisy-or"
     assert configuration({"epsilon": epsilon}, config).model.kind == kind
 
 

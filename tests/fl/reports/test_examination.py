@@ -102,7 +102,12 @@ def test_a_baseline_that_was_not_run_is_named_and_not_made_up(evidence: Evidence
 
 def test_baselines_are_those_that_the_configuration_makes() -> None:
     private, network = configuration({"epsilon": 3.0}), configuration({"no_dp": True})
-    assert set(baselines_of(private)) == set(BASELINES) - {"pooled_with_statistics", "plain"}
+    assert set(baselines_of(private)) == set(BASELINES) - {
+        "pooled_with_statistics",
+        "plain",
+        "undefended",
+        "without_attackers",
+    }
     assert "plain" in baselines_of(network) and "plain_without_privacy" not in baselines_of(network)
     assert {"alone_filter", "alone_private", "at_home"}.isdisjoint(baselines_of(network))
     assert "pooled_with_statistics" in baselines_of(network)
