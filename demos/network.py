@@ -58,13 +58,14 @@ def network(
     ledger, and compares at home. A round takes 15 to 25 seconds, and 20 steps are the default at epsilon 3.
 
     With --data the banks train on your own file. Each bank's process reads the whole file and takes its own rows, since
-    you run all of them; in a deployment each bank has a file of its own (fl/flower/deploy).
+    you run all of them; in a deployment each bank has a file of its own (fl/flower/deploy). Where the schema leaves
+    scaling constants to the banks, as a draft does, give the schema.toml in the folder of a run of `demos train`.
 
     \b
     python -m demos network --banks 3 --rounds 3
     python -m demos network --banks 4 --json
     python -m demos network --epsilon 3
-    python -m demos network --data some.csv --schema some.toml
+    python -m demos network --data some.csv --schema runs/NAME/schema.toml
     """
     import signal
     import tempfile

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,13 @@ from demos.console import err, out, print_json, table, visible
 from demos.options import FilePath, ranged
 from fl import options
 
+if TYPE_CHECKING:
+    from fl.data.schema import Schema
+    from fl.data.split import Period, Periods
+
 _FILE = FilePath(dir_okay=False)
+SECOND_US = 1_000_000
+DAY_US = 86_400 * SECOND_US
 
 
 @click.command("schema")
@@ -96,6 +102,7 @@ def _check(name: str, file: Path | None, as_json: bool) -> None:
     from fl.data.split import periods_for
 
     schema = load_schema(name)
+    told: dict[str, str] = {}
     described: dict[str, Any] = {
         "schema": schema.name,
         "sha256": schema.sha256,
@@ -111,7 +118,9 @@ def _check(name: str, file: Path | None, as_json: bool) -> None:
             "first_day": schema.day_name(int(rows.day[0])),
             "last_day": schema.day_name(int(rows.day[-1])),
         }
-        described["periods"] = periods_for(schema, rows).described
+        periods = periods_for(schema, rows)
+        described["periods"] = periods.described
+        told = _told(schema, periods)
         clipped = clipped_shares(by_bank(rows))
         described["clipped"] = {each.column: {bank: round(s, 6) for bank, s in each.shares.items()} for each in clipped}
         described["file"] = str(sniffed(file))
@@ -124,10 +133,33 @@ def _check(name: str, file: Path | None, as_json: bool) -> None:
         return
     for warning in described.get("warnings", ()):
         err.print(f"warning: {warning}", markup=False)
-    shown = {key: value for key, value in described.items() if key not in ("clipped", "warnings")}
+    shown = {key: value for key, value in described.items() if key not in ("clipped", "warnings", "periods")} | told
     if "clipped" in described:
         shown["largest clipped share"] = ", ".join(
             f"{column} {100 * max(shares.values()):.2g} %" for column, shares in described["clipped"].items()
         )
     rows = [(key, ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in shown.items()]
     out.print(table(f"Schema {schema.name}", "what", "value", rows=rows))
+
+
+def _told(schema: Schema, periods: Periods) -> dict[str, str]:
+    """The periods for people: the times that fractions come to, or else what the schema says."""
+    if periods.train is None or schema.time is None or not schema.time.measures_days:
+        return {"split": _listed(periods.described)}
+    named = {"training": periods.train}
+    named |= {f"test {number}": test for number, test in enumerate(periods.test, 1)}
+    return {name: _span(schema, each) for name, each in named.items()}
+
+
+def _listed(described: dict[str, object]) -> str:
+    """Keys and values as a person writes them."""
+    shown = {name: ", ".join(map(str, each)) if isinstance(each, list) else each for name, each in described.items()}
+    return "; ".join(f"{name} {each}" for name, each in shown.items())
+
+
+def _span(schema: Schema, period: Period) -> str:
+    """First and last day, where it is whole days; else the first moment and the one at which it is over."""
+    if period.start % DAY_US == period.end % DAY_US == 0:
+        return f"{schema.day_name(period.start // DAY_US)} to {schema.day_name(period.end // DAY_US - 1)}"
+    first, over = (schema.moment_name(each - each % SECOND_US) for each in (period.start, period.end))
+    return f"{first} until {over}"

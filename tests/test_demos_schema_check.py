@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def test_constants_that_cut_off_more_than_one_percent_are_warned_of(files: tuple
     drafted.write_text(drafted.read_text().replace(shared, ONE_DIGIT))
     out, err = checked(drafted, data)
     assert "warning: column 'VOLUME':" in err.replace("\n", " ") and "VOLUME" in out
+
+
+def test_the_check_names_the_times_that_fractions_come_to(files: tuple[Path, Path]) -> None:
+    drafted, data = files
+    assert "train_fraction" in drafted.read_text()
+    out = checked(drafted, data)[0]
+    assert re.search(r"training .* \d{4}-\d\d-\d\d .*until ", out) and "test 1 " in out and "{" not in out
 
 
 def test_a_report_names_the_column_as_a_concern() -> None:

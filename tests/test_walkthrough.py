@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -117,7 +118,12 @@ def test_every_command_of_the_walk_through_runs(tmp_path: Path) -> None:
     assert len(nbformat.writes(notebook)) < 100_000  # bytes: outputs stay small
     with open(tmp_path / "scores.csv", newline="") as file:
         scored = list(csv.DictReader(file))
-    assert len(scored) == 500 and all(0 <= float(row["score"]) <= 1 for row in scored)
+    assert len(scored) == 500
+    assert all(0 <= float(row[name]) <= 1 for row in scored for name in ("score", "calibrated"))
+    with open(tmp_path / "scores.csv.rejects.csv", newline="") as file:
+        (rejected,) = csv.DictReader(file)
+    assert rejected["line"] == "502" and rejected["reason"]
+    assert json.loads((tmp_path / "runs" / "private" / "thresholds.json").read_text())["rule"]
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
     assert (tmp_path / "fraud.onnx").stat().st_size > 1000
     said = "".join(output.get("text", "") for output in code[-1].outputs)

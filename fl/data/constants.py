@@ -4,8 +4,8 @@ A column of numbers enters the model as (transform(value) - center) / scale, cli
 each column where centre and scale come from (`ConstantsFrom`):
 
 - "given": the schema names them. They must be public.
-- "shared": the banks compute them together, in one secure round, before they train (`fl.counts.scale_release`). Every
-  bank then has the same ones.
+- "shared": the banks compute them together, in one secure round, before they train (`fl.counts.shared_constants`).
+  Every bank then has the same ones.
 - "bank": every bank computes them from its own training rows, and they stay there.
 """
 

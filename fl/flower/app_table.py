@@ -10,6 +10,7 @@ from fl import options
 from fl.flower.errors import SettingsError
 
 if TYPE_CHECKING:
+    from fl.data.schema import Schema
     from fl.data.simulate import Simulation
 
 
@@ -17,6 +18,19 @@ def require_entries(app: Mapping[str, Any], names: Collection[str], path: Path) 
     """Raise `SettingsError` where the table in the party file `path` lacks one of `names`."""
     if missing := set(names) - set(app):
         raise SettingsError(f"{path}: app.{min(missing)} is missing: what does this bank train on?")
+
+
+def require_constants(schema: Schema, where: str) -> None:
+    """Raise `SettingsError` for a schema whose scaling constants the banks are still to compute. `where`: who names it.
+
+    The parties of a network play no round for constants.
+    """
+    if lacking := schema.lacking("shared"):
+        raise SettingsError(
+            f"{where} leaves the scaling constants of {', '.join(lacking)} to the banks, and the parties of a network "
+            "agree on them beforehand: train once with demos train, and take the schema.toml that it writes into the "
+            "run's folder, which holds them"
+        )
 
 
 def simulation_of(app: Mapping[str, Any]) -> Simulation | None:

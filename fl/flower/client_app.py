@@ -25,7 +25,7 @@ from flwr.clientapp import ClientApp
 
 from fl import options
 from fl.flower.admission import ARRAYS, METRICS
-from fl.flower.app_table import number, require_entries, simulation_of
+from fl.flower.app_table import number, require_constants, require_entries, simulation_of
 from fl.flower.errors import SettingsError
 from fl.flower.logs import RoleLog
 from fl.flower.mod import ATTEMPT, CONFIG, EXAMPLES, ROUND, SecAggMod
@@ -110,11 +110,7 @@ def _workplace(path: Path) -> Workplace:
     require_entries(app, {"data", "bank", "seed"}, path)
     torch.set_num_threads(1)  # the same sums in the same order at every bank and in every run
     source = banks_of(app, path.parent)
-    if lacking := source.table.schema.lacking("shared"):
-        raise SettingsError(
-            f"{path}: app.schema leaves the scaling constants of {', '.join(lacking)} to the banks, and the parties of "
-            "a network agree on them beforehand: take the schema.toml of a run of demos train, which holds them"
-        )
+    require_constants(source.table.schema, f"{path}: app.schema")
     held = [name for name, _, _ in source.banks]
     if app["bank"] not in held:
         raise SettingsError(

@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 
 from fl import options
 from fl.counts.settings import StatisticsSettings, default_settings
-from fl.errors import BudgetError, OptionError
+from fl.data.federation import resolve_schema
+from fl.errors import BudgetError, FederationError, OptionError
 from fl.learning.kinds import ModelKind
 from fl.learning.private_size import LONGEST_STEP, affords_network, own_steps
 from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
-from fl.runs.config import AggregationSettings, ConstantsSettings, PrivacySettings, RunConfig
+from fl.runs.config import AggregationSettings, ConstantsSettings, DataSettings, PrivacySettings, RunConfig
 from fl.runs.styles import OPEN, declared_rows, private_defaults, share_of_counts, style_of
 from fl.runs.train_options import TRAIN_OPTIONS, flag
 
@@ -168,10 +169,20 @@ def _kind(asked: Mapping[str, Any], base: RunConfig | None) -> ModelKind:
 
 
 def _declares_enough(asked: Mapping[str, Any], base: RunConfig | None) -> bool:
-    """Whether the declared rows and epsilon afford the network."""
+    """Whether the declared rows and epsilon afford the network, and it has nothing to lose.
+
+    Where banks share parties, the risk that their counts show is worth more than what a network learns beside it.
+    """
     before = PrivacySettings() if base is None or base.privacy is None else base.privacy
     rows, epsilon = asked.get("rows_per_bank", before.rows_per_bank), asked.get("epsilon", before.epsilon)
-    return rows is not None and affords_network(rows, epsilon)
+    if rows is None or not affords_network(rows, epsilon):
+        return False
+    data = DataSettings() if base is None else base.data
+    try:
+        schema = resolve_schema(asked.get("data", data.source), asked.get("schema", data.schema))
+    except FederationError:  # which says more when the rows are read
+        return False
+    return not schema.shares_counts
 
 
 def _says_network(base: RunConfig) -> bool:

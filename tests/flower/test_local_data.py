@@ -13,9 +13,10 @@ from flower_federation import end_process
 from private_federation import PATIENT
 
 from demos.network import network
+from fl.data.constants import Constant
 from fl.data.federation import read_partitioned
 from fl.data.schema import DatedSplit
-from fl.data.schema_file import load_schema
+from fl.data.schema_file import load_schema, parse_schema
 from fl.errors import PartitionError, SplitError
 from fl.flower import client_app, key_holder_app
 from fl.flower.comparison import in_process
@@ -99,6 +100,23 @@ def test_a_bank_whose_name_is_no_name_of_a_folder_is_refused(data: Path, tmp_pat
 def test_more_banks_than_a_machine_can_play_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"expected 3 to 12 banks, .* got 13"):
         prepare(tmp_path, data, schema_beside(data), clients=13)
+
+
+def test_constants_that_nobody_computed_yet_are_refused_before_the_file_is_read(data: Path, tmp_path: Path) -> None:
+    text = (data.parent / "risky.toml").read_text().replace("typical = 50.0\nspread = 0.6", 'constants = "shared"')
+    (tmp_path / "drafted.toml").write_text(text)
+    with pytest.raises(SettingsError, match=r"schema '.*' leaves the scaling constants of AMOUNT .* demos train"):
+        prepare(tmp_path / "made", data, str(tmp_path / "drafted.toml"))
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_schema_that_a_run_wrote_holds_the_constants(data: Path, tmp_path: Path) -> None:
+    text = (data.parent / "risky.toml").read_text().replace("typical = 50.0\nspread = 0.6", 'constants = "shared"')
+    drafted = parse_schema(text, "drafted")
+    written = drafted.with_constants([Constant("AMOUNT", 3.9, 0.7)]).source
+    (tmp_path / "known.toml").write_text(written)
+    assert prepare(tmp_path / "made", data, str(tmp_path / "known.toml")).banks == risky_banks.BANKS
+    assert (tmp_path / "made" / "schema.toml").read_text() == written
 
 
 # --- which days they agree on ----------------------------------------------------------------------------------------

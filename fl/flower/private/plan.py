@@ -34,6 +34,7 @@ from fl.counts.settings import shared_kinds
 from fl.data.federation import Agreed, PartitionedTable, resolve_schema, without_rows
 from fl.durable import replace_durably
 from fl.errors import FederationError
+from fl.flower.app_table import require_constants
 from fl.flower.errors import SettingsError
 from fl.flower.settings import PlanSettings
 from fl.options import LEAST_BANKS
@@ -161,11 +162,7 @@ def make_plan(config: RunConfig, source: PartitionedTable, name: str = "network"
     Raises `SettingsError`, `BudgetError` and what `fl.runs.refusals.require_possible` does.
     """
     require_possible(config, len(source.banks))
-    if lacking := source.table.schema.lacking("shared"):
-        raise SettingsError(
-            f"the schema leaves the scaling constants of {', '.join(lacking)} to the banks, and the parties of a "
-            "network agree on them beforehand: take the schema.toml of a run of demos train, which holds them"
-        )
+    require_constants(source.table.schema, f"schema {source.table.schema.name!r}")
     plan = with_noise(RunPlan.new(_public(config), source))
     agreed = source.agreed
     if agreed is None:

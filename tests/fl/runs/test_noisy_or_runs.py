@@ -135,6 +135,16 @@ def test_every_kind_of_model_survives_the_file(asked: dict[str, Any]) -> None:
     assert config_from_toml(config_to_toml(config)) == config
 
 
+def test_enough_declared_rows_choose_the_network_only_where_banks_share_no_party(tmp_path: Path) -> None:
+    enough = {"rows_per_bank": 100_000, "epsilon": 10.0}
+    assert configuration(enough).model.kind == "noisy-or"  # the embedded data's banks share terminals
+    alone = risky_banks.SCHEMA_TEXT.replace('shared = ["terminal"]\n', "")
+    (tmp_path / "alone.toml").write_text(alone)
+    assert configuration({**enough, "schema": tmp_path / "alone.toml"}).model.kind == "mlp"
+    few = {"rows_per_bank": 1_000, "epsilon": 10.0, "schema": tmp_path / "alone.toml"}
+    assert configuration(few).model.kind == "noisy-or"
+
+
 def test_a_history_that_is_asked_for_has_its_own_declared_number_of_rows() -> None:
     default, month, week = (configuration(asked) for asked in ({}, {"history_days": 28}, {"history_days": 0}))
     assert [config.model.history_days for config in (default, month, week)] == [56, 28, 0]
