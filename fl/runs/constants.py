@@ -22,7 +22,7 @@ from fl.data.federation import PartitionedTable
 from fl.data.scaling import counted_columns
 from fl.data.schema import DAY_US
 from fl.durable import replace_durably
-from fl.errors import BudgetError
+from fl.errors import BudgetError, BudgetExhausted
 from fl.privacy.accounting import epsilon
 from fl.privacy.calibrate import calibrate_counts, require_left
 from fl.privacy.mechanisms import COUNTS_UNIT, DAY, Entry
@@ -71,21 +71,31 @@ def training_days(source: PartitionedTable) -> tuple[int, int]:
 def with_noise_of_constants(
     settings: ConstantsSettings, source: PartitionedTable, privacy: PrivacySettings, histories: list[list[Entry]]
 ) -> ConstantsSettings:
-    """The settings with the least noise that a small share of what is left of every bank's epsilon allows."""
+    """The settings with the least noise that a small share of what is left of every bank's epsilon allows.
+
+    Raises `BudgetExhausted` where that share allows none.
+    """
     schema = source.table.schema
-    sigmas = []
+    counted, sigmas = counted_columns(schema, "shared"), []
     for history in histories:
         already = require_left(history, privacy.epsilon, privacy.delta)
-        noise = calibrate_counts(
-            history,
-            columns=moved_counts(counted_columns(schema, "shared")),
-            days=training_days(source),
-            banks=len(source.banks),
-            colluders=settings.colluders,
-            epsilon_limit=already + settings.budget_share * (privacy.epsilon - already),
-            delta=privacy.delta,
-            reports=schema.parties.reports,
-        )
+        share = settings.budget_share * (privacy.epsilon - already)
+        try:
+            noise = calibrate_counts(
+                history,
+                columns=moved_counts(counted),
+                days=training_days(source),
+                banks=len(source.banks),
+                colluders=settings.colluders,
+                epsilon_limit=already + share,
+                delta=privacy.delta,
+                reports=schema.parties.reports,
+            )
+        except BudgetExhausted as fault:
+            raise BudgetExhausted(
+                f"the scaling constants of {len(counted)} columns do not fit into their share of epsilon, {share:.2g}: "
+                'raise --epsilon or --option constants_share=, or name constants in the schema (constants = "given")'
+            ) from fault
         sigmas.append(noise.sigma)
     return replace(settings, sigma=max(sigmas))
 

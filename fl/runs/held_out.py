@@ -23,11 +23,11 @@ from fl.data.federation import PartitionedTable
 from fl.data.held_out import HELD_OUT_DAYS, held_out, held_out_days
 from fl.data.scaling import at_bank
 from fl.data.schema import DAY_US
+from fl.errors import RunFolderError
 from fl.learning.calibration import Calibration, fit
 from fl.learning.thresholds import HeldOut, Rule, Thresholds, per_bank, rule_as_json, shared_threshold
 from fl.learning.training import predict
-from fl.runs.constants import with_constants
-from fl.runs.folder import RunFolder
+from fl.runs.folder import RunFolder, source_digest
 from fl.runs.plan import read_source
 from fl.runs.scoring import TrainedModel, load_model
 
@@ -101,10 +101,18 @@ def choose(rule: Rule, rows: Mapping[str, HeldOut], of_one_bank: Rule | None) ->
 def held_out_of(run: Path) -> dict[str, HeldOut]:
     """`held_out_scores` of the finished run in folder `run`, whose data are read again.
 
-    Raises `RunFolderError` when the folder is no finished run, or when its data have changed.
+    Shared constants are those of the model: nothing is computed together anew. Raises `RunFolderError` when the folder
+    is no finished run, or when its data have changed.
     """
     model, folder = load_model(run), RunFolder.open(run)
-    source = read_source(folder.config.data, folder.config.seed)
-    if source.table.schema.lacking("shared"):
-        source = with_constants(folder.config, source, folder)
+    data = folder.config.data
+    source = read_source(data, folder.config.seed)
+    if source_digest(data.source) != folder.read_json("manifest.json").get("source_sha256"):
+        raise RunFolderError(
+            f"{run}: expected the data that it was trained on, got others: {data.source} has changed since. Put back "
+            "what it was, or train anew"
+        )
+    if lacking := source.table.schema.lacking("shared"):
+        known = [constant for constant in model.schema.constants if constant.column in lacking]
+        source = source.with_shared_constants(known)
     return held_out_scores(source, model, folder.config.model.history_days)

@@ -8,6 +8,7 @@ Neither holds a row. Both come from labels of all banks, outside every epsilon.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,18 @@ def read_thresholds(run: Path) -> Thresholds | None:
         raise RunFolderError(f"{path}: expected rule, shared and banks, got {', '.join(about)}; {again} {run}")
     if unknown := [name for name in banks if name not in known]:
         raise RunFolderError(f"{path}: expected banks of this run ({', '.join(known)}), got {unknown[0]!r}; {again}")
+    if strange := [name for name, value in rule.items() if not _is_plain(value)]:
+        raise RunFolderError(f"{path}: rule.{strange[0]}: expected a word or a finite number; {again} {run}")
     try:
         shared = options.THRESHOLD.of(about["shared"])
         return Thresholds(shared, {name: options.THRESHOLD.of(value) for name, value in banks.items()}, rule)
     except options.Refused as fault:
         raise RunFolderError(f"{path}: {fault}; {again} {run}") from fault
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value of a rule is one that `write_thresholds` writes."""
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _formatted(path: Path, expected: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from five_sites import five_sites
 import fl
 from fl.data.draft import draft_schema
 from fl.data.schema_file import load_schema
-from fl.errors import BudgetError, PartitionError
+from fl.errors import BudgetError, BudgetExhausted, PartitionError
 from fl.learning.training import pick_device, predict
 from fl.privacy.budget import ledger_path, read_ledger
 from fl.privacy.mechanisms import NoisyCounts, SharedSteps
 from fl.runs.experiment import Experiment
 from fl.runs.folder import read_own_constants
+from fl.runs.held_out import held_out_of
 from fl.runs.scoring import load_model
 
 SMALL = {"rounds": 1, "no_baselines": True}
@@ -113,3 +115,21 @@ def test_a_unit_that_no_count_has_is_refused(data: Path) -> None:
             no_shared_statistics=True,
             **SMALL,
         )
+
+
+def test_a_threshold_is_chosen_with_the_constants_of_the_model_and_no_round_is_played_for_it(
+    opened: fl.Run, tmp_path: Path
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(opened.folder, copied)
+    (copied / "statistics" / "constants.json").unlink()
+    rows = held_out_of(copied)
+    assert not (copied / "statistics" / "constants.json").exists()
+    expected = held_out_of(opened.folder)
+    assert all(np.array_equal(rows[bank].score, expected[bank].score) for bank in expected)
+
+
+def test_constants_that_do_not_fit_into_their_share_are_refused_with_what_helps(data: Path) -> None:
+    with pytest.raises(BudgetExhausted, match=r"scaling constants of .* columns .* constants_share"):
+        fl.train(data / "five.csv", schema=data / "five.toml", run_dir=data / "poor", epsilon=0.01, **SMALL)
+    assert not (data / "poor").exists()

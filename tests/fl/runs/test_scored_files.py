@@ -196,3 +196,14 @@ def test_result_json_has_every_metric_of_every_bank_and_window(run: Path) -> Non
 def test_options_of_threshold_that_contradict_each_other_are_wrong_usage() -> None:
     for wrong in (["--f1", "--alerts", "3"], ["--cost-missed", "3"], ["--alerts", "0"], ["--alerts", "nan"]):
         assert CliRunner().invoke(threshold, ["run", *wrong]).exit_code == 2
+
+
+def test_a_threshold_is_not_chosen_on_data_that_have_changed(run: Path) -> None:
+    past = run.parent / "past.csv"
+    before = past.read_bytes()
+    try:
+        past.write_bytes(before + b"\n")
+        with pytest.raises(RunFolderError, match=r"past\.csv has changed since"):
+            held_out_of(run)
+    finally:
+        past.write_bytes(before)
