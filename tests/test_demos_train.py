@@ -143,7 +143,7 @@ def test_a_private_run_spends_its_budget_and_says_on_what(tmp_path: Path) -> Non
 
 
 def test_a_second_run_on_the_same_ledgers_is_refused_when_nothing_is_left(tmp_path: Path) -> None:
-    shared = ["--budget-dir", tmp_path / "budget"]
+    shared = ["--no-shared-statistics", "--budget-dir", tmp_path / "budget"]
     run(*PRIVATE, *shared, "--run-dir", tmp_path / "first")
     ledgers = {path: path.read_bytes() for path in (tmp_path / "budget").glob("*.json")}
     assert len(ledgers) == 3
@@ -219,7 +219,7 @@ def test_a_run_that_lost_every_round_says_so(tmp_path: Path, monkeypatch: pytest
 
     with monkeypatch.context() as patch:
         patch.setattr("fl.rounds.play.train_private", power_cut)
-        CliRunner().invoke(train, [*PRIVATE, "--rounds", "1", "--run-dir", str(folder)])
+        CliRunner().invoke(train, [*PRIVATE, "--no-shared-statistics", "--rounds", "1", "--run-dir", str(folder)])
     with pytest.raises(BudgetError, match="every round was recorded as spending"):
         run("--resume", folder)
 
