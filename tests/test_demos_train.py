@@ -535,7 +535,7 @@ def test_every_transaction_gets_one_line(finished: Path, files: tuple[Path, Path
 
 def test_scores_go_to_stdout_when_no_file_is_named(finished: Path, files: tuple[Path, Path]) -> None:
     done = CliRunner().invoke(score, [str(finished), str(files[1])], catch_exceptions=False)
-    assert done.stdout.startswith("index,bank,score,flagged\n0,bank-")
+    assert done.stdout.startswith("index,bank,score,calibrated,flagged\n0,bank-")
     assert CliRunner().invoke(score, [str(finished), str(files[1]), "--json"]).exit_code == 2
 
 

@@ -83,7 +83,7 @@ def test_a_request_that_is_refused_changes_nothing(client, new, expected) -> Non
     ask(client, new.iloc[:half])
     for broken, said in (
         (new.iloc[:3], "OrderError"),
-        (new.iloc[half:].assign(AMOUNT="much"), "DataError"),
+        (new.iloc[half:].assign(AMOUNT="much"), "CellRefused"),
         (new.iloc[half:].drop(columns="CUSTOMER"), "DataError"),
     ):
         answer = client.post("/score", json={"rows": broken.to_dict("records")})

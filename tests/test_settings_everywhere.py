@@ -49,11 +49,14 @@ from fl.flower.client_app import schedule_of, simulation_of
 from fl.flower.errors import SettingsError
 from fl.flower.settings import PartySettings, PlanSettings, load_settings
 from fl.flower.workflow import WaitLimits
+from fl.learning.calibration import Calibration
 from fl.learning.private_schedule import PrivateSchedule
 from fl.learning.private_size import own_steps
+from fl.learning.thresholds import ByAlerts, ByCost
 from fl.learning.training import PrivateSteps
 from fl.privacy.discrete_laplace import LaplacePlan
 from fl.privacy.mechanisms import ClientRounds, LaplaceCounts, Mechanism, NoisyCounts, SharedGaussian, SharedSteps
+from fl.reports.examination.review import Team
 from fl.rounds.algorithms.fedadam import FedAdam
 from fl.rounds.algorithms.fedbuff import Clock, FedBuff
 from fl.rounds.algorithms.fedprox import FedProx
@@ -136,6 +139,10 @@ EXAMPLES: tuple[Any, ...] = (
     PlanSettings(8, 1.0, 20, 1, 1000),
     PartySettings("bank", Path("f"), Path("i"), Path("e"), 3, PlanSettings(8, 1.0, 20, 1, 1000)),
     WaitLimits(),
+    ByAlerts(10.0),
+    ByCost(100.0, 5.0),
+    Calibration(1.0, -2.0, "slope and intercept", 1000, 10),
+    Team(50),
 )
 
 

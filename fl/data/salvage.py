@@ -294,7 +294,7 @@ def _fault(line: str, schema: Schema, cells: int) -> str:
         try:
             line.encode()
         except UnicodeEncodeError as fault:
-            return f"expected {schema.encoding} text, got the byte {ord(line[fault.start]) & 0xFF:#04x}"
+            return f"expected {schema.encoding.upper()} text, got the byte {ord(line[fault.start]) & 0xFF:#04x}"
     if '"' not in line:
         found = line.count(schema.delimiter) + 1
     else:

@@ -7,7 +7,6 @@ deployment each bank has a file of its own on its own machine (fl/flower/deploy)
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from fl.durable import replace_durably
 from fl.errors import PartitionError, SplitError
 from fl.flower.app_table import require_constants
 from fl.flower.errors import SettingsError
-from fl.toml import literal
+from fl.toml import literal, parsed
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,58}[A-Za-z0-9])?")  # of a bank: it names a folder and a process
 RANDOM = "BANK"  # column of the file that says which random bank a customer has
@@ -180,7 +179,7 @@ def _with_split(schema: Schema, split: str) -> Schema:
 
 
 def _without_split(text: str) -> dict[str, Any]:
-    return {name: value for name, value in tomllib.loads(text).items() if name != "split"}
+    return {name: value for name, value in parsed(text, "the schema", SplitError).items() if name != "split"}
 
 
 def _pair(days: list[Any]) -> str:

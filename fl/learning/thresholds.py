@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -33,8 +33,8 @@ class HeldOut:
     of all rows they are.
     """
 
-    label: Floats
-    score: Floats
+    label: Floats = field(repr=False)
+    score: Floats = field(repr=False)
     days: float
 
 

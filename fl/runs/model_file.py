@@ -60,7 +60,7 @@ def made_with(folder: Path, schema: Schema) -> dict[str, str]:
 
     Equal runs without privacy have equal ones: neither the salt nor what the release took is in them.
     """
-    found, statistics = {SCHEMA: schema.sha256}, folder / STATISTICS
+    found, statistics = {SCHEMA: hashlib.sha256(schema.source.encode()).hexdigest()}, folder / STATISTICS
     if (statistics / TOTALS).exists():
         found[f"{STATISTICS}/{TOTALS}"] = totals_digest(statistics)
     if (statistics / EPISODES).exists():

@@ -279,7 +279,7 @@ class RunPlan:
             # Without noise nothing divides the sum later.
             declared = declared_rows(self.config.model.history_days)
             norm, rows = (BOUND, declared) if privacy is None else (privacy.max_grad_norm, 1.0)
-            return NoisyOrSteps(timetable, norm, self.local, rows)
+            return NoisyOrSteps(timetable, norm, self.local, rows=rows)
         assert privacy is not None
         return JointSteps(timetable, privacy.max_grad_norm, self.local, privacy.longest_step)
 

@@ -16,6 +16,7 @@ from benchmarks.errors import BenchmarkSettingsError, ResumeMismatch
 from benchmarks.private_worth import Question
 from benchmarks.worth_rows import WorthRows, shifted
 from fl.counts.entity_risk import blocks_of
+from fl.runs.asked import configuration
 from fl.runs.config import DataSettings
 from fl.runs.plan import RunPlan
 from fl.runs.risk import RiskOfParties
@@ -73,7 +74,8 @@ def test_a_folder_of_other_data_is_refused(measured: tuple[Path, str]) -> None:
 def test_views_are_those_of_a_run(data: list[str]) -> None:
     settings = DataSettings(data[1], data[3], test_windows=1)
     rows = WorthRows.of(settings, 0, 0)
-    plan = RunPlan.new(risky_banks.config(Path(data[1]).parent, no_dp=True, model="noisy-or"), rows.source)
+    config = configuration({"data": data[1], "schema": data[3], "no_dp": True, "model": "noisy-or"})
+    plan = RunPlan.new(config, rows.source)
     assert plan.sharing is not None
     totals = rows.released(rows.counts(plan.sharing), plan.sharing)
     release = private_worth.Release.of(rows, totals)

@@ -100,7 +100,7 @@ def test_whole_numbers_that_pandas_turned_into_floats_stay_the_same_identifiers(
         ("2024-01-04 00:00:00,a,t1,inf,0,30,card", ["row 5", "'amount'", "finite"]),
         ("2024-01-04 00:00:00,a,t1,,0,30,card", ["row 5", "'amount'", "empty cell"]),
         ("04.01.2024,a,t1,1,0,30,card", ["row 5", "'when'", "ISO 8601"]),
-        ("2024-01-04 00:00:00+02:00,a,t1,1,0,30,card", ["row 2", "'when'", "UTC offset"]),
+        ("2024-01-04 00:00:00+02:00,a,t1,1,0,30,card", ["row 5", "'when'", "UTC offset"]),
         ("2024-01-04 00:00:00,a,t1,1,maybe,30,card", ["row 5", "'fraud'", "'maybe'", "positive"]),
         ("2024-01-04 00:00:00,,t1,1,0,30,card", ["row 5", "'who'", "identifier"]),
         ("2024-01-04 00:00:00,a,t1,1,0,old,card", ["row 5", "'age'", "'old'"]),
