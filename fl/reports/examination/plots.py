@@ -7,11 +7,13 @@ None.
 from __future__ import annotations
 
 from html import escape
+from textwrap import wrap
 from typing import Any
 
 Plot = dict[str, Any]
 OWN, OTHER, FRAUD, PALE, ALARM = "#1b6ca8", "#8b949e", "#c8553d", "#a9cbe4", "#b7791f"
 FONT = {"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13, "color": "#1d2329"}
+LABEL_WIDTH = 24  # characters
 GRID = {"gridcolor": "#e3e7eb", "zeroline": False, "linecolor": "#8b949e", "automargin": True}
 
 
@@ -37,6 +39,11 @@ def label(name: str) -> str:
     return escape(name, quote=False)
 
 
+def folded(name: str) -> str:
+    """A label in lines of at most `LABEL_WIDTH` characters: a narrow page has no room for a long one."""
+    return "<br>".join(label(line) for line in wrap(name, LABEL_WIDTH))
+
+
 def _title(text: str) -> dict[str, Any]:
     return {"title": {"text": text}}
 
@@ -49,7 +56,7 @@ def models(comparison: dict[str, Any]) -> Plot | None:
     bar = {
         "type": "bar",
         "orientation": "h",
-        "y": [row["what"] for row in rows],
+        "y": [folded(row["what"]) for row in rows],
         "x": values,
         "marker": {"color": colours},
         "texttemplate": "%{x:.3f}",
