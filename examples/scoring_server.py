@@ -67,6 +67,8 @@ def service(run: fl.Run, history: Path | None = None) -> FastAPI:
             scored = scorer.score(pd.DataFrame(request.rows))
         except FederationError as fault:
             raise HTTPException(422, f"{type(fault).__name__}: {fault}") from None
+        except UnicodeError:  # half of a surrogate pair, which JSON can write and no text holds
+            raise HTTPException(422, "expected text, got a character that is half of another one") from None
         columns = (scored.index.tolist(), scored.bank.tolist(), scored.score.tolist(), scored.flagged.tolist())
         each = (Score(row=i, bank=b, score=s, flagged=f) for i, b, s, f in zip(*columns, strict=True))
         return Answer(threshold=run.threshold, scores=sorted(each, key=lambda one: one.row))

@@ -122,6 +122,13 @@ def test_nothing_and_too_much_are_answered(client, new) -> None:
         assert client.post("/score", json=wrong).status_code == 422
 
 
+@pytest.mark.parametrize("rows", [r'{"CUSTOMER": "\ud800"}', r'{"\ud800": 1}'])
+def test_text_that_is_no_text_is_refused(folder: Path, run: fl.Run, rows: str) -> None:
+    client = TestClient(server().service(run, folder / "past.csv"), raise_server_exceptions=False)
+    answer = client.post("/score", content=f'{{"rows": [{rows}]}}', headers={"content-type": "application/json"})
+    assert answer.status_code == 422
+
+
 def test_a_scorer_without_history_counts_from_zero(run, new) -> None:
     scorer = LiveScorer(run.model)
     assert scorer.score(new).score == pytest.approx(run.score(new).to_numpy(), abs=1e-6)

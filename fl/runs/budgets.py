@@ -23,7 +23,7 @@ STATISTICS_ROUND = 0  # number of the release of counts in a ledger
 NOT_COVERED = (
     "a row's influence on the features of other rows",
     "the choice of which rows are training rows",
-    "validation and test figures, the threshold among them",
+    "validation and test figures, thresholds and the calibration of scores among them",
     "the baselines",
     "the number of rows of a bank, if it is published otherwise, and what manifest.json says of its rows and frauds",
     "a transaction, card or customer as a whole",
@@ -38,7 +38,7 @@ RISK_NOT_COVERED = (
 )  # of a model whose training sees released counts and no label-dependent feature of a bank's own
 CLIENT_NOT_COVERED = (
     "that a bank takes part",
-    "validation and test figures, the threshold among them",
+    "validation and test figures, thresholds and the calibration of scores among them",
     "the baselines",
 )
 WITHOUT_PRIVACY: dict[str, Any] = {

@@ -116,3 +116,25 @@ def test_without_time_the_validation_rows_are_all_there_is() -> None:
     rows, held, _, first = parts()
     chosen = held_out(rows, held, Periods(None, (), 1, {}), first)
     assert chosen.positions.tolist() == held.validation.tolist() and 0 < chosen.days < 1
+
+
+def test_no_row_of_a_test_that_lies_before_training_is_held_out() -> None:
+    _, rows = table()
+    days = rows.day - rows.day[0]
+    words = np.where(days >= 20, "train", np.where(days >= 15, "test", "past"))
+    text = SCHEMA[: SCHEMA.index("[split]")] + '[split]\ncolumn = "PART"\ntrain = ["train"]\ntest = ["test"]\n'
+    assert rows.time is not None and rows.customer is not None and rows.label is not None
+    frame = pd.DataFrame(
+        {
+            "TIME": pd.to_datetime(rows.time, unit="us"),
+            "CARD": rows.customer.ids[rows.customer.code],
+            "AMOUNT": 10.0,
+            "LABEL": rows.label.astype(int),
+            "PART": words,
+        }
+    )
+    divided = transactions_from_frame(frame, parse_schema(text, "some.toml"), "frame")
+    periods = periods_for(divided.schema, divided)
+    held = split(divided, periods, seed=0)
+    chosen = held_out(divided, held, periods, int(divided.day[0]), days=10).positions
+    assert len(chosen) > 0 and len(np.intersect1d(chosen, np.concatenate([held.train, *held.test]))) == 0

@@ -150,7 +150,8 @@ def test_a_chosen_threshold_is_stored_and_used(run: Path, new: pd.DataFrame, tmp
     "content",
     ["{", "[]", '{"format": "thresholds 2"}', '{"format": "thresholds 1", "rule": {}, "shared": 3.5, "banks": {}}',
      '{"format": "thresholds 1", "rule": {}, "shared": 0.5, "banks": {"nobody": 0.5}}',
-     '{"format": "thresholds 1", "rule": {}, "shared": "x", "banks": {}}'],
+     '{"format": "thresholds 1", "rule": {}, "shared": "x", "banks": {}}',
+     '{"format": "thresholds 1", "rule": {"name": "alerts", "alerts": NaN}, "shared": 0.5, "banks": {}}'],
 )  # fmt: skip
 def test_a_threshold_file_that_nobody_wrote_is_refused_by_name(run: Path, tmp_path: Path, content: str) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
