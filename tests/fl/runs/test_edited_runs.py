@@ -14,10 +14,12 @@ from finished_runs import open_config, train
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from fl.data.schema_file import parse_schema
 from fl.errors import FederationError, RunFolderError
 from fl.reports.cards import read_run
 from fl.runs.config import DataSettings
 from fl.runs.folder import RunFolder
+from fl.runs.model_file import made_with
 from fl.runs.scoring import load_model
 
 
@@ -134,3 +136,11 @@ def test_a_checkpoint_that_names_no_round_is_refused(run: Path) -> None:
     save_file({"vector": torch.zeros(3)}, run / "checkpoint.safetensors")
     with pytest.raises(RunFolderError, match=r"checkpoint\.safetensors is damaged"):
         last_round(run)
+
+
+def test_a_schema_without_a_name_is_the_same_in_the_model_file_as_in_its_own(tmp_path: Path) -> None:
+    """A schema without `name` is called as its file, and the text in a model file stands in another one."""
+    text = '[label]\ncolumn = "FRAUD"\n[[categorical]]\ncolumn = "KIND"\nhash_width = 8\n'
+    own, kept = parse_schema(text, "mine.toml"), parse_schema(text, "run/model.safetensors, schema")
+    assert own.name != kept.name
+    assert made_with(tmp_path, own) == made_with(tmp_path, kept)
