@@ -76,7 +76,7 @@ BAD = {
     "too few cells": ("x,2024-03-01T10:05:00,c1,1", "", "expected 5 cells, got 4"),
     "too many cells": ("x,2024-03-01T10:05:00,c1,1,sale,more", "", "expected 5 cells, got 6"),
     "an open quote": ('x,2024-03-01T10:05:00,c1,1,"sale', "", "closed quotes"),
-    "another encoding": ("x,2024-03-01T10:05:00,c1,1,s\udce9", "", "expected utf-8 text, got the byte 0xe9"),
+    "another encoding": ("x,2024-03-01T10:05:00,c1,1,s\udce9", "", "expected UTF-8 text, got the byte 0xe9"),
     "no number": (line(5, AMOUNT="12,5".replace(",", ";")), "AMOUNT", "expected a finite number, got '12;5'"),
     "an infinite number": (line(5, AMOUNT="inf"), "AMOUNT", "a finite number"),
     "no card": (line(5, CARD=""), "CARD", "expected an identifier, got an empty cell"),
