@@ -149,7 +149,7 @@ SHORTER: dict[str, Callable[[str], str | None]] = {
     "demos round": lambda line: line.replace("1000000", "20000"),
     "demos train": lambda line: f"{line} --customers 300 --rounds 2",
     "demos evaluate": lambda line: line,
-    "demos ablate": lambda line: line.replace("--seeds 3", "--seeds 1 --components encryption"),
+    "demos ablate": lambda line: line.replace("--seeds 3", "--seeds 1 --components history"),
     "demos card": lambda line: line,
     "demos schema --simulate": lambda line: line.replace("600", "100"),
     "demos schema --init": lambda line: line,
