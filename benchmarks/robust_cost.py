@@ -71,7 +71,7 @@ def _cost(length: int, clients: int, repetitions: int, seed: int) -> Cost:
     numpy_s = _quickest(repetitions, lambda: _plain_rule(first))
     stock_s = _stock_pair(first) * pairs(clients) if length <= LONGEST_STOCK else None
     try:
-        Robust().check(plan, 2, masking=True)
+        Robust().check(plan, masking=True)
     except PlanError as reason:
         return Cost(length, clients, numpy_s=numpy_s, stock_s=stock_s, refused=str(reason))
     rounds: dict[bool, list[secagg.RoundResult]] = {False: [], True: []}

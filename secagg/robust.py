@@ -31,8 +31,8 @@ class Robust:
 
     rule: Rule = field(default_factory=Rule)
 
-    def check(self, plan: RoundPlan, quorum: int, masking: bool) -> SketchPlan:
-        """The sketches of such rounds. Raises `PlanError` for a plan, a quorum or a setting that cannot have them."""
+    def check(self, plan: RoundPlan, *, masking: bool) -> SketchPlan:
+        """The sketches of such rounds. Raises `PlanError` for a plan that cannot have them, or without masking."""
         if not masking:
             raise PlanError("robust rounds need masking: without it the key holder's key opens every contribution")
         sketch = plan_sketches(plan)

@@ -72,7 +72,7 @@ class RobustAggregator(Aggregator):
         accumulator: MakeAccumulator = InMemory,
         clock: StageClock | None = None,
     ) -> None:
-        self._sketch = robust.check(plan, quorum=1, masking=True)
+        self._sketch = robust.check(plan, masking=True)
         self._rule = rule_bytes(robust.rule)
         self._agreement: masks.AgreementKey | None = None
         self._answered = b""  # hash of the message that the sketches of this look answer

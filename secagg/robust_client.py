@@ -70,7 +70,7 @@ class RobustClient(Client):
         threads: int | None = None,
         clock: StageClock | None = None,
     ) -> None:
-        self._sketch = robust.check(plan, quorum, masking=True)
+        self._sketch = robust.check(plan, masking=True)
         self._rule = rule_bytes(robust.rule)
         super().__init__(
             identity,

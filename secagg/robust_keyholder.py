@@ -92,7 +92,7 @@ class RobustKeyHolder(KeyHolder):
         clock: StageClock | None = None,
     ) -> None:
         self._robust = robust
-        self._sketch = robust.check(plan, quorum, masking=True)
+        self._sketch = robust.check(plan, masking=True)
         self._next: _Comparison | None = None
         super().__init__(identity, enrolment, plan, quorum, ledger=ledger, threads=threads, clock=clock)
 

@@ -195,7 +195,7 @@ class Session(Secret):
                 self.parties.enrolment,
                 terms.plan,
                 terms.quorum,
-                robust=_masked(terms),
+                robust=_robust_of(terms),
                 ledger=self.ledger,
                 threads=terms.threads,
                 clock=clock,
@@ -220,7 +220,7 @@ class Session(Secret):
                 self.parties.aggregator,
                 self.parties.enrolment,
                 terms.plan,
-                robust=_masked(terms),
+                robust=_robust_of(terms),
                 accumulator=terms.accumulator,
                 clock=clock,
             )
@@ -241,7 +241,7 @@ class Session(Secret):
                 self.parties.enrolment,
                 terms.plan,
                 terms.quorum,
-                robust=_masked(terms),
+                robust=_robust_of(terms),
                 journal=self.journal(index),
                 model_repeats=terms.model_repeats,
                 engine=terms.engine,
@@ -282,8 +282,8 @@ class Session(Secret):
             )
 
 
-def _masked(terms: Terms) -> Robust:
-    """The rule of a robust round. Raises `PlanError` where its plan, quorum or setting cannot have one."""
+def _robust_of(terms: Terms) -> Robust:
+    """What a robust round is asked for. Raises `PlanError` for a plan that cannot have one, or without masking."""
     assert terms.robust is not None
-    terms.robust.check(terms.plan, terms.quorum, terms.masking)
+    terms.robust.check(terms.plan, masking=terms.masking)
     return terms.robust
