@@ -18,20 +18,14 @@ Needs numba (extra `fast`).
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from secagg import kernels_fast
-from secagg.arrays import I8, U8, U32
+from secagg import kernels_fast, randomness
+from secagg.arrays import I8, U32
 from secagg.publickey import PublicKey
 from secagg.ring import ring_of
 from secagg.workers import Workers
-
-_KEY_BYTES = 32
-_RANGES = {"u": 0, "e0": 1, "e1": 2}  # the counter's upper 64 bits: 2**64 AES blocks apart
-_TERNARY_SPARE = 512  # bytes drawn beyond N: 1 in 256 is rejected; more are needed with probability 2**-100
 
 
 class FastEncryptor:
@@ -44,15 +38,14 @@ class FastEncryptor:
         self._ring = ring_of(public_key.params)
         data = public_key.residues[:, : len(self._params.primes)]
         self._key: U32 = np.ascontiguousarray(data, dtype=np.uint32)
-        primes = np.array(self._params.primes, dtype=np.uint64)[:, None]
-        self._key_quotients: U32 = ((data << np.uint64(32)) // primes).astype(np.uint32)
+        self._key_quotients = self._ring.quotients(data)
 
     def encrypt_coefficients(self, plaintext: U32, block: U32) -> None:
         """Write a fresh encryption of `plaintext` into `block`.
 
         plaintext: uint32[primes, N], coefficients modulo each prime; overwritten.  block: uint32[2, primes, N].
         """
-        key = os.urandom(_KEY_BYTES)
+        key = os.urandom(randomness.KEY_BYTES)
         degree = self._params.degree
         u = ternary(key, degree)
         e0, e1 = binomial(key, "e0", degree), binomial(key, "e1", degree)
@@ -83,24 +76,17 @@ class FastEncryptor:
 def ternary(key: bytes, degree: int) -> I8:
     """int8[degree], uniform on {-1, 0, 1}, from the u range of an AES-256 key."""
     out = np.empty(degree, dtype=np.int8)
-    stream = _stream(key, "u")
+    source = randomness.stream(key, "u")
     filled = 0
     while filled < degree:
-        filled = kernels_fast.fill_ternary(_draw(stream, degree - filled + _TERNARY_SPARE), out, filled)
+        filled = kernels_fast.fill_ternary(
+            randomness.draw(source, degree - filled + randomness.TERNARY_SPARE), out, filled
+        )
     return out
 
 
 def binomial(key: bytes, which: str, degree: int) -> I8:
     """int8[degree], centred binomial of variance 10.5 (21 bits minus 21 bits), from a range of an AES-256 key."""
     out = np.empty(degree, dtype=np.int8)
-    kernels_fast.fill_binomial(_draw(_stream(key, which), 8 * degree).view("<u8"), out)
+    kernels_fast.fill_binomial(randomness.draw(randomness.stream(key, which), 8 * degree).view("<u8"), out)
     return out
-
-
-def _stream(key: bytes, which: str) -> Any:
-    counter = _RANGES[which].to_bytes(8, "big") + bytes(8)
-    return Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
-
-
-def _draw(stream: Any, count: int) -> U8:
-    return np.frombuffer(stream.update(bytes(count)), dtype=np.uint8)

@@ -95,6 +95,10 @@ class Ring:
         """`total -= term` modulo the primes, in place."""
         kernels.subtract_modular(total, term, self.primes)
 
+    def quotients(self, residues: U64) -> U32:
+        """floor(residue * 2**32 / prime), for multiplying by the residue after Shoup: uint32[..., primes, N]."""
+        return _shoup(residues, self.params.primes)
+
     def in_range(self, residues: U32) -> bool:
         """Whether every residue is below its prime."""
         return bool(kernels.in_range(residues, self.primes))

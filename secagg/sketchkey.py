@@ -20,14 +20,12 @@ import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-from secagg import kernels
-from secagg.arrays import I8, I64, U8, U32, U64
+from secagg import kernels, randomness
+from secagg.arrays import I8, I64, U32, U64
 from secagg.errors import KeySelfTestFailed, WrongKey
 from secagg.masks import add_residues, expand_key
 from secagg.ownership import Owner
@@ -39,8 +37,6 @@ from secagg.sketchplan import spectral_limits
 
 SEED_BYTES = 32
 _KEY_ATTEMPTS = 8
-_RANGES = {"u": 0, "e0": 1, "e1": 2}  # the counter's upper 64 bits, as in `ckks_fast.py`
-_TERNARY_SPARE = 512  # bytes drawn beyond N: 1 in 256 is rejected; more are needed with probability 2**-100
 _BITS = np.uint64(2**21 - 1)
 
 
@@ -96,7 +92,7 @@ class SketchKey:
 
     def encrypt_zero(self) -> U32:
         """A fresh encryption of zero: uint32[2, primes, N]."""
-        key, degree = os.urandom(32), self.params.degree
+        key, degree = os.urandom(randomness.KEY_BYTES), self.params.degree
         u, e0, e1 = ternary(key, degree), binomial(key, "e0", degree), binomial(key, "e1", degree)
         return self.encrypt_zero_with(u, e0, e1)
 
@@ -105,7 +101,7 @@ class SketchKey:
 
         c1: uint32[primes, N], transformed. The other coefficients of c0, and of e0, are never made.
         """
-        key, degree, ring = os.urandom(32), self.params.degree, ring_of(self.params)
+        key, degree, ring = os.urandom(randomness.KEY_BYTES), self.params.degree, ring_of(self.params)
         factor = _small_residues(ternary(key, degree), ring.primes)
         ring.to_ntt(factor)
         linear = _small_residues(binomial(key, "e1", degree), ring.primes)
@@ -141,9 +137,7 @@ class SketchKey:
     def _tables(self) -> tuple[U32, U32]:
         """(b, a) and their Shoup quotients for the compiled loop: uint32[2, primes, N] each."""
         key = np.stack([self.residues, self.expanded])
-        primes = np.array(self.params.primes, dtype=np.uint64)[:, None]
-        quotients: U32 = ((key.astype(np.uint64) << np.uint64(32)) // primes).astype(np.uint32)
-        return key, quotients
+        return key, ring_of(self.params).quotients(key.astype(np.uint64))
 
 
 class SketchSecret(Secret):
@@ -192,7 +186,7 @@ def generate_sketch_keys(params: ParameterSet) -> tuple[SketchKey, SketchSecret]
         secret = generate_secret(params)
         ternary_secret = secret.copy()
         ring.from_ntt(ternary_secret)
-        error = binomial(os.urandom(32), "e0", degree)
+        error = binomial(os.urandom(randomness.KEY_BYTES), "e0", degree)
         wide = error.astype(np.int64)
         sound = (
             int(np.abs(wide).max()) <= ERROR_MAX
@@ -232,28 +226,19 @@ def _mirror(degree: int) -> NDArray[np.intp]:
 
 def ternary(key: bytes, degree: int) -> I8:
     """int8[degree], uniform on {-1, 0, 1}: bytes below 255 of the u range modulo 3, minus 1."""
-    stream, found = _stream(key, "u"), np.empty(0, dtype=np.int8)
+    source, found = randomness.stream(key, "u"), np.empty(0, dtype=np.int8)
     while found.shape[0] < degree:
-        drawn = _draw(stream, degree - found.shape[0] + _TERNARY_SPARE)
+        drawn = randomness.draw(source, degree - found.shape[0] + randomness.TERNARY_SPARE)
         found = np.concatenate([found, (drawn[drawn != 255] % 3).astype(np.int8) - 1])
     return found[:degree]
 
 
 def binomial(key: bytes, which: str, degree: int) -> I8:
     """int8[degree], centred binomial: ones among the lowest 21 bits of a word minus ones among the next 21."""
-    words: U64 = _draw(_stream(key, which), 8 * degree).view("<u8")
+    words: U64 = randomness.draw(randomness.stream(key, which), 8 * degree).view("<u8")
     plus, minus = np.bitwise_count(words & _BITS), np.bitwise_count((words >> np.uint64(21)) & _BITS)
     found: I8 = plus.astype(np.int8) - minus.astype(np.int8)
     return found
-
-
-def _stream(key: bytes, which: str) -> Any:
-    counter = _RANGES[which].to_bytes(8, "big") + bytes(8)
-    return Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
-
-
-def _draw(stream: Any, count: int) -> U8:
-    return np.frombuffer(stream.update(bytes(count)), dtype=np.uint8)
 
 
 def _small_residues(integers: I8, primes: U32) -> U32:
