@@ -36,6 +36,7 @@ from secagg.publickey import PublicKey
 from secagg.transcript import SEAL_BYTES, SEEN, entry_bytes, parse_seen, public_key_hash, seen_bytes
 
 ENTRY_BYTES = KEY_BYTES + 32 + SEAL_BYTES + SEEN.size + SIGNATURE_BYTES
+SIGNED_HASH_BYTES = 32 + SIGNATURE_BYTES
 _SPECIAL_BYTES = 6  # a residue of the special prime, below 2**48
 _AT_ONCE = 1 << 15  # released sums written or read at once: they fit the cache
 
@@ -62,9 +63,8 @@ def fields(message: Message, plan: RoundPlan) -> tuple[bytes, Payload]:
         case Contribution():
             return message.payload_hash + message.signature, message.payload
         case EncryptedSum():
-            parts = b"".join(part.payload_hash + part.signature for part in message.parts)
             count = struct.pack("<I", len(message.parts))
-            return count + message.payload_hash + message.signature + parts, message.payload
+            return count + message.payload_hash + message.signature + signed_hashes(message.parts), message.payload
         case Release():
             head = struct.pack("<IQ", message.contributors, message.total_weight) + message.signature
             return head, _sums_payload(message.sums, plan)
@@ -72,6 +72,10 @@ def fields(message: Message, plan: RoundPlan) -> tuple[bytes, Payload]:
             return struct.pack("<I", int(message.reason)) + message.signature, b""
         case _:
             raise TypeError(f"{type(message).__name__} is not a kind of this module")
+
+
+def signed_hashes(parts: Sequence[SignedHash]) -> bytes:
+    return b"".join(part.payload_hash + part.signature for part in parts)
 
 
 def public_key_payload(key: PublicKey) -> bytes:
@@ -99,7 +103,7 @@ def sizes(kind: type, plan: RoundPlan, members: int) -> tuple[int, int]:
         Join: (32 + SEAL_BYTES + SEEN.size + SIGNATURE_BYTES, 0),
         Roster: (4 + SIGNATURE_BYTES + members * ENTRY_BYTES, 0),
         Contribution: (32 + SIGNATURE_BYTES, plan.residue_bytes),
-        EncryptedSum: (4 + 32 + SIGNATURE_BYTES + members * (32 + SIGNATURE_BYTES), plan.residue_bytes),
+        EncryptedSum: (4 + 32 + SIGNATURE_BYTES + members * SIGNED_HASH_BYTES, plan.residue_bytes),
         Release: (4 + 8 + SIGNATURE_BYTES, plan.length * release_width(plan)),
         Abort: (4 + SIGNATURE_BYTES, 0),
     }
@@ -174,12 +178,15 @@ def read_contribution(header: Header, body: memoryview, plan: RoundPlan) -> Cont
 
 def read_sum(header: Header, body: memoryview, plan: RoundPlan) -> EncryptedSum:
     count, digest, signature = cut(body, 4, 32, SIGNATURE_BYTES)
-    members = int.from_bytes(count, "little")
-    start, size = 4 + 32 + SIGNATURE_BYTES, 32 + SIGNATURE_BYTES
-    parts = tuple(
-        SignedHash(*cut(body[start + i * size : start + (i + 1) * size], 32, SIGNATURE_BYTES)) for i in range(members)
-    )
-    return EncryptedSum(header, parts, digest, body[start + members * size :], signature)
+    members, rest = int.from_bytes(count, "little"), body[4 + 32 + SIGNATURE_BYTES :]
+    parts = read_signed_hashes(rest, members)
+    return EncryptedSum(header, parts, digest, rest[members * SIGNED_HASH_BYTES :], signature)
+
+
+def read_signed_hashes(data: memoryview, count: int) -> tuple[SignedHash, ...]:
+    """The first `count` of them."""
+    starts = range(0, count * SIGNED_HASH_BYTES, SIGNED_HASH_BYTES)
+    return tuple(SignedHash(*cut(data[start:], 32, SIGNATURE_BYTES)) for start in starts)
 
 
 def read_release(header: Header, body: memoryview, plan: RoundPlan) -> Release:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from secagg.messages import (
     RobustRoster,
     RobustSum,
     Roster,
-    SignedHash,
     Sketch,
     SketchPart,
     Tally,
@@ -51,7 +50,6 @@ KINDS: dict[type, int] = {
 COUNTED = (Products, RobustRoster, Tally, LateSeed, RobustSum)  # bodies that begin with a number of members
 TAG_BYTES = 16  # of AES-GCM
 _PART_BYTES = KEY_BYTES + 32 + SIGNATURE_BYTES
-_HASH_BYTES = 32 + SIGNATURE_BYTES  # of a signed hash
 
 
 def fields(message: Message, plan: RoundPlan) -> tuple[bytes, Payload]:
@@ -76,7 +74,9 @@ def fields(message: Message, plan: RoundPlan) -> tuple[bytes, Payload]:
             counts = struct.pack("<I", len(message.entries)) + left_out_bytes(message.left_out)
             return counts + message.signature + b"".join(map(entry_bytes, message.entries)), b""
         case Tally():
-            return struct.pack("<I", len(message.parts)) + message.signature + _signed_hashes(message.parts), b""
+            return struct.pack("<I", len(message.parts)) + message.signature + wire_fields.signed_hashes(
+                message.parts
+            ), b""
         case LateSeed():
             count = struct.pack("<I", len(message.hashes))
             return count + message.secret + message.signature + b"".join(message.hashes), b""
@@ -99,7 +99,7 @@ def sizes(kind: type, plan: RoundPlan, members: int, left_out: int = 0) -> tuple
         Sketch: (4 + 32 + 32 + SIGNATURE_BYTES, sketch.bytes + TAG_BYTES),
         Products: (4 + 32 + 4 + SIGNATURE_BYTES + members * _PART_BYTES, sketch.products_bytes(members)),
         RobustRoster: (wire_fields.sizes(Roster, plan, members)[0] + 4 + 32 * (members + left_out), 0),
-        Tally: (4 + SIGNATURE_BYTES + members * _HASH_BYTES, 0),
+        Tally: (4 + SIGNATURE_BYTES + members * wire_fields.SIGNED_HASH_BYTES, 0),
         LateSeed: (4 + 32 + SIGNATURE_BYTES + 32 * members, 0),
         RobustSum: (total + 32 + sketch.bytes, total_payload),
     }
@@ -118,10 +118,6 @@ def _packed(key: SketchKey) -> bytes:
     packed = np.empty(key.residues.size * 30 // 8, dtype=np.uint8)
     kernels.pack30(key.residues, packed)
     return packed.tobytes()
-
-
-def _signed_hashes(parts: Sequence[SignedHash]) -> bytes:
-    return b"".join(part.payload_hash + part.signature for part in parts)
 
 
 # --- reading --------------------------------------------------------------------------------------------------------
@@ -191,8 +187,7 @@ def _read_entry(data: memoryview) -> RobustEntry:
 
 def _read_tally(header: Header, body: memoryview, plan: RoundPlan) -> Tally:
     count, signature = cut(body, 4, SIGNATURE_BYTES)
-    members, rest = int.from_bytes(count, "little"), body[4 + SIGNATURE_BYTES :]
-    parts = tuple(SignedHash(*cut(rest[i * _HASH_BYTES :], 32, SIGNATURE_BYTES)) for i in range(members))
+    parts = wire_fields.read_signed_hashes(body[4 + SIGNATURE_BYTES :], int.from_bytes(count, "little"))
     return Tally(header, parts, signature)
 
 
