@@ -60,9 +60,8 @@ def sketch_of_sums(sums: I64, sketch: SketchPlan, seed: bytes) -> I64:
 def places(sketch: SketchPlan, seed: bytes) -> tuple[NDArray[np.intp], I64]:
     """Of a count sketch: into which sum each value goes, intp[length], and its sign, int64[length] of 1 and -1."""
     degree, index = sketch.params.degree, np.arange(sketch.length)
-    shifts = np.frombuffer(_stream(seed, b"secagg v2 sketch shifts").update(bytes(4 * sketch.rows)), dtype="<u4")
     odd = np.frombuffer(_stream(seed, b"secagg v2 sketch signs").update(bytes(sketch.length)), dtype=np.uint8) & 1
-    return (index + shifts[index // degree].astype(np.intp)) % degree, 1 - 2 * odd.astype(np.int64)
+    return (index + _shifts(sketch, seed)[index // degree]) % degree, 1 - 2 * odd.astype(np.int64)
 
 
 def _sketch(pieces: Iterable[I64], sketch: SketchPlan, seed: bytes) -> I64:
@@ -71,17 +70,21 @@ def _sketch(pieces: Iterable[I64], sketch: SketchPlan, seed: bytes) -> I64:
         return np.concatenate([np.array(piece) for piece in pieces])
     degree = sketch.params.degree
     total = np.zeros(degree, dtype=np.int64)
-    shifts = np.frombuffer(_stream(seed, b"secagg v2 sketch shifts").update(bytes(4 * sketch.rows)), dtype="<u4")
-    signs = _stream(seed, b"secagg v2 sketch signs")
+    shifts, signs = _shifts(sketch, seed), _stream(seed, b"secagg v2 sketch signs")
     row = 0
     for piece in pieces:
         for start in range(0, piece.shape[0], degree):
             values = piece[start : start + degree]
             odd = np.frombuffer(signs.update(bytes(values.shape[0])), dtype=np.uint8)
-            # N is a power of two, so a word modulo N is uniform.
-            kernels.add_rotated(values, odd, int(shifts[row]) % degree, total)
+            kernels.add_rotated(values, odd, int(shifts[row]), total)
             row += 1
     return total
+
+
+def _shifts(sketch: SketchPlan, seed: bytes) -> NDArray[np.intp]:
+    """intp[rows], each below N. N is a power of two, so a word modulo N is uniform."""
+    words = np.frombuffer(_stream(seed, b"secagg v2 sketch shifts").update(bytes(4 * sketch.rows)), dtype="<u4")
+    return words.astype(np.intp) % sketch.params.degree
 
 
 def _stream(seed: bytes, label: bytes) -> Any:
