@@ -65,7 +65,7 @@ def hidden_products(sketches: Sequence[U32], key: SketchKey, plan: SketchPlan) -
 def _hidden_product(c: U32, c_mirror: U32, d: U32, d_mirror: U32, key: SketchKey) -> tuple[U32, U32]:
     """(constant, [linear, square]) of one pair: uint32[primes] and uint32[2, primes, N]."""
     ring = ring_of(key.params)
-    hiding, linear = _zero(key)
+    hiding, linear = key.zero_part()
     mean = kernels.product_sums(c[0], d_mirror[0], ring.primes).astype(np.uint64) * ring.inverse_degree
     constant = (mean + hiding) % ring.primes
     block = np.empty_like(c)
@@ -73,10 +73,6 @@ def _hidden_product(c: U32, c_mirror: U32, d: U32, d_mirror: U32, key: SketchKey
     kernels.multiply_twice(c[1], d_mirror[0], c_mirror[0], d[1], ring.primes, block[0])
     kernels.multiply(c[1], d_mirror[1], ring.primes, block[1])
     return constant.astype(np.uint32), block
-
-
-def _zero(key: SketchKey) -> tuple[U32, U32]:
-    return key.zero_part()
 
 
 def open_products(payload: Payload, clients: int, secret: SketchSecret, plan: SketchPlan) -> F64:
@@ -131,13 +127,12 @@ def open_sum(payload: Payload, clients: int, secret: SketchSecret, plan: SketchP
 
 
 def rounded(residues: U32, plan: SketchPlan) -> I64:
-    """int64[N]: the integers nearest to decrypted coefficients over D, uint32[primes, N], without any check."""
-    values = _centred_integers(residues.T, plan.params)
-    return np.array([_within((value + plan.scale // 2) // plan.scale) for value in values], dtype=np.int64)
+    """int64[N]: the integers nearest to decrypted coefficients over D, uint32[primes, N]; for attacks, see `open_sum`.
 
-
-def _within(value: int) -> int:
-    return max(-(2**62), min(value, 2**62))
+    Nothing is checked. Integers beyond 2**62 either way become 2**62 or -2**62.
+    """
+    nearest = ((value + plan.scale // 2) // plan.scale for value in _centred_integers(residues.T, plan.params))
+    return np.array([max(-(2**62), min(value, 2**62)) for value in nearest], dtype=np.int64)
 
 
 def check_block(payload: Payload, plan: SketchPlan) -> None:

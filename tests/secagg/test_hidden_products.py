@@ -108,7 +108,7 @@ def unhidden(key, monkeypatch):
         constant, linear = fresh(self)
         return constant, np.zeros_like(linear)
 
-    monkeypatch.setattr(gram, "_zero", constant_alone)
+    monkeypatch.setattr(type(key), "zero_part", constant_alone)
 
 
 def test_the_ratio_attack_on_the_whole_view_finds_nothing_in_20_of_20(fixed):
@@ -196,7 +196,7 @@ def test_every_pair_is_hidden_with_its_own_zero(fixed, monkeypatch):
         made.append(fresh(self))
         return made[-1]
 
-    monkeypatch.setattr(gram, "_zero", recorded)
+    monkeypatch.setattr(type(key), "zero_part", recorded)
     gram.hidden_products([encrypted(np.zeros(SKETCH.width, dtype=np.int64), key)] * 3, key, SKETCH)
     assert len(made) == 6
     assert len({linear.tobytes() for _, linear in made}) == 6
