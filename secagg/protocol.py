@@ -82,7 +82,7 @@ def run_round(
     observer = Observer(on_contribution)
     roles = Session(parties).roles(terms, observer=observer)
     if robust is not None:
-        from secagg.robust_protocol import play  # the same six steps, with a verdict in between
+        from secagg.robust_protocol import play  # loads tenseal
 
         played = play(roles, 1, model, updates)
         return _result(played.release, played.average, roles, observer, played.left_out)

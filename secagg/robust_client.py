@@ -162,7 +162,8 @@ class RobustClient(Client):
         client's own stands.
         """
         following = self._machine.require("sketch_again")
-        state, offer = self._shown(), self._shown().offer
+        state = self._shown()
+        offer = state.offer
         assert isinstance(offer, RobustOffer)
         with self._clock.stage("check"):
             check_same_round(late_seed.header, offer.header)
