@@ -378,7 +378,10 @@ def test_two_colluders_whose_norms_wrap_gain_no_longer_sum_than_they_show():
     one[:40], other[:40] = honest[0][:40], honest[1][:40]
     one[45], other[45] = root, 30_000 - root  # the sum has 30,000 there
     everyone = [*honest, one, other]
-    centred = lambda value: (int(value) + modulus // 2) % modulus - modulus // 2  # noqa: E731
+
+    def centred(value):
+        return (int(value) + modulus // 2) % modulus - modulus // 2
+
     seen = np.array([[float(centred((a * b).sum())) for b in everyone] for a in everyone])
     assert seen[3, 3] < float((one * one).sum()) / 2**20  # it wrapped
     total = np.array([int(value) for value in np.sum(everyone, axis=0)], dtype=np.int64)

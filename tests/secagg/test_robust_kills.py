@@ -164,7 +164,6 @@ def test_killed_at_random_moments_nothing_is_released_shown_or_sent_twice(length
 def test_killed_200_times_nothing_is_released_shown_or_sent_twice(length, tmp_path, monkeypatch):
     (tmp_path / "once").mkdir()
     outcomes = killed_rounds(200, length, tmp_path, monkeypatch)
-    assert {Outcome.RELEASED, Outcome.ABANDONED} <= {outcome for outcome in outcomes if outcome} | {Outcome.ABANDONED}
     assert outcomes.count(Outcome.RELEASED) > 0
 
 
