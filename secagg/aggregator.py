@@ -8,7 +8,6 @@ subtracted again exactly, so a refused contribution leaves the sum as it was.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from secagg.messages import Abort, Contribution, EncryptedSum, Header, Offer, Ro
 from secagg.plan import RoundPlan
 from secagg.stages import StageClock
 from secagg.states import AGGREGATOR_MOVES, AggregatorState, Machine
-from secagg.transcript import parts_hash, signed_bytes
+from secagg.transcript import parts_hash, signed
 from secagg.verification import check_offer, check_roster, check_same_round, check_signature
 
 
@@ -126,9 +125,9 @@ class Aggregator:
             stage.bytes += len(payload)
             header = roster.header.reply(self._identity.key, previous=parts_hash(parts), roster=self._roster_hash)
             unsigned = self._unsigned_sum(EncryptedSum(header, parts, payload_hash(payload), payload, b""))
-            signature = self._identity.sign(signed_bytes(unsigned))
+            encrypted_sum = signed(unsigned, self._identity)
         self._forget(following)
-        return replace(unsigned, signature=signature)
+        return encrypted_sum
 
     def abort(self, abort: Abort | None = None) -> None:
         """Drop the round: on the key holder's signed abort, or on the aggregator's own decision (None)."""

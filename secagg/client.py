@@ -8,7 +8,7 @@ from others is checked against its own enrolment list, plan, quorum and journal.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -29,7 +29,7 @@ from secagg.release import Average, read_release
 from secagg.secrecy import Secret
 from secagg.stages import StageClock
 from secagg.states import CLIENT_MOVES, ClientState, Machine
-from secagg.transcript import signed_bytes
+from secagg.transcript import signed
 from secagg.verification import check_offer, check_roster, check_same_round, check_signature
 from secagg.workers import Workers
 
@@ -108,6 +108,7 @@ class Client(Secret):
         following = self._machine.require("join")
         offer_hash = self._check_offer(offer, model)
         state = self._joining(offer, offer_hash)
+        state.join = signed(state.join, self._identity)
         self._record_join(offer, offer_hash)
         self._round = state
         self._machine.enter(following)
@@ -127,13 +128,12 @@ class Client(Secret):
         return check_offer(offer, self._enrolment, self._plan, self._masking, self._quorum)
 
     def _joining(self, offer: Offer, offer_hash: bytes) -> _Round:
-        """The secrets of a round, and the signed join that follows from them. Changes nothing."""
+        """The secrets of a round, and the join that follows from them, not yet signed. Changes nothing."""
         with self._clock.stage("mask"):
             agreement, seed = masks.AgreementKey(), masks.new_seed()
             sealed = masks.seal_seed(seed, agreement, offer.agreement_key, offer_hash, self._identity.key)
         header = offer.header.reply(self._identity.key, previous=offer_hash)
-        unsigned = Join(header, agreement.public, sealed, self._journal.seen(offer.header.sender), b"")
-        join = replace(unsigned, signature=self._identity.sign(signed_bytes(unsigned)))
+        join = Join(header, agreement.public, sealed, self._journal.seen(offer.header.sender), b"")
         return _Round(offer, join, agreement, seed)
 
     def _record_join(self, offer: Offer, offer_hash: bytes) -> None:
@@ -192,12 +192,12 @@ class Client(Secret):
         with self._clock.stage("serialize") as stage:
             stage.bytes += len(payload)
             unsigned = Contribution(header, payload_hash(payload), payload, b"")
-            signature = self._identity.sign(signed_bytes(unsigned))
-        self._journal.sealed(header.step, header.model, header.round_id, unsigned.payload_hash)
+            contribution = signed(unsigned, self._identity)
+        self._journal.sealed(header.step, header.model, header.round_id, contribution.payload_hash)
         state.roster_hash, state.members = roster_hash, len(roster.entries)
         self.clipped = encoder.clipped
         self._machine.enter(following)
-        return Contribution(header, unsigned.payload_hash, payload, signature)
+        return contribution
 
     def accept(self, release: Release) -> Average:
         """Check a release and turn it into the average. Raises a subclass of `PeerError`."""

@@ -53,7 +53,15 @@ from secagg.plan import RoundPlan
 from secagg.secrecy import Secret
 from secagg.stages import StageClock
 from secagg.states import KEY_HOLDER_MOVES, KeyHolderState, Machine
-from secagg.transcript import header_bytes, message_hash, parse_header, parts_hash, public_key_hash, signed_bytes
+from secagg.transcript import (
+    header_bytes,
+    message_hash,
+    parse_header,
+    parts_hash,
+    public_key_hash,
+    signed,
+    signed_bytes,
+)
 from secagg.verification import check_same_round, check_signature
 
 ROUND_ID_BYTES = 16
@@ -143,7 +151,7 @@ class KeyHolder(Secret):
             previous=self._ledger.head,
         )
         unsigned = self._unsigned_offer(Offer(header, self._quorum, agreement.public, public_key, b""))
-        offer = replace(unsigned, signature=self._identity.sign(signed_bytes(unsigned)))
+        offer = signed(unsigned, self._identity)
         offer_hash = message_hash(offer)
         self._ledger.opened(step, model, header.round_id, offer_hash, header_bytes(header))
         self._round = _Round(offer, offer_hash, secret_key, agreement)
@@ -189,7 +197,7 @@ class KeyHolder(Secret):
             raise QuorumNotMet(f"joins: expected {self._quorum} or more, got {len(state.joins)}: wait, or abort")
         entries = tuple(_entry(sender, join) for sender, join in sorted(state.joins.items()))
         header = state.offer.header.reply(self._identity.key, previous=state.offer_hash)
-        roster = Roster(header, entries, self._identity.sign(signed_bytes(Roster(header, entries, b""))))
+        roster = signed(Roster(header, entries, b""), self._identity)
         senders = b"".join(entry.sender for entry in entries)
         self._ledger.roster_closed(header.step, header.model, header.round_id, message_hash(roster), senders)
         state.roster = roster
@@ -341,8 +349,8 @@ class KeyHolder(Secret):
             self._identity.key, previous=message_hash(encrypted_sum), roster=message_hash(roster)
         )
         unsigned = Release(header, len(roster.entries), sums.total_weight, sums.sums, b"")
-        signed = signed_bytes(unsigned)
-        return replace(unsigned, signature=self._identity.sign(signed)), hashlib.sha256(signed).digest()
+        covered = signed_bytes(unsigned)
+        return replace(unsigned, signature=self._identity.sign(covered)), hashlib.sha256(covered).digest()
 
     def _closed_roster(self) -> Roster:
         roster = self._current().roster
@@ -382,8 +390,8 @@ class KeyHolder(Secret):
             raise RosterMismatch(f"contributions: expected {len(roster.entries)}, got {len(parts)}: refuse")
         for entry, part in zip(roster.entries, parts, strict=True):
             contribution_header = roster.header.reply(entry.sender, previous=roster_hash, roster=roster_hash)
-            signed = signed_bytes(Contribution(contribution_header, part.payload_hash, b"", b""))
-            verify(entry.sender, part.signature, signed)
+            covered = signed_bytes(Contribution(contribution_header, part.payload_hash, b"", b""))
+            verify(entry.sender, part.signature, covered)
 
     def _open(self, encrypted_sum: EncryptedSum, state: _Round) -> packing.IntegerSums:
         """Take the seed masks off, decrypt, check every coefficient. Raises `SumRefused`."""
@@ -399,4 +407,4 @@ def _entry(sender: bytes, join: Join) -> RosterEntry:
 
 
 def _signed_abort(identity: Identity, header: Header, reason: AbortReason) -> Abort:
-    return Abort(header, reason, identity.sign(signed_bytes(Abort(header, reason, b""))))
+    return signed(Abort(header, reason, b""), identity)

@@ -8,7 +8,7 @@ the key holder could decrypt one that it picked up on its way.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,7 +47,7 @@ from secagg.ring import ring_of
 from secagg.robust import Robust, rule_bytes
 from secagg.stages import StageClock
 from secagg.states import ROBUST_AGGREGATOR_MOVES, AggregatorState
-from secagg.transcript import message_hash, parts_hash, signed_bytes, sketch_parts_hash
+from secagg.transcript import message_hash, parts_hash, signed, sketch_parts_hash
 from secagg.verification import check_robust_offer, check_same_round, check_signature
 
 
@@ -87,7 +87,7 @@ class RobustAggregator(Aggregator):
         agreement = masks.AgreementKey()
         header = offer.header.reply(self._identity.key, previous=offer_hash)
         unsigned = Intake(header, agreement.public, b"")
-        intake = replace(unsigned, signature=self._identity.sign(signed_bytes(unsigned)))
+        intake = signed(unsigned, self._identity)
         self._offer, self._agreement, self._answered, self._look = offer, agreement, offer_hash, 1
         self._machine.enter(following)
         return intake
@@ -143,9 +143,9 @@ class RobustAggregator(Aggregator):
         header = offer.header.reply(self._identity.key, previous=sketch_parts_hash(parts), roster=self._roster_named())
         with self._clock.stage("serialize"):
             unsigned = Products(header, self._look, parts, payload_hash(payload), payload, b"")
-            signature = self._identity.sign(signed_bytes(unsigned))
+            products = signed(unsigned, self._identity)
         self._machine.enter(following)
-        return replace(unsigned, signature=signature)
+        return products
 
     def open(self, offer: Offer, roster: Roster) -> None:
         """Start collecting for the roster that the verdict left. Raises a subclass of `PeerError`."""
@@ -169,7 +169,7 @@ class RobustAggregator(Aggregator):
         header = roster.header.reply(self._identity.key, previous=parts_hash(parts), roster=self._roster_hash)
         unsigned = Tally(header, parts, b"")
         self._machine.enter(following)
-        return replace(unsigned, signature=self._identity.sign(signed_bytes(unsigned)))
+        return signed(unsigned, self._identity)
 
     def reopen(self, late_seed: LateSeed) -> None:
         """Take sketches again, under the late seed. Raises a subclass of `PeerError`."""

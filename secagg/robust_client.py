@@ -8,7 +8,7 @@ shown in one step only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from secagg.plan import RoundPlan
 from secagg.robust import Robust, rule_bytes
 from secagg.stages import StageClock
 from secagg.states import ROBUST_CLIENT_MOVES, ClientState
-from secagg.transcript import hashes_hash, message_hash, signed_bytes
+from secagg.transcript import hashes_hash, message_hash, signed
 from secagg.verification import check_robust_offer, check_same_round, check_signature
 
 
@@ -112,7 +112,7 @@ class RobustClient(Client):
         unsigned = RobustJoin(
             plain.header, plain.agreement_key, plain.sealed_seed, plain.seen, b"", sketch.payload_hash
         )
-        join = replace(unsigned, signature=self._identity.sign(signed_bytes(unsigned)))
+        join = signed(unsigned, self._identity)
         state.join = join
         self._record_join(offer, offer_hash)
         self._journal.shown(offer.header.step, offer.header.model, offer.header.round_id, offer_hash, name)
@@ -222,4 +222,4 @@ class RobustClient(Client):
         header = offer.header.reply(own, previous=answered, roster=roster)
         sealed = masks.seal_sketch(payload, state.agreement, state.intake, state.join.header.previous, own, number)
         unsigned = Sketch(header, number, state.agreement.public, payload_hash(payload), sealed, b"")
-        return replace(unsigned, signature=self._identity.sign(signed_bytes(unsigned)))
+        return signed(unsigned, self._identity)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -58,7 +58,7 @@ from secagg.secrecy import Secret
 from secagg.sketchkey import SketchKey, SketchSecret, generate_sketch_keys
 from secagg.stages import StageClock
 from secagg.states import ROBUST_KEY_HOLDER_MOVES, KeyHolderState
-from secagg.transcript import hashes_hash, message_hash, parts_hash, signed_bytes, sketch_parts_hash
+from secagg.transcript import hashes_hash, message_hash, parts_hash, signed, signed_bytes, sketch_parts_hash
 from secagg.verification import check_same_round, check_signature
 
 
@@ -167,7 +167,7 @@ class RobustKeyHolder(KeyHolder):
         self._verify_parts(tally.parts, roster, roster_hash)
         header = roster.header.reply(self._identity.key, previous=message_hash(tally), roster=roster_hash)
         unsigned = LateSeed(header, comparison.number, tuple(part.payload_hash for part in tally.parts), b"")
-        late_seed = replace(unsigned, signature=self._identity.sign(signed_bytes(unsigned)))
+        late_seed = signed(unsigned, self._identity)
         comparison.tally, comparison.late_seed = tally.parts, late_seed
         self._machine.enter(following)
         return late_seed
@@ -217,7 +217,7 @@ class RobustKeyHolder(KeyHolder):
         left_out = tuple(sorted(set(state.joins) - set(members)))
         header = state.offer.header.reply(self._identity.key, previous=state.offer_hash)
         unsigned = RobustRoster(header, entries, b"", left_out)
-        return replace(unsigned, signature=self._identity.sign(signed_bytes(unsigned)))
+        return signed(unsigned, self._identity)
 
     def _verify_products(self, products: Products, number: int, previous: bytes, known: Sequence[bytes]) -> list[int]:
         """Check everything but the residues. Returns the rows of those whose own signature covers their sketch.
@@ -248,9 +248,9 @@ class RobustKeyHolder(KeyHolder):
         join = self._current().joins[part.sender]
         assert isinstance(join, RobustJoin)  # `receive_join` takes no other
         header = self._current().offer.header.reply(part.sender, previous=previous, roster=roster)
-        signed = signed_bytes(Sketch(header, number, join.agreement_key, part.payload_hash, b"", b""))
+        covered = signed_bytes(Sketch(header, number, join.agreement_key, part.payload_hash, b"", b""))
         try:
-            verify(part.sender, part.signature, signed)
+            verify(part.sender, part.signature, covered)
         except BadSignature:
             return False
         return number == 2 or join.sketch_hash == part.payload_hash

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from secagg.arrays import I64
 from secagg.errors import MalformedMessage
-from secagg.identity import KEY_BYTES, SIGNATURE_BYTES
+from secagg.identity import KEY_BYTES, SIGNATURE_BYTES, Identity
 from secagg.messages import (
     NO_STEP,
     Abort,
@@ -43,6 +45,8 @@ from secagg.messages import (
     Tally,
 )
 from secagg.publickey import PublicKey
+
+M = TypeVar("M", bound=Message)
 
 VERSION = 2
 HASH_BYTES = 32
@@ -127,6 +131,11 @@ def signed_bytes(message: Message) -> bytes:
     """What the sender's signature of `message` covers."""
     tag = _TAGS[type(message)].ljust(32, b"\0")
     return tag + header_bytes(message.header) + _body(message)
+
+
+def signed(unsigned: M, identity: Identity) -> M:
+    """The message with its sender's signature in place of an empty one."""
+    return replace(unsigned, signature=identity.sign(signed_bytes(unsigned)))
 
 
 def message_hash(message: Message) -> bytes:
