@@ -10,9 +10,9 @@ prime, so reduced to the data primes it is a valid public key there. Decryption 
 Noise: u*e + e0 + e1*s, rms about 3.2 * sqrt(4N/3); plans budget for it (docs/parameters.md).
 
 Randomness: every block of every contribution draws a fresh AES-256 key from the operating system and expands it in
-counter mode, with separate counter ranges for u, e0 and e1. Nothing is kept between calls, so threads and forked
-children never share a stream. Ternary digits come from bytes by rejection: 255 is rejected, the rest taken modulo 3.
-Needs numba (extra `fast`).
+counter mode, with separate counter ranges for u, e0 and e1 (`randomness.py`). Nothing is kept between calls, so threads
+and forked children never share a stream. Ternary digits come from bytes by rejection: 255 is rejected, the rest taken
+modulo 3. Needs numba (extra `fast`).
 """
 
 from __future__ import annotations

@@ -92,6 +92,7 @@ def measured(gram: F64, plan: SketchPlan) -> F64:
     norms = np.maximum(np.diag(gram), 0.0)
     length = np.sqrt(norms)
     middle = (norms[:, None] + norms[None, :]) / 2
+    # A squared distance G_ii + G_jj - 2 G_ij has the errors of four products.
     found: F64 = np.where(2 * (middle - gram) <= 2 * _errors(length, plan), middle, gram)
     return found
 
@@ -104,7 +105,7 @@ def check_total(gram: F64, total: I64, plan: SketchPlan) -> bool:
 
 
 def _errors(length: F64, plan: SketchPlan) -> F64:
-    """float64[n, n]: bound of the error of each product, for members of these lengths, twice over."""
+    """float64[n, n]: twice the bound of each product's error, for members of these lengths."""
     constant, slope = plan.product_error(0.0, 0.0), plan.product_error(1.0, 0.0) - plan.product_error(0.0, 0.0)
     errors: F64 = 2.0 * (constant + slope * (length[:, None] + length[None, :]))
     return errors

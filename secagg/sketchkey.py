@@ -11,7 +11,7 @@ the owner of s is an encryption of zero, and (a, a u + e1) hides nothing where a
 
 # Strategy: the aggregator encrypts zero for every pair and loads no tenseal, so nothing here imports it but
 # `generate_sketch_keys`, inside. Randomness is that of the fast engine: per block a fresh AES-256 key, one counter
-# range each for u, e0, e1; the samplers are written in numpy and give the same integers (tested).
+# range each for u, e0, e1 (`randomness.py`); the samplers are written in numpy and give the same integers (tested).
 """
 
 from __future__ import annotations
