@@ -71,7 +71,7 @@ def _cost(length: int, clients: int, repetitions: int, seed: int) -> Cost:
     numpy_s = _quickest(repetitions, lambda: _plain_rule(first))
     stock_s = _stock_pair(first) * pairs(clients) if length <= LONGEST_STOCK else None
     try:
-        Robust().check(plan, masking=True)
+        sketch = Robust().check(plan, masking=True)
     except PlanError as reason:
         return Cost(length, clients, numpy_s=numpy_s, stock_s=stock_s, refused=str(reason))
     rounds: dict[bool, list[secagg.RoundResult]] = {False: [], True: []}
@@ -84,17 +84,17 @@ def _cost(length: int, clients: int, repetitions: int, seed: int) -> Cost:
     return Cost(
         length,
         clients,
-        _seconds(plain),
-        _seconds(robust_round),
-        parts["sketch"].seconds,
-        parts["hidden products"].seconds,
-        parts["products"].seconds + parts["opening of products"].seconds,
-        plain.bytes_up // clients,
-        robust_round.bytes_up // clients,
-        robust_round.wire_bytes["products"],
-        2 if "late seed" in robust_round.wire_bytes else 1,
-        numpy_s,
-        stock_s,
+        plain_s=_seconds(plain),
+        robust_s=_seconds(robust_round),
+        sketch_s=parts["sketch"].seconds,
+        products_s=parts["hidden products"].seconds,
+        opening_s=parts["products"].seconds + parts["opening of products"].seconds,
+        plain_bytes=plain.bytes_up // clients,
+        robust_bytes=robust_round.bytes_up // clients,
+        products_bytes=robust_round.wire_bytes["products"],
+        looks=sketch.looks,
+        numpy_s=numpy_s,
+        stock_s=stock_s,
     )
 
 
