@@ -49,6 +49,7 @@ def shipped() -> Shipped:
     for trick in TRICKS.values():
         updates, mean = _poisoned(trick)
         result = secagg.run_round(updates, plan=_plan(), quorum=federation.QUORUM, robust=secagg.Robust(secagg.Rule()))
+        # `run_round` catches the `LeftOut` of each client that is left out, and tells its position.
         errors += ["LeftOut"] * len(set(result.left_out) & set(ATTACKERS))
         off = max(off, float(np.abs(result.average - mean).max()))
         accepted |= result.left_out != ATTACKERS or off > result.error_bound + 1e-12
