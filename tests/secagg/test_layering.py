@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 CORE_DEPENDENCIES = {"numpy", "tenseal", "_sealapi_cpp", "cryptography", "numba", "secagg"}
+ROLES = ("client", "aggregator", "keyholder")
 CORE_FORBIDS = {
     # what the core must not do itself, although the standard library offers it
     "pickle": "no object graphs from bytes",
@@ -138,10 +139,11 @@ def test_only_one_module_imports_numba() -> None:
     assert importers("secagg", {"numba"}) == {"kernels_numba.py"}
 
 
-@pytest.mark.parametrize("role", ["client", "aggregator", "keyholder"])
-def test_a_role_imports_no_other_role(role: str) -> None:
-    others = {f"secagg.{other}" for other in ("client", "aggregator", "keyholder")} - {f"secagg.{role}"}
-    assert imported(tree_of(ROOT / "secagg" / f"{role}.py")) & others == set()
+@pytest.mark.parametrize("kind", ["", "robust_"], ids=["plain", "robust"])
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_imports_no_other_role(role: str, kind: str) -> None:
+    others = {f"secagg.{each}{other}" for each in ("", "robust_") for other in ROLES if other != role}
+    assert imported(tree_of(ROOT / "secagg" / f"{kind}{role}.py")) & others == set()
 
 
 def test_federated_learning_reaches_the_core_through_one_room() -> None:
@@ -233,8 +235,9 @@ def test_importing_every_part_of_the_core_brings_no_framework_along() -> None:
     assert fresh_interpreter(program) == "[]"
 
 
-def test_the_aggregator_loads_no_crypto_library() -> None:
-    program = "import sys, secagg; secagg.Aggregator; print('tenseal' in sys.modules, 'secagg.ckks' in sys.modules)"
+@pytest.mark.parametrize("module", ["aggregator", "robust_aggregator"])
+def test_the_aggregator_loads_no_crypto_library(module: str) -> None:
+    program = f"import sys, secagg.{module}; print('tenseal' in sys.modules, 'secagg.ckks' in sys.modules)"
     assert fresh_interpreter(program) == "False False"
 
 
