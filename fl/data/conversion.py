@@ -199,12 +199,8 @@ class Cells:
         self.refuse(time.column, _mask(pc.is_null(values)), "a date and time")
         if time.format is not None:
             return self._formatted_datetimes(time.column, time.format, values)
-        values = pc.replace_substring_regex(values, r"([.,]\d{6})\d+", r"\1")  # what is finer than a microsecond is cut
-        for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
-            try:
-                instants = as_array(pc.cast(pc.cast(values, kind), pa.int64()))
-            except pa.ArrowInvalid:
-                continue
+        values = cut_to_microseconds(values)
+        if (instants := iso_instants(values)) is not None:
             return self._in_calendar(time.column, instants, f"a date {CALENDAR}")
         expected = "an ISO 8601 date and time, as in 2018-04-01 13:05:00"
         self.refuse(
@@ -269,6 +265,21 @@ class Cells:
         kind = pa.timestamp("us", tz=getattr(values.type, "tz", None))
         cut = pc.CastOptions(kind, allow_time_truncate=True)
         return as_array(pc.cast(pc.cast(values, options=cut), pa.int64()))
+
+
+def cut_to_microseconds(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Times as text, without what is finer than a microsecond."""
+    return pc.replace_substring_regex(values, r"([.,]\d{6})\d+", r"\1")
+
+
+def iso_instants(values: pa.ChunkedArray) -> NDArray[np.int64] | None:
+    """int64[n], microseconds: ISO 8601 times, all with a UTC offset or all without; None where a cell is none."""
+    for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
+        try:
+            return as_array(pc.cast(pc.cast(values, kind), pa.int64()))
+        except pa.ArrowInvalid:
+            continue
+    return None
 
 
 def _casts(values: pa.Array, kind: pa.DataType) -> bool:
