@@ -228,7 +228,9 @@ def transformed(look: Look) -> tuple[str, np.ndarray]:
 
 
 def _derived(guesses: Guesses) -> str:
-    lines = "".join(each.line for each in guesses.derived)
+    lines = "".join(
+        f"{'' if each.sure else '# '}{each.name} = {each.entry}  # {plain(each.reason)}\n" for each in guesses.derived
+    )
     return f"[derived]  # numbers that are computed from several columns of a row\n{lines}\n"
 
 
