@@ -99,7 +99,8 @@ class AllSlots:
     def of_rows(self, kind: str, identifiers: NDArray[np.object_]) -> NDArray[np.int64]:
         """As `of`, for the party of each row: identifiers repeat, and each one is hashed once."""
         distinct, code = np.unique(identifiers.astype(str), return_inverse=True)
-        return self.of(kind, distinct.astype(object))[code]
+        slots: NDArray[np.int64] = self.of(kind, distinct.astype(object))[code]
+        return slots
 
     @property
     def sha256(self) -> str:
