@@ -93,14 +93,15 @@ class AllSlots:
         """int64[n] in [0, size): the slot of each identifier of a party of this `kind`."""
         for each in self.kinds:
             if each.kind == kind:
-                return self.sections[kind].start + each.of(identifiers)
+                first: int = self.sections[kind].start
+                return first + each.of(identifiers)
         raise StatisticsError(f"slots: expected one of {[each.kind for each in self.kinds]}, got {kind!r}")
 
     def of_rows(self, kind: str, identifiers: NDArray[np.object_]) -> NDArray[np.int64]:
         """As `of`, for the party of each row: identifiers repeat, and each one is hashed once."""
         distinct, code = np.unique(identifiers.astype(str), return_inverse=True)
-        slots: NDArray[np.int64] = self.of(kind, distinct.astype(object))[code]
-        return slots
+        slot: NDArray[np.int64] = self.of(kind, distinct.astype(object))[code]
+        return slot
 
     @property
     def sha256(self) -> str:
