@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fl.data.cells import CellError, plain
-from fl.data.schema import DAY_US, EPOCH, MICROSECONDS, LabelColumn, Schema, TimeColumn
+from fl.data.schema import DAY_US, EPOCH, MICROSECONDS, LabelColumn, Schema, TimeColumn, microseconds_of
 from fl.errors import CellRefused, DataError
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")  # cells that stand for a missing number
@@ -240,7 +240,7 @@ class Cells:
         bad = np.zeros(len(words), bool)
         for at in np.flatnonzero(~sure):
             try:
-                instants[at] = _microseconds(dt.datetime.strptime(words[int(at)].as_py(), format))
+                instants[at] = microseconds_of(dt.datetime.strptime(words[int(at)].as_py(), format))
             except ValueError:
                 bad[at] = True
         code = coded.indices.to_numpy()
@@ -288,13 +288,6 @@ def _casts(values: pa.Array, kind: pa.DataType) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
-
-
-def _microseconds(moment: dt.datetime) -> int:
-    """Microseconds since 1970-01-01; a time without an offset counts as UTC."""
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=dt.UTC)
-    return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
 
 
 def as_array(values: pa.ChunkedArray) -> NDArray[Any]:

@@ -603,6 +603,13 @@ class Schema:
         return f"{self.day_name(day)} {'0' * (rest < 10 * MICROSECONDS['hours'])}{clock}"
 
 
+def microseconds_of(moment: dt.datetime) -> int:
+    """Microseconds since 1970-01-01; a time without a UTC offset counts as UTC."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+
+
 def _names_the_year(format: str) -> bool:
     """Whether strptime knows all codes of `format` and reads the year of a date in that format."""
     moment = dt.datetime(2001, 2, 3, 16, 5, 6, tzinfo=dt.UTC)
