@@ -65,21 +65,15 @@ class SharedColumns:
         kept = [i for i in range(len(own)) if i not in replaced]
         match self.totals.plan.mode:
             case "exact windows":
-                columns = self._windows(day, self.slots(parties, "terminal"), x[:, replaced])
+                columns = self._windows(day, self.keys.of_rows("terminal", parties["terminal"]), x[:, replaced])
             case "private increments":
-                columns = self._increments(day, self.slots(parties, "terminal"))
+                columns = self._increments(day, self.keys.of_rows("terminal", parties["terminal"]))
             case "private fraud counts":
                 kinds = [kind for kind, _ in self.totals.plan.kinds]
-                columns = [one for kind in kinds for one in self._frauds(day, self.slots(parties, kind))]
+                columns = [one for kind in kinds for one in self._frauds(day, self.keys.of_rows(kind, parties[kind]))]
         bound = self.schema.bound
         shared = np.clip(np.stack(columns, axis=1), -bound, bound).astype(np.float32)
         return np.concatenate([x[:, kept], shared], axis=1)
-
-    def slots(self, parties: Parties, kind: str) -> NDArray[np.int64]:
-        """int64[n]: where the counts of each row's party of this kind stand among all slots."""
-        distinct, code = np.unique(parties[kind].astype(str), return_inverse=True)
-        slot: NDArray[np.int64] = self.keys.of(kind, distinct.astype(object))[code]
-        return slot
 
     def _windows(
         self, day: NDArray[np.int32], slot: NDArray[np.int64], own: NDArray[np.float32]

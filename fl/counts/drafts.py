@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 from fl.counts.kept_drafts import KeptDrafts
-from fl.counts.kept_drafts import Payment as Payment
 from fl.counts.key_slots import AllSlots
 from fl.counts.plan import Integers, StatisticsPlan, bank_counts, contribution
 from fl.data.reading import Transactions

@@ -171,8 +171,4 @@ def read_episodes(folder: Path) -> dict[str, Episodes] | None:
 
 def slots_of(keys: AllSlots, parties: Parties) -> Slots:
     """Where each row's parties stand among the slots of their kind."""
-    found = {}
-    for kind, section in keys.sections.items():
-        distinct, code = np.unique(parties[kind].astype(str), return_inverse=True)
-        found[kind] = (keys.of(kind, distinct.astype(object)) - section.start)[code]
-    return found
+    return {kind: keys.of_rows(kind, parties[kind]) - section.start for kind, section in keys.sections.items()}

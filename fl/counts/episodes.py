@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
@@ -56,7 +57,7 @@ class BlockCounts:
             raise StatisticsError(
                 f"block counts: expected shape ({len(self.periods)} periods, at least one slot), got {shape}"
             )
-        if any(later.first <= earlier.last for earlier, later in zip(self.periods, self.periods[1:], strict=False)):
+        if any(later.first <= earlier.last for earlier, later in pairwise(self.periods)):
             raise StatisticsError("block counts: expected disjoint periods in order; sort them and leave out overlaps")
         if not np.isfinite(self.frauds).all():
             raise StatisticsError("block counts: expected finite counts, got infinity or NaN")
@@ -253,7 +254,7 @@ class Evidence:
             closes[period.last - first] = i
             if left is not None and not covered[i]:
                 left.frauds[within], left.transactions[within] = 0, 0
-        kinds = [(len(period), others_share if own else 1.0) for period, own in zip(periods, covered, strict=True)]
+        kinds = [(len(period), others_share if whole else 1.0) for period, whole in zip(periods, covered, strict=True)]
         known = sorted(set(kinds))
         kind = np.array([known.index(each) for each in kinds], np.int64)
         slots = blocks.slots if blocks is not None else own.slots if own is not None else 0

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -85,19 +85,23 @@ class AllSlots:
         return sum(each.size for each in self.kinds)
 
     @property
-    def sections(self) -> Mapping[str, slice]:
+    def sections(self) -> dict[str, slice]:
         """By kind, its slots in the vector."""
-        ends = list(accumulate(each.size for each in self.kinds))
-        return {each.kind: slice(end - each.size, end) for each, end in zip(self.kinds, ends, strict=True)}
+        return sections_of([(each.kind, each.size) for each in self.kinds])
 
     def of(self, kind: str, identifiers: NDArray[np.object_]) -> NDArray[np.int64]:
         """int64[n] in [0, size): the slot of each identifier of a party of this `kind`."""
-        first = 0
         for each in self.kinds:
             if each.kind == kind:
+                first: int = self.sections[kind].start
                 return first + each.of(identifiers)
-            first += each.size
         raise StatisticsError(f"slots: expected one of {[each.kind for each in self.kinds]}, got {kind!r}")
+
+    def of_rows(self, kind: str, identifiers: NDArray[np.object_]) -> NDArray[np.int64]:
+        """As `of`, for the party of each row: identifiers repeat, and each one is hashed once."""
+        distinct, code = np.unique(identifiers.astype(str), return_inverse=True)
+        slot: NDArray[np.int64] = self.of(kind, distinct.astype(object))[code]
+        return slot
 
     @property
     def sha256(self) -> str:
@@ -108,3 +112,9 @@ class AllSlots:
             text = f"{each.kind}|{each.buckets}|{hashlib.sha256(listed.encode()).hexdigest()}|"
             digest.update(text.encode() + hashlib.sha256(each.salt).digest())
         return digest.hexdigest()
+
+
+def sections_of(kinds: Sequence[tuple[str, int]]) -> dict[str, slice]:
+    """By kind, its slots in a vector that holds the slots of `kinds` (kind, how many), kind after kind."""
+    ends = accumulate(slots for _, slots in kinds)
+    return {kind: slice(end - slots, end) for (kind, slots), end in zip(kinds, ends, strict=True)}

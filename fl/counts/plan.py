@@ -30,14 +30,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl.counts.episodes import BlockCounts
-from fl.counts.key_slots import AllSlots
+from fl.counts.key_slots import AllSlots, sections_of
 from fl.data.reading import Transactions
 from fl.data.schema import Days
 from fl.errors import StatisticsError
@@ -139,8 +139,7 @@ class StatisticsPlan:
     @property
     def sections(self) -> dict[str, slice]:
         """By kind, its slots."""
-        ends = accumulate(slots for _, slots in self.kinds)
-        return {kind: slice(end - slots, end) for (kind, slots), end in zip(self.kinds, ends, strict=True)}
+        return sections_of(self.kinds)
 
     @property
     def largest(self) -> int:

@@ -35,7 +35,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from fl.counts.drafts import Drafts, Payment, named
+from fl.counts.drafts import Drafts, named
+from fl.counts.kept_drafts import Payment
 from fl.counts.key_slots import SALT_BYTES, AllSlots, KeySlots
 from fl.counts.plan import Noise, StatisticsPlan, Totals
 from fl.data.reading import Transactions

@@ -142,8 +142,7 @@ def share_constants(
     """The constants over `banks` (name, training rows), computed now or read from `folder`.
 
     `engine`: None adds without encryption. `payment`: needed for a plan with noise, and asked before anything is
-    counted. Raises whatever it raises,
-    `StatisticsError`, `AggregationError`, `secagg.errors.SecAggError`.
+    counted. Raises whatever it raises, `StatisticsError`, `AggregationError`, `secagg.errors.SecAggError`.
     """
     if plan.noise is not None and payment is None:
         raise StatisticsError("a noisy release is paid for: expected the banks' ledgers, got none")

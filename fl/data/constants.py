@@ -1,4 +1,4 @@
-"""Where the scaling constants of a column come from, and what they are once they are known.
+"""Where the scaling constants of a column come from, what they are once they are known, and how TOML holds them.
 
 A column of numbers enters the model as (transform(value) - center) / scale, clipped to +-bound. The schema says for
 each column where centre and scale come from (`ConstantsFrom`):
@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from fl import options
 from fl.errors import SchemaError
+from fl.toml import literal
 
 ConstantsFrom = Literal["given", "shared", "bank"]
 BOUND = 10.0  # of a column whose constants are computed, if the schema names no bound for it
@@ -53,3 +54,21 @@ def require_no_given(source: str, where: str, *given: str) -> None:
             f'{where}: expected no {" and no ".join(given)} beside constants = "{source}", which computes them; '
             "remove one of the two"
         )
+
+
+def line_of(constant: Constant) -> str:
+    """The constant in TOML, as an entry of the schema's [constants]."""
+    return f"{literal(constant.column)} = {{ {', '.join(_parts(constant))} }}\n"
+
+
+def table_of(constant: Constant) -> str:
+    """The same entry as a table of its own, which may stand anywhere."""
+    return "\n".join(["", f"[constants.{literal(constant.column)}]", *_parts(constant), ""])
+
+
+def _parts(constant: Constant) -> list[str]:
+    parts = [f"center = {literal(constant.center)}", f"scale = {literal(constant.scale)}"]
+    if constant.means:
+        means = ", ".join(f"{literal(word)} = {literal(mean)}" for word, mean in constant.means.items())
+        parts += [f"rest = {literal(constant.rest)}", f"means = {{ {means} }}"]
+    return parts

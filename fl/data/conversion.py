@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fl.data.cells import CellError, plain
-from fl.data.schema import DAY_US, EPOCH, MICROSECONDS, LabelColumn, Schema, TimeColumn
+from fl.data.schema import DAY_US, EPOCH, MICROSECONDS, LabelColumn, Schema, TimeColumn, microseconds_of
 from fl.errors import CellRefused, DataError
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")  # cells that stand for a missing number
@@ -199,12 +199,8 @@ class Cells:
         self.refuse(time.column, _mask(pc.is_null(values)), "a date and time")
         if time.format is not None:
             return self._formatted_datetimes(time.column, time.format, values)
-        values = pc.replace_substring_regex(values, r"([.,]\d{6})\d+", r"\1")  # what is finer than a microsecond is cut
-        for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
-            try:
-                instants = as_array(pc.cast(pc.cast(values, kind), pa.int64()))
-            except pa.ArrowInvalid:
-                continue
+        values = cut_to_microseconds(values)
+        if (instants := iso_instants(values)) is not None:
             return self._in_calendar(time.column, instants, f"a date {CALENDAR}")
         expected = "an ISO 8601 date and time, as in 2018-04-01 13:05:00"
         self.refuse(
@@ -244,7 +240,7 @@ class Cells:
         bad = np.zeros(len(words), bool)
         for at in np.flatnonzero(~sure):
             try:
-                instants[at] = _microseconds(dt.datetime.strptime(words[int(at)].as_py(), format))
+                instants[at] = microseconds_of(dt.datetime.strptime(words[int(at)].as_py(), format))
             except ValueError:
                 bad[at] = True
         code = coded.indices.to_numpy()
@@ -271,19 +267,27 @@ class Cells:
         return as_array(pc.cast(pc.cast(values, options=cut), pa.int64()))
 
 
+def cut_to_microseconds(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Times as text, without what is finer than a microsecond."""
+    return pc.replace_substring_regex(values, r"([.,]\d{6})\d+", r"\1")
+
+
+def iso_instants(values: pa.ChunkedArray) -> NDArray[np.int64] | None:
+    """int64[n], microseconds: ISO 8601 times, all with a UTC offset or all without; None where a cell is none."""
+    for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
+        try:
+            return as_array(pc.cast(pc.cast(values, kind), pa.int64()))
+        except pa.ArrowInvalid:
+            continue
+    return None
+
+
 def _casts(values: pa.Array, kind: pa.DataType) -> bool:
     try:
         pc.cast(values, kind)
     except pa.ArrowInvalid:
         return False
     return True
-
-
-def _microseconds(moment: dt.datetime) -> int:
-    """Microseconds since 1970-01-01; a time without an offset counts as UTC."""
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=dt.UTC)
-    return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
 
 
 def as_array(values: pa.ChunkedArray) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fl.data.conversion import MISSING, Cells
 from fl.data.derived_columns import DerivedColumn
 from fl.data.schema import MICROSECONDS, Schema, TimeColumn
+from fl.data.signed_log import signed_log1p
 
 EARTH_KM = 6371.0088  # mean radius (IUGG)
 LATITUDE, LONGITUDE = 90.0, 180.0  # largest degrees
@@ -55,7 +56,7 @@ def derived_values(cells: Cells, column: DerivedColumn, schema: Schema) -> Value
             return np.asarray(pc.equal(one, other).to_numpy(), np.float64)
         case "ratio_to_mean":
             number = cells.numbers(column.columns[0], missing=True)
-            return np.sign(number) * np.log1p(np.abs(number))
+            return signed_log1p(number)
 
 
 def _times(cells: Cells, column: str, schema: Schema) -> Values:

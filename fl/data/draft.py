@@ -1,16 +1,15 @@
 """Draft a schema from a file: a guess per column, each with its reason and alternatives, for a person to read.
 
-The file is read once, whatever its compression, encoding, delimiter and decimal mark; what was detected is said. A
-draft can always be loaded, and it can be trained with as it is. It is not finished: a wrong guess may leave in a column
-that is the label in another form, and vocabularies and constants are statistics of the data until a person replaces
-them by public ones.
+Compression, encoding, delimiter and decimal mark of the file are detected, and the draft says them. A draft can always
+be loaded, and it can be trained with as it is. It is not finished: a wrong guess may leave in a column that is the
+label in another form, and vocabularies and constants are statistics of the data until a person replaces them by public
+ones.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from fl.data.drafting.looks import Look, looks_at
 from fl.data.drafting.sections import head, plain, sections
 from fl.data.drafting.suspects import gives_away
 from fl.data.formats import FileFormat, sniffed
+from fl.data.reading import format_of
 from fl.data.schema import Schema
 from fl.data.schema_file import parse_schema
 from fl.toml import literal
@@ -67,17 +67,13 @@ def draft_schema(path: str | Path, label: str | None = None) -> str:
 def disguised_inputs(path: str | Path, schema: Schema) -> tuple[str, ...]:
     """A warning for every input of `schema` that may be the label in disguise in this file. Raises `DataError`."""
     path, label = Path(path), schema.label
-    columns = {look.name: look for look in looks_at(path, replace(sniffed(path), **_as_declared(schema)))}
+    columns = {look.name: look for look in looks_at(path, format_of(schema))}
     meaning = {**dict.fromkeys(label.positive, 1), **dict.fromkeys(label.negative, 0)}
     fraud = np.array([meaning.get(value, -1) for value in columns[label.column].values], np.int8)
     inputs = [c.column for group in (schema.numeric, schema.categorical) for c in group]
     inputs += [] if schema.amount is None else [schema.amount.column]
     found = ((name, gives_away(columns[name], label.column, fraud)) for name in inputs)
     return tuple(f"input {plain(name)!r} may be the label in disguise: {reason}" for name, reason in found if reason)
-
-
-def _as_declared(schema: Schema) -> dict[str, Any]:
-    return {"delimiter": schema.delimiter, "decimal": schema.decimal, "encoding": schema.encoding}
 
 
 def _warnings(guesses: Guesses) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from fl.data.schema import (
     TextColumn,
     Transform,
 )
+from fl.data.signed_log import signed_expm1, signed_log1p
 from fl.data.windows import GroupWindows, Positions
 from fl.errors import DataError, FeatureError
 
@@ -148,14 +149,10 @@ def largest_bound(schema: Schema) -> float:
 def unclipped(values: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
     """float64[n]: unscaled values of one feature, transformed and scaled; infinite where that overflows."""
     if feature.transform in LOG_TRANSFORMS:
-        values = _signed_log1p(values)
+        values = signed_log1p(values)
     with np.errstate(over="ignore"):
         scaled: NDArray[np.float64] = (values - feature.center) / feature.scale
     return scaled
-
-
-def _signed_log1p(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.sign(values) * np.log1p(np.abs(values))
 
 
 class Calendar:
@@ -242,7 +239,7 @@ class CustomerHistory:
         amount = table.amount[rows]
         with np.errstate(over="ignore"):  # beyond float64 is beyond the bound
             zscore = np.clip((amount - mean) / deviation, -FURTHEST, FURTHEST)
-        return np.stack([zscore, _signed_log1p(amount) - _signed_log1p(mean)], axis=1)
+        return np.stack([zscore, signed_log1p(amount) - signed_log1p(mean)], axis=1)
 
 
 class TerminalWindows:
@@ -323,7 +320,7 @@ class Derived:
             values = values - np.array(means)[word_positions(category, self._vocabulary)]
         absent = np.isnan(values)
         center = self.features[0].center
-        unscaled = np.sign(center) * np.expm1(np.abs(center)) if self._column.transform == "signed_log1p" else center
+        unscaled = signed_expm1(np.array(center)) if self._column.transform == "signed_log1p" else center
         return np.stack([np.where(absent, unscaled, values), absent], axis=1)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.data.constants import Constant
+from fl.data.signed_log import signed_expm1, signed_log1p
 from fl.errors import StatisticsError
 
 REACH = 50  # of u: 1e-6 * e^50 is beyond 10^15
@@ -168,10 +169,8 @@ def _quantile(finest: Values, counted: Counted, share: float) -> float:
 
 
 def _to_grid(values: Values, counted: Counted) -> Values:
-    grid: Values = values if counted.is_log else np.sign(values) * np.log1p(np.abs(values) / UNIT)
-    return grid
+    return values if counted.is_log else signed_log1p(values / UNIT)
 
 
 def _from_grid(u: Values, counted: Counted) -> Values:
-    values: Values = u if counted.is_log else np.sign(u) * np.expm1(np.abs(u)) * UNIT
-    return values
+    return u if counted.is_log else signed_expm1(u) * UNIT

@@ -20,6 +20,7 @@ from fl.data.features import LOG_TRANSFORMS, Feature, features, raw_features, un
 from fl.data.log_grid import Counted, Counts, Values, constant_of, counts_of
 from fl.data.reading import Transactions
 from fl.data.schema import Schema
+from fl.data.signed_log import signed_log1p
 from fl.errors import DataError
 
 MOST_CLIPPED = 0.01  # of a column's values at one bank: beyond it the constants do not fit the data
@@ -154,17 +155,12 @@ def _values(table: Transactions, counted: Counted) -> tuple[Values, NDArray[np.i
     schema, group = table.schema, np.zeros(len(table), np.int64)
     if schema.amount is not None and counted.column == schema.amount.column:
         assert table.amount is not None
-        return _log(table.amount), group
+        return signed_log1p(table.amount), group
     if counted.column in table.numeric:
         values = table.numeric[counted.column]
-        return (_log(values) if counted.is_log else values), group
+        return (signed_log1p(values) if counted.is_log else values), group
     derived = next(each for each in schema.derived if each.name == counted.column)
     values = table.derived[derived.name]
     if counted.words:
         group = word_positions(table.categorical[derived.columns[1]], counted.words)
-    return (_log(values) if derived.transform in LOG_TRANSFORMS else values), group
-
-
-def _log(values: Values) -> Values:
-    logs: Values = np.sign(values) * np.log1p(np.abs(values))
-    return logs
+    return (signed_log1p(values) if derived.transform in LOG_TRANSFORMS else values), group

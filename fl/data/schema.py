@@ -21,11 +21,10 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, get_args
 
 from fl import options
-from fl.data.constants import Constant, ConstantsFrom
+from fl.data.constants import Constant, ConstantsFrom, line_of, table_of
 from fl.data.derived_columns import DerivedColumn
 from fl.data.vocabulary import Words
 from fl.errors import SchemaError
-from fl.toml import literal
 
 TimeUnit = Literal["datetime", "microseconds", "milliseconds", "seconds", "minutes", "hours", "days", "order"]
 MICROSECONDS: dict[str, int] = {  # microseconds in one unit of a numeric time column
@@ -482,7 +481,7 @@ class Schema:
         text = self.source
         if written:
             # Tables of their own where [constants] is there already: other tables may follow it.
-            lines = [_constant_table(each) if self.constants else _constant_line(each) for each in new]
+            lines = [table_of(each) if self.constants else line_of(each) for each in new]
             header = "" if self.constants else "\n[constants]  # computed from the rows of the banks\n"
             text = f"{text.rstrip(chr(10))}\n{header}" + "".join(lines)
         amount = self.amount
@@ -604,6 +603,13 @@ class Schema:
         return f"{self.day_name(day)} {'0' * (rest < 10 * MICROSECONDS['hours'])}{clock}"
 
 
+def microseconds_of(moment: dt.datetime) -> int:
+    """Microseconds since 1970-01-01; a time without a UTC offset counts as UTC."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+
+
 def _names_the_year(format: str) -> bool:
     """Whether strptime knows all codes of `format` and reads the year of a date in that format."""
     moment = dt.datetime(2001, 2, 3, 16, 5, 6, tzinfo=dt.UTC)
@@ -616,24 +622,6 @@ def _names_the_year(format: str) -> bool:
 def _expm1(value: float) -> float:
     """The amount whose log1p is `value`, within what an amount can be."""
     return float(math.expm1(min(value, math.log1p(options.TYPICAL.high))))
-
-
-def _constant_line(constant: Constant) -> str:
-    """One entry of [constants] in TOML."""
-    return f"{literal(constant.column)} = {{ {', '.join(_constant_parts(constant))} }}\n"
-
-
-def _constant_table(constant: Constant) -> str:
-    """The same entry as a table of its own, which may stand anywhere."""
-    return "\n".join(["", f"[constants.{literal(constant.column)}]", *_constant_parts(constant), ""])
-
-
-def _constant_parts(constant: Constant) -> list[str]:
-    parts = [f"center = {literal(constant.center)}", f"scale = {literal(constant.scale)}"]
-    if constant.means:
-        means = ", ".join(f"{literal(word)} = {literal(mean)}" for word, mean in constant.means.items())
-        parts += [f"rest = {literal(constant.rest)}", f"means = {{ {means} }}"]
-    return parts
 
 
 def _not_default(settings: object, names: Iterable[str]) -> dict[str, Any]:

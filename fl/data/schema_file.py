@@ -30,6 +30,7 @@ from fl.data.schema import (
     Schema,
     TextColumn,
     TimeColumn,
+    microseconds_of,
 )
 from fl.errors import SchemaError
 from fl.toml import Fields, parsed, text_of
@@ -329,10 +330,9 @@ def _day_number(day: dt.date | int) -> int:
 
 
 def _microseconds(moment: dt.datetime | float, where: str) -> int:
-    """A moment without an offset counts as UTC, as times in a file do."""
+    """A date with its time of day, as times in a file are read, or a number of days."""
     if isinstance(moment, dt.datetime):
-        utc = moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
-        return (utc - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+        return microseconds_of(moment)
     if not abs(moment) <= options.DAY.high:  # infinite and NaN included
         raise SchemaError(f"{where}: expected day numbers of at most {options.DAY.high}, got {moment}")
     return round(moment * DAY_US)

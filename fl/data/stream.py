@@ -74,11 +74,12 @@ class LiveFeatures:
     ) -> None:
         self._schema, self._partition, self._at_banks = schema, partition, at_banks
         self._banks: dict[str, FeatureStream] = {}
+        self._latest: int | None = None
         if history is not None:
             for name, rows in partition.assign(history):
                 self._banks[name] = FeatureStream(schema, history.take(rows), _own(schema, at_banks, name))
-        timed = history is not None and history.time is not None and len(history)
-        self._latest = int(history.time[-1]) if timed else None  # type: ignore[union-attr, index]  # as `timed` says
+            if history.time is not None and len(history):
+                self._latest = int(history.time[-1])
 
     def push(self, chunk: Transactions) -> StreamedRows:
         """Features of the chunk, which is remembered. Raises as `feature_stream` does."""

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -179,9 +180,16 @@ def _composed(
     trained: tuple[tuple[float, float, int], ...], noisy: tuple[NoisyCounts, ...], delta: float
 ) -> ComposedLoss | None:
     """The numerical part of a loss, which a calibration of other noise asks for again and again."""
+    with _quiet_opacus():
+        return composed_loss(trained, _losses(noisy), delta)
+
+
+@contextmanager
+def _quiet_opacus() -> Iterator[None]:
+    """Opacus warns at the ends of the orders and takes log(0) at sampling rate 1, where -inf is the right value."""
     with warnings.catch_warnings(), np.errstate(divide="ignore"):
         warnings.filterwarnings("ignore", message="Optimal order is the")
-        return composed_loss(trained, _losses(noisy), delta)
+        yield
 
 
 @lru_cache(maxsize=4096)
@@ -203,8 +211,7 @@ def _by_composition(together: Together, delta: float) -> Reckoned:
     """PRV's figure at `delta` itself, or Renyi DP's outside its range and where that is the smaller one."""
     if not _may_be_composed(together, delta):
         return Reckoned(math.inf, RENYI_ACCOUNTANT)
-    with warnings.catch_warnings(), np.errstate(divide="ignore"):
-        warnings.filterwarnings("ignore", message="Optimal order is the")
+    with _quiet_opacus():
         found = composed_epsilon(_as_opacus(together.trained), _losses(together.noisy), delta)
     if found is None:
         return _by_renyi(together, delta)
@@ -247,9 +254,7 @@ def _by_renyi(together: Together, delta: float, orders: Sequence[float] = RENYI_
         history.append((math.sqrt(1 / (2 * rho)), 1.0, 1))
     divergence = np.zeros(len(orders))
     distance = distance_of(together.counts)
-    with warnings.catch_warnings(), np.errstate(divide="ignore"):
-        # Opacus warns at the ends of the orders and takes log(0) at sampling rate 1, where -inf is the right value.
-        warnings.filterwarnings("ignore", message="Optimal order is the")
+    with _quiet_opacus():
         for noise, rate, count in history:
             divergence += compute_rdp(q=rate, noise_multiplier=noise, steps=count, orders=list(orders))
         for entry in together.counts:

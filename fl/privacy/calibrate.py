@@ -14,7 +14,7 @@ from fl.privacy.accounting import Accountant, epsilon
 from fl.privacy.discrete_gaussian import LARGEST_VARIANCE, exact_variance
 from fl.privacy.discrete_laplace import EPSILON, LaplacePlan, plan_laplace
 from fl.privacy.mechanisms import ClientRounds, Entry, Mechanism, SharedSteps, laplace_counts, noisy_counts
-from fl.privacy.noise_shares import NoisePlan, plan_noise
+from fl.privacy.noise_shares import NoisePlan, plan_noise, require_coalition
 
 SMALLEST_NOISE = 0.5  # noise multipliers below are not worth searching
 LARGEST_NOISE = 10_000.0
@@ -175,11 +175,11 @@ def calibrate_clients(
     `BudgetExhausted` when no noise that fits the sampler is enough.
     """
     require_left(spent, epsilon_limit, delta)
-    honest = _honest(banks, colluders)
+    require_coalition(banks, colluders)
 
     def once(sigma: float) -> ClientRounds:
         variance = float(exact_variance(min(max(sigma**2, 1.0), LARGEST_VARIANCE)))
-        return ClientRounds(sensitivity, variance, honest, dimension, 1)
+        return ClientRounds(sensitivity, variance, banks - colluders, dimension, 1)
 
     def fits(sigma: float) -> bool:
         return epsilon([*spent, *([once(sigma)] * rounds)], delta) <= epsilon_limit
@@ -210,12 +210,12 @@ def calibrate_steps(
     up to `MOST_PIECES` pieces of the sampler's largest variance is enough.
     """
     require_left(spent, epsilon_limit, delta)
-    honest = _honest(banks, colluders)
+    require_coalition(banks, colluders)
 
     def once(sigma: float) -> tuple[SharedSteps, int]:
         pieces = math.ceil(sigma**2 / LARGEST_VARIANCE)
         variance = float(exact_variance(max(sigma**2 / pieces, 4.0)))
-        return SharedSteps(sensitivity, variance, pieces * honest, dimension, 1), pieces
+        return SharedSteps(sensitivity, variance, pieces * (banks - colluders), dimension, 1), pieces
 
     def fits(sigma: float) -> bool:
         every = replace(once(sigma)[0], rounds=steps)
@@ -228,13 +228,6 @@ def calibrate_steps(
             "or ask for fewer --rounds"
         )
     return once(sigma)
-
-
-def _honest(banks: int, colluders: int) -> int:
-    """Shares that nobody in the coalition knows. Raises `BudgetError`."""
-    if not 1 <= colluders < banks:
-        raise BudgetError(f"colluders: expected 1 to {banks - 1} of {banks} banks, got {colluders}")
-    return banks - colluders
 
 
 def _least(low: float, high: float, fits: Callable[[float], bool]) -> float | None:

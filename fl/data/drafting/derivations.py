@@ -27,18 +27,16 @@ MOST_OF_A_KIND = 4  # suggestions
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One line of [derived]. `sure`: written as it is; otherwise as a comment. `sources`: columns that it reads."""
+    """One line of [derived]: `name` and `entry` in TOML, and why. `sure`: written as it is; otherwise as a comment.
+
+    `sources`: columns that it reads.
+    """
 
     name: str
     entry: str
     reason: str
     sure: bool
     sources: tuple[str, ...]
-
-    @property
-    def line(self) -> str:
-        """The line in TOML, with its reason."""
-        return f"{'' if self.sure else '# '}{self.name} = {self.entry}  # {self.reason}\n"
 
 
 def suggest_derived(
@@ -77,7 +75,7 @@ def _differences(columns: Sequence[Look], time: Look | None) -> Iterable[Suggest
             time.moment.unit,
             time.moment.origin,
         )
-        reason = f"seconds from {_plain(look.name)} to {_plain(time.name)}"
+        reason = f"seconds from {look.name} to {time.name}"
         if not alike:
             reason += "; the two are written differently, so write one as the other first"
         yield _entry(f"{look.name}_TO_{time.name}", "difference", time.name, look.name, reason=reason, sure=alike)
@@ -168,8 +166,3 @@ def _ratios_to_means(columns: Sequence[Look], amount: Look | None) -> Iterable[S
             reason="log of the amount over what is usual in the category; the category needs a vocabulary",
             sure=False,
         )
-
-
-def _plain(name: str) -> str:
-    """For a comment: no control characters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)

@@ -6,7 +6,7 @@ and no input, whatever its name says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -290,14 +290,17 @@ def _bank(looks: Sequence[Look]) -> Guess | None:
 def _parties(looks: Sequence[Look]) -> dict[str, Guess]:
     """Who pays and where, by name, else by what identifiers look like; further kinds by name alone."""
     found: dict[str, Guess] = {}
+
+    def taken() -> set[str]:
+        return {guess.column for guess in found.values()}
+
     by_name = "its name, and that it has many identifiers"
     for role, pattern in (("customer", names.CUSTOMER), ("terminal", names.TERMINAL)):
         fits = [look for look in looks if names.could_name(pattern, look.name) and _could_be_party(look)]
-        fits = [look for look in fits if look.name not in {guess.column for guess in found.values()}]
+        fits = [look for look in fits if look.name not in taken()]
         if fits:
             others = [look.name for look in fits[1:]]
             found[role] = Guess(fits[0], by_name, _one_of(others))
-    taken: Callable[[], set[str]] = lambda: {guess.column for guess in found.values()}  # noqa: E731
     for role, pattern in (("merchant", names.MERCHANT), ("device", names.DEVICE)):
         further = [look for look in looks if names.could_name(pattern, look.name) and look.name not in taken()]
         further = [look for look in further if _could_be_party(look)]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fl.data.conversion import cut_to_microseconds, iso_instants
 from fl.data.drafting.names import TIME
-from fl.data.schema import MICROSECONDS, TimeUnit
+from fl.data.schema import EPOCH, MICROSECONDS, TimeUnit
 
 TRIED_CELLS = 300
 DAYS = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d-%b-%Y", "%d %b %Y", "%d%b%Y")
@@ -24,7 +24,6 @@ FORMATS = (
 )
 EPOCH_UNITS: tuple[TimeUnit, ...] = ("seconds", "milliseconds", "microseconds")
 FIRST_US, LAST_US = 631_152_000_000_000, 2_208_988_800_000_000  # 1990-01-01 and 2040-01-01
-EPOCH = dt.date(1970, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,8 @@ def _counted(name: str, numbers: NDArray[np.float64]) -> Moment | None:
 
 def _iso(cells: NDArray[np.object_]) -> Moment | None:
     """ISO 8601, as `fl.data.conversion` reads it."""
-    text = pc.replace_substring_regex(pa.array(cells, pa.string()), r"([.,]\d{6})\d+", r"\1")
-    for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
-        try:
-            return Moment("datetime", None, None, pc.cast(pc.cast(text, kind), pa.int64()).to_numpy())
-        except pa.ArrowInvalid:
-            continue
-    return None
+    instants = iso_instants(cut_to_microseconds(pa.chunked_array([pa.array(cells, pa.string())])))
+    return None if instants is None else Moment("datetime", None, None, instants)
 
 
 def _formatted(cells: NDArray[np.object_], formats: tuple[str, ...]) -> Moment | None:

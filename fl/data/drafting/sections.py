@@ -15,6 +15,7 @@ from fl.data.drafting import names
 from fl.data.drafting.guesses import Guess, Guesses, part_words
 from fl.data.drafting.looks import NO, YES, Look
 from fl.data.schema import MINUTE_US, LabelColumn
+from fl.data.signed_log import signed_log1p
 from fl.toml import literal
 
 LISTED_WORDS = 64  # a category with more words is hashed
@@ -127,7 +128,7 @@ def _amount(amount: Guess) -> str:
     numbers = amount.look.numbers
     assert numbers is not None
     typical = _digits(float(np.median(np.abs(numbers))), 1)
-    logs = np.sign(numbers) * np.log1p(np.abs(numbers))
+    logs = signed_log1p(numbers)
     return (
         f"[amount]  # {_note(amount)}\ncolumn = {literal(amount.column)}\n"
         f"{COMPUTED}# or public figures, such as typical = {typical!r} and spread = {_spread(logs)!r} (log)\n\n"
@@ -222,12 +223,14 @@ def transformed(look: Look) -> tuple[str, np.ndarray]:
     magnitude = np.abs(look.numbers)
     usual = float(np.quantile(magnitude, 0.75)) or float(magnitude.mean())
     if magnitude.max(initial=0.0) > 3 and magnitude.max() > 5 * usual:
-        return "signed_log1p", np.sign(look.numbers) * np.log1p(magnitude)
+        return "signed_log1p", signed_log1p(look.numbers)
     return "identity", look.numbers
 
 
 def _derived(guesses: Guesses) -> str:
-    lines = "".join(each.line for each in guesses.derived)
+    lines = "".join(
+        f"{'' if each.sure else '# '}{each.name} = {each.entry}  # {plain(each.reason)}\n" for each in guesses.derived
+    )
     return f"[derived]  # numbers that are computed from several columns of a row\n{lines}\n"
 
 

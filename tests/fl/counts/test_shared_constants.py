@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,9 +81,10 @@ def test_a_noisy_round_is_in_every_ledger_before_its_constants_exist(
     plan = plan_of(banks, 4.0)
     payment = payment_of(tmp_path, plan)
     share_constants(banks, plan, tmp_path / "run", payment=payment, engine=None)
+    assert plan.entry is not None
     for ledger in payment.ledgers.values():
         assert ledger.history() == [plan.entry]
-        assert ledger.spent() == pytest.approx(epsilon([plan.entry], 1e-5))  # type: ignore[list-item]
+        assert ledger.spent() == pytest.approx(epsilon([plan.entry], 1e-5))
 
 
 def test_the_round_is_played_and_paid_once(banks: list[tuple[str, Transactions]], tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_a_process_killed_after_paying_contributes_the_same_integers_again(
     payment = payment_of(tmp_path, plan)
     seen: list[list[np.ndarray]] = []
 
-    def killed(draws: list, **_: object) -> None:  # type: ignore[type-arg]
+    def killed(draws: list[Any], **_: object) -> None:
         seen.append([draw(len(banks)) for draw in draws])
         raise KeyboardInterrupt
 

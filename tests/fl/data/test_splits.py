@@ -11,7 +11,7 @@ import pytest
 from fl.data.features import features, raw_features
 from fl.data.federation import load_federation
 from fl.data.reading import load_transactions, transactions_from_frame
-from fl.data.schema import DAY_US, ColumnSplit, Days, Moments, Schema
+from fl.data.schema import DAY_US, ColumnSplit, DatedSplit, Days, Moments, Schema
 from fl.data.schema_file import parse_schema
 from fl.data.split import calendar_of, periods_for, split
 from fl.errors import DataError, SchemaError, SplitError
@@ -99,7 +99,7 @@ def test_one_test_period_needs_no_list_around_it() -> None:
     dated = TIMED + "[split]\ntrain = [2024-01-01, 2024-01-07]\n"
     once = parse(dated + "test = [2024-01-08, 2024-01-14]\n")
     assert once.split == parse(dated + "test = [[2024-01-08, 2024-01-14]]\n").split
-    assert once.split.test == (Days(19730, 19736),)  # type: ignore[union-attr]
+    assert isinstance(once.split, DatedSplit) and once.split.test == (Days(19730, 19736),)
 
 
 def test_periods_of_hours_are_given_as_moments() -> None:
@@ -122,7 +122,7 @@ HOURS = "test = [2024-03-05T12:00:00, 2024-03-05T18:00:00]\n"
 def test_moments_without_a_calendar_are_parts_of_days() -> None:
     text = HEAD + '[time]\ncolumn = "t"\nunit = "hours"\n[split]\ntrain = [0.0, 0.5]\ntest = [[0.5, 0.75]]\n'
     schema = parse(text)
-    assert schema.split.train == Moments(0, DAY_US // 2)  # type: ignore[union-attr]
+    assert isinstance(schema.split, DatedSplit) and schema.split.train == Moments(0, DAY_US // 2)
     with pytest.raises(SchemaError, match="two day numbers"):
         parse(text.replace("[0.0, 0.5]", "[nan, 0.5, 1.0]"))
     with pytest.raises(SchemaError, match="day numbers of at most"):

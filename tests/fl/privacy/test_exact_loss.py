@@ -39,7 +39,8 @@ NOISE = np.arange(-REACH, REACH + 1)
 
 def laplace(eps: float, moved: int = 1) -> Pair:
     q = math.exp(-eps)
-    return tuple((1 - q) / (1 + q) * q ** np.abs(NOISE - m, dtype=np.float64) for m in (0, moved))  # type: ignore[return-value]
+    absent, present = ((1 - q) / (1 + q) * q ** np.abs(NOISE - m, dtype=np.float64) for m in (0, moved))
+    return absent, present
 
 
 def discrete_gaussian(variance: float, moved: int = 1) -> Pair:
