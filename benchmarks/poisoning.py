@@ -12,7 +12,6 @@ seed: most rules lead to the same models.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -24,9 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from benchmarks.errors import ResumeMismatch, UnreadableResults
+from benchmarks import cell_folder
 from fl.data.federation import Federation, Rows, federation_of
-from fl.durable import replace_durably
 from fl.learning.evaluation import evaluate
 from fl.learning.model import flatten
 from fl.rounds.algorithms.fedavg import FedAvg
@@ -43,7 +41,6 @@ from secagg.rules import COUNTED
 NOBODY = "none"  # in place of an attack: all banks are honest
 UNDEFENDED = "undefended"  # in place of a rule
 ABSENT = "without them"  # in place of a rule: the average of all but the attackers
-SETTINGS = "settings.json"
 FORMAT = "fl poisoning 1"
 CPU = torch.device("cpu")
 
@@ -65,9 +62,7 @@ class Question:
     @property
     def of_folder(self) -> dict[str, Any]:
         """What all cells of one folder have in common."""
-        data = asdict(self.data)
-        for name in ("source", "schema", "partition"):  # results are given to others: no folders
-            data[name] = None if data[name] is None else data[name].rpartition("/")[2]
+        data = cell_folder.without_folders(self.data)
         return {"format": FORMAT, "data": data, "attackers": self.attackers, "rounds": self.rounds}
 
 
@@ -96,8 +91,7 @@ def cells(question: Question) -> Iterator[Cell]:
 def measure(question: Question, folder: Path, say: Say) -> None:
     """Measure every cell that `folder` lacks. Raises `ResumeMismatch` for a folder of another question."""
     AttackSettings("ipm", question.attackers)
-    folder.mkdir(parents=True, exist_ok=True)
-    _require_same(question, folder)
+    cell_folder.require_same(folder, question.of_folder)
     left = [cell for cell in cells(question) if not (folder / cell.file).exists()]
     seat: _Seed | None = None
     for number, cell in enumerate(left, start=1):
@@ -105,7 +99,7 @@ def measure(question: Question, folder: Path, say: Say) -> None:
             say(f"reading {Path(question.data.source).name}")
             seat = _Seed.of(question, cell.seed)
         say(f"{number} of {len(left)}: {cell.file.removesuffix('.json')}")
-        replace_durably(folder / cell.file, json.dumps({**asdict(cell), **seat.played(cell)}, indent=1).encode())
+        cell_folder.write_cell(folder / cell.file, {**asdict(cell), **seat.played(cell)})
 
 
 @dataclass(frozen=True)
@@ -184,18 +178,12 @@ class _Seed:
 
 def read_cells(folder: Path) -> list[dict[str, Any]]:
     """What every file of `folder` holds. Raises `UnreadableResults`."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        if path.name == SETTINGS:
-            continue
-        try:
-            content = json.loads(path.read_bytes())
-            float(content["average_precision"])
-            _ = content["attack"], content["rule"], content["seed"], content["attackers"], content["rejected"].items()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
-            raise UnreadableResults(f"{path}: expected figures of one cell, got {fault}; remove the file") from fault
-        found.append(content)
-    return found
+    return cell_folder.read_cells(folder, _require_figures)
+
+
+def _require_figures(content: dict[str, Any]) -> None:
+    float(content["average_precision"])
+    _ = content["attack"], content["rule"], content["seed"], content["attackers"], content["rejected"].items()
 
 
 def summary(found: Cells) -> dict[str, dict[str, Any]]:
@@ -232,16 +220,3 @@ def _told(place: Mapping[str, Any] | None) -> str:
     mean, least, most = (f"{value:.3f}".lstrip("0") for value in (sum(seeds) / len(seeds), min(seeds), max(seeds)))
     out = f"{place['attackers_left_out']}+{place['honest_left_out']}"
     return f"{mean} [{least}, {most}] {out}"
-
-
-def _require_same(question: Question, folder: Path) -> None:
-    path, asked = folder / SETTINGS, json.loads(json.dumps(question.of_folder))
-    if path.exists():
-        try:
-            there = json.loads(path.read_bytes())
-        except (OSError, ValueError) as fault:
-            raise UnreadableResults(f"{path}: expected the settings of a measurement, got {fault}") from fault
-        if there != asked:
-            raise ResumeMismatch(f"{folder} holds figures of other data or options: give another --folder")
-        return
-    replace_durably(path, json.dumps(asked, indent=1).encode())
