@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from rich.console import Console
@@ -29,21 +29,23 @@ from fl.learning.evaluation import evaluate
 from fl.learning.model import flatten
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.participation import Everyone
-from fl.rounds.attackers import Attackers, AttackSettings
+from fl.rounds.attackers import Attackers, AttackName, AttackSettings
 from fl.rounds.play import Rounds, Summation, play_rounds
 from fl.runs.asked import configuration
 from fl.runs.config import DataSettings, RunConfig
 from fl.runs.plan import RunPlan, read_source
 from fl.secure.robust import RobustSettings, plain_sum_without, robust_plain_sum
 from fl.secure.session import Update, plain_sum
-from secagg.rules import COUNTED
+from secagg.rules import COUNTED, RuleName
 
-NOBODY = "none"  # in place of an attack: all banks are honest
-UNDEFENDED = "undefended"  # in place of a rule
-ABSENT = "without them"  # in place of a rule: the average of all but the attackers
+NOBODY: Final = "none"  # in place of an attack: all banks are honest
+UNDEFENDED: Final = "undefended"  # in place of a rule
+ABSENT: Final = "without them"  # in place of a rule: the average of all but the attackers
 FORMAT = "fl poisoning 1"
 CPU = torch.device("cpu")
 
+Attack = AttackName | Literal["none"]
+Average = RuleName | Literal["undefended", "without them"]
 Say = Callable[[str], None]
 Cells = Sequence[Mapping[str, Any]]
 
@@ -54,8 +56,8 @@ class Question:
 
     data: DataSettings
     attackers: int
-    attacks: tuple[str, ...]
-    rules: tuple[str, ...]
+    attacks: tuple[AttackName, ...]
+    rules: tuple[RuleName, ...]
     seeds: tuple[int, ...]  # of split, first model, batches, and of who attacks
     rounds: int
 
@@ -71,8 +73,8 @@ class Cell:
     """One file."""
 
     seed: int
-    attack: str
-    rule: str
+    attack: Attack
+    rule: Average
 
     @property
     def file(self) -> str:
@@ -81,10 +83,12 @@ class Cell:
 
 def cells(question: Question) -> Iterator[Cell]:
     """Every cell, seed by seed, the ones to compare with first."""
+    attacks: tuple[Attack, ...] = (NOBODY, *question.attacks)
+    rules: tuple[Average, ...] = (UNDEFENDED, *question.rules)
     for seed in question.seeds:
         yield Cell(seed, NOBODY, ABSENT)
-        for attack in (NOBODY, *question.attacks):
-            for rule in (UNDEFENDED, *question.rules):
+        for attack in attacks:
+            for rule in rules:
                 yield Cell(seed, attack, rule)
 
 
@@ -142,7 +146,7 @@ class _Seed:
     def played(self, cell: Cell) -> dict[str, Any]:
         """Average precision on the test rows, and in how many rounds each bank was left out."""
         banks, count = self.federation.banks, self.question.attackers
-        settings = AttackSettings("ipm" if cell.attack == NOBODY else cell.attack, count)  # type: ignore[arg-type]
+        settings = AttackSettings("ipm" if cell.attack == NOBODY else cell.attack, count)
         who = Attackers.drawn(settings, len(banks), self.seed)
         names = [bank.name for position, bank in enumerate(banks) if position in who.members]
         rounds = Rounds(
@@ -166,13 +170,13 @@ class _Seed:
             "rejected": rejected,
         }
 
-    def _average(self, rule: str, attackers: frozenset[str]) -> Summation:
+    def _average(self, rule: Average, attackers: frozenset[str]) -> Summation:
         clip = self.config.aggregation.clip
         if rule == UNDEFENDED:
             return partial(plain_sum, clip=clip)
         if rule == ABSENT:
             return partial(plain_sum_without, banks=attackers, clip=clip)
-        settings = RobustSettings(rule, self.question.attackers if rule in COUNTED else None)  # type: ignore[arg-type]
+        settings = RobustSettings(rule, self.question.attackers if rule in COUNTED else None)
         return partial(robust_plain_sum, clip=clip, settings=settings)
 
 

@@ -134,7 +134,8 @@ def measure(question: Question, folder: Path, say: Say) -> None:
         read_header(question.data.source, schema.delimiter, schema.encoding)
     cell_folder.require_same(folder, question.of_folder)
     left = [cell for cell in cells(question) if not (folder / cell.file).exists()]
-    rows, plans = None, {}
+    rows: tuple[int, WorthRows] | None = None
+    plans: dict[tuple[float, Law, Noise], Draws] = {}
     for number, cell in enumerate(left, start=1):
         if rows is None or rows[0] != cell.shift:
             say(f"reading {Path(question.data.source).name}")
