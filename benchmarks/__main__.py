@@ -11,8 +11,11 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from benchmarks.errors import BenchmarkError, BenchmarkSettingsError, NothingInCommon, ResumeMismatch, UnlikeMachines
 from fl import options
@@ -26,6 +29,11 @@ try:
     from demos.options import JSON, FilePath, ranged
 except ModuleNotFoundError as absent:
     raise SystemExit(advice(absent)) from None  # on stderr, with exit code 1
+
+if TYPE_CHECKING:  # importing them takes seconds, which `--help` need not wait for
+    from benchmarks.private_worth import Law, Noise
+    from fl.rounds.attackers import AttackName
+    from secagg.rules import RuleName
 
 WRONG_USAGE = (BenchmarkSettingsError, ResumeMismatch, UnlikeMachines, NothingInCommon)
 
@@ -247,8 +255,8 @@ def worth(
     draws: int,
     part_draws: int,
     shifts: tuple[int, ...],
-    laws: tuple[str, ...],
-    noises: tuple[str, ...],
+    laws: tuple[Law, ...],
+    noises: tuple[Noise, ...],
     no_baselines: bool,
     folder: Path | None,
     tables_only: bool,
@@ -268,35 +276,26 @@ def worth(
     from benchmarks.private_worth import Question, measure, read_cells
     from fl.runs.config import DataSettings
 
-    if tables_only and folder is None:
-        raise click.UsageError("--tables-only needs --folder FOLDER, the figures to show")
-    target = Path("runs/worth") / time.strftime("%Y%m%d-%H%M%S") if folder is None else folder
     settings = DataSettings(data, schema, partition, test_windows=test_windows, customers=customers)
-    start = time.monotonic()
-    if not tables_only:
-        question = Question(
-            settings,
-            epsilons,
-            draws,
-            laws,
-            part_draws,
-            noises,
-            shifts,
-            baselines=not no_baselines,
-        )
-        try:
-            measure(
-                question, target, lambda line: err.print(f"{time.monotonic() - start:5.0f} s  {line}", highlight=False)
-            )
-        except KeyboardInterrupt:
-            err.print(f"interrupted; continue with --folder {target}", highlight=False)
-            sys.exit(1)
-    found = read_cells(target)
-    if as_json:
-        click.echo(json.dumps(worth_table.as_json(found), indent=2))
-    else:
-        worth_table.show(found)
-    err.print(f"{time.monotonic() - start:.0f} s; figures in {target}", highlight=False)
+    question = Question(
+        data=settings,
+        epsilons=epsilons,
+        draws=draws,
+        laws=laws,
+        part_draws=part_draws,
+        noises=noises,
+        shifts=shifts,
+        baselines=not no_baselines,
+    )
+
+    def tell(target: Path) -> None:
+        found = read_cells(target)
+        if as_json:
+            click.echo(json.dumps(worth_table.as_json(found), indent=2))
+        else:
+            worth_table.show(found)
+
+    _measure_and_tell("worth", partial(measure, question), tell, folder, tables_only=tables_only)
 
 
 @cli.command()
@@ -341,8 +340,8 @@ def poisoning(
     clients: int | None,
     customers: int | None,
     attackers: int,
-    attacks: tuple[str, ...],
-    rules: tuple[str, ...],
+    attacks: tuple[AttackName, ...],
+    rules: tuple[RuleName, ...],
     seeds: tuple[int, ...],
     rounds: int,
     folder: Path | None,
@@ -360,25 +359,48 @@ def poisoning(
     from benchmarks.poisoning import Question, measure, read_cells, show, summary
     from fl.runs.config import DataSettings
 
+    question = Question(
+        data=DataSettings(data, schema, partition, clients, customers=customers),
+        attackers=attackers,
+        attacks=attacks,
+        rules=rules,
+        seeds=seeds,
+        rounds=rounds,
+    )
+
+    def tell(target: Path) -> None:
+        found = read_cells(target)
+        if as_json:
+            click.echo(json.dumps(summary(found), indent=2))
+        else:
+            show(found)
+
+    _measure_and_tell("poisoning", partial(measure, question), tell, folder, tables_only=tables_only)
+
+
+def _measure_and_tell(
+    name: str,
+    measure: Callable[[Path, Callable[[str], None]], None],
+    tell: Callable[[Path], None],
+    folder: Path | None,
+    *,
+    tables_only: bool,
+) -> None:
+    """Measure the cells of `folder`, or of a new one, unless only its tables are asked for; then `tell` what it holds.
+
+    Progress goes to stderr. An interrupted measurement ends the process with exit code 1.
+    """
     if tables_only and folder is None:
         raise click.UsageError("--tables-only needs --folder FOLDER, the figures to show")
-    target = Path("runs/poisoning") / time.strftime("%Y%m%d-%H%M%S") if folder is None else folder
-    settings = DataSettings(data, schema, partition, clients, customers=customers)
+    target = Path("runs") / name / time.strftime("%Y%m%d-%H%M%S") if folder is None else folder
     start = time.monotonic()
     if not tables_only:
-        question = Question(settings, attackers, attacks, rules, seeds, rounds)
         try:
-            measure(
-                question, target, lambda line: err.print(f"{time.monotonic() - start:5.0f} s  {line}", highlight=False)
-            )
+            measure(target, lambda line: err.print(f"{time.monotonic() - start:5.0f} s  {line}", highlight=False))
         except KeyboardInterrupt:
             err.print(f"interrupted; continue with --folder {target}", highlight=False)
             sys.exit(1)
-    found = read_cells(target)
-    if as_json:
-        click.echo(json.dumps(summary(found), indent=2))
-    else:
-        show(found)
+    tell(target)
     err.print(f"{time.monotonic() - start:.0f} s; figures in {target}", highlight=False)
 
 

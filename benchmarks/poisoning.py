@@ -12,41 +12,40 @@ seed: most rules lead to the same models.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from benchmarks.errors import ResumeMismatch, UnreadableResults
+from benchmarks import cell_folder
 from fl.data.federation import Federation, Rows, federation_of
-from fl.durable import replace_durably
 from fl.learning.evaluation import evaluate
 from fl.learning.model import flatten
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.participation import Everyone
-from fl.rounds.attackers import Attackers, AttackSettings
+from fl.rounds.attackers import Attackers, AttackName, AttackSettings
 from fl.rounds.play import Rounds, Summation, play_rounds
 from fl.runs.asked import configuration
 from fl.runs.config import DataSettings, RunConfig
 from fl.runs.plan import RunPlan, read_source
 from fl.secure.robust import RobustSettings, plain_sum_without, robust_plain_sum
 from fl.secure.session import Update, plain_sum
-from secagg.rules import COUNTED
+from secagg.rules import COUNTED, RuleName
 
-NOBODY = "none"  # in place of an attack: all banks are honest
-UNDEFENDED = "undefended"  # in place of a rule
-ABSENT = "without them"  # in place of a rule: the average of all but the attackers
-SETTINGS = "settings.json"
+NOBODY: Final = "none"  # in place of an attack: all banks are honest
+UNDEFENDED: Final = "undefended"  # in place of a rule
+ABSENT: Final = "without them"  # in place of a rule: the average of all but the attackers
 FORMAT = "fl poisoning 1"
 CPU = torch.device("cpu")
 
+Attack = AttackName | Literal["none"]
+Average = RuleName | Literal["undefended", "without them"]
 Say = Callable[[str], None]
 Cells = Sequence[Mapping[str, Any]]
 
@@ -57,17 +56,15 @@ class Question:
 
     data: DataSettings
     attackers: int
-    attacks: tuple[str, ...]
-    rules: tuple[str, ...]
+    attacks: tuple[AttackName, ...]
+    rules: tuple[RuleName, ...]
     seeds: tuple[int, ...]  # of split, first model, batches, and of who attacks
     rounds: int
 
     @property
     def of_folder(self) -> dict[str, Any]:
         """What all cells of one folder have in common."""
-        data = asdict(self.data)
-        for name in ("source", "schema", "partition"):  # results are given to others: no folders
-            data[name] = None if data[name] is None else data[name].rpartition("/")[2]
+        data = cell_folder.without_folders(self.data)
         return {"format": FORMAT, "data": data, "attackers": self.attackers, "rounds": self.rounds}
 
 
@@ -76,8 +73,8 @@ class Cell:
     """One file."""
 
     seed: int
-    attack: str
-    rule: str
+    attack: Attack
+    rule: Average
 
     @property
     def file(self) -> str:
@@ -86,18 +83,19 @@ class Cell:
 
 def cells(question: Question) -> Iterator[Cell]:
     """Every cell, seed by seed, the ones to compare with first."""
+    attacks: tuple[Attack, ...] = (NOBODY, *question.attacks)
+    rules: tuple[Average, ...] = (UNDEFENDED, *question.rules)
     for seed in question.seeds:
         yield Cell(seed, NOBODY, ABSENT)
-        for attack in (NOBODY, *question.attacks):
-            for rule in (UNDEFENDED, *question.rules):
+        for attack in attacks:
+            for rule in rules:
                 yield Cell(seed, attack, rule)
 
 
 def measure(question: Question, folder: Path, say: Say) -> None:
     """Measure every cell that `folder` lacks. Raises `ResumeMismatch` for a folder of another question."""
     AttackSettings("ipm", question.attackers)
-    folder.mkdir(parents=True, exist_ok=True)
-    _require_same(question, folder)
+    cell_folder.require_same(folder, question.of_folder)
     left = [cell for cell in cells(question) if not (folder / cell.file).exists()]
     seat: _Seed | None = None
     for number, cell in enumerate(left, start=1):
@@ -105,7 +103,7 @@ def measure(question: Question, folder: Path, say: Say) -> None:
             say(f"reading {Path(question.data.source).name}")
             seat = _Seed.of(question, cell.seed)
         say(f"{number} of {len(left)}: {cell.file.removesuffix('.json')}")
-        replace_durably(folder / cell.file, json.dumps({**asdict(cell), **seat.played(cell)}, indent=1).encode())
+        cell_folder.write_cell(folder / cell.file, {**asdict(cell), **seat.played(cell)})
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ class _Seed:
     def played(self, cell: Cell) -> dict[str, Any]:
         """Average precision on the test rows, and in how many rounds each bank was left out."""
         banks, count = self.federation.banks, self.question.attackers
-        settings = AttackSettings("ipm" if cell.attack == NOBODY else cell.attack, count)  # type: ignore[arg-type]
+        settings = AttackSettings("ipm" if cell.attack == NOBODY else cell.attack, count)
         who = Attackers.drawn(settings, len(banks), self.seed)
         names = [bank.name for position, bank in enumerate(banks) if position in who.members]
         rounds = Rounds(
@@ -172,30 +170,24 @@ class _Seed:
             "rejected": rejected,
         }
 
-    def _average(self, rule: str, attackers: frozenset[str]) -> Summation:
+    def _average(self, rule: Average, attackers: frozenset[str]) -> Summation:
         clip = self.config.aggregation.clip
         if rule == UNDEFENDED:
             return partial(plain_sum, clip=clip)
         if rule == ABSENT:
             return partial(plain_sum_without, banks=attackers, clip=clip)
-        settings = RobustSettings(rule, self.question.attackers if rule in COUNTED else None)  # type: ignore[arg-type]
+        settings = RobustSettings(rule, self.question.attackers if rule in COUNTED else None)
         return partial(robust_plain_sum, clip=clip, settings=settings)
 
 
 def read_cells(folder: Path) -> list[dict[str, Any]]:
     """What every file of `folder` holds. Raises `UnreadableResults`."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        if path.name == SETTINGS:
-            continue
-        try:
-            content = json.loads(path.read_bytes())
-            float(content["average_precision"])
-            _ = content["attack"], content["rule"], content["seed"], content["attackers"], content["rejected"].items()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
-            raise UnreadableResults(f"{path}: expected figures of one cell, got {fault}; remove the file") from fault
-        found.append(content)
-    return found
+    return cell_folder.read_cells(folder, _require_figures)
+
+
+def _require_figures(content: dict[str, Any]) -> None:
+    float(content["average_precision"])
+    _ = content["attack"], content["rule"], content["seed"], content["attackers"], content["rejected"].items()
 
 
 def summary(found: Cells) -> dict[str, dict[str, Any]]:
@@ -232,16 +224,3 @@ def _told(place: Mapping[str, Any] | None) -> str:
     mean, least, most = (f"{value:.3f}".lstrip("0") for value in (sum(seeds) / len(seeds), min(seeds), max(seeds)))
     out = f"{place['attackers_left_out']}+{place['honest_left_out']}"
     return f"{mean} [{least}, {most}] {out}"
-
-
-def _require_same(question: Question, folder: Path) -> None:
-    path, asked = folder / SETTINGS, json.loads(json.dumps(question.of_folder))
-    if path.exists():
-        try:
-            there = json.loads(path.read_bytes())
-        except (OSError, ValueError) as fault:
-            raise UnreadableResults(f"{path}: expected the settings of a measurement, got {fault}") from fault
-        if there != asked:
-            raise ResumeMismatch(f"{folder} holds figures of other data or options: give another --folder")
-        return
-    replace_durably(path, json.dumps(asked, indent=1).encode())

@@ -10,7 +10,6 @@ All of it looks at private labels and no ledger records it: it is for data whose
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -22,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.errors import BenchmarkSettingsError, ResumeMismatch, UnreadableResults
+from benchmarks import cell_folder
+from benchmarks.errors import BenchmarkSettingsError
 from benchmarks.worth_rows import WorthRows
 from fl.counts.plan import Totals
 from fl.counts.risk_columns import risk_column
@@ -30,7 +30,6 @@ from fl.counts.settings import plan_sharing
 from fl.data.features import CustomerHistory
 from fl.data.federation import SIMULATED, BankData, Rows, pooled_local, resolve_schema
 from fl.data.reading import read_header
-from fl.durable import replace_durably
 from fl.learning.evaluation import evaluate
 from fl.learning.model import unflatten
 from fl.learning.noisy_or import fit_noisy_or
@@ -51,7 +50,6 @@ Figures = dict[str, list[float]]  # by name: average precision of each test week
 Say = Callable[[str], None]
 
 CPU = torch.device("cpu")
-SETTINGS = "settings.json"
 FORMAT = "fl worth 1"
 WINDOW_DAYS = 28  # of the z-score that stands in for the filter
 MOST_Z = 5.0  # to which it is clipped
@@ -95,9 +93,7 @@ class Question:
     @property
     def of_folder(self) -> dict[str, Any]:
         """What all cells of one folder have in common."""
-        data = asdict(self.data)
-        for name in ("source", "schema", "partition"):  # results are given to others: no folders
-            data[name] = None if data[name] is None else data[name].rpartition("/")[2]
+        data = cell_folder.without_folders(self.data)
         return {"format": FORMAT, "data": data, "seed": self.seed, "changes": dict(self.changes)}
 
 
@@ -136,10 +132,10 @@ def measure(question: Question, folder: Path, say: Say) -> None:
     schema = resolve_schema(question.data.source, question.data.schema)
     if question.data.source != SIMULATED:
         read_header(question.data.source, schema.delimiter, schema.encoding)
-    folder.mkdir(parents=True, exist_ok=True)
-    _require_same(question, folder)
+    cell_folder.require_same(folder, question.of_folder)
     left = [cell for cell in cells(question) if not (folder / cell.file).exists()]
-    rows, plans = None, {}
+    rows: tuple[int, WorthRows] | None = None
+    plans: dict[tuple[float, Law, Noise], Draws] = {}
     for number, cell in enumerate(left, start=1):
         if rows is None or rows[0] != cell.shift:
             say(f"reading {Path(question.data.source).name}")
@@ -153,36 +149,17 @@ def measure(question: Question, folder: Path, say: Say) -> None:
             if key not in plans:
                 plans[key] = Draws.of(question, rows[1], *key)
             found = plans[key].draw(with_parts=cell.draw < question.part_draws)
-        replace_durably(folder / cell.file, json.dumps({**asdict(cell), **found}, indent=1).encode())
+        cell_folder.write_cell(folder / cell.file, {**asdict(cell), **found})
 
 
 def read_cells(folder: Path) -> list[dict[str, Any]]:
     """What every file of `folder` holds. Raises `UnreadableResults`."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        if path.name == SETTINGS:
-            continue
-        try:
-            content = json.loads(path.read_bytes())
-            if not isinstance(content["figures"], dict):
-                raise ValueError("figures are no object")
-        except (OSError, ValueError, KeyError, TypeError) as fault:
-            raise UnreadableResults(f"{path}: expected figures of one cell, got {fault}; remove the file") from fault
-        found.append(content)
-    return found
+    return cell_folder.read_cells(folder, _require_figures)
 
 
-def _require_same(question: Question, folder: Path) -> None:
-    path, asked = folder / SETTINGS, json.loads(json.dumps(question.of_folder))
-    if path.exists():
-        try:
-            there = json.loads(path.read_bytes())
-        except (OSError, ValueError) as fault:
-            raise UnreadableResults(f"{path}: expected the settings of a measurement, got {fault}") from fault
-        if there != asked:
-            raise ResumeMismatch(f"{folder} holds figures of other data or options: give another --folder")
-        return
-    replace_durably(path, json.dumps(asked, indent=1).encode())
+def _require_figures(content: dict[str, Any]) -> None:
+    if not isinstance(content["figures"], dict):
+        raise ValueError("figures are no object")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import numpy as np
 from fl.assist.release import Aggregates
 from fl.data.features import largest_bound
 from fl.data.federation import Federation
-from fl.secure.session import encrypted_average, plan_for
+from fl.secure.cost import plan_for
+from fl.secure.session import encrypted_average
 
 VALUE_BITS = 20
 

@@ -28,7 +28,8 @@ from fl.learning.model import layout, unflatten
 from fl.rounds.algorithms.fedavg import FedAvg
 from fl.rounds.algorithms.participation import Everyone
 from fl.rounds.play import Rounds, Schedule, play_rounds
-from fl.secure.session import encrypted_average, plan_for
+from fl.secure.cost import plan_for
+from fl.secure.session import encrypted_average
 
 WIDTH = 256  # hashed n-grams; one public number for all banks
 NGRAMS = (3, 5)

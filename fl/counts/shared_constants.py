@@ -39,7 +39,8 @@ from fl.privacy.discrete_gaussian import discrete_gaussian
 from fl.privacy.mechanisms import NoisyCounts, noisy_counts
 from fl.privacy.noise_shares import NoisePlan
 from fl.privacy.randomness import Entropy
-from fl.secure.session import IntegerSum, bits_for, encrypted_sum
+from fl.secure.cost import bits_for
+from fl.secure.session import IntegerSum, encrypted_sum
 
 CONSTANTS = "constants.json"
 STEM = "constants"  # of the drafts' files

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def require_entries(app: Mapping[str, Any], names: Collection[str], path: Path) -> None:
     """Raise `SettingsError` where the table in the party file `path` lacks one of `names`."""
     if missing := set(names) - set(app):
-        raise SettingsError(f"{path}: app.{min(missing)} is missing: what does this bank train on?")
+        raise SettingsError(f"{path}: app.{min(missing)} is missing: give it in the table [app]")
 
 
 def require_constants(schema: Schema, where: str) -> None:

@@ -38,7 +38,8 @@ def in_process(app: Mapping[str, Any], plan: PlanSettings, rounds: int, folder: 
     from fl.rounds.algorithms.fedavg import FedAvg
     from fl.rounds.algorithms.participation import Everyone
     from fl.rounds.play import Rounds, trained_models
-    from fl.secure.session import encrypted_average, plan_for
+    from fl.secure.cost import plan_for
+    from fl.secure.session import encrypted_average
 
     torch.set_num_threads(1)
     federation = federation_of(banks_of(app, folder))

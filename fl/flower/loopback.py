@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -66,8 +67,7 @@ class LoopbackGrid(Grid):
             number = f"message {next(self._numbers)}"
             message.metadata.__dict__["_message_id"] = number
             node = self.nodes[message.metadata.dst_node_id]
-            # mypy infers no type for a lambda with a default.
-            reply = node.fault(_carried(message), lambda m, node=node: self._delivered(node, m))  # type: ignore[misc]
+            reply = node.fault(_carried(message), partial(self._delivered, node))
             if reply is not None:
                 self._replies[number] = _carried(reply)
             numbers.append(number)

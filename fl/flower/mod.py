@@ -202,13 +202,7 @@ class _CalledApp:
         return Message(content, metadata=copy(self._message.metadata))  # type: ignore[call-overload,no-any-return]
 
     def _safely(self, call: str, function: Callable[..., T], *arguments: object) -> T:
-        """The result of the app's function. Raises `AppFailed`, with the name and without the text of its exception."""
-        try:
-            return function(*arguments)
-        except Exception as error:
-            # Any exception of an app: Flower would send its text to the SuperLink, and it may quote a row or a weight.
-            self._log("app failed", call=call, error=type(error).__name__, message=str(error))
-            raise AppFailed(f"{call}: the app raised {type(error).__name__}; its text is in the bank's log") from None
+        return _safely(self._log, call, function, *arguments)
 
 
 class _GuardedBank:
@@ -238,10 +232,23 @@ class _GuardedBank:
             raise
 
     def _safely(self, call: str, function: Callable[..., T], *arguments: object) -> T:
-        try:
-            return function(*arguments)
-        except (FlowerError, BudgetExhausted):
-            raise  # written for the other side as well
-        except Exception as error:
-            self._log("app failed", call=call, error=type(error).__name__, message=str(error))
-            raise AppFailed(f"{call}: the app raised {type(error).__name__}; its text is in the bank's log") from None
+        # The messages of these two are written for the other side as well.
+        return _safely(self._log, call, function, *arguments, told=(FlowerError, BudgetExhausted))
+
+
+def _safely(
+    log: RoleLog, call: str, function: Callable[..., T], *arguments: object, told: tuple[type[Exception], ...] = ()
+) -> T:
+    """The result of an app's function.
+
+    Raises its exception if it is one of `told`, and otherwise `AppFailed`, with the name of the exception and without
+    its text.
+    """
+    try:
+        return function(*arguments)
+    except told:
+        raise
+    except Exception as error:
+        # Any exception of an app: Flower would send its text to the SuperLink, and it may quote a row or a weight.
+        log("app failed", call=call, error=type(error).__name__, message=str(error))
+        raise AppFailed(f"{call}: the app raised {type(error).__name__}; its text is in the bank's log") from None

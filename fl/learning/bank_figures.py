@@ -10,7 +10,7 @@ threshold from fewer is a matter of luck, and the bank uses the one of all banks
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -86,7 +86,7 @@ def bank_figures(bank: ScoredBank, shared: float) -> BankFigures:
                 "at_chosen": point(labels, scores, figures.threshold(shared)),
             }
         )
-    return BankFigures(own, chosen, frauds, tuple(windows))
+    return replace(figures, windows=tuple(windows))
 
 
 def points_of_all(

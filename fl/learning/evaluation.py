@@ -62,8 +62,9 @@ def evaluate(banks: Sequence[BankData], models: Sequence[nn.Module], device: tor
     The threshold has the best F1 on all banks' validation rows. This evaluation sees all labels; in a deployment each
     bank would choose its own threshold.
     """
-    threshold = choose_threshold(*_scored([bank.validation for bank in banks], models, device))
     scored = tuple(_scored_bank(bank, model, device) for bank, model in zip(banks, models, strict=True))
+    labels, scores = (np.concatenate(each) for each in zip(*(bank.validation for bank in scored), strict=True))
+    threshold = choose_threshold(labels, scores)
     figures = {each.name: bank_figures(each, threshold) for each in scored}
     windows, at = [], []
     for number in range(len(banks[0].test)):

@@ -22,14 +22,14 @@ from fl.learning.metrics import TOP_CARDS
 from fl.learning.thresholds import rule_in_words
 from fl.markdown import code, text
 from fl.reports.card_templates import DPIA, MODEL_CARD
-from fl.reports.compared import BASELINES, OWN_EVIDENCE, WITH_OWN_EVIDENCE
+from fl.reports.compared import BASELINES, WITH_OWN_EVIDENCE
 from fl.reports.examination.findings import percent
 from fl.reports.left_out import SEEN_FOR_A_RULE, attack_sentence, rule_sentence
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
 from fl.runs.config import RunConfig
 from fl.runs.folder import read_config, read_object
 from fl.runs.scoring import load_model
-from fl.runs.verdict import verdict
+from fl.runs.verdict import OWN_EVIDENCE, verdict
 
 FIELD = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
 MARK = "**To be filled in**"

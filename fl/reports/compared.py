@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fl.data.vocabulary import Words
 from fl.runs.config import RunConfig
+from fl.runs.verdict import OWN_EVIDENCE
 
 BASELINES = {
     "alone": "each bank alone, own network, without privacy",
@@ -23,7 +24,7 @@ BASELINES = {
     "undefended": "the same rounds under attack, without the rule",
 }
 HAD = {
-    "own_evidence": "This model; each bank adds its own labels of shared parties when it scores. They have no epsilon.",
+    OWN_EVIDENCE: "This model; each bank adds its own labels of shared parties when it scores. They have no epsilon.",
     "alone": (
         "Each bank's own {training}, and features of its own past. It had no row, count or model of "
         "another bank, and no noise."
@@ -54,8 +55,14 @@ HAD = {
     ),
     "plain": "The same rows, columns and rounds as this model, averaged without encryption; with privacy, other noise.",
     "plain_without_privacy": "The same banks and columns as this model, without any noise: what privacy costs.",
+    "without_attackers": (
+        "The same rows, columns and rounds as this model, averaged without encryption, and no update of an attacker."
+    ),
+    "undefended": (
+        "The same rows, columns and rounds as this model, averaged without encryption, and all updates, those of the "
+        "attackers too."
+    ),
 }
-OWN_EVIDENCE = "own_evidence"
 WITH_OWN_EVIDENCE = "this model, own labels when scoring"
 
 

@@ -34,7 +34,8 @@ from fl.privacy.discrete_gaussian import discrete_gaussian
 from fl.privacy.mechanisms import ClientRounds, SharedSteps
 from fl.privacy.noise_shares import tail_bound
 from fl.privacy.randomness import Entropy
-from fl.secure.session import Aggregate, Draw, Integers, IntegerSum, Joined, bits_for, encrypted_sum
+from fl.secure.cost import bits_for
+from fl.secure.session import Aggregate, Draw, Integers, IntegerSum, Joined, encrypted_sum
 
 GRID = 2**11  # grid units in the clipping norm, before noise
 MOST_ROWS = 2**16  # clipped gradients that may add up in one coordinate; a larger value is cut
@@ -160,10 +161,9 @@ class JointNoise:
             summed = encrypted_sum(
                 draws, length=self.dimension, largest=self.largest, model_hash=joined.model_hash, engine=engine
             )
-        scale = self.unit / self.divisor
         return Aggregate(
             average=self.averaged(summed.totals),
-            error_bound=len(draws) * (self.tail + 0.5) * scale,
+            error_bound=len(draws) * (self.tail + 0.5) * (self.unit / self.divisor),
             clipped=tuple(int(self.of_updates and _length(vector) > self.clip_norm) for vector in joined.updates),
             stages={"noise": noise_seconds, **summed.stages},
             bytes_up=summed.bytes_up,
@@ -171,7 +171,7 @@ class JointNoise:
             seconds=time.perf_counter() - start - summed.preparation,
             total_weight=len(draws),
             value_bits=summed.value_bits,
-            entered=np.sum(entered, axis=0).astype(np.float64) * scale,
+            entered=self.averaged(np.sum(entered, axis=0)),
             preparation=summed.preparation,
         )
 

@@ -32,7 +32,8 @@ from fl import options
 from fl.data.federation import Rows
 from fl.errors import ResourceError
 from fl.learning.training import PHYSICAL_BATCH, LocalTraining, PrivateSteps, train_private, train_seeded
-from fl.secure.session import InProcessRounds, Joined, SealingCost, sealing_cost
+from fl.secure.cost import SealingCost, sealing_cost
+from fl.secure.session import InProcessRounds, Joined
 from fl.toml import filled, parsed, text_of
 
 LEAST_BITS = 8  # with fewer, an update of a few hundredths of the clip is mostly rounded to 0

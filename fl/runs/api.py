@@ -31,6 +31,7 @@ from fl.runs.outline import Outline
 from fl.runs.scored_files import Past, ScoredChunk, history_of, score_rows
 from fl.runs.scoring import ScoredRows, TrainedModel, frame_stream, inputs_of, load_model, score_file, score_frame
 from fl.runs.scoring_at_home import at_home
+from fl.runs.verdict import OWN_EVIDENCE
 
 StringPath = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]  # (activity, finished steps, all steps)
@@ -140,7 +141,7 @@ class Run:
         banks = bank_names(self.folder)
         if bank not in banks:
             raise OptionError(f"as: expected a bank of this run ({', '.join(banks)}), got {bank!r}")
-        evidence = self.metrics.get("own_evidence")
+        evidence = self.metrics.get(OWN_EVIDENCE)
         threshold = self.threshold if evidence is None else float(evidence["threshold"])
         known = at_home(self.model, bank, len(banks), history)
         # Calibration and chosen thresholds are of scores without the bank's own labels.

@@ -57,16 +57,15 @@ from fl.runs.model_file import write_model
 from fl.runs.noise import with_noise
 from fl.runs.operating import read_calibration, write_calibration
 from fl.runs.outline import Outline, outline
+from fl.runs.overhead import over_limits, overhead
 from fl.runs.plan import RunPlan, read_source
 from fl.runs.refusals import require_possible
 from fl.runs.risk import RiskOfParties
 from fl.runs.risk_baselines import risk_baselines
 from fl.runs.scoring import load_model
-from fl.runs.verdict import ALONE, verdict
+from fl.runs.verdict import ALONE, OWN_EVIDENCE, verdict
 from fl.secure.robust import plain_sum_without, robust_plain_sum
 from fl.secure.session import InProcessRounds, plain_sum
-
-OWN_EVIDENCE = "own_evidence"  # figures of banks that score with their own labelled rows as well
 
 
 class Experiment:
@@ -242,7 +241,7 @@ class Experiment:
             "constants": told_constants(self.config, self.folder.path),
             "baselines": self.folder.read_json("baselines.json"),
             "resources": None if self.plan.choice is None else self.plan.choice.as_json(),
-            "overhead": _overhead(self._records),
+            "overhead": overhead(self._records),
             "robust": self._left_out_by_rule(),
             "attack": self._attack(),
         }
@@ -462,37 +461,3 @@ def _with_constants(plan: RunPlan, folder: RunFolder) -> RunPlan:
     with nullcontext() if constants_are_known(folder.path) else folder.alone():
         source = with_constants(plan.config, plan.source, folder)
     return replace(plan, source=source)
-
-
-def _overhead(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Cost of aggregation over all rounds and banks, without training."""
-    train = sum(record["train_seconds"] for record in records)
-    aggregate = sum(record["aggregate_seconds"] for record in records)
-    stages: dict[str, float] = {}
-    for record in records:
-        for name, seconds in record["stage_seconds"].items():
-            stages[name] = stages.get(name, 0.0) + seconds
-    return {
-        "encryption_share": aggregate / (train + aggregate) if records else 0.0,
-        "bytes_up": sum(record["bytes_up"] for record in records),
-        "bytes_down": sum(record["bytes_down"] for record in records),
-        "seconds": {"training": train, "aggregation": aggregate, **stages},
-        "preparation_seconds": sum(record.get("prepare_seconds", 0.0) for record in records),
-        "max_abs_error": max((record["max_abs_error"] for record in records), default=0.0),
-        "error_bound": max((record["error_bound"] for record in records), default=0.0),
-        "clipped": sum(sum(record["clipped"]) for record in records),
-        "attempts": sum(record["attempts"] for record in records),
-        "left_out": sum(len(record["left_out"]) for record in records),
-    }
-
-
-def over_limits(choice: ResourceChoice, record: RoundRecord) -> tuple[str, ...]:
-    """Banks whose time limit a round exceeded, measured on this machine and scaled by their speed."""
-    sealing = sum(record.aggregate.stages.get(name, 0.0) for name in ("pack", "encrypt", "mask", "serialize"))
-    late = []
-    for bank in record.members:
-        limit = choice.limits[bank]
-        taken = (record.bank_seconds.get(bank, 0.0) + sealing / len(record.members)) / limit.speed
-        if limit.seconds is not None and taken > limit.seconds:
-            late.append(bank)
-    return tuple(late)

@@ -14,13 +14,12 @@ from __future__ import annotations
 import os
 from threading import Lock
 
-import numpy as np
 import pandas as pd
 
 from fl.data.reading import transactions_from_frame
 from fl.data.stream import LiveFeatures
 from fl.errors import NoRows
-from fl.runs.scoring import ScoredRows, TrainedModel, past_rows, scored
+from fl.runs.scoring import ScoredRows, TrainedModel, no_rows, past_rows, scored
 
 
 class LiveScorer:
@@ -46,7 +45,7 @@ class LiveScorer:
         try:
             rows = transactions_from_frame(frame, schema, "rows", labelled=False, bank_column=column, needs_fraud=False)
         except NoRows:
-            return ScoredRows(np.empty(0, np.int64), np.empty(0), np.empty(0, bool), np.empty(0, object))
+            return no_rows(self.model)
         with self._alone:
             chunk = self._features.push(rows)
         return scored(self.model, chunk)

@@ -48,19 +48,19 @@ def with_noise(plan: RunPlan) -> RunPlan:
     if config.constants is not None:
         settings = with_noise_of_constants(config.constants, plan.source, privacy, histories)
         config = replace(config, constants=settings)
-        plan = RunPlan(config, plan.source)
+        plan = replace(plan, config=config)
         of_constants = plan_of_constants(config, plan.source).entry
         assert of_constants is not None
         histories = [[*history, of_constants] for history in histories]
     if config.statistics is not None and plan.sharing is not None:
         chosen = [_of_counts(plan, config.statistics, privacy, history) for history in histories]
         config = replace(config, statistics=max(chosen, key=_noise_of_counts))
-        plan = RunPlan(config, plan.source)  # the length of a block follows from epsilon, and the columns from that
+        plan = replace(plan, config=config)  # the length of a block follows from epsilon, and the columns from that
         assert plan.sharing is not None and plan.sharing.entry is not None
         entry = plan.sharing.entry
         histories = [[*history, entry] for history in histories]
     of_rounds = _of_joint_steps if plan.takes_joint_steps else _of_own_steps if privacy.unit == "row" else _of_clients
-    return RunPlan(replace(config, privacy=of_rounds(plan, privacy, histories)), plan.source)
+    return replace(plan, config=replace(config, privacy=of_rounds(plan, privacy, histories)))
 
 
 def _of_counts(
@@ -154,10 +154,9 @@ def _of_joint_steps(plan: RunPlan, privacy: PrivacySettings, histories: Historie
     banks, rows = len(plan.banks), privacy.expected_batch * len(plan.banks)
     if plan.config.model.kind == "noisy-or":
         schedule = replace(private_schedule(privacy.epsilon), steps=plan.config.rounds)
-        released = (
-            math.sqrt(banks * pieces * once.share_variance) / GRID * privacy.max_grad_norm
-        )  # of a summed gradient
-        return replace(privacy, learning_rate=schedule.learning_rate(released, rows))
+        # Of a summed gradient: the noise of all banks, colluders included.
+        sigma = math.sqrt(banks * pieces * once.share_variance) / GRID * privacy.max_grad_norm
+        return replace(privacy, learning_rate=schedule.learning_rate(sigma, rows))
     # The learning rate with which the noise moves every weight by `NOISE_PER_STEP` per step. On many rows the noise
     # would allow a rate at which the mean gradient itself leads astray. Without declared rows the divisor counts none.
     most = math.inf if privacy.rows_per_bank is None else MOST_RATE

@@ -15,7 +15,7 @@ from fl.data.split import own_history
 from fl.errors import AggregationError
 from fl.rounds.play import require_layers_to_send
 from fl.runs.plan import RunPlan
-from fl.secure.session import chunk_sizes, cost_of_integers, most_bits, require_engine, sealing_cost
+from fl.secure.cost import chunk_sizes, cost_of_integers, most_bits, require_engine, sealing_cost
 
 
 @dataclass(frozen=True)

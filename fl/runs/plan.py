@@ -274,7 +274,16 @@ class RunPlan:
         # Noise that all banks share is far larger than the grid.
         grid = 0.0 if self.takes_joint_steps else APPLIED_GRID * config.aggregation.clip
         private, local = self.private_steps, self.local
-        return Schedule(rounds, local, private, model.dropout, model.prior, config.seed, grid, model.kind)
+        return Schedule(
+            rounds,
+            local,
+            private,
+            dropout=model.dropout,
+            prior=model.prior,
+            seed=config.seed,
+            applied_grid=grid,
+            kind=model.kind,
+        )
 
     def without_privacy(self, schedule: Schedule) -> Schedule:
         """The schedule of the baselines that train without privacy; `schedule` itself where training has no noise."""
@@ -283,7 +292,15 @@ class RunPlan:
         config, model = self.config, self.config.baseline_model
         rounds = OPEN.rounds if self.takes_joint_steps else config.rounds
         grid = APPLIED_GRID * config.aggregation.clip
-        return Schedule(rounds, config.baseline_training, None, model.dropout, model.prior, config.seed, grid)
+        return Schedule(
+            rounds,
+            config.baseline_training,
+            private=None,
+            dropout=model.dropout,
+            prior=model.prior,
+            seed=config.seed,
+            applied_grid=grid,
+        )
 
     @cached_property
     def own_algorithm(self) -> FedAvg:
@@ -297,7 +314,7 @@ class RunPlan:
             norm, rows = (BOUND, declared) if privacy is None else (privacy.max_grad_norm, 1.0)
             return NoisyOrSteps(timetable, norm, self.local, rows=rows)
         assert privacy is not None
-        return JointSteps(timetable, privacy.max_grad_norm, self.local, privacy.longest_step)
+        return JointSteps(timetable, privacy.max_grad_norm, self.local, longest_step=privacy.longest_step)
 
     # --- limits -----------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from fl.data.stream import feature_stream
 from fl.errors import FederationError
 from fl.runs.folder import read_config, read_object, source_digest
 from fl.runs.plan import read_source
-from fl.runs.scoring import ScoredRows, TrainedModel, scored
+from fl.runs.scoring import ScoredRows, TrainedModel, no_rows, scored
 
 NAMES_A_ROW = re.compile(r"(?:^|[^A-Za-z])(?:id|uuid|guid)$|[a-z](?:Id|ID)$|^(?:ID|Id)$", re.IGNORECASE)
 
@@ -113,7 +113,7 @@ def score_rows(
     streamed = feature_stream(schema, model.partition, table, _fed(fed), model.at_banks)
     for chunk in chain([first], chunks):
         if not len(chunk.table):
-            yield ScoredChunk(_nothing(model), _empty(chunk), chunk.rejected, chunk.dropped, 0)
+            yield ScoredChunk(no_rows(model), _empty(chunk), chunk.rejected, chunk.dropped, 0)
             continue
         fed.append(chunk.table)
         scores = scored(model, next(streamed))
@@ -134,18 +134,6 @@ def _before(table: Transactions, new: Transactions) -> Transactions | None:
         return table
     earlier = table.time < new.time[0]
     return table.take(earlier) if earlier.any() else None
-
-
-def _nothing(model: TrainedModel) -> ScoredRows:
-    none = np.empty(0)
-    return ScoredRows(
-        np.empty(0, np.int64),
-        none,
-        np.empty(0, bool),
-        np.empty(0, object),
-        None if model.home is None else none,
-        None if model.calibration is None else none,
-    )
 
 
 def _empty(chunk: SoundRows) -> dict[str, NDArray[np.object_]]:

@@ -140,8 +140,17 @@ def load_model(run: Path) -> TrainedModel:
     own = _own_models(run, module, about.get("personal", []))
     at_banks = {bank: read_own_constants(run, bank) for bank in bank_names(run)} if schema.lacking("bank") else {}
     threshold = float(about["threshold"])
-    model = TrainedModel(module, schema, tuple(names), partition, threshold, shared, own, at_banks=at_banks)
-    model = replace(model, calibration=read_calibration(run))
+    model = TrainedModel(
+        module,
+        schema,
+        features=tuple(names),
+        partition=partition,
+        threshold=threshold,
+        shared=shared,
+        own=own,
+        at_banks=at_banks,
+        calibration=read_calibration(run),
+    )
     if (chosen := read_thresholds(run)) is not None:
         model = replace(model, threshold=chosen.shared, thresholds=dict(chosen.banks), rule=dict(chosen.rule))
     return model
@@ -233,7 +242,7 @@ def score_frame(
     """
     chunk = frame_stream(model, frame, history)
     if chunk is None:
-        return ScoredRows(np.empty(0, np.int64), np.empty(0), np.empty(0, bool), np.empty(0, object))
+        return no_rows(model)
     return scored(model, chunk)
 
 
@@ -283,6 +292,19 @@ def scored(model: TrainedModel, chunk: StreamedRows) -> ScoredRows:
     limit = np.array([model.thresholds.get(bank, model.threshold) for bank in chunk.bank], np.float64)
     calibrated = None if model.calibration is None else model.calibration.of(score)
     return ScoredRows(chunk.table.index, score, score >= limit, chunk.bank, at_home, calibrated)
+
+
+def no_rows(model: TrainedModel) -> ScoredRows:
+    """What `scored` gives for a chunk without rows."""
+    none = np.empty(0)
+    return ScoredRows(
+        np.empty(0, np.int64),
+        none,
+        np.empty(0, bool),
+        np.empty(0, object),
+        at_home=None if model.home is None else none,
+        calibrated=None if model.calibration is None else none,
+    )
 
 
 def inputs_of(model: TrainedModel, chunk: StreamedRows) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
+OWN_EVIDENCE = "own_evidence"  # in a result: figures of banks that score with their own labelled rows as well
 ALONE = {"alone": "its own network", "alone_filter": "its own model and what its own labels show of shared parties"}
 MOST_NAMED = 4  # banks that a sentence names
 LITTLE = 0.01  # of average precision: less is no reason to join
@@ -31,7 +32,7 @@ def verdict(result: Mapping[str, Any]) -> Verdict:
     if not measured:
         return Verdict(None, "Nobody knows whether joining is worth it: the baselines were left out (--no-baselines).")
     best = max(measured, key=lambda name: float(baselines[name]["average_precision"]))
-    evidence = metrics.get("own_evidence")
+    evidence = metrics.get(OWN_EVIDENCE)
     together, how = (metrics, "")
     if evidence is not None:
         released = float(metrics["average_precision"])
@@ -60,7 +61,7 @@ def verdict(result: Mapping[str, Any]) -> Verdict:
 def _of_each_bank(result: Mapping[str, Any], best: str, gain: float, weekly: Sequence[float], how: str) -> Verdict:
     """The verdict with what each bank gains, and how sure that is."""
     alone, metrics = result["baselines"][best], result["metrics"]
-    paired, together = alone["gain_of_joining"], metrics.get("own_evidence") or metrics
+    paired, together = alone["gain_of_joining"], metrics.get(OWN_EVIDENCE) or metrics
     known = {name: each for name, each in paired["banks"].items() if each is not None}
     gains = [name for name, each in known.items() if each["low"] > 0.0 and each["gain"] > LITTLE]
     loses = [name for name, each in known.items() if each["high"] < 0.0]
@@ -102,14 +103,14 @@ def _advice(result: Mapping[str, Any], gain: float) -> str:
     open_figures = result["baselines"].get("plain_without_privacy")
     privacy, statistics = result["privacy"], result["statistics"]
     if open_figures is not None:
-        own = result["metrics"].get("own_evidence") or result["metrics"]
+        own = result["metrics"].get(OWN_EVIDENCE) or result["metrics"]
         lost = float(open_figures["average_precision"]) - float(own["average_precision"])
         if lost <= max(LITTLE, -gain):
             return "Without privacy it would bring no more: these banks have little to learn from each other's labels."
         if privacy.get("noise") == "own":
             return "Try one noise for all banks (--noise shared), a larger --epsilon, or more banks."
         return "Try a larger --epsilon, or more banks: noise is what costs here."
-    if open_figures is None and privacy["epsilon"] is not None and statistics is not None:
+    if privacy["epsilon"] is not None and statistics is not None:
         return (
             "Without figures of the same run without privacy nobody can tell whether noise is the reason, or whether "
             "these banks have little to learn from each other: try a larger --epsilon, more steps or more banks."

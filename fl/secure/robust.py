@@ -8,14 +8,14 @@ promises and what it costs in trust.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 
 from fl import options
 from fl.errors import AggregationError, RuleRefusedRound
 from fl.secure.session import Aggregate, Joined, plain_sum
-from secagg.rules import COUNTED, Rule, select
+from secagg.rules import COUNTED, Rule, RuleName, select
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RobustSettings:
     Raises `AggregationError`.
     """
 
-    rule: Literal["outliers", "nnm", "multikrum", "krum", "norm"] = "outliers"
+    rule: RuleName = "outliers"
     byzantine: Annotated[int | None, options.ATTACKERS] = None  # None: the rule needs no number
 
     def __post_init__(self) -> None:

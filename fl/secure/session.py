@@ -2,19 +2,18 @@
 
 Sums are encrypted through `secagg`, or unencrypted for comparison.
 
-It plans a round for a vector, aggregates, and reports the cost. Unencrypted aggregation clips each coordinate exactly
-as the encrypted one does, so that the two differ by quantisation alone.
+It plays rounds by the plans of `fl.secure.cost`, and reports what they took. Unencrypted aggregation clips each
+coordinate exactly as the encrypted one does, so that the two differ by quantisation alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +21,14 @@ from numpy.typing import NDArray
 import secagg
 from fl.errors import AggregationError, BanksVanished, RuleRefusedRound
 from fl.options import LEAST_BANKS
+from fl.secure.cost import bits_for, chunk_sizes, clip_for, plan_for
 from secagg.accumulator import Accumulator, InMemory, MakeAccumulator
-from secagg.engines import resolve_engine
-from secagg.errors import LateOutlier, PlanError, RuleRefused
-from secagg.messages import Contribution, Join, Release
+from secagg.errors import LateOutlier, RuleRefused
+from secagg.messages import Release
 from secagg.robust import Robust
 from secagg.robust_protocol import play
 from secagg.rules import Rule
 from secagg.session import Parties, Roles, Session, Terms
-from secagg.wire import message_bytes
-
-FEWEST_BITS = 2  # of a quantised value
-LARGEST_VALUE = 2**31 - 1  # of one bank in one lane of an encrypted sum of integers
 
 Update = NDArray[np.floating]  # what a bank contributes to an average: float32, or float64 where it sums gradients
 Integers = NDArray[np.int64]
@@ -96,13 +91,6 @@ class Joined:
     reuse: bool = False
 
 
-def plan_for(length: int, clients: int, clip: float, value_bits: int, max_weight: int = 1) -> secagg.RoundPlan:
-    """The plan of a round; all arguments are public. Raises `secagg.errors.PlanError`."""
-    return secagg.plan_round(
-        length=length, max_clients=clients, clip=clip, value_bits=value_bits, max_weight=max_weight
-    )
-
-
 def encrypted_average(
     updates: Sequence[Update], *, plan: secagg.RoundPlan, model_hash: str, engine: str = "auto"
 ) -> Aggregate:
@@ -131,72 +119,6 @@ def encrypted_average(
         total_weight=result.total_weight,
         value_bits=plan.value_bits,
     )
-
-
-def most_bits(lengths: Iterable[int], clients: int, clip: float, value_bits: int, max_weight: int = 1) -> int | None:
-    """The most bits, up to `value_bits`, at which averages of vectors of all `lengths` can be planned.
-
-    None where not even those of the smallest number of bits can be.
-    """
-    sizes = set(lengths)
-    for bits in range(value_bits, FEWEST_BITS - 1, -1):
-        try:
-            for length in sizes:
-                plan_for(length, clients, clip, bits, max_weight)
-        except PlanError:
-            continue
-        return bits
-    return None
-
-
-def require_engine(name: str) -> None:
-    """Raise `secagg.errors.EngineUnavailable` where this machine does not have the engine `name`."""
-    resolve_engine(name)
-
-
-@dataclass(frozen=True)
-class SealingCost:
-    """The cost of an encrypted round for one bank.
-
-    `blocks`: ciphertexts, of degree `degree`. `bytes_up`: sent. `chunk_bytes`: of the largest contribution at once.
-    `block_bytes`: of one ciphertext in memory. `key_bytes`: of the offer's key.
-    """
-
-    blocks: int
-    degree: int
-    bytes_up: int
-    chunk_bytes: int
-    block_bytes: int
-    key_bytes: int
-
-    def payload_bytes(self, blocks: int) -> int:
-        """Bytes needed to seal and frame a contribution: it, its frame, the key, and `blocks` blocks of scratch."""
-        return 2 * self.chunk_bytes + self.key_bytes + blocks * self.block_bytes
-
-
-@lru_cache(maxsize=1024)
-def sealing_cost(
-    length: int, *, clients: int, clip: float, value_bits: int, max_weight: int = 1, chunk: int | None = None
-) -> SealingCost:
-    """The cost of a round for `length` coordinates, at most `chunk` of them at once (all when None)."""
-    sizes = chunk_sizes(length, chunk)
-    by_size = {size: plan_for(size, clients, clip, value_bits, max_weight) for size in set(sizes)}
-    plans = [by_size[size] for size in sizes]
-    params = plans[0].params
-    return SealingCost(
-        blocks=sum(plan.blocks for plan in plans),
-        degree=params.degree,
-        bytes_up=sum(message_bytes(Join, plan) + message_bytes(Contribution, plan) for plan in plans),
-        chunk_bytes=max(plan.residue_bytes for plan in plans),
-        block_bytes=2 * len(params.primes) * params.degree * 4,
-        key_bytes=2 * (len(params.primes) + 1) * params.degree * 8,
-    )
-
-
-def chunk_sizes(length: int, chunk: int | None) -> list[int]:
-    """How `length` coordinates are divided: as few pieces of at most `chunk` as possible, of nearly equal size."""
-    pieces = 1 if chunk is None else -(-length // chunk)
-    return [length // pieces + (i < length % pieces) for i in range(pieces)]
 
 
 def sums_on(device: str | None) -> MakeAccumulator:
@@ -433,34 +355,6 @@ class IntegerSum:
     stages: Mapping[str, float] = field(default_factory=dict)
 
 
-def bits_for(largest: int) -> int:
-    """The `value_bits` under which integers within +-`largest` are summed exactly. Raises `AggregationError`."""
-    if not 0 < largest <= LARGEST_VALUE:
-        raise AggregationError(
-            f"largest: expected at most {LARGEST_VALUE} per bank, got {largest}: share shorter periods"
-        )
-    return max(math.ceil(math.log2(largest + 1)) + 1, 2)
-
-
-def clip_for(bits: int) -> float:
-    """The largest quantised value of so many bits: with it as the clip, the quantisation step is 1."""
-    return 2.0 ** (bits - 1) - 1
-
-
-def cost_of_integers(length: int, largest: int, clients: int) -> SealingCost:
-    """The cost for one bank of an `encrypted_sum` of `length` integers of `clients` banks, without making it.
-
-    Raises `AggregationError` where there can be no such sum.
-    """
-    bits = bits_for(largest)
-    try:
-        return sealing_cost(length, clients=clients, clip=clip_for(bits), value_bits=bits)
-    except PlanError as fault:
-        raise AggregationError(
-            f"an encrypted sum of {length:,} integers up to {largest:,} from {clients} banks cannot be made: {fault}"
-        ) from fault
-
-
 def encrypted_sum(
     draws: Sequence[Draw], *, length: int, largest: int, model_hash: str, engine: str = "auto"
 ) -> IntegerSum:
@@ -508,7 +402,16 @@ def plain_average(updates: Sequence[Update], *, clip: float, weights: Sequence[i
     counts = [1] * len(updates) if weights is None else list(weights)
     average = inside.mean(axis=0) if weights is None else np.average(inside, axis=0, weights=counts)
     clipped = tuple(int(count) for count in (np.abs(stacked) > clip).sum(axis=1))
-    return Aggregate(average, 0.0, clipped, {}, 0, 0, time.perf_counter() - start, sum(counts))
+    return Aggregate(
+        average,
+        error_bound=0.0,
+        clipped=clipped,
+        stages={},
+        bytes_up=0,
+        bytes_down=0,
+        seconds=time.perf_counter() - start,
+        total_weight=sum(counts),
+    )
 
 
 def plain_sum(joined: Joined, *, clip: float) -> Aggregate:

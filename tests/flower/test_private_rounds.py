@@ -9,7 +9,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +29,13 @@ from private_federation import (
 from fl.counts.plan import Totals
 from fl.counts.risk_columns import RiskColumns
 from fl.counts.settings import key_slots
-from fl.data.federation import federation_of
+from fl.data.federation import federation_of, resolve_schema, without_rows
 from fl.errors import BudgetError
 from fl.flower.errors import BudgetSpent, ModelMismatch, ModelsDiverged, PartiesMissing, RoundFailed, SettingsError
 from fl.flower.logs import RoleLog
 from fl.flower.models import FlatModel
 from fl.flower.private.bank import PrivateBank
-from fl.flower.private.plan import FEDERATION, read_plan
+from fl.flower.private.plan import FEDERATION, make_plan, read_plan
 from fl.flower.private.state import RunState
 from fl.flower.settings import load_settings
 from fl.flower.workflow import RoundsOutcome
@@ -44,7 +43,6 @@ from fl.learning.model import model_hash
 from fl.privacy.mechanisms import LaplaceCounts, SharedSteps
 from fl.rounds.algorithms.state import State
 from fl.rounds.play import Rounds, trained_models
-from fl.runs.plan import RunPlan
 from fl.runs.risk import RiskOfParties
 from fl.runs.scoring import load_model
 from fl.secure.session import Aggregate, Joined
@@ -72,7 +70,6 @@ class Played:
     federation: PrivateFederation
     outcome: RoundsOutcome
     drafts: list[np.ndarray]
-    told: str
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +91,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
         federation = PrivateFederation(folder / "federation", *planned(config_of(2)))
         with recorded(federation.drawn):
             outcome = federation.rounds().run(federation.course.rounds, evaluate=True)
-        yield Played(federation, outcome, kept, "")
+        yield Played(federation, outcome, kept)
         federation.close()
 
 
@@ -363,14 +360,10 @@ def test_a_state_reads_back_as_itself_and_not_under_another_plan() -> None:
 
 
 def test_the_plan_of_banks_without_rows_is_that_of_all_rows() -> None:
-    from fl.data.federation import resolve_schema, without_rows
-    from fl.flower.private.plan import make_plan
-
     source, plan = planned(config_of(2))
     schema = resolve_schema("simulated", None)
     blind = make_plan(config_of(2), without_rows(schema, MEMBERS, plan.config.seed, plan.agreed))
-    assert blind == plan and isinstance(plan.at(source), RunPlan)
-    assert partial(blind.at, source)().sharing == plan.at(source).sharing
+    assert blind == plan and blind.at(source).sharing == plan.at(source).sharing
 
 
 def test_the_plan_file_is_called_as_the_party_file_says(make) -> None:  # type: ignore[no-untyped-def]

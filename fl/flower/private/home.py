@@ -23,12 +23,12 @@ from fl.runs.baselines import alone
 from fl.runs.plan import RunPlan
 from fl.runs.risk import RiskOfParties
 from fl.runs.risk_baselines import personal
-from fl.runs.verdict import verdict
+from fl.runs.verdict import OWN_EVIDENCE, verdict
 
 COMPARISON = "comparison.json"
 NAMES = {
     "federated": "federated model, released values alone",
-    "own_evidence": "federated model, own evidence when scoring (outside epsilon)",
+    OWN_EVIDENCE: "federated model, own evidence when scoring (outside epsilon)",
     "at_home": "own model at home, with the release (outside epsilon)",
     "alone_filter": "alone: own model, own labels of shared parties",
     "alone": "alone: own network",
@@ -47,7 +47,7 @@ def compare(parties: RiskOfParties, plan: RunPlan, model: nn.Module, epsilon: fl
         require_measurable(banks)
         measures: dict[str, Callable[[], Evaluation]] = {
             "federated": lambda: evaluate(banks, [model], device),
-            "own_evidence": lambda: evaluate(parties.with_evidence(banks), [model], device),
+            OWN_EVIDENCE: lambda: evaluate(parties.with_evidence(banks), [model], device),
             "at_home": lambda: personal(views.at_home, device),
             "alone_filter": lambda: personal(views.alone, device),
             "alone": lambda: alone(parties.local.banks, networks, device),
@@ -57,7 +57,7 @@ def compare(parties: RiskOfParties, plan: RunPlan, model: nn.Module, epsilon: fl
         return {"bank": parties.local.banks[0].name, "epsilon": epsilon, "not_measured": str(error)}
     assert plan.config.privacy is not None
     result = {
-        "metrics": {**figures["federated"], "own_evidence": figures["own_evidence"]},
+        "metrics": {**figures["federated"], OWN_EVIDENCE: figures[OWN_EVIDENCE]},
         "baselines": {name: figures[name] for name in ("at_home", "alone_filter", "alone")},
         "privacy": {"epsilon": epsilon, "noise": plan.config.privacy.noise},
         "statistics": None if parties.risk is None else {},

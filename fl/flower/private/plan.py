@@ -27,22 +27,23 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fl import options
 from fl.counts.settings import shared_kinds
 from fl.data.federation import Agreed, PartitionedTable, resolve_schema, without_rows
+from fl.data.schema import Schema
 from fl.durable import replace_durably
 from fl.errors import FederationError
 from fl.flower.app_table import require_constants
 from fl.flower.errors import SettingsError
 from fl.flower.settings import PlanSettings
 from fl.options import LEAST_BANKS
+from fl.runs.asked import configuration
 from fl.runs.config import DataSettings, RunConfig, config_of, config_to_toml
 from fl.runs.noise import with_noise
 from fl.runs.plan import RunPlan
 from fl.runs.refusals import require_possible
-from fl.secure.session import bits_for
+from fl.secure.cost import bits_for
 from fl.toml import Fields, literal, parsed, text_of
 
 FEDERATION = "federation.toml"
@@ -80,7 +81,7 @@ class FederationPlan:
     @property
     def text(self) -> str:
         """As `FEDERATION` has it."""
-        table = {
+        table: dict[str, str | int | list[str]] = {
             "format": FORMAT,
             "name": self.name,
             "members": list(self.members),
@@ -88,7 +89,7 @@ class FederationPlan:
             "first_day": self.agreed.first_day,
             "registers": sorted(self.agreed.registers),
         }
-        lines = "\n".join(f"{name} = {literal(value)}" for name, value in table.items())  # type: ignore[arg-type]
+        lines = "\n".join(f"{name} = {literal(value)}" for name, value in table.items())
         return f"{config_to_toml(self.config)}\n[federation]\n{lines}\n"
 
     @property
@@ -218,8 +219,6 @@ def _public(config: RunConfig) -> RunConfig:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line: make a plan without any data. Exit code 2 for wrong usage."""
-    from fl.runs.asked import configuration
-
     parser = argparse.ArgumentParser(
         prog="python -m fl.flower.private.plan", description=(__doc__ or "").split("\n")[0]
     )
@@ -236,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the plan's files go")
     given = parser.parse_args(arguments)
     try:
-        plan = _asked(given, configuration)
+        plan = _asked(given)
         course = Course.of(plan.at(without_rows(_schema(given), plan.members, given.seed, plan.agreed)))
         path = plan.write(given.out)
     except (FederationError, OSError) as error:
@@ -250,11 +249,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _schema(given: argparse.Namespace) -> Any:
+def _schema(given: argparse.Namespace) -> Schema:
     return resolve_schema("", given.schema)
 
 
-def _asked(given: argparse.Namespace, configuration: Any) -> FederationPlan:
+def _asked(given: argparse.Namespace) -> FederationPlan:
     named = dict(each.partition("=")[::2] for each in given.register)
     registers = {kind: read_register(Path(file)) for kind, file in named.items()}
     agreed = Agreed((given.first_day - EPOCH).days, registers)

@@ -19,8 +19,9 @@ from fl.errors import ExaminationError
 from fl.learning.evaluation import MEASURED, Evaluation, evaluate
 from fl.learning.metrics import TOP_CARDS, at_threshold
 from fl.learning.thresholds import rule_in_words
-from fl.reports.compared import BASELINES, OWN_EVIDENCE, WITH_OWN_EVIDENCE, baselines_of, had
+from fl.reports.compared import BASELINES, WITH_OWN_EVIDENCE, baselines_of, had
 from fl.reports.examination.evidence import Evidence
+from fl.runs.verdict import OWN_EVIDENCE
 
 CURVE_POINTS = 200  # of a curve in the report
 HISTOGRAM = 20  # bins of equal width

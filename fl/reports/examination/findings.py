@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from fl.data.vocabulary import Words
-from fl.reports.compared import OWN_EVIDENCE
 from fl.reports.protected import OUTSIDE_EPSILON
-from fl.runs.verdict import LITTLE
+from fl.runs.verdict import LITTLE, OWN_EVIDENCE
 
 ENCRYPTION_TOLERANCE = 0.001  # of average precision, between encrypted and plain sums without privacy
 CALIBRATED = 0.2  # expected frauds may differ from observed ones by this share

@@ -41,7 +41,8 @@ from fl.privacy.discrete_laplace import plan_laplace
 from fl.privacy.mechanisms import NoisyCounts
 from fl.privacy.noise_shares import plan_noise
 from fl.runs.budgets import CountsPayment, bank_budgets
-from fl.secure.session import encrypted_sum, sealing_cost
+from fl.secure.cost import sealing_cost
+from fl.secure.session import encrypted_sum
 
 SCHEMA = load_schema("simulated")
 START = pd.Timestamp("2024-01-01")

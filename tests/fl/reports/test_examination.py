@@ -19,9 +19,10 @@ from torch import nn
 
 from fl.data.schema import CategoricalColumn
 from fl.data.simulate import Simulation
+from fl.data.vocabulary import Words
 from fl.durable import replace_json
 from fl.errors import ExaminationError, RunFolderError
-from fl.reports.compared import BASELINES, baselines_of
+from fl.reports.compared import BASELINES, baselines_of, had
 from fl.reports.examination import fairness as fairness_module
 from fl.reports.examination import page, plots
 from fl.reports.examination import report as report_module
@@ -35,6 +36,7 @@ from fl.reports.examination.timeliness import days_to_alert
 from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.runs.asked import configuration
 from fl.runs.config import DataSettings
+from fl.runs.verdict import OWN_EVIDENCE
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,12 @@ def test_baselines_are_those_that_the_configuration_makes() -> None:
     assert {"alone_filter", "alone_private", "at_home"}.isdisjoint(baselines_of(network))
     assert "pooled_with_statistics" in baselines_of(network)
     assert "at_home" not in baselines_of(configuration({"no_shared_statistics": True}))
+
+
+@pytest.mark.parametrize("name", [*BASELINES, OWN_EVIDENCE])
+def test_every_row_of_a_comparison_says_what_it_had(name: str) -> None:
+    said = [had(name, Words(days=days)) for days in (True, False)]
+    assert all(each.endswith(".") and "{" not in each for each in said)
 
 
 def test_missing_and_changed_transactions_are_named(run: Path, data: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from fl.errors import CompressionError
 from fl.learning.model import flatten, layer_mask, layout
 from fl.learning.training import PrivateSteps
 from fl.rounds.compression import Compression, CompressionSettings, compression_of, frozen
-from fl.secure.session import plan_for
+from fl.secure.cost import plan_for
 
 SHAPE = layout(make_schedule().first_model(FEATURES))
 HIDDEN1, HIDDEN2, LOGIT = (int(layer_mask(SHAPE, [name]).sum()) for name in ("hidden1", "hidden2", "logit"))

@@ -21,7 +21,8 @@ from fl.privacy.calibrate import calibrate_steps
 from fl.privacy.mechanisms import UNIT, ClientRounds, Mechanism, NoisyCounts, SharedSteps, units_of
 from fl.rounds.joint_noise import GRID, JointNoise, row_sensitivity
 from fl.rounds.joint_steps import clipped_gradient_sum
-from fl.secure.session import LARGEST_VALUE, Aggregate, Joined
+from fl.secure.cost import LARGEST_VALUE
+from fl.secure.session import Aggregate, Joined
 
 SELDOM = 2.0**-41  # how often right noise, which the operating system draws, may fail a test
 INPUTS = 5

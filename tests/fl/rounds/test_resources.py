@@ -31,7 +31,8 @@ from fl.rounds.limits import (
     measure_machine,
     memory_bytes,
 )
-from fl.secure.session import InProcessRounds, Joined, chunk_sizes, plan_for, sealing_cost
+from fl.secure.cost import chunk_sizes, plan_for, sealing_cost
+from fl.secure.session import InProcessRounds, Joined
 from secagg.session import Parties, Session, Terms
 
 BANKS = ("bank 0", "bank 1", "bank 2")

@@ -20,7 +20,8 @@ from fl.rounds.play import Rounds, Schedule, Summation, on_grid, play_rounds, tr
 from fl.runs.baselines import alone, pooled
 from fl.runs.config import APPLIED_GRID
 from fl.secure import session as secure
-from fl.secure.session import encrypted_average, plain_average, plain_sum, plan_for
+from fl.secure.cost import plan_for
+from fl.secure.session import encrypted_average, plain_average, plain_sum
 
 HASH = "ab" * 32
 
