@@ -13,6 +13,7 @@ from rich.text import Text
 from demos.console import err, out, print_json, progress, seconds, size, table
 from demos.options import JSON, FilePath, ranged
 from fl import options
+from fl.plural import plural
 
 if TYPE_CHECKING:
     from fl.flower.local_data import LocalData
@@ -199,7 +200,9 @@ def _show(report: dict[str, Any]) -> None:
         rounds.add_row(str(each["number"]), ", ".join(sorted(each["members"])), *times, seconds(each["seconds"]))
     out.print(rounds)
     verdict = "equal" if report["models_equal"] else ("DIFFERENT", "bold red")
-    one = f"model after {len(report['rounds'])} rounds: {report['in_process_model_hash'][:16]} in one process, "
+    one = (
+        f"model after {plural(len(report['rounds']), 'round')}: {report['in_process_model_hash'][:16]} in one process, "
+    )
     out.print(Text.assemble(one, verdict, " at all banks"))
     measured = report["average_precision"]
     figure = f"not measured: {report['not_measured']}" if measured is None else f"{measured:.3f}"
