@@ -12,6 +12,7 @@ import click
 
 from demos.console import out, print_json, table
 from demos.options import JSON, FilePath
+from fl.plural import plural
 from secagg.eventlog import audit as read_log
 from secagg.journal import PURPOSE as JOURNAL
 from secagg.journal import JournalReport, JournalRound, audit_journal
@@ -66,7 +67,8 @@ def _compared(ledger: Path, other: Path) -> dict[str, Any]:
     """Compare another file with the ledger. Raises `LedgerError` if they contradict each other."""
     if read_log(other).purpose == JOURNAL:
         rounds = compare_journal(ledger, other)
-        return {"file": str(other), "kind": "journal", "rounds": rounds, "verdict": f"{rounds} rounds agree"}
+        verdict = f"{plural(rounds, 'round')} {'agrees' if rounds == 1 else 'agree'}"
+        return {"file": str(other), "kind": "journal", "rounds": rounds, "verdict": verdict}
     beyond = compare(ledger, other)
     verdict = f"the ledger has {beyond} more events" if beyond else "equal"
     return {"file": str(other), "kind": "ledger", "events_beyond": beyond, "verdict": verdict}

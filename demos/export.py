@@ -9,6 +9,7 @@ import click
 from demos.console import out, print_json
 from demos.options import JSON, FilePath, Range
 from fl import options
+from fl.plural import plural
 
 
 @click.command("export")
@@ -59,6 +60,8 @@ def export(
     else:
         out.print(f"{target}: {report['bytes']:,} bytes, {len(model.features)} inputs")
         if agreed is not None:
-            out.print(f"{agreed.rows:,} transactions compared with score: largest difference {agreed.largest:.1e}")
+            out.print(
+                f"{plural(agreed.rows, 'transaction')} compared with score: largest difference {agreed.largest:.1e}"
+            )
     if agreed is not None and not agreed.close:
         raise click.ClickException(f"expected scores within {TOLERANCE:g} of those of score; do not use {target}")

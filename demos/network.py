@@ -13,6 +13,7 @@ from rich.text import Text
 from demos.console import err, out, print_json, progress, seconds, size, table
 from demos.options import JSON, FilePath, ranged
 from fl import options
+from fl.plural import plural
 
 if TYPE_CHECKING:
     from fl.flower.local_data import LocalData
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @ranged("--schema", options.FILE, "With --data: what its columns mean.", metavar="NAME|FILE.toml")
 @ranged("--partition", options.Text("a column"), "With --data: the bank of each row.", metavar="COLUMN|FILE.csv:COLUMN")
 @ranged("--banks", options.NETWORK_BANKS, "Number of banks, with --data of random ones. Default: 3, or the schema's.")
-@ranged("--rounds", options.SOME_ROUNDS, "Number of rounds; with --epsilon of steps. Default: 3, or by epsilon.")
+@ranged("--rounds", options.SOME_ROUNDS, "Number of rounds; with --epsilon, of steps. Default: 3, or 40 steps.")
 @ranged("--customers", options.NETWORK_CUSTOMERS, "Number of customers in the embedded data. Default: 150, or 900.")
 @ranged("--epsilon", options.EPSILON, "Train under this privacy budget of each bank. Default: without privacy.")
 @ranged("--delta", options.DELTA, "Probability that the bound epsilon does not hold. Default: 1e-05.")
@@ -55,7 +56,7 @@ def network(
     Starts a Flower SuperLink, and a SuperNode and a resident process for each party, with node authentication and a
     temporary certificate authority. Stops all of them at the end, and compares the model with that of an in-process
     run. With --epsilon the banks first release noisy counts of frauds, and then take noisy steps; each pays in its own
-    ledger, and compares at home. A round takes 15 to 25 seconds, and 20 steps are the default at epsilon 3.
+    ledger, and compares at home. A round takes 15 to 25 seconds, and a private run has 40 steps by default.
 
     With --data the banks train on your own file. Each bank's process reads the whole file and takes its own rows, since
     you run all of them; in a deployment each bank has a file of its own (fl/flower/deploy). Where the schema leaves
@@ -199,7 +200,9 @@ def _show(report: dict[str, Any]) -> None:
         rounds.add_row(str(each["number"]), ", ".join(sorted(each["members"])), *times, seconds(each["seconds"]))
     out.print(rounds)
     verdict = "equal" if report["models_equal"] else ("DIFFERENT", "bold red")
-    one = f"model after {len(report['rounds'])} rounds: {report['in_process_model_hash'][:16]} in one process, "
+    one = (
+        f"model after {plural(len(report['rounds']), 'round')}: {report['in_process_model_hash'][:16]} in one process, "
+    )
     out.print(Text.assemble(one, verdict, " at all banks"))
     measured = report["average_precision"]
     figure = f"not measured: {report['not_measured']}" if measured is None else f"{measured:.3f}"

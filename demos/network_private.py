@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from demos.console import err, out, progress, seconds, size, table
+from fl.plural import plural
 
 if TYPE_CHECKING:
     from fl.data.federation import PartitionedTable
@@ -61,7 +62,8 @@ def _played(
     assert privacy is not None
     parties = private_parties(folder / "parties", plan, source, tables)
     err.print(f"starting a SuperLink, a key holder and {len(plan.members)} banks on 127.0.0.1")
-    err.print(f"plan {plan.fingerprint[:16]}: {len(course.chunks)} rounds of counts, then {course.steps} steps")
+    rounds = plural(len(course.chunks), "round")
+    err.print(f"plan {plan.fingerprint[:16]}: {rounds} of counts, then {plural(course.steps, 'step')}")
     with LocalNetwork(parties, folder / "network") as running:
         running.submit(course.rounds, **waits)
         with progress(f"rounds at {len(plan.members)} banks", course.rounds) as advance:
@@ -118,7 +120,7 @@ def show(report: Mapping[str, Any]) -> None:
         out.print(Text(told(compared) if compared else f"{bank}: no comparison was made"))
     out.print(Text("\nWhat everybody may see:\n"))
     verdict = "equal at all banks" if report["models_equal"] else ("DIFFERENT", "bold red")
-    out.print(Text.assemble(f"model after {len(report['rounds'])} rounds: ", verdict))
+    out.print(Text.assemble(f"model after {plural(len(report['rounds']), 'round')}: ", verdict))
     spent = max(ledger["epsilon"] for ledger in report["ledgers"].values())
     trust = (
         "It holds while at most 1 bank shows its noise to others, and while the sum stays masked."

@@ -13,6 +13,7 @@ from demos.console import err, print_json
 from demos.options import FilePath, Range, ranged
 from demos.score_files import PARQUET, Rejects, scores_to, text_sink
 from fl import options
+from fl.plural import plural
 
 if TYPE_CHECKING:
     from fl.data.salvage import OpenCsv
@@ -144,7 +145,7 @@ def _score(
             counts["rejected"] += len(chunk.rejected)
             counts["other banks"] += chunk.of_other_banks
             dropped.update(chunk.dropped)
-            err.print(f"scored {counts['rows']:,} transactions, flagged {counts['flagged']:,}")
+            err.print(f"scored {plural(counts['rows'], 'transaction')}, flagged {counts['flagged']:,}")
     summary = {
         "rows": counts["rows"],
         "flagged": counts["flagged"],
@@ -169,7 +170,8 @@ def _score(
 def _tell(summary: dict[str, Any], at_home: bool) -> None:
     """What a person has to know beside the scores."""
     if summary["rejected"]:
-        err.print(f"rejected {summary['rejected']:,} rows, each with its reason: {summary['rejects']}", soft_wrap=True)
+        rows = plural(summary["rejected"], "row")
+        err.print(f"rejected {rows}, each with its reason: {summary['rejects']}", soft_wrap=True)
         if summary["rejected"] > summary["rows"]:
             err.print(
                 "More rows were rejected than scored: look at the reasons first (is the file sorted by time?)",
@@ -179,6 +181,6 @@ def _tell(summary: dict[str, Any], at_home: bool) -> None:
         named = ", ".join(f"{rule}: {rows:,}" for rule, rows in sorted(summary["dropped"].items()))
         err.print(f"left out, as the schema says: {named}", soft_wrap=True)
     if summary["of_other_banks"]:
-        err.print(f"left out: {summary['of_other_banks']:,} rows of other banks")
+        err.print(f"left out: {plural(summary['of_other_banks'], 'row')} of other banks")
     if not summary["calibrated"] and not at_home:
         err.print("no column calibrated: an earlier version trained this run, and left no calibration", soft_wrap=True)

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from demos.console import out, seconds, size, table
 from fl.data.vocabulary import Words
+from fl.plural import plural
 from fl.reports.left_out import attack_sentence, rule_sentence
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
 
@@ -41,11 +42,13 @@ def show(result: dict[str, Any]) -> None:
 
 def _show_figures(result: dict[str, Any]) -> None:
     epsilon = result["privacy"]["epsilon"]
-    rounds = "joint steps" if result["model"] == "noisy-or" else f"rounds of {result['algorithm']}"
+    steps = result["model"] == "noisy-or"
+    rounds = plural(result["rounds"], "joint step" if steps else "round")
+    rounds += "" if steps else f" of {result['algorithm']}"
     from fl.learning.metrics import TOP_CARDS  # here, because --help needs no scikit-learn
 
     words = Words.of(result.get("words"))
-    title = f"Fraud found on {words.test}, {result['banks']} banks, {result['rounds']} {rounds}"
+    title = f"Fraud found on {words.test}, {result['banks']} banks, {rounds}"
     columns = ("AP", "AUC", "prec.", "recall", "F1", words.heading)
     own = "federated, no DP" if epsilon is None else f"federated, epsilon {epsilon:.2f}"
     models = {own: result["metrics"]}
@@ -105,8 +108,8 @@ def _show_costs(result: dict[str, Any]) -> None:
     )
     if overhead["attempts"] > result["rounds"] or overhead["left_out"]:
         out.print(
-            f"{overhead['attempts']} rosters for {result['rounds']} rounds; banks were left out {overhead['left_out']} "
-            "times (metrics.jsonl names them)",
+            f"{plural(overhead['attempts'], 'roster')} for {plural(result['rounds'], 'round')}; banks were left out "
+            f"{plural(overhead['left_out'], 'time')} (metrics.jsonl names them)",
         )
     if (chosen := result["resources"]) is not None:
         batches = ", ".join(f"{bank} {share['batch']}" for bank, share in chosen["banks"].items())
@@ -122,7 +125,7 @@ def _show_constants(constants: dict[str, Any] | None) -> None:
         return
     cost = "no privacy" if constants["epsilon"] is None else f"epsilon {constants['epsilon']:.3g} of the run's"
     out.print(
-        f"scaling constants of {len(constants['columns'])} columns from one round of all banks, {cost}, "
+        f"scaling constants of {plural(len(constants['columns']), 'column')} from one round of all banks, {cost}, "
         f"{constants['integers_per_bank']:,} integers a bank, {seconds(constants['seconds'])}, "
         f"{size(constants['bytes_up'])} sent by all banks",
     )
@@ -179,8 +182,8 @@ def _show_privacy(result: dict[str, Any]) -> None:
         return
     out.print(
         f"epsilon {privacy['epsilon']:.3f} of {privacy['epsilon_limit']:g} at delta {privacy['delta']:g} "
-        f"({privacy['accountant']}; RDP {privacy['rdp_epsilon']:.3f}), spent over {privacy['steps']} steps, "
-        f"{_noise(privacy)}\n"
+        f"({privacy['accountant']}; RDP {privacy['rdp_epsilon']:.3f}), spent over "
+        f"{plural(privacy['steps'], 'step')}, {_noise(privacy)}\n"
         f"unit: one {privacy['unit']}. Not covered: {'; '.join(privacy['not_covered'])}.",
     )
     if (means := protection_sentence(privacy)) is not None:

@@ -2,7 +2,7 @@
 
     run = fl.train("transactions.csv", schema="schema.toml", epsilon=3)
     run.metrics["average_precision"]                    # on the test days
-    run.score(frame)                                    # a probability of fraud for each row of a pandas frame
+    run.score(frame)                                    # for each row of a pandas frame: higher is more suspicious
     run = fl.load("runs/NAME")                          # a run that is finished
 
 docs/training.md says what a run does; `help(fl.train)` has its arguments.

@@ -120,7 +120,7 @@ def test_rejected_rows_go_to_a_file_of_their_own_and_are_counted(
     done = run("--out", str(tmp_path / "scores.csv"))
     assert done.exit_code == 0
     told = " ".join(done.stderr.split())
-    assert "rejected 1 rows" in told and "KIND = 'test': 3" in told and "history: none" in told
+    assert "rejected 1 row, each" in told and "KIND = 'test': 3" in told and "history: none" in told
     rows = list(csv.reader((tmp_path / "scores.csv.rejects.csv").open()))
     assert rows == [["line", "column", "reason"], ["7", "AMOUNT", "'" + REJECTED.reason]]
 

@@ -116,7 +116,7 @@ def test_the_plan_is_said_before_a_bank_trains(tmp_path: Path) -> None:
     words = [*OPEN, "--rounds", "1", "--no-baselines", "--run-dir", str(tmp_path / "run")]
     done = CliRunner().invoke(train, words, catch_exceptions=False)
     assert done.exit_code == 0 and "plan:" not in done.stdout
-    plan, training = done.stderr.index("plan: 3 banks with "), done.stderr.index("training, 1 rounds at 3 banks")
+    plan, training = done.stderr.index("plan: 3 banks with "), done.stderr.index("training, 1 round at 3 banks")
     assert plan < training and "40 bits each" in done.stderr
     assert "nobody will know whether joining is worth it" in done.stderr and "Nobody knows" in done.stdout
 

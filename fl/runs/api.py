@@ -21,6 +21,7 @@ import pandas as pd
 
 from fl.data.salvage import OpenCsv
 from fl.errors import OptionError, RunFolderError
+from fl.plural import plural
 from fl.runs.asked import configuration
 from fl.runs.baselines import parts_of
 from fl.runs.config import RunConfig
@@ -337,7 +338,7 @@ def _play_rounds(experiment: Experiment, tell: Progress) -> None:
     planned = experiment.config.rounds
     numbers = range(experiment.finished + 1, planned + 1)
     trainings = sum(len(experiment.plan.algorithm.timetable.seats(number)) for number in numbers)
-    what, done = f"training, {planned} rounds at {len(experiment.federation.banks)} banks", 0
+    what, done = f"training, {plural(planned, 'round')} at {len(experiment.federation.banks)} banks", 0
 
     def bank_done(_: str) -> None:
         nonlocal done

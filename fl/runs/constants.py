@@ -23,6 +23,7 @@ from fl.data.scaling import counted_columns
 from fl.data.schema import DAY_US
 from fl.durable import replace_durably
 from fl.errors import BudgetError, BudgetExhausted
+from fl.plural import plural
 from fl.privacy.accounting import epsilon
 from fl.privacy.calibrate import calibrate_counts, require_left
 from fl.privacy.mechanisms import COUNTS_UNIT, DAY, Entry
@@ -93,7 +94,8 @@ def with_noise_of_constants(
             )
         except BudgetExhausted as fault:
             raise BudgetExhausted(
-                f"the scaling constants of {len(counted)} columns do not fit into their share of epsilon, {share:.2g}: "
+                f"the scaling constants of {plural(len(counted), 'column')} do not fit into their share of epsilon, "
+                f"{share:.2g}: "
                 'raise --epsilon or --option constants_share=, or name constants in the schema (constants = "given")'
             ) from fault
         sigmas.append(noise.sigma)

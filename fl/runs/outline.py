@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from fl.data.split import own_history
 from fl.errors import AggregationError
+from fl.plural import plural
 from fl.rounds.play import require_layers_to_send
 from fl.runs.plan import RunPlan
 from fl.secure.cost import chunk_sizes, cost_of_integers, most_bits, require_engine, sealing_cost
@@ -43,17 +44,20 @@ class Outline:
     @property
     def sentences(self) -> tuple[str, ...]:
         """The outline in words, one subject each."""
-        way = "joint steps" if self.algorithm.endswith("steps") else f"rounds of {self.algorithm}"
+        steps = self.algorithm.endswith("steps")
+        rounds = plural(self.rounds, "joint step" if steps else "round") + ("" if steps else f" of {self.algorithm}")
         sent = "nothing is encrypted" if not self.bytes_up else f"{self.bytes_up:,} bytes from each bank in a round"
         bits = ", ".join(f"{bits} bits from round {first}" for first, bits in self.value_bits)
         if len(self.value_bits) == 1:
             bits = f"{self.value_bits[0][1]} bits each"
         privacy = "without differential privacy" if self.epsilon is None else f"at epsilon {self.epsilon:g}"
         return (
-            f"{self.banks} banks with {self.rows:,} training rows, {self.rounds} {way} ({self.trainings:,} parts of "
+            f"{self.banks} banks with {self.rows:,} training rows, {rounds} ({self.trainings:,} parts of "
             f"banks), {privacy}",
             f"model {self.model} of {self.parameters:,} parameters{', ' + bits if bits else ''}; {sent}",
-            f"{self.counts:,} counts from each bank before the first round" if self.counts else "no shared counts",
+            f"{plural(self.counts, 'count')} from each bank before the first round"
+            if self.counts
+            else "no shared counts",
             "baselines after the last round, in at most twice the time of the run before them"
             if self.with_baselines
             else "no baselines: nobody will know whether joining is worth it (leave out --no-baselines to measure it)",

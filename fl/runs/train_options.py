@@ -108,8 +108,8 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     ),
     "rounds": TrainOption(
         options.ROUNDS,
-        "Number of rounds. Default: 10 of the network, or 100 with --noise shared, where a round is one step; 20 to 40 "
-        "steps of noisy-or, by epsilon.",
+        "Number of rounds. Default: 10 of the network, or 100 with --noise shared, where a round is one step; 40 steps "
+        "of noisy-or.",
         ("rounds",),
     ),
     "model": TrainOption(

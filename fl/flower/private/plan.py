@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epsilon", type=float, default=3.0, help="budget of every bank for the life of its data")
     parser.add_argument("--delta", type=float, default=1e-5, help="probability that the bound epsilon does not hold")
     parser.add_argument("--noise", choices=("shared", "own"), default="shared", help="shares of one noise, or each own")
-    parser.add_argument("--steps", type=int, help="steps of all banks; default by epsilon")
+    parser.add_argument("--steps", type=int, help="steps of all banks; default: 40")
     parser.add_argument("--seed", type=int, default=0, help="of the validation customers")
     parser.add_argument("--schema", required=True, metavar="NAME|FILE", help="what the columns of every bank mean")
     parser.add_argument("--member", action="append", required=True, help="organisation of a bank; once for each")

@@ -94,7 +94,7 @@ def test_progress_names_what_is_done_and_ends_at_its_total(tmp_path: Path) -> No
     options = {**SMALL, "no_baselines": False, "rounds": 1}
     fl.train(customers=400, clients=3, fraud_share=0.03, run_dir=tmp_path / "run", progress=note, **options)
     ends = {what: (done, total) for what, done, total in told}
-    assert ends["training, 1 rounds at 3 banks"] == (3, 3)
+    assert ends["training, 1 round at 3 banks"] == (3, 3)
     assert ends["baselines"][0] == ends["baselines"][1] > 1
 
 

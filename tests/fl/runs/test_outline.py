@@ -77,7 +77,7 @@ def test_the_outline_is_told_before_the_first_training_and_says_what_is_sent(tmp
     asked = configuration({**SMALL, "no_dp": True, "rounds": 1, "local_epochs": 1, "no_baselines": True})
     run = api.start(asked, tmp_path / "run", lambda what, *_: told.append(what), told.append)
     (said,) = [each for each in told if isinstance(each, Outline)]
-    assert told.index(said) < told.index("training, 1 rounds at 3 banks")
+    assert told.index(said) < told.index("training, 1 round at 3 banks")
     sent, result = said.bytes_up, run.result
     assert 3 * sent == pytest.approx(result["overhead"]["bytes_up"], rel=0.01)
     assert (said.parameters, said.trainings, said.epsilon) == (result["parameters"], 3, None)
