@@ -8,7 +8,8 @@ label has become known: an issuer has blocked them.
 Validation holds whole customers, chosen by keyed hash, over the training days: a threshold chosen on them
 does not depend on rows of training. Without customers it holds single rows.
 
-Where a column of the data names the part of each row, the rows are taken as it says, and no card is left out.
+Where a column of the data names the part of each row, the rows are taken as it says, and no card is left out. Frauds
+whose label came when the test had begun are left out of training and validation there, too.
 
 Leaves to others: features (they may use rows outside all periods), banks (each splits its own rows).
 """
@@ -135,7 +136,7 @@ def split(table: Transactions, periods: Periods, seed: int, validation_share: fl
     """Split one bank's table (or a pooled one). `validation_share` overrides the schema's."""
     share = table.schema.validation_share if validation_share is None else validation_share
     if isinstance(table.schema.split, ColumnSplit):
-        return _split_by_column(table, table.schema.split, seed, share)
+        return _split_by_column(table, table.schema.split, periods, seed, share)
     if periods.train is None:
         return _split_without_time(table, seed, periods.windows, share)
     assert table.time is not None
@@ -231,7 +232,22 @@ def _column_periods(words: ColumnSplit, table: Transactions, windows: int | None
         times = table.time[rows]
         return Period(int(times[0]), int(times[-1]) + 1)
 
-    return Periods(span(held["train"]), (span(held["test"]),), 1, described)
+    test = span(held["test"])
+    if table.known_day is not None:
+        _check_test_comes_last(table, words, span(held["train"] | held.get("validation", held["train"])), test)
+    return Periods(span(held["train"]), (test,), 1, described)
+
+
+def _check_test_comes_last(table: Transactions, words: ColumnSplit, learned: Period, test: Period) -> None:
+    """A label that came before a test began tells nothing where rows of the test lie among those of training."""
+    if learned.end <= test.start:
+        return
+    name = table.schema.moment_name
+    raise SplitError(
+        f"{table.source}: [label] known leaves out labels that came when the test had begun, and needs a test after "
+        f"training and validation; column {words.column!r} has rows of these two until {name(learned.end - 1)}, and "
+        f"of the test from {name(test.start)} on: remove known, or divide the rows by days"
+    )
 
 
 def _holds_word(table: Transactions, words: tuple[str, ...]) -> NDArray[np.bool_]:
@@ -240,10 +256,15 @@ def _holds_word(table: Transactions, words: tuple[str, ...]) -> NDArray[np.bool_
     return np.isin(table.part.code, np.flatnonzero(np.isin(table.part.ids, words)))
 
 
-def _split_by_column(table: Transactions, words: ColumnSplit, seed: int, share: float) -> Split:
+def _split_by_column(table: Transactions, words: ColumnSplit, periods: Periods, seed: int, share: float) -> Split:
     trained, tested = _holds_word(table, words.train), _holds_word(table, words.test)
     validated = _holds_word(table, words.validation) if words.validation else trained & _validates(table, share, seed)
-    return Split(np.flatnonzero(trained & ~validated), np.flatnonzero(validated), (np.flatnonzero(tested),))
+    trained &= ~validated
+    known = known_by(table, periods)
+    train, validation, late_train, late_validation = (
+        np.flatnonzero(each) for each in (trained & known, validated & known, trained & ~known, validated & ~known)
+    )
+    return Split(train, validation, (np.flatnonzero(tested),), late_train, late_validation)
 
 
 def _fraction_periods(schema: Schema, fractions: FractionSplit, table: Transactions, windows: int) -> Periods:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from fl.data.federation import load_federation
 from fl.data.reading import load_transactions, transactions_from_frame
 from fl.data.schema import DAY_US, ColumnSplit, DatedSplit, Days, Moments, Schema
 from fl.data.schema_file import parse_schema
-from fl.data.split import calendar_of, periods_for, split
+from fl.data.split import calendar_of, own_history, periods_for, split
 from fl.errors import DataError, SchemaError, SplitError
 
 HEAD = '[label]\ncolumn = "y"\n[amount]\ncolumn = "a"\n'
@@ -70,6 +71,47 @@ def test_new_rows_and_a_history_need_no_split_column() -> None:
     assert transactions_from_frame(plain, schema, "history", needs_fraud=False).part is None
     with pytest.raises(DataError, match="'part'"):
         transactions_from_frame(plain, schema, "training")
+
+
+KNOWN = TIMED.replace('"y"\n', '"y"\nknown = "labelled"\n', 1)
+
+
+def dated_parts() -> pd.DataFrame:
+    """A row every three hours of twelve days, in the order learn, check, prove; each label comes three days later."""
+    frame = rows(96)
+    moments = pd.date_range("2024-03-05", periods=96, freq="3h")
+    frame["t"], frame["labelled"] = moments.astype(str), (moments + pd.Timedelta(days=3)).astype(str)
+    frame["part"] = np.array(["learn", "check", "prove"])[np.arange(96) // 32]
+    return frame
+
+
+@pytest.mark.parametrize("validation", ["", 'validation = ["check"]\n'])
+def test_frauds_that_became_known_in_the_test_of_a_split_column_are_not_learned_from(validation: str) -> None:
+    frame, schema = dated_parts(), parse(KNOWN + BY_COLUMN.replace(', "late"', "") + validation)
+    late = np.flatnonzero((frame.y == 1) & (frame.labelled >= "2024-03-13") & (frame.part != "prove"))
+    assert len(late) > 0
+    if not validation:
+        frame.loc[frame.part == "check", "part"] = "learn"
+    table = transactions_from_frame(frame, schema, "made up")
+    held = split(table, periods_for(schema, table), seed=0, validation_share=0.5)
+    assert not set(late) & {*held.train, *held.validation}
+    assert {*held.late_train, *held.late_validation} == set(late)
+    assert {*held.drawn_train, *held.drawn_validation} == set(np.flatnonzero(frame.part != "prove"))
+    assert own_history(table, held, periods_for(schema, table), 28).tolist() == held.train.tolist()
+
+
+@pytest.mark.parametrize("swapped", ["learn", "check"])
+def test_a_test_among_the_rows_of_training_is_refused_where_labels_have_a_day(swapped: str) -> None:
+    frame = dated_parts()
+    schema = parse(KNOWN + BY_COLUMN.replace(', "late"', "") + 'validation = ["check"]\n')
+    frame.loc[95, "part"] = swapped
+    table = transactions_from_frame(frame, schema, "made up")
+    with pytest.raises(
+        SplitError, match=r"known leaves out labels .* rows of these two until 2024-03-16 21:00:00, and"
+    ):
+        periods_for(schema, table)
+    free = replace(schema, label=replace(schema.label, known=None))
+    assert periods_for(free, transactions_from_frame(frame, free, "made up")).windows == 1
 
 
 @pytest.mark.parametrize(
