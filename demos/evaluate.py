@@ -12,6 +12,7 @@ from demos.console import out, print_json, progress, table, visible
 from demos.options import FilePath, ranged
 from fl import options
 
+SKIPPED_SHOWN = 5  # columns that were not compared by group, with their reasons
 MARKS = {"good": ("+", "green"), "note": ("-", "dim"), "concern": ("!", "bold yellow")}
 
 
@@ -83,8 +84,11 @@ def _show(report: dict[str, Any]) -> None:
         out.print(Text.assemble(MARKS[finding["kind"]], f" {visible(finding['text'])}"))
     for each in report["comparison"]["explained"]:
         out.print(Text.assemble((f"{each['what']}: ", "dim bold"), (visible(each["had"]), "dim")))
-    for each in report["fairness"]["skipped"]:
+    skipped = report["fairness"]["skipped"]
+    for each in skipped[:SKIPPED_SHOWN]:
         out.print(Text(f"left out: {visible(each['why'])}", "dim"))
+    if (more := len(skipped) - SKIPPED_SHOWN) > 0:
+        out.print(Text(f"left out: {more} more columns; report.json has the reason of each", "dim"))
     out.print("+ good, - for information, ! must be answered before the model is used", style="dim")
 
 

@@ -26,6 +26,7 @@ from fl.reports.compared import BASELINES, WITH_OWN_EVIDENCE
 from fl.reports.examination.findings import percent
 from fl.reports.left_out import SEEN_FOR_A_RULE, attack_sentence, rule_sentence
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
+from fl.reports.spans import span
 from fl.runs.config import RunConfig
 from fl.runs.folder import read_config, read_object
 from fl.runs.scoring import load_model
@@ -271,7 +272,7 @@ def _data(run: FinishedRun) -> dict[str, str]:
         "rows": f"{data['rows']:,}",
         "frauds": f"{data['frauds']:,}",
         "never_warns": percent(1.0 - data["frauds"] / data["rows"]),
-        "span": f"{text(data['first_day'])} to {text(data['last_day'])}" if schema.words.days else "without days",
+        "span": text(span(schema, data)),
         "partition": text(data["partition"]),
         "periods": json.dumps(data["periods"]),
         **_of_whom(schema),

@@ -28,7 +28,6 @@ DELAYS = ((28.0, 7), (8.0, 1))  # a file that spans so many days is drafted with
 TEST_FRACTION, TRAIN_FRACTION = 0.3, 0.7
 NORMAL_IQR = 1.349  # interquartile range of a normal law in standard deviations
 COMPUTED = 'constants = "shared"  # all banks compute them together in one secure round; "bank": each its own\n'
-UNKNOWN_SPAN = "time does not measure days"
 
 
 def head(name: str, written: str, rows: int, sampled: int, warnings: Sequence[str]) -> str:
@@ -76,13 +75,17 @@ def delay_days(guesses: Guesses) -> int:
     return 0 if days is None else next((delay for least, delay in DELAYS if days >= least), 0)
 
 
+def _no_days(guesses: Guesses) -> str:
+    return "no column holds a time" if guesses.time is None else "the time is an order and measures no days"
+
+
 def _note(guess: Guess) -> str:
     return plain(guess.reason + (f"; or {guess.other}" if guess.other else ""))
 
 
 def _label(guesses: Guesses, delay: int) -> str:
     label = guesses.label
-    why = f"the file spans {guesses.days:.1f} days" if guesses.days is not None else UNKNOWN_SPAN
+    why = f"the file spans {guesses.days:.1f} days" if guesses.days is not None else _no_days(guesses)
     positive = [w for w in label.look.words if w.lower() in YES and w not in LabelColumn.positive]
     negative = [w for w in label.look.words if w.lower() in NO and w not in LabelColumn.negative]
     lines = [f"[label]  # {_note(label)}\ncolumn = {literal(label.column)}\n"]
@@ -242,7 +245,7 @@ def _never(never: Sequence[Guess]) -> str:
 def _windows(guesses: Guesses) -> str:
     days, span = guesses.days, guesses.span_us
     if days is None or span is None:
-        return "[features]\nwindows_days = []  # there is no time that measures days\n\n"
+        return f"[features]\nwindows_days = []  # {_no_days(guesses)}\n\n"
     if days < HOURS_BELOW_DAYS:
         minutes = [m for m in WINDOWS_MINUTES if m * MINUTE_US <= span / 2] or [1]
         note = f"of the parties' counts and means; the file spans {span / (60 * MINUTE_US):.1f} hours"
@@ -257,7 +260,7 @@ def _split(guesses: Guesses, delay: int) -> str:
         lines = [f"[split]  # {_note(guesses.marker)}\ncolumn = {literal(guesses.marker.column)}\n"]
         lines += [f"{part} = {literal(listed)}\n" for part, listed in words.items() if listed]
         return "".join(lines)
-    kind = "in time order" if guesses.time is not None else "at random: there is no time"
+    kind = "in time order" if guesses.time is not None else "at random: no column holds a time"
     days = guesses.days
     gap = 0.0 if days is None or delay == 0 else delay / days
     train = int(100 * (1 - TEST_FRACTION - gap)) / 100

@@ -49,7 +49,7 @@ SCORE = "score"
 def drift(evidence: Evidence, limits: AlarmLimits = LIMITS) -> dict[str, Any]:
     """Signals by test day, and the alarms in the order in which they would have been raised."""
     if not evidence.has_days:
-        return {"available": False, "why": "the schema has no time that measures days: there is no before and after"}
+        return {"available": False, "why": evidence.why_no_days}
     test, schema = evidence.test, evidence.schema
     days = np.unique(test.day)
     calendar = schema.time is not None and schema.time.has_calendar

@@ -115,6 +115,16 @@ class Evidence:
         """Whether rows have days, so that anything can be said about before and after."""
         return self.schema.words.days
 
+    @property
+    def why_no_days(self) -> str:
+        """Why nothing is said about days, as the end of a sentence; for an examination without `has_days`."""
+        time = self.schema.time
+        if time is None:
+            return "the schema names no time"
+        if not time.measures_days:
+            return f"the time, {time.column!r}, is an order of rows and measures no days"
+        return "the windows or periods of the schema are hours or minutes long, so that days are not compared"
+
     def stored(self, name: str) -> dict[str, Any]:
         """A JSON file of the run's folder; empty where the run did not write it."""
         path = self.run / name

@@ -15,6 +15,7 @@ from fl.runs.verdict import LITTLE, OWN_EVIDENCE
 ENCRYPTION_TOLERANCE = 0.001  # of average precision, between encrypted and plain sums without privacy
 CALIBRATED = 0.2  # expected frauds may differ from observed ones by this share
 RECALL_GAP = 0.2  # between groups: beyond it, someone should explain why
+NAMED = 3  # columns of one kind that have a sentence of their own
 AGREEMENT = 0.7  # rank correlation of features between banks
 
 OUTSIDE = (OWN_EVIDENCE, "at_home")  # rows of a comparison that no epsilon covers
@@ -202,25 +203,57 @@ def _drifted(drift: dict[str, Any]) -> list[Finding]:
 
 
 def _fair(fairness: dict[str, Any]) -> list[Finding]:
+    """A sentence for each of the columns whose groups lie furthest apart, and one for all others of the same kind."""
     findings = []
     if skipped := fairness.get("skipped"):
         names = ", ".join(each["column"] for each in skipped)
         findings.append(_finding("note", f"Not compared by group, because it has none that can be shown: {names}."))
-    for column in fairness["columns"]:
-        apart = column["largest_difference"]
-        if apart is None:
-            text = f"By {column['column']}: fewer than two groups are large enough to be compared."
-            findings.append(_finding("note", text))
-            continue
-        wide = apart["recall"] > RECALL_GAP
-        luck = "" if apart["recall_intervals_apart"] else " Intervals of all groups overlap, so that this may be luck."
-        text = (
-            f"By {column['column']}: the share of frauds found differs by up to {points(apart['recall'])} between "
-            f"groups, that of others flagged by up to {points(apart['false_positive_rate'])}.{luck}"
-        )
-        kind = "good" if not wide else "concern" if apart["recall_intervals_apart"] else "note"
-        findings.append(_finding(kind, text))
+    alone = [each["column"] for each in fairness["columns"] if each["largest_difference"] is None]
+    if alone:
+        by = ", ".join(alone[:NAMED]) + (f" and {len(alone) - NAMED} more columns" if len(alone) > NAMED else "")
+        findings.append(_finding("note", f"By {by}: fewer than two groups are large enough to be compared."))
+    compared = [each for each in fairness["columns"] if each["largest_difference"] is not None]
+    compared.sort(key=lambda each: -each["largest_difference"]["recall"])
+    for kind in ("concern", "note", "good"):
+        alike = [each for each in compared if _kind_of(each["largest_difference"]) == kind]
+        named = _named(len(alike))
+        findings += [_finding(kind, _of_groups(each)) for each in alike[:named]]
+        if named < len(alike):
+            findings.append(_finding(kind, _of_others(alike[named:])))
     return findings
+
+
+def _named(columns: int) -> int:
+    """How many of so many columns have a sentence of their own: one for a single other column would save nothing."""
+    return columns if columns <= NAMED + 1 else NAMED
+
+
+def _kind_of(apart: dict[str, Any]) -> str:
+    if apart["recall"] <= RECALL_GAP:
+        return "good"
+    return "concern" if apart["recall_intervals_apart"] else "note"
+
+
+def _of_groups(column: dict[str, Any]) -> str:
+    apart = column["largest_difference"]
+    luck = "" if apart["recall_intervals_apart"] else " Intervals of all groups overlap, so that this may be luck."
+    return (
+        f"By {column['column']}: the share of frauds found differs by up to {points(apart['recall'])} between "
+        f"groups, that of others flagged by up to {points(apart['false_positive_rate'])}.{luck}"
+    )
+
+
+def _of_others(columns: list[dict[str, Any]]) -> str:
+    """Of columns of one kind that have no sentence of their own. The table of the report has each of them."""
+    apart = [column["largest_difference"] for column in columns]
+    widest = {name: max(each[name] for each in apart) for name in ("recall", "false_positive_rate")}
+    overlap = sum(not each["recall_intervals_apart"] for each in apart)
+    luck = f" By {'all' if overlap == len(apart) else overlap} of them intervals overlap, so that this may be luck."
+    return (
+        f"By {len(columns)} more columns, listed under Groups: the share of frauds found differs by up to "
+        f"{points(widest['recall'])} between groups, that of others flagged by up to "
+        f"{points(widest['false_positive_rate'])}.{luck if overlap else ''}"
+    )
 
 
 def _explained(explanations: dict[str, Any]) -> list[Finding]:
@@ -242,5 +275,13 @@ def _explained(explanations: dict[str, Any]) -> list[Finding]:
 
 
 def _scaled(scaling: dict[str, Any]) -> list[Finding]:
-    """Columns of which a bound cuts off more than it may."""
-    return [_finding("concern", f"{warning[0].upper()}{warning[1:]}.") for warning in scaling["warnings"]]
+    """Columns of which a bound cuts off more than it may, the worst first."""
+    warnings = scaling["warnings"]
+    named = _named(len(warnings))
+    found = [_finding("concern", f"{warning[0].upper()}{warning[1:]}.") for warning in warnings[:named]]
+    if more := len(warnings) - named:
+        text = (
+            f"Of {more} more columns, listed under What decides, more than {percent(scaling['most'])} is cut off, too."
+        )
+        found.append(_finding("concern", text))
+    return found

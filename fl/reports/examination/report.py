@@ -24,6 +24,7 @@ from fl.reports.examination.scaling import scaling
 from fl.reports.examination.timeliness import timeliness
 from fl.reports.left_out import attack_sentence, rule_sentence
 from fl.reports.protected import protection_sentence
+from fl.reports.spans import span
 from fl.runs.verdict import verdict
 
 FORMAT = "examination 1"
@@ -94,6 +95,7 @@ def about(evidence: Evidence) -> dict[str, Any]:
             "protection_sentence": protection_sentence(privacy),
         },
         "model": evidence.config.model.kind,
+        "span": span(evidence.schema, data),
         "words": asdict(evidence.schema.words),
         "rule": rule_sentence(result),
         "attack": attack_sentence(result),

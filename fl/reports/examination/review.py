@@ -43,7 +43,7 @@ def review(evidence: Evidence, team: Team | None) -> dict[str, Any] | None:
     test, days = evidence.test, evidence.has_days
     per: Per = team.per or ("day" if days else "all")
     if per == "day" and not days:
-        raise ExaminationError("--alerts-per day: the rows have no days; use --alerts-per bank or all")
+        raise ExaminationError(f"--alerts-per day: {evidence.why_no_days}; use --alerts-per bank or all")
     day = test.day.astype(np.int64) - int(test.day.min())
     group = {
         "day": day,

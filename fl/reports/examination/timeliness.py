@@ -26,7 +26,7 @@ FOLLOWED_DAYS = 14  # at most
 def timeliness(evidence: Evidence) -> dict[str, Any]:
     """Days to the first alert, for cards and for terminals; `available` False where rows have no days or parties."""
     if not evidence.has_days:
-        return {"available": False, "why": "the data have no time that measures days"}
+        return {"available": False, "why": evidence.why_no_days}
     test, parties = evidence.test, {}
     if evidence.schema.parties.customer is not None:
         parties["cards"] = _followed(test, test.customer, evidence.flagged(test), np.empty(0, np.int64))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from torch import nn
 
-from fl.data.schema import CategoricalColumn
+from fl.data.schema import CategoricalColumn, FractionSplit, TimeColumn
 from fl.data.simulate import Simulation
 from fl.data.vocabulary import Words
 from fl.durable import replace_json
@@ -27,12 +29,14 @@ from fl.reports.examination import fairness as fairness_module
 from fl.reports.examination import page, plots
 from fl.reports.examination import report as report_module
 from fl.reports.examination.calibration import expected_calibration_error, measured, reliability, unweighted, wilson
+from fl.reports.examination.drift import drift
 from fl.reports.examination.evidence import Evidence, gather
 from fl.reports.examination.explanations import agreement, shap_values
 from fl.reports.examination.fairness import REST, by_group, fairness, quarters
 from fl.reports.examination.figures import comparison, figures
 from fl.reports.examination.review import Team, review
-from fl.reports.examination.timeliness import days_to_alert
+from fl.reports.examination.timeliness import days_to_alert, timeliness
+from fl.reports.spans import span
 from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.runs.asked import configuration
 from fl.runs.config import DataSettings
@@ -100,6 +104,33 @@ def test_a_baseline_that_was_not_run_is_named_and_not_made_up(evidence: Evidence
     assert told["not_run"] == ["pooled"]
     (row,) = [row for row in told["models"] if row["name"] == "pooled"]
     assert set(row) == {"name", "what", "ran"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "why", "days"),
+    [
+        ({"time": None}, "the schema names no time", "without a time"),
+        (
+            {"time": TimeColumn("WHEN", "order")},
+            "the time, 'WHEN', is an order of rows and measures no days",
+            "in order, without days",
+        ),
+        (
+            {"windows_days": (), "windows_minutes": (10, 60)},
+            "the windows or periods of the schema are hours or minutes long, so that days are not compared",
+            "on 2024-03-05",
+        ),
+    ],
+)
+def test_the_reason_why_days_are_not_compared_is_that_of_the_schema(
+    evidence: Evidence, changed: dict[str, Any], why: str, days: str
+) -> None:
+    schema = replace(evidence.schema, **{"split": FractionSplit(), **changed})
+    other = replace(evidence, federation=replace(evidence.federation, schema=schema))
+    assert drift(other) == timeliness(other) == {"available": False, "why": why}
+    with pytest.raises(ExaminationError, match=re.escape(f"--alerts-per day: {why}; use")):
+        review(other, Team(5, "day"))
+    assert span(schema, {"first_day": "2024-03-05", "last_day": "2024-03-05"}) == days
 
 
 def test_baselines_are_those_that_the_configuration_makes() -> None:

@@ -137,7 +137,7 @@ def test_drift_is_not_looked_for_where_there_is_no_time(tmp_path: Path) -> None:
     found = drift(gather(train(open_config(settings), tmp_path / "run")))
     assert found == {
         "available": False,
-        "why": "the schema has no time that measures days: there is no before and after",
+        "why": "the schema names no time",
     }
 
 
