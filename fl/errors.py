@@ -56,6 +56,10 @@ class OrderError(DataError):
     """Streamed transactions arrive earlier than transactions already seen."""
 
 
+class FarAhead(DataError):
+    """A transaction is dated so far ahead that all transactions of now would be too early after it."""
+
+
 class ModelError(FederationError):
     """A module and its vector do not fit each other, or a module cannot be federated as it is."""
 

@@ -387,6 +387,7 @@ LENGTH = Whole(1, 2**33, "values")
 
 # --- scoring --------------------------------------------------------------------------------------------------------
 
+AHEAD = Real(0, 1e6, "hours", above=True)
 ALERTS_A_DAY = Real(0, 1e9, "alerts a day; alerts in all where rows have no days", above=True)
 COST_OF_ONE = Real(0, 1e12, "money, in any one currency", above=True)
 REVIEWED = Whole(1, 10**6, "transactions that a team can review")

@@ -81,6 +81,11 @@ class LiveFeatures:
             if history.time is not None and len(history):
                 self._latest = int(history.time[-1])
 
+    @property
+    def latest(self) -> int | None:
+        """The last time seen, in the unit of `Transactions.time`; None before there is one."""
+        return self._latest
+
     def push(self, chunk: Transactions) -> StreamedRows:
         """Features of the chunk, which is remembered. Raises as `feature_stream` does."""
         latest = _refuse_disorder(chunk, self._latest)
