@@ -378,6 +378,28 @@ def poisoning(
     _measure_and_tell("poisoning", partial(measure, question), tell, folder, tables_only=tables_only)
 
 
+@cli.command()
+@ranged("--rows", options.DRAFTED_ROWS, "Rows of each file.", default=20_000)
+@ranged("--seeds", options.SEEDS, "Seeds of rows and training.", default="1,2,3,4,5,6", metavar="N,N,...")
+@JSON
+def drafts(rows: int, seeds: tuple[int, ...], as_json: bool) -> None:
+    """Compare training with an untouched draft of a schema and with a schema by hand, on three made-up files.
+
+    \b
+    python -m benchmarks drafts
+    python -m benchmarks drafts --rows 6000 --seeds 1,2 --json
+    """
+    import json
+
+    from benchmarks import drafts
+
+    pairs = list(drafts.measure(rows, seeds, lambda line: err.print(line, highlight=False)))
+    if as_json:
+        click.echo(json.dumps(drafts.as_json(pairs), indent=2))
+    else:
+        drafts.show(pairs)
+
+
 def _measure_and_tell(
     name: str,
     measure: Callable[[Path, Callable[[str], None]], None],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import opened
 from click.testing import CliRunner
 
 from demos.ablate import ablate
@@ -226,13 +226,6 @@ def test_an_ablation_compares_pairs_and_says_how_many(run: Path) -> None:
 def test_the_page_opens_in_a_browser_without_a_word_on_its_console(
     run: Path, evaluated: tuple[dict[str, Any], str], tmp_path: Path
 ) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium here")
-    picture, page = tmp_path / "page.png", run.parent / "report.html"
-    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--enable-logging=stderr", "--window-size=1200,4000", "--virtual-time-budget=8000"]
-    command += [f"--screenshot={picture}", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert picture.stat().st_size > 50_000
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    _, console = opened(run.parent / "report.html", 1200, tmp_path, f"--screenshot={tmp_path / 'page.png'}")
+    assert (tmp_path / "page.png").stat().st_size > 50_000
+    assert console == []

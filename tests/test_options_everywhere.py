@@ -191,6 +191,7 @@ WORK = {
     ("compare",): "benchmarks.results.load",
     ("worth",): "benchmarks.private_worth.measure",
     ("poisoning",): "benchmarks.poisoning.measure",
+    ("drafts",): "benchmarks.drafts.measure",
     ("robust",): "benchmarks.robust_cost.measure",
 }
 READS = {"run", "folder", "folders", "file", "files", "ledger", "old", "new"}  # arguments played with the real work

@@ -18,7 +18,10 @@ Made = tuple[list[str], list[list[str]]]
 
 @dataclass(frozen=True)
 class Foreign:
-    """make: of a seed and a number of rows.  label: what new rows do not have.  edited: the schema of an analyst."""
+    """make: of a seed and a number of rows.  label: what new rows do not have.  edited: the schema of an analyst.
+
+    clients: how many banks are drawn; None where a column names them.
+    """
 
     name: str
     make: Callable[..., Made]
@@ -27,7 +30,12 @@ class Foreign:
     encoding: str
     packed: bool
     edited: str
-    banks: tuple[str, ...]  # arguments of train
+    clients: int | None = None
+
+    @property
+    def filename(self) -> str:
+        """As a stranger names it: compressed or not."""
+        return f"{self.name}.csv{'.GZ' if self.packed else ''}"
 
     def write(self, path: Path, made: Made, *, labelled: bool = True) -> Path:
         header, rows = made
@@ -212,7 +220,7 @@ test_fraction = 0.3
 """
 
 FOREIGN = (
-    Foreign("cards", card_transactions, "FRAUD_STATUS", ",", "utf-8", False, CARD_SCHEMA, ()),
-    Foreign("claims", claims, "fraud_found", ",", "utf-8", False, CLAIMS_SCHEMA, ("--clients", "3")),
-    Foreign("oneday", one_day, "Betrug", ";", "latin-1", True, DAY_SCHEMA, ("--clients", "3")),
+    Foreign("cards", card_transactions, "FRAUD_STATUS", ",", "utf-8", False, CARD_SCHEMA),
+    Foreign("claims", claims, "fraud_found", ",", "utf-8", False, CLAIMS_SCHEMA, 3),
+    Foreign("oneday", one_day, "Betrug", ";", "latin-1", True, DAY_SCHEMA, 3),
 )
