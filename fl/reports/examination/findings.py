@@ -208,18 +208,21 @@ def _fair(fairness: dict[str, Any]) -> list[Finding]:
     if skipped := fairness.get("skipped"):
         names = ", ".join(each["column"] for each in skipped)
         findings.append(_finding("note", f"Not compared by group, because it has none that can be shown: {names}."))
-    alone = [each["column"] for each in fairness["columns"] if each["largest_difference"] is None]
-    if alone:
-        by = ", ".join(alone[:NAMED]) + (f" and {len(alone) - NAMED} more columns" if len(alone) > NAMED else "")
+    small = [each["column"] for each in fairness["columns"] if each["largest_difference"] is None]
+    if small:
+        more = len(small) - _named(len(small))
+        by = ", ".join(small[: _named(len(small))]) + (f" and {more} more columns" if more else "")
         findings.append(_finding("note", f"By {by}: fewer than two groups are large enough to be compared."))
     compared = [each for each in fairness["columns"] if each["largest_difference"] is not None]
     compared.sort(key=lambda each: -each["largest_difference"]["recall"])
     for kind in ("concern", "note", "good"):
         alike = [each for each in compared if _kind_of(each["largest_difference"]) == kind]
         named = _named(len(alike))
+        if kind == "good" and named < len(alike):
+            named = 0  # nobody has to look at single ones of them
         findings += [_finding(kind, _of_groups(each)) for each in alike[:named]]
         if named < len(alike):
-            findings.append(_finding(kind, _of_others(alike[named:])))
+            findings.append(_finding(kind, _of_others(alike[named:], more=named > 0)))
     return findings
 
 
@@ -243,15 +246,16 @@ def _of_groups(column: dict[str, Any]) -> str:
     )
 
 
-def _of_others(columns: list[dict[str, Any]]) -> str:
+def _of_others(columns: list[dict[str, Any]], *, more: bool) -> str:
     """Of columns of one kind that have no sentence of their own. The table of the report has each of them."""
     apart = [column["largest_difference"] for column in columns]
     widest = {name: max(each[name] for each in apart) for name in ("recall", "false_positive_rate")}
     overlap = sum(not each["recall_intervals_apart"] for each in apart)
-    luck = f" By {'all' if overlap == len(apart) else overlap} of them intervals overlap, so that this may be luck."
+    of_all = overlap == len(apart)
+    luck = f" Intervals overlap for {'all' if of_all else overlap} of them, so that this may be luck."
     return (
-        f"By {len(columns)} more columns, listed under Groups: the share of frauds found differs by up to "
-        f"{points(widest['recall'])} between groups, that of others flagged by up to "
+        f"By {len(columns)} {'more ' if more else ''}columns, listed under Groups in the report: the share of frauds "
+        f"found differs by up to {points(widest['recall'])} between groups, that of others flagged by up to "
         f"{points(widest['false_positive_rate'])}.{luck if overlap else ''}"
     )
 
@@ -280,8 +284,7 @@ def _scaled(scaling: dict[str, Any]) -> list[Finding]:
     named = _named(len(warnings))
     found = [_finding("concern", f"{warning[0].upper()}{warning[1:]}.") for warning in warnings[:named]]
     if more := len(warnings) - named:
-        text = (
-            f"Of {more} more columns, listed under What decides, more than {percent(scaling['most'])} is cut off, too."
-        )
+        most = percent(scaling["most"])
+        text = f"Of {more} more columns, listed under What decides in the report, more than {most} is cut off, too."
         found.append(_finding("concern", text))
     return found

@@ -64,7 +64,10 @@ def models(comparison: dict[str, Any]) -> Plot | None:
         "cliponaxis": False,
         "hovertemplate": "%{y}: %{x:.4f}<extra></extra>",
     }
-    return plot([bar], {**_title("average precision"), "rangemode": "tozero"}, {}, height=90 + 36 * len(rows))
+    axis = {**_title("average precision"), "rangemode": "tozero"}
+    # The right margin holds the figure of the longest bar.
+    margin = {"l": 60, "r": 56, "t": 34, "b": 50}
+    return plot([bar], axis, {}, height=90 + 36 * len(rows), margin=margin)
 
 
 def precision_recall(figures: dict[str, Any]) -> Plot:
@@ -94,7 +97,7 @@ def precision_recall(figures: dict[str, Any]) -> Plot:
     return plot(
         [line, flat] if figures["precision"] is None else [line, at, flat],
         {**_title("share of frauds found (recall)"), "tickformat": ".0%"},
-        {**_title("share of alerts that are fraud (precision)"), "tickformat": ".0%", "rangemode": "tozero"},
+        {**_title("frauds among alerts (precision)"), "tickformat": ".0%", "rangemode": "tozero"},
     )
 
 
