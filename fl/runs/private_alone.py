@@ -116,8 +116,7 @@ def _steps(plan: RunPlan, noise: JointNoise, rows: float) -> JointSteps:
 
 
 def _noised(gradient: NDArray[np.float64], noise: JointNoise) -> NDArray[np.float64]:
-    units = np.rint(gradient / noise.unit)
-    for _ in range(noise.once.shares):
-        units = units + discrete_gaussian(len(units), Fraction(noise.once.share_variance))
-    noised: NDArray[np.float64] = units * noise.unit
+    shares = noise.once.shares
+    drawn = discrete_gaussian(shares * len(gradient), Fraction(noise.once.share_variance)).reshape(shares, -1)
+    noised: NDArray[np.float64] = (np.rint(gradient / noise.unit) + drawn.sum(axis=0)) * noise.unit
     return noised
