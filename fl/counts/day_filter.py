@@ -93,5 +93,5 @@ def run(chain: Chain, shown: Shown, wanted: Integers, ahead: int) -> tuple[Float
         # One block or day after the other, as in the recursion.
         for block in days.closes[days.closes >= 0]:
             likelihood[part] += shown.plain[int(shown.kind[block])][days.code[block]]
-        likelihood[part] += np.log(totals).sum(axis=0)
+        likelihood[part] += np.log(totals if shown.own is not None else totals[days.closes >= 0]).sum(axis=0)
     return predicted, likelihood
