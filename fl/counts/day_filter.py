@@ -16,14 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fl.counts.durations import surviving
+from fl.counts.layout import Days, Floats, Integers, Transitions
+from fl.counts.recursion import recursion
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-TOGETHER = 2048  # slots whose states are carried at a time: about a megabyte, which the caches hold
+TOGETHER = 2048  # slots whose states are carried at a time: in numpy about a megabyte, which the caches hold
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,11 @@ class Shown:
     own: Floats | None = field(repr=False)
     slots: int
 
+    def of(self, part: slice, wanted: Integers) -> Days:
+        """What the inner loop reads of some slots."""
+        own = None if self.own is None else self.own[:, part]
+        return Days(self.elapsed, self.closes, self.kind, self.code[:, part], tuple(self.ratio), own, wanted)
+
 
 def run(chain: Chain, shown: Shown, wanted: Integers, ahead: int) -> tuple[Floats, Floats]:
     """(float64[len(wanted), slots], float64[slots]): predictions, and log-likelihoods of all that is shown.
@@ -79,72 +82,16 @@ def run(chain: Chain, shown: Shown, wanted: Integers, ahead: int) -> tuple[Float
     wanted: int64, ascending places of days; after each of these days the probability of being compromised `ahead` days
     later is written. A place of -1 is before the first day. The likelihood leaves out `own` of clean days.
     """
-    predicted = np.empty((len(wanted), shown.slots))
-    likelihood = np.empty(shown.slots)
+    states = Transitions(chain.onset, chain.ends, *chain.stationary(), *chain.ahead(ahead))
+    predicted, likelihood = np.empty((len(wanted), shown.slots)), np.zeros(shown.slots)
     for start in range(0, shown.slots, TOGETHER):
         part = slice(start, min(start + TOGETHER, shown.slots))
-        _run(chain, shown, wanted, ahead, part, predicted[:, part], likelihood[part])
+        days = shown.of(part, wanted)
+        found, totals = np.empty((len(wanted), part.stop - start)), np.empty((len(shown.elapsed), part.stop - start))
+        recursion().advance(states, days, found, totals)
+        predicted[:, part] = found
+        # One block or day after the other, as in the recursion.
+        for block in days.closes[days.closes >= 0]:
+            likelihood[part] += shown.plain[int(shown.kind[block])][days.code[block]]
+        likelihood[part] += np.log(totals if shown.own is not None else totals[days.closes >= 0]).sum(axis=0)
     return predicted, likelihood
-
-
-def _run(
-    chain: Chain, shown: Shown, wanted: Integers, ahead: int, part: slice, predicted: Floats, likelihood: Floats
-) -> None:
-    width, longest = predicted.shape[1], int(shown.elapsed.max(initial=0))
-    stay = (1.0 - chain.ends)[:, None]
-    endings = [_endings(chain.ends, before) for before in range(max(longest, 1))]
-    clean_now, age_now = chain.stationary()
-    later_clean, later_age = chain.ahead(ahead)
-    age = np.repeat(age_now[:, None], width, axis=1)
-    older = np.empty_like(age)
-    clean = np.zeros((longest + 1, width))
-    clean[0] = clean_now
-    likelihood[:] = 0.0
-    row = int(np.count_nonzero(wanted < 0))
-    predicted[:row] = later_clean * clean_now + later_age @ age_now
-    for day in range(len(shown.elapsed)):
-        # One day older. What ends today cannot begin again today.
-        before = max(int(shown.elapsed[day]) - 1, 0)  # days of the block that have passed
-        ended = endings[before] @ age
-        np.multiply(age[:-1], stay[:-1], out=older[1:])
-        older[-1] += age[-1] * stay[-1]
-        np.multiply(clean[: before + 1].sum(axis=0), chain.onset, out=older[0])
-        age, older = older, age
-        clean[: before + 1] *= 1.0 - chain.onset
-        clean[: before + 1] += ended
-        # What the day shows. Ages from the block's length on have filled it and share one factor.
-        block = int(shown.closes[day])
-        if block >= 0:
-            kind, code = int(shown.kind[block]), shown.code[block, part]
-            ratio = shown.ratio[kind][:, code]
-            filled = len(ratio) - 2
-            age[:filled] *= ratio[1:-1]
-            clean[0] += (clean[1 : before + 1] * ratio[1 : before + 1]).sum(axis=0)
-            clean[1 : before + 1] = 0.0
-            likelihood += shown.plain[kind][code]
-            times = ratio[-1]
-        else:
-            filled, times = 0, np.ones(width)
-        if shown.own is not None:
-            times = times * shown.own[day, part]
-            age[:filled] *= shown.own[day, part]
-        elif block < 0:
-            times = None
-        if times is not None:
-            total = clean[: before + 1].sum(axis=0) + age[:filled].sum(axis=0) + times * age[filled:].sum(axis=0)
-            likelihood += np.log(total)
-            age[:filled] /= total
-            age[filled:] *= times / total
-            clean[: before + 1] /= total
-        while row < len(wanted) and wanted[row] == day:
-            predicted[row] = later_clean * clean.sum(axis=0) + later_age @ age
-            row += 1
-
-
-def _endings(ends: Floats, before: int) -> Floats:
-    """float64[before + 1, ages]: what of each age ends, by the compromised days of the open block, of which `before`
-    days have passed.
-    """
-    table = np.zeros((before + 1, len(ends)))
-    table[np.minimum(np.arange(1, len(ends) + 1), before), np.arange(len(ends))] = ends
-    return table

@@ -100,6 +100,11 @@ class PlacedBank:
     test: tuple[Placed, ...]
     history: Placed
 
+    def scaled(self, scale: Scale) -> PlacedBank:
+        """The same rows for a model that has the risk on this scale."""
+        train, validation, history = (replace(e, scale=scale) for e in (self.train, self.validation, self.history))
+        return PlacedBank(self.name, train, validation, tuple(replace(e, scale=scale) for e in self.test), history)
+
     def with_risk(self, train: RiskByDay | None, test: RiskByDay | None) -> BankData:
         """The bank's rows, those that a model learns from with one risk, those that it scores with another."""
         return BankData(

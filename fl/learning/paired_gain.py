@@ -56,18 +56,19 @@ class _Ranked:
     """Rows in descending order of score, for the average precision of many weightings of them."""
 
     def __init__(self, label: Floats, score: NDArray[np.float64]) -> None:
-        self._order = np.argsort(-score, kind="stable")
-        ranked = score[self._order]
-        self._label = label[self._order].astype(np.float64)
-        self._last = np.append(np.flatnonzero(np.diff(ranked) != 0), len(ranked) - 1)  # of each run of equal scores
+        self.order = np.argsort(-score, kind="stable")
+        ranked = score[self.order]
+        self._frauds = np.flatnonzero(label[self.order])
+        last = np.append(np.flatnonzero(np.diff(ranked) != 0), len(ranked) - 1)  # of each run of equal scores
+        self._last = np.unique(last[np.searchsorted(last, self._frauds)])  # of the runs with a fraud: others add 0
+        self._so_far = np.searchsorted(self._frauds, self._last, side="right")  # frauds up to there
 
     def average_precision(self, weight: NDArray[np.float64]) -> float:
-        """Of rows that count `weight` times, float64[n]; nan where no fraud counts."""
-        weight = weight[self._order]
-        hits = np.cumsum(weight * self._label)[self._last]
-        rows = np.cumsum(weight)[self._last]
-        if hits[-1] == 0:
+        """Of rows that count `weight` times, float64[n], in the order `order`; nan where no fraud counts."""
+        hits = np.cumsum(weight[self._frauds])[self._so_far - 1]
+        if not len(hits) or hits[-1] == 0:
             return float("nan")
+        rows = np.cumsum(weight)[self._last]
         precision = np.divide(hits, rows, out=np.zeros(len(rows)), where=rows > 0)
         return float((np.diff(hits, prepend=0.0) * precision).sum() / hits[-1])
 
@@ -101,14 +102,17 @@ def _gain(parts: Sequence[tuple[_Ranked, _Ranked, NDArray[np.integer]]]) -> Gain
     """The mean gain over `parts`, each (ours, theirs, customer of each row). A draw takes customers of all parts."""
     customers, code = np.unique(np.concatenate([customer for _, _, customer in parts]), return_inverse=True)
     codes = np.split(code, np.cumsum([len(customer) for _, _, customer in parts])[:-1])
+    pairs = [
+        ((ours, which[ours.order]), (theirs, which[theirs.order]))
+        for (ours, theirs, _), which in zip(parts, codes, strict=True)
+    ]
     rng = np.random.default_rng(SEED)
 
     def measured(times: NDArray[np.float64]) -> float:
-        gains = [
-            ours.average_precision(times[which]) - theirs.average_precision(times[which])
-            for (ours, theirs, _), which in zip(parts, codes, strict=True)
-        ]
-        return fmean(gains)
+        return fmean(
+            ours.average_precision(times[mine]) - theirs.average_precision(times[other])
+            for (ours, mine), (theirs, other) in pairs
+        )
 
     drawn = [
         measured(np.bincount(rng.integers(0, len(customers), len(customers)), minlength=len(customers)).astype(float))

@@ -119,7 +119,7 @@ def train_seeded(
                     share.backward()
                 add_proximal_gradient(module, anchor, proximal)
                 optimiser.step()
-    _require_finite(module)
+    require_finite(module)
 
 
 def train_private(
@@ -162,7 +162,7 @@ def train_private(
                 optimiser.zero_grad()
     finally:
         per_row.to_standard_module()
-    _require_finite(module)
+    require_finite(module)
 
 
 class SystemNoiseOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus has no types
@@ -243,7 +243,8 @@ def _cuda_index(device: torch.device) -> list[Any]:
     return [torch.cuda.current_device()] if device.type == "cuda" else []
 
 
-def _require_finite(module: nn.Module) -> None:
+def require_finite(module: nn.Module) -> None:
+    """Raise `TrainingError` where a weight is NaN or infinite."""
     for name, p in module.named_parameters():
         if not bool(torch.isfinite(p).all()):
             raise TrainingError(f"training diverged: {name} is NaN or infinite; lower --learning-rate")

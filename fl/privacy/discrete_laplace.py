@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 import os
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Annotated
@@ -71,6 +71,10 @@ class LaplacePlan:
     def honest(self) -> int:
         """n - t: shares that no coalition of the planned size knows."""
         return self.banks - self.colluders
+
+    def by_one_bank(self) -> LaplacePlan:
+        """The plan by which one bank alone draws, in one share, all the noise that n - t banks add together."""
+        return replace(self, banks=self.colluders + 1)
 
     @property
     def q(self) -> Fraction:

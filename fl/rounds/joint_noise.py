@@ -124,8 +124,8 @@ class JointNoise:
             values *= min(1.0, self.clip_norm / max(float(np.linalg.norm(values)), 1e-300))
         # Cutting is a projection: it does not increase the distance of two neighbouring sums.
         noised: Integers = np.rint(np.clip(values / self.unit, -self.reach, self.reach)).astype(np.int64)
-        for _ in range(self.pieces):
-            noised += discrete_gaussian(self.dimension, self.variance, entropy=entropy)
+        drawn = discrete_gaussian(self.pieces * self.dimension, self.variance, entropy=entropy)
+        noised += drawn.reshape(self.pieces, -1).sum(axis=0)
         return np.clip(noised, -self.largest, self.largest)
 
     def averaged(self, totals: Integers) -> NDArray[np.float64]:

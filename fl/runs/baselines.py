@@ -15,6 +15,7 @@
 `alone` and the `pooled` ones train without differential privacy: a bank's own model does not leave it, and pooled
 data has already left. A bank alone makes as many passes over its rows as the federated run without privacy does. A
 pooled model makes fewer (`pooled_schedule`): at least as many steps as a bank alone makes, each on rows of all banks.
+Both train as `fl.learning.centrally` says: faster than in a round, with other masks of dropout of the same law.
 
 All of them are **evaluation only**. They read the same rows outside any budget and ledger, and no epsilon covers
 them. Leave them out where the promise of the epsilon must be kept (`train --no-baselines`).
@@ -30,9 +31,10 @@ import torch
 from torch import nn
 
 from fl.data.federation import BankData, Federation, pooled_local
+from fl.learning.centrally import train_centrally
 from fl.learning.evaluation import Evaluation, evaluate
-from fl.learning.training import derive_seed, train_seeded
 from fl.rounds.play import Schedule
+from fl.seeds import derive_seed
 
 MOST_SAVED = 4  # a pooled model makes at least the fourth part of the passes of a bank alone
 
@@ -108,5 +110,5 @@ def _train_centrally(bank: BankData, schedule: Schedule, device: torch.device) -
     """Train without rounds, for as many passes as all rounds together."""
     model = schedule.first_model(bank.train.x.shape[1]).to(device)
     local = replace(schedule.local, epochs=schedule.rounds * schedule.local.epochs)
-    train_seeded(model, bank.train, local, seed=derive_seed(schedule.seed, "batches", bank.name), device=device)
+    train_centrally(model, bank.train, local, seed=derive_seed(schedule.seed, "batches", bank.name), device=device)
     return model

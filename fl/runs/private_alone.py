@@ -63,13 +63,14 @@ def _noisy_blocks(table: Transactions, risk: EntityRisk, sharing: StatisticsPlan
     noise, counts = sharing.noise, bank_counts(table, risk.keys, sharing)[:, :, 0]
     assert noise is not None
     units = counts * noise.resolution
-    for _ in range(noise.honest):
-        if isinstance(noise, LaplacePlan):
-            share = laplace_share(units.size, noise)
-        else:
-            share = discrete_gaussian(units.size, noise.share_variance)
-        units = units + share.reshape(units.shape)
-    law = noise.pmf(noise.honest) if isinstance(noise, LaplacePlan) else replace(noise, banks=noise.honest).pmf()
+    if isinstance(noise, LaplacePlan):
+        # Shares of n - t banks add up to the whole law, which one bank draws at once.
+        units = units + laplace_share(units.size, noise.by_one_bank()).reshape(units.shape)
+        law = noise.pmf(noise.honest)
+    else:
+        for _ in range(noise.honest):
+            units = units + discrete_gaussian(units.size, noise.share_variance).reshape(units.shape)
+        law = replace(noise, banks=noise.honest).pmf()
     frauds = units / noise.resolution
     return {
         kind: BlockCounts(sharing.periods, frauds[:, section], law, noise.resolution)
@@ -116,8 +117,7 @@ def _steps(plan: RunPlan, noise: JointNoise, rows: float) -> JointSteps:
 
 
 def _noised(gradient: NDArray[np.float64], noise: JointNoise) -> NDArray[np.float64]:
-    units = np.rint(gradient / noise.unit)
-    for _ in range(noise.once.shares):
-        units = units + discrete_gaussian(len(units), Fraction(noise.once.share_variance))
-    noised: NDArray[np.float64] = units * noise.unit
+    shares = noise.once.shares
+    drawn = discrete_gaussian(shares * len(gradient), Fraction(noise.once.share_variance)).reshape(shares, -1)
+    noised: NDArray[np.float64] = (np.rint(gradient / noise.unit) + drawn.sum(axis=0)) * noise.unit
     return noised

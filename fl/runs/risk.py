@@ -46,9 +46,10 @@ class RiskOfParties:
     scale: Scale
     members: int = 0
     learns_from: int = 0
-    # By bank: what it knows without any release, once it was asked for. Neither scale nor totals enter, so that copies
-    # of these rows with another scale or release share it.
+    # By bank, what it knows without any release; by `learns_from`, all banks' placed rows; once they were asked for.
+    # Neither scale nor totals enter, so that copies of these rows with another scale or release share them.
     own_risks: dict[str, EntityRisk] = field(default_factory=dict, repr=False, compare=False)
+    all_placed: dict[int, tuple[PlacedBank, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def of(
@@ -80,9 +81,12 @@ class RiskOfParties:
 
     @cached_property
     def banks(self) -> tuple[PlacedBank, ...]:
-        histories = tuple(own_histories(self.source, HISTORY_DAYS).values())
-        learned = learning_rows(self.source, self.local.banks, self.learns_from, histories)
-        return placed(learned, histories, self.source.table, self.keys, self.scale)
+        if self.learns_from not in self.all_placed:
+            histories = tuple(own_histories(self.source, HISTORY_DAYS).values())
+            learned = learning_rows(self.source, self.local.banks, self.learns_from, histories)
+            every = placed(learned, histories, self.source.table, self.keys, self.scale)
+            self.all_placed[self.learns_from] = every
+        return tuple(bank.scaled(self.scale) for bank in self.all_placed[self.learns_from])
 
     @property
     def released(self) -> tuple[BankData, ...]:

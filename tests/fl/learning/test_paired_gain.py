@@ -29,7 +29,8 @@ def bank(name: str, seed: int, sharpness: float, frauds: float = 0.2) -> ScoredB
 def test_weighted_average_precision_is_that_of_repeated_rows(rows: list[tuple[bool, int, int]]) -> None:
     label, score, weight = (np.array(column, float) for column in zip(*rows, strict=True))
     repeated = np.repeat(np.arange(len(rows)), weight.astype(int))
-    found = _Ranked(label, score).average_precision(weight)
+    ranked = _Ranked(label, score)
+    found = ranked.average_precision(weight[ranked.order])
     if not label[repeated].sum():
         assert np.isnan(found)
     else:

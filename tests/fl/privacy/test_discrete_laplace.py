@@ -78,6 +78,14 @@ def test_the_law_of_a_release_has_the_variance_that_is_stated_and_a_reach(plan: 
     assert plan.released_sigma**2 == pytest.approx(plan.released_variance)
 
 
+@given(PLANS)
+@settings(max_examples=40, deadline=None)
+def test_one_bank_alone_draws_in_one_share_what_the_honest_banks_add_together(plan: LaplacePlan) -> None:
+    alone = plan.by_one_bank()
+    assert alone.honest == 1 and alone.q == plan.q
+    np.testing.assert_array_equal(alone.pmf(1), plan.pmf(plan.honest))
+
+
 @pytest.mark.parametrize("epsilon", [0.7, 2.6, 7.2])
 def test_three_shares_as_they_are_drawn_add_up_to_geometric_variables_but_for_the_distance_stated(
     epsilon: float,

@@ -18,6 +18,7 @@ from fl.counts.plan import Totals, bank_counts
 from fl.counts.settings import key_slots
 from fl.data.federation import BankData, PartitionedTable, federation_of
 from fl.learning.noisy_or import BOUND, NoisyOr, gradient_sum
+from fl.runs import risk
 from fl.runs.plan import RunPlan
 from fl.runs.risk import RiskOfParties
 
@@ -169,13 +170,16 @@ def test_a_bank_knows_its_own_constants_where_much_noise_leaves_the_release_none
 def test_what_own_rows_show_is_found_once_for_copies_with_another_scale_or_release(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
-    fit = entity_risk.fit_own_episodes
+    found, computed = [], []
+    fit, histories = entity_risk.fit_own_episodes, risk.own_histories
     monkeypatch.setattr(entity_risk, "fit_own_episodes", lambda own: found.append(own) or fit(own))
+    monkeypatch.setattr(risk, "own_histories", lambda *asked: computed.append(asked) or histories(*asked))
     first = seen(tmp_path, risky_banks.frame())
     views = [first.parties, replace(first.parties, scale="log odds"), first.parties.with_totals(first.totals)]
     homes = [each.at_home for each in views]
     assert len(found) == len(risky_banks.BANKS)
+    assert len(computed) == len({first.parties.learns_from, risk.HISTORY_DAYS} - {0})  # features of all rows, once
+    assert [each.banks[0].train.scale for each in views] == [first.parties.scale, "log odds", first.parties.scale]
     for one, another in zip(homes[0], homes[2], strict=True):
         assert (one.test[0].x == another.test[0].x).all()
 
