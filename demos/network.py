@@ -66,7 +66,8 @@ def network(
     ledger, and compares at home. A round takes 15 to 25 seconds, and a private run has 40 steps by default.
 
     With --robust a rule leaves out banks whose updates are unlike the others, before they contribute. It sees inner
-    products of encrypted sketches, and nobody sees an update. Such a round has four exchanges more.
+    products of encrypted sketches, and nobody sees an update. Such a round has one exchange more, or four where updates
+    have more than 8,192 values.
 
     With --data the banks train on your own file. Each bank's process reads the whole file and takes its own rows, since
     you run all of them; in a deployment each bank has a file of its own (fl/flower/deploy). Where the schema leaves

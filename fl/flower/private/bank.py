@@ -90,8 +90,8 @@ class PrivateBank:
                 raise SettingsError(f"{self._file}: app.{name}: expected a text, got {options.shown(app[name])}")
         if settings.robust is not None:
             raise SettingsError(
-                f"{self._file}: [robust]: a private run sums steps of all banks, whose noise is for all of them, and no "
-                "rule can leave one out: remove it"
+                f"{self._file}: [robust]: a private run sums steps of all banks, whose noise is for all of them, and "
+                "no rule can leave one out: remove it"
             )
         self.plan: FederationPlan = read_plan(settings.folder / app["federation"])
         self.bank: str = app["bank"]

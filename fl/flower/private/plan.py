@@ -74,8 +74,8 @@ class FederationPlan:
             )
         if config.robust is not None:
             raise SettingsError(
-                f"[robust]: {config.robust.rule} judges each bank by its own update, and a private run over Flower sums "
-                "steps of all banks, whose noise is for all of them: leave it out"
+                f"[robust]: {config.robust.rule} judges each bank by its own update, and a private run over Flower "
+                "sums steps of all banks, whose noise is for all of them: leave it out"
             )
         others = (config.participation, config.compression)
         if any(each is not None for each in others) or config.algorithm.name != "fedavg":
