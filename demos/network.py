@@ -18,6 +18,9 @@ from fl.plural import plural
 if TYPE_CHECKING:
     from fl.flower.local_data import LocalData
     from fl.flower.local_parties import AppTable
+    from fl.secure.rule_settings import RobustSettings
+
+ROBUST_BANKS = 5  # of three, a rule may keep two, and of two each learns the other's update
 
 
 @click.command("network")
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 @ranged("--epsilon", options.EPSILON, "Train under this privacy budget of each bank. Default: without privacy.")
 @ranged("--delta", options.DELTA, "Probability that the bound epsilon does not hold. Default: 1e-05.")
 @ranged("--noise", options.Choice(("shared", "own")), "Shares of one noise, or each bank its own. Default: shared.")
+@ranged("--robust", options.RULE, "Rule that leaves out banks whose updates are unlike the others. Default: none.")
+@ranged("--byzantine", options.ATTACKERS, "With --robust: number of attackers that the rule is to withstand.")
 @ranged("--seed", options.SEED, "Seed of data, first model and batch order. Keys are never seeded.", default=1)
 @ranged("--timeout", options.TIMEOUT, "Stop the run after this many seconds. Default: 600, or 3600.")
 @click.option(
@@ -46,6 +51,8 @@ def network(
     epsilon: float | None,
     delta: float | None,
     noise: str | None,
+    robust: str | None,
+    byzantine: int | None,
     seed: int,
     timeout: float | None,
     keep: Path | None,
@@ -58,6 +65,10 @@ def network(
     run. With --epsilon the banks first release noisy counts of frauds, and then take noisy steps; each pays in its own
     ledger, and compares at home. A round takes 15 to 25 seconds, and a private run has 40 steps by default.
 
+    With --robust a rule leaves out banks whose updates are unlike the others, before they contribute. It sees inner
+    products of encrypted sketches, and nobody sees an update. Such a round has one exchange more, or four where updates
+    have more than 8,192 values.
+
     With --data the banks train on your own file. Each bank's process reads the whole file and takes its own rows, since
     you run all of them; in a deployment each bank has a file of its own (fl/flower/deploy). Where the schema leaves
     scaling constants to the banks, as a draft does, give the schema.toml in the folder of a run of `demos train`.
@@ -66,6 +77,7 @@ def network(
     python -m demos network --banks 3 --rounds 3
     python -m demos network --banks 4 --json
     python -m demos network --epsilon 3
+    python -m demos network --robust nnm --byzantine 1
     python -m demos network --data some.csv --schema runs/NAME/schema.toml
     """
     import signal
@@ -84,15 +96,17 @@ def network(
         raise click.UsageError("--customers is a number of the embedded data: leave it out, or leave out --data")
     if partition is not None and banks is not None:
         raise click.UsageError("--partition and --banks both fix the banks: give one of them")
+    rule = _rule(robust, byzantine, private=epsilon is not None)
     file = None if data is None else OwnFile(data, schema, partition, banks)
+    here = file or banks or (3 if rule is None else ROBUST_BANKS)
     customers = customers or (150 if epsilon is None else 900)
     timeout = timeout or (600.0 if epsilon is None else 3600.0)
     if keep is not None:
         keep.mkdir(parents=True)
-        report = _played(keep.absolute(), file or banks or 3, rounds, customers, seed, timeout, private)
+        report = _played(keep.absolute(), here, rounds, customers, seed, timeout, private, rule)
     else:
         with tempfile.TemporaryDirectory(prefix="secagg-network-") as folder:
-            report = _played(Path(folder), file or banks or 3, rounds, customers, seed, timeout, private)
+            report = _played(Path(folder), here, rounds, customers, seed, timeout, private, rule)
     if as_json:
         print_json(report)
     elif epsilon is None:
@@ -104,6 +118,22 @@ def network(
     if not report["models_equal"]:
         expected = "differ" if epsilon is not None else "differ from the model of the in-process run"
         raise click.ClickException(f"the banks' models {expected}")
+
+
+def _rule(robust: str | None, byzantine: int | None, *, private: bool) -> RobustSettings | None:
+    """What --robust and --byzantine ask for; None for plain rounds."""
+    if robust is None:
+        if byzantine is not None:
+            raise click.UsageError("--byzantine is a number for a rule: give --robust RULE as well")
+        return None
+    if private:
+        raise click.UsageError(
+            "--robust judges each bank by its own update, and a private run of a network sums steps of all banks: "
+            "leave out --epsilon, or use demos train --robust with --model mlp --noise own"
+        )
+    from fl.secure.rule_settings import RobustSettings
+
+    return RobustSettings(rule=robust, byzantine=byzantine)  # type: ignore[arg-type]  # click checked the choice
 
 
 @dataclass(frozen=True)
@@ -122,6 +152,18 @@ class OwnFile:
         return prepare(folder, self.data, self.schema, self.partition, self.banks, seed, calendar=calendar)
 
 
+def _require_possible(rule: RobustSettings, banks: int) -> None:
+    """Raise `AggregationError` where the rule may keep fewer banks than an average hides."""
+    from fl.errors import AggregationError
+
+    rule.require_enough(banks)
+    if rule.fewest_kept(banks) < options.LEAST_BANKS:
+        raise AggregationError(
+            f"--robust {rule.rule} may keep {rule.fewest_kept(banks)} of {banks} banks, and an encrypted average needs "
+            f"at least {options.LEAST_BANKS}: raise --banks, or choose outliers or nnm"
+        )
+
+
 def _played(
     folder: Path,
     source: OwnFile | int,
@@ -130,8 +172,9 @@ def _played(
     seed: int,
     timeout: float,
     private: Mapping[str, Any],
+    rule: RobustSettings | None,
 ) -> dict[str, Any]:
-    """source: a file, or a number of banks of the embedded data."""
+    """source: a file, or a number of banks of the embedded data. rule: leaves banks out; None for plain rounds."""
     if private["epsilon"] is not None:
         from demos import network_private
 
@@ -146,14 +189,19 @@ def _played(
     rounds = 3 if rounds is None else rounds
     if isinstance(source, OwnFile):
         made = source.prepared(folder / "data", seed)
-        return _played_openly(folder, made.tables, rounds, timeout, made.waits)
+        return _played_openly(folder, made.tables, rounds, timeout, made.waits, rule)
     shared = {"data": "simulated", "banks": source, "customers": customers, "seed": seed}
     tables = {f"bank-{number}": {**shared, "bank": f"bank-{number}"} for number in range(source)}
-    return _played_openly(folder, tables, rounds, timeout, {})
+    return _played_openly(folder, tables, rounds, timeout, {}, rule)
 
 
 def _played_openly(
-    folder: Path, tables: Mapping[str, AppTable], rounds: int, timeout: float, waits: Mapping[str, float]
+    folder: Path,
+    tables: Mapping[str, AppTable],
+    rounds: int,
+    timeout: float,
+    waits: Mapping[str, float],
+    rule: RobustSettings | None,
 ) -> dict[str, Any]:
     from fl.flower.comparison import in_process
     from fl.flower.local_network import LocalNetwork
@@ -162,7 +210,9 @@ def _played_openly(
 
     banks = len(tables)
     plan = PlanSettings(max_clients=banks, clip=1.0, value_bits=20, max_weight=1, max_length=1_000_000)
-    parties = LocalParties(folder / "parties", plan, tables, reports={"hashes": ["model_hash"]})
+    if rule is not None:
+        _require_possible(rule, banks)
+    parties = LocalParties(folder / "parties", plan, tables, reports={"hashes": ["model_hash"]}, robust=rule)
     parties.make()
     err.print(f"starting a SuperLink, a key holder and {banks} banks on 127.0.0.1")
     with LocalNetwork(parties, folder / "network") as running:
@@ -172,7 +222,7 @@ def _played_openly(
         processes = len(running.processes.marked())
     left = running.processes.marked()
     hashes = {bank: said.get("model_hash") for bank, said in sorted(result["reports"].items())}
-    expected = in_process(next(iter(tables.values())), plan, rounds)
+    expected = in_process(next(iter(tables.values())), plan, rounds, robust=rule)
     return {
         "banks": banks,
         "rounds": result["rounds"],
@@ -187,6 +237,7 @@ def _played_openly(
         "contribution_bytes": result["contribution_bytes"],
         "aggregator_peak_memory": result["peak_memory"],
         "error_bound": result["error_bound"],
+        "robust": result["robust"],
     }
 
 
@@ -199,6 +250,14 @@ def _show(report: dict[str, Any]) -> None:
         times = [seconds(each[f"{part}_seconds"]) for part in ("train", "seal", "sum", "open")]
         rounds.add_row(str(each["number"]), ", ".join(sorted(each["members"])), *times, seconds(each["seconds"]))
     out.print(rounds)
+    if report["robust"] is not None:
+        times = ", ".join(f"{bank} {count}" for bank, count in report["robust"]["rejected"].items())
+        out.print(
+            Text(
+                f"rule {report['robust']['rule']}: rounds in which it left a bank out, of {len(report['rounds'])}: "
+                f"{times or 'none'}"
+            )
+        )
     verdict = "equal" if report["models_equal"] else ("DIFFERENT", "bold red")
     one = (
         f"model after {plural(len(report['rounds']), 'round')}: {report['in_process_model_hash'][:16]} in one process, "

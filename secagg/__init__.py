@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from secagg.protocol import RoundResult, run_round
     from secagg.release import Average, read_release
     from secagg.robust import Robust
+    from secagg.robust_aggregator import RobustAggregator
+    from secagg.robust_client import RobustClient
+    from secagg.robust_keyholder import RobustKeyHolder
     from secagg.rules import Rule
     from secagg.stages import Stage, StageClock
     from secagg.wire import decode, encode
@@ -48,6 +51,9 @@ _HOMES = {
     "RoundPlan": "plan",
     "RoundResult": "protocol",
     "Robust": "robust",
+    "RobustAggregator": "robust_aggregator",
+    "RobustClient": "robust_client",
+    "RobustKeyHolder": "robust_keyholder",
     "Rule": "rules",
     "Stage": "stages",
     "StageClock": "stages",
@@ -84,6 +90,9 @@ __all__ = [
     "Ledger",
     "Member",
     "Robust",
+    "RobustAggregator",
+    "RobustClient",
+    "RobustKeyHolder",
     "RoundPlan",
     "RoundResult",
     "Rule",

@@ -77,6 +77,7 @@ class RobustAggregator(Aggregator):
         self._agreement: masks.AgreementKey | None = None
         self._answered = b""  # hash of the message that the sketches of this look answer
         self._look = 0
+        self._tallied = b""  # hash of the tally that the late seed must answer
         self._sketches: dict[bytes, Gathered] = {}
         super().__init__(identity, enrolment, plan, accumulator=accumulator, clock=clock)
 
@@ -167,9 +168,10 @@ class RobustAggregator(Aggregator):
         self._require_all()
         parts = tuple(self._received[entry.sender] for entry in roster.entries)
         header = roster.header.reply(self._identity.key, previous=parts_hash(parts), roster=self._roster_hash)
-        unsigned = Tally(header, parts, b"")
+        tally = signed(Tally(header, parts, b""), self._identity)
+        self._tallied = message_hash(tally)
         self._machine.enter(following)
-        return signed(unsigned, self._identity)
+        return tally
 
     def reopen(self, late_seed: LateSeed) -> None:
         """Take sketches again, under the late seed. Raises a subclass of `PeerError`."""
@@ -178,6 +180,9 @@ class RobustAggregator(Aggregator):
         check_same_round(late_seed.header, roster.header)
         if late_seed.header.roster != self._roster_hash:
             raise RosterMismatch("the late seed is for another roster than this round's: refuse it")
+        named = tuple(self._received[entry.sender].payload_hash for entry in roster.entries)
+        if late_seed.header.previous != self._tallied or late_seed.hashes != named:
+            raise RosterMismatch("the late seed answers another tally than this aggregator's: refuse it")
         answered = check_signature(late_seed, self._enrolment.key_holder.key)
         self._answered, self._look, self._sketches = answered, 2, {}
         self._machine.enter(following)
@@ -231,5 +236,5 @@ class RobustAggregator(Aggregator):
 
     def _forget(self, following: AggregatorState) -> None:
         super()._forget(following)
-        self._agreement, self._answered, self._look, self._sketches = None, b"", 0, {}
+        self._agreement, self._answered, self._look, self._sketches, self._tallied = None, b"", 0, {}, b""
         self._roster_hash = b""

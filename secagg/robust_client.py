@@ -21,6 +21,7 @@ from secagg.errors import LeftOut, LocalError, RosterMismatch, WrongState
 from secagg.identity import Identity
 from secagg.journal import Journal, UpdateName
 from secagg.messages import (
+    NO_ROSTER,
     Contribution,
     Intake,
     Join,
@@ -99,7 +100,7 @@ class RobustClient(Client):
         assert isinstance(offer, RobustOffer)
         with self._clock.stage("check"):
             check_same_round(intake.header, offer.header)
-            if intake.header.previous != offer_hash:
+            if intake.header.previous != offer_hash or intake.header.roster != NO_ROSTER:
                 raise RosterMismatch("the intake answers another offer: refuse it")
             check_signature(intake, self._enrolment.aggregator.key)
             name = self._journal.name(update, self._plan)

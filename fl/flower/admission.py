@@ -28,8 +28,9 @@ ARRAYS, METRICS = "arrays", "metrics"  # records of Flower's FedAvg
 
 ACTIONS = frozenset(
     {
-        *("status", "start", "join", "contribute", "accept", "abort", "evaluate"),  # a bank's
-        *("open", "close", "release", "stored"),  # the key holder's, with "status" and "abort"
+        *("status", "start", "join", "contribute", "sketch", "accept", "abort", "evaluate"),  # a bank's
+        # the key holder's, with "status" and "abort"
+        *("open", "joins", "close", "reveal", "compare", "release", "stored"),
         *("put", "get"),  # parts of long byte strings
     }
 )

@@ -34,7 +34,7 @@ class Endpoint(Generic[P]):
 
     def __init__(self, party: P) -> None:
         self.party: P = party
-        self._incoming = Transfers(largest_message(party.settings.plan))
+        self._incoming = Transfers(largest_message(party.settings))
         self._outgoing: dict[str, Outgoing] = {}
 
     def answer(self, message: Message, role: Callable[[str, Call], Answer]) -> Message:

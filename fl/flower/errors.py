@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fl.errors import FederationError
 
 
@@ -71,6 +73,14 @@ class PartiesMissing(FlowerError):
 
 class PartyFailed(FlowerError):
     """A party answered with an error or not at all. The message names the party and its answer."""
+
+
+class RoundLost(FlowerError):
+    """An attempt at a round ended. Another may follow, without those that are blamed. blamed: organisations."""
+
+    def __init__(self, message: str, blamed: Collection[str] = ()) -> None:
+        super().__init__(message)
+        self.blamed = frozenset(blamed)
 
 
 class RoundFailed(FlowerError):

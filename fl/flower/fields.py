@@ -74,6 +74,7 @@ class Anything:
 
 
 _HASH = Text(64, "[0-9a-f]{64}|")
+_PARTIES = Text(LONGEST_TEXT, "([0-9a-f]{64}(,[0-9a-f]{64})*)?")  # public keys
 
 FIELDS: Mapping[str, Integer | Text | Bytes | Anything] = {
     # parts of a long byte string
@@ -95,6 +96,8 @@ FIELDS: Mapping[str, Integer | Text | Bytes | Anything] = {
     "outcome": Text(16, "[a-z]*"),
     "stored": Integer(0, 1),
     "refused": Text(LONGEST_TEXT),
+    "taken": _PARTIES,
+    "found_out": _PARTIES,
     "error": Text(64),
     "message": Text(LONGEST_TEXT),
     "train_seconds": Anything(),

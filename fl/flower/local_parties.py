@@ -12,6 +12,7 @@ from pathlib import Path
 from fl.durable import replace_durably
 from fl.flower.parties.enrolment import enrol_locally
 from fl.flower.settings import PlanSettings
+from fl.secure.rule_settings import RobustSettings
 from fl.toml import literal
 
 KEY_HOLDER = "key-holder"
@@ -26,7 +27,7 @@ class LocalParties:
 
     banks: organisation -> [app] table.  outsiders: the same, for banks that are not on the enrolment list.
     model_repeats: of every bank. One person runs all of them here and may lose rounds on purpose.  reports: the
-    [reports] table of every bank.
+    [reports] table of every bank.  robust: the [robust] table of every party; None for plain rounds.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class LocalParties:
     outsiders: Mapping[str, AppTable] = field(default_factory=dict)
     model_repeats: int = 8
     reports: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    robust: RobustSettings | None = None
 
     def make(self) -> None:
         """Create keys, list and party files."""
@@ -63,9 +65,12 @@ class LocalParties:
         plan = "\n".join(f"{name} = {literal(value)}" for name, value in vars(self.plan).items())
         table = "\n".join(f"{name} = {literal(value)}" for name, value in app.items())
         reports = "\n".join(f"{name} = {literal(list(names))}" for name, names in self.reports.items())
+        rule = {} if self.robust is None else {k: v for k, v in vars(self.robust).items() if v is not None}
+        judged = "\n".join(["[robust]", *(f"{name} = {literal(value)}" for name, value in rule.items())])
+        ruled = f"{judged}\n\n" if rule else ""
         reported = f"[reports]\n{reports}\n\n" if reports and role == "bank" else ""
         text = (
             f'role = "{role}"\nidentity = "identity.json"\nenrolment = "enrolment.json"\nquorum = {self.quorum}\n'
-            f"model_repeats = {self.model_repeats}\n\n[plan]\n{plan}\n\n{reported}[app]\n{table}\n"
+            f"model_repeats = {self.model_repeats}\n\n[plan]\n{plan}\n\n{ruled}{reported}[app]\n{table}\n"
         )
         replace_durably(self.file(organisation), text.encode())

@@ -63,7 +63,7 @@ class Membership:
         self.next_step = 0
         self.reasons: dict[str, str] = {}
         self._strangers: set[int] = set()  # nodes of parties that are not enrolled
-        self.largest = largest_message(party.settings.plan)
+        self.largest = largest_message(party.settings)
         self._followed = 0  # step of the last release that moved the aggregator's copy of the model
 
     def find(self, wanted: int, without: Collection[str] = ()) -> None:
@@ -265,12 +265,15 @@ class Membership:
         return max(self.next_step, min(asked, highest))
 
     def accept(
-        self, nodes: Sequence[int], release: Outgoing, step: int, aborts: Mapping[str, Bytes] | None = None
+        self, nodes: Sequence[int], release: Outgoing, step: int, beside: Mapping[str, Bytes] | None = None
     ) -> None:
-        """Send a release to banks, with aborts that they may have missed, and record the model that each then holds."""
+        """Send a release to banks, and record the model that each then holds.
+
+        beside: aborts that they may have missed, or the roster, by which a bank learns that a rule left it out.
+        """
         call_s, part_s, challenges = self._limits.call_s, self._limits.part_s, _challenges(nodes)
         fields: dict[int, Fields] = {node: {"challenge": each} for node, each in challenges.items()}
-        answers = self._calls.call_with("accept", nodes, "release", release, call_s, part_s, aborts, fields)
+        answers = self._calls.call_with("accept", nodes, "release", release, call_s, part_s, beside, fields)
         for node, answer in answers.items():
             self._set_aside_unless_good(node, answer, challenges[node])
         for bank in [self.banks[node] for node in nodes if node in self.banks]:
@@ -295,7 +298,7 @@ class Membership:
 
     def move(self, release: Outgoing) -> None:
         if self.model is not None:
-            self._followed, average, _ = self._party.average(release.whole())
+            self._followed, average, _ = self._party.average(release.whole(), self.model.length)
             self.model = self.model.moved_by(average)
 
 

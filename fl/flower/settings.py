@@ -14,6 +14,9 @@
     value_bits = 20
     max_weight = 1                     # above 1, banks weigh by their "num-examples"
     max_length = 50_000_000            # longest update that this party will take part in
+    [robust]                           # rounds that leave out updates unlike the others; without this table, plain
+    rule = "outliers"                  # the same at every party, in every offer: who expects another refuses it
+    byzantine = 2                      # attackers that the rule is to withstand; nnm and multikrum need it
     [reports]                          # a bank's: what its app reports unencrypted; without this table, nothing
     metrics = ["loss", "num-examples"] # numbers, by name, in answers to the rounds' "evaluate" and to `messages`
     hashes = ["model_hash"]            # SHA-256 in hexadecimal, by name, in answers to the rounds' "evaluate"
@@ -35,7 +38,9 @@ from flwr.app import Context
 
 from fl import options
 from fl.flower.errors import SettingsError
+from fl.secure.rule_settings import RobustSettings
 from fl.toml import Fields, filled, parsed, text_of
+from secagg.errors import RuleNeedsMoreClients
 
 PARTY = "SECAGG_PARTY"  # environment: this process's party file
 PARTIES = "SECAGG_PARTIES"  # environment, simulation only: folder with one folder per partition
@@ -78,7 +83,8 @@ NO_REPORTS = Reports()
 class PartySettings:
     """One party's own settings. folder: for its files that must survive a restart.
 
-    model_repeats: None if the file says that every update carries fresh noise.
+    model_repeats: None if the file says that every update carries fresh noise. robust: the rule of every round; None
+    for plain rounds.
     """
 
     role: Annotated[str, options.ROLE]
@@ -91,9 +97,12 @@ class PartySettings:
     model_repeats: Annotated[int | None, options.MODEL_REPEATS] = 0
     reports: Reports = NO_REPORTS
     app: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    robust: RobustSettings | None = None
 
     def __post_init__(self) -> None:
         options.check(self, SettingsError)
+        if self.robust is not None:
+            _require_playable(self, self.robust)
 
     @property
     def passphrase(self) -> bytes | None:
@@ -127,9 +136,34 @@ def _party(folder: Path, top: Fields) -> PartySettings:
         model_repeats=_model_repeats(top.take("model_repeats", (int, str), REPEATS, 0)),
         reports=_reports(role, top.table("reports")),
         app=app.rest() if app else {},
+        robust=_robust(top.table("robust")),
     )
     top.done()
     return settings
+
+
+def _robust(table: Fields | None) -> RobustSettings | None:
+    return None if table is None else filled(RobustSettings, table.rest(), "[robust]", SettingsError)
+
+
+def _require_playable(settings: PartySettings, robust: RobustSettings) -> None:
+    """Raise `SettingsError` for settings under which no robust round can end."""
+    plan = settings.plan
+    if robust.rule == "krum":
+        raise SettingsError(
+            "[robust] rule: krum keeps one update, and an encrypted average of one hides nothing: use outliers or nnm"
+        )
+    if plan.max_weight != 1:
+        raise SettingsError(
+            f"[robust]: a rule compares updates of equal weight: expected max_weight = 1 in [plan], got "
+            f"{plan.max_weight}"
+        )
+    if settings.allow_reuse:
+        raise SettingsError("[robust]: each update is shown to the rule once: set allow_reuse = false")
+    try:
+        robust.require_enough(plan.max_clients)
+    except RuleNeedsMoreClients as fault:
+        raise SettingsError(f"[robust]: max_clients in [plan] is too small: {fault}") from None
 
 
 def _reports(role: str, table: Fields | None) -> Reports:

@@ -14,7 +14,8 @@ drops out afterwards costs the round. The key holder signs an abort of a lost ro
 remaining banks, up to `WaitLimits.attempts` times. Every wait has a limit. A run ends with the exact average of the
 banks that stayed, or with a named error.
 
-`membership.py` carries out `status` and `accept`: it finds the parties and keeps the banks at one model.
+Where the parties expect robust rounds, `join` also carries a sketch of the update, and a rule decides who contributes:
+`verdicts.py`. `membership.py` carries out `status` and `accept`: it finds the parties and keeps the banks at one model.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import math
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -37,6 +39,7 @@ from fl.flower.errors import (
     PartiesMissing,
     PartyFailed,
     RoundFailed,
+    RoundLost,
     TransferError,
 )
 from fl.flower.limits import WaitLimits
@@ -44,12 +47,17 @@ from fl.flower.membership import Membership
 from fl.flower.parties.aggregator import AggregatorParty, Closed
 from fl.flower.parties.party import Refusal
 from fl.flower.transport import PART_BYTES, Bytes, Call, Outgoing, numbered
+from fl.flower.verdicts import Verdicts
+from fl.secure.rule_settings import RobustSettings
 from fl.text import printable
 
 
 @dataclass(frozen=True)
 class RoundReport:
-    """The result of one round. members: organisations. lost: earlier attempts, each with the reason why it ended."""
+    """The result of one round. members: organisations. lost: earlier attempts, each with the reason why it ended.
+
+    left_out: enrolled and not a member. rejected: those of them that joined, and that a robust rule left out.
+    """
 
     number: int
     step: int
@@ -66,6 +74,8 @@ class RoundReport:
     bytes_up: int  # one contribution
     resent: bool  # whether the release came from the key holder's ledger after a restart
     refused: tuple[str, ...] = ()  # reasons of parties that did not join, or whose joins were invalid
+    rejected: tuple[str, ...] = ()
+    look_seconds: float = 0.0  # of the second look of a robust round, transport included
 
 
 @dataclass(frozen=True)
@@ -81,19 +91,18 @@ class RoundsOutcome:
     error_bound: float
     arrays: ArrayRecord | None = field(default=None, repr=False)
     ended: str = ""  # why the run ended before its last round: lost rounds of a private run were paid for as well
+    robust: RobustSettings | None = None  # the rule that every party expected
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """In how many rounds the rule left each bank out; banks that it never left out are not in it."""
+        return dict(sorted(Counter(bank for each in self.rounds for bank in each.rejected).items()))
 
     def as_json(self) -> dict[str, object]:
         """Everything but the model."""
-        fields = {name: value for name, value in vars(self).items() if name not in ("arrays", "rounds")}
-        return {**fields, "rounds": [asdict(each) for each in self.rounds]}
-
-
-class _RoundLost(Exception):
-    """An attempt ended. Another may follow, without the members of its roster that did not contribute."""
-
-    def __init__(self, message: str, blamed: Collection[str] = ()) -> None:
-        super().__init__(message)
-        self.blamed = frozenset(blamed)
+        fields = {name: value for name, value in vars(self).items() if name not in ("arrays", "rounds", "robust")}
+        robust = None if self.robust is None else {**asdict(self.robust), "rejected": self.rejected}
+        return {**fields, "rounds": [asdict(each) for each in self.rounds], "robust": robust}
 
 
 class EncryptedRounds:
@@ -118,6 +127,7 @@ class EncryptedRounds:
         self._party = party
         self._limits = limits or WaitLimits()
         self._members = Membership(self._calls, party, self._limits, initial)
+        self._verdicts = None if party.robust is None else Verdicts(self._calls, party, self._members, self._limits)
         self._wanted = len(party.enrolment.clients) if banks is None else banks
         self._on_round = on_round
 
@@ -151,6 +161,7 @@ class EncryptedRounds:
             plan.max_error,
             None if self._members.model is None else self._members.model.record(),
             ended,
+            self._party.settings.robust,
         )
 
     def _round(self, number: int) -> RoundReport:
@@ -162,16 +173,16 @@ class EncryptedRounds:
         for _ in range(self._limits.attempts):
             try:
                 return self._attempt(number, started, lost)
-            except (_RoundLost, PartyFailed, TransferError, Refusal) as error:
+            except (RoundLost, PartyFailed, TransferError, Refusal) as error:
                 self._party.give_up()
                 named = (
-                    str(error) if isinstance(error, (_RoundLost, PartyFailed)) else f"{type(error).__name__}: {error}"
+                    str(error) if isinstance(error, (RoundLost, PartyFailed)) else f"{type(error).__name__}: {error}"
                 )
                 self._require_budget(number, error)
                 lost.append(named)
                 self._party.log("round lost", step=self._calls.step, round=number, message=named)
                 if len(lost) < self._limits.attempts:
-                    self._go_on_without(error.blamed if isinstance(error, _RoundLost) else frozenset(), number, lost)
+                    self._go_on_without(error.blamed if isinstance(error, RoundLost) else frozenset(), number, lost)
         self._abort(self._calls.step)
         raise RoundFailed(f"round {number}: {len(lost)} attempts failed: {'; '.join(lost)}")
 
@@ -207,18 +218,20 @@ class EncryptedRounds:
         request = self._party.request("open", step, bytes.fromhex(model), length)
         opened = self._calls.one("open", self._members.key_holder, Call({}, {"request": request}), limits.call_s)
         offer = opened.require("key holder", "open")
-        self._party.offered(offer.wire("offer"), length)
+        beside = self._party.offered(offer.wire("offer"), length)
 
-        joins = self._joins(offer)
+        joins = self._joins(offer, beside)
         closing = time.monotonic()
         closed = self._close(step, joins)
         close_seconds = time.monotonic() - closing
         sealing, summing = self._collect(closed)
+        looking = 0.0 if self._verdicts is None else self._verdicts.look_again(closed)
         release, opening, resent = self._release(step, length)
         # Banks that did not join are not waited for again in this round. They catch up when they are back.
         self._members.banks = {node: bank for node, bank in self._members.banks.items() if node in joins}
         self._members.move(release)
-        self._members.accept(list(self._members.banks), release, step)
+        heard = {"roster": closed.roster} if closed.rejected else {}
+        self._members.accept(list(self._members.banks), release, step, heard)
         self._settle(number)
         left_out = tuple(sorted({m.organisation for m in self._party.enrolment.clients} - set(closed.members)))
         slowest = max((answer.call.seconds("train_seconds") for answer in joins.values()), default=0.0)
@@ -238,6 +251,8 @@ class EncryptedRounds:
             self._party.contribution_bytes(),
             resent,
             tuple(f"{who}: {why}" for who, why in sorted(self._members.reasons.items())),
+            tuple(sorted(closed.rejected)),
+            looking,
         )
         self._party.log("round done", step=step, round=number, members=list(closed.members), seconds=report.seconds)
         return report
@@ -257,10 +272,10 @@ class EncryptedRounds:
                 f"round {number} ended, and {len(self._members.banks)} banks state: {self._members.common()}"
             )
 
-    def _joins(self, offer: Call) -> dict[int, Answer]:
-        """Answers of the banks that joined; the others are left out of this round."""
+    def _joins(self, offer: Call, beside: Mapping[str, Bytes]) -> dict[int, Answer]:
+        """Answers of the banks that joined; the others are left out of this round. beside: what goes with the offer."""
         aborts = numbered("abort", offer.numbered("abort"))
-        call = Call({}, {"offer": offer.wire("offer"), **aborts})
+        call = Call({}, {"offer": offer.wire("offer"), **beside, **aborts})
         joined = {}
         for answer in self._calls.each("join", dict.fromkeys(self._members.banks, call), self._limits.train_s):
             if not answer.error and "join" in answer.call.wires:
@@ -273,17 +288,23 @@ class EncryptedRounds:
         return joined
 
     def _close(self, step: int, joins: Mapping[int, Answer]) -> Closed:
+        if self._verdicts is not None:
+            judged = self._verdicts.judged(step, joins)
+            closed = self._party.open(judged.require("key holder", "close").wire("roster"))
+            if closed.rejected:
+                self._party.log("left out", step=step, banks=list(closed.rejected))
+            return closed
         wires: list[Bytes] = [answer.call.wires["join"] for answer in joins.values()]
         call = Call({}, {"request": self._party.request("close", step), **numbered("join", wires)})
         answer = self._calls.one("close", self._members.key_holder, call, self._limits.call_s)
         if answer.error == "QuorumNotMet":
-            said = "".join(f"; {who}: {why}" for who, why in sorted(self._members.reasons.items()))
-            raise _RoundLost(f"QuorumNotMet: {answer.message}{said}")
-        closed = answer.require("key holder", "close")
-        if refused := printable(str(closed.fields.get("refused", ""))):
+            why = "".join(f"; {who}: {why}" for who, why in sorted(self._members.reasons.items()))
+            raise RoundLost(f"QuorumNotMet: {answer.message}{why}")
+        said = answer.require("key holder", "close")
+        if refused := printable(str(said.fields.get("refused", ""))):
             self._members.reasons[self._party.enrolment.key_holder.organisation] = f"joins refused: {refused}"
             self._party.log("joins refused", step=step, message=refused)
-        return self._party.open(closed.wire("roster"))
+        return self._party.open(said.wire("roster"))
 
     def _collect(self, closed: Closed) -> tuple[float, float]:
         """Ask the members for their contributions and add each; returns seconds of (slowest sealing, adding)."""
@@ -307,7 +328,7 @@ class EncryptedRounds:
                 failures[who] = named
                 self._members.reasons[who] = named.removeprefix(f"{who}: ")
         if failures:
-            raise _RoundLost("; ".join(failures.values()), failures)
+            raise RoundLost("; ".join(failures.values()), failures)
         return sealing, round(adding, 3)
 
     def _contributions(self, calls: Mapping[int, Call]) -> Iterator[Answer]:
@@ -330,7 +351,7 @@ class EncryptedRounds:
             data = Outgoing(self._calls.wire(answer, "release", self._members.largest, limits.part_s))
             return data, answer.call.seconds("open_seconds"), False
         if answer.error == "SumRefused":
-            raise _RoundLost("key holder: SumRefused: the sum was refused and the step is consumed")
+            raise RoundLost("key holder: SumRefused: the sum was refused and the step is consumed")
         self._party.log("release not received", step=step, error=answer.error, message=answer.message)
         return self._stored(step, length), 0.0, True
 
@@ -343,7 +364,7 @@ class EncryptedRounds:
             if not answer.error and answer.call.fields.get("step") == step:
                 return Outgoing(self._calls.wire(answer, "release", self._members.largest, self._limits.part_s))
             if not answer.error:
-                raise _RoundLost(f"key holder: the round ended {answer.call.text('outcome')} without a release")
+                raise RoundLost(f"key holder: the round ended {answer.call.text('outcome')} without a release")
             last = f"{answer.error}: {answer.message}"
             time.sleep(0.5)
         raise PartyFailed(f"key holder: no answer about step {step} within {self._limits.recover_s:g} s; last: {last}")

@@ -154,6 +154,10 @@ def _without_limits(config: RunConfig) -> RunConfig | None:
     return None if config.resources is None else replace(config, resources=None)
 
 
+def _without_rule(config: RunConfig) -> RunConfig | None:
+    return None if config.robust is None else replace(config, robust=None)
+
+
 def _without_weight(config: RunConfig) -> RunConfig | None:
     if config.training.pos_weight == 1.0:
         return None
@@ -185,6 +189,7 @@ COMPONENTS = {
         Component("participation", "every bank in every round, no accidents", _without_accidents),
         Component("compression", f"all layers at {OPEN.value_bits} bits a value", _without_compression),
         Component("limits", "no limits of any bank's memory, time or bytes", _without_limits),
+        Component("robust rule", "every update enters the average, whatever it is like", _without_rule),
         Component("fraud weight", "frauds weigh like other rows in the loss", _without_weight),
         Component("dropout", "no dropout", _without_dropout),
         Component("momentum", "no momentum in local steps", _without_momentum),

@@ -21,8 +21,10 @@ def rule_sentence(result: Mapping[str, Any]) -> str | None:
         return None
     against = "" if robust["byzantine"] is None else f" against {robust['byzantine']}"
     times = ", ".join(f"{bank} {rounds}" for bank, rounds in robust["rejected"].items())
+    judged = "" if result.get("statistics") is None else "; shared counts are not judged by any rule"
     return (
         f"rule {robust['rule']}{against}: rounds in which it left a bank out, of {result['rounds']}: {times or 'none'}"
+        f"{judged}"
     )
 
 

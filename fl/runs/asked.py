@@ -27,9 +27,10 @@ from fl.rounds.limits import ResourceSettings
 from fl.runs.config import AggregationSettings, ConstantsSettings, DataSettings, PrivacySettings, RunConfig
 from fl.runs.styles import OPEN, declared_rows, private_defaults, share_of_counts, style_of
 from fl.runs.train_options import TRAIN_OPTIONS, flag
-from fl.secure.robust import RobustSettings
+from fl.secure.rule_settings import RobustSettings
 
-OF_BOTH = ("row", "fedavg")  # values of options of the network that say what the noisy-or model does as well
+# Values of options of the network that say what the noisy-or model does as well.
+OF_BOTH = ("row", "fedavg", options.NO_RULE)
 
 
 def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
@@ -317,7 +318,14 @@ def _constants(start: RunConfig, values: Mapping[str, Any]) -> ConstantsSettings
 
 
 def _robust(start: RunConfig, values: Mapping[str, Any]) -> RobustSettings | None:
-    """The rule. If `values` name another one than `start` has, it begins without a number of attackers."""
+    """The rule; None without one. If `values` name another one than `start` has, it begins without a number."""
+    if values.get("rule") == options.NO_RULE:
+        if "byzantine" in values:
+            raise OptionError(
+                f"{flag('robust')} {options.NO_RULE} leaves the rule out, and {flag('byzantine')} is a number for one: "
+                "give one of them"
+            )
+        return None
     if start.robust is not None and values.get("rule", start.robust.rule) == start.robust.rule:
         return replace(start.robust, **values)
     if values and "rule" not in values:

@@ -16,7 +16,7 @@ from fl.rounds.algorithms.settings import AlgorithmSettings, ParticipationSettin
 from fl.rounds.attackers import AttackSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
-from fl.secure.robust import RobustSettings
+from fl.secure.rule_settings import RobustSettings
 from fl.toml import filled, literal, parsed
 
 # Grid of averages, as a share of the clip, encrypted or not. Not a power of two: means of float32 lie on such grids,

@@ -9,7 +9,7 @@ from fl.learning.noisy_or import BOUND
 from fl.options import LEAST_BANKS
 from fl.rounds.attackers import AttackSettings
 from fl.runs.config import PrivacySettings, RunConfig
-from fl.secure.robust import RobustSettings
+from fl.secure.rule_settings import RobustSettings
 
 
 def require_possible(config: RunConfig, banks: int) -> None:
@@ -141,7 +141,7 @@ def _require_possible_with_a_rule(config: RunConfig, robust: RobustSettings, ban
             "--robust krum keeps one update, and an encrypted average of one hides nothing: use nnm or outliers, or "
             "--aggregation plain"
         )
-    kept = asked - (robust.byzantine or 0) if robust.rule in ("nnm", "multikrum") else asked // 2 + 1
+    kept = robust.fewest_kept(asked)
     if kept < LEAST_BANKS:
         raise AggregationError(
             f"--robust {robust.rule} may keep {kept} of {asked} banks, and an encrypted average needs at least "

@@ -389,9 +389,9 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     ),
     # --- attackers, and rules that leave them out
     "robust": TrainOption(
-        options.RULE,
+        options.RULE_OR_NONE,
         "Rule that leaves out updates unlike the others. outliers is for unknown numbers of attackers; norm is the "
-        "weakest; nnm, multikrum and krum need --byzantine.",
+        "weakest; nnm, multikrum and krum need --byzantine; none leaves out the rule of --config.",
         ("robust.rule",),
         only_network=True,
     ),

@@ -7,41 +7,14 @@ promises and what it costs in trust.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated
+from dataclasses import replace
 
 import numpy as np
 
-from fl import options
 from fl.errors import AggregationError, RuleRefusedRound
+from fl.secure.rule_settings import RobustSettings
 from fl.secure.session import Aggregate, Joined, plain_sum
-from secagg.rules import COUNTED, Rule, RuleName, select
-
-
-@dataclass(frozen=True)
-class RobustSettings:
-    """Which rule leaves members out, and the number of attackers that it is to withstand.
-
-    Raises `AggregationError`.
-    """
-
-    rule: RuleName = "outliers"
-    byzantine: Annotated[int | None, options.ATTACKERS] = None  # None: the rule needs no number
-
-    def __post_init__(self) -> None:
-        options.check(self, AggregationError, "robust: ")
-        if self.byzantine is None and self.rule in COUNTED:
-            raise AggregationError(
-                f"robust: {self.rule} leaves out by count: say how many attackers it is to withstand (--byzantine)"
-            )
-
-    @property
-    def asked(self) -> Rule:
-        return Rule(self.rule, self.byzantine)
-
-    def require_enough(self, banks: int) -> None:
-        """Raise `secagg.errors.RuleNeedsMoreClients` when rosters of so many banks are too small for the rule."""
-        self.asked.require_enough(banks)
+from secagg.rules import select
 
 
 def robust_plain_sum(joined: Joined, *, clip: float, settings: RobustSettings) -> Aggregate:

@@ -18,6 +18,7 @@ from fl.flower.models import FlatModel
 from fl.flower.parties.aggregator import AggregatorParty
 from fl.flower.settings import PlanSettings, load_settings
 from fl.flower.workflow import EncryptedRounds, WaitLimits
+from fl.secure.rule_settings import RobustSettings
 
 LENGTH = 40
 QUICK = WaitLimits(
@@ -30,6 +31,13 @@ def update_of(partition: int, number: int, attempt: int, length: int = LENGTH) -
     return np.random.default_rng([partition, number, attempt]).uniform(-0.9, 0.9, length).astype(np.float32)
 
 
+def alike_of(partition: int, number: int, attempt: int, length: int, factor: float) -> np.ndarray:
+    """An update in the direction that all banks of a round have, with noise of half its length, times `factor`."""
+    base = np.random.default_rng([number]).normal(0, 0.1, length)
+    noise = np.random.default_rng([partition, number, attempt, 1]).normal(0, 0.05, length)
+    return (factor * (base + noise)).astype(np.float32)
+
+
 app = ClientApp(mods=[secagg_mod])
 
 
@@ -38,7 +46,11 @@ def train(message: Message, context: Context) -> Message:
     config = message.content.config_records["config"]
     (weights,) = message.content.array_records["arrays"].to_numpy_ndarrays()
     partition, number, attempt = context.node_config["partition-id"], config["server-round"], config["attempt"]
-    moved = weights + update_of(partition, number, attempt, weights.size).reshape(weights.shape)
+    if "factor" in context.node_config:
+        update = alike_of(partition, number, attempt, weights.size, context.node_config["factor"])
+    else:
+        update = update_of(partition, number, attempt, weights.size)
+    moved = weights + update.reshape(weights.shape)
     metrics = MetricRecord({"num-examples": partition + 1})
     return Message(RecordDict({"arrays": ArrayRecord([moved]), "metrics": metrics}), reply_to=message)
 
@@ -64,7 +76,10 @@ def end_process(party_file: Path) -> None:
 
 @dataclass
 class Federation:
-    """Parties in a folder and the nodes that play them. faults: by organisation."""
+    """Parties in a folder and the nodes that play them. faults: by organisation.
+
+    robust: the rule of every round; updates are then alike, and those of `poison` are multiplied by a factor.
+    """
 
     folder: Path
     banks: int = 4
@@ -75,13 +90,17 @@ class Federation:
     model_repeats: int = 8
     faults: Mapping[str, Fault] = field(default_factory=dict)
     reports: Mapping[str, list[str]] = field(default_factory=lambda: {"metrics": ["sum"]})
+    robust: RobustSettings | None = None
+    poison: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         plan = PlanSettings(max_clients=8, clip=1.0, value_bits=20, max_weight=self.max_weight, max_length=100_000)
         names = {f"bank-{number}": {} for number in range(self.banks)}
         outside = {f"outsider-{number}": {} for number in range(self.outsiders)}
         repeats = self.model_repeats
-        self.parties = LocalParties(self.folder / "parties", plan, names, self.quorum, outside, repeats, self.reports)
+        self.parties = LocalParties(
+            self.folder / "parties", plan, names, self.quorum, outside, repeats, self.reports, self.robust
+        )
         self.parties.make()
         organisations = [KEY_HOLDER, *names, *outside]
         self.nodes = {name: self._node(name, number) for number, name in enumerate(organisations)}
@@ -90,6 +109,8 @@ class Federation:
 
     def _node(self, name: str, number: int) -> Node:
         config = {"party": str(self.parties.file(name)), "partition-id": number - 1}
+        if self.robust is not None:
+            config["factor"] = float(self.poison.get(name, 1.0))
         which = key_holder_app.app if name == KEY_HOLDER else app
         return Node(which, config, self.faults.get(name, honest))
 

@@ -264,6 +264,7 @@ def test_a_bank_draws_nothing_for_other_members_than_the_plans(make) -> None:  #
         ('salt = "salt"', 'salt = "salt"\nnoise = "none"', "app.noise: a private run knows"),
         ('federation = "federation.toml"', "federation = 3", "app.federation: expected a text"),
         ('data = "simulated"', 'data = ""', "app.data: expected a text"),
+        ("[app]", '[robust]\nrule = "outliers"\n\n[app]', "no rule can leave one out"),
     ],
 )
 def test_a_party_file_that_does_not_fit_the_plan_is_refused(make, before, after, message) -> None:  # type: ignore[no-untyped-def]
@@ -286,6 +287,7 @@ def test_a_party_file_that_does_not_fit_the_plan_is_refused(make, before, after,
         ("colluders = 1", "colluders = 1\nbudget_dir = '/tmp'", "neither budget_dir"),
         ('registers = ["terminal"]', 'registers = ["../terminal"]', "expected kinds of parties"),
         ('kind = "noisy-or"', 'kind = "noisy"', "kind"),
+        ("[federation]", '[robust]\nrule = "outliers"\n\n[federation]', "outliers judges each bank by its own update"),
     ],
 )
 def test_a_plan_is_read_as_if_a_stranger_wrote_it(make, tmp_path, before, after, message) -> None:  # type: ignore[no-untyped-def]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,17 +16,18 @@ from fl.flower.settings import PartySettings
 from fl.flower.transport import Bytes, Call, Outgoing
 from secagg import packing, wire
 from secagg.errors import WrongState
-from secagg.messages import Abort, Contribution, Offer, Release, Roster
+from secagg.messages import Abort, Contribution, Join, LateSeed, Offer, Release, RobustRoster, Roster, Sketch
 from secagg.states import AggregatorState
 
 
 @dataclass(frozen=True)
 class Closed:
-    """A closed roster. members: organisations."""
+    """A closed roster. members: organisations. rejected: those that joined, and that a rule leaves out."""
 
     step: int
     members: tuple[str, ...]
     roster: bytes
+    rejected: tuple[str, ...] = ()
 
 
 class AggregatorParty(Party):
@@ -58,23 +60,67 @@ class AggregatorParty(Party):
         """The plan of rounds over updates of this length."""
         return plan_of(self.settings.plan, length)
 
-    def offered(self, data: Bytes, length: int) -> None:
-        """Take the offer of a round."""
+    def offered(self, data: Bytes, length: int) -> dict[str, Bytes]:
+        """Take the offer of a round. Returns what banks need beside it: in a robust round the key for sketches."""
         plan = self.plan(length)
         self._offer = expect(data, Offer, plan)
         if self._role is None or self._plan != plan:
-            self._role, self._plan = secagg.Aggregator(self.identity, self.enrolment, plan), plan
+            self._plan = plan
+            if self.robust is None:
+                self._role = secagg.Aggregator(self.identity, self.enrolment, plan)
+            else:
+                self._role = secagg.RobustAggregator(self.identity, self.enrolment, plan, robust=self.robust)
+        self.give_up()
+        if not isinstance(self._role, secagg.RobustAggregator):
+            return {}
+        return {"intake": outgoing(self._role.prepare(self._offer), plan).whole()}
 
     def open(self, data: Bytes) -> Closed:
         """Start collecting for a roster."""
         role, plan = self._opened()
         assert self._offer is not None
         roster = expect(data, Roster, plan)
-        if role.state is not AggregatorState.IDLE:
-            role.abort()
         role.open(self._offer, roster)
-        members = tuple(self.enrolment.client(entry.sender).organisation for entry in roster.entries)
-        return Closed(roster.header.step, members, bytes(data))
+        members = self._organisations([entry.sender for entry in roster.entries])
+        left_out = roster.left_out if isinstance(roster, RobustRoster) else ()
+        return Closed(roster.header.step, members, bytes(data), self._organisations(left_out))
+
+    # --- what only robust rounds have
+
+    def sender_of(self, data: Bytes) -> str:
+        """The organisation that a join says it comes from; its key holder verifies it. Raises `UnknownClient`."""
+        return self._organisations([expect(data, Join, self._opened()[1]).header.sender])[0]
+
+    def receive_sketch(self, data: Bytes) -> None:
+        """Check a sketch and keep it for the products."""
+        role, plan = self._robust()
+        role.receive_sketch(expect(data, Sketch, plan))
+
+    def multiply(self) -> Outgoing:
+        """The hidden products of all sketches."""
+        role, plan = self._robust()
+        return outgoing(role.multiply(), plan)
+
+    @property
+    def looks(self) -> int:
+        """How often sketches are compared in a round: 0 in a plain one."""
+        return 0 if self.robust is None else self.robust.check(self._opened()[1], masking=True).looks
+
+    def tally(self) -> Outgoing:
+        """Every member's signed hash."""
+        role, plan = self._robust()
+        return outgoing(role.tally(), plan)
+
+    def reopen(self, data: Bytes) -> None:
+        """Take sketches again, under the late seed."""
+        role, plan = self._robust()
+        role.reopen(expect(data, LateSeed, plan))
+
+    def named(self, keys: str) -> tuple[str, ...]:
+        """Organisations of public keys in hexadecimal, with commas between them. Raises `UnknownClient`."""
+        return self._organisations([bytes.fromhex(key) for key in keys.split(",") if key])
+
+    # --- the sum
 
     def receive(self, data: Bytes) -> None:
         """Check a contribution and add it."""
@@ -94,9 +140,9 @@ class AggregatorParty(Party):
         if self._role is not None and self._role.state is not AggregatorState.IDLE:
             self._role.abort()
 
-    def average(self, data: Bytes) -> tuple[int, NDArray[np.float64], int]:
+    def average(self, data: Bytes, length: int) -> tuple[int, NDArray[np.float64], int]:
         """(step, average float64[length], contributors) of a release that the key holder signed."""
-        _, plan = self._opened()
+        plan = self.plan(length)
         release = expect(data, Release, plan)
         average = secagg.read_release(release, self.enrolment, plan)
         return release.header.step, average.values, average.contributors
@@ -112,6 +158,14 @@ class AggregatorParty(Party):
     def error_bound(self) -> float:
         """Bound of |average - exact weighted mean of the clipped updates|."""
         return packing.error_bound(self._opened()[1])
+
+    def _organisations(self, keys: Sequence[bytes]) -> tuple[str, ...]:
+        return tuple(self.enrolment.client(key).organisation for key in keys)
+
+    def _robust(self) -> tuple[secagg.RobustAggregator, secagg.RoundPlan]:
+        role, plan = self._opened()
+        assert isinstance(role, secagg.RobustAggregator)  # `offered` made it by the same settings
+        return role, plan
 
     def _opened(self) -> tuple[secagg.Aggregator, secagg.RoundPlan]:
         if self._role is None or self._plan is None:

@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 
 import secagg
 from fl.durable import replace_durably
-from fl.flower.errors import ModelMismatch, ReleaseDiffers, RoundStateLost, RoundStillOpen, TransferError
+from fl.flower.errors import (
+    ModelMismatch,
+    ReleaseDiffers,
+    RoundStateLost,
+    RoundStillOpen,
+    SettingsError,
+    TransferError,
+)
 from fl.flower.fields import LARGEST_STEP
 from fl.flower.models import FlatModel
 from fl.flower.parties.party import Fields, Party, expect, outgoing, plan_of
@@ -29,6 +36,7 @@ from fl.flower.parties.request import ControlRequest
 from fl.flower.settings import PartySettings
 from fl.flower.transport import Call, Outgoing
 from secagg.errors import (
+    LeftOut,
     PeerError,
     QuorumNotMet,
     SecAggError,
@@ -38,16 +46,19 @@ from secagg.errors import (
     WrongModel,
     WrongRound,
 )
-from secagg.messages import Abort, Contribution, Header, Offer, Release, Roster
+from secagg.messages import Abort, Contribution, Header, Intake, Join, LateSeed, Offer, Release, Roster
+from secagg.robust import rule_bytes
 from secagg.secrecy import Secret
 from secagg.states import ClientState
-from secagg.verification import check_offer, check_signature
+from secagg.verification import check_offer, check_robust_offer, check_signature
 
 _MAX_ATTEMPTS = 16  # trainings from one model; updates that differ by less than the quantisation count as the same
 _DIFFERS = (
     "step {step}: the key holder signed another release than the one this bank accepted: keep the journal, and ask for "
     "an audit of the ledger (demos audit LEDGER --against JOURNAL)"
 )
+
+_SEALED = (ClientState.CONTRIBUTED, ClientState.SKETCHED)
 
 Values = NDArray[np.float32] | NDArray[np.float64]
 
@@ -107,6 +118,7 @@ class BankParty(Party):
         self._round: tuple[int, bytes] | None = None  # step and id of the round that this process is in
         self._trained: tuple[bytes, int, Trained] | None = None  # (model, attempt, update)
         self._sent: tuple[bytes, Outgoing] | None = None  # (roster, contribution): only these bytes are sent again
+        self._shown: tuple[bytes, Outgoing] | None = None  # (late seed, second sketch), in a robust round
 
     def answer(self, action: str, call: Call, app: BankApp) -> tuple[Fields, dict[str, Outgoing]]:
         """Fields and wires of the answer. Raises subclasses of `SecAggError` and `FlowerError`."""
@@ -117,6 +129,8 @@ class BankParty(Party):
                 return self._join(call, app)
             case "contribute":
                 return self._contribute(call, app)
+            case "sketch":
+                return self._sketch(call)
             case "accept":
                 return self._accept(call, app)
             case "abort":
@@ -154,7 +168,7 @@ class BankParty(Party):
         self._take_aborts(call)
         client, plan, model = self._ready()
         offer = expect(call.wire("offer"), Offer, plan)
-        check_offer(offer, self.enrolment, plan, True, self.settings.quorum)
+        self._check_offer(offer, plan)
         if offer.header.model != model.digest:
             raise WrongModel(f"model: expected an offer for {model.digest.hex()[:16]}, got another")
         self._journal.check_step(offer.header.step)  # a repeated old offer ends no round and starts no training
@@ -163,10 +177,31 @@ class BankParty(Party):
         seconds = round(time.perf_counter() - started, 3)
         if client.state is not ClientState.IDLE:
             client.abort()  # the key holder opened another round, so this bank's round can no longer end
-        join = client.join(offer, model.digest)
-        self._round, self._sent = (offer.header.step, offer.header.round_id), None
+        join, shown = self._joined(client, offer, model, app, call)
+        self._round, self._sent, self._shown = (offer.header.step, offer.header.round_id), None, None
         self.log("joined", step=offer.header.step, round=self._rounds + 1, train_seconds=seconds)
-        return {"train_seconds": seconds}, {"join": outgoing(join, plan)}
+        return {"train_seconds": seconds}, {"join": outgoing(join, plan), **shown}
+
+    def _check_offer(self, offer: Offer, plan: secagg.RoundPlan) -> None:
+        """Refuse an offer of another kind of round or another rule, before anything is trained for it."""
+        if self.robust is None:
+            check_offer(offer, self.enrolment, plan, True, self.settings.quorum)
+            return
+        sketch, rule = self.robust.check(plan, masking=True), rule_bytes(self.robust.rule)
+        check_robust_offer(offer, self.enrolment, plan, self.settings.quorum, sketch, rule)
+
+    def _joined(
+        self, client: secagg.Client, offer: Offer, model: FlatModel, app: BankApp, call: Call
+    ) -> tuple[Join, dict[str, Outgoing]]:
+        """The join, and in a robust round the sketch of the update that goes with it."""
+        if not isinstance(client, secagg.RobustClient):
+            return client.join(offer, model.digest), {}
+        assert self._plan is not None
+        intake = expect(call.wire("intake"), Intake, self._plan)
+        trained = self._prepare(model, app, attempt=0)
+        with self._values_kept_here():
+            join, sketch = client.join_with_sketch(offer, model.digest, trained.update, intake)
+        return join, {"sketch": outgoing(sketch, self._plan)}
 
     def _contribute(self, call: Call, app: BankApp) -> tuple[Fields, dict[str, Outgoing]]:
         client, plan, model = self._ready()
@@ -187,8 +222,29 @@ class BankParty(Party):
         self.log("contributed", step=roster.header.step, seconds=seconds, bytes=len(sealed), clipped=client.clipped)
         return {"seal_seconds": seconds}, {"contribution": sealed}
 
+    def _sketch(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
+        """The second sketch of a robust round, once every contribution is fixed."""
+        client, plan, _ = self._ready()
+        if not isinstance(client, secagg.RobustClient):
+            raise TransferError("this bank plays plain rounds: expected none of a robust round's calls")
+        data = bytes(call.wire("seed"))
+        if self._shown is not None and self._shown[0] == data:
+            return {}, {"sketch": self._shown[1]}
+        seed = expect(data, LateSeed, plan)
+        if self._round != (seed.header.step, seed.header.round_id) or client.state is not ClientState.CONTRIBUTED:
+            raise RoundStateLost(f"step {seed.header.step}: this process did not contribute to that round")
+        self._shown = (data, outgoing(client.sketch_again(seed), plan))
+        self.log("compared again", step=seed.header.step)
+        return {}, {"sketch": self._shown[1]}
+
     def _sealed(self, client: secagg.Client, roster: Roster, model: FlatModel, app: BankApp) -> Contribution:
         """The contribution. An update that was in a roster with other members is trained again, never reused."""
+        if isinstance(client, secagg.RobustClient):
+            try:
+                return client.contribute(roster)  # what was shown, and nothing else
+            except LeftOut:
+                self._left_out(client, roster)
+                raise
         trained, reuse = self._prepare(model, app, attempt=0), self.settings.allow_reuse
         if trained.draw is not None:
             # Nothing is drawn or paid for a roster that is not the key holder's.
@@ -210,6 +266,11 @@ class BankParty(Party):
         """
         trained = self._prepare(model, app, attempt=0)
         if trained.draw is not None:
+            if self.robust is not None:
+                raise SettingsError(
+                    "[robust]: this app draws its noise for a closed roster, and a rule judges updates before that: "
+                    "use plain rounds, or an app whose update carries its own noise"
+                )
             return None
         try:
             while True:
@@ -244,9 +305,14 @@ class BankParty(Party):
         trained = self._prepare(model, app, attempt + 1)
         self.log("trained anew", step=step, attempt=attempt + 1)
         if np.array_equal(trained.update, before.update) or attempt >= _MAX_ATTEMPTS:
+            instead = (
+                ""
+                if self.robust is not None
+                else (", or set allow_reuse = true in the party file: one sum can then be subtracted from another")
+            )
             raise ModelMismatch(
-                "training gives the same update for every config['attempt']: use that number as part of its seed, or "
-                "set allow_reuse = true in the party file: one sum can then be subtracted from another"
+                f"training gives the same update for every config['attempt']: use that number as part of its seed"
+                f"{instead}"
             ) from reused
         return trained
 
@@ -265,21 +331,38 @@ class BankParty(Party):
         average = secagg.read_release(release, self.enrolment, plan)
         released = Released(average.values, release.sums, average.contributors, average.total_weight)
         moved = app.moved(model, released)  # may raise, so it comes before the journal records the release
-        if self._round == (step, release.header.round_id) and client.state is ClientState.CONTRIBUTED:
+        if self._round == (step, release.header.round_id) and client.state in _SEALED:
             client.accept(release)
             how = "member"
-        elif self._journal_waits_for(step) and client.state is not ClientState.CONTRIBUTED:
+        elif self._journal_waits_for(step) and client.state not in _SEALED:
             if client.state is ClientState.JOINED:
                 client.abort()  # nothing was sealed in that round, and it trains from the model that is now replaced
             client.settle(release)
             how = "settled"
         else:
+            self._hear_verdict(client, plan, call)
             self._catch_up(release, average, client, call)
             how = "caught up"
         self._keep(moved, self._rounds + 1, step)
-        self._trained = self._sent = None
+        self._trained = self._sent = self._shown = None
         self.log("accepted", step=step, how=how, round=self._rounds, model=self._held_model().digest.hex()[:16])
         return self.introduced(call, self._model_fields()), {}
+
+    def _hear_verdict(self, client: secagg.Client, plan: secagg.RoundPlan, call: Call) -> None:
+        """Note that a rule left this bank out of the round, where the roster that came beside a release says so."""
+        if "roster" not in call.wires or client.state is not ClientState.JOINED:
+            return
+        try:
+            roster = expect(call.wire("roster"), Roster, plan)
+            client.check_roster(roster)
+        except LeftOut:
+            self._left_out(client, roster)
+        except (PeerError, TransferError) as error:  # the release moves the model all the same
+            self.log("roster refused", error=type(error).__name__, message=str(error))
+
+    def _left_out(self, client: secagg.Client, roster: Roster) -> None:
+        client.abort()
+        self.log("left out", step=roster.header.step, round=self._rounds + 1)
 
     def _catch_up(self, release: Release, average: secagg.Average, client: secagg.Client, call: Call) -> None:
         """Journal a release that the key holder signed for this model, of a round that this bank was not a member of.
@@ -351,14 +434,12 @@ class BankParty(Party):
         model = self._held_model()
         if self._client is None or self._plan is None or self._plan.length != model.length:
             self._plan = plan_of(self.settings.plan, model.length)
-            self._client = secagg.Client(
-                self.identity,
-                self.enrolment,
-                self._plan,
-                self.settings.quorum,
-                journal=self._journal,
-                model_repeats=self.settings.model_repeats,
-            )
+            journal, repeats = self._journal, self.settings.model_repeats
+            of = (self.identity, self.enrolment, self._plan, self.settings.quorum)
+            if self.robust is None:
+                self._client = secagg.Client(*of, journal=journal, model_repeats=repeats)
+            else:
+                self._client = secagg.RobustClient(*of, robust=self.robust, journal=journal, model_repeats=repeats)
         return self._client, self._plan, model
 
     def _held_model(self) -> FlatModel:

@@ -13,9 +13,9 @@ from fl.flower.parties.request import ControlRequest
 from fl.flower.settings import PartySettings
 from fl.flower.transport import Call, Outgoing, numbered
 from secagg import wire
-from secagg.errors import PeerError
+from secagg.errors import LateOutlier, PeerError, RuleRefused
 from secagg.ledger import Outcome
-from secagg.messages import Abort, AbortReason, EncryptedSum, Join
+from secagg.messages import Abort, AbortReason, EncryptedSum, Join, Products, Roster, Tally
 from secagg.states import KeyHolderState
 
 _MAX_ABORTS = 256  # in one answer; a run tries a round three times
@@ -30,6 +30,7 @@ class KeyHolderParty(Party):
         self._role: secagg.KeyHolder | None = None
         self._plan: secagg.RoundPlan | None = None
         self._step: int | None = None  # of the round that this process has open
+        self._why = AbortReason.ABANDONED  # what its abort will say
 
     def answer(self, action: str, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         """Fields and wires of the answer. Raises subclasses of `SecAggError` and `FlowerError`."""
@@ -38,40 +39,93 @@ class KeyHolderParty(Party):
                 return self.introduced(call, {"next_step": self._ledger.next_step}), {}
             case "open":
                 return self._open(call)
+            case "joins":
+                return self._joins(call)
             case "close":
                 return self._close(call)
+            case "reveal":
+                return self._reveal(call)
+            case "compare":
+                return self._compare(call)
             case "release":
                 return self._release(call)
             case "stored":
                 return self._stored(call)
             case "abort":
                 request = self._verified("abort", call)
-                return {}, self._aborted(request.step, AbortReason.ABANDONED)
+                return {}, self._aborted(request.step)
         raise TransferError(f"action: expected one of the key holder's, got {action!r}")
 
     def _open(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         request = self._verified("open", call)
         self._ledger.check_step(request.step)  # before the open round is given up for this one
         role = self._role_for(request.length)
-        aborts = self._aborted(self._step, AbortReason.ABANDONED)
+        aborts = self._aborted(self._step)
         offer = role.open(request.step, request.model)
         self._step = request.step
         assert self._plan is not None
         self.log("opened", step=request.step, length=request.length, model=request.model.hex()[:16])
         return {}, {"offer": outgoing(offer, self._plan), **aborts}
 
+    def _joins(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
+        """Take the joins of a robust round; the answer says whose, because only theirs may be compared."""
+        role, plan = self._current("joins", call)
+        taken, refused = self._received(role, plan, call)
+        return {"taken": ",".join(taken), "refused": _told(refused)}, {}
+
     def _close(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         role, plan = self._current("close", call)
-        refused = []
+        if isinstance(role, secagg.RobustKeyHolder):
+            refused: list[str] = []
+            roster: Roster = self._judged(role, plan, call)
+        else:
+            _, refused = self._received(role, plan, call)
+            roster = role.close_roster()
+        self.log("roster", step=self._step, members=len(roster.entries), refused=len(refused))
+        return {"refused": _told(refused)}, {"roster": outgoing(roster, plan)}
+
+    def _received(self, role: secagg.KeyHolder, plan: secagg.RoundPlan, call: Call) -> tuple[list[str], list[str]]:
+        """(keys of the clients whose joins are good, why the others are not)."""
+        taken, refused = [], []
         for data in call.numbered("join"):
             try:
-                role.receive_join(expect(data, Join, plan))
+                join = expect(data, Join, plan)
+                role.receive_join(join)
+                taken.append(join.header.sender.hex())
             except PeerError as error:
                 refused.append(f"{type(error).__name__}: {error}")
                 self.log("join refused", step=self._step, error=type(error).__name__, message=str(error))
-        roster = role.close_roster()
-        self.log("roster", step=self._step, members=len(roster.entries), refused=len(refused))
-        return {"refused": "; ".join(refused)[:LONGEST_TEXT]}, {"roster": outgoing(roster, plan)}
+        return taken, refused
+
+    def _judged(self, role: secagg.RobustKeyHolder, plan: secagg.RoundPlan, call: Call) -> Roster:
+        """The roster of those who pass. The names of those who do not are public; distances stay here."""
+        try:
+            roster = role.judge(expect(call.wire("products"), Products, plan))
+        except RuleRefused as error:
+            self._why = AbortReason.OUTLIER
+            self.log("rule refused", step=self._step, message=str(error))
+            raise
+        left_out = [self.enrolment.client(key).organisation for key in roster.left_out]
+        self.log("judged", step=self._step, left_out=left_out)
+        return roster
+
+    def _reveal(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
+        """The late seed of a robust round, for contributions that the aggregator's signed tally names."""
+        role, plan = self._robust()
+        return {}, {"seed": outgoing(role.reveal(expect(call.wire("tally"), Tally, plan)), plan)}
+
+    def _compare(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
+        """The second look. Members that fall out cost the step; the answer names them."""
+        role, plan = self._robust()
+        try:
+            role.judge_again(expect(call.wire("products"), Products, plan))
+        except LateOutlier as error:
+            self._why = AbortReason.OUTLIER
+            self.log("found out", step=self._step, banks=list(error.organisations))
+            keys = [each.key.hex() for each in self.enrolment.clients if each.organisation in error.organisations]
+            return {"found_out": ",".join(keys)}, {}
+        self.log("compared again", step=self._step)
+        return {"found_out": ""}, {}
 
     def _release(self, call: Call) -> tuple[Fields, dict[str, Outgoing]]:
         if self._role is None or self._plan is None:
@@ -82,7 +136,7 @@ class KeyHolderParty(Party):
             return {"stored": 1}, {"release": outgoing(stored, self._plan)}
         started = time.perf_counter()
         release = self._role.release(encrypted_sum)
-        self._step = None
+        self._step, self._why = None, AbortReason.ABANDONED
         seconds = round(time.perf_counter() - started, 3)
         self.log("released", step=step, contributors=release.contributors, seconds=seconds)
         return {"open_seconds": seconds}, {"release": outgoing(release, self._plan)}
@@ -115,10 +169,23 @@ class KeyHolderParty(Party):
                 self.log("aborted", step=gone.header.step, reason=gone.reason.name)
             self._step, self._plan = None, plan
             quorum = self.settings.quorum
-            self._role = secagg.KeyHolder(self.identity, self.enrolment, plan, quorum, ledger=self._ledger)
+            if self.robust is None:
+                self._role = secagg.KeyHolder(self.identity, self.enrolment, plan, quorum, ledger=self._ledger)
+            else:
+                self._role = secagg.RobustKeyHolder(
+                    self.identity, self.enrolment, plan, quorum, robust=self.robust, ledger=self._ledger
+                )
         return self._role
 
-    def _aborted(self, step: int | None, reason: AbortReason) -> dict[str, Outgoing]:
+    def _robust(self) -> tuple[secagg.RobustKeyHolder, secagg.RoundPlan]:
+        """The role with its round, for calls that only robust rounds have and that carry a signed message."""
+        if self.robust is None:
+            raise TransferError("this key holder plays plain rounds: expected none of a robust round's calls")
+        if not isinstance(self._role, secagg.RobustKeyHolder) or self._plan is None:
+            raise RoundStateLost("no round is open: the key holder was restarted; open another")
+        return self._role, self._plan
+
+    def _aborted(self, step: int | None) -> dict[str, Outgoing]:
         """End the open round, and report those that an earlier process left open. Returns the signed aborts."""
         role, plan = self._role, self._plan
         if role is None or plan is None:
@@ -127,9 +194,9 @@ class KeyHolderParty(Party):
         if role.state is not KeyHolderState.IDLE:
             if step != self._step:
                 raise RequestRefused(f"step: expected the open one, {self._step}, got {step}")
-            aborts.append(role.abort(reason))
+            aborts.append(role.abort(self._why))
         aborts += role.report_abandoned()
-        self._step = None
+        self._step, self._why = None, AbortReason.ABANDONED
         for abort in aborts:
             self.log("aborted", step=abort.header.step, reason=abort.reason.name)
         return _wires(aborts, plan)
@@ -142,6 +209,10 @@ class KeyHolderParty(Party):
 
     def _verified(self, action: str, call: Call) -> ControlRequest:
         return ControlRequest.verified(bytes(call.wire("request")), action, self.enrolment)
+
+
+def _told(refused: Sequence[str]) -> str:
+    return "; ".join(refused)[:LONGEST_TEXT]
 
 
 def _wires(aborts: Sequence[Abort], plan: secagg.RoundPlan) -> dict[str, Outgoing]:

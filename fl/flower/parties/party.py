@@ -11,15 +11,33 @@ from fl.flower.logs import RoleLog
 from fl.flower.parties.statement import statement
 from fl.flower.settings import PartySettings, PlanSettings
 from fl.flower.transport import Bytes, Call, Outgoing
+from fl.secure.rule_settings import RobustSettings
 from secagg import wire
-from secagg.errors import (
-    SecAggError,
+from secagg.errors import PlanError, SecAggError
+from secagg.messages import (
+    Abort,
+    Contribution,
+    EncryptedSum,
+    Intake,
+    Join,
+    LateSeed,
+    Message,
+    Offer,
+    Products,
+    Release,
+    RobustOffer,
+    RobustSum,
+    Roster,
+    Sketch,
+    Tally,
 )
-from secagg.messages import Abort, Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
+from secagg.parameters import ALLOWED
 
 Refusal = SecAggError  # errors that answers of these roles may name, in addition to the app's own
 
-M = TypeVar("M", Offer, Join, Roster, Contribution, EncryptedSum, Release, Abort)
+M = TypeVar(
+    "M", Offer, Join, Roster, Contribution, EncryptedSum, Release, Abort, Intake, Sketch, Products, Tally, LateSeed
+)
 
 Fields = dict[str, str | int | float | bytes]  # plain values of an answer
 
@@ -45,12 +63,31 @@ def plan_of(settings: PlanSettings, length: int) -> secagg.RoundPlan:
     return secagg.plan_round(length, settings.max_clients, settings.clip, settings.value_bits, settings.max_weight)
 
 
-def largest_message(settings: PlanSettings) -> int:
+def rule_of(settings: RobustSettings | None) -> secagg.Robust | None:
+    """What the roles of robust rounds are asked for; None for plain rounds."""
+    return None if settings is None else secagg.Robust(settings.asked)
+
+
+def largest_message(settings: PartySettings) -> int:
     """Length of the longest message that this party accepts, in bytes."""
-    plan = plan_of(settings, settings.max_length)
+    plan = plan_of(settings.plan, settings.plan.max_length)
     members = plan.max_clients
-    sizes = [wire.message_bytes(kind, plan, members) for kind in (Offer, Roster, Contribution, EncryptedSum, Release)]
+    kinds = [Offer, Roster, Contribution, EncryptedSum, Release]
+    sizes = [wire.message_bytes(kind, plan, members) for kind in kinds]
+    if settings.robust is not None:
+        # How updates are compared depends on their length, and the longest one need not have the longest products.
+        for length in {plan.length, *(params.degree for params in ALLOWED if params.degree < plan.length)}:
+            shorter = plan_of(settings.plan, length)
+            sizes += [wire.message_bytes(kind, shorter, members) for kind in (RobustOffer, Products, RobustSum)]
     return max(*sizes, _LONGEST_FRAME)
+
+
+def _require_robust(robust: secagg.Robust, settings: PartySettings) -> None:
+    """Raise `SettingsError` where updates of the greatest length cannot be compared."""
+    try:
+        robust.check(plan_of(settings.plan, settings.plan.max_length), masking=True)
+    except PlanError as fault:
+        raise SettingsError(f"[robust]: not possible with this [plan]: {fault}") from fault
 
 
 class Party:
@@ -62,6 +99,9 @@ class Party:
         self.settings = settings
         self.enrolment = secagg.Enrolment.load(settings.enrolment)
         self.identity = secagg.Identity.load(settings.identity, passphrase=settings.passphrase)
+        self.robust = rule_of(settings.robust)
+        if self.robust is not None:
+            _require_robust(self.robust, settings)
         self.log = RoleLog(role, self.identity.member.organisation)
 
     @property

@@ -2,7 +2,7 @@
 
 A SuperLink can therefore neither burn the key holder's steps nor give a bank its first model.
 
-    open      open `step` for `model` with updates of `length`          close, abort    the round of `step`
+    open      open `step` for `model` with updates of `length`          joins, close, abort    the round of `step`
     stored    releases after `step` that move `model` (any when zero)   start           `model` is a bank's first one
 """
 

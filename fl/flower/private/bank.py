@@ -88,6 +88,11 @@ class PrivateBank:
         for name in TEXTS:
             if name in app and not (isinstance(app[name], str) and app[name]):
                 raise SettingsError(f"{self._file}: app.{name}: expected a text, got {options.shown(app[name])}")
+        if settings.robust is not None:
+            raise SettingsError(
+                f"{self._file}: [robust]: a private run sums steps of all banks, whose noise is for all of them, and "
+                "no rule can leave one out: remove it"
+            )
         self.plan: FederationPlan = read_plan(settings.folder / app["federation"])
         self.bank: str = app["bank"]
         if self.bank not in self.plan.members:

@@ -72,6 +72,11 @@ class FederationPlan:
                 "a private run over Flower takes steps of all banks together under privacy of rows: expected model "
                 "noisy-or, or noise shared, with [privacy]"
             )
+        if config.robust is not None:
+            raise SettingsError(
+                f"[robust]: {config.robust.rule} judges each bank by its own update, and a private run over Flower "
+                "sums steps of all banks, whose noise is for all of them: leave it out"
+            )
         others = (config.participation, config.compression)
         if any(each is not None for each in others) or config.algorithm.name != "fedavg":
             raise SettingsError("every bank takes every step: leave out participation, compression, other algorithms")

@@ -32,6 +32,7 @@ from fl.runs.config import (
 from fl.runs.folder import read_config
 from fl.runs.refusals import require_possible
 from fl.runs.styles import OPEN, PRIVATE, SHARED
+from fl.secure.rule_settings import RobustSettings
 
 TINY = DataSettings("simulated", clients=3, customers=200, fraud_share=0.05)
 QUICK = replace(open_config(TINY, rounds=2), training=replace(OPEN.training, epochs=1))
@@ -72,6 +73,12 @@ def test_every_component_that_the_run_has_is_taken_out_and_no_other() -> None:
     assert found["without compression"].aggregation.value_bits == OPEN.value_bits
     whole = found.pop(WHOLE)
     assert all(config != whole for config in found.values())
+
+
+def test_a_rule_is_a_component_where_the_run_has_one() -> None:
+    found = {variant.name: variant.config for variant in variants(replace(QUICK, robust=RobustSettings()))}
+    assert found["without robust rule"] == QUICK
+    assert "without robust rule" not in {variant.name for variant in variants(QUICK)}
 
 
 def test_chosen_layers_and_limits_are_components_too() -> None:

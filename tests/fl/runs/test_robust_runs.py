@@ -47,6 +47,14 @@ def test_options_become_tables_of_the_configuration_and_come_back_from_its_file(
     assert configuration({"robust": "outliers"}, config).robust == RobustSettings("outliers")
 
 
+def test_none_leaves_out_the_rule_of_a_configuration_and_asks_for_nothing_else() -> None:
+    config = asked(robust="nnm", byzantine=2)
+    assert configuration({"robust": "none"}, config) == replace(config, robust=None)
+    assert configuration({"robust": "none"}) == configuration({})
+    with pytest.raises(OptionError, match="--robust none leaves the rule out"):
+        configuration({"robust": "none", "byzantine": 1}, config)
+
+
 def test_a_rule_or_an_attack_asks_for_the_network_under_privacy() -> None:
     assert configuration({"robust": "outliers"}).model.kind == "mlp"
     assert configuration({"attack": "ipm", "attackers": 1}).model.kind == "mlp"
