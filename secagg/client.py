@@ -339,7 +339,7 @@ class Client(Secret):
                     stage.bytes += block.nbytes
                 if terms:
                     with clock.stage("mask", "mask expansion") as stage:
-                        stream.apply(index, block[0])
+                        stream.apply(index, block[0], workers=workers)
                         stage.bytes += len(terms) * block[0].nbytes
                 with clock.stage("serialize"):
                     write_block(block, index, plan.params, packed)

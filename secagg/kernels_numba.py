@@ -30,6 +30,7 @@ _inline = numba.njit(inline="always", nogil=True, boundscheck=False)
 
 _LARGEST_DIVISOR = 2**47
 _TILE = 256  # coefficients whose mixed-radix digits are held in the first-level cache at a time
+_FOLDED = 128  # words of a mask that are tested at once
 
 
 @_inline
@@ -483,22 +484,29 @@ def unpack30(packed: U8, out: U32) -> None:
 
 @_jit
 def _fold_words(row: Any, filled: Any, words: Any, prime: Any, negative: Any) -> Any:
-    # Without branches: every word is stored, and only an accepted one moves the place of the next.
-    room = row.shape[0] - filled
-    accepted = np.empty(words.shape[0] + 1, dtype=np.uint32)
-    found = 0
-    for i in range(words.shape[0]):
-        word = np.uint32(words[i] & np.uint32(2**30 - 1))
-        accepted[found] = word
-        found += int(word < prime)
-    found = min(found, room)
-    if negative:
-        for i in range(found):
-            row[filled + i] = _minus(row[filled + i], accepted[i], prime)
-    else:
-        for i in range(found):
-            row[filled + i] = _plus(row[filled + i], accepted[i], prime)
-    return filled + found
+    # In pieces, because one word in 300 or fewer is rejected: a piece is taken whole, or up to its first rejected word.
+    mask = np.uint32(2**30 - 1)
+    flip = np.uint32(0xFFFFFFFF) if negative else np.uint32(0)
+    lift = np.uint32(prime + np.uint32(1)) if negative else np.uint32(0)  # (word ^ -1) + p + 1 is p - word
+    taken = 0
+    while taken < words.shape[0] and filled < row.shape[0]:
+        width = min(_FOLDED, words.shape[0] - taken, row.shape[0] - filled)
+        piece = words[taken : taken + width]
+        target = row[filled : filled + width]
+        largest = np.uint32(0)
+        for i in range(width):
+            largest = max(largest, np.uint32(piece[i] & mask))
+        accepted = width
+        if largest >= prime:
+            accepted = 0
+            while np.uint32(piece[accepted] & mask) < prime:
+                accepted += 1
+        for i in range(accepted):
+            s = np.uint32(target[i] + np.uint32((np.uint32(piece[i] & mask) ^ flip) + lift))
+            target[i] = min(s, np.uint32(s - prime))
+        filled += accepted
+        taken += min(accepted + 1, width)
+    return filled
 
 
 def fold_words(row: U32, filled: int, words: U32, prime: int, negative: bool) -> int:
