@@ -286,7 +286,10 @@ def _of_the_round(events: list[Event]) -> list[Event]:
 
 @dataclass(frozen=True)
 class LedgerReport:
-    """steps: (step, model, outcome) in order. head: hash of the last event. decryptions: steps consumed."""
+    """steps: (step, model, outcome) in order. head: hash of the last event. decryptions: steps consumed.
+
+    dropped: releases of which only the signed head and the hash of the sums are left (`Ledger.prune`).
+    """
 
     path: str
     owner: bytes
@@ -294,6 +297,7 @@ class LedgerReport:
     head: bytes
     steps: tuple[tuple[int, bytes, Outcome], ...]
     decryptions: int
+    dropped: int = 0
 
 
 def audit_ledger(path: str | Path) -> LedgerReport:
@@ -304,7 +308,9 @@ def audit_ledger(path: str | Path) -> LedgerReport:
         for step, entries in _steps(found).items()
     )
     decryptions = sum(entry.kind == "consumed" for entry in found.entries)
-    return LedgerReport(found.path, found.owner, len(found.entries), found.head, steps, decryptions)
+    pruned = max((entry.step for entry in found.entries if entry.kind == PRUNED), default=-1)
+    dropped = sum(entry.has_content and entry.step <= pruned for entry in found.entries)
+    return LedgerReport(found.path, found.owner, len(found.entries), found.head, steps, decryptions, dropped)
 
 
 def compare(ledger: str | Path, copy: str | Path) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from demos.audit import audit
 from demos.ledger import ledger as command
 from fl import options
 from secagg.errors import IdentityError, LedgerError, ReleasePruned
@@ -47,6 +48,7 @@ def test_old_releases_are_dropped_and_the_ledger_verifies(files):
     told = json.loads(run(path, "--identity", key, "--keep", 11, "--json").stdout)
     assert told["dropped"] == 2 and told["bytes_after"] < told["bytes_before"] - 80_000
     assert audit_ledger(path).steps == before.steps
+    assert "13 decryptions, 2 releases dropped; head" in CliRunner().invoke(audit, [str(path)]).stdout
     ledger = Ledger(path, Identity.load(key))
     assert ledger.stored_release(3) == b"head" + bytes([3]) * 50_000 + b"tail"
     with pytest.raises(ReleasePruned):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import pickle
+import signal
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from forked import in_a_child
-from simulator import Federation, Peers
+from simulator import MODEL, Federation, Peers
 
 import secagg
 from secagg import ckks, kernels, masks, packing
@@ -20,11 +22,13 @@ from secagg.errors import (
     EngineUnavailable,
     PeerError,
     ResidueOutOfRange,
+    StepNotIncreasing,
     SumRefused,
     TransparentCiphertext,
     TruncatedMessage,
     WrongState,
 )
+from secagg.ledger import Outcome, audit_ledger
 from secagg.opening import open_sum
 from secagg.parameters import ALLOWED, ParameterSet
 from secagg.plan import RoundPlan, plan_round
@@ -283,3 +287,35 @@ def test_the_same_secret_has_a_valid_public_key_in_both_engines() -> None:
     coefficients = fast._residues.copy()
     ring_of(SMALL).from_ntt(coefficients)
     assert set(np.unique(ckks.centred(coefficients, SMALL))) == {-1, 0, 1}
+
+
+@pytest.mark.parametrize("block", [0, 1])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_key_holder_killed_between_blocks_has_used_the_step_and_released_nothing(tmp_path, block, when) -> None:
+    """The key dies with its process, whichever engine holds it."""
+    federation = Federation(clients=2, length=9_000, params=SMALL, folder=tmp_path)
+    assert federation.plan.blocks == 2
+
+    def open_and_die() -> None:
+        peers, calls, honest = Peers(federation), iter(range(10)), FastSecretKey.decrypt_rows
+
+        def deadly(self, *arguments):
+            last = next(calls) == block
+            if last and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            fault = honest(self, *arguments)
+            if last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return fault
+
+        FastSecretKey.decrypt_rows = deadly  # in this process alone
+        peers.key_holder.release(peers.encrypted_sum(1, [federation.update(1), federation.update(2)]))
+
+    assert in_a_child(open_and_die) == ""  # it died and said nothing
+    report = audit_ledger(federation.ledger_file)
+    assert (report.decryptions, [outcome for *_, outcome in report.steps]) == (1, [Outcome.ABANDONED])
+    holder = federation.key_holder()
+    assert holder.stored_release(1) is None
+    with pytest.raises(StepNotIncreasing):
+        holder.open(1, MODEL)
+    assert [abort.header.step for abort in holder.report_abandoned()] == [1]

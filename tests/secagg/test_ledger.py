@@ -221,6 +221,7 @@ def test_pruning_drops_all_but_the_last_releases_and_the_chain_verifies(long_led
     ledger.close()
     after = audit_ledger(long_ledger)
     assert (after.events, after.steps, after.decryptions) == (before.events + 1, before.steps, before.decryptions)
+    assert (before.dropped, after.dropped) == (0, 4)
     assert long_ledger.stat().st_size < size - 3 * (1 << 16)
 
 
