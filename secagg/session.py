@@ -197,6 +197,7 @@ class Session(Secret):
                 terms.quorum,
                 robust=_robust_of(terms),
                 ledger=self.ledger,
+                engine=terms.engine,
                 threads=terms.threads,
                 clock=clock,
             )
@@ -209,6 +210,7 @@ class Session(Secret):
             terms.quorum,
             masking=terms.masking,
             ledger=self.ledger,
+            engine=terms.engine,
             threads=terms.threads,
             clock=clock,
         )
