@@ -237,7 +237,9 @@ class RobustKeyHolder(KeyHolder):
             raise RosterMismatch("the products name a sender twice, out of order, or one who has not joined: refuse")
         check_signature(products, self._enrolment.aggregator.key)
         if len(products.payload) != self._sketch.products_bytes(len(senders)):
-            raise MalformedMessage("products: expected two polynomials and a constant for each pair: refuse them")
+            raise MalformedMessage(
+                f"products: expected {self._sketch.products_bytes(len(senders))} bytes, got {len(products.payload)}"
+            )
         with self._clock.stage("verify", "products") as stage:
             stage.bytes += len(products.payload)
             if payload_hash(products.payload) != products.payload_hash:
@@ -257,7 +259,8 @@ class RobustKeyHolder(KeyHolder):
 
     def _open_products(self, products: Products) -> F64:
         with self._clock.stage("verify", "opening of products"):
-            return gram.open_products(products.payload, len(products.parts), self._compared().secret, self._sketch)
+            secret, clients = self._compared().secret, len(products.parts)
+            return gram.open_products(products.payload, clients, secret, self._sketch, self._threads)
 
     def _verify(self, encrypted_sum: EncryptedSum, roster: Roster) -> None:
         super()._verify(encrypted_sum, roster)
