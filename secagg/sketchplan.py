@@ -25,9 +25,9 @@ from secagg.parameters import ALLOWED, ParameterSet
 from secagg.plan import ERROR_VARIANCE, FAILURE_TARGET_LOG2, MAX_RADIX, TERNARY_VARIANCE, RoundPlan, noise_bound
 
 MAX_CLIENTS = 128
-"""Largest roster of a robust round. Products grow with its square: 209 MB from aggregator to key holder for 128."""
+"""Largest roster of a robust round. Products grow with its square: up to 422 MB a look for a million values and 128."""
 
-LEAST_RMS = 1 / 40
+LEAST_RMS = 1 / 8
 """Root mean square of an update, as a share of the clip, that a full roster keeps in every plan."""
 
 LINEAR_BITS = 48

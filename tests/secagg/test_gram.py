@@ -5,6 +5,7 @@ The 1,000 sets of sketches share 12 keys, since it is the sketches that vary her
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -334,6 +335,29 @@ def test_threads_change_nothing_but_who_computes(keys):
     for threads in (1, 2, 4):
         found = gram.open_products(gram.hidden_products(blocks, key, SKETCH, threads), 5, secret, SKETCH, threads)
         assert np.abs(found - exact).max() <= SKETCH.product_error(exact.max() ** 0.5, exact.max() ** 0.5)
+
+
+@pytest.mark.long
+def test_128_clients_need_the_payload_and_one_and_a_half_times_their_sketches():
+    plan = plan_sketches(secagg.plan_round(length=700, max_clients=128))
+    key, secret = generate_sketch_keys(plan.params)
+    draw = np.random.default_rng(12)
+    shown = [draw.integers(-30_000, 30_001, plan.width) for _ in range(128)]
+    blocks = sealed(shown, key, plan)
+    held = sum(block.nbytes for block in blocks)
+    tracemalloc.start()
+    payload = gram.hidden_products(blocks, key, plan, 2)
+    _, hiding = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    found = gram.open_products(payload, 128, secret, plan, 2)
+    _, opening = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(payload) == plan.products_bytes(128) == 208_896_768
+    assert hiding < len(payload) + held / 2 + 8e6  # beside the sketches themselves
+    assert opening < len(payload) + held + 8e6
+    matrix = np.stack(shown).astype(np.float64)
+    exact, length = matrix @ matrix.T, np.linalg.norm(matrix, axis=1)
+    assert np.abs(found - exact).max() <= plan.product_error(length.max(), length.max())
 
 
 def test_both_ways_to_encrypt_give_the_same_block(keys, monkeypatch):
