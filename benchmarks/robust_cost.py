@@ -35,8 +35,8 @@ class Cost:
     """One length and number of clients. Seconds of all parties together; bytes of one client, up.
 
     plain_s, robust_s: that pass. plain_cpu_s, robust_cpu_s: of CPU. refused: why there is no robust round; all figures
-    of robust rounds are 0 then. products_bytes: from aggregator to key holder in one look. stock_s: of all pairs, from
-    one pair; None where a pair was not measured.
+    of robust rounds are 0 then. products_bytes: from aggregator to key holder in one look. numpy_s, stock_s: of CPU;
+    the latter for all pairs, from one pair, and None where a pair was not measured.
     """
 
     length: int
@@ -128,11 +128,12 @@ def _updates(length: int, clients: int, seed: int) -> Iterator[list[np.ndarray]]
 
 
 def _quickest(repetitions: int, work: Callable[[], object]) -> float:
+    """Seconds of CPU."""
     best = float("inf")
     for _ in range(repetitions):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     return best
 
 
