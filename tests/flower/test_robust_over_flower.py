@@ -121,7 +121,7 @@ def test_a_rule_that_counts_attackers_and_a_federation_without_one(federation) -
 
 
 def test_products_travel_in_parts_where_they_are_longer_than_a_message(federation, monkeypatch) -> None:
-    part = 300_000
+    part = 150_000
     for module in ("transport", "endpoint", "calls"):
         monkeypatch.setattr(f"fl.flower.{module}.PART_BYTES", part)
     here = robust_of(federation, COUNT)
