@@ -8,13 +8,12 @@ native deserialisers.
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from secagg import kernels
 from secagg.arrays import U8, U32
 from secagg.errors import ResidueOutOfRange, TransparentCiphertext, TruncatedMessage
+from secagg.hashing import large_hash
 from secagg.parameters import ParameterSet
 from secagg.ring import ring_of
 
@@ -43,11 +42,21 @@ def read_block(payload: Payload, index: int, params: ParameterSet, out: U32) -> 
     packed = np.frombuffer(payload, dtype=np.uint8, count=size, offset=index * size)
     kernels.unpack30(packed, out)
     if not ring_of(params).in_range(out):
-        raise ResidueOutOfRange(f"block {index} holds a residue that is not below its prime: refuse this sender")
+        raise out_of_range(index)
     if not out[1].any(axis=-1).all():
-        raise TransparentCiphertext(f"block {index} has c1 = 0 and would decrypt without a key: refuse this sender")
+        raise transparent(index)
 
 
-def payload_hash(payload: Payload) -> bytes:
-    """SHA-256 of the canonical payload, 32 bytes."""
-    return hashlib.sha256(payload).digest()
+def out_of_range(index: int) -> ResidueOutOfRange:
+    """The error for a block with a residue that no encryption yields."""
+    return ResidueOutOfRange(f"block {index} holds a residue that is not below its prime: refuse this sender")
+
+
+def transparent(index: int) -> TransparentCiphertext:
+    """The error for a block whose c1 is zero modulo a prime."""
+    return TransparentCiphertext(f"block {index} has c1 = 0 and would decrypt without a key: refuse this sender")
+
+
+def payload_hash(payload: Payload, threads: int | None = None) -> bytes:
+    """BLAKE3 of the canonical payload, 32 bytes (`hashing.py`). threads: all usable cores when None."""
+    return large_hash(payload, threads)

@@ -42,6 +42,7 @@ subtract_modular = _module.subtract_modular
 in_range = _module.in_range
 pack30 = _module.pack30
 unpack30 = _module.unpack30
+fold_packed = _module.fold_packed
 fold_words = _module.fold_words
 add_rotated = _module.add_rotated
 product_sums = _module.product_sums

@@ -379,7 +379,7 @@ class KeyHolder(Secret):
                 f"payload: expected {self._plan.residue_bytes} bytes, got {len(encrypted_sum.payload)}"
             )
         if payload_hash(encrypted_sum.payload) != encrypted_sum.payload_hash:
-            raise DigestMismatch("the payload's SHA-256 is not the one that the aggregator signed")
+            raise DigestMismatch("the payload's hash is not the one that the aggregator signed")
         block = empty_block(self._plan.params)
         for index in range(self._plan.blocks):
             read_block(encrypted_sum.payload, index, self._plan.params, block)

@@ -70,6 +70,7 @@ class RobustAggregator(Aggregator):
         *,
         robust: Robust,
         accumulator: MakeAccumulator = InMemory,
+        threads: int | None = None,
         clock: StageClock | None = None,
     ) -> None:
         self._sketch = robust.check(plan, masking=True)
@@ -78,7 +79,7 @@ class RobustAggregator(Aggregator):
         self._answered = b""  # hash of the message that the sketches of this look answer
         self._look = 0
         self._sketches: dict[bytes, Gathered] = {}
-        super().__init__(identity, enrolment, plan, accumulator=accumulator, clock=clock)
+        super().__init__(identity, enrolment, plan, accumulator=accumulator, threads=threads, clock=clock)
 
     def prepare(self, offer: Offer) -> Intake:
         """Answer an offer with a fresh key to which clients seal their sketches. Raises a subclass of `PeerError`."""
@@ -213,7 +214,7 @@ class RobustAggregator(Aggregator):
         if len(payload) != self._sketch.bytes:
             raise MalformedMessage(f"sketch: expected {self._sketch.bytes} bytes, got {len(payload)}: refuse it")
         if payload_hash(payload) != sketch.payload_hash:
-            raise DigestMismatch("the sketch's SHA-256 is not the one that its sender signed: refuse it")
+            raise DigestMismatch("the sketch's hash is not the one that its sender signed: refuse it")
         block = empty_block(self._sketch.params)
         read_block(payload, 0, self._sketch.params, block)
         return block

@@ -222,6 +222,7 @@ class Session(Secret):
                 terms.plan,
                 robust=_robust_of(terms),
                 accumulator=terms.accumulator,
+                threads=terms.threads,
                 clock=clock,
             )
         return Aggregator(
@@ -230,6 +231,7 @@ class Session(Secret):
             terms.plan,
             masking=terms.masking,
             accumulator=terms.accumulator,
+            threads=terms.threads,
             clock=clock,
         )
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 STAGES = ("keygen", "pack", "encrypt", "mask", "serialize", "check", "sum", "verify", "decrypt", "unpack")
 """keygen; pack: clip, quantise, lanes, transform; encrypt; mask: key agreement and expansion; serialize: residues to
-30 bits, hash, frame; check: digests, signatures and residue ranges at the receivers; sum; verify: signatures, hash and
-residue ranges at the key holder, seed masks taken off; decrypt: SEAL; unpack: read the plaintext, reconstruct, check
-every digit, divide. With several threads, unpacking runs while SEAL decrypts; then only the wait for it counts."""
+30 bits, hash, frame; check: digests, hashes and signatures at the receivers; sum: unpack, compare residues with their
+primes and add, in one pass; verify: signatures, hash and residue ranges at the key holder, seed masks taken off;
+decrypt: SEAL; unpack: read the plaintext, reconstruct, check every digit, divide. With several threads, unpacking runs
+while SEAL decrypts; then only the wait for it counts."""
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """The exact bytes that signatures and hashes cover.
 
 Every signature covers a type tag, the protocol version, and each field of the header and of the body in fixed width;
-large bodies enter through their SHA-256. Two messages with equal signed bytes are the same message. Nothing here
-depends on how messages travel: `wire.py` uses these encodings, not the other way round.
+large bodies enter through their hash (`hashing.py`). Two messages with equal signed bytes are the same message. Nothing
+here depends on how messages travel: `wire.py` uses these encodings, not the other way round.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from secagg.arrays import I64
 from secagg.errors import MalformedMessage
+from secagg.hashing import HASH_BYTES, large_hash
 from secagg.identity import KEY_BYTES, SIGNATURE_BYTES, Identity
 from secagg.messages import (
     NO_STEP,
@@ -48,29 +49,30 @@ from secagg.publickey import PublicKey
 
 M = TypeVar("M", bound=Message)
 
-VERSION = 2
-HASH_BYTES = 32
+VERSION = 3
 SEAL_BYTES = 48  # sealed seed: 32 bytes and the tag
 RULE = 20  # bytes of a robust offer's rule: its name and f
 HEADER = struct.Struct("<16s16sQ32s32sBB32s32s32s32s")
 SEEN = struct.Struct("<BQ32sQ32s")
+# A tag names the version in which what its signature covers last changed. Ledgers and journals of version 2 compare the
+# hashes of aborts, so these keep their tag.
 _TAGS: dict[type, bytes] = {
-    Offer: b"secagg v2 offer",
-    Join: b"secagg v2 join",
-    Roster: b"secagg v2 roster",
-    Contribution: b"secagg v2 contribution",
-    EncryptedSum: b"secagg v2 sum",
-    Release: b"secagg v2 release",
+    Offer: b"secagg v3 offer",
+    Join: b"secagg v3 join",
+    Roster: b"secagg v3 roster",
+    Contribution: b"secagg v3 contribution",
+    EncryptedSum: b"secagg v3 sum",
+    Release: b"secagg v3 release",
     Abort: b"secagg v2 abort",
-    RobustOffer: b"secagg v2 robust offer",
-    Intake: b"secagg v2 intake",
-    RobustJoin: b"secagg v2 robust join",
-    Sketch: b"secagg v2 sketch",
-    Products: b"secagg v2 products",
-    RobustRoster: b"secagg v2 robust roster",
-    Tally: b"secagg v2 tally",
-    LateSeed: b"secagg v2 late seed",
-    RobustSum: b"secagg v2 robust sum",
+    RobustOffer: b"secagg v3 robust offer",
+    Intake: b"secagg v3 intake",
+    RobustJoin: b"secagg v3 robust join",
+    Sketch: b"secagg v3 sketch",
+    Products: b"secagg v3 products",
+    RobustRoster: b"secagg v3 robust roster",
+    Tally: b"secagg v3 tally",
+    LateSeed: b"secagg v3 late seed",
+    RobustSum: b"secagg v3 robust sum",
 }
 
 
@@ -240,10 +242,10 @@ def _wide(value: bytes, width: int) -> bytes:
 
 
 def sums_hash(sums: I64) -> bytes:
-    """SHA-256 over the sums as little-endian int64."""
-    return hashlib.sha256(np.ascontiguousarray(sums, dtype="<i8").data.cast("B")).digest()
+    """BLAKE3 over the sums as little-endian int64."""
+    return large_hash(np.ascontiguousarray(sums, dtype="<i8"))
 
 
 def public_key_hash(key: PublicKey) -> bytes:
-    """SHA-256 over the residues as little-endian uint64, in the order of `PublicKey.residues`."""
+    """BLAKE3 over the residues as little-endian uint64, in the order of `PublicKey.residues`."""
     return key.digest
