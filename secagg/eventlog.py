@@ -15,8 +15,8 @@ import hashlib
 import sqlite3
 import struct
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from secagg import database
@@ -28,6 +28,8 @@ from secagg.ownership import Owner
 NO_HEAD = bytes(32)
 
 _COLUMNS = "sequence, kind, step, model, round_id, body, hash, signature"
+_SHORT = 4096  # bytes of a body that is kept in memory: all but releases, and rosters of more than 125 members
+_STEPS_KEPT = 8
 _TYPES = (int, str, int, bytes, bytes, bytes, bytes, bytes)
 
 
@@ -45,6 +47,52 @@ class Event:
     signature: bytes = field(repr=False)
 
 
+class _Recent:
+    """Steps that were read whole, and the latest event of each kind: what a round asks its log about again and again.
+
+    Only this process can write to the file, and nothing in it ever changes. So what was read or written stays true
+    until this process appends. Events with long bodies (stored releases) are not kept: their steps are read anew.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[int, tuple[Event, ...]] = {}
+        self._last: dict[str, Event | None] = {}
+
+    def keep_last(self, kind: str, event: Event | None) -> None:
+        """The latest event of a kind, None for none; under the same conditions as `keep`."""
+        if event is None or len(event.body) <= _SHORT:
+            self._last[kind] = event
+
+    def keep(self, step: int, events: tuple[Event, ...]) -> None:
+        """All events of a step. Call it under the lock of appending, and only if none was appended since the read."""
+        if all(len(event.body) <= _SHORT for event in events):
+            self._steps[step] = events
+            if len(self._steps) > _STEPS_KEPT:
+                self._steps.pop(next(iter(self._steps)))
+
+    def note(self, event: Event) -> None:
+        """A new event. Call it under the lock of appending, once the event is on disk."""
+        if len(event.body) <= _SHORT:
+            self._last[event.kind] = event
+            if event.step in self._steps:
+                self._steps[event.step] = (*self._steps[event.step], event)
+        else:
+            self._last.pop(event.kind, None)
+            self._steps.pop(event.step, None)
+
+    def of_step(self, step: int) -> tuple[Event, ...] | None:
+        """All events of a step, or None: look in the file."""
+        return self._steps.get(step)
+
+    def knows_last(self, kind: str) -> bool:
+        """Whether `last` is known; otherwise look in the file."""
+        return kind in self._last
+
+    def last(self, kind: str) -> Event | None:
+        """The latest event of a kind, None for none."""
+        return self._last.get(kind)
+
+
 class EventLog:
     """One owner's log. purpose: what kind of log this file is, checked when it is opened again.
 
@@ -58,6 +106,7 @@ class EventLog:
         self._purpose = purpose
         self._process = Owner(f"this {purpose}")
         self._appending = threading.Lock()
+        self._recent = _Recent()
         self.path = str(path)
         self._open_connection = database.open_exclusively(self.path)
         try:
@@ -103,17 +152,22 @@ class EventLog:
         with self._appending:
             sequence = self._length + 1
             digest = _event_hash(self._purpose, self._head, sequence, kind, step, model, round_id, body)
-            event = Event(sequence, kind, step, model, round_id, body, digest, self._owner.sign(digest))
+            # A log in memory ends with its process, and no file of it is ever audited: nobody could ask who signed it.
+            signature = b"" if self.path == IN_MEMORY else self._owner.sign(digest)
+            event = Event(sequence, kind, step, model, round_id, body, digest, signature)
             with database.translated(self.path):
                 self._connection.execute(
                     f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (sequence, kind, step, model, round_id, body, digest, event.signature),
                 )
             self._length, self._head = sequence, digest
+            self._recent.note(event)
         return event
 
     def events(self, step: int | None = None, kind: str | None = None, model: bytes | None = None) -> list[Event]:
         """Events in order, narrowed to a step, a kind or a model."""
+        if step is not None and model is None:
+            return [event for event in self._of_step(step) if kind in (None, event.kind)]
         clauses, values = [], []
         for column, value in (("step", step), ("kind", kind), ("model", model)):
             if value is not None:
@@ -123,6 +177,18 @@ class EventLog:
         with database.translated(self.path):
             return list(_select(self._connection, self.path, f"{where} ORDER BY sequence", tuple(values)))
 
+    def _of_step(self, step: int) -> tuple[Event, ...]:
+        self._process.require()
+        if (recent := self._recent.of_step(step)) is not None:
+            return recent
+        length = self._length
+        with database.translated(self.path):
+            found = tuple(_select(self._connection, self.path, "WHERE step = ? ORDER BY sequence", (step,)))
+        with self._appending:
+            if length == self._length:  # otherwise another thread appended while this one read
+                self._recent.keep(step, found)
+        return found
+
     def latest_first(self, *kinds: str) -> Iterator[Event]:
         """Events of some kinds, from the highest step down."""
         with database.translated(self.path):
@@ -131,16 +197,21 @@ class EventLog:
 
     def starts(self, step: int, length: int) -> list[Event]:
         """Events of a step in order, each with only the first `length` bytes of its body (a stored release is long)."""
+        if (recent := self._recent.of_step(step)) is not None:
+            self._process.require()
+            return [replace(event, body=event.body[:length]) for event in recent]
         start = f"CASE WHEN length(body) > {length:d} THEN substr(body, 1, {length:d}) ELSE body END"
         columns = _COLUMNS.replace("body", start)
         with database.translated(self.path):
             return list(_select(self._connection, self.path, "WHERE step = ? ORDER BY sequence", (step,), columns))
 
-    def holding(self, kind: str, offset: int, part: bytes) -> list[Event]:
-        """Events of a kind whose body has `part` at `offset`, in order."""
-        found = "WHERE kind = ? AND substr(body, ?, ?) = ? ORDER BY sequence"
+    def holding(self, kinds: Sequence[str], parts: Sequence[tuple[int, bytes]]) -> list[Event]:
+        """Events of these kinds whose body has one of `parts`, each (offset, bytes), in order."""
+        either = " OR ".join(["substr(body, ?, ?) = ?"] * len(parts))
+        found = f"WHERE kind IN ({', '.join('?' * len(kinds))}) AND ({either}) ORDER BY sequence"
+        values = [value for offset, part in parts for value in (offset + 1, len(part), part)]
         with database.translated(self.path):
-            return list(_select(self._connection, self.path, found, (kind, offset + 1, len(part), part)))
+            return list(_select(self._connection, self.path, found, (*kinds, *values)))
 
     def beyond(self, kind: str, step: int, model: bytes | None = None, limit: int = 1) -> list[Event]:
         """Events of a kind in steps above `step`, lowest step first, at most `limit`. model: None for any."""
@@ -150,9 +221,17 @@ class EventLog:
 
     def last(self, kind: str) -> Event | None:
         """The latest event of a kind, or None."""
+        self._process.require()
+        if self._recent.knows_last(kind):
+            return self._recent.last(kind)
+        length = self._length
         with database.translated(self.path):
             latest = "WHERE kind = ? ORDER BY sequence DESC LIMIT 1"
-            return next(_select(self._connection, self.path, latest, (kind,)), None)
+            found = next(_select(self._connection, self.path, latest, (kind,)), None)
+        with self._appending:
+            if length == self._length:  # otherwise another thread appended while this one read
+                self._recent.keep_last(kind, found)
+        return found
 
     def close(self) -> None:
         """Release the lock."""

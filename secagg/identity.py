@@ -16,6 +16,7 @@ import hashlib
 import hmac
 import json
 import os
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +94,12 @@ class Identity(Secret):
         """Ed25519 signature, 64 bytes."""
         return self._private_key.sign(message)
 
+    def sign_for_roles(self, message: bytes) -> bytes:
+        """As `sign`; roles in this same process need not verify what it just made."""
+        signature = self.sign(message)
+        _remember((self.key, signature, hashlib.sha256(message).digest()))
+        return signature
+
     def keyed_hash(self, purpose: bytes) -> hmac.HMAC:
         """An HMAC-SHA256 that only this identity can compute. Others cannot find the hashed value by guessing.
 
@@ -149,11 +156,36 @@ class Identity(Secret):
 
 
 def verify(key: bytes, signature: bytes, message: bytes) -> None:
-    """Raise `BadSignature` unless `signature` over `message` is of the holder of `key`."""
+    """Raise `BadSignature` unless `signature` over `message` is of the holder of `key`.
+
+    A signature that verified is remembered, with the key and the message's SHA-256, and not verified a second time:
+    where several roles live in one process, each of them checks the same offer, joins, roster and release.
+    """
+    seen = (bytes(key), bytes(signature), hashlib.sha256(message).digest())
+    if seen in _good:
+        return
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
         raise BadSignature(f"signature of {key.hex()[:16]} does not verify: refuse this message") from error
+    _remember(seen)
+
+
+def forget_verified() -> None:
+    """Verify everything anew from here on, as a party does that shares its process with no other."""
+    _good.clear()
+
+
+# Signatures that verified, or that this process made, the oldest first; failures are not in it. Each of its operations
+# is atomic, so that threads may share it without a lock, which a forked child could inherit closed.
+_good: OrderedDict[tuple[bytes, bytes, bytes], None] = OrderedDict()
+_MOST_GOOD = 4096  # about 1 MB; a round of n clients has 2n + 4 signatures, twice as many if it is robust
+
+
+def _remember(seen: tuple[bytes, bytes, bytes]) -> None:
+    _good[seen] = None
+    if len(_good) > _MOST_GOOD:
+        _good.popitem(last=False)
 
 
 # --- the file -------------------------------------------------------------------------------------------------------

@@ -130,14 +130,26 @@ def _check_seen(seen: Seen) -> None:
 
 
 def signed_bytes(message: Message) -> bytes:
-    """What the sender's signature of `message` covers."""
+    """What the sender's signature of `message` covers.
+
+    Of offers, joins and rosters it is computed once for each object: every member of a round checks the same ones.
+    """
+    if not isinstance(message, Offer | Join | Roster):
+        return _signed_bytes(message)
+    known: dict[str, bytes] = message.__dict__
+    if "_signed_bytes" not in known:  # of fields that never change: bytes, numbers, and tuples of such
+        known["_signed_bytes"] = _signed_bytes(message)
+    return known["_signed_bytes"]
+
+
+def _signed_bytes(message: Message) -> bytes:
     tag = _TAGS[type(message)].ljust(32, b"\0")
     return tag + header_bytes(message.header) + _body(message)
 
 
 def signed(unsigned: M, identity: Identity) -> M:
     """The message with its sender's signature in place of an empty one."""
-    return replace(unsigned, signature=identity.sign(signed_bytes(unsigned)))
+    return replace(unsigned, signature=identity.sign_for_roles(signed_bytes(unsigned)))
 
 
 def message_hash(message: Message) -> bytes:
@@ -210,6 +222,14 @@ def entry_join(entry: RosterEntry, roster: Roster) -> Join:
             header, entry.agreement_key, entry.sealed_seed, entry.seen, entry.signature, entry.sketch_hash
         )
     return Join(header, entry.agreement_key, entry.sealed_seed, entry.seen, entry.signature)
+
+
+def roster_joins(roster: Roster) -> tuple[Join, ...]:
+    """The joins that the entries stand for, in their order; made once for each roster."""
+    known: dict[str, tuple[Join, ...]] = roster.__dict__
+    if "_joins" not in known:
+        known["_joins"] = tuple(entry_join(entry, roster) for entry in roster.entries)
+    return known["_joins"]
 
 
 def parts_hash(parts: tuple[SignedHash, ...]) -> bytes:

@@ -21,6 +21,7 @@ from benchmarks.meter import Meter
 from benchmarks.workload import CHUNK, CLIP, F32, F64, Vectors
 from fl.secure.session import sums_on
 from secagg import wire
+from secagg.identity import forget_verified
 from secagg.messages import Contribution, EncryptedSum, Release
 from secagg.session import Observer, Parties, Session, Terms
 
@@ -35,25 +36,40 @@ class Opened:
     sums: NDArray[np.int64] = field(repr=False)
 
 
-def play_round(update_of: Callable[[int], F32], clients: int, terms: Terms, meter: Meter) -> Opened:
-    """Play one round over `clients` updates. `update_of(i)` makes client i's update just before it contributes."""
+def new_session(clients: int) -> Session:
+    """The parties of a federation, with ledgers and journals in memory."""
+    return Session(Parties.generate([f"client {i}" for i in range(clients)]))
+
+
+def play_round(
+    update_of: Callable[[int], F32], clients: int, terms: Terms, meter: Meter, session: Session | None = None
+) -> Opened:
+    """Play one round over `clients` updates. `update_of(i)` makes client i's update just before it contributes.
+
+    session: of a federation whose rounds follow each other in one process, where a signature that one party has
+    verified is not verified again for another. None: a new federation, whose parties each verify all that they
+    receive, as they do in processes of their own.
+    """
     plan, observer, post = terms.plan, Observer(), _Post(meter)
-    clock = observer.clock
+    clock, alone = observer.clock, session is None
     with meter.phase("setup", clock):
-        session = Session(Parties.generate([f"client {i}" for i in range(clients)]))
+        session = session or new_session(clients)
+        step = session.ledger.next_step
         roles = session.roles(replace(terms, quorum=min(3, clients)), observer=observer)
         key_holder, aggregator = roles.key_holder, roles.aggregator
-        offer = roles.sent(key_holder.open(step=1, model=MODEL))
+        offer = roles.sent(key_holder.open(step, MODEL))
         for client in roles.clients:
             key_holder.receive_join(roles.sent(client.join(offer, MODEL)))
         roster = roles.sent(key_holder.close_roster())
         aggregator.open(offer, roster)
     for index, client in enumerate(roles.clients):
         update = update_of(index)
+        _forget(alone)
         with meter.phase("client", clock):
             parts = wire.encode_parts(client.contribute(roster, update), plan)
         received = post.deliver(parts, "contribution")
         del parts, update
+        _forget(alone)
         with meter.phase("server", clock):
             with clock.stage("check"):
                 contribution = wire.decode(received, plan)
@@ -63,6 +79,7 @@ def play_round(update_of: Callable[[int], F32], clients: int, terms: Terms, mete
         parts = wire.encode_parts(aggregator.close(), plan)
     received = post.deliver(parts, "sum")
     del parts
+    _forget(alone)
     with meter.phase("open", clock):
         encrypted_sum = wire.decode(received, plan)
         assert isinstance(encrypted_sum, EncryptedSum)
@@ -70,6 +87,11 @@ def play_round(update_of: Callable[[int], F32], clients: int, terms: Terms, mete
         average = roles.clients[0].accept(release).values
     meter.wire_bytes |= observer.message_bytes | {"release": wire.message_bytes(Release, plan)}
     return Opened(average, release.sums)
+
+
+def _forget(alone: bool) -> None:
+    if alone:
+        forget_verified()
 
 
 class _Post:
