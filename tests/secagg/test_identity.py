@@ -10,7 +10,7 @@ import pytest
 
 from secagg import identity as identity_module
 from secagg.errors import BadSignature, IdentityError
-from secagg.identity import Identity, Member, forget_verified, verify
+from secagg.identity import Identity, Member, every_party_alone, verify
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_keyed_hashes_differ_by_identity_and_purpose(identity):
 @pytest.fixture
 def verifications(monkeypatch):
     """Counts the signatures that are really computed anew."""
-    forget_verified()
+    identity_module._good.clear()
     counted = []
     real = identity_module.Ed25519PublicKey
 
@@ -216,17 +216,22 @@ def verifications(monkeypatch):
 
     monkeypatch.setattr(identity_module, "Ed25519PublicKey", Counting)
     yield counted
-    forget_verified()
+    identity_module._good.clear()
 
 
-def test_a_signature_that_verified_is_not_verified_again_until_it_is_forgotten(identity, verifications):
+def test_a_signature_that_verified_is_not_verified_again_unless_every_party_is_to_be_alone(identity, verifications):
     signature = identity.sign(b"message")
     for _ in range(3):
         verify(identity.key, signature, b"message")
     assert len(verifications) == 1
-    forget_verified()
-    verify(identity.key, signature, b"message")
-    assert len(verifications) == 2
+    with every_party_alone():
+        for _ in range(3):
+            verify(identity.key, signature, b"message")
+        verify(identity.key, identity.sign_for_roles(b"for roles"), b"for roles")
+    assert len(verifications) == 5
+    for _ in range(3):
+        verify(identity.key, signature, b"message")
+    assert len(verifications) == 6
 
 
 def test_only_exactly_what_verified_is_taken_for_verified(identity, verifications):
@@ -258,7 +263,7 @@ def test_what_a_role_signs_is_good_for_roles_of_the_same_process_and_a_bare_sign
 
 
 def test_the_memory_of_good_signatures_is_bounded(identity, verifications, monkeypatch):
-    monkeypatch.setattr(identity_module, "_MOST_GOOD", 3)
+    monkeypatch.setattr(identity_module, "_remembered", 3)
     signatures = {number: identity.sign_for_roles(b"%d" % number) for number in range(10)}
     assert len(identity_module._good) == 3
     verify(identity.key, signatures[9], b"9")
