@@ -1,8 +1,8 @@
 """The aggregator: checks contributions and adds their residues. It holds no secret and needs no crypto library for it.
 
 It adds modulo 30-bit primes, into one accumulator (`accumulator.py`). A contribution is hashed and its signature
-verified before any residue is read. If a later block has a residue out of range, the blocks already added are
-subtracted again exactly, so a refused contribution leaves the sum as it was.
+verified before any residue is read. If one has a residue out of range, what was added of it is subtracted again
+exactly, so a refused contribution leaves the sum as it was.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from secagg.accumulator import Accumulator, InMemory, MakeAccumulator
+from secagg import counts
+from secagg.accumulator import Accumulator, InMemory, MakeAccumulator, fold
 from secagg.arrays import U8
-from secagg.blocks import empty_block, payload_hash, read_block, write_block
+from secagg.blocks import payload_hash, write_block
 from secagg.enrolment import Enrolment
 from secagg.errors import (
     DigestMismatch,
@@ -30,6 +31,7 @@ from secagg.stages import StageClock
 from secagg.states import AGGREGATOR_MOVES, AggregatorState, Machine
 from secagg.transcript import parts_hash, signed
 from secagg.verification import check_offer, check_roster, check_same_round, check_signature
+from secagg.workers import Workers
 
 
 class Aggregator:
@@ -37,6 +39,7 @@ class Aggregator:
 
     identity: that of the enrolled aggregator. masking: whether offers must have masks switched on; the sums are
     computed in the same way with and without masks. accumulator: makes a round's running sum; in memory by default.
+    threads: for hashing, checking and adding; all cores when None.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Aggregator:
         *,
         masking: bool = True,
         accumulator: MakeAccumulator = InMemory,
+        threads: int | None = None,
         clock: StageClock | None = None,
     ) -> None:
         if identity.member != enrolment.aggregator:
@@ -63,7 +67,8 @@ class Aggregator:
         self._roster_hash = b""
         self._received: dict[bytes, SignedHash] = {}
         self._total: Accumulator | None = None
-        self._scratch = empty_block(plan.params)
+        self._threads = counts.threads(threads)
+        self._workers = Workers(1)
 
     @property
     def state(self) -> AggregatorState:
@@ -75,6 +80,7 @@ class Aggregator:
         self._check_offer(offer)
         roster_hash = check_roster(roster, offer, self._enrolment, self._plan, quorum=1)
         self._total = self._make_accumulator(self._plan)
+        self._workers = Workers(self._threads, self._plan.residue_bytes)
         self._offer, self._roster = offer, roster
         self._roster_hash = roster_hash
         self._received = {}
@@ -87,20 +93,9 @@ class Aggregator:
         with self._clock.stage("check") as stage:
             self._check(contribution)
             stage.bytes += len(contribution.payload)
-        added = 0
-        try:
-            for index in range(self._plan.blocks):
-                with self._clock.stage("check"):
-                    read_block(contribution.payload, index, self._plan.params, self._scratch)
-                with self._clock.stage("sum") as stage:
-                    total.add(index, self._scratch)
-                    stage.bytes += self._scratch.nbytes
-                added += 1
-        except BaseException:
-            for index in range(added):
-                read_block(contribution.payload, index, self._plan.params, self._scratch)
-                total.subtract(index, self._scratch)
-            raise
+        with self._clock.stage("sum") as stage:
+            fold(total, contribution.payload, self._plan, self._workers)
+            stage.bytes += self._plan.residue_bytes * 32 // 30  # as words
         self._received[contribution.header.sender] = SignedHash(contribution.payload_hash, contribution.signature)
         self._machine.enter(following)
 
@@ -124,7 +119,8 @@ class Aggregator:
                 write_block(total.block(index), index, self._plan.params, packed)
             stage.bytes += len(payload)
             header = roster.header.reply(self._identity.key, previous=parts_hash(parts), roster=self._roster_hash)
-            unsigned = self._unsigned_sum(EncryptedSum(header, parts, payload_hash(payload), payload, b""))
+            digest = payload_hash(payload, self._threads)
+            unsigned = self._unsigned_sum(EncryptedSum(header, parts, digest, payload, b""))
             encrypted_sum = signed(unsigned, self._identity)
         self._forget(following)
         return encrypted_sum
@@ -180,6 +176,7 @@ class Aggregator:
         self._offer = self._roster = None
         self._received = {}
         self._total = None
+        self._workers.close()
 
     def _check(self, contribution: Contribution) -> None:
         """Check everything except the residues: round, roster, sender, signature, hash."""
@@ -197,5 +194,5 @@ class Aggregator:
                 f"payload: expected {self._plan.residue_bytes} bytes, got {len(contribution.payload)}"
             )
         check_signature(contribution, header.sender)
-        if payload_hash(contribution.payload) != contribution.payload_hash:
-            raise DigestMismatch("the payload's SHA-256 is not the one that its sender signed: refuse it")
+        if payload_hash(contribution.payload, self._threads) != contribution.payload_hash:
+            raise DigestMismatch("the payload's hash is not the one that its sender signed: refuse it")

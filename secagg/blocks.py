@@ -8,13 +8,12 @@ native deserialisers.
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from secagg import kernels
 from secagg.arrays import U8, U32
 from secagg.errors import ResidueOutOfRange, TransparentCiphertext, TruncatedMessage
+from secagg.hashing import large_hash
 from secagg.parameters import ParameterSet
 from secagg.ring import ring_of
 
@@ -54,16 +53,6 @@ def require_length(payload: Payload, index: int, params: ParameterSet) -> None:
         raise TruncatedMessage(f"block {index}: expected {end} bytes up to its end, got {len(payload)}")
 
 
-def out_of_range(index: int) -> ResidueOutOfRange:
-    """The error of block `index` with such a residue."""
-    return ResidueOutOfRange(f"block {index} holds a residue that is not below its prime: refuse this sender")
-
-
-def transparent(index: int) -> TransparentCiphertext:
-    """The error of block `index` without a c1."""
-    return TransparentCiphertext(f"block {index} has c1 = 0 and would decrypt without a key: refuse this sender")
-
-
 def read_polynomial(packed: U8, params: ParameterSet) -> U32:
     """Unpack and check one second polynomial: uint32[primes, N].
 
@@ -78,6 +67,16 @@ def read_polynomial(packed: U8, params: ParameterSet) -> U32:
     return found
 
 
-def payload_hash(payload: Payload) -> bytes:
-    """SHA-256 of the canonical payload, 32 bytes."""
-    return hashlib.sha256(payload).digest()
+def out_of_range(index: int) -> ResidueOutOfRange:
+    """The error for a block with a residue that no encryption yields."""
+    return ResidueOutOfRange(f"block {index} holds a residue that is not below its prime: refuse this sender")
+
+
+def transparent(index: int) -> TransparentCiphertext:
+    """The error for a block whose c1 is zero modulo a prime."""
+    return TransparentCiphertext(f"block {index} has c1 = 0 and would decrypt without a key: refuse this sender")
+
+
+def payload_hash(payload: Payload, threads: int | None = None) -> bytes:
+    """BLAKE3 of the canonical payload, 32 bytes (`hashing.py`). threads: all usable cores when None."""
+    return large_hash(payload, threads)

@@ -191,7 +191,7 @@ class Client(Secret):
         payload = self._seal(encoder, terms, state)
         with self._clock.stage("serialize") as stage:
             stage.bytes += len(payload)
-            unsigned = Contribution(header, payload_hash(payload), payload, b"")
+            unsigned = Contribution(header, payload_hash(payload, self._threads), payload, b"")
             contribution = signed(unsigned, self._identity)
         self._journal.sealed(header.step, header.model, header.round_id, contribution.payload_hash)
         state.roster_hash, state.members = roster_hash, len(roster.entries)

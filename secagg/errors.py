@@ -134,7 +134,7 @@ class UnsupportedVersion(MalformedMessage):
 
 
 class DigestMismatch(MalformedMessage):
-    """The SHA-256 digest at the end does not match: the bytes changed in transit."""
+    """The digest at the end does not match: the bytes changed in transit."""
 
 
 class BadSignature(PeerError):

@@ -2,11 +2,11 @@
 
 SQLite in WAL mode with synchronous=FULL: when `append` returns, the event is on disk. Each event's hash covers the hash
 before it, and the owner's Ed25519 signature covers the event's hash, so a log that was cut in the middle, edited or
-spliced does not verify. An event may have a *content*: bytes that stand in a table of their own, and whose SHA-256 the
-event's hash covers. Contents can be dropped to save space. The chain still verifies, and an event that the owner signed
-says that they were dropped, so a content that somebody else took away is a damage. The log cannot show by itself that
-its *end* was cut off, or that the whole file was rolled back. For that, its head is compared with the heads that others
-saw (`ledger.compare`, `ledger.compare_journal`).
+spliced does not verify. An event may have a *content*: bytes that stand in a table of their own, and whose hash
+(`hashing.py`) the event's hash covers. Contents can be dropped to save space. The chain still verifies, and an event
+that the owner signed says that they were dropped, so a content that somebody else took away is a damage. The log cannot
+show by itself that its *end* was cut off, or that the whole file was rolled back. For that, its head is compared with
+the heads that others saw (`ledger.compare`, `ledger.compare_journal`).
 
 `ledger.py` and `journal.py` give the events their meaning; `database.py` opens the file and decides what in it is
 trusted. Source: Schneier and Kelsey, "Secure audit logs", ACM TISSEC 1999 (hash chains).
@@ -18,13 +18,14 @@ import hashlib
 import sqlite3
 import struct
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from secagg import database
 from secagg.database import IN_MEMORY as IN_MEMORY
 from secagg.errors import BadSignature, LedgerError
+from secagg.hashing import large_hash
 from secagg.identity import Identity, verify
 from secagg.ownership import Owner
 
@@ -33,6 +34,8 @@ PRUNED = "pruned"
 """Kind of the event that drops the contents of all events before it in its own and in lower steps."""
 
 _COLUMNS = "sequence, kind, step, model, round_id, body, hash, signature"
+_SHORT = 4096  # bytes of a body that is kept in memory: all but releases, and rosters of more than 125 members
+_STEPS_KEPT = 8
 _TYPES = (int, str, int, bytes, bytes, bytes, bytes, bytes)
 
 
@@ -40,7 +43,7 @@ _TYPES = (int, str, int, bytes, bytes, bytes, bytes, bytes)
 class Event:
     """sequence: from 1, without gaps.  step: [0, 2**63).  body: depends on kind.  hash: of this and all before it.
 
-    content_hash: SHA-256 of its content, 32 bytes, or None for an event without one.
+    content_hash: that of its content (`hashing.py`), 32 bytes, or None for an event without one.
     """
 
     sequence: int
@@ -56,10 +59,56 @@ class Event:
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """Bytes to keep beside an event. hash: their SHA-256, 32 bytes, which the writer has computed already."""
+    """Bytes to keep beside an event. hash: theirs (`hashing.py`), 32 bytes, which the writer has computed already."""
 
     data: bytes | bytearray | memoryview = field(repr=False)
     hash: bytes
+
+
+class _Recent:
+    """Steps that were read whole, and the latest event of each kind: what a round asks its log about again and again.
+
+    Only this process can write to the file, and nothing in it ever changes. So what was read or written stays true
+    until this process appends. Events with long bodies (stored releases) are not kept: their steps are read anew.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[int, tuple[Event, ...]] = {}
+        self._last: dict[str, Event | None] = {}
+
+    def keep_last(self, kind: str, event: Event | None) -> None:
+        """The latest event of a kind, None for none; under the same conditions as `keep`."""
+        if event is None or len(event.body) <= _SHORT:
+            self._last[kind] = event
+
+    def keep(self, step: int, events: tuple[Event, ...]) -> None:
+        """All events of a step. Call it under the lock of appending, and only if none was appended since the read."""
+        if all(len(event.body) <= _SHORT for event in events):
+            self._steps[step] = events
+            if len(self._steps) > _STEPS_KEPT:
+                self._steps.pop(next(iter(self._steps)))
+
+    def note(self, event: Event) -> None:
+        """A new event. Call it under the lock of appending, once the event is on disk."""
+        if len(event.body) <= _SHORT:
+            self._last[event.kind] = event
+            if event.step in self._steps:
+                self._steps[event.step] = (*self._steps[event.step], event)
+        else:
+            self._last.pop(event.kind, None)
+            self._steps.pop(event.step, None)
+
+    def of_step(self, step: int) -> tuple[Event, ...] | None:
+        """All events of a step, or None: look in the file."""
+        return self._steps.get(step)
+
+    def knows_last(self, kind: str) -> bool:
+        """Whether `last` is known; otherwise look in the file."""
+        return kind in self._last
+
+    def last(self, kind: str) -> Event | None:
+        """The latest event of a kind, None for none."""
+        return self._last.get(kind)
 
 
 class EventLog:
@@ -75,6 +124,7 @@ class EventLog:
         self._purpose = purpose
         self._process = Owner(f"this {purpose}")
         self._appending = threading.Lock()
+        self._recent = _Recent()
         self.path = str(path)
         self._open_connection = database.open_exclusively(self.path)
         try:
@@ -129,6 +179,7 @@ class EventLog:
                     row = (event.sequence, content.hash, content.data)
                     self._connection.execute("INSERT INTO contents VALUES (?, ?, ?)", row)
             self._length, self._head = event.sequence, event.hash
+            self._recent.note(event)
         return event
 
     def content(self, event: Event) -> bytes | None:
@@ -159,6 +210,7 @@ class EventLog:
                     f"UPDATE contents SET content = NULL WHERE sequence IN (SELECT sequence FROM {held})", (step,)
                 )
             self._length, self._head = event.sequence, event.hash
+            self._recent.note(event)
         return int(count)
 
     def compact(self) -> None:
@@ -173,7 +225,8 @@ class EventLog:
         """The next event, signed and not yet written."""
         sequence = self._length + 1
         digest = _event_hash(self._purpose, self._head, sequence, kind, step, model, round_id, body, content_hash)
-        signature = self._owner.sign(digest)
+        # A log in memory ends with its process, and no file of it is ever audited: nobody could ask who signed it.
+        signature = b"" if self.path == IN_MEMORY else self._owner.sign(digest)
         return Event(sequence, kind, step, model, round_id, body, digest, signature, content_hash)
 
     def _insert(self, event: Event) -> None:
@@ -184,6 +237,8 @@ class EventLog:
 
     def events(self, step: int | None = None, kind: str | None = None, model: bytes | None = None) -> list[Event]:
         """Events in order, narrowed to a step, a kind or a model."""
+        if step is not None and model is None:
+            return [event for event in self._of_step(step) if kind in (None, event.kind)]
         clauses, values = [], []
         for column, value in (("step", step), ("kind", kind), ("model", model)):
             if value is not None:
@@ -192,6 +247,18 @@ class EventLog:
         where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
         with database.translated(self.path):
             return list(_select(self._connection, self.path, f"{where} ORDER BY sequence", tuple(values)))
+
+    def _of_step(self, step: int) -> tuple[Event, ...]:
+        self._process.require()
+        if (recent := self._recent.of_step(step)) is not None:
+            return recent
+        length = self._length
+        with database.translated(self.path):
+            found = tuple(_select(self._connection, self.path, "WHERE step = ? ORDER BY sequence", (step,)))
+        with self._appending:
+            if length == self._length:  # otherwise another thread appended while this one read
+                self._recent.keep(step, found)
+        return found
 
     def latest_first(self, *kinds: str) -> Iterator[Event]:
         """Events of some kinds, from the highest step down."""
@@ -210,17 +277,22 @@ class EventLog:
 
         kind: None for all.
         """
+        if (recent := self._recent.of_step(step)) is not None:
+            self._process.require()
+            return [replace(event, body=event.body[:length]) for event in recent if kind in (None, event.kind)]
         start = f"CASE WHEN length(body) > {length:d} THEN substr(body, 1, {length:d}) ELSE body END"
         columns = _COLUMNS.replace("body", start)
         with database.translated(self.path):
             found = "WHERE step = ? AND (? IS NULL OR kind = ?) ORDER BY sequence"
             return list(_select(self._connection, self.path, found, (step, kind, kind), columns))
 
-    def holding(self, kind: str, offset: int, part: bytes) -> list[Event]:
-        """Events of a kind whose body has `part` at `offset`, in order."""
-        found = "WHERE kind = ? AND substr(body, ?, ?) = ? ORDER BY sequence"
+    def holding(self, kinds: Sequence[str], parts: Sequence[tuple[int, bytes]]) -> list[Event]:
+        """Events of these kinds whose body has one of `parts`, each (offset, bytes), in order."""
+        either = " OR ".join(["substr(body, ?, ?) = ?"] * len(parts))
+        found = f"WHERE kind IN ({', '.join('?' * len(kinds))}) AND ({either}) ORDER BY sequence"
+        values = [value for offset, part in parts for value in (offset + 1, len(part), part)]
         with database.translated(self.path):
-            return list(_select(self._connection, self.path, found, (kind, offset + 1, len(part), part)))
+            return list(_select(self._connection, self.path, found, (*kinds, *values)))
 
     def beyond(self, kind: str, step: int, model: bytes | None = None, limit: int = 1) -> list[Event]:
         """Events of a kind in steps above `step`, lowest step first, at most `limit`. model: None for any."""
@@ -230,9 +302,17 @@ class EventLog:
 
     def last(self, kind: str) -> Event | None:
         """The latest event of a kind, or None."""
+        self._process.require()
+        if self._recent.knows_last(kind):
+            return self._recent.last(kind)
+        length = self._length
         with database.translated(self.path):
             latest = "WHERE kind = ? ORDER BY sequence DESC LIMIT 1"
-            return next(_select(self._connection, self.path, latest, (kind,)), None)
+            found = next(_select(self._connection, self.path, latest, (kind,)), None)
+        with self._appending:
+            if length == self._length:  # otherwise another thread appended while this one read
+                self._recent.keep_last(kind, found)
+        return found
 
     def close(self) -> None:
         """Release the lock."""
@@ -393,7 +473,7 @@ def _verified(connection: sqlite3.Connection, path: str, purpose: str, owner: by
             content = _content(connection, path, event)
             if content is None:
                 missing.append(event)
-            elif hashlib.sha256(content).digest() != event.content_hash:
+            elif large_hash(content) != event.content_hash:
                 raise LedgerError(f"{path}: the content of event {number} was edited: keep the file and investigate")
         elif event.kind == PRUNED:
             missing = [each for each in missing if each.step > event.step]

@@ -62,6 +62,8 @@ _PLACES = struct.Struct(f"<32s32s{_CIRCUMSTANCES.size}s32s32s")  # roster, value
 _VALUES, _INTEGERS = _HASH, 2 * _HASH + _CIRCUMSTANCES.size  # offsets of the two names
 _WIDTHS = (np.int8, np.int16, np.int32, np.int64)
 
+_ROUNDS_KEPT = 8  # in memory, of those asked for last
+
 MAX_STEP_JUMP = 2**20
 """How far above the last step joined an offer may be, and above 0 the first. Steps count rounds, or days: a jump of a
 million is a mistake or an attack, and one to the end of the range would leave the bank no step to join."""
@@ -150,6 +152,14 @@ class Journal:
     def __init__(self, path: str | Path, owner: Identity) -> None:
         self._log = EventLog(path, owner, PURPOSE)
         self._owner = owner
+        self._rounds: dict[int, tuple[int, JournalRound | None]] = {}
+        # Most updates are new. What is not among these names is in no event, and no event need be searched for it.
+        self._names = {
+            event.body[start : start + _HASH]
+            for kind in ("contributing", "shown")
+            for event in self._log.events(kind=kind)
+            for start in (_VALUES, _INTEGERS)
+        }
 
     @classmethod
     def in_memory(cls, owner: Identity) -> Journal:
@@ -210,6 +220,7 @@ class Journal:
         come again.
         """
         self.check_shown(update)
+        self._names |= {update.values, update.integers}
         body = _PLACES.pack(offer, update.values, bytes(_CIRCUMSTANCES.size), update.integers, update.plan)
         self._append("shown", step, model, round_id, body)
 
@@ -265,6 +276,7 @@ class Journal:
                 UpdateReuseWarning,
                 stacklevel=3,
             )
+        self._names |= {update.values, update.integers}
         body = _PLACES.pack(roster, update.values, circumstances, update.integers, update.plan)
         self._append("contributing", step, model, round_id, body)
 
@@ -300,9 +312,16 @@ class Journal:
 
     def round_of(self, step: int) -> JournalRound | None:
         """What became of a step; None when it was never joined."""
-        known: JournalRound | None = None
-        for event in self._log.events(step):
+        events = self._log.events(step)
+        count, known = self._rounds.get(step, (0, None))  # after so many events of the step, which never change
+        if count == len(events):
+            return known
+        known = None
+        for event in events:
             known = _advanced(known, event.kind, event.step, event.model, event.round_id, event.body)
+        self._rounds[step] = len(events), known
+        if len(self._rounds) > _ROUNDS_KEPT:
+            self._rounds.pop(next(iter(self._rounds)), None)
         return known
 
     def known(self, step: int, key_holder: bytes) -> Known:
@@ -360,13 +379,9 @@ class Journal:
 
     def _uses(self, update: UpdateName) -> list[Event]:
         """Earlier rosters that this update entered, under whichever plan, in the order of their steps."""
-        found = {
-            event.sequence: event
-            for offset, name in ((_VALUES, update.values), (_INTEGERS, update.integers))
-            for kind in ("contributing", "shown")
-            for event in self._log.holding(kind, offset, name)
-        }
-        return [found[sequence] for sequence in sorted(found)]
+        if self._names.isdisjoint((update.values, update.integers)):
+            return []
+        return self._log.holding(("contributing", "shown"), ((_VALUES, update.values), (_INTEGERS, update.integers)))
 
     def _check_model(self, model: bytes, senders: bytes, allowed: int | None) -> None:
         """Count the rosters for this model from the first on whose members are not those of its first roster."""

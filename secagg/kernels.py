@@ -45,6 +45,7 @@ unpack30 = _module.unpack30
 pack_sums = _module.pack_sums
 unpack_sums_of = _module.unpack_sums_of
 scale_sums = _module.scale_sums
+fold_packed = _module.fold_packed
 fold_words = _module.fold_words
 add_rows = _module.add_rows
 quantise_rows = _module.quantise_rows

@@ -11,6 +11,9 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from secagg.arrays import F64, I8, I64, U8, U16, U32, U64, Extremes, Inverse, Lanes, Pair, Tables, Zero
@@ -29,6 +32,7 @@ _jit = numba.njit(cache=_cache_is_writable(), nogil=True, boundscheck=False)
 _inline = numba.njit(inline="always", nogil=True, boundscheck=False)
 
 _LARGEST_DIVISOR = 2**47
+_PACKED_TILE = 1024  # residues unpacked at a time before they are added; it divides every degree above it
 _TILE = 256  # coefficients whose mixed-radix digits are held in the first-level cache at a time
 _FOLDED = 128  # words of a mask that are tested at once
 
@@ -474,21 +478,39 @@ def pack30(residues: U32, out: U8) -> None:
     _pack30(residues.reshape(-1), out)
 
 
+def _typed_word(context: Any, source: Any, at: Any) -> Any:
+    """source[at : at + 8] of uint8 as a little-endian word: one load, where eight shifted bytes take a dozen steps."""
+
+    def load(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.gep(array.data, [arguments[1]])
+        word = builder.load(builder.bitcast(place, ir.IntType(64).as_pointer()))
+        word.align = 1
+        return word
+
+    return types.uint64(source, types.intp), load
+
+
+_word: Any = intrinsic(_typed_word)
+
+
+@_inline
+def _split(packed: Any, base: Any) -> Any:
+    """The four residues of 15 bytes from `base` on."""
+    mask = np.uint64(2**30 - 1)
+    low, high = _word(packed, base), _word(packed, base + 7)
+    return (
+        np.uint32(low & mask),
+        np.uint32((low >> np.uint64(30)) & mask),
+        np.uint32((high >> np.uint64(4)) & mask),
+        np.uint32(high >> np.uint64(34)),
+    )
+
+
 @_jit
 def _unpack30(packed: Any, out: Any) -> None:
-    mask = np.uint64(2**30 - 1)
     for g in range(out.shape[0] // 4):
-        base = 15 * g
-        low = np.uint64(0)
-        high = np.uint64(0)
-        for b in range(8):
-            low |= np.uint64(packed[base + b]) << np.uint64(8 * b)
-        for b in range(7):
-            high |= np.uint64(packed[base + 8 + b]) << np.uint64(8 * b)
-        out[4 * g] = np.uint32(low & mask)
-        out[4 * g + 1] = np.uint32((low >> np.uint64(30)) & mask)
-        out[4 * g + 2] = np.uint32(((low >> np.uint64(60)) | (high << np.uint64(4))) & mask)
-        out[4 * g + 3] = np.uint32((high >> np.uint64(26)) & mask)
+        out[4 * g], out[4 * g + 1], out[4 * g + 2], out[4 * g + 3] = _split(packed, 15 * g)
 
 
 def unpack30(packed: U8, out: U32) -> None:
@@ -565,6 +587,30 @@ def scale_sums(sums: I64, factor: float, out: F64) -> tuple[int, int]:
     """See `kernels_numpy.scale_sums`."""
     highest, lowest = _scale_sums(sums, np.float64(factor), out)
     return int(highest), int(lowest)
+
+
+@_jit
+def _fold_packed(packed: Any, primes: Any, total: Any, largest: Any) -> None:
+    tile = np.empty(min(total.shape[1], _PACKED_TILE), dtype=np.uint32)
+    degree, width, place = total.shape[1], tile.shape[0], 0
+    for i in range(total.shape[0]):
+        p = primes[i % primes.shape[0]]
+        highest = np.uint32(0)
+        for start in range(0, degree, width):
+            _unpack30(packed[place : place + width // 4 * 15], tile)
+            place += width // 4 * 15
+            sums = total[i, start : start + width]
+            for c in range(width):
+                residue = tile[c]
+                highest = max(highest, residue)
+                s = np.uint32(sums[c] + residue)
+                sums[c] = min(s, np.uint32(s - p))
+        largest[i] = highest
+
+
+def fold_packed(packed: U8, primes: U32, total: U32, largest: U32) -> None:
+    """See `kernels_numpy.fold_packed`."""
+    _fold_packed(packed, primes, total, largest)
 
 
 @_jit

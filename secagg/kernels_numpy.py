@@ -194,6 +194,23 @@ def unpack30(packed: U8, out: U32) -> None:
     r[:, 3] = (high >> np.uint64(26)) & _MASK30
 
 
+def fold_packed(packed: U8, primes: U32, total: U32, largest: U32) -> None:
+    """Unpack rows of residues and add each to its row of `total`, uint32[rows, N], modulo primes[row % len(primes)].
+
+    packed: uint8[rows * N * 30 / 8], as `pack30` writes them. largest: uint32[rows], receives each row's largest
+    residue once the row is added. Rows with one that is not below its prime are added too, for the caller to take out
+    again: `subtract_modular` gives back exactly the total before, because a residue below 2**30 borrows if and only if
+    adding it had carried.
+    """
+    row = np.empty(total.shape[1], dtype=np.uint32)
+    width = row.shape[0] // 4 * _GROUP_BYTES
+    for i in range(total.shape[0]):
+        unpack30(packed[i * width : (i + 1) * width], row)
+        column = primes[i % primes.shape[0]].reshape(1)
+        add_modular(total[i : i + 1], row[None, :], column)
+        largest[i] = row.max()
+
+
 def pack_sums(sums: I64, shift: int, out: U8) -> None:
     """`out[i]` = the lowest bytes of sums[i] + shift, little-endian: int64[n] into uint8[n, width], width at most 8."""
     for start in range(0, sums.shape[0], _SUMS_AT_ONCE):

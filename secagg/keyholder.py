@@ -394,10 +394,10 @@ class KeyHolder(Secret):
                 f"payload: expected {self._plan.residue_bytes} bytes, got {len(encrypted_sum.payload)}"
             )
         with Workers(self._threads, self._plan.residue_bytes, most=2) as workers:
-            hashing = workers.start(partial(payload_hash, encrypted_sum.payload))
+            hashing = workers.start(partial(payload_hash, encrypted_sum.payload, 1))
             fault = self._fault_of_residues(encrypted_sum.payload)
             if hashing() != encrypted_sum.payload_hash:
-                raise DigestMismatch("the payload's SHA-256 is not the one that the aggregator signed")
+                raise DigestMismatch("the payload's hash is not the one that the aggregator signed")
         if fault is not None:
             raise fault
 

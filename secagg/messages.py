@@ -39,7 +39,7 @@ class Header:
     """What every signature covers besides its own body; all fields of fixed width.
 
     session, round_id: 16 bytes.  step: [0, 2**63).  sender: Ed25519 public key, 32 bytes.  plan: plan fingerprint, 32.
-    engine: code of the noisiest engine allowed.  masked: whether pairwise masks are on.  key: SHA-256 of the public
+    engine: code of the noisiest engine allowed.  masked: whether pairwise masks are on.  key: hash of the public
     key, 32.  model: hash of the model that updates refer to, 32.  roster: roster hash, zero before there is one, 32.
     previous: hash of the message that this one answers, 32.
     """
@@ -213,7 +213,7 @@ class Intake:
 
 @dataclass(frozen=True)
 class RobustJoin(Join):
-    sketch_hash: bytes  # SHA-256 of the first sketch's residues, 32 bytes
+    sketch_hash: bytes  # hash of the first sketch's residues, 32 bytes
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ class LateSeed:
 
 @dataclass(frozen=True, eq=False)
 class RobustSum(EncryptedSum):
-    """sketches: the sum of the members' last sketches, one block. sketches_hash: its SHA-256."""
+    """sketches: the sum of the members' last sketches, one block. sketches_hash: its hash."""
 
     sketches_hash: bytes
     sketches: Payload = field(repr=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,6 +10,7 @@ import numpy as np
 
 from secagg.arrays import U64
 from secagg.errors import WrongKey
+from secagg.hashing import large_hash
 from secagg.parameters import ParameterSet
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class PublicKey:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 over the residues as little-endian uint64."""
+        """BLAKE3 over the residues as little-endian uint64."""
         return self._once("_digest", self._hashed)
 
     def check(self) -> None:
@@ -45,7 +45,7 @@ class PublicKey:
         return made
 
     def _hashed(self) -> bytes:
-        return hashlib.sha256(np.ascontiguousarray(self.residues, dtype="<u8").data.cast("B")).digest()
+        return large_hash(np.ascontiguousarray(self.residues, dtype="<u8"))
 
     def _checked_now(self) -> bool:
         primes = (*self.params.primes, self.params.special_prime)

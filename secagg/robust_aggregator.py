@@ -84,7 +84,7 @@ class RobustAggregator(Aggregator):
         self._look = 0
         self._tallied = b""  # hash of the tally that the late seed must answer
         self._sketches: dict[bytes, Gathered] = {}
-        super().__init__(identity, enrolment, plan, accumulator=accumulator, clock=clock)
+        super().__init__(identity, enrolment, plan, accumulator=accumulator, threads=threads, clock=clock)
 
     def prepare(self, offer: Offer) -> Intake:
         """Answer an offer with a fresh key to which clients seal their sketches. Raises a subclass of `PeerError`."""
@@ -223,7 +223,7 @@ class RobustAggregator(Aggregator):
         if len(payload) != self._sketch.bytes:
             raise MalformedMessage(f"sketch: expected {self._sketch.bytes} bytes, got {len(payload)}: refuse it")
         if payload_hash(payload) != sketch.payload_hash:
-            raise DigestMismatch("the sketch's SHA-256 is not the one that its sender signed: refuse it")
+            raise DigestMismatch("the sketch's hash is not the one that its sender signed: refuse it")
         block = empty_block(self._sketch.params)
         read_block(payload, 0, self._sketch.params, block)
         return block

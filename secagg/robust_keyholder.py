@@ -244,7 +244,7 @@ class RobustKeyHolder(KeyHolder):
         with self._clock.stage("verify", "products") as stage:
             stage.bytes += len(products.payload)
             if payload_hash(products.payload) != products.payload_hash:
-                raise DigestMismatch("the products' SHA-256 is not the one that the aggregator signed: refuse them")
+                raise DigestMismatch("the products' hash is not the one that the aggregator signed: refuse them")
         return [row for row, part in enumerate(products.parts) if self._is_genuine(part, number, previous, roster)]
 
     def _is_genuine(self, part: SketchPart, number: int, previous: bytes, roster: bytes) -> bool:
@@ -280,7 +280,7 @@ class RobustKeyHolder(KeyHolder):
         if len(encrypted_sum.sketches) != self._sketch.bytes:
             raise MalformedMessage(f"sketches: expected {self._sketch.bytes} bytes, got {len(encrypted_sum.sketches)}")
         if payload_hash(encrypted_sum.sketches) != encrypted_sum.sketches_hash:
-            raise DigestMismatch("the sketches' SHA-256 is not the one that the aggregator signed: refuse it")
+            raise DigestMismatch("the sketches' hash is not the one that the aggregator signed: refuse it")
         gram.check_block(encrypted_sum.sketches, self._sketch)
 
     def _open(self, encrypted_sum: EncryptedSum, state: _Round) -> packing.IntegerSums:

@@ -233,6 +233,7 @@ class Session(Secret):
             terms.plan,
             masking=terms.masking,
             accumulator=terms.accumulator,
+            threads=terms.threads,
             clock=clock,
         )
 

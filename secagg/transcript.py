@@ -1,8 +1,8 @@
 """The exact bytes that signatures and hashes cover.
 
 Every signature covers a type tag, the protocol version, and each field of the header and of the body in fixed width;
-large bodies enter through their SHA-256. Two messages with equal signed bytes are the same message. Nothing here
-depends on how messages travel: `wire.py` uses these encodings, not the other way round.
+large bodies enter through their hash (`hashing.py`). Two messages with equal signed bytes are the same message. Nothing
+here depends on how messages travel: `wire.py` uses these encodings, not the other way round.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from secagg.arrays import I64
 from secagg.errors import MalformedMessage
+from secagg.hashing import HASH_BYTES, large_hash
 from secagg.identity import KEY_BYTES, SIGNATURE_BYTES, Identity
 from secagg.messages import (
     NO_STEP,
@@ -48,29 +49,30 @@ from secagg.publickey import PublicKey
 
 M = TypeVar("M", bound=Message)
 
-VERSION = 2
-HASH_BYTES = 32
+VERSION = 3
 SEAL_BYTES = 48  # sealed seed: 32 bytes and the tag
 RULE = 20  # bytes of a robust offer's rule: its name and f
 HEADER = struct.Struct("<16s16sQ32s32sBB32s32s32s32s")
 SEEN = struct.Struct("<BQ32sQ32s")
+# A tag names the version in which what its signature covers last changed. Ledgers and journals of version 2 compare the
+# hashes of aborts, so these keep their tag.
 _TAGS: dict[type, bytes] = {
-    Offer: b"secagg v2 offer",
-    Join: b"secagg v2 join",
-    Roster: b"secagg v2 roster",
-    Contribution: b"secagg v2 contribution",
-    EncryptedSum: b"secagg v2 sum",
-    Release: b"secagg v2 release",
+    Offer: b"secagg v3 offer",
+    Join: b"secagg v3 join",
+    Roster: b"secagg v3 roster",
+    Contribution: b"secagg v3 contribution",
+    EncryptedSum: b"secagg v3 sum",
+    Release: b"secagg v3 release",
     Abort: b"secagg v2 abort",
-    RobustOffer: b"secagg v2 robust offer",
-    Intake: b"secagg v2 intake",
-    RobustJoin: b"secagg v2 robust join",
-    Sketch: b"secagg v2 sketch",
-    Products: b"secagg v2 products",
-    RobustRoster: b"secagg v2 robust roster",
-    Tally: b"secagg v2 tally",
-    LateSeed: b"secagg v2 late seed",
-    RobustSum: b"secagg v2 robust sum",
+    RobustOffer: b"secagg v3 robust offer",
+    Intake: b"secagg v3 intake",
+    RobustJoin: b"secagg v3 robust join",
+    Sketch: b"secagg v3 sketch",
+    Products: b"secagg v3 products",
+    RobustRoster: b"secagg v3 robust roster",
+    Tally: b"secagg v3 tally",
+    LateSeed: b"secagg v3 late seed",
+    RobustSum: b"secagg v3 robust sum",
 }
 
 
@@ -128,14 +130,26 @@ def _check_seen(seen: Seen) -> None:
 
 
 def signed_bytes(message: Message) -> bytes:
-    """What the sender's signature of `message` covers."""
+    """What the sender's signature of `message` covers.
+
+    Of offers, joins and rosters it is computed once for each object: every member of a round checks the same ones.
+    """
+    if not isinstance(message, Offer | Join | Roster):
+        return _signed_bytes(message)
+    known: dict[str, bytes] = message.__dict__
+    if "_signed_bytes" not in known:  # of fields that never change: bytes, numbers, and tuples of such
+        known["_signed_bytes"] = _signed_bytes(message)
+    return known["_signed_bytes"]
+
+
+def _signed_bytes(message: Message) -> bytes:
     tag = _TAGS[type(message)].ljust(32, b"\0")
     return tag + header_bytes(message.header) + _body(message)
 
 
 def signed(unsigned: M, identity: Identity) -> M:
     """The message with its sender's signature in place of an empty one."""
-    return replace(unsigned, signature=identity.sign(signed_bytes(unsigned)))
+    return replace(unsigned, signature=identity.sign_for_roles(signed_bytes(unsigned)))
 
 
 def message_hash(message: Message) -> bytes:
@@ -210,6 +224,14 @@ def entry_join(entry: RosterEntry, roster: Roster) -> Join:
     return Join(header, entry.agreement_key, entry.sealed_seed, entry.seen, entry.signature)
 
 
+def roster_joins(roster: Roster) -> tuple[Join, ...]:
+    """The joins that the entries stand for, in their order; made once for each roster."""
+    known: dict[str, tuple[Join, ...]] = roster.__dict__
+    if "_joins" not in known:
+        known["_joins"] = tuple(entry_join(entry, roster) for entry in roster.entries)
+    return known["_joins"]
+
+
 def parts_hash(parts: tuple[SignedHash, ...]) -> bytes:
     """SHA-256 over all signed hashes in roster order."""
     digest = hashlib.sha256()
@@ -240,10 +262,10 @@ def _wide(value: bytes, width: int) -> bytes:
 
 
 def sums_hash(sums: I64) -> bytes:
-    """SHA-256 over the sums as little-endian int64."""
-    return hashlib.sha256(np.ascontiguousarray(sums, dtype="<i8").data.cast("B")).digest()
+    """BLAKE3 over the sums as little-endian int64."""
+    return large_hash(np.ascontiguousarray(sums, dtype="<i8"))
 
 
 def public_key_hash(key: PublicKey) -> bytes:
-    """SHA-256 over the residues as little-endian uint64, in the order of `PublicKey.residues`."""
+    """BLAKE3 over the residues as little-endian uint64, in the order of `PublicKey.residues`."""
     return key.digest

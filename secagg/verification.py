@@ -27,7 +27,7 @@ from secagg.identity import verify
 from secagg.messages import NO_ROSTER, Header, Join, Message, Offer, RobustOffer, RobustRoster, Roster
 from secagg.plan import RoundPlan
 from secagg.sketchplan import SketchPlan
-from secagg.transcript import entry_join, message_hash, public_key_hash, signed_bytes
+from secagg.transcript import message_hash, public_key_hash, roster_joins, signed_bytes
 
 
 def check_same_round(header: Header, expected: Header) -> None:
@@ -124,7 +124,7 @@ def check_roster(
     if not needed <= len(senders) <= plan.max_clients:
         raise QuorumNotMet(f"roster: expected {needed}..{plan.max_clients} members, got {len(senders)}")
     roster_hash = check_signature(roster, enrolment.key_holder.key)
-    joins = [entry_join(entry, roster) for entry in roster.entries]
+    joins = roster_joins(roster)
     if own is not None and own not in joins:
         raise RosterMismatch("the roster does not hold this client's own join: refuse the key holder")
     for join in joins:

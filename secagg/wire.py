@@ -2,7 +2,7 @@
 
     frame = "SAGG" | version u16 | kind u16 | body length u64 | body | digest
     body  = header (234 bytes: session, round id, step, sender, plan, ...) | fields of fixed width | payload
-    digest = SHA-256(frame up to the payload | SHA-256(payload))
+    digest = SHA-256(frame up to the payload | BLAKE3(payload))
 
 A contribution and a sum name the hash of their payload in a signed field. Their digest is computed with that hash, when
 writing and when reading: the role that checks the signature hashes the payload itself, once. So `decode` checks only a

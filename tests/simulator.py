@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import secagg
 from secagg import wire
+from secagg.blocks import payload_hash
 from secagg.messages import Contribution, EncryptedSum, Join, Message, Offer, Release, Roster
 from secagg.parameters import ParameterSet
 from secagg.plan import RoundPlan
@@ -176,7 +177,7 @@ def with_digest(data: bytes, plan: secagg.RoundPlan) -> bytes:
     kind = kinds.get(int.from_bytes(data[6:8], "little"), Join)
     body = data[:-32]
     split = len(body) - wire._sizes(kind, plan, 1)[1]
-    return body + hashlib.sha256(body[:split] + hashlib.sha256(body[split:]).digest()).digest()
+    return body + hashlib.sha256(body[:split] + payload_hash(body[split:])).digest()
 
 
 def shuffled(items: Sequence[int], seed: int) -> list[int]:

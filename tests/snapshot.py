@@ -9,6 +9,7 @@ from enum import Enum
 import numpy as np
 
 from secagg.eventlog import EventLog
+from secagg.journal import Journal
 from secagg.stages import StageClock
 
 
@@ -25,6 +26,8 @@ def snapshot(thing: object) -> object:
             return (thing.shape, thing.dtype.str, hashlib.sha256(np.ascontiguousarray(thing)).hexdigest())
         case EventLog():
             return ("log", len(thing), thing.head)
+        case Journal():
+            return ("journal", snapshot(thing._log))  # what it remembers of its log is no state
         case StageClock():
             return "clock"  # time passes in failed calls as well
         case dict():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from demos.ledger import ledger as command
 from fl import options
 from secagg.errors import IdentityError, LedgerError, ReleasePruned
 from secagg.eventlog import Content
+from secagg.hashing import large_hash
 from secagg.identity import Identity
 from secagg.ledger import LEAST_KEPT, Ledger, audit_ledger
 
@@ -33,7 +33,7 @@ def files(tmp_path) -> Path:
         ledger.opened(*name, hashed, bytes(234))
         ledger.roster_closed(*name, hashed, b"")
         ledger.consumed(*name, hashed)
-        ledger.released(*name, hashed, b"head", Content(sums, hashlib.sha256(sums).digest()), b"tail")
+        ledger.released(*name, hashed, b"head", Content(sums, large_hash(sums)), b"tail")
     ledger.close()
     return tmp_path
 

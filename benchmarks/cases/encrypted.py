@@ -8,6 +8,7 @@ aggregator and one key holder, for any number of clients.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from benchmarks.meter import Meter
 from benchmarks.workload import CHUNK, CLIP, F32, F64, Vectors
 from fl.secure.session import sums_on
 from secagg import wire
+from secagg.identity import every_party_alone
 from secagg.messages import Contribution, EncryptedSum, Release
 from secagg.session import Observer, Parties, Session, Terms
 
@@ -35,15 +37,35 @@ class Opened:
     sums: NDArray[np.int64] = field(repr=False)
 
 
-def play_round(update_of: Callable[[int], F32], clients: int, terms: Terms, meter: Meter) -> Opened:
-    """Play one round over `clients` updates. `update_of(i)` makes client i's update just before it contributes."""
+def new_session(clients: int) -> Session:
+    """The parties of a federation, with ledgers and journals in memory."""
+    return Session(Parties.generate([f"client {i}" for i in range(clients)]))
+
+
+def play_round(
+    update_of: Callable[[int], F32], clients: int, terms: Terms, meter: Meter, session: Session | None = None
+) -> Opened:
+    """Play one round over `clients` updates. `update_of(i)` makes client i's update just before it contributes.
+
+    session: of a federation whose rounds follow each other in one process, where a signature that one party has
+    verified is not verified again for another. None: a new federation, whose parties each verify all that they
+    receive, as they do in processes of their own.
+    """
+    with every_party_alone() if session is None else nullcontext():
+        return _played(update_of, clients, terms, meter, session)
+
+
+def _played(
+    update_of: Callable[[int], F32], clients: int, terms: Terms, meter: Meter, session: Session | None
+) -> Opened:
     plan, observer, post = terms.plan, Observer(), _Post(meter)
     clock = observer.clock
     with meter.phase("setup", clock):
-        session = Session(Parties.generate([f"client {i}" for i in range(clients)]))
+        session = session or new_session(clients)
+        step = session.ledger.next_step
         roles = session.roles(replace(terms, quorum=min(3, clients)), observer=observer)
         key_holder, aggregator = roles.key_holder, roles.aggregator
-        offer = roles.sent(key_holder.open(step=1, model=MODEL))
+        offer = roles.sent(key_holder.open(step, MODEL))
         for client in roles.clients:
             key_holder.receive_join(roles.sent(client.join(offer, MODEL)))
         roster = roles.sent(key_holder.close_roster())

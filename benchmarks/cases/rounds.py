@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import secagg
 from benchmarks.cases import CaseResult
-from benchmarks.cases.encrypted import play_round, quantised
+from benchmarks.cases.encrypted import new_session, play_round, quantised
 from benchmarks.errors import CaseNotRunnable, WrongResult
 from benchmarks.machine import usable_cores
 from benchmarks.meter import Meter
@@ -55,7 +55,7 @@ class WholeRound:
         torch.manual_seed(vectors.workload.seed)
         torch.set_num_threads(1 if self._name == "mlp" else self._threads or usable_cores())
         self._train = _fraud_model(self._device) if self._name == "mlp" else _image_model(self._device)
-        self._start = flatten(self._train.model)
+        self._start, self._trainings = flatten(self._train.model), 0
         if len(self._start) != vectors.workload.length:
             raise CaseNotRunnable(f"this model has {len(self._start)} values, not {vectors.workload.length}")
         parameters: dict[str, Any] = {
@@ -68,27 +68,31 @@ class WholeRound:
             plan = secagg.plan_round(len(self._start), self._clients, CLIP, vectors.workload.value_bits)
             from secagg.engines import resolve_engine
 
-            self._terms = Terms(plan, engine=resolve_engine(self._engine), threads=self._threads)
+            # A training is many rounds of one federation; fresh updates from one model, as private rounds have.
+            self._terms = Terms(plan, model_repeats=None, engine=resolve_engine(self._engine), threads=self._threads)
+            self._session = new_session(self._clients)
             parameters |= {"engine": self._terms.engine, "masking": True, "plan": plan.as_dict()}
         return parameters
 
     def repeat(self, meter: Meter) -> CaseResult:
-        updates = [self._local(client, meter) for client in range(self._clients)]
+        updates = [self._local(meter) for _ in range(self._clients)]
         exact = _mean(updates)
         if self._engine is None:
             average, allowed = self._plain(updates, meter), float(self._clients) * 2.0**-24
         else:
-            opened = play_round(updates.__getitem__, self._clients, self._terms, meter)
+            opened = play_round(updates.__getitem__, self._clients, self._terms, meter, self._session)
             _check_sums(opened.sums, updates, self._terms.plan)
             average, allowed = opened.average, self._terms.plan.max_error
         return CaseResult(float(np.abs(average - exact).max()), allowed)
 
-    def _local(self, client: int, meter: Meter) -> F32:
+    def _local(self, meter: Meter) -> F32:
         from fl.learning.model import flatten, unflatten
 
         unflatten(self._train.model, self._start)
+        # Another one in each repetition: a journal refuses an update that has been in a round before.
+        self._trainings += 1
         with meter.phase("train"):
-            self._train.run(client)
+            self._train.run(self._trainings)
             update: F32 = flatten(self._train.model) - self._start
         return np.clip(update, -CLIP, CLIP, out=update)
 
@@ -107,7 +111,7 @@ class WholeRound:
 
 @dataclass(frozen=True)
 class _Training:
-    """A model, a description of its training, and a function that trains it in place as client `i` does."""
+    """A model, a description of its training, and a function that trains it in place, with another result by number."""
 
     model: nn.Module
     describe: str
@@ -129,7 +133,7 @@ def _fraud_model(device: torch.device) -> _Training:
         index=np.arange(ROWS, dtype=np.int64),
     )
     describe = f"{local.epochs} pass over {ROWS} rows of {FEATURES} features, batches of {local.batch_size}"
-    return _Training(model, describe, lambda client: train_seeded(model, rows, local, seed=client, device=device))
+    return _Training(model, describe, lambda number: train_seeded(model, rows, local, seed=number, device=device))
 
 
 def _image_model(device: torch.device) -> _Training:
@@ -141,8 +145,8 @@ def _image_model(device: torch.device) -> _Training:
     images = torch.randn(STEPS, BATCH, 3, PIXELS, PIXELS, device=device)
     labels = torch.randint(CLASSES, (STEPS, BATCH), device=device)
 
-    def train(client: int) -> None:
-        optimiser = torch.optim.SGD(model.parameters(), lr=0.01 / (1 + client), momentum=0.9)
+    def train(number: int) -> None:
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.01 / (1 + number / 1000), momentum=0.9)
         model.train()
         for x, y in zip(images, labels, strict=True):
             optimiser.zero_grad()

@@ -75,7 +75,7 @@ def with_digest(mutant: bytes, payload_bytes: int) -> bytes:
     """The mutant with the digest that an attacker would put there."""
     body = mutant[:-32]
     split = max(len(body) - payload_bytes, 0)
-    return body + hashlib.sha256(body[:split] + hashlib.sha256(body[split:]).digest()).digest()
+    return body + hashlib.sha256(body[:split] + blocks.payload_hash(body[split:])).digest()
 
 
 def main(count: int, seed: int) -> None:

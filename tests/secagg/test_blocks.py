@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secagg import errors
-from secagg.blocks import empty_block, payload_hash, read_block, write_block
+from secagg.blocks import empty_block, read_block, write_block
 from secagg.parameters import ALLOWED, ParameterSet
 
 VECTORS = json.loads((exact.VECTORS / "blocks.json").read_text(encoding="utf-8"))
@@ -119,8 +118,3 @@ def test_a_block_past_the_end_is_truncated() -> None:
     payload = packed(random_block(PARAMS))
     with pytest.raises(errors.TruncatedMessage, match="block 1"):
         read_block(payload, 1, PARAMS, empty_block(PARAMS))
-
-
-def test_the_hash_is_sha256_of_the_payload() -> None:
-    payload = packed(random_block(PARAMS)).tobytes()
-    assert payload_hash(payload) == payload_hash(memoryview(payload)) == hashlib.sha256(payload).digest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import sqlite3
 import stat
 import struct
@@ -336,3 +337,95 @@ def test_a_path_with_characters_of_a_uri_is_a_plain_path(owner, tmp_path):
     log.append("a", 1, MODEL, ROUND)
     log.close()
     assert len(audit(path).entries) == 1
+
+
+# --- what a log remembers of itself -----------------------------------------------------------------------------------
+
+
+class Model:
+    """The events that a log must hold, as a list."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[int, str, int, bytes]] = []
+
+    def of(self, step: int, kind: str | None = None) -> list[tuple[int, str, int, bytes]]:
+        return [each for each in self.events if each[2] == step and kind in (None, each[1])]
+
+    def last(self, kind: str) -> tuple[int, str, int, bytes] | None:
+        return next((each for each in reversed(self.events) if each[1] == kind), None)
+
+
+def plain(event):
+    return (event.sequence, event.kind, event.step, event.body)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_remembered_is_what_the_file_holds(owner, tmp_path, seed):
+    """Appends, reads and reopenings in any order, more steps than are remembered, short bodies and long ones."""
+    rng = random.Random(seed)
+    path, model = tmp_path / "log.db", Model()
+    log = EventLog(path, owner, "test log")
+    for _ in range(400):
+        step, kind = rng.randrange(14), rng.choice("abcd")
+        match rng.randrange(8):
+            case 0 | 1 | 2:
+                if model.of(step, kind):
+                    with pytest.raises(LedgerError):
+                        log.append(kind, step, MODEL, ROUND)
+                else:
+                    body = rng.randbytes(rng.choice([0, 40, 4096, 4097, 9000]))
+                    log.append(kind, step, MODEL, ROUND, body)
+                    model.events.append((len(model.events) + 1, kind, step, body))
+            case 3 | 4:
+                assert [plain(event) for event in log.events(step)] == model.of(step)
+            case 5:
+                assert [plain(event) for event in log.events(step, kind)] == model.of(step, kind)
+            case 6:
+                last, expected = log.last(kind), model.last(kind)
+                assert (None if last is None else plain(last)) == expected
+                starts = [(event.sequence, event.body) for event in log.starts(step, 10)]
+                assert starts == [(each[0], each[3][:10]) for each in model.of(step)]
+            case _:
+                if rng.random() < 0.2:
+                    log.close()
+                    log = EventLog(path, owner, "test log")
+    log.close()
+
+
+def test_a_read_beside_an_append_never_hides_the_new_event(owner, tmp_path):
+    log = EventLog(tmp_path / "log.db", owner, "test log")
+    kinds = [f"kind {number}" for number in range(60)]
+
+    def write() -> None:
+        for kind in kinds:
+            log.append(kind, 1, MODEL, ROUND)
+
+    def read() -> None:
+        for _ in range(300):
+            found = [event.kind for event in log.events(1)]
+            assert found == kinds[: len(found)]
+            log.last(kinds[-1])
+
+    with ThreadPoolExecutor(3) as pool:
+        for job in [pool.submit(write), pool.submit(read), pool.submit(read)]:
+            job.result()
+    assert [event.kind for event in log.events(1)] == kinds
+    last = log.last(kinds[-1])
+    assert last is not None and last.sequence == len(kinds)
+
+
+def test_events_in_memory_are_chained_and_not_signed_and_those_in_a_file_are_signed(owner, tmp_path):
+    memory, file = EventLog(":memory:", owner, "test log"), EventLog(tmp_path / "log.db", owner, "test log")
+    events = [log.append("a", 1, MODEL, ROUND, b"body") for log in (memory, file)]
+    assert events[0].hash == events[1].hash == memory.head
+    assert events[0].signature == b""
+    verify(owner.key, events[1].signature, events[1].hash)
+
+
+def test_parts_are_found_in_bodies_of_several_kinds_at_several_places(owner, tmp_path):
+    log = EventLog(tmp_path / "log.db", owner, "test log")
+    for step, (kind, body) in enumerate((("a", b"12xy"), ("b", b"xy12"), ("c", b"12xy"), ("a", b"xxxx"))):
+        log.append(kind, step, MODEL, ROUND, body)
+    assert [e.sequence for e in log.holding(("a", "b"), ((0, b"12"), (2, b"12")))] == [1, 2]
+    assert [e.sequence for e in log.holding(("a",), ((1, b"xx"),))] == [4]
+    assert log.holding(("d",), ((0, b"12"),)) == []

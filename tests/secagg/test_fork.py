@@ -109,7 +109,7 @@ def test_no_call_of_a_log_works_in_a_forked_child(tmp_path):
         "length": lambda: len(log),
         "append": lambda: log.append("a", 1, MODEL, ROUND),
         "events": log.events,
-        "holding": lambda: log.holding("a", 0, b""),
+        "holding": lambda: log.holding(("a",), ((0, b""),)),
         "last": lambda: log.last("a"),
         "close": log.close,
         "ledger head": lambda: ledger.head,

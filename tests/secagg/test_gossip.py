@@ -10,6 +10,7 @@ from simulator import MODEL, Federation, Peers
 from test_attacks import resigned, signed_roster, tampered
 
 from secagg import errors, wire
+from secagg.blocks import payload_hash
 from secagg.gossip import Known, check_statements
 from secagg.messages import NO_STEP, NOTHING_SEEN, Abort, AbortReason, Ending, Join, Offer, Release, Seen
 from secagg.transcript import message_hash, parse_seen, seen_bytes
@@ -291,7 +292,7 @@ def test_a_join_with_a_malformed_statement_is_malformed_on_the_wire(peers):
     _, joins = joined(peers, 1)
     data = bytearray(wire.encode(joins[0], peers.plan))
     data[16 + 234 + 32 + 48] = 9
-    data[-32:] = hashlib.sha256(bytes(data[:-32]) + hashlib.sha256(b"").digest()).digest()
+    data[-32:] = hashlib.sha256(bytes(data[:-32]) + payload_hash(b"")).digest()
     with pytest.raises(errors.MalformedMessage, match="known end"):
         wire.decode(bytes(data), peers.plan)
 

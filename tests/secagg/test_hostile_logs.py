@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import sqlite3
 from pathlib import Path
@@ -14,6 +13,7 @@ from forked import in_a_child
 from secagg import database
 from secagg.errors import LedgerError
 from secagg.eventlog import Content, EventLog, audit
+from secagg.hashing import large_hash
 from secagg.identity import Identity
 
 MODEL, ROUND = b"m" * 32, b"r" * 16
@@ -25,7 +25,7 @@ def written(path: Path, events: int, body: int = 40, contents: bool = False) -> 
     log = EventLog(path, OWNER, "test log")
     for step in range(events):
         data = bytes([step, 1]) * body
-        content = Content(data, hashlib.sha256(data).digest()) if contents and step % 3 == 2 else None
+        content = Content(data, large_hash(data)) if contents and step % 3 == 2 else None
         log.append("ab"[step % 2], step // 2, MODEL, ROUND, bytes([step]) * body, content)
     if contents:
         assert log.drop_contents(2, MODEL, ROUND) == 2

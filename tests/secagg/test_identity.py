@@ -8,8 +8,9 @@ import stat
 
 import pytest
 
+from secagg import identity as identity_module
 from secagg.errors import BadSignature, IdentityError
-from secagg.identity import Identity, Member, verify
+from secagg.identity import Identity, Member, every_party_alone, verify
 
 
 @pytest.fixture
@@ -195,3 +196,77 @@ def test_keyed_hashes_differ_by_identity_and_purpose(identity):
 
     assert name(identity, b"a") == name(identity, b"a")
     assert len({name(identity, b"a"), name(identity, b"b"), name(Identity.generate("Bank Ä"), b"a")}) == 3
+
+
+# --- signatures that are known to be good -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def verifications(monkeypatch):
+    """Counts the signatures that are really computed anew."""
+    identity_module._good.clear()
+    counted = []
+    real = identity_module.Ed25519PublicKey
+
+    class Counting:
+        @staticmethod
+        def from_public_bytes(key):
+            counted.append(key)
+            return real.from_public_bytes(key)
+
+    monkeypatch.setattr(identity_module, "Ed25519PublicKey", Counting)
+    yield counted
+    identity_module._good.clear()
+
+
+def test_a_signature_that_verified_is_not_verified_again_unless_every_party_is_to_be_alone(identity, verifications):
+    signature = identity.sign(b"message")
+    for _ in range(3):
+        verify(identity.key, signature, b"message")
+    assert len(verifications) == 1
+    with every_party_alone():
+        for _ in range(3):
+            verify(identity.key, signature, b"message")
+        verify(identity.key, identity.sign_for_roles(b"for roles"), b"for roles")
+    assert len(verifications) == 5
+    for _ in range(3):
+        verify(identity.key, signature, b"message")
+    assert len(verifications) == 6
+
+
+def test_only_exactly_what_verified_is_taken_for_verified(identity, verifications):
+    signature, other = identity.sign(b"message"), Identity.generate("other")
+    verify(identity.key, signature, b"message")
+    flipped = bytes([signature[0] ^ 1]) + signature[1:]
+    moved = (identity.key + signature[:1], signature[1:])  # the same bytes, cut elsewhere
+    for key, signed, message in (
+        (identity.key, signature, b"message2"),
+        (identity.key, flipped, b"message"),
+        (other.key, signature, b"message"),
+        (*moved, b"message"),
+        (identity.key, signature + b"\0", b"message"),
+    ):
+        for _ in range(2):  # a failure is no memory either
+            with pytest.raises(BadSignature):
+                verify(key, signed, message)
+
+
+def test_what_a_role_signs_is_good_for_roles_of_the_same_process_and_a_bare_signature_is_verified(
+    identity, verifications
+):
+    verify(identity.key, identity.sign_for_roles(b"for roles"), b"for roles")
+    assert verifications == []
+    verify(identity.key, identity.sign(b"bare"), b"bare")
+    assert verifications == [identity.key]
+    with pytest.raises(BadSignature):
+        verify(identity.key, identity.sign_for_roles(b"for roles"), b"for others")
+
+
+def test_the_memory_of_good_signatures_is_bounded(identity, verifications, monkeypatch):
+    monkeypatch.setattr(identity_module, "_remembered", 3)
+    signatures = {number: identity.sign_for_roles(b"%d" % number) for number in range(10)}
+    assert len(identity_module._good) == 3
+    verify(identity.key, signatures[9], b"9")
+    assert verifications == []
+    verify(identity.key, signatures[0], b"0")
+    assert len(verifications) == 1 and len(identity_module._good) == 3

@@ -208,12 +208,16 @@ def test_an_update_that_no_roster_can_take_is_known_before_it_is_joined(journal)
     journal.check_update(journal.name(UPDATE * 2, PLAN))
 
 
-def test_an_update_of_a_journal_from_before_its_second_name_is_still_known(journal):
+def test_an_update_of_a_journal_from_before_its_second_name_is_still_known(tmp_path):
+    owner = Identity.generate("bank")
+    journal = Journal(tmp_path / "journal.db", owner)
     name = journal.name(UPDATE, PLAN)
     joined(journal, 1)
     senders = hashlib.sha256(b"".join(MEMBERS)).digest()
     body = b"r" * 32 + name.values + struct.pack("<32sIQ", senders, len(MEMBERS), 1)
     journal._log.append("contributing", 1, MODEL, round_id(1), body)
+    journal.close()
+    journal = Journal(tmp_path / "journal.db", owner)
     known = journal.round_of(1)
     assert known is not None and (known.roster, known.members) == (b"r" * 32, 2)
     with pytest.raises(UpdateReused, match="step 1"):

@@ -52,7 +52,7 @@ def test_both_modules_offer_the_same_functions() -> None:
     for name in (
         "forward_ntt", "inverse_ntt", "quantise_onto", "pack_lanes", "unpack_lanes", "unpack_sums",
         "unpack_transformed",
-        "add_modular", "subtract_modular", "in_range", "pack30", "unpack30", "fold_words",
+        "add_modular", "subtract_modular", "in_range", "pack30", "unpack30", "fold_packed", "fold_words",
         "pack_sums", "unpack_sums_of", "scale_sums",
     ):  # fmt: skip
         assert callable(getattr(plain, name))
@@ -309,6 +309,34 @@ def test_both_bit_packings_agree(seed: int, groups: int) -> None:
     compiled.unpack30(one, back_other)
     np.testing.assert_array_equal(back_one, values)
     np.testing.assert_array_equal(back_other, values)
+
+
+@some_sets
+@pytest.mark.parametrize("wild", [False, True], ids=["in range", "any 30 bits"])
+@both
+def test_adding_packed_rows_is_unpacking_and_adding_and_can_be_taken_out_exactly(
+    name: str, wild: bool, params: ParameterSet
+) -> None:
+    """Also where residues are not below their primes: `subtract_modular` gives back the total before."""
+    kernel, primes = module(name), ring_of(params).primes
+    rng = np.random.default_rng(8)
+    total = np.concatenate([residues(rng, params), residues(rng, params)])
+    added = np.concatenate([residues(rng, params), residues(rng, params)])
+    if wild:
+        added[:] = rng.integers(0, 2**30, added.shape, dtype=np.uint32)
+        added[:, :3] = 2**30 - 1
+    packed = np.empty(added.size * 30 // 8 + 1, dtype=np.uint8)[1:]  # at an odd address, as in a message
+    plain.pack30(added, packed)
+    before, largest = total.copy(), np.full(added.shape[0], 7, dtype=np.uint32)
+    kernel.fold_packed(packed, primes, total, largest)
+    np.testing.assert_array_equal(largest, added.max(axis=1))
+    expected = before.copy()
+    for half in (slice(0, len(primes)), slice(len(primes), None)):
+        plain.add_modular(expected[half], added[half], primes)
+    np.testing.assert_array_equal(total, expected)
+    for half in (slice(0, len(primes)), slice(len(primes), None)):
+        kernel.subtract_modular(total[half], added[half], primes)
+    np.testing.assert_array_equal(total, before)
 
 
 @given(seeds, st.integers(0, 60), st.integers(0, 200), st.booleans())

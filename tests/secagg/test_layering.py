@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-CORE_DEPENDENCIES = {"numpy", "tenseal", "_sealapi_cpp", "cryptography", "numba", "secagg"}
+CORE_DEPENDENCIES = {"numpy", "tenseal", "_sealapi_cpp", "cryptography", "blake3", "numba", "llvmlite", "secagg"}
 ROLES = ("client", "aggregator", "keyholder")
 CORE_FORBIDS = {
     # what the core must not do itself, although the standard library offers it
@@ -127,7 +127,7 @@ def test_what_is_allowed_is_not_flagged(source: str) -> None:
 
 
 @pytest.mark.parametrize("path", sources("secagg"), ids=lambda path: path.name)
-def test_the_core_needs_only_its_three_dependencies_and_does_no_io_of_its_own(path: Path) -> None:
+def test_the_core_needs_only_its_four_dependencies_and_does_no_io_of_its_own(path: Path) -> None:
     assert core_violations(tree_of(path)) == []
 
 
@@ -136,7 +136,11 @@ def test_only_ckks_imports_tenseal() -> None:
 
 
 def test_only_one_module_imports_numba() -> None:
-    assert importers("secagg", {"numba"}) == {"kernels_numba.py"}
+    assert importers("secagg", {"numba", "llvmlite"}) == {"kernels_numba.py"}
+
+
+def test_only_one_module_imports_blake3() -> None:
+    assert importers("secagg", {"blake3"}) == {"hashing.py"}
 
 
 @pytest.mark.parametrize("kind", ["", "robust_"], ids=["plain", "robust"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
@@ -26,6 +25,7 @@ from secagg.errors import (
     WrongState,
 )
 from secagg.eventlog import NO_HEAD, PRUNED, Content, EventLog, audit
+from secagg.hashing import large_hash
 from secagg.identity import Identity
 from secagg.journal import MAX_STEP_JUMP, Journal, journal_rounds
 from secagg.ledger import LEAST_KEPT, PURPOSE, Ledger, Outcome, audit_ledger, compare, compare_journal
@@ -39,7 +39,7 @@ def round_id(step: int) -> bytes:
 
 
 def content(data: bytes) -> Content:
-    return Content(data, hashlib.sha256(data).digest())
+    return Content(data, large_hash(data))
 
 
 def play(ledger: Ledger, step: int, *kinds: str) -> None:
