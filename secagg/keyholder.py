@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from secagg import counts, masks, packing, wire
 from secagg.blocks import empty_block, payload_hash, read_block
 from secagg.ckks import SecretKey, generate_keys
+from secagg.device import Device
 from secagg.engines import BUDGETED_ENGINE
 from secagg.enrolment import Enrolment
 from secagg.errors import (
@@ -88,7 +89,8 @@ class KeyHolder(Secret):
 
     identity: that of the enrolled key holder. quorum: smallest roster it will close. ledger: its record across
     restarts; in memory when None. masking=False switches the masks off and warns: the aggregator must then be honest.
-    threads: 1, or 2 to unpack one block while SEAL decrypts the next.
+    threads: 1, or 2 to unpack one block while SEAL decrypts the next. device: decrypts and unpacks in place of SEAL and
+    the compiled loops, and holds the secret key while it does (`device.py`); None: in memory.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class KeyHolder(Secret):
         masking: bool = True,
         ledger: Ledger | None = None,
         threads: int | None = None,
+        device: Device | None = None,
         clock: StageClock | None = None,
     ) -> None:
         if identity.member != enrolment.key_holder:
@@ -115,6 +118,7 @@ class KeyHolder(Secret):
         self._masking = masking
         self._ledger = ledger or Ledger.in_memory(identity)
         self._threads = threads
+        self._device = device
         self._clock = clock or StageClock()
         self._machine = Machine(self._moves(), KeyHolderState.IDLE, "a key holder")
         self._round: _Round | None = None
@@ -399,6 +403,8 @@ class KeyHolder(Secret):
         members = [entry.sender for entry in state.roster.entries]
         terms = [masks.MaskTerm(state.seeds[each], negative=False) for each in members] if self._masking else []
         payload, clients = encrypted_sum.payload, len(members)
+        if self._device is not None:
+            return self._device.open_sum(payload, state.secret_key, terms, self._plan, clients, self._clock)
         return open_sum(payload, state.secret_key, terms, self._plan, clients, self._threads, self._clock)
 
 
