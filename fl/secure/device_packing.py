@@ -111,7 +111,7 @@ class DeviceUnpacker:
         left = torch.remainder(coefficients + self._offsets, primes)
         digits = []
         for i in range(len(self._primes)):
-            digits.append(left[:, 0])
+            digits.append(left[:, 0].clone())  # a view would keep all of `left`
             left = left[:, 1:] - left[:, :1]
             left = left.mul_(self._inverses[i, i + 1 :, None]).remainder_(primes[i + 1 :])
         return digits

@@ -45,7 +45,7 @@ from secagg.stages import StageClock
 MEMORY = {"cpu": 32 << 20, "cuda": 1 << 30}
 """Bytes that the blocks of one batch may take, by type of device. On a processor, what its caches hold is fastest."""
 
-_POLYNOMIALS = 10  # int64[primes, N] that a block has at most at any time: three being transformed, and copies of them
+_POLYNOMIALS = 12  # int64[primes, N] that a block has at most at any time: three being transformed, and copies of them
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -107,6 +107,7 @@ class TorchDevice:
                     stage.bytes += len(terms) * masks.nbytes
             with clock.stage("encrypt") as stage:
                 _collect(waiting, rows)
+                waiting = None  # its memory is the next batch's
                 packed, outside = sealing.batch(first, count, randomness, masks)
                 clipped.append(outside)
                 waiting = first, count, packed
@@ -140,6 +141,7 @@ class TorchDevice:
                 if waiting is not None:
                     with clock.stage("unpack", "checks of the sum"):
                         waiting.give(decoder)
+                        waiting = None  # its memory is the next batch's
                 with clock.stage("decrypt") as stage:
                     waiting = opening.batch(payload, first, count, masks)
                     stage.bytes += 4 * count * len(plan.params.primes) * plan.params.degree
@@ -220,7 +222,9 @@ class _Opening(Secret):
         unit = np.zeros((2, len(plan.params.primes), plan.params.degree), dtype=np.uint32)
         unit[1] = 1  # (0, 1) decrypts to the secret itself, as in the self-test of keys
         residues = secret_key.decrypt_transformed(unit)
-        self._secret = self._ring.residues(residues)
+        narrow = torch.from_numpy(residues.view(np.int32)).to(device)
+        self._secret = narrow.to(torch.int64)
+        narrow.zero_()
         residues.fill(0)
 
     def batch(self, payload: Payload, first: int, count: int, masks: U32 | None) -> _Opened:

@@ -18,7 +18,7 @@ from secagg.parameters import ALLOWED
 from secagg.plan import RoundPlan, plan_round
 from secagg.ring import ring_of
 
-CPU = torch.device("cpu")
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 LONGEST = 300_000  # values, so that an example takes milliseconds
 SETS = (ALLOWED[0], ALLOWED[1], ALLOWED[2], ALLOWED[5], ALLOWED[7], ALLOWED[-1])  # of 2 to 13 primes, every degree
 
@@ -58,14 +58,14 @@ def test_packed_coefficients_and_clipped_counts_equal_those_in_memory(
     values = updates(plan, seed, dtype)
     encoder = Encoder(values, weight, plan)
     expected = [block.copy() for block in encoder.blocks()]
-    ring = device_ring(plan.params, CPU)
+    ring = device_ring(plan.params, DEVICE)
     packer = DevicePacker(plan, ring)
     cut = data.draw(st.integers(1, plan.blocks))
     parts = [(0, cut), (cut, plan.blocks - cut)] if cut < plan.blocks else [(0, cut)]
-    found = [packer.coefficients(torch.from_numpy(values), first, count, weight) for first, count in parts]
+    found = [packer.coefficients(torch.from_numpy(values).to(DEVICE), first, count, weight) for first, count in parts]
     coefficients = torch.cat([each for each, _ in found])
     assert bool((coefficients.abs() < ring.primes).all())
-    assert np.array_equal(torch.remainder(coefficients, ring.primes).numpy(), np.stack(expected))
+    assert np.array_equal(torch.remainder(coefficients, ring.primes).cpu().numpy(), np.stack(expected))
     assert sum(int(clipped) for _, clipped in found) == encoder.clipped
 
 
@@ -112,9 +112,9 @@ def test_digits_sums_and_extremes_equal_those_in_memory_for_any_residues(plan: R
     elif fill != "random":
         residues[:] = 0 if fill == "zero" else primes - np.uint32(1)
     values, extremes = unpacked_in_memory(plan, residues, first)
-    ring = device_ring(plan.params, CPU)
+    ring = device_ring(plan.params, DEVICE)
     found = DeviceUnpacker(plan, ring).unpack(ring.residues(residues), first)
-    assert np.array_equal(found.values.numpy(), values)
+    assert np.array_equal(found.values.cpu().numpy(), values)
     assert extremes_of(found) == extremes
 
 
@@ -128,8 +128,8 @@ def test_the_smallest_and_the_largest_digits_of_a_coefficient_come_back(value_bi
     lanes = (ends * plan.max_lane).astype(object)
     total = noise.astype(object) + plan.span * sum(lane * plan.radix**place for place, lane in enumerate(lanes))
     residues = np.stack([(total % p).astype(np.uint32) for p in plan.params.primes])[None]
-    ring = device_ring(plan.params, CPU)
+    ring = device_ring(plan.params, DEVICE)
     found = DeviceUnpacker(plan, ring).unpack(ring.residues(residues), 0)
-    assert np.array_equal(found.values.numpy().reshape(plan.lanes, -1), (ends * plan.max_lane))
+    assert np.array_equal(found.values.cpu().numpy().reshape(plan.lanes, -1), (ends * plan.max_lane))
     assert extremes_of(found).noise == plan.noise_bound
     assert extremes_of(found).above is False

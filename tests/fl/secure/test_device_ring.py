@@ -1,4 +1,7 @@
-"""Transforms and 30-bit words on a torch device equal those of the compiled loops. CPU tensors: the code of CUDA."""
+"""Transforms and 30-bit words on a torch device equal those of the compiled loops.
+
+On CPU tensors, with the code that runs on CUDA; on CUDA where there is a device.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from secagg.blocks import empty_block, read_block, write_block
 from secagg.parameters import ALLOWED, ParameterSet
 from secagg.ring import ring_of
 
-CPU = torch.device("cpu")
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 SMALL, MIDDLE, LARGE = ALLOWED[1], ALLOWED[5], ALLOWED[-1]  # one of each degree: 12, 13 and 14 stages
 every_degree = pytest.mark.parametrize("params", [SMALL, MIDDLE, LARGE], ids=lambda params: params.name)
 
@@ -32,23 +35,23 @@ def residues(params: ParameterSet, blocks: int, fill: str = "random") -> np.ndar
 @every_degree
 @pytest.mark.parametrize("fill", ["random", "zero", "top"])
 def test_both_transforms_equal_the_compiled_ones_and_leave_their_argument(params: ParameterSet, fill: str) -> None:
-    ring, device = ring_of(params), device_ring(params, CPU)
+    ring, device = ring_of(params), device_ring(params, DEVICE)
     coefficients = residues(params, 2, fill)
     expected = coefficients.copy()
     for block in expected:
         ring.to_ntt(block)
     given = device.residues(coefficients)
     transformed = device.to_ntt(given)
-    assert np.array_equal(transformed.numpy(), expected)
-    assert np.array_equal(device.from_ntt(transformed).numpy(), coefficients)
-    assert np.array_equal(transformed.numpy(), expected)
-    assert np.array_equal(given.numpy(), coefficients)
+    assert np.array_equal(transformed.cpu().numpy(), expected)
+    assert np.array_equal(device.from_ntt(transformed).cpu().numpy(), coefficients)
+    assert np.array_equal(transformed.cpu().numpy(), expected)
+    assert np.array_equal(given.cpu().numpy(), coefficients)
 
 
 @every_degree
 @pytest.mark.parametrize("sign", [1, -1])
 def test_signed_coefficients_up_to_two_primes_transform_like_their_residues(params: ParameterSet, sign: int) -> None:
-    device = device_ring(params, CPU)
+    device = device_ring(params, DEVICE)
     primes = device.primes
     wide = torch.broadcast_to(sign * (2 * primes), (len(params.primes), params.degree)).clone()
     wide[:, ::3] -= sign * (primes // 3)
@@ -57,7 +60,7 @@ def test_signed_coefficients_up_to_two_primes_transform_like_their_residues(para
 
 def test_several_polynomials_of_several_blocks_transform_together() -> None:
     params = SMALL
-    device = device_ring(params, CPU)
+    device = device_ring(params, DEVICE)
     stack = device.residues(residues(params, 6)).view(3, 2, len(params.primes), params.degree)
     together = device.to_ntt(stack)
     for block, polynomials in zip(stack, together, strict=True):
@@ -73,9 +76,9 @@ def test_blocks_become_the_bytes_that_the_payload_has_and_come_back(params: Para
     payload = np.empty(2 * params.ciphertext_bytes, dtype=np.uint8)
     for index, block in enumerate(blocks):
         write_block(block, index, params, payload)
-    packed = pack30(torch.from_numpy(blocks.astype(np.int64)))
-    assert np.array_equal(packed.numpy().reshape(-1), payload)
-    assert np.array_equal(unpack30(packed).numpy(), blocks.reshape(2, -1))
+    packed = pack30(torch.from_numpy(blocks.astype(np.int64)).to(DEVICE))
+    assert np.array_equal(packed.cpu().numpy().reshape(-1), payload)
+    assert np.array_equal(unpack30(packed).cpu().numpy(), blocks.reshape(2, -1))
     if fill == "random":
         again = empty_block(params)
         read_block(payload.tobytes(), 1, params, again)
@@ -83,5 +86,5 @@ def test_blocks_become_the_bytes_that_the_payload_has_and_come_back(params: Para
 
 
 def test_words_of_thirty_ones_come_back_although_they_are_no_residues() -> None:
-    packed = torch.full((1, 30), 255, dtype=torch.uint8)
+    packed = torch.full((1, 30), 255, dtype=torch.uint8, device=DEVICE)
     assert unpack30(packed).tolist() == [[2**30 - 1] * 8]

@@ -1,4 +1,7 @@
-"""Clients and key holders on a torch device: payloads, sums and refusals of memory. CPU tensors: the code of CUDA."""
+"""Clients and key holders on a torch device: the payloads, sums and refusals of memory.
+
+On CPU tensors, with the code that runs on CUDA; on CUDA where there is a device.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import hashlib
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +27,6 @@ from secagg import device, packing
 from secagg.blocks import empty_block, read_block, write_block
 from secagg.ckks import SecretKey, generate_keys
 from secagg.device import fresh_randomness
-from secagg.engines import available_engines
 from secagg.errors import (
     LocalError,
     ResidueOutOfRange,
@@ -49,6 +52,7 @@ from secagg.rules import Rule
 from secagg.session import Parties, Roles, Session, Terms
 from secagg.stages import StageClock
 
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 BLOCKS = 5
 CLIENTS = 3
 _ONE = plan_round(1, 8, value_bits=16, params=ALLOWED[5])
@@ -56,7 +60,7 @@ PLAN = plan_round(BLOCKS * _ONE.values_per_block - 1, 8, value_bits=16, params=A
 TERMS = [MaskTerm(bytes([i]) * 32, negative=bool(i % 2)) for i in range(4)]
 SEEDS = [MaskTerm(bytes([9]) * 32, negative=False)]
 ONE_BLOCK = 1  # byte of memory: a batch then has one block
-some_memory = pytest.mark.parametrize("memory", [ONE_BLOCK, 10 << 20, None], ids=["one block", "three blocks", "all"])
+some_memory = pytest.mark.parametrize("memory", [ONE_BLOCK, 12 << 20, None], ids=["one block", "three blocks", "all"])
 
 Keys = tuple[PublicKey, SecretKey]
 
@@ -64,6 +68,10 @@ Keys = tuple[PublicKey, SecretKey]
 @pytest.fixture(scope="module")
 def keys() -> Keys:
     return generate_keys(PLAN.params)
+
+
+def on_device(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(values).to(DEVICE)
 
 
 def update(seed: int, dtype: type = np.float32) -> np.ndarray:
@@ -77,7 +85,7 @@ def repeatable_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     def fixed(size: int) -> bytes:
         return hashlib.sha256(b"draw %d" % next(draws)).digest()[:size]
 
-    for module in ("device", "ckks_fast") if "fast" in available_engines() else ("device",):
+    for module in ("device", "ckks_fast") if find_spec("numba") is not None else ("device",):
         monkeypatch.setattr(f"secagg.{module}.os", SimpleNamespace(urandom=fixed))
 
 
@@ -102,7 +110,7 @@ def test_a_payload_equals_that_of_the_fast_engine_for_the_same_randomness(
     repeatable_keys(monkeypatch)
     expected = sealed_in_memory(keys[0], values, 1, terms)
     repeatable_keys(monkeypatch)
-    payload, clipped = TorchDevice("cpu", memory).seal(torch.from_numpy(values), 1, keys[0], terms, PLAN, clock)
+    payload, clipped = TorchDevice(DEVICE, memory).seal(on_device(values), 1, keys[0], terms, PLAN, clock)
     assert payload == expected
     assert clipped == np.count_nonzero(np.abs(values) > PLAN.clip) > 0
     assert (clock.stages["mask"].bytes > 0) is bool(terms)
@@ -129,7 +137,7 @@ def test_every_block_has_a_fresh_key_and_both_samplers_draw_the_same(
 @pytest.mark.parametrize("params", [ALLOWED[1], ALLOWED[5], ALLOWED[-1]], ids=lambda params: params.name)
 def test_encryption_of_any_residues_equals_the_compiled_one(params: Any) -> None:
     ckks_fast = pytest.importorskip("secagg.ckks_fast", reason="the fast engine needs the extra 'fast'")
-    rng, ring = np.random.default_rng(2), device_ring(params, torch.device("cpu"))
+    rng, ring = np.random.default_rng(2), device_ring(params, DEVICE)
     shape = (2, len(params.primes) + 1, params.degree)
     limits = np.array([*params.primes, params.special_prime], dtype=np.uint64)[:, None]
     public = PublicKey(params, rng.integers(0, limits, shape, dtype=np.uint64))
@@ -143,7 +151,7 @@ def test_encryption_of_any_residues_equals_the_compiled_one(params: Any) -> None
         engine.encrypt_with(u[block], e0[block], e1[block], plaintext[block].copy(), expected[block])
     key = ring.residues(public.residues[:, :-1].astype(np.uint32))
     found = encrypted(ring.residues(plaintext), (u, e0, e1), key, ring)
-    assert np.array_equal(found.numpy(), expected)
+    assert np.array_equal(found.cpu().numpy(), expected)
 
 
 # --- opening --------------------------------------------------------------------------------------------------------
@@ -154,7 +162,7 @@ def sum_of(public: PublicKey, updates: Sequence[np.ndarray]) -> bytearray:
     blocks, ring = np.zeros((PLAN.blocks, *empty_block(PLAN.params).shape), dtype=np.uint32), ring_of(PLAN.params)
     part = empty_block(PLAN.params)
     for values in updates:
-        payload, _ = TorchDevice("cpu").seal(values, 1, public, SEEDS, PLAN, StageClock())
+        payload, _ = TorchDevice(DEVICE).seal(values, 1, public, SEEDS, PLAN, StageClock())
         for index, total in enumerate(blocks):
             read_block(payload, index, PLAN.params, part)
             ring.add(total, part)
@@ -175,7 +183,7 @@ def honest(keys: Keys) -> bytearray:
 
 def opened(secret: SecretKey, payload: bytes | bytearray, memory: int | None = None) -> packing.IntegerSums:
     """The sums, from the device."""
-    return TorchDevice("cpu", memory).open_sum(payload, secret, SEEDS * CLIENTS, PLAN, CLIENTS, StageClock())
+    return TorchDevice(DEVICE, memory).open_sum(payload, secret, SEEDS * CLIENTS, PLAN, CLIENTS, StageClock())
 
 
 @some_memory
@@ -241,7 +249,7 @@ def test_random_residues_and_a_missing_seed_are_refused(keys: Keys, honest: byte
     with pytest.raises(SumRefused):
         opened(keys[1], written(blocks))
     with pytest.raises(SumRefused):
-        TorchDevice("cpu").open_sum(honest, keys[1], SEEDS * (CLIENTS - 1), PLAN, CLIENTS, StageClock())
+        TorchDevice(DEVICE).open_sum(honest, keys[1], SEEDS * (CLIENTS - 1), PLAN, CLIENTS, StageClock())
 
 
 @some_memory
@@ -304,7 +312,7 @@ def small(seed: int, dtype: type = np.float32) -> np.ndarray:
 
 def roles_of(clients_on_device: bool, key_holder_on_device: bool) -> Roles:
     session = Session(Parties.generate([f"bank {i}" for i in range(CLIENTS)]))
-    memory, elsewhere = Terms(WEIGHTED), Terms(WEIGHTED, device=TorchDevice("cpu", 1 << 20))
+    memory, elsewhere = Terms(WEIGHTED), Terms(WEIGHTED, device=TorchDevice(DEVICE, 1 << 20))
     roles = session.roles(elsewhere if clients_on_device else memory)
     other = session.key_holder(elsewhere if key_holder_on_device else memory, roles.observer.clock)
     return replace(roles, key_holder=other)
@@ -320,7 +328,7 @@ def joined(roles: Roles) -> Roster:
 
 
 def as_parameter(values: np.ndarray) -> torch.Tensor:
-    return torch.nn.Parameter(torch.from_numpy(values))
+    return torch.nn.Parameter(on_device(values))
 
 
 @pytest.mark.parametrize("key_holder_on_device", [True, False])
@@ -329,7 +337,7 @@ def as_parameter(values: np.ndarray) -> torch.Tensor:
 def test_a_round_of_weighted_tensors_releases_the_exact_sums(
     kind: str, dtype: type, key_holder_on_device: bool
 ) -> None:
-    forms = {"tensor": torch.from_numpy, "parameter": as_parameter}
+    forms = {"tensor": on_device, "parameter": as_parameter}
     roles, weights = roles_of(kind != "in memory", key_holder_on_device), (1, 9, 4)
     roster = joined(roles)
     updates = [small(seed, dtype) for seed in range(CLIENTS)]
@@ -349,7 +357,7 @@ def test_a_sum_with_something_added_is_refused_on_a_device_and_the_step_stays_co
     roles = roles_of(True, True)
     roster = joined(roles)
     for seed, client in enumerate(roles.clients):
-        roles.aggregator.receive(roles.sent(client.contribute(roster, torch.from_numpy(small(seed)))))
+        roles.aggregator.receive(roles.sent(client.contribute(roster, on_device(small(seed)))))
     added = np.zeros((2, len(WEIGHTED.params.primes), WEIGHTED.params.degree), dtype=np.uint32)
     added[0] = 2 * WEIGHTED.noise_bound  # the constant 2B has this value in every slot
     roles.aggregator._running_sum().add(0, added)
@@ -362,7 +370,7 @@ def test_the_journal_knows_a_tensor_and_an_array_of_the_same_values_as_one_updat
     roles = roles_of(True, True)
     roster = joined(roles)
     client = roles.clients[0]
-    client.contribute(roster, torch.from_numpy(small(0)))
+    client.contribute(roster, on_device(small(0)))
     client.abort()
     with pytest.raises(UpdateReused):
         client.check_update(small(0))
@@ -375,15 +383,15 @@ class Subclass(torch.Tensor):
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
-        (torch.zeros(WEIGHTED.length, dtype=torch.float16), UpdateTypeUnsupported),
-        (torch.zeros(WEIGHTED.length, dtype=torch.int64), UpdateTypeUnsupported),
-        (torch.zeros(1, WEIGHTED.length), UpdateTypeUnsupported),
+        (torch.zeros(WEIGHTED.length, dtype=torch.float16, device=DEVICE), UpdateTypeUnsupported),
+        (torch.zeros(WEIGHTED.length, dtype=torch.int64, device=DEVICE), UpdateTypeUnsupported),
+        (torch.zeros(1, WEIGHTED.length, device=DEVICE), UpdateTypeUnsupported),
         (torch.zeros(WEIGHTED.length, device="meta"), UpdateTypeUnsupported),
-        (torch.zeros(WEIGHTED.length).as_subclass(Subclass), UpdateTypeUnsupported),
+        (torch.zeros(WEIGHTED.length, device=DEVICE).as_subclass(Subclass), UpdateTypeUnsupported),
         ([0.0] * WEIGHTED.length, UpdateTypeUnsupported),
         (np.zeros(WEIGHTED.length, dtype=np.int64), UpdateTypeUnsupported),
-        (torch.zeros(WEIGHTED.length - 1), UpdateLengthMismatch),
-        (torch.full((WEIGHTED.length,), torch.nan), UpdateNotFinite),
+        (torch.zeros(WEIGHTED.length - 1, device=DEVICE), UpdateLengthMismatch),
+        (torch.full((WEIGHTED.length,), torch.nan, device=DEVICE), UpdateNotFinite),
     ],
     ids=["half", "integers", "matrix", "elsewhere", "subclass", "list", "integer array", "short", "NaN"],
 )
@@ -393,14 +401,14 @@ def test_an_update_that_cannot_be_encoded_is_refused_and_the_client_may_go_on(wr
     client = roles.clients[0]
     with pytest.raises(error, match="update"):
         client.contribute(roster, wrong)
-    assert client.contribute(roster, torch.from_numpy(small(0))).payload
+    assert client.contribute(roster, on_device(small(0))).payload
 
 
 def test_a_tensor_is_refused_by_a_client_without_a_device() -> None:
     roles = roles_of(False, True)
     roster = joined(roles)
     with pytest.raises(UpdateTypeUnsupported, match="got Tensor"):
-        roles.clients[0].contribute(roster, torch.from_numpy(small(0)))
+        roles.clients[0].contribute(roster, on_device(small(0)))
 
 
 def test_an_array_with_negative_strides_or_without_leave_to_write_is_sealed() -> None:
@@ -414,7 +422,7 @@ def test_a_public_key_with_a_residue_out_of_range_is_refused(keys: Keys) -> None
     residues = keys[0].residues.copy()
     residues[0, 0, 0] = PLAN.params.primes[0]
     with pytest.raises(WrongKey):
-        TorchDevice("cpu").seal(update(0), 1, PublicKey(PLAN.params, residues), [], PLAN, StageClock())
+        TorchDevice(DEVICE).seal(update(0), 1, PublicKey(PLAN.params, residues), [], PLAN, StageClock())
 
 
 def test_a_device_that_is_not_there_and_memory_of_nothing_are_refused_by_name() -> None:
@@ -424,21 +432,21 @@ def test_a_device_that_is_not_there_and_memory_of_nothing_are_refused_by_name() 
         with pytest.raises(AggregationError, match="torch cannot use 'cuda'"):
             arithmetic_on("cuda")
     with pytest.raises(AggregationError, match="memory"):
-        TorchDevice("cpu", 0)
+        TorchDevice(DEVICE, 0)
     assert arithmetic_on(None) is None
     assert repr(arithmetic_on("cpu")) == "TorchDevice('cpu')"
 
 
 def test_a_robust_round_does_not_take_a_device() -> None:
     session = Session(Parties.generate([f"bank {i}" for i in range(5)]))
-    terms = Terms(plan_round(1_000, 5), robust=Robust(Rule("outliers")), device=TorchDevice("cpu"))
+    terms = Terms(plan_round(1_000, 5), robust=Robust(Rule("outliers")), device=TorchDevice(DEVICE))
     with pytest.raises(LocalError, match="robust"):
         session.roles(terms)
 
 
 def test_every_block_is_in_exactly_one_batch_and_a_batch_fits_the_memory() -> None:
-    block = 8 * 10 * len(PLAN.params.primes) * PLAN.params.degree
+    block = 8 * 12 * len(PLAN.params.primes) * PLAN.params.degree
     for memory, largest in ((1, 1), (2 * block, 2), (3 * block - 1, 2), (1 << 40, PLAN.blocks)):
-        batches = TorchDevice("cpu", memory)._batches(PLAN)
+        batches = TorchDevice(DEVICE, memory)._batches(PLAN)
         assert [number for first, count in batches for number in range(first, first + count)] == list(range(BLOCKS))
         assert max(count for _, count in batches) == largest
