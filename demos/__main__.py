@@ -30,6 +30,7 @@ _COMMANDS = {
     "enrol": ("demos.enrol", "enrol", "make identities and the enrolment list, offline"),
     "network": ("demos.network", "network", "play encrypted rounds between real processes, over Flower and TLS"),
     "assist": ("demos.assist", "assist", "use language models behind a privacy gateway; offline unless asked"),
+    "ledger": ("demos.ledger", "ledger", "drop old releases from the ledger of a key holder"),
     "audit": ("demos.audit", "audit", "verify the ledger of a key holder, offline"),
 }
 

@@ -57,8 +57,9 @@ def audit(ledger: Path, against: tuple[Path, ...], as_json: bool) -> None:
     out.print(table(title, "step", "model", "outcome", rows=rows))
     for each in compared:
         out.print(f"{each['file']}: {each['verdict']}")
+    dropped = f", {plural(report.dropped, 'release')} dropped" if report.dropped else ""
     out.print(
-        f"{report.events} events, {report.decryptions} decryptions; head {report.head.hex()}",
+        f"{report.events} events, {report.decryptions} decryptions{dropped}; head {report.head.hex()}",
         soft_wrap=True,
     )
 
@@ -82,6 +83,7 @@ def _ledger_json(report: LedgerReport) -> dict[str, Any]:
         "owner": report.owner.hex(),
         "events": report.events,
         "decryptions": report.decryptions,
+        "releases_dropped": report.dropped,
         "head": report.head.hex(),
         "steps": [
             {"step": step, "model": model.hex(), "outcome": outcome.value} for step, model, outcome in report.steps

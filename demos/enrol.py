@@ -63,16 +63,16 @@ def key(organisation: str, file: Path, public: Path | None, as_json: bool) -> No
     public = Path(f"{file}.public") if public is None else public
     if public.exists():
         raise EnrolmentError(f"{public} exists: hand that file over, or choose another name with --public")
-    passphrase = _passphrase()
+    secret = passphrase()
     identity = Identity.generate(organisation)
-    identity.save(file, passphrase)
+    identity.save(file, secret)
     save_public_entry(identity, public)
     entry: dict[str, Any] = public_entry(identity)
     if as_json:
-        print_json({**entry, "identity": str(file), "public": str(public), "encrypted": passphrase is not None})
+        print_json({**entry, "identity": str(file), "public": str(public), "encrypted": secret is not None})
         return
     print_json(entry)
-    protection = "encrypted" if passphrase is not None else f"not encrypted: set {PASSPHRASE} to encrypt it"
+    protection = "encrypted" if secret is not None else f"not encrypted: set {PASSPHRASE} to encrypt it"
     err.print(f"private key in {file} ({protection}); hand over {public}", soft_wrap=True)
 
 
@@ -123,7 +123,7 @@ def check(file: Path, fingerprint: str | None, as_json: bool) -> None:
     _show(enrolment, file, as_json, compared=fingerprint is not None)
 
 
-def _passphrase() -> bytes | None:
+def passphrase() -> bytes | None:
     """The value of SECAGG_PASSPHRASE, or None if it is not set. `Identity.save` refuses an empty one."""
     value = os.environ.get(PASSPHRASE)
     return None if value is None else os.fsencode(value)

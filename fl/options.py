@@ -380,6 +380,7 @@ ATTACKERS = Whole(1, MOST_BANKS, "banks")
 
 # --- aggregation ----------------------------------------------------------------------------------------------------
 
+RELEASES_KEPT = Whole(10, 10**9, "releases")  # `secagg.ledger.LEAST_KEPT` or more
 ENGINE = Choice(("auto", "fast", "seal"))  # `secagg.engines`
 CLIP = Real(1e-30, 1e30, "in the unit of the update")
 VALUE_BITS = Whole(2, 40, "bits of a value, sign included")

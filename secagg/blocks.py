@@ -37,15 +37,31 @@ def read_block(payload: Payload, index: int, params: ParameterSet, out: U32) -> 
 
     Raises `TruncatedMessage`, `ResidueOutOfRange` or `TransparentCiphertext` (c1 zero modulo any prime).
     """
+    require_length(payload, index, params)
     size = params.ciphertext_bytes
-    if len(payload) < (index + 1) * size:
-        raise TruncatedMessage(f"block {index}: expected {(index + 1) * size} bytes up to its end, got {len(payload)}")
     packed = np.frombuffer(payload, dtype=np.uint8, count=size, offset=index * size)
     kernels.unpack30(packed, out)
     if not ring_of(params).in_range(out):
-        raise ResidueOutOfRange(f"block {index} holds a residue that is not below its prime: refuse this sender")
+        raise out_of_range(index)
     if not out[1].any(axis=-1).all():
-        raise TransparentCiphertext(f"block {index} has c1 = 0 and would decrypt without a key: refuse this sender")
+        raise transparent(index)
+
+
+def require_length(payload: Payload, index: int, params: ParameterSet) -> None:
+    """Raise `TruncatedMessage` unless the payload holds block `index`."""
+    end = (index + 1) * params.ciphertext_bytes
+    if len(payload) < end:
+        raise TruncatedMessage(f"block {index}: expected {end} bytes up to its end, got {len(payload)}")
+
+
+def out_of_range(index: int) -> ResidueOutOfRange:
+    """The error of block `index` with such a residue."""
+    return ResidueOutOfRange(f"block {index} holds a residue that is not below its prime: refuse this sender")
+
+
+def transparent(index: int) -> TransparentCiphertext:
+    """The error of block `index` without a c1."""
+    return TransparentCiphertext(f"block {index} has c1 = 0 and would decrypt without a key: refuse this sender")
 
 
 def payload_hash(payload: Payload) -> bytes:

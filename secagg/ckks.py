@@ -2,7 +2,9 @@
 
 Residues go in and residues come out; no SEAL object leaves this module, and no byte from another party reaches SEAL's
 deserialisers: the files that SEAL loads here are built here from residues that were checked before (layout below).
-Keys are generated and used inside SEAL. CKKS: Cheon, Kim, Kim, Song, ASIACRYPT 2017; RNS variant: CHKKS, SAC 2018.
+Keys are generated inside SEAL and used there, unless a caller asks for the residues of the secret key instead
+(`generate_readable_keys`, for the fast engine). CKKS: Cheon, Kim, Kim, Song, ASIACRYPT 2017; RNS variant: CHKKS, SAC
+2018.
 
 # Strategy: SEAL's Python binding loads and saves by path only, and always compresses what it saves. Paths are
 # /proc/self/fd of an anonymous memory file where the system has them, a private temporary file elsewhere. Files that
@@ -36,7 +38,7 @@ from secagg.parameters import ParameterSet
 from secagg.plan import ERROR_MAX, key_norm_limits
 from secagg.publickey import PublicKey
 from secagg.ring import ring_of
-from secagg.secrecy import Secret
+from secagg.secrecy import Secret, wipe
 
 # Serialised SEAL object (SEAL 4.x, native/src/seal/serialization.h, ciphertext.cpp, plaintext.cpp, dynarray.h).
 _HEADER = struct.Struct("<HBBBBHQ")  # magic, header size, major, minor, compression, reserved, total size
@@ -73,7 +75,14 @@ class SecretKey:
 
     def decrypt_transformed(self, block: U32) -> U32:
         """As `decrypt`, still in SEAL's transformed order."""
-        return self.begin_decrypt(block).take_out()().astype(np.uint32)
+        wide = self.begin_decrypt(block).take_out()()
+        narrow = wide.astype(np.uint32)
+        wipe(wide)  # the secret key is read in this way
+        return narrow
+
+    def wipe(self) -> None:
+        """Drop SEAL's decryptor, whose memory SEAL clears. A later call fails."""
+        self._decryptor = None
 
     def begin_decrypt(self, block: U32) -> Decrypted:
         """`decrypt` in two steps, for a caller that does other work at the same time."""
@@ -153,6 +162,22 @@ def generate_keys(params: ParameterSet) -> tuple[PublicKey, SecretKey]:
     the norms (probability <= 2**-41) are discarded and generated again. Raises `KeySelfTestFailed` when SEAL
     cannot produce such keys.
     """
+    public, secret, residues = _generate(params)
+    wipe(residues)
+    return public, secret
+
+
+def generate_readable_keys(params: ParameterSet) -> tuple[PublicKey, U32]:
+    """As `generate_keys`, with the secret key as the self-test reads it: uint32[primes, N] in SEAL's transformed order.
+
+    SEAL's own copy is dropped. The caller wipes the array when the round ends.
+    """
+    public, secret, residues = _generate(params)
+    secret.wipe()
+    return public, residues
+
+
+def _generate(params: ParameterSet) -> tuple[PublicKey, SecretKey, U32]:
     context = _context_of(params)
     for _ in range(_KEY_ATTEMPTS):
         generator = seal.KeyGenerator(context.context)
@@ -165,8 +190,10 @@ def generate_keys(params: ParameterSet) -> tuple[PublicKey, SecretKey]:
         public = PublicKey(params, residues)
         public.check()
         secret = SecretKey(context, seal.Decryptor(context.context, generator.secret_key()))
-        if _keys_are_sound(public, secret):
-            return public, secret
+        read = _residues_of(secret, params)
+        if _keys_are_sound(public, secret, read):
+            return public, secret, read
+        wipe(read)
     raise KeySelfTestFailed(f"SEAL generated {_KEY_ATTEMPTS} keys, all outside the noise bounds: do not use this build")
 
 
@@ -182,6 +209,7 @@ def generate_secret(params: ParameterSet) -> U32:
         residues = _residues_of(secret, params)
         if _secret_is_sound(residues, params):
             return residues
+        wipe(residues)
     raise KeySelfTestFailed(f"SEAL generated {_KEY_ATTEMPTS} secrets outside the bounds: do not use this build")
 
 
@@ -192,14 +220,15 @@ def _residues_of(secret: SecretKey, params: ParameterSet) -> U32:
     return secret.decrypt_transformed(unit)
 
 
-def _keys_are_sound(public: PublicKey, secret: SecretKey) -> bool:
+def _keys_are_sound(public: PublicKey, secret: SecretKey, residues: U32) -> bool:
+    """residues: of the secret key."""
     params = public.params
     error = centred(secret.decrypt(public.residues[:, :-1, :].astype(np.uint32)), params)
     return (
         error is not None
         and int(np.abs(error).max()) <= ERROR_MAX
         and float(np.dot(error, error)) <= key_norm_limits(params.degree)[0]
-        and _secret_is_sound(_residues_of(secret, params), params)
+        and _secret_is_sound(residues, params)
     )
 
 
@@ -207,11 +236,12 @@ def _secret_is_sound(residues: U32, params: ParameterSet) -> bool:
     coefficients = residues.copy()
     ring_of(params).from_ntt(coefficients)
     ternary = centred(coefficients, params)
-    return (
-        ternary is not None
-        and int(np.abs(ternary).max()) <= 1
-        and float(np.dot(ternary, ternary)) <= key_norm_limits(params.degree)[1]
-    )
+    wipe(coefficients)
+    if ternary is None:
+        return False
+    largest, square = int(np.abs(ternary).max()), float(np.dot(ternary, ternary))
+    wipe(ternary)
+    return largest <= 1 and square <= key_norm_limits(params.degree)[1]
 
 
 def centred(residues: U32, params: ParameterSet) -> Any:
@@ -298,9 +328,14 @@ class _File:
             wide[: part.size] = part
             _write_all(self.descriptor, wide[: part.size].data.cast("B"), len(start) + 8 * first)
 
-    def read(self) -> bytes:
+    def read(self) -> bytearray:
         """The whole content of the file."""
-        return os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
+        content = bytearray(os.fstat(self.descriptor).st_size)
+        with open(self.descriptor, "rb", buffering=0, closefd=False) as file:
+            file.seek(0)
+            if file.readinto(content) != len(content):
+                raise EngineUnavailable("a file that SEAL saved became shorter while it was read: try again")
+        return content
 
 
 class _KeptFile(_File):
@@ -343,7 +378,7 @@ def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _save(source: Any) -> bytes:
+def _save(source: Any) -> bytearray:
     with _private_file() as file:
         source.save(file.path)
         return file.read()
@@ -376,19 +411,17 @@ def _begin_reading(source: Any, offset: int, count: int) -> Callable[[], U64]:
 
     def decompressed() -> U64:
         compression, total = _HEADER.unpack_from(saved)[4], _HEADER.unpack_from(saved)[6]
-        body = memoryview(saved)[_HEADER.size : total]
+        body = np.frombuffer(saved, dtype=np.uint8)[_HEADER.size : total]
         size = offset + 8 * count
-        if compression == _ZSTD:
-            plain = decompress(bytes(body), size)
-        else:
-            plain = np.frombuffer(body, dtype=np.uint8, count=size)
+        plain = decompress(body, size) if compression == _ZSTD else body[:size].copy()
+        body.fill(0)  # what was saved may be a plaintext, or the secret key
         return plain[offset:].view("<u8")
 
     return decompressed
 
 
 @lru_cache(maxsize=1)
-def _zstd() -> Callable[[bytes, int], U8] | None:
+def _zstd() -> Callable[[U8, int], U8] | None:
     """The zstd decompressor that the tenseal library carries, or None where its symbols are hidden."""
     import _sealapi_cpp
 
@@ -398,12 +431,12 @@ def _zstd() -> Callable[[bytes, int], U8] | None:
     except AttributeError:
         return None
     native.restype = ctypes.c_size_t
-    native.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
+    native.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t]
 
-    def decompress(data: bytes, size: int) -> U8:
+    def decompress(data: U8, size: int) -> U8:
         # SEAL's stream does not state its content size, so the caller gives it. One spare byte reveals a longer one.
         out = np.empty(size + 1, dtype=np.uint8)
-        written = native(out.ctypes.data, out.size, data, len(data))
+        written = native(out.ctypes.data, out.size, data.ctypes.data, data.size)
         if written != size:
             raise EngineUnavailable(f"object saved by SEAL: expected {size} bytes, got {written}: reinstall tenseal")
         return out[:size]

@@ -1,4 +1,4 @@
-"""The fast engine: CKKS public-key encryption in compiled loops, directly from packed integers to residues.
+"""The fast engine: CKKS encryption and decryption in compiled loops, between packed integers and residues.
 
 Encryption is that of CKKS (Cheon, Kim, Kim, Song, ASIACRYPT 2017, section 3.2) at the data level, with SEAL's own
 distributions: u uniform ternary, e0 and e1 centred binomial over 2 * 21 bits,
@@ -6,7 +6,12 @@ distributions: u uniform ternary, e0 and e1 centred binomial over 2 * 21 bits,
     c0 = b*u + e0 + m,    c1 = a*u + e1        modulo every data prime,
 
 under a public key (b, a) that SEAL generated and `ckks.generate_keys` tested: b + a*s is the same small e modulo every
-prime, so reduced to the data primes it is a valid public key there. Decryption and key generation stay in SEAL.
+prime, so reduced to the data primes it is a valid public key there. Key generation stays in SEAL. Decryption is
+
+    c0 + c1*s                                  modulo every data prime,
+
+with the residues of s that the self-test of the keys read out of SEAL: the same integers as SEAL's own decryption, bit
+for bit (`opening_fast.py`, ADR 0028). Neither is claimed to take the same time for every key.
 Noise: u*e + e0 + e1*s, rms about 3.2 * sqrt(4N/3); plans budget for it (docs/parameters.md).
 
 Randomness: every block of every contribution draws a fresh AES-256 key from the operating system and expands it in
@@ -18,13 +23,18 @@ modulo 3. Needs numba (extra `fast`).
 from __future__ import annotations
 
 import os
+from weakref import finalize
 
 import numpy as np
 
-from secagg import kernels_fast, randomness
-from secagg.arrays import I8, U32
+from secagg import kernels, kernels_fast, randomness
+from secagg.arrays import I8, U8, U32, Inverse
+from secagg.errors import WrongState
+from secagg.ownership import Owner
+from secagg.parameters import ParameterSet
 from secagg.publickey import PublicKey
 from secagg.ring import ring_of
+from secagg.secrecy import Secret, wipe
 from secagg.workers import Workers
 
 
@@ -71,6 +81,54 @@ class FastEncryptor:
             )
 
         self._workers.over(len(self._params.primes), some_primes)
+
+
+class FastSecretKey(Secret):
+    """Decrypts blocks, in the process that made it, without SEAL. Cannot be pickled; `repr` omits it.
+
+    residues: s, uint32[primes, N] in SEAL's transformed order. This object is their only owner: it overwrites them with
+    zeros in `wipe`, and at the latest when it is freed.
+    """
+
+    def __init__(self, params: ParameterSet, residues: U32) -> None:
+        self._owner = Owner("a secret key")
+        self._params, self._ring = params, ring_of(params)
+        self._residues = residues
+        self._quotients = self._ring.quotients(residues.astype(np.uint64))
+        self._wipe = finalize(self, wipe, self._residues, self._quotients)
+
+    def decrypt(self, block: U32) -> U32:
+        """c0 + c1*s of one checked block uint32[2, primes, N]; returns uint32[primes, N], coefficients."""
+        plain = self.decrypt_transformed(block)
+        self._ring.from_ntt(plain)
+        return plain
+
+    def decrypt_transformed(self, block: U32) -> U32:
+        """As `decrypt`, still in SEAL's transformed order."""
+        self._require()
+        plain: U32 = block[0].copy()
+        kernels.multiply_onto(block[1], self._residues, self._ring.primes, plain)
+        return plain
+
+    def decrypt_rows(self, packed: U8, primes: slice, rows: U32) -> int:
+        """`kernels_fast.decrypt_rows` for some primes. It releases the GIL."""
+        self._require()
+        ring = self._ring
+        inverse = Inverse(ring.inverse_roots[primes], ring.inverse_root_quotients[primes], ring.inverse_degree[primes])
+        key, quotients = self._residues[primes], self._quotients[primes]
+        return kernels_fast.decrypt_rows(packed, key, quotients, inverse, ring.primes[primes], rows)
+
+    def wipe(self) -> None:
+        """Overwrite the key with zeros. Every later call raises `WrongState`."""
+        self._wipe()
+
+    def _require(self) -> None:
+        self._owner.require()  # a forked copy could decrypt a second time
+        if not self._wipe.alive:  # zeros would decrypt, to something else
+            raise WrongState("a secret key: its round has ended, and it was overwritten; open the next round")
+
+    def __repr__(self) -> str:
+        return "FastSecretKey(OMITTED)"
 
 
 def ternary(key: bytes, degree: int) -> I8:

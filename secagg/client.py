@@ -313,7 +313,7 @@ class Client(Secret):
             raise RosterMismatch("the release is for another roster than this client's: refuse it")
         if release.contributors != members:
             raise RosterMismatch(f"contributors: expected {members}, as on the roster, got {release.contributors}")
-        average = read_release(release, self._enrolment, self._plan, clock=self._clock)
+        average = read_release(release, self._enrolment, self._plan, threads=self._threads, clock=self._clock)
         self._journal.finished(header.step, header.model, header.round_id, average.release_hash)
         return average
 
@@ -352,7 +352,7 @@ class Client(Secret):
                     stage.bytes += block.nbytes
                 if terms:
                     with clock.stage("mask", "mask expansion") as stage:
-                        stream.apply(index, block[0])
+                        stream.apply(index, block[0], workers=workers)
                         stage.bytes += len(terms) * block[0].nbytes
                 with clock.stage("serialize"):
                     write_block(block, index, plan.params, packed)

@@ -20,6 +20,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from weakref import WeakSet
@@ -30,7 +32,7 @@ from secagg.private_files import MODE, refusal
 IN_MEMORY = ":memory:"
 
 _APPLICATION_ID = 0x53414747  # "SAGG", in the header of the SQLite file
-_VERSION = 1
+_VERSIONS = (1, 2)  # 2: with the table of contents, which a log gets together with its first content
 _SCHEMA = (
     "CREATE TABLE owner (only INTEGER PRIMARY KEY CHECK (only = 1), purpose TEXT NOT NULL, key BLOB NOT NULL)",
     "CREATE TABLE events (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, step INTEGER NOT NULL,"
@@ -40,7 +42,15 @@ _SCHEMA = (
     "CREATE TRIGGER events_are_final BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'append-only'); END",
     "CREATE TRIGGER events_stay BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'append-only'); END",
     f"PRAGMA application_id = {_APPLICATION_ID}",
-    f"PRAGMA user_version = {_VERSION}",
+    "PRAGMA user_version = 1",
+)
+_CONTENTS = (
+    "CREATE TABLE contents (sequence INTEGER PRIMARY KEY, hash BLOB NOT NULL, content BLOB)",
+    # A content may be dropped, and nothing else may change.
+    "CREATE TRIGGER contents_are_final BEFORE UPDATE ON contents WHEN NEW.content IS NOT NULL"
+    " OR NEW.sequence IS NOT OLD.sequence OR NEW.hash IS NOT OLD.hash BEGIN SELECT RAISE(ABORT, 'append-only'); END",
+    "CREATE TRIGGER contents_stay BEFORE DELETE ON contents BEGIN SELECT RAISE(ABORT, 'append-only'); END",
+    "PRAGMA user_version = 2",
 )
 _COMPANIONS = ("-wal", "-shm", "-journal")  # SQLite's own files beside the database; it gives them the database's mode
 _LOCK_PATIENCE_S = 0.5
@@ -123,6 +133,31 @@ def begin(connection: sqlite3.Connection, purpose: str, key: bytes) -> None:
     connection.execute("COMMIT")
 
 
+def has_contents(connection: sqlite3.Connection) -> bool:
+    """Whether the log has the table of contents."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return bool(version == 2)
+
+
+def add_contents(connection: sqlite3.Connection) -> None:
+    """Give a log the table of contents, in the caller's transaction. Earlier versions of the package refuse it then."""
+    for statement in _CONTENTS:
+        connection.execute(statement)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All of what happens inside, durably, or nothing of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
 def is_empty(connection: sqlite3.Connection, path: str) -> bool:
     """Whether the database is still empty. Raises `LedgerError` for a database that is not a log of this version."""
     schema = _schema(connection)
@@ -130,12 +165,12 @@ def is_empty(connection: sqlite3.Connection, path: str) -> bool:
         return True
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if (application, version) != (_APPLICATION_ID, _VERSION):
+    if application != _APPLICATION_ID or version not in _VERSIONS:
         raise LedgerError(
-            f"{path}: expected a log of version {_VERSION}, got a database with application id {application:#x} and "
+            f"{path}: expected a log of version 1 or 2, got a database with application id {application:#x} and "
             f"version {version}: choose another file"
         )
-    if schema != _expected_schema():
+    if schema != _expected_schema(version):
         raise LedgerError(f"{path}: its tables and triggers are not those of a log: keep the file and investigate")
     return False
 
@@ -226,16 +261,18 @@ def _distrust(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _schema(connection: sqlite3.Connection) -> list[tuple[object, ...]]:
-    """The schema of the database: type, name, table and statement of at most 9 parts; a log has 5."""
+    """The schema of the database: type, name, table and statement of at most 9 parts; a log has 5, with contents 8."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 9").fetchall()
     return sorted(rows, key=repr)
 
 
-@lru_cache(maxsize=1)
-def _expected_schema() -> list[tuple[object, ...]]:
+@lru_cache(maxsize=2)
+def _expected_schema(version: int) -> list[tuple[object, ...]]:
     connection = sqlite3.connect(IN_MEMORY)
     try:
         begin(connection, "", b"")
+        if version == 2:
+            add_contents(connection)
         return _schema(connection)
     finally:
         connection.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,12 @@ from numpy.typing import NDArray
 from secagg import randomness
 from secagg.arrays import I8
 from secagg.blocks import Payload
-from secagg.engines import available_engines
+from secagg.engines import DecryptionKey, available_engines
 from secagg.masks import MaskTerm
 from secagg.packing import IntegerSums
 from secagg.plan import RoundPlan
 from secagg.publickey import PublicKey
 from secagg.stages import StageClock
-
-if TYPE_CHECKING:
-    from secagg.ckks import SecretKey  # loads tenseal, which a client with the engine `fast` does not need
 
 Update = Any
 """What a client contributes: a numpy array, float32 or float64, or what the client's `Device` takes in its place."""
@@ -56,7 +53,7 @@ class Device(Protocol):
     def open_sum(
         self,
         payload: Payload,
-        secret_key: SecretKey,
+        secret_key: DecryptionKey,
         seed_terms: Sequence[MaskTerm],
         plan: RoundPlan,
         clients: int,

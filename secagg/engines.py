@@ -1,21 +1,27 @@
-"""The encryption engines: how a client turns packed coefficients into residues of a fresh ciphertext.
+"""The engines: how a client encrypts packed coefficients, and how the key holder decrypts their sum.
 
-    seal    SEAL's own encryption, through tenseal: always available
+    seal    SEAL's own encryption and decryption, through tenseal: always available
     fast    `ckks_fast.py`, compiled by numba: available with the extra `fast`
 
-Every plan budgets for the noisier of the two, so each client of a round may choose its own. SEAL always decrypts.
+Every plan budgets for the noisier of the two, so each client of a round may choose its own. Both decrypt to the same
+residues, so the key holder's choice changes no result. SEAL generates the keys of both.
 """
 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from secagg import kernels
 from secagg.arrays import U32
 from secagg.errors import EngineUnavailable
+from secagg.parameters import ParameterSet
 from secagg.publickey import PublicKey
 from secagg.workers import Workers
+
+if TYPE_CHECKING:
+    from secagg.ckks import SecretKey
+    from secagg.ckks_fast import FastSecretKey
 
 
 class Engine(Protocol):
@@ -59,3 +65,32 @@ def encryptor(name: str, public_key: PublicKey, workers: Workers | None = None) 
     from secagg.ckks import Encryptor
 
     return Encryptor(public_key)
+
+
+class DecryptionKey(Protocol):
+    """What the secret keys of both engines have in common."""
+
+    def decrypt(self, block: U32) -> U32:
+        """c0 + c1*s of one checked block uint32[2, primes, N]; returns uint32[primes, N], coefficients."""
+
+    def decrypt_transformed(self, block: U32) -> U32:
+        """As `decrypt`, still in SEAL's transformed order."""
+
+    def wipe(self) -> None:
+        """End the key. Later calls fail."""
+
+
+def decryption_keys(name: str, params: ParameterSet) -> tuple[PublicKey, SecretKey | FastSecretKey]:
+    """A fresh key pair whose secret half decrypts by the named engine.
+
+    Raises `EngineUnavailable`, or `KeySelfTestFailed` where SEAL makes unsound keys.
+    """
+    if resolve_engine(name) == "fast":
+        from secagg.ckks import generate_readable_keys
+        from secagg.ckks_fast import FastSecretKey
+
+        public, residues = generate_readable_keys(params)
+        return public, FastSecretKey(params, residues)
+    from secagg.ckks import generate_keys
+
+    return generate_keys(params)

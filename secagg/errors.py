@@ -106,6 +106,10 @@ class LedgerError(LocalError):
     """A ledger or journal is damaged, locked by another process, or of another owner."""
 
 
+class ReleasePruned(LedgerError):
+    """The release of this step was dropped from the ledger on purpose, to save space; its hash and signature stay."""
+
+
 class LedgerLocked(LedgerError):
     """Another process has the ledger open."""
 

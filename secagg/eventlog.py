@@ -2,8 +2,11 @@
 
 SQLite in WAL mode with synchronous=FULL: when `append` returns, the event is on disk. Each event's hash covers the hash
 before it, and the owner's Ed25519 signature covers the event's hash, so a log that was cut in the middle, edited or
-spliced does not verify. It cannot show by itself that its *end* was cut off, or that the whole file was rolled back.
-For that, its head is compared with the heads that others saw (`ledger.compare`, `ledger.compare_journal`).
+spliced does not verify. An event may have a *content*: bytes that stand in a table of their own, and whose SHA-256 the
+event's hash covers. Contents can be dropped to save space. The chain still verifies, and an event that the owner signed
+says that they were dropped, so a content that somebody else took away is a damage. The log cannot show by itself that
+its *end* was cut off, or that the whole file was rolled back. For that, its head is compared with the heads that others
+saw (`ledger.compare`, `ledger.compare_journal`).
 
 `ledger.py` and `journal.py` give the events their meaning; `database.py` opens the file and decides what in it is
 trusted. Source: Schneier and Kelsey, "Secure audit logs", ACM TISSEC 1999 (hash chains).
@@ -26,6 +29,8 @@ from secagg.identity import Identity, verify
 from secagg.ownership import Owner
 
 NO_HEAD = bytes(32)
+PRUNED = "pruned"
+"""Kind of the event that drops the contents of all events before it in its own and in lower steps."""
 
 _COLUMNS = "sequence, kind, step, model, round_id, body, hash, signature"
 _TYPES = (int, str, int, bytes, bytes, bytes, bytes, bytes)
@@ -33,7 +38,10 @@ _TYPES = (int, str, int, bytes, bytes, bytes, bytes, bytes)
 
 @dataclass(frozen=True)
 class Event:
-    """sequence: from 1, without gaps.  step: [0, 2**63).  body: depends on kind.  hash: of this and all before it."""
+    """sequence: from 1, without gaps.  step: [0, 2**63).  body: depends on kind.  hash: of this and all before it.
+
+    content_hash: SHA-256 of its content, 32 bytes, or None for an event without one.
+    """
 
     sequence: int
     kind: str
@@ -43,6 +51,15 @@ class Event:
     body: bytes = field(repr=False)
     hash: bytes
     signature: bytes = field(repr=False)
+    content_hash: bytes | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """Bytes to keep beside an event. hash: their SHA-256, 32 bytes, which the writer has computed already."""
+
+    data: bytes | bytearray | memoryview = field(repr=False)
+    hash: bytes
 
 
 class EventLog:
@@ -94,23 +111,76 @@ class EventLog:
         self._process.require()
         return self._length
 
-    def append(self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes = b"") -> Event:
-        """Write an event durably; it is on disk when this returns.
+    def append(
+        self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes = b"", content: Content | None = None
+    ) -> Event:
+        """Write an event, and its content, durably; both are on disk when this returns, or neither.
 
         Raises `LedgerError` for a second event of this kind in this step and for a failed write; the log is unchanged.
         """
         self._process.require()  # before the lock, which a thread of the parent may have held when it forked
         with self._appending:
-            sequence = self._length + 1
-            digest = _event_hash(self._purpose, self._head, sequence, kind, step, model, round_id, body)
-            event = Event(sequence, kind, step, model, round_id, body, digest, self._owner.sign(digest))
-            with database.translated(self.path):
-                self._connection.execute(
-                    f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (sequence, kind, step, model, round_id, body, digest, event.signature),
-                )
-            self._length, self._head = sequence, digest
+            event = self._next(kind, step, model, round_id, body, None if content is None else content.hash)
+            with database.translated(self.path), database.transaction(self._connection):
+                self._insert(event)
+                if content is not None:
+                    if not database.has_contents(self._connection):
+                        database.add_contents(self._connection)
+                    row = (event.sequence, content.hash, content.data)
+                    self._connection.execute("INSERT INTO contents VALUES (?, ?, ?)", row)
+            self._length, self._head = event.sequence, event.hash
         return event
+
+    def content(self, event: Event) -> bytes | None:
+        """The content of an event of this log; None where it has none, or where it was dropped."""
+        if event.content_hash is None:
+            return None
+        with database.translated(self.path):
+            return _content(self._connection, self.path, event)
+
+    def drop_contents(self, step: int, model: bytes, round_id: bytes) -> int:
+        """Drop the contents of all events up to `step`, and record it in an event of that step, or do neither.
+
+        Returns how many were dropped; without any, nothing is recorded. The file keeps its size until `compact`.
+        """
+        self._process.require()
+        with self._appending:
+            held = "contents JOIN events USING (sequence) WHERE step <= ? AND content IS NOT NULL"
+            with database.translated(self.path):
+                if not database.has_contents(self._connection):
+                    return 0
+                (count,) = self._connection.execute(f"SELECT count(*) FROM {held}", (step,)).fetchone()
+            if not count:
+                return 0
+            event = self._next(PRUNED, step, model, round_id, struct.pack("<Q", count), None)
+            with database.translated(self.path), database.transaction(self._connection):
+                self._insert(event)
+                self._connection.execute(
+                    f"UPDATE contents SET content = NULL WHERE sequence IN (SELECT sequence FROM {held})", (step,)
+                )
+            self._length, self._head = event.sequence, event.hash
+        return int(count)
+
+    def compact(self) -> None:
+        """Give the space of what was dropped back to the file system. It needs as much space again while it works."""
+        with self._appending, database.translated(self.path):
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _next(
+        self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes, content_hash: bytes | None
+    ) -> Event:
+        """The next event, signed and not yet written."""
+        sequence = self._length + 1
+        digest = _event_hash(self._purpose, self._head, sequence, kind, step, model, round_id, body, content_hash)
+        signature = self._owner.sign(digest)
+        return Event(sequence, kind, step, model, round_id, body, digest, signature, content_hash)
+
+    def _insert(self, event: Event) -> None:
+        row = (event.sequence, event.kind, event.step, event.model, event.round_id, event.body, event.hash)
+        self._connection.execute(
+            f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, event.signature)
+        )
 
     def events(self, step: int | None = None, kind: str | None = None, model: bytes | None = None) -> list[Event]:
         """Events in order, narrowed to a step, a kind or a model."""
@@ -129,12 +199,22 @@ class EventLog:
             found = f"WHERE kind IN ({', '.join('?' * len(kinds))}) ORDER BY step DESC"
             yield from _select(self._connection, self.path, found, kinds)
 
-    def starts(self, step: int, length: int) -> list[Event]:
-        """Events of a step in order, each with only the first `length` bytes of its body (a stored release is long)."""
+    def steps_of(self, kind: str, limit: int) -> list[int]:
+        """The highest steps with an event of a kind, from the highest down, at most `limit`. Reads no body."""
+        found = "SELECT step FROM events WHERE kind = ? ORDER BY step DESC LIMIT ?"
+        with database.translated(self.path):
+            return [step for (step,) in self._connection.execute(found, (kind, limit))]
+
+    def starts(self, step: int, length: int, kind: str | None = None) -> list[Event]:
+        """Events of a step in order, each with only the first `length` bytes of its body (a stored release is long).
+
+        kind: None for all.
+        """
         start = f"CASE WHEN length(body) > {length:d} THEN substr(body, 1, {length:d}) ELSE body END"
         columns = _COLUMNS.replace("body", start)
         with database.translated(self.path):
-            return list(_select(self._connection, self.path, "WHERE step = ? ORDER BY sequence", (step,), columns))
+            found = "WHERE step = ? AND (? IS NULL OR kind = ?) ORDER BY sequence"
+            return list(_select(self._connection, self.path, found, (step, kind, kind), columns))
 
     def holding(self, kind: str, offset: int, part: bytes) -> list[Event]:
         """Events of a kind whose body has `part` at `offset`, in order."""
@@ -174,6 +254,7 @@ class Entry:
     start: bytes = field(repr=False)
     body_length: int  # bytes
     hash: bytes
+    has_content: bool = False
 
 
 _START_BYTES = 128
@@ -205,7 +286,17 @@ def audit(path: str | Path) -> Audit:
         try:
             purpose, owner = _owner(connection, str(path))
             entries = tuple(
-                Entry(e.sequence, e.kind, e.step, e.model, e.round_id, e.body[:_START_BYTES], len(e.body), e.hash)
+                Entry(
+                    e.sequence,
+                    e.kind,
+                    e.step,
+                    e.model,
+                    e.round_id,
+                    e.body[:_START_BYTES],
+                    len(e.body),
+                    e.hash,
+                    e.content_hash is not None,
+                )
                 for e in _verified(connection, str(path), purpose, owner)
             )
             return Audit(str(path), purpose, owner, entries)
@@ -226,20 +317,41 @@ def _owner(connection: sqlite3.Connection, path: str) -> tuple[str, bytes]:
 def _select(
     connection: sqlite3.Connection, path: str, rest: str, values: tuple[object, ...] = (), columns: str = _COLUMNS
 ) -> Iterator[Event]:
-    for row in connection.execute(f"SELECT {columns} FROM events {rest}", values):
+    held = "NULL"
+    if database.has_contents(connection):
+        held = "(SELECT contents.hash FROM contents WHERE contents.sequence = events.sequence)"
+    for *row, content_hash in connection.execute(f"SELECT {columns}, {held} FROM events {rest}", values):
         # SQLite stores a value of any type. An edited file must raise `LedgerError` and not `TypeError`.
-        if any(type(value) is not kind for value, kind in zip(row, _TYPES, strict=True)) or row[2] < 0:
+        right = all(type(value) is kind for value, kind in zip(row, _TYPES, strict=True)) and row[2] >= 0
+        if not right or not isinstance(content_hash, bytes | None):
             raise LedgerError(f"{path}: an event has fields of the wrong type: keep the file and investigate")
-        yield Event(*row)
+        sequence, name, step, model, round_id, body, digest, signature = row
+        yield Event(sequence, name, step, model, round_id, body, digest, signature, content_hash)
+
+
+def _content(connection: sqlite3.Connection, path: str, event: Event) -> bytes | None:
+    row = connection.execute("SELECT content FROM contents WHERE sequence = ?", (event.sequence,)).fetchone()
+    if row is None or not isinstance(row[0], bytes | None):
+        raise LedgerError(f"{path}: the content of event {event.sequence} has the wrong type: keep the file")
+    return row[0]
 
 
 def _event_hash(
-    purpose: str, previous: bytes, sequence: int, kind: str, step: int, model: bytes, round_id: bytes, body: bytes
+    purpose: str,
+    previous: bytes,
+    sequence: int,
+    kind: str,
+    step: int,
+    model: bytes,
+    round_id: bytes,
+    body: bytes,
+    content_hash: bytes | None,
 ) -> bytes:
     name = kind.encode()
-    digest = hashlib.sha256(b"secagg v1 event of a " + purpose.encode() + b"\0" + previous)
+    label = b"secagg v1 event of a " if content_hash is None else b"secagg v2 event with content of a "
+    digest = hashlib.sha256(label + purpose.encode() + b"\0" + previous)
     digest.update(struct.pack("<QQQQQQ", sequence, step, len(name), len(model), len(round_id), len(body)))
-    for part in (name, model, round_id, body):
+    for part in (name, model, round_id, body, content_hash or b""):
         digest.update(part)
     return digest.digest()
 
@@ -253,15 +365,46 @@ def _verified_head(connection: sqlite3.Connection, path: str, purpose: str, owne
 
 
 def _verified(connection: sqlite3.Connection, path: str, purpose: str, owner: bytes) -> Iterator[Event]:
-    """All events, each checked against the chain and its signature before it is handed out."""
-    head = NO_HEAD
+    """All events, each checked against the chain and its signature, with its content, before it is handed out.
+
+    Whether every content that is missing was dropped by the owner is known, and checked, at the end.
+    """
+    head, contents, missing = NO_HEAD, 0, list[Event]()
     for number, event in enumerate(_select(connection, path, "ORDER BY sequence"), start=1):
-        digest = _event_hash(purpose, head, number, event.kind, event.step, event.model, event.round_id, event.body)
+        digest = _event_hash(
+            purpose,
+            head,
+            number,
+            event.kind,
+            event.step,
+            event.model,
+            event.round_id,
+            event.body,
+            event.content_hash,
+        )
         if event.sequence != number or event.hash != digest:
             raise LedgerError(f"{path}: damaged or edited at event {number}: keep the file and investigate")
         try:
             verify(owner, event.signature, digest)
         except BadSignature as error:
             raise LedgerError(f"{path}: event {number} is not signed by its owner: do not use this log") from error
+        if event.content_hash is not None:
+            contents += 1
+            content = _content(connection, path, event)
+            if content is None:
+                missing.append(event)
+            elif hashlib.sha256(content).digest() != event.content_hash:
+                raise LedgerError(f"{path}: the content of event {number} was edited: keep the file and investigate")
+        elif event.kind == PRUNED:
+            missing = [each for each in missing if each.step > event.step]
         yield event
         head = digest
+    if missing:
+        raise LedgerError(
+            f"{path}: the content of event {missing[0].sequence} is missing, and its owner recorded no pruning of it: "
+            "keep the file and investigate"
+        )
+    if database.has_contents(connection):
+        (found,) = connection.execute("SELECT count(*) FROM contents").fetchone()
+        if found != contents:
+            raise LedgerError(f"{path}: expected {contents} contents, got {found}: keep the file and investigate")

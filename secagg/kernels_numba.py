@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.arrays import I64, U8, U32, U64, Extremes, Inverse, Lanes
+from secagg.arrays import F64, I64, U8, U32, U64, Extremes, Inverse, Lanes
 
 
 def _cache_is_writable() -> bool:
@@ -30,6 +30,7 @@ _inline = numba.njit(inline="always", nogil=True, boundscheck=False)
 
 _LARGEST_DIVISOR = 2**47
 _TILE = 256  # coefficients whose mixed-radix digits are held in the first-level cache at a time
+_FOLDED = 128  # words of a mask that are tested at once
 
 
 @_inline
@@ -205,119 +206,118 @@ def pack_lanes(values: I64, factors: U32, primes: U32, out: U32) -> None:
 
 
 @_jit
-def _unpack_lanes(
+def _unpack_tile(
     residues: Any,
+    start: Any,
+    width: Any,
     primes: Any,
     inverses: Any,
     offsets: Any,
     divisors: Any,
+    garner: Any,
+    remainders: Any,
     digits: Any,
     left: Any,
-    first: Any,
-    last: Any,
 ) -> None:
+    """Digits of at most `_TILE` columns from `start` on. Scratch: garner, uint32[primes, _TILE], and remainders."""
     count = residues.shape[0]
-    garner = np.empty((count, _TILE), dtype=np.uint32)
-    remainders = np.empty(_TILE, dtype=np.int64)
-    for start in range(first, last, _TILE):
-        width = min(_TILE, last - start)
-        for i in range(count):
-            p = primes[i]
-            row = garner[i]
-            source = residues[i, start : start + width]
-            offset = offsets[i]
-            for c in range(width):
-                row[c] = _plus(source[c], offset, p)
-            for j in range(i):
-                w = inverses[j, i]
-                wq = (np.uint64(w) << np.uint64(32)) // np.uint64(p)
-                known = garner[j]
-                for c in range(width):
-                    # known may exceed p, by less than p: both primes have 30 bits.
-                    k = min(known[c], np.uint32(known[c] - p))
-                    row[c] = _times(np.uint32(row[c] + p - k), w, wq, p)
-        top = count
-        position = 0
-        while position < divisors.shape[0]:
-            single = divisors[position]
-            # Two digits at once where both fit a divisor that keeps the estimates exact (`plan.MAX_RADIX`).
-            pair = position + 1 < divisors.shape[0] and single <= _LARGEST_DIVISOR // divisors[position + 1]
-            divisor = single * divisors[position + 1] if pair else single
-            reciprocal = 1.0 / np.float64(divisor)
-            remainders[:] = 0
-            for i in range(top - 1, -1, -1):
-                prime = np.int64(primes[i])
-                fraction = np.float64(prime)
-                row = garner[i]
-                for c in range(width):
-                    digit = np.int64(row[c])
-                    remainder = remainders[c]
-                    estimate = np.int64((np.float64(remainder) * fraction + np.float64(digit)) * reciprocal)
-                    rest = remainder * prime + digit - estimate * divisor
-                    low = np.int64(rest < 0)
-                    high = np.int64(rest >= divisor)
-                    remainders[c] = rest + (low - high) * divisor
-                    row[c] = np.uint32(estimate - low + high)
-            target = digits[position, start : start + width]
-            if pair:
-                reciprocal = 1.0 / np.float64(single)
-                upper = digits[position + 1, start : start + width]
-                for c in range(width):
-                    remainder = remainders[c]
-                    estimate = np.int64(np.float64(remainder) * reciprocal)
-                    rest = remainder - estimate * single
-                    low = np.int64(rest < 0)
-                    high = np.int64(rest >= single)
-                    target[c] = rest + (low - high) * single
-                    upper[c] = estimate - low + high
-            else:
-                for c in range(width):
-                    target[c] = remainders[c]
-            position += 2 if pair else 1
-            while top > 0:
-                highest = np.uint32(0)
-                row = garner[top - 1]
-                for c in range(width):
-                    highest = max(highest, row[c])
-                if highest != 0:
-                    break
-                top -= 1
+    for i in range(count):
+        p = primes[i]
+        row = garner[i]
+        source = residues[i, start : start + width]
+        offset = offsets[i]
         for c in range(width):
-            flag = np.uint32(0)
-            for i in range(top):
-                flag |= garner[i, c]
-            left[start + c] = np.uint8(flag != 0)
+            row[c] = _plus(source[c], offset, p)
+        for j in range(i):
+            w = inverses[j, i]
+            wq = (np.uint64(w) << np.uint64(32)) // np.uint64(p)
+            known = garner[j]
+            for c in range(width):
+                # known may exceed p, by less than p: both primes have 30 bits.
+                k = min(known[c], np.uint32(known[c] - p))
+                row[c] = _times(np.uint32(row[c] + p - k), w, wq, p)
+    top = count
+    position = 0
+    while position < divisors.shape[0]:
+        single = divisors[position]
+        # Two digits at once where both fit a divisor that keeps the estimates exact (`plan.MAX_RADIX`).
+        pair = position + 1 < divisors.shape[0] and single <= _LARGEST_DIVISOR // divisors[position + 1]
+        divisor = single * divisors[position + 1] if pair else single
+        reciprocal = 1.0 / np.float64(divisor)
+        remainders[:] = 0
+        for i in range(top - 1, -1, -1):
+            prime = np.int64(primes[i])
+            fraction = np.float64(prime)
+            row = garner[i]
+            for c in range(width):
+                digit = np.int64(row[c])
+                remainder = remainders[c]
+                estimate = np.int64((np.float64(remainder) * fraction + np.float64(digit)) * reciprocal)
+                rest = remainder * prime + digit - estimate * divisor
+                low = np.int64(rest < 0)
+                high = np.int64(rest >= divisor)
+                remainders[c] = rest + (low - high) * divisor
+                row[c] = np.uint32(estimate - low + high)
+        target = digits[position, :width]
+        if pair:
+            reciprocal = 1.0 / np.float64(single)
+            upper = digits[position + 1, :width]
+            for c in range(width):
+                remainder = remainders[c]
+                estimate = np.int64(np.float64(remainder) * reciprocal)
+                rest = remainder - estimate * single
+                low = np.int64(rest < 0)
+                high = np.int64(rest >= single)
+                target[c] = rest + (low - high) * single
+                upper[c] = estimate - low + high
+        else:
+            for c in range(width):
+                target[c] = remainders[c]
+        position += 2 if pair else 1
+        while top > 0:
+            highest = np.uint32(0)
+            row = garner[top - 1]
+            for c in range(width):
+                highest = max(highest, row[c])
+            if highest != 0:
+                break
+            top -= 1
+    for c in range(width):
+        flag = np.uint32(0)
+        for i in range(top):
+            flag |= garner[i, c]
+        left[c] = np.uint8(flag != 0)
+
+
+@_jit
+def _unpack_lanes(
+    residues: Any, primes: Any, inverses: Any, offsets: Any, divisors: Any, digits: Any, left: Any
+) -> None:
+    garner = np.empty((residues.shape[0], _TILE), dtype=np.uint32)
+    remainders = np.empty(_TILE, dtype=np.int64)
+    degree = residues.shape[1]
+    for start in range(0, degree, _TILE):
+        stop = min(start + _TILE, degree)
+        _unpack_tile(
+            residues,
+            start,
+            stop - start,
+            primes,
+            inverses,
+            offsets,
+            divisors,
+            garner,
+            remainders,
+            digits[:, start:stop],
+            left[start:stop],
+        )
 
 
 def unpack_lanes(residues: U32, primes: U32, inverses: U32, offsets: U32, divisors: I64, digits: I64) -> U8:
     """See `kernels_numpy.unpack_lanes`."""
     left = np.empty(residues.shape[1], dtype=np.uint8)
-    _unpack_lanes(residues, primes, inverses, offsets, divisors, digits, left, 0, residues.shape[1])
+    _unpack_lanes(residues, primes, inverses, offsets, divisors, digits, left)
     return left
-
-
-@_jit
-def _sums_of(
-    digits: Any, left: Any, noise_centre: Any, max_lane: Any, sums: Any, rest: Any, first: Any, last: Any
-) -> Any:
-    degree = digits.shape[1]
-    noise, above = np.int64(0), np.uint8(0)
-    for c in range(first, last):
-        noise = max(noise, abs(digits[0, c] - noise_centre))
-        above |= left[c]
-    highest = lowest = np.int64(0)
-    for lane in range(digits.shape[0] - 1):
-        row = digits[lane + 1]
-        base = lane * degree
-        end = min(max(sums.shape[0] - base, first), last)  # columns from here on belong to `rest`
-        for c in range(first, end):
-            value = row[c] - max_lane
-            highest = max(highest, value)
-            lowest = min(lowest, value)
-            sums[base + c] = value
-        for c in range(end, last):
-            rest[base + c - sums.shape[0]] = row[c] - max_lane
-    return noise, highest, lowest, above
 
 
 @_jit
@@ -329,22 +329,43 @@ def _unpack_sums(
     divisors: Any,
     noise_centre: Any,
     max_lane: Any,
-    digits: Any,
-    left: Any,
     sums: Any,
     rest: Any,
     first: Any,
     last: Any,
 ) -> Any:
-    _unpack_lanes(residues, primes, inverses, offsets, divisors, digits, left, first, last)
-    return _sums_of(digits, left, noise_centre, max_lane, sums, rest, first, last)
+    # Tile by tile: digits are checked and written while they are in the first-level cache.
+    degree, lanes = residues.shape[1], divisors.shape[0] - 1
+    garner = np.empty((residues.shape[0], _TILE), dtype=np.uint32)
+    remainders = np.empty(_TILE, dtype=np.int64)
+    digits = np.empty((lanes + 1, _TILE), dtype=np.int64)
+    left = np.empty(_TILE, dtype=np.uint8)
+    noise, above = np.int64(0), np.uint8(0)
+    highest = lowest = np.int64(0)
+    for start in range(first, last, _TILE):
+        width = min(_TILE, last - start)
+        _unpack_tile(residues, start, width, primes, inverses, offsets, divisors, garner, remainders, digits, left)
+        for c in range(width):
+            noise = max(noise, abs(digits[0, c] - noise_centre))
+            above |= left[c]
+        for lane in range(lanes):
+            row = digits[lane + 1]
+            base = lane * degree + start
+            inside = min(max(sums.shape[0] - base, 0), width)  # columns from here on belong to `rest`
+            target = sums[base : base + inside]
+            for c in range(inside):
+                value = row[c] - max_lane
+                highest = max(highest, value)
+                lowest = min(lowest, value)
+                target[c] = value
+            for c in range(inside, width):
+                rest[base + c - sums.shape[0]] = row[c] - max_lane
+    return noise, highest, lowest, above
 
 
-def unpack_sums(
-    residues: U32, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64, first: int, last: int
-) -> Extremes:
+def unpack_sums(residues: U32, lanes: Lanes, sums: I64, rest: I64, first: int, last: int) -> Extremes:
     """See `kernels_numpy.unpack_sums`."""
-    return _extremes(_unpack_sums(residues, *lanes, digits, left, sums, rest, first, last))
+    return _extremes(_unpack_sums(residues, *lanes, sums, rest, first, last))
 
 
 def _extremes(values: Any) -> Extremes:
@@ -364,8 +385,6 @@ def _unpack_transformed(
     divisors: Any,
     noise_centre: Any,
     max_lane: Any,
-    digits: Any,
-    left: Any,
     sums: Any,
     rest: Any,
 ) -> Any:
@@ -376,16 +395,12 @@ def _unpack_transformed(
         for c in range(degree):
             row[c] = np.uint32(wide[i, c])
         _inverse(row, roots[i], quotients[i], primes[i], scale[i])
-    return _unpack_sums(
-        residues, primes, inverses, offsets, divisors, noise_centre, max_lane, digits, left, sums, rest, 0, degree
-    )
+    return _unpack_sums(residues, primes, inverses, offsets, divisors, noise_centre, max_lane, sums, rest, 0, degree)
 
 
-def unpack_transformed(
-    wide: U64, inverse: Inverse, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64
-) -> Extremes:
+def unpack_transformed(wide: U64, inverse: Inverse, lanes: Lanes, sums: I64, rest: I64) -> Extremes:
     """See `kernels_numpy.unpack_transformed`."""
-    return _extremes(_unpack_transformed(wide, *inverse, *lanes, digits, left, sums, rest))
+    return _extremes(_unpack_transformed(wide, *inverse, *lanes, sums, rest))
 
 
 @_jit
@@ -481,24 +496,102 @@ def unpack30(packed: U8, out: U32) -> None:
     _unpack30(packed, out.reshape(-1))
 
 
+@_inline
+def _pack_width(sums: Any, shift: Any, width: Any, out: Any) -> None:
+    for i in range(sums.shape[0]):
+        value = np.uint64(sums[i] + shift)
+        for b in range(width):
+            out[i, b] = np.uint8((value >> np.uint64(8 * b)) & np.uint64(255))
+
+
+@_jit
+def _pack_sums(sums: Any, shift: Any, out: Any) -> None:
+    # A width that the compiler knows is written in whole vectors: 19 bits of 16-bit values of 8 clients take 3 bytes.
+    if out.shape[1] == 2:
+        _pack_width(sums, shift, 2, out)
+    elif out.shape[1] == 3:
+        _pack_width(sums, shift, 3, out)
+    elif out.shape[1] == 4:
+        _pack_width(sums, shift, 4, out)
+    else:
+        _pack_width(sums, shift, out.shape[1], out)
+
+
+def pack_sums(sums: I64, shift: int, out: U8) -> None:
+    """See `kernels_numpy.pack_sums`."""
+    _pack_sums(sums, np.int64(shift), out)
+
+
+@_inline
+def _unpack_width(packed: Any, shift: Any, width: Any, out: Any) -> Any:
+    largest = np.int64(0)
+    for i in range(out.shape[0]):
+        value = np.int64(0)
+        for b in range(width):
+            value |= np.int64(packed[i, b]) << np.int64(8 * b)
+        largest = max(largest, value)
+        out[i] = value - shift
+    return largest
+
+
+@_jit
+def _unpack_sums_of(packed: Any, shift: Any, out: Any) -> Any:
+    if packed.shape[1] == 2:
+        return _unpack_width(packed, shift, 2, out)
+    if packed.shape[1] == 3:
+        return _unpack_width(packed, shift, 3, out)
+    if packed.shape[1] == 4:
+        return _unpack_width(packed, shift, 4, out)
+    return _unpack_width(packed, shift, packed.shape[1], out)
+
+
+def unpack_sums_of(packed: U8, shift: int, out: I64) -> int:
+    """See `kernels_numpy.unpack_sums_of`."""
+    return int(_unpack_sums_of(packed, np.int64(shift), out))
+
+
+@_jit
+def _scale_sums(sums: Any, factor: Any, out: Any) -> Any:
+    highest = lowest = np.int64(0)
+    for i in range(sums.shape[0]):
+        value = sums[i]
+        highest = max(highest, value)
+        lowest = min(lowest, value)
+        out[i] = np.float64(value) * factor
+    return highest, lowest
+
+
+def scale_sums(sums: I64, factor: float, out: F64) -> tuple[int, int]:
+    """See `kernels_numpy.scale_sums`."""
+    highest, lowest = _scale_sums(sums, np.float64(factor), out)
+    return int(highest), int(lowest)
+
+
 @_jit
 def _fold_words(row: Any, filled: Any, words: Any, prime: Any, negative: Any) -> Any:
-    # Without branches: every word is stored, and only an accepted one moves the place of the next.
-    room = row.shape[0] - filled
-    accepted = np.empty(words.shape[0] + 1, dtype=np.uint32)
-    found = 0
-    for i in range(words.shape[0]):
-        word = np.uint32(words[i] & np.uint32(2**30 - 1))
-        accepted[found] = word
-        found += int(word < prime)
-    found = min(found, room)
-    if negative:
-        for i in range(found):
-            row[filled + i] = _minus(row[filled + i], accepted[i], prime)
-    else:
-        for i in range(found):
-            row[filled + i] = _plus(row[filled + i], accepted[i], prime)
-    return filled + found
+    # In pieces, because one word in 300 or fewer is rejected: a piece is taken whole, or up to its first rejected word.
+    mask = np.uint32(2**30 - 1)
+    flip = np.uint32(0xFFFFFFFF) if negative else np.uint32(0)
+    lift = np.uint32(prime + np.uint32(1)) if negative else np.uint32(0)  # (word ^ -1) + p + 1 is p - word
+    taken = 0
+    while taken < words.shape[0] and filled < row.shape[0]:
+        width = min(_FOLDED, words.shape[0] - taken, row.shape[0] - filled)
+        piece = words[taken : taken + width]
+        target = row[filled : filled + width]
+        largest = np.uint32(0)
+        for i in range(width):
+            largest = max(largest, np.uint32(piece[i] & mask))
+        accepted = width
+        if largest >= prime:
+            accepted = 0
+            while np.uint32(piece[accepted] & mask) < prime:
+                accepted += 1
+        for i in range(accepted):
+            s = np.uint32(target[i] + np.uint32((np.uint32(piece[i] & mask) ^ flip) + lift))
+            target[i] = min(s, np.uint32(s - prime))
+        filled += accepted
+        taken += min(accepted + 1, width)
+    return filled
 
 
 def fold_words(row: U32, filled: int, words: U32, prime: int, negative: bool) -> int:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.arrays import I64, U8, U32, U64, Extremes, Inverse, Lanes
+from secagg.arrays import F64, I64, U8, U32, U64, Extremes, Inverse, Lanes
 
 _GROUP_BYTES = 15  # four 30-bit residues
 _MASK30 = np.uint64(2**30 - 1)
+_SUMS_AT_ONCE = 1 << 15  # released sums written or read at once: they fit the cache
 
 
 def forward_ntt(residues: U32, roots: U32, quotients: U32, primes: U32) -> None:
@@ -96,41 +97,35 @@ def unpack_lanes(residues: U32, primes: U32, inverses: U32, offsets: U32, diviso
     return left
 
 
-def unpack_sums(
-    residues: U32, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64, first: int, last: int
-) -> Extremes:
+def unpack_sums(residues: U32, lanes: Lanes, sums: I64, rest: I64, first: int, last: int) -> Extremes:
     """Write the lanes of columns first..last-1 of a block.
 
-    Value lane * N + column goes into `sums`; what is beyond its end goes into `rest`.
+    Value lane * N + column goes into `sums`; what is beyond its end goes into `rest`. Threads can share both.
 
-    residues: uint32[primes, N]. sums, rest: int64, together lanes * N. digits: int64[1 + lanes, N] and left: uint8[N],
-    scratch; of both only these columns are touched, so that threads can share them.
+    residues: uint32[primes, N]. sums, rest: int64, together lanes * N.
     """
-    columns = digits[:, first:last]
-    left[first:last] = unpack_lanes(
-        residues[:, first:last], lanes.primes, lanes.inverses, lanes.offsets, lanes.divisors, columns
-    )
-    noise = int(np.abs(columns[0] - lanes.noise_centre).max(initial=0))
+    degree = residues.shape[1]
+    digits = np.empty((lanes.divisors.shape[0], last - first), dtype=np.int64)
+    left = unpack_lanes(residues[:, first:last], lanes.primes, lanes.inverses, lanes.offsets, lanes.divisors, digits)
+    noise = int(np.abs(digits[0] - lanes.noise_centre).max(initial=0))
     highest = lowest = 0
-    for lane in range(columns.shape[0] - 1):
-        values = columns[lane + 1] - lanes.max_lane
-        start = lane * digits.shape[1] + first
+    for lane in range(digits.shape[0] - 1):
+        values = digits[lane + 1] - lanes.max_lane
+        start = lane * degree + first
         inside = min(max(sums.shape[0] - start, 0), last - first)
         sums[start : start + inside] = values[:inside]
         beyond = start + inside - sums.shape[0]
         rest[beyond : beyond + values.shape[0] - inside] = values[inside:]
         highest = max(highest, int(values[:inside].max(initial=0)))
         lowest = min(lowest, int(values[:inside].min(initial=0)))
-    return Extremes(noise, highest, lowest, bool(left[first:last].any()))
+    return Extremes(noise, highest, lowest, bool(left.any()))
 
 
-def unpack_transformed(
-    wide: U64, inverse: Inverse, lanes: Lanes, digits: I64, left: U8, sums: I64, rest: I64
-) -> Extremes:
+def unpack_transformed(wide: U64, inverse: Inverse, lanes: Lanes, sums: I64, rest: I64) -> Extremes:
     """`inverse_ntt` of uint64[primes, N] whose values fit 32 bits, then `unpack_sums` of all columns; `wide` stays."""
     residues = wide.astype(np.uint32)
     inverse_ntt(residues, inverse.roots, inverse.quotients, lanes.primes, inverse.scale)
-    return unpack_sums(residues, lanes, digits, left, sums, rest, 0, residues.shape[1])
+    return unpack_sums(residues, lanes, sums, rest, 0, residues.shape[1])
 
 
 def _divide(garner: U64, primes: U32, divisor: int) -> I64:
@@ -196,6 +191,36 @@ def unpack30(packed: U8, out: U32) -> None:
     r[:, 1] = (low >> np.uint64(30)) & _MASK30
     r[:, 2] = ((low >> np.uint64(60)) | (high << np.uint64(4))) & _MASK30
     r[:, 3] = (high >> np.uint64(26)) & _MASK30
+
+
+def pack_sums(sums: I64, shift: int, out: U8) -> None:
+    """`out[i]` = the lowest bytes of sums[i] + shift, little-endian: int64[n] into uint8[n, width], width at most 8."""
+    for start in range(0, sums.shape[0], _SUMS_AT_ONCE):
+        shifted = (sums[start : start + _SUMS_AT_ONCE] + shift).astype("<i8", copy=False)
+        out[start : start + _SUMS_AT_ONCE] = shifted.view(np.uint8).reshape(-1, 8)[:, : out.shape[1]]
+
+
+def unpack_sums_of(packed: U8, shift: int, out: I64) -> int:
+    """The inverse of `pack_sums`, for a width below 8. Returns the largest of out[i] + shift."""
+    largest = 0
+    wide = np.zeros((_SUMS_AT_ONCE, 8), dtype=np.uint8)
+    for start in range(0, packed.shape[0], _SUMS_AT_ONCE):
+        part = packed[start : start + _SUMS_AT_ONCE]
+        wide[: part.shape[0], : part.shape[1]] = part
+        shifted = wide[: part.shape[0]].reshape(-1).view("<i8")
+        largest = max(largest, int(shifted.max()))
+        np.subtract(shifted, shift, out=out[start : start + _SUMS_AT_ONCE])
+    return largest
+
+
+def scale_sums(sums: I64, factor: float, out: F64) -> tuple[int, int]:
+    """`out[i] = sums[i] * factor`, float64[n]. Returns the largest and the smallest of the sums and zero."""
+    highest = lowest = 0
+    for start in range(0, sums.shape[0], _SUMS_AT_ONCE):
+        part = sums[start : start + _SUMS_AT_ONCE]
+        highest, lowest = max(highest, int(part.max())), min(lowest, int(part.min()))
+        np.multiply(part, factor, out=out[start : start + _SUMS_AT_ONCE], dtype=np.float64)
+    return highest, lowest
 
 
 def fold_words(row: U32, filled: int, words: U32, prime: int, negative: bool) -> int:

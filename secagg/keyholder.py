@@ -12,12 +12,14 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from secagg import counts, masks, packing, wire
-from secagg.blocks import empty_block, payload_hash, read_block
-from secagg.ckks import SecretKey, generate_keys
+from secagg.blocks import Payload, empty_block, payload_hash, read_block
+from secagg.ckks import SecretKey
 from secagg.device import Device
-from secagg.engines import BUDGETED_ENGINE
+from secagg.engines import BUDGETED_ENGINE, decryption_keys, resolve_engine
 from secagg.enrolment import Enrolment
 from secagg.errors import (
     DigestMismatch,
@@ -31,6 +33,7 @@ from secagg.errors import (
     SumRefused,
     UnknownClient,
 )
+from secagg.eventlog import Content
 from secagg.gossip import Known, check_range, check_with_ledger
 from secagg.identity import Identity, verify
 from secagg.ledger import Ledger, Outcome
@@ -64,6 +67,10 @@ from secagg.transcript import (
     signed_bytes,
 )
 from secagg.verification import check_same_round, check_signature
+from secagg.workers import Workers
+
+if TYPE_CHECKING:
+    from secagg.ckks_fast import FastSecretKey  # loads numba
 
 ROUND_ID_BYTES = 16
 _CONSUMED = (Outcome.RELEASED, Outcome.REFUSED)
@@ -75,7 +82,7 @@ class _Round(Secret):
 
     offer: Offer
     offer_hash: bytes
-    secret_key: SecretKey = field(repr=False)
+    secret_key: SecretKey | FastSecretKey = field(repr=False)
     agreement: masks.AgreementKey = field(repr=False)
     joins: dict[bytes, Join] = field(default_factory=dict)
     seeds: dict[bytes, bytes] = field(default_factory=dict, repr=False)
@@ -89,8 +96,9 @@ class KeyHolder(Secret):
 
     identity: that of the enrolled key holder. quorum: smallest roster it will close. ledger: its record across
     restarts; in memory when None. masking=False switches the masks off and warns: the aggregator must then be honest.
-    threads: 1, or 2 to unpack one block while SEAL decrypts the next. device: decrypts and unpacks in place of SEAL and
-    the compiled loops, and holds the secret key while it does (`device.py`); None: in memory.
+    engine: "auto" or an engine's name (`engines.py`); it decrypts. threads: all cores when None; with engine "seal" at
+    most 2 are of use, to unpack one block while SEAL decrypts the next. device: decrypts and unpacks in place of the
+    engine, and holds the secret key while it does (`device.py`); None: in memory. Raises `EngineUnavailable`.
     """
 
     def __init__(
@@ -102,6 +110,7 @@ class KeyHolder(Secret):
         *,
         masking: bool = True,
         ledger: Ledger | None = None,
+        engine: str = "auto",
         threads: int | None = None,
         device: Device | None = None,
         clock: StageClock | None = None,
@@ -117,6 +126,7 @@ class KeyHolder(Secret):
         self._quorum = quorum
         self._masking = masking
         self._ledger = ledger or Ledger.in_memory(identity)
+        self._engine = resolve_engine(engine)
         self._threads = threads
         self._device = device
         self._clock = clock or StageClock()
@@ -138,7 +148,7 @@ class KeyHolder(Secret):
             raise LocalError(f"model: expected a hash of 32 bytes, got {len(model)} bytes")
         self._ledger.check_step(step)
         with self._clock.stage("keygen") as stage:
-            public_key, secret_key = generate_keys(self._plan.params)
+            public_key, secret_key = decryption_keys(self._engine, self._plan.params)
             stage.bytes += public_key.residues.nbytes
         agreement = masks.AgreementKey()
         header = Header(
@@ -228,15 +238,20 @@ class KeyHolder(Secret):
         self._forget(following)
         try:
             sums = self._open(encrypted_sum, state)
-            release, release_hash = self._signed_release(encrypted_sum, roster, sums)
-            data = wire.encode(release, self._plan)
+            with Workers(self._threads, self._plan.residue_bytes, most=2) as workers:
+                packing_them = workers.start(partial(wire.release_payload, sums.sums, self._plan))
+                release, release_hash = self._signed_release(encrypted_sum, roster, sums)
+                payload = packing_them()
+            head, tail = wire.around_release(release, payload)
             # Stored before it is sent, so that the same bytes are sent again after a crash.
-            self._ledger.released(header.step, header.model, header.round_id, release_hash, data)
+            content = Content(payload.payload, payload.hash)
+            self._ledger.released(header.step, header.model, header.round_id, release_hash, head, content, tail)
         except PeerError:
             # Not only SumRefused: a payload that changes during the call must not reveal which check it failed.
             self._ledger.refused(header.step, header.model, header.round_id)
             raise SumRefused("refused") from None
         finally:
+            state.secret_key.wipe()
             self._ledger.let_go()
         return release
 
@@ -382,11 +397,23 @@ class KeyHolder(Secret):
             raise MalformedMessage(
                 f"payload: expected {self._plan.residue_bytes} bytes, got {len(encrypted_sum.payload)}"
             )
-        if payload_hash(encrypted_sum.payload) != encrypted_sum.payload_hash:
-            raise DigestMismatch("the payload's SHA-256 is not the one that the aggregator signed")
+        with Workers(self._threads, self._plan.residue_bytes, most=2) as workers:
+            hashing = workers.start(partial(payload_hash, encrypted_sum.payload))
+            fault = self._fault_of_residues(encrypted_sum.payload)
+            if hashing() != encrypted_sum.payload_hash:
+                raise DigestMismatch("the payload's SHA-256 is not the one that the aggregator signed")
+        if fault is not None:
+            raise fault
+
+    def _fault_of_residues(self, payload: Payload) -> PeerError | None:
+        """What is wrong with a block of the sum: the first fault, or None."""
         block = empty_block(self._plan.params)
-        for index in range(self._plan.blocks):
-            read_block(encrypted_sum.payload, index, self._plan.params, block)
+        try:
+            for index in range(self._plan.blocks):
+                read_block(payload, index, self._plan.params, block)
+        except PeerError as error:
+            return error
+        return None
 
     def _verify_parts(self, parts: Sequence[SignedHash], roster: Roster, roster_hash: bytes) -> None:
         """Every member's signature under the hash of its contribution."""

@@ -5,17 +5,26 @@ a verdict.  `consumed` is durable before the secret key is used on the sum, and 
 crash there is nothing left that could decrypt a second time, and what was released is sent again byte for byte.
 
 The same table of legal orders guards the running key holder and the offline audit.  The file may serve several
-sessions of one key holder; then steps increase over all of them.  It grows by every release it stores.
+sessions of one key holder; then steps increase over all of them.  It grows by every release it stores.  `prune` drops
+the sums of old ones: what the key holder signed of them, and the hash of their sums, stay in the chain.
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from secagg.errors import LedgerError, RoundAlreadyReleased, StepJump, StepNotIncreasing, WrongState
-from secagg.eventlog import IN_MEMORY, NO_HEAD, Audit, Entry, Event, EventLog, audit
+from secagg.errors import (
+    LedgerError,
+    ReleasePruned,
+    RoundAlreadyReleased,
+    StepJump,
+    StepNotIncreasing,
+    WrongState,
+)
+from secagg.eventlog import IN_MEMORY, NO_HEAD, PRUNED, Audit, Content, Entry, Event, EventLog, audit
 from secagg.identity import Identity
 from secagg.journal import MAX_STEP_JUMP, JournalRound, journal_rounds
 from secagg.journal import PURPOSE as JOURNAL_PURPOSE
@@ -23,7 +32,11 @@ from secagg.transcript import HEADER
 
 PURPOSE = "key holder ledger"
 
+LEAST_KEPT = 10
+"""Releases that `Ledger.prune` never drops: a member that missed some must find each of them to catch up."""
+
 _HASH = 32  # bytes
+_BEFORE = struct.Struct("<I")  # in the event of a release with a content: bytes of its head, which follow
 
 # Kind of event -> what may stand before it in the same step.
 _FOLLOWS: dict[str, tuple[str | None, ...]] = {
@@ -91,6 +104,13 @@ class Ledger:
         self._live: bytes | None = None  # round id of the round that this process opened
 
     @classmethod
+    def existing(cls, path: str | Path, owner: Identity) -> Ledger:
+        """A ledger that is there already. Raises `LedgerError` for a path without one, as for a bad file."""
+        if not Path(path).is_file():
+            raise LedgerError(f"{path}: no such ledger: check the path")
+        return cls(path, owner)
+
+    @classmethod
     def in_memory(cls, owner: Identity) -> Ledger:
         """A ledger in memory, which is lost when the process ends."""
         return cls(IN_MEMORY, owner)
@@ -137,9 +157,15 @@ class Ledger:
             raise RoundAlreadyReleased(f"step {step} was consumed before: there is one decryption per step")
         self._append("consumed", step, model, round_id, encrypted_sum)
 
-    def released(self, step: int, model: bytes, round_id: bytes, release: bytes, data: bytes) -> None:
-        """release: its hash, 32 bytes. data: its bytes on the wire, to be sent again after a crash."""
-        self._append("released", step, model, round_id, release + data)
+    def released(
+        self, step: int, model: bytes, round_id: bytes, release: bytes, head: bytes, sums: Content, tail: bytes
+    ) -> None:
+        """release: its hash, 32 bytes. head, sums, tail: its bytes on the wire, to be sent again after a crash.
+
+        The event holds head and tail, which have the key holder's signature in them, and the hash of the sums.
+        """
+        body = release + _BEFORE.pack(len(head)) + head + tail
+        self._append("released", step, model, round_id, body, sums)
 
     def refused(self, step: int, model: bytes, round_id: bytes) -> None:
         """The sum failed a check; which one is not recorded."""
@@ -154,9 +180,9 @@ class Ledger:
         self._live = None
 
     def stored_release(self, step: int) -> bytes | None:
-        """The wire bytes of the release of `step`, or None."""
+        """The wire bytes of the release of `step`, or None. Raises `ReleasePruned`."""
         found = self._log.events(step, "released")
-        return found[0].body[_HASH:] if found else None
+        return self._wire_bytes(found[0]) if found else None
 
     def record(self, step: int) -> StepRecord | None:
         """What the ledger holds about `step`; None when it was never opened. Reads no release, only its hash."""
@@ -168,9 +194,44 @@ class Ledger:
         return StepRecord(opened[:_HASH], opened[_HASH:], release, reason, "refused" in held)
 
     def release_after(self, step: int, model: bytes | None = None) -> tuple[int, bytes] | None:
-        """(step, wire bytes) of the first release above `step` of a round from `model`, from any when None; or None."""
+        """(step, wire bytes) of the first release above `step` of a round from `model`, from any when None; or None.
+
+        Raises `ReleasePruned` where that one was dropped: a later one would not follow from what its reader has.
+        """
         found = self._log.beyond("released", step, model)
-        return (found[0].step, found[0].body[_HASH:]) if found else None
+        return (found[0].step, self._wire_bytes(found[0])) if found else None
+
+    def prune(self, keep: int) -> int:
+        """Drop the sums of all releases but the last `keep`, `LEAST_KEPT` or more, and give back their space.
+
+        Returns how many were dropped. An event of its own records it, so that an audit tells pruning from damage.
+        Releases that an earlier version of the package stored, inside their events, stay. Raises `LedgerError`.
+        """
+        if keep < LEAST_KEPT:
+            raise LedgerError(
+                f"releases to keep: expected {LEAST_KEPT} or more, got {keep}: members that missed some need them"
+            )
+        steps = self._log.steps_of("released", keep + 1)
+        dropped = 0
+        if len(steps) > keep:
+            (last,) = self._log.starts(steps[-1], _HASH, "released")
+            dropped = self._log.drop_contents(last.step, last.model, last.round_id)
+        self._log.compact()
+        return dropped
+
+    def _wire_bytes(self, event: Event) -> bytes:
+        """The release that an event stores. Before there were contents, the event's body held all of it."""
+        if event.content_hash is None:
+            return event.body[_HASH:]
+        sums = self._log.content(event)
+        if sums is None:
+            raise ReleasePruned(
+                f"step {event.step}: the sums of this release were dropped from the ledger; ask a member that has it, "
+                "or start from a later model"
+            )
+        (length,) = _BEFORE.unpack_from(event.body, _HASH)
+        start = _HASH + _BEFORE.size
+        return event.body[start : start + length] + sums + event.body[start + length :]
 
     def lost_after(self, step: int, model: bytes, limit: int) -> tuple[LostRound, ...]:
         """Rounds from `model` above `step` that were aborted or refused, lowest step first, at most `limit`."""
@@ -183,7 +244,7 @@ class Ledger:
 
     def outcome(self, step: int) -> Outcome | None:
         """How `step` ended; None when it was never opened."""
-        events = self._log.starts(step, 0)
+        events = _of_the_round(self._log.starts(step, 0))
         if not events:
             return None
         unfinished = Outcome.OPEN if events[0].round_id == self._live else Outcome.ABANDONED
@@ -199,9 +260,11 @@ class Ledger:
         """Release the lock on the file."""
         self._log.close()
 
-    def _append(self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes = b"") -> None:
+    def _append(
+        self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes = b"", content: Content | None = None
+    ) -> None:
         """Write an event if the table allows it. Raises `WrongState`."""
-        events = self._log.events(step)
+        events = _of_the_round(self._log.starts(step, 0))
         before = events[-1].kind if events else None
         if before not in _FOLLOWS[kind]:
             raise WrongState(f"step {step}: {kind} after {before or 'nothing'} is not a legal order")
@@ -210,7 +273,12 @@ class Ledger:
         # Key and seeds ended with the process that opened the round, which can now only be reported.
         if events and kind != "aborted" and round_id != self._live:
             raise WrongState(f"step {step}: abandoned by an earlier process; report it and open the next step")
-        self._log.append(kind, step, model, round_id, body)
+        self._log.append(kind, step, model, round_id, body, content)
+
+
+def _of_the_round(events: list[Event]) -> list[Event]:
+    """Those that belong to the round of their step: a pruning is recorded long after it."""
+    return [event for event in events if event.kind != PRUNED]
 
 
 # --- offline --------------------------------------------------------------------------------------------------------
@@ -218,7 +286,10 @@ class Ledger:
 
 @dataclass(frozen=True)
 class LedgerReport:
-    """steps: (step, model, outcome) in order. head: hash of the last event. decryptions: steps consumed."""
+    """steps: (step, model, outcome) in order. head: hash of the last event. decryptions: steps consumed.
+
+    dropped: releases of which only the signed head and the hash of the sums are left (`Ledger.prune`).
+    """
 
     path: str
     owner: bytes
@@ -226,6 +297,7 @@ class LedgerReport:
     head: bytes
     steps: tuple[tuple[int, bytes, Outcome], ...]
     decryptions: int
+    dropped: int = 0
 
 
 def audit_ledger(path: str | Path) -> LedgerReport:
@@ -236,7 +308,9 @@ def audit_ledger(path: str | Path) -> LedgerReport:
         for step, entries in _steps(found).items()
     )
     decryptions = sum(entry.kind == "consumed" for entry in found.entries)
-    return LedgerReport(found.path, found.owner, len(found.entries), found.head, steps, decryptions)
+    pruned = max((entry.step for entry in found.entries if entry.kind == PRUNED), default=-1)
+    dropped = sum(entry.has_content and entry.step <= pruned for entry in found.entries)
+    return LedgerReport(found.path, found.owner, len(found.entries), found.head, steps, decryptions, dropped)
 
 
 def compare(ledger: str | Path, copy: str | Path) -> int:
@@ -316,6 +390,9 @@ def _steps(found: Audit) -> dict[int, list[Entry]]:
     steps: dict[int, list[Entry]] = {}
     latest = -1
     for entry in found.entries:
+        if entry.kind == PRUNED:
+            _check_pruning(entry, steps, found.path)
+            continue
         where = f"{found.path}: event {entry.sequence} ({entry.kind}, step {entry.step})"
         before = steps[entry.step][-1].kind if entry.step in steps else None
         if before not in _FOLLOWS.get(entry.kind, ()):
@@ -331,3 +408,14 @@ def _steps(found: Audit) -> dict[int, list[Entry]]:
             raise LedgerError(f"{where}: names another round or model than its step: keep it and investigate")
         steps[entry.step].append(entry)
     return steps
+
+
+def _check_pruning(entry: Entry, steps: dict[int, list[Entry]], path: str) -> None:
+    """Raise `LedgerError` unless a pruning names a released step, and as many releases after it stay as must."""
+    released = [step for step, entries in steps.items() if entries[-1].kind == "released"]
+    own = [each for each in steps.get(entry.step, []) if (each.model, each.round_id) == (entry.model, entry.round_id)]
+    if entry.step not in released or not own or sum(step > entry.step for step in released) < LEAST_KEPT:
+        raise LedgerError(
+            f"{path}: event {entry.sequence} drops releases up to step {entry.step}, which was not released or is one "
+            f"of the last {LEAST_KEPT}: keep the file and investigate"
+        )

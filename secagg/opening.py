@@ -1,6 +1,8 @@
-"""Turns an encrypted sum into exact integers: subtracts the seed masks, decrypts in SEAL, checks every coefficient.
+"""Turns an encrypted sum into exact integers: subtracts the seed masks, decrypts, checks every coefficient.
 
-The key holder calls it once the step is consumed. Nothing here decides whether a sum may be opened.
+The key holder calls it once the step is consumed. Nothing here decides whether a sum may be opened. The key decides how
+it is decrypted: in the fast engine's compiled loops (`opening_fast.py`) or in SEAL, here. Both give the same integers,
+and refuse the same sums.
 
 # Strategy: SEAL's binding holds the GIL while it works, longest while it saves a plaintext. Meanwhile another thread
 unpacks the previous block: decompressing it and one compiled call need no GIL. Between the two the thread needs the GIL
@@ -13,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from threading import Event
+from typing import TYPE_CHECKING
 
 from secagg import masks, packing
 from secagg.arrays import U64
@@ -23,10 +26,13 @@ from secagg.secrecy import Secret
 from secagg.stages import StageClock
 from secagg.workers import Workers
 
+if TYPE_CHECKING:
+    from secagg.ckks_fast import FastSecretKey  # loads numba
+
 
 def open_sum(
     payload: Payload,
-    secret_key: SecretKey,
+    secret_key: SecretKey | FastSecretKey,
     seed_terms: Sequence[masks.MaskTerm],
     plan: RoundPlan,
     clients: int,
@@ -40,6 +46,27 @@ def open_sum(
     """
     decoder = packing.Decoder(plan, clients)
     stream = masks.MaskStream(seed_terms, plan.params)
+    if isinstance(secret_key, SecretKey):
+        _add_blocks(payload, secret_key, stream, plan, decoder, threads, clock)
+        with clock.stage("unpack"):
+            return decoder.sums()
+    from secagg.opening_fast import add_blocks  # loads numba, which made this key
+
+    add_blocks(payload, secret_key, stream, plan, decoder, threads, clock)
+    with clock.stage("decrypt"):
+        return decoder.sums()
+
+
+def _add_blocks(
+    payload: Payload,
+    secret_key: SecretKey,
+    stream: masks.MaskStream,
+    plan: RoundPlan,
+    decoder: packing.Decoder,
+    threads: int | None,
+    clock: StageClock,
+) -> None:
+    """Decrypt every block in SEAL and hand it to the decoder."""
     block = empty_block(plan.params)
     with Workers(threads, plan.residue_bytes, most=2) as workers:  # no more: blocks are unpacked in order
         beside = workers.threads > 1
@@ -66,8 +93,6 @@ def open_sum(
         with clock.stage("unpack", "checks of the sum") as stage:
             before(workers)
             stage.bytes += plan.blocks * block[0].nbytes
-    with clock.stage("unpack"):
-        return decoder.sums()
 
 
 class _Unpacking(Secret):

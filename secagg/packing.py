@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg import kernels
-from secagg.arrays import F64, I64, U32, U64, Extremes, Inverse, Lanes
+from secagg.arrays import F64, I64, U8, U32, U64, Extremes, Inverse, Lanes
 from secagg.counts import count
 from secagg.errors import (
     MalformedMessage,
@@ -161,17 +161,7 @@ class Decoder:
         self._plan = plan
         self._clients = clients
         self._ring = ring_of(plan.params)
-        offset = (plan.span * plan.radix**plan.lanes - 1) // 2
-        self._lanes = Lanes(
-            self._ring.primes,
-            self._ring.garner_inverses,
-            np.array([offset % p for p in plan.params.primes], dtype=np.uint32),
-            np.array([plan.span] + [plan.radix] * plan.lanes, dtype=np.int64),
-            (plan.span - 1) // 2,
-            plan.max_lane,
-        )
-        self._digits = np.empty((plan.lanes + 1, plan.params.degree), dtype=np.int64)
-        self._left = np.empty(plan.params.degree, dtype=np.uint8)
+        self._lanes = lanes_of(plan)
         self._sums = np.empty(plan.length, dtype=np.int64)
         self._total_weight = 0
         self._highest = self._lowest = 0  # of all sums so far
@@ -184,15 +174,23 @@ class Decoder:
 
         Blocks come in order, each once; raises `WrongState` otherwise.
         """
-        sums, rest = self._room(block)
-        found: list[Extremes] = []
+        self.add_blocks(block, residues[None], workers)
+
+    def add_blocks(self, first_block: int, residues: U32, workers: Workers | None = None) -> None:
+        """As `add`, of several blocks: uint32[blocks, primes, N], from number `first_block` on."""
+        degree = self._plan.params.degree
+        rooms = [self._room(first_block + index) for index in range(residues.shape[0])]
+        found: list[list[Extremes]] = [[] for _ in rooms]
 
         def some_columns(first: int, last: int) -> None:
-            part = kernels.unpack_sums(residues, self._lanes, self._digits, self._left, sums, rest, first, last)
-            found.append(part)
+            for index in range(first // degree, -(-last // degree)):
+                start, stop = max(first - index * degree, 0), min(last - index * degree, degree)
+                sums, rest = rooms[index]
+                found[index].append(kernels.unpack_sums(residues[index], self._lanes, sums, rest, start, stop))
 
-        (workers or Workers(1)).over(residues.shape[1], some_columns)
-        self._take(block, rest, found)
+        (workers or Workers(1)).over(residues.shape[0] * degree, some_columns)
+        for index, (_, rest) in enumerate(rooms):
+            self._take(first_block + index, rest, found[index])
 
     def add_transformed(self, block: int, residues: U64, workers: Workers | None = None) -> None:
         """As `add`, from uint64[primes, N] in SEAL's transformed order.
@@ -215,8 +213,6 @@ class Decoder:
             residues,
             Inverse(ring.inverse_roots, ring.inverse_root_quotients, ring.inverse_degree),
             self._lanes,
-            self._digits,
-            self._left,
             sums,
             rest,
         )
@@ -270,14 +266,44 @@ class Decoder:
         return IntegerSums(self._sums, self._total_weight)
 
 
-def check_sums(sums: IntegerSums, plan: RoundPlan, contributors: int) -> None:
-    """Raise `MalformedMessage` unless `contributors` clients can have these released sums."""
+def lanes_of(plan: RoundPlan) -> Lanes:
+    """The constants with which a coefficient of a sum under `plan` comes apart into noise and lanes."""
+    ring = ring_of(plan.params)
+    offset = (plan.span * plan.radix**plan.lanes - 1) // 2
+    return Lanes(
+        ring.primes,
+        ring.garner_inverses,
+        np.array([offset % p for p in plan.params.primes], dtype=np.uint32),
+        np.array([plan.span] + [plan.radix] * plan.lanes, dtype=np.int64),
+        (plan.span - 1) // 2,
+        plan.max_lane,
+    )
+
+
+def digits_of(residues: U32, plan: RoundPlan) -> tuple[I64, U8]:
+    """A block's coefficients, uint32[primes, N], as integers, unchecked; for attacks, see `Decoder`.
+
+    Returns int64[1 + lanes, N], the noise and the lanes, and uint8[N], 1 where something is left above the top lane.
+    """
+    lanes = lanes_of(plan)
+    digits = np.empty((plan.lanes + 1, residues.shape[1]), dtype=np.int64)
+    left = kernels.unpack_lanes(residues, lanes.primes, lanes.inverses, lanes.offsets, lanes.divisors, digits)
+    digits[0] -= lanes.noise_centre
+    digits[1:] -= lanes.max_lane
+    return digits, left
+
+
+def checked_average(sums: IntegerSums, plan: RoundPlan, contributors: int) -> F64:
+    """`average` of released sums that `contributors` clients can have, in one pass. Raises `MalformedMessage`."""
     weight = sums.total_weight
     limit = weight * plan.max_value
-    if sums.sums.shape != (plan.length,) or not contributors <= weight <= contributors * plan.max_weight:
+    if sums.sums.shape != (plan.length,) or not 0 < contributors <= weight <= contributors * plan.max_weight:
         raise MalformedMessage("released sums: this round cannot have their shape or their sum of weights: refuse them")
-    if int(sums.sums.max()) > limit or int(sums.sums.min()) < -limit:
+    result = np.empty(plan.length, dtype=np.float64)
+    highest, lowest = kernels.scale_sums(sums.sums, plan.step / weight, result)
+    if highest > limit or lowest < -limit:
         raise MalformedMessage("released sums: a value is larger than the sum of weights allows: refuse them")
+    return result
 
 
 def lanes_per_row(plan: RoundPlan) -> int:

@@ -7,6 +7,7 @@ whether the reader took part in the round of the release, and whether it accepte
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from secagg import packing
 from secagg.arrays import F64
@@ -16,6 +17,7 @@ from secagg.messages import Release
 from secagg.plan import RoundPlan
 from secagg.stages import StageClock
 from secagg.verification import check_signature
+from secagg.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,17 @@ class Average:
 
 
 def read_release(
-    release: Release, enrolment: Enrolment, plan: RoundPlan, *, clock: StageClock | None = None
+    release: Release,
+    enrolment: Enrolment,
+    plan: RoundPlan,
+    *,
+    threads: int | None = None,
+    clock: StageClock | None = None,
 ) -> Average:
     """Check that the enrolled key holder signed this release under this plan, and divide its sums.
 
-    clock: adds up the time of the stages "check" and "unpack". Raises `WrongRound` for another session, `WrongPlan`,
+    threads: all cores when None; 2 are of use, to divide while the signature is checked. clock: adds up the time of the
+    stages "check" and "unpack". Raises `WrongRound` for another session, `WrongPlan`,
     `UnknownClient` and `BadSignature` for another signer, `MalformedMessage` for sums that so many clients cannot have.
     """
     clock = clock or StageClock()
@@ -47,10 +55,11 @@ def read_release(
         raise WrongRound("session: the release is of another federation: refuse it")
     if header.plan != plan.fingerprint:
         raise WrongPlan("plan: the release is of a round under another plan: refuse it")
-    with clock.stage("check"):
-        release_hash = check_signature(release, enrolment.key_holder.key)
-        sums = packing.IntegerSums(release.sums, release.total_weight)
-        packing.check_sums(sums, plan, release.contributors)
-    with clock.stage("unpack"):
-        values = packing.average(sums, plan)
+    sums = packing.IntegerSums(release.sums, release.total_weight)
+    with Workers(threads, plan.residue_bytes, most=2) as workers:
+        dividing = workers.start(partial(packing.checked_average, sums, plan, release.contributors))
+        with clock.stage("check"):
+            release_hash = check_signature(release, enrolment.key_holder.key)
+        with clock.stage("unpack"):
+            values = dividing()
     return Average(values, packing.error_bound(plan), release.total_weight, release.contributors, release_hash)

@@ -88,13 +88,14 @@ class RobustKeyHolder(KeyHolder):
         *,
         robust: Robust,
         ledger: Ledger | None = None,
+        engine: str = "auto",
         threads: int | None = None,
         clock: StageClock | None = None,
     ) -> None:
         self._robust = robust
         self._sketch = robust.check(plan, masking=True)
         self._next: _Comparison | None = None
-        super().__init__(identity, enrolment, plan, quorum, ledger=ledger, threads=threads, clock=clock)
+        super().__init__(identity, enrolment, plan, quorum, ledger=ledger, engine=engine, threads=threads, clock=clock)
 
     def _moves(self) -> Mapping[tuple[KeyHolderState, str], KeyHolderState]:
         return ROBUST_KEY_HOLDER_MOVES[self._sketch.looks]

@@ -203,6 +203,7 @@ class Session(Secret):
                 terms.quorum,
                 robust=_robust_of(terms),
                 ledger=self.ledger,
+                engine=terms.engine,
                 threads=terms.threads,
                 clock=clock,
             )
@@ -215,6 +216,7 @@ class Session(Secret):
             terms.quorum,
             masking=terms.masking,
             ledger=self.ledger,
+            engine=terms.engine,
             threads=terms.threads,
             device=terms.device,
             clock=clock,

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 STAGES = ("keygen", "pack", "encrypt", "mask", "serialize", "check", "sum", "verify", "decrypt", "unpack")
 """keygen; pack: clip, quantise, lanes, transform; encrypt; mask: key agreement and expansion; serialize: residues to
 30 bits, hash, frame; check: digests, signatures and residue ranges at the receivers; sum; verify: signatures, hash and
-residue ranges at the key holder, seed masks taken off; decrypt: SEAL; unpack: read the plaintext, reconstruct, check
-every digit, divide. With several threads, unpacking runs while SEAL decrypts; then only the wait for it counts."""
+residue ranges at the key holder, seed masks taken off; decrypt: c0 + c1*s; unpack: read the plaintext, reconstruct,
+check every digit, divide. In SEAL, with several threads, unpacking runs beside decrypting; then only the wait for it
+counts. The fast engine does both in the same loops: then all of it counts as decrypt, and of unpack only the division
+by the sum of weights is left, which is a client's."""
 
 
 @dataclass

@@ -17,8 +17,10 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from secagg import wire_fields, wire_robust
+from secagg.arrays import I64
 from secagg.blocks import Payload, payload_hash
 from secagg.enrolment import SESSION_BYTES
 from secagg.errors import (
@@ -76,18 +78,43 @@ def encode(message: Message, plan: RoundPlan) -> bytes:
     return b"".join(encode_parts(message, plan))
 
 
+@dataclass(frozen=True, eq=False)
+class Hashed:
+    """A payload and its SHA-256."""
+
+    payload: Payload = field(repr=False)
+    hash: bytes
+
+
 def encode_parts(message: Message, plan: RoundPlan) -> tuple[bytes, Payload, bytes]:
     """The bytes of a message in three pieces to send one after the other: head, payload, digest."""
     write = wire_robust.fields if type(message) in wire_robust.KINDS else wire_fields.fields
     fields, payload = write(message, plan)
-    body_length = HEADER.size + len(fields) + len(payload)
-    frame = _FRAME.pack(_MAGIC, VERSION, _KINDS[type(message)], body_length)
-    head = frame + header_bytes(message.header) + fields
     # These carry the hash of their payload already; it is not computed a second time.
     known = (
         message.payload_hash if isinstance(message, (Contribution, EncryptedSum, Products)) else payload_hash(payload)
     )
-    return head, payload, hashlib.sha256(head + known).digest()
+    head, digest = _around(message, fields, Hashed(payload, known))
+    return head, payload, digest
+
+
+def release_payload(sums: I64, plan: RoundPlan) -> Hashed:
+    """The payload of a release of these sums, before there is a signature."""
+    payload = wire_fields.sums_payload(sums, plan)
+    return Hashed(payload, payload_hash(payload))
+
+
+def around_release(release: Release, payload: Hashed) -> tuple[bytes, bytes]:
+    """What stands before and behind the payload in the bytes of a release; `release_payload` made the payload."""
+    return _around(release, wire_fields.release_fields(release), payload)
+
+
+def _around(message: Message, fields: bytes, payload: Hashed) -> tuple[bytes, bytes]:
+    """Head and digest of a message. fields: those of fixed width."""
+    body_length = HEADER.size + len(fields) + len(payload.payload)
+    frame = _FRAME.pack(_MAGIC, VERSION, _KINDS[type(message)], body_length)
+    head = frame + header_bytes(message.header) + fields
+    return head, hashlib.sha256(head + payload.hash).digest()
 
 
 def decode(data: Payload, plan: RoundPlan) -> Message:

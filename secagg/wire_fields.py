@@ -38,7 +38,6 @@ from secagg.transcript import SEAL_BYTES, SEEN, entry_bytes, parse_seen, public_
 ENTRY_BYTES = KEY_BYTES + 32 + SEAL_BYTES + SEEN.size + SIGNATURE_BYTES
 SIGNED_HASH_BYTES = 32 + SIGNATURE_BYTES
 _SPECIAL_BYTES = 6  # a residue of the special prime, below 2**48
-_AT_ONCE = 1 << 15  # released sums written or read at once: they fit the cache
 
 
 def release_width(plan: RoundPlan) -> int:
@@ -66,8 +65,7 @@ def fields(message: Message, plan: RoundPlan) -> tuple[bytes, Payload]:
             count = struct.pack("<I", len(message.parts))
             return count + message.payload_hash + message.signature + signed_hashes(message.parts), message.payload
         case Release():
-            head = struct.pack("<IQ", message.contributors, message.total_weight) + message.signature
-            return head, _sums_payload(message.sums, plan)
+            return release_fields(message), sums_payload(message.sums, plan)
         case Abort():
             return struct.pack("<I", int(message.reason)) + message.signature, b""
         case _:
@@ -86,11 +84,13 @@ def public_key_payload(key: PublicKey) -> bytes:
     return packed.tobytes() + special.view(np.uint8).reshape(-1, 8)[:, :_SPECIAL_BYTES].tobytes()
 
 
-def _sums_payload(sums: I64, plan: RoundPlan) -> Payload:
+def release_fields(release: Release) -> bytes:
+    return struct.pack("<IQ", release.contributors, release.total_weight) + release.signature
+
+
+def sums_payload(sums: I64, plan: RoundPlan) -> Payload:
     packed = np.empty((sums.shape[0], release_width(plan)), dtype=np.uint8)
-    for start in range(0, sums.shape[0], _AT_ONCE):
-        shifted = (sums[start : start + _AT_ONCE] + plan.max_lane).astype("<i8", copy=False)
-        packed[start : start + _AT_ONCE] = shifted.view(np.uint8).reshape(-1, 8)[:, : packed.shape[1]]
+    kernels.pack_sums(sums, plan.max_lane, packed)
     return packed.reshape(-1).data
 
 
@@ -193,15 +193,10 @@ def read_release(header: Header, body: memoryview, plan: RoundPlan) -> Release:
     contributors, total_weight = struct.unpack_from("<IQ", body)
     signature = bytes(body[12 : 12 + SIGNATURE_BYTES])
     packed = np.frombuffer(body, dtype=np.uint8, offset=12 + SIGNATURE_BYTES).reshape(-1, release_width(plan))
+    packed.flags.writeable = False  # as of `bytes`: the loop is compiled for this kind of array alone
     sums = np.empty(packed.shape[0], dtype=np.int64)
-    wide = np.zeros((_AT_ONCE, 8), dtype=np.uint8)
-    for start in range(0, packed.shape[0], _AT_ONCE):
-        part = packed[start : start + _AT_ONCE]
-        wide[: part.shape[0], : part.shape[1]] = part
-        shifted = wide[: part.shape[0]].reshape(-1).view("<i8")
-        if int(shifted.max()) > 2 * plan.max_lane:
-            raise MalformedMessage("a released sum is larger than the plan allows: refuse it")
-        np.subtract(shifted, plan.max_lane, out=sums[start : start + _AT_ONCE])
+    if kernels.unpack_sums_of(packed, plan.max_lane, sums) > 2 * plan.max_lane:
+        raise MalformedMessage("a released sum is larger than the plan allows: refuse it")
     if not 1 <= contributors <= plan.max_clients or total_weight > contributors * plan.max_weight:
         raise MalformedMessage("release: more contributors or weight than the plan allows: refuse it")
     return Release(header, contributors, total_weight, sums, signature)

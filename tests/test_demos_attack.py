@@ -120,9 +120,8 @@ def test_no_trick_of_the_control_makes_more_noise_than_the_honest_contributions(
     collected = cast.collect()
 
     def noise_of(residues: np.ndarray) -> float:
-        decoder = packing.Decoder(cast.plan, len(cast.clients))
-        decoder.add(0, cast.stolen_key().decrypt(np.ascontiguousarray(residues[0])))
-        return float(np.std(decoder._digits[0]))
+        plaintext = cast.stolen_key().decrypt(np.ascontiguousarray(residues[0]))
+        return float(np.std(packing.digits_of(plaintext, cast.plan)[0][0]))
 
     # Of 4,096 coefficients: the two standard deviations are known to 1.1 % each.
     assert noise_of(trick(cast, collected)) < 1.25 * noise_of(cast.honest_sum(collected))

@@ -21,7 +21,8 @@ from demos.attacks.verdict import Attempt, Loot
 from secagg import RoundPlan, kernels, packing, plan_round
 from secagg.arrays import F64, I64, U32
 from secagg.blocks import empty_block, payload_hash, read_block, write_block
-from secagg.ckks import Encryptor, SecretKey
+from secagg.ckks import Encryptor
+from secagg.engines import DecryptionKey
 from secagg.masks import MaskStream, MaskTerm
 from secagg.messages import (
     Contribution,
@@ -233,11 +234,8 @@ class Federation:
 
     def noise(self, residues: U32) -> I64:
         """The noise of a sum of the whole roster, for comparison: int64[blocks, N]."""
-        decoder, rows = packing.Decoder(self.plan, len(self.clients)), []
-        for index, block in enumerate(self.without_seeds(residues)):
-            decoder.add(index, self.stolen_key().decrypt(block))
-            rows.append(decoder._digits[0] - (self.plan.span - 1) // 2)
-        return np.stack(rows)
+        plaintexts = [self.stolen_key().decrypt(block) for block in self.without_seeds(residues)]
+        return np.stack([packing.digits_of(plaintext, self.plan)[0][0] for plaintext in plaintexts])
 
     def without_seeds(self, residues: U32) -> U32:
         """A sum of the whole roster without the members' seed masks, as the key holder has it before it decrypts."""
@@ -248,11 +246,11 @@ class Federation:
             stream.apply(index, block[0], inverse=True)
         return bare
 
-    def stolen_key(self) -> SecretKey:
+    def stolen_key(self) -> DecryptionKey:
         """The decryption key of the round in progress, as a dump of the key holder's memory would show it."""
         return self.key_holder._current().secret_key
 
-    def opened(self, residues: U32, key: SecretKey) -> I64:
+    def opened(self, residues: U32, key: DecryptionKey) -> I64:
         """The values that residues decrypt to under a key, without any of the key holder's checks: int64[length]."""
         return self.read(key.decrypt(np.ascontiguousarray(block)) for block in residues)
 

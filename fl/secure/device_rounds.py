@@ -32,8 +32,8 @@ from fl.secure.device_packing import DevicePacker, DeviceUnpacker, Unpacked
 from fl.secure.device_ring import DeviceRing, device_ring, pack30, unpack30
 from secagg.arrays import I8, U32, Extremes
 from secagg.blocks import Payload
-from secagg.ckks import SecretKey
 from secagg.device import Update, fresh_randomness
+from secagg.engines import DecryptionKey
 from secagg.errors import ResidueOutOfRange, TransparentCiphertext, TruncatedMessage, UpdateTypeUnsupported
 from secagg.masks import MaskStream, MaskTerm
 from secagg.packing import Decoder, IntegerSums
@@ -41,6 +41,7 @@ from secagg.plan import RoundPlan
 from secagg.publickey import PublicKey
 from secagg.secrecy import Secret
 from secagg.stages import StageClock
+from secagg.workers import Workers
 
 MEMORY = {"cpu": 32 << 20, "cuda": 1 << 30}
 """Bytes that the blocks of one batch may take, by type of device. On a processor, what its caches hold is fastest."""
@@ -119,7 +120,7 @@ class TorchDevice:
     def open_sum(
         self,
         payload: Payload,
-        secret_key: SecretKey,
+        secret_key: DecryptionKey,
         seed_terms: Sequence[MaskTerm],
         plan: RoundPlan,
         clients: int,
@@ -215,7 +216,7 @@ def encrypted(
 class _Opening(Secret):
     """One sum, on its way from payload bytes to values."""
 
-    def __init__(self, secret_key: SecretKey, plan: RoundPlan, device: torch.device) -> None:
+    def __init__(self, secret_key: DecryptionKey, plan: RoundPlan, device: torch.device) -> None:
         self._plan, self._device = plan, device
         self._ring = device_ring(plan.params, device)
         self._unpacker = DeviceUnpacker(plan, self._ring)
@@ -270,10 +271,11 @@ class _Opened(Secret):
 
 
 def _expanded(stream: MaskStream, first: int, count: int, plan: RoundPlan) -> U32:
-    """The sums of all masks of some blocks modulo each prime: uint32[count, primes, N], expanded in memory."""
+    """The sums of all masks of some blocks modulo each prime: uint32[count, primes, N], expanded on all cores."""
     sums: U32 = np.zeros((count, len(plan.params.primes), plan.params.degree), dtype=np.uint32)
-    for place in range(count):
-        stream.apply(first + place, sums[place])
+    with Workers(None, sums.nbytes) as workers:
+        for place in range(count):
+            stream.apply(first + place, sums[place], workers=workers)
     return sums
 
 

@@ -53,6 +53,7 @@ def test_both_modules_offer_the_same_functions() -> None:
         "forward_ntt", "inverse_ntt", "quantise_onto", "pack_lanes", "unpack_lanes", "unpack_sums",
         "unpack_transformed",
         "add_modular", "subtract_modular", "in_range", "pack30", "unpack30", "fold_words",
+        "pack_sums", "unpack_sums_of", "scale_sums",
     ):  # fmt: skip
         assert callable(getattr(plain, name))
         assert callable(getattr(compiled, name))
@@ -83,11 +84,7 @@ def test_sums_are_the_digits_in_the_order_of_values(
     values = digits[1:].reshape(-1) - lanes.max_lane
     count = values.shape[0] if length == "all" else int(length)
     sums, rest = np.full(count, -9, np.int64), np.full(values.shape[0] - count, -9, np.int64)
-    scratch, above = np.empty((3, degree), dtype=np.int64), np.empty(degree, dtype=np.uint8)
-    parts = [
-        kernel.unpack_sums(mixed, lanes, scratch, above, sums, rest, first, last)
-        for first, last in pairwise([*edges, degree])
-    ]
+    parts = [kernel.unpack_sums(mixed, lanes, sums, rest, first, last) for first, last in pairwise([*edges, degree])]
     np.testing.assert_array_equal(np.concatenate([sums, rest]), values)
     assert max(part.noise for part in parts) == np.abs(digits[0] - lanes.noise_centre).max()
     assert max(part.highest for part in parts) == values[:count].max(initial=0)
@@ -100,9 +97,8 @@ def test_nothing_above_the_highest_digit_is_found_where_nothing_is(name: str) ->
     kernel, rng = module(name), np.random.default_rng(7)
     lanes = lanes_of(SMALL, rng, [2**20, 1001, 1001])._replace(offsets=np.zeros(len(SMALL.primes), dtype=np.uint32))
     small = np.repeat(rng.integers(0, 2**20 * 7, (1, SMALL.degree), dtype=np.uint32), len(SMALL.primes), axis=0)
-    scratch, above = np.empty((3, SMALL.degree), dtype=np.int64), np.empty(SMALL.degree, dtype=np.uint8)
     sums, rest = np.empty(2 * SMALL.degree, dtype=np.int64), np.empty(0, dtype=np.int64)
-    assert kernel.unpack_sums(small, lanes, scratch, above, sums, rest, 0, SMALL.degree).above is False
+    assert kernel.unpack_sums(small, lanes, sums, rest, 0, SMALL.degree).above is False
 
 
 @some_sets
@@ -114,12 +110,11 @@ def test_unpacking_from_transformed_words_is_transforming_back_and_unpacking(par
     transformed = a.copy()
     plain.forward_ntt(transformed, ring.roots, ring.root_quotients, ring.primes)
     wide = transformed.astype(np.uint64)
-    scratch, above = np.empty((3, params.degree), dtype=np.int64), np.empty(params.degree, dtype=np.uint8)
     expected, found = (np.empty(2 * params.degree, dtype=np.int64) for _ in range(2))
     one, other = expected[:-5], found[:-5]
     inverse = plain.Inverse(ring.inverse_roots, ring.inverse_root_quotients, ring.inverse_degree)
-    of_coefficients = plain.unpack_sums(a, lanes, scratch, above, one, expected[-5:], 0, params.degree)
-    of_words = kernel.unpack_transformed(wide, inverse, lanes, scratch, above, other, found[-5:])
+    of_coefficients = plain.unpack_sums(a, lanes, one, expected[-5:], 0, params.degree)
+    of_words = kernel.unpack_transformed(wide, inverse, lanes, other, found[-5:])
     assert of_words == of_coefficients
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(wide, transformed)
@@ -426,3 +421,31 @@ def test_numba_works_where_no_cache_folder_is_writable() -> None:
     unwritable = {"NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator", "SECAGG_KERNELS": "numba"}
     done = imported_kernels(unwritable)
     assert done.stdout.strip() == "numba", done.stderr
+
+
+@both
+@pytest.mark.parametrize("width", range(1, 7))
+@pytest.mark.parametrize("count", [1, 1000, 2**15 + 7])
+def test_released_sums_are_packed_as_their_lowest_bytes(name: str, width: int, count: int) -> None:
+    kernel, rng = module(name), np.random.default_rng(width)
+    shift = 2 ** (8 * width - 1) - 1
+    sums = rng.integers(-shift, shift, count, endpoint=True)
+    sums[0] = shift
+    packed = np.zeros((count, width), dtype=np.uint8)
+    kernel.pack_sums(sums, shift, packed)
+    expected = b"".join((int(value) + shift).to_bytes(width, "little") for value in sums)
+    assert packed.tobytes() == expected
+    back = np.empty(count, dtype=np.int64)
+    assert kernel.unpack_sums_of(packed, shift, back) == 2 * shift
+    np.testing.assert_array_equal(back, sums)
+
+
+@both
+@pytest.mark.parametrize("count", [1, 2**15 + 7])
+def test_released_sums_are_scaled_as_numpy_does_and_their_extremes_found(name: str, count: int) -> None:
+    kernel, rng = module(name), np.random.default_rng(count)
+    sums, factor = rng.integers(-(2**47), 2**47, count), 1.0 / 3 / 12345
+    scaled = np.empty(count, dtype=np.float64)
+    highest, lowest = kernel.scale_sums(sums, factor, scaled)
+    np.testing.assert_array_equal(scaled, np.multiply(sums, factor))
+    assert (highest, lowest) == (max(0, int(sums.max())), min(0, int(sums.min())))

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
+import signal
 import sqlite3
 import tracemalloc
 from pathlib import Path
 
 import pytest
+from forked import in_a_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulator import Federation, Peers
 
-from secagg.errors import LedgerError, RoundAlreadyReleased, SecAggError, StepJump, StepNotIncreasing, WrongState
-from secagg.eventlog import NO_HEAD, audit
+from secagg.errors import (
+    LedgerError,
+    ReleasePruned,
+    RoundAlreadyReleased,
+    SecAggError,
+    StepJump,
+    StepNotIncreasing,
+    WrongState,
+)
+from secagg.eventlog import NO_HEAD, PRUNED, Content, EventLog, audit
 from secagg.identity import Identity
 from secagg.journal import MAX_STEP_JUMP, Journal, journal_rounds
-from secagg.ledger import Ledger, Outcome, audit_ledger, compare, compare_journal
+from secagg.ledger import LEAST_KEPT, PURPOSE, Ledger, Outcome, audit_ledger, compare, compare_journal
 
 MODEL = b"m" * 32
 OWNER = Identity.generate("key holder")
@@ -24,6 +36,10 @@ OWNER = Identity.generate("key holder")
 
 def round_id(step: int) -> bytes:
     return step.to_bytes(16, "little")
+
+
+def content(data: bytes) -> Content:
+    return Content(data, hashlib.sha256(data).digest())
 
 
 def play(ledger: Ledger, step: int, *kinds: str) -> None:
@@ -38,7 +54,7 @@ def play(ledger: Ledger, step: int, *kinds: str) -> None:
             case "consumed":
                 ledger.consumed(*name, hashed)
             case "released":
-                ledger.released(*name, hashed, b"release %d" % step)
+                ledger.released(*name, hashed, b"release", content(b" %d" % step), b"")
             case "refused":
                 ledger.refused(*name)
             case "aborted":
@@ -148,7 +164,7 @@ def test_what_became_of_a_step_is_told_without_reading_the_release_that_is_store
     """A join may name any step, even one that is refused for it: that must not cost a release's memory and disk."""
     ledger, stored = Ledger.in_memory(OWNER), bytes(2**22)
     play(ledger, 1, "opened", "roster", "consumed")
-    ledger.released(1, MODEL, round_id(1), bytes(32), stored)
+    ledger.released(1, MODEL, round_id(1), bytes(32), b"", content(stored), b"")
     play(ledger, 2, "opened", "roster", "consumed", "refused")
     tracemalloc.start()
     try:
@@ -174,14 +190,229 @@ def test_another_round_or_model_cannot_continue_a_step():
         ledger.roster_closed(1, b"x" * 32, round_id(1), bytes(32), b"")
 
 
+# --- pruning --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long_ledger(tmp_path) -> Path:
+    """Releases of 64 kB at steps 1, 3, 5 ... 27, and a step between them that was aborted. Closed."""
+    ledger = Ledger(tmp_path / "l.db", OWNER)
+    for step in range(1, 28, 2):
+        play(ledger, step, *RELEASED[:3])
+        data = step.to_bytes(2, "little") * (1 << 15)
+        ledger.released(step, MODEL, round_id(step), step.to_bytes(32, "little"), b"head", content(data), b"tail")
+        play(ledger, step + 1, "opened", "aborted")
+    ledger.close()
+    return tmp_path / "l.db"
+
+
+def test_pruning_drops_all_but_the_last_releases_and_the_chain_verifies(long_ledger):
+    before, size = audit_ledger(long_ledger), long_ledger.stat().st_size
+    ledger = Ledger(long_ledger, OWNER)
+    assert ledger.prune(LEAST_KEPT) == 4
+    for step in (1, 3, 5, 7):
+        with pytest.raises(ReleasePruned, match=f"step {step}: the sums of this release were dropped"):
+            ledger.stored_release(step)
+    assert [ledger.stored_release(step)[:8] for step in (9, 27)] == [b"head\x09\0\x09\0", b"head\x1b\0\x1b\0"]
+    assert ledger.stored_release(27).endswith(b"\x1b\0tail")
+    with pytest.raises(ReleasePruned):  # and not the one of step 9, which does not follow from what its reader has
+        ledger.release_after(2)
+    assert ledger.release_after(7)[0] == 9
+    ledger.close()
+    after = audit_ledger(long_ledger)
+    assert (after.events, after.steps, after.decryptions) == (before.events + 1, before.steps, before.decryptions)
+    assert (before.dropped, after.dropped) == (0, 4)
+    assert long_ledger.stat().st_size < size - 3 * (1 << 16)
+
+
+def test_a_pruned_ledger_goes_on_and_is_pruned_again(long_ledger):
+    ledger = Ledger(long_ledger, OWNER)
+    ledger.prune(12)
+    ledger.close()
+    shutil.copy(long_ledger, long_ledger.with_name("early.db"))
+    ledger = Ledger(long_ledger, OWNER)
+    assert [ledger.outcome(step) for step in (1, 3, 4)] == [Outcome.RELEASED, Outcome.RELEASED, Outcome.ABORTED]
+    assert ledger.record(3).release == (3).to_bytes(32, "little")
+    assert ledger.next_step == 29 and ledger.abandoned() == ()
+    with pytest.raises(RoundAlreadyReleased):
+        ledger.check_step(3)
+    play(ledger, 29, *RELEASED)
+    assert ledger.stored_release(29) == b"release 29"
+    assert ledger.prune(12) == 1
+    assert ledger.prune(12) == 0  # and no event
+    ledger.close()
+    assert compare(long_ledger, long_ledger.with_name("early.db")) == 5
+
+
+def test_pruning_leaves_the_last_releases_whatever_is_asked(long_ledger):
+    ledger = Ledger(long_ledger, OWNER)
+    for keep in (LEAST_KEPT - 1, 0, -1):
+        with pytest.raises(LedgerError, match=f"expected {LEAST_KEPT} or more, got {keep}"):
+            ledger.prune(keep)
+    head = ledger.head
+    for keep in (14, 15, 1_000):
+        assert ledger.prune(keep) == 0
+    assert ledger.head == head
+    ledger.close()
+
+
+@pytest.mark.parametrize("forget", ["the event", "the floor", "the step"])
+def test_releases_that_are_missing_without_a_right_event_are_a_damage(long_ledger, forget):
+    if forget == "the event":
+        connection = sqlite3.connect(long_ledger)
+        connection.execute("UPDATE contents SET content = NULL WHERE sequence < 5")
+        connection.commit()
+        connection.close()
+        expected = "owner recorded no pruning"
+    else:
+        log = EventLog(long_ledger, OWNER, PURPOSE)  # a dishonest key holder can sign what it likes
+        step = 11 if forget == "the floor" else 6
+        log.drop_contents(step, MODEL, round_id(step))
+        log.close()
+        expected = "was not released or is one of the last"
+    with pytest.raises(LedgerError, match=expected):
+        audit_ledger(long_ledger)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE contents SET content = x'00' WHERE sequence = 4",
+        "UPDATE contents SET hash = zeroblob(32) WHERE sequence = 4",
+        "UPDATE contents SET content = 7 WHERE sequence = 4",
+        "DELETE FROM contents WHERE sequence = 4",
+        "INSERT INTO contents VALUES (1, zeroblob(32), x'00')",
+        "INSERT INTO contents VALUES (9999, zeroblob(32), x'00')",
+    ],
+)
+def test_a_content_that_was_edited_is_a_damage(long_ledger, statement):
+    connection = sqlite3.connect(long_ledger)
+    schema = connection.execute("SELECT * FROM sqlite_master WHERE name LIKE 'contents_%'").fetchall()
+    for name in ("contents_are_final", "contents_stay"):
+        connection.execute(f"DROP TRIGGER {name}")
+    connection.execute(statement)
+    for *_, sql in schema:
+        connection.execute(sql)
+    connection.commit()
+    connection.close()
+    for read in (audit, lambda path: Ledger(path, OWNER)):
+        with pytest.raises(LedgerError, match=r"edited|wrong type|expected 14 contents"):
+            read(long_ledger)
+
+
+def test_the_database_itself_lets_nothing_be_dropped_by_accident(long_ledger):
+    connection = sqlite3.connect(long_ledger)
+    for statement in (
+        "DELETE FROM contents",
+        "UPDATE contents SET content = x'00'",
+        "UPDATE contents SET content = NULL, hash = zeroblob(32)",
+        "UPDATE contents SET content = NULL, sequence = sequence + 100",
+    ):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            connection.execute(statement)
+    connection.close()
+
+
+def version_of(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    try:
+        return connection.execute("PRAGMA user_version").fetchone()[0]
+    finally:
+        connection.close()
+
+
+def test_an_old_ledger_takes_new_releases_and_keeps_its_own(tmp_path):
+    """Earlier, a release stood in its event. Such a file is read, continued, and pruned of newer releases only."""
+    log = EventLog(tmp_path / "l.db", OWNER, PURPOSE)
+    for step in (1, 2):
+        for kind in RELEASED:
+            body = bytes(32) + b"old release %d" % step if kind == "released" else bytes(266)
+            log.append(kind, step, MODEL, round_id(step), body)
+    log.close()
+    assert version_of(tmp_path / "l.db") == 1
+    ledger = Ledger(tmp_path / "l.db", OWNER)
+    assert ledger.stored_release(2) == b"old release 2"
+    assert ledger.release_after(0) == (1, b"old release 1")
+    for step in range(3, 15):
+        play(ledger, step, *RELEASED)
+    assert ledger.prune(LEAST_KEPT) == 2
+    assert ledger.stored_release(1) == b"old release 1"
+    with pytest.raises(ReleasePruned):
+        ledger.stored_release(4)
+    assert ledger.stored_release(5) == b"release 5"
+    ledger.close()
+    assert version_of(tmp_path / "l.db") == 2
+    report = audit_ledger(tmp_path / "l.db")
+    assert [outcome for _, _, outcome in report.steps] == [Outcome.RELEASED] * 14
+
+
+def test_a_journal_never_gets_the_table_of_contents(tmp_path):
+    Journal(tmp_path / "j.db", OWNER).close()
+    assert version_of(tmp_path / "j.db") == 1
+
+
+@pytest.mark.parametrize("place", ["insert", "update", "commit", "vacuum"])
+def test_a_process_killed_while_it_prunes_has_pruned_or_has_not(long_ledger, place):
+    """The event and what it drops are one transaction, and the file is smaller later or not at all."""
+
+    def prune_and_die() -> None:
+        ledger = Ledger(long_ledger, OWNER)
+        marks = {"insert": "INSERT INTO events", "update": "UPDATE contents", "commit": "COMMIT", "vacuum": "VACUUM"}
+
+        def die(statement: str) -> None:
+            if statement.startswith(marks[place]):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        ledger._log._connection.set_trace_callback(die)
+        ledger.prune(LEAST_KEPT)
+
+    assert in_a_child(prune_and_die) == ""  # it died and said nothing
+    done = place == "vacuum"
+    ledger = Ledger(long_ledger, OWNER)
+    if done:
+        with pytest.raises(ReleasePruned):
+            ledger.stored_release(1)
+    else:
+        assert ledger.stored_release(1) is not None
+    assert ledger.prune(LEAST_KEPT) == (0 if done else 4)
+    ledger.close()
+    report = audit_ledger(long_ledger)
+    assert sum(entry.kind == PRUNED for entry in audit(long_ledger).entries) == 1
+    assert all(outcome in (Outcome.RELEASED, Outcome.ABORTED) for _, _, outcome in report.steps)
+
+
+@pytest.mark.parametrize("place", ["events", "contents", "commit"])
+def test_a_process_killed_while_it_stores_a_release_has_stored_it_or_has_not(tmp_path, place):
+    ledger = Ledger(tmp_path / "l.db", OWNER)
+    play(ledger, 1, "opened", "aborted")
+    ledger.close()
+
+    def store_and_die() -> None:
+        ledger = Ledger(tmp_path / "l.db", OWNER)
+        play(ledger, 2, *RELEASED[:3])
+        marks = {"events": "INSERT INTO events", "contents": "INSERT INTO contents", "commit": "COMMIT"}
+
+        def die(statement: str) -> None:
+            if statement.startswith(marks[place]):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        ledger._log._connection.set_trace_callback(die)
+        play(ledger, 2, "released")
+
+    assert in_a_child(store_and_die) == ""
+    ledger = Ledger(tmp_path / "l.db", OWNER)
+    assert ledger.outcome(2) is Outcome.ABANDONED and ledger.stored_release(2) is None
+    play(ledger, 2, "aborted")
+    play(ledger, 3, *RELEASED)
+    assert ledger.stored_release(3) == b"release 3"
+    ledger.close()
+
+
 # --- offline --------------------------------------------------------------------------------------------------------
 
 
 def signed_log(path: Path, events: list[tuple[str, int, bytes]]) -> None:
     """A log whose chain and signatures are right, with any events: what a dishonest key holder could write."""
-    from secagg.eventlog import EventLog
-    from secagg.ledger import PURPOSE
-
     log = EventLog(path, OWNER, PURPOSE)
     for kind, step, name in events:
         log.append(kind, step, MODEL, name)

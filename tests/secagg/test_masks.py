@@ -20,6 +20,7 @@ from secagg import masks
 from secagg.errors import BadSeal
 from secagg.masks import AgreementKey, MaskStream, MaskTerm
 from secagg.parameters import ALLOWED
+from secagg.workers import Workers
 from tests import reference_masks as reference
 
 VECTORS = json.loads(reference.VECTORS.read_text())
@@ -103,12 +104,25 @@ def test_the_vectors_hold_streams_in_which_words_were_rejected():
     assert any(vector["rejected"] for vector in VECTORS["residues"])
 
 
-def test_a_whole_block_is_the_references_and_takes_more_than_one_piece_of_keystream():
+@pytest.mark.parametrize("piece", [None, 2**16, 2**12])
+def test_a_whole_block_is_the_references_whatever_the_pieces_of_keystream(monkeypatch, piece):
     """The smallest prime in the largest ring: one word in 200 is rejected, and 64 KiB of keystream are not enough."""
     params, key = ALLOWED[-1], reference.bytes32("whole block")
     found, used = reference.residues(key, 3, params.primes[0], params.degree)
     assert used > params.degree == 2**14
+    if piece is not None:
+        monkeypatch.setattr(masks, "_ZEROS", memoryview(bytes(piece)))
     assert expanded(key, 3, params)[0].tolist() == found
+
+
+def test_masks_on_several_threads_are_those_of_one():
+    params = ALLOWED[-1]
+    terms = [MaskTerm(reference.bytes32(f"term {i}"), i % 2 == 1) for i in range(3)]
+    alone, shared = np.zeros((2, len(params.primes), params.degree), dtype=np.uint32)
+    MaskStream(terms, params).apply(5, alone)
+    with Workers(3) as workers:
+        MaskStream(terms, params).apply(5, shared, workers=workers)
+    assert alone.any() and np.array_equal(alone, shared)
 
 
 @pytest.mark.parametrize("vector", VECTORS["sealed_seeds"], ids=lambda v: v.get("why", "opens"))

@@ -39,9 +39,9 @@ from secagg.packing import (
     Encoder,
     IntegerSums,
     average,
-    check_sums,
     check_update,
     check_weight,
+    checked_average,
     error_bound,
     lane_factors,
     lanes_per_row,
@@ -645,7 +645,8 @@ def test_released_sums_are_checked_like_decrypted_ones() -> None:
 
     largest = 12 * SUM_PLAN.max_value
     for value in (largest, -largest, 0):
-        check_sums(released(value, 12), SUM_PLAN, CLIENTS)
+        sums = released(value, 12)
+        np.testing.assert_array_equal(checked_average(sums, SUM_PLAN, CLIENTS), average(sums, SUM_PLAN))
     for bad in (
         released(largest + 1, 12),
         released(-largest - 1, 12),
@@ -654,7 +655,9 @@ def test_released_sums_are_checked_like_decrypted_ones() -> None:
         released(0, 12, SUM_PLAN.length - 1),
     ):
         with pytest.raises(MalformedMessage, match="released sums"):
-            check_sums(bad, SUM_PLAN, CLIENTS)
+            checked_average(bad, SUM_PLAN, CLIENTS)
+    with pytest.raises(MalformedMessage, match="released sums"):
+        checked_average(released(0, 0), SUM_PLAN, 0)
 
 
 def test_sums_show_nothing_of_themselves() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import secagg
 from secagg import kernels, preparation
+from secagg.engines import available_engines
 from secagg.errors import EngineUnavailable
 
 PLAN = secagg.plan_round(length=100, max_clients=4, value_bits=16)
@@ -84,12 +85,14 @@ def test_after_it_a_round_of_several_blocks_compiles_and_loads_nothing(threads: 
     assert compilations("prepared") == 0
 
 
-def test_an_engine_whose_sums_are_refused_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = kernels.unpack_transformed
+@pytest.mark.parametrize("engine", available_engines())
+def test_an_engine_whose_sums_are_refused_is_named(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     monkeypatch.setattr(preparation, "_prepared", set())
-    monkeypatch.setattr(kernels, "unpack_transformed", lambda *a: honest(*a)._replace(above=True))
+    for name in ("unpack_sums", "unpack_transformed"):
+        honest = getattr(kernels, name)
+        monkeypatch.setattr(kernels, name, lambda *a, honest=honest: honest(*a)._replace(above=True))
     with pytest.raises(EngineUnavailable, match="does not add exactly on this machine"):
-        secagg.prepare(PLAN, threads=1)
+        secagg.prepare(PLAN, engine, threads=1)
 
 
 def test_an_engine_that_adds_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

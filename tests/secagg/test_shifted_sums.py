@@ -14,7 +14,7 @@ import pytest
 
 from secagg import errors
 from secagg.arrays import I64
-from secagg.packing import Decoder, lane_factors
+from secagg.packing import Decoder, digits_of, lane_factors
 from secagg.parameters import ALLOWED, ParameterSet
 from secagg.plan import RoundPlan, plan_round
 from secagg.ring import ring_of
@@ -53,11 +53,9 @@ def carries(plan: RoundPlan, clients: int, lane: int, noises: I64, shifts: Seque
             ],
             dtype=np.uint32,
         )
-        decoder = Decoder(plan, clients)
-        decoder.add(0, residues)
-        noise = decoder._digits[0] - (plan.span - 1) // 2
-        passes = (np.abs(noise) <= plan.noise_limit(clients)) & (decoder._left == 0)
-        lanes = (decoder._digits[1:] - plan.max_lane).T
+        taken, left = digits_of(residues, plan)
+        passes = (np.abs(taken[0]) <= plan.noise_limit(clients)) & (left == 0)
+        lanes = taken[1:].T
         for row in range(min(rows, len(shifts) - start)):
             columns = np.arange(row * PER_SHIFT, (row + 1) * PER_SHIFT)
             found.append({tuple(digits) for digits in lanes[columns[passes[columns]]].tolist()})

@@ -12,7 +12,7 @@ from simulator import MODEL, Federation, Peers
 from snapshot import snapshot
 
 from secagg import aggregator, client, keyholder, states
-from secagg.ckks import SecretKey
+from secagg.engines import available_engines
 from secagg.errors import (
     BadSignature,
     DuplicateClient,
@@ -289,17 +289,21 @@ def test_a_refused_sum_burns_the_step_and_forgets_its_keys(played):
         peers.key_holder.release(played.messages["sum"])
 
 
-def test_the_step_is_consumed_before_the_key_touches_the_sum_and_stored_before_it_is_sent(played, monkeypatch):
+@pytest.mark.parametrize("engine", available_engines())
+def test_the_step_is_consumed_before_the_key_touches_the_sum_and_stored_before_it_is_sent(played, monkeypatch, engine):
     peers = Peers(played.federation)
+    peers.key_holder._engine = engine
     encrypted_sum = peers.encrypted_sum(1, [played.federation.update(1), played.federation.update(2)])
     ledger, seen = peers.key_holder._ledger, []
-    honest = SecretKey.begin_decrypt
+    kind = type(peers.key_holder._current().secret_key)
+    name = {"seal": "begin_decrypt", "fast": "decrypt_rows"}[engine]
+    honest = getattr(kind, name)
 
-    def watched(self, block):
+    def watched(self, *arguments):
         seen.append([event.kind for event in ledger._log.events(1)])
-        return honest(self, block)
+        return honest(self, *arguments)
 
-    monkeypatch.setattr(SecretKey, "begin_decrypt", watched)
+    monkeypatch.setattr(kind, name, watched)
     peers.key_holder.release(encrypted_sum)
     assert seen == [["opened", "roster", "consumed"]] * played.federation.plan.blocks
     assert ledger._log.events(1)[-1].kind == "released"

@@ -1,0 +1,97 @@
+"""Decrypts an encrypted sum in the fast engine's compiled loops: the same integers and refusals as through SEAL.
+
+Per group of blocks, three passes over all cores: c0 is read and the seed masks come off; c1 is read, multiplied by the
+secret key, added and transformed back, one row of a prime at a time; columns are reconstructed, split into lanes and
+checked, a tile at a time. Rows are read and checked here once more, because a payload may change between the key
+holder's checks and this. The passes release the GIL. All but the first count as the stage "decrypt" (`stages.py`).
+
+Source of the arithmetic: CKKS, Cheon et al. 2017, section 3.2 (c0 + c1*s); mixed-radix reconstruction after Garner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from secagg import kernels_fast, masks, packing
+from secagg.arrays import U8, U32
+from secagg.blocks import Payload, out_of_range, require_length, transparent
+from secagg.ckks_fast import FastSecretKey
+from secagg.plan import RoundPlan
+from secagg.stages import StageClock
+from secagg.workers import Workers
+
+GROUP = 1 << 22  # bytes of residues held at once, or one block: few waits for other threads, and memory stays bounded
+
+
+def add_blocks(
+    payload: Payload,
+    secret_key: FastSecretKey,
+    stream: masks.MaskStream,
+    plan: RoundPlan,
+    decoder: packing.Decoder,
+    threads: int | None,
+    clock: StageClock,
+) -> None:
+    """Decrypt every block and hand it to the decoder. Raises what `blocks.read_block` raises."""
+    params = plan.params
+    size = max(1, min(plan.blocks, GROUP // (4 * len(params.primes) * params.degree)))
+    residues = np.empty((size, len(params.primes), params.degree), dtype=np.uint32)
+    with Workers(threads, plan.residue_bytes) as workers:
+        for first in range(0, plan.blocks, size):
+            group = residues[: min(size, plan.blocks - first)]
+            packed = _packed(payload, first, group.shape[0], plan)
+            with clock.stage("verify", "seed masks"):
+                _take_masks_off(packed[:, 0], stream, first, group, workers)
+            with clock.stage("decrypt") as stage:
+                _decrypt(packed[:, 1], secret_key, first, group, workers)
+                decoder.add_blocks(first, group, workers)
+                stage.bytes += group.nbytes
+
+
+def _packed(payload: Payload, first: int, count: int, plan: RoundPlan) -> U8:
+    """A view of `count` packed blocks: uint8[count, 2, primes, 15N/4]. Raises `TruncatedMessage`."""
+    params = plan.params
+    size = params.ciphertext_bytes
+    for index in range(first, first + count):
+        require_length(payload, index, params)
+    packed = np.frombuffer(payload, dtype=np.uint8, count=count * size, offset=first * size)
+    packed.flags.writeable = False  # as of `bytes`: the loops are compiled for this kind of array alone
+    return packed.reshape(count, 2, len(params.primes), -1)
+
+
+def _rows(start: int, stop: int, primes: int) -> Iterator[tuple[int, slice]]:
+    """(block, its primes) for rows start..stop-1 of a group, counted through all its blocks."""
+    for block in range(start // primes, -(-stop // primes)):
+        yield block, slice(max(start - block * primes, 0), min(stop - block * primes, primes))
+
+
+def _take_masks_off(packed: U8, stream: masks.MaskStream, first: int, group: U32, workers: Workers) -> None:
+    """Read c0 of a group of blocks into `group` and subtract the seed masks. packed: uint8[blocks, primes, 15N/4]."""
+    blocks, count, degree = group.shape
+
+    def some_rows(start: int, stop: int) -> None:
+        keystream = masks.Keystream(degree)
+        for block, indexes in _rows(start, stop, count):
+            if not kernels_fast.read_rows(packed[block, indexes], stream.primes[indexes], group[block, indexes]):
+                raise out_of_range(first + block)
+            for index in range(indexes.start, indexes.stop):
+                stream.apply_row(first + block, index, group[block, index], keystream, inverse=True)
+
+    workers.over(blocks * count, some_rows)
+
+
+def _decrypt(packed: U8, secret_key: FastSecretKey, first: int, group: U32, workers: Workers) -> None:
+    """Add c1*s to `group` and transform it back to coefficients. packed: uint8[blocks, primes, 15N/4], c1."""
+    blocks, count, _ = group.shape
+
+    def some_rows(start: int, stop: int) -> None:
+        for block, indexes in _rows(start, stop, count):
+            fault = secret_key.decrypt_rows(packed[block, indexes], indexes, group[block, indexes])
+            if fault & kernels_fast.OUT_OF_RANGE:
+                raise out_of_range(first + block)
+            if fault & kernels_fast.TRANSPARENT:
+                raise transparent(first + block)
+
+    workers.over(blocks * count, some_rows)
