@@ -19,8 +19,9 @@ from benchmarks.cases import CaseResult, compared
 from benchmarks.errors import CaseNotRunnable, WrongResult
 from benchmarks.meter import Meter
 from benchmarks.workload import CHUNK, CLIP, F32, F64, Vectors
-from fl.secure.session import sums_on
+from fl.secure.session import arithmetic_on, sums_on
 from secagg import wire
+from secagg.device import Update
 from secagg.messages import Contribution, EncryptedSum, Release
 from secagg.session import Observer, Parties, Session, Terms
 
@@ -35,7 +36,7 @@ class Opened:
     sums: NDArray[np.int64] = field(repr=False)
 
 
-def play_round(update_of: Callable[[int], F32], clients: int, terms: Terms, meter: Meter) -> Opened:
+def play_round(update_of: Callable[[int], Update], clients: int, terms: Terms, meter: Meter) -> Opened:
     """Play one round over `clients` updates. `update_of(i)` makes client i's update just before it contributes."""
     plan, observer, post = terms.plan, Observer(), _Post(meter)
     clock = observer.clock
@@ -93,19 +94,29 @@ class _Post:
 
 
 class EncryptedAverage:
-    """A round with one engine, masked or not. sums_on: torch device that adds ciphertexts, or None for numpy."""
+    """A round with one engine, masked or not.
+
+    sums_on: torch device that adds ciphertexts, or None for numpy. device: torch device on which the clients' updates
+    lie as tensors, and on which clients and key holder compute; None for numpy and the engine.
+    """
 
     def __init__(
-        self, engine: str = "auto", masking: bool = True, threads: int | None = None, sums_on: str | None = None
+        self,
+        engine: str = "auto",
+        masking: bool = True,
+        threads: int | None = None,
+        sums_on: str | None = None,
+        device: str | None = None,
     ) -> None:
         self._engine, self._masking, self._threads, self._sums_on = engine, masking, threads, sums_on
+        self._device = device
 
     def prepare(self, vectors: Vectors) -> dict[str, Any]:
         from secagg.engines import resolve_engine
         from secagg.kernels import NAME
         from secagg.masks import neighbours_needed
 
-        if self._sums_on is not None and self._sums_on != "cpu":
+        if "cuda" in (self._sums_on, self._device):
             import torch
 
             if not torch.cuda.is_available():
@@ -118,6 +129,7 @@ class EncryptedAverage:
             engine=resolve_engine(self._engine),
             threads=self._threads,
             accumulator=sums_on(self._sums_on),
+            device=arithmetic_on(self._device),
         )
         return {
             "engine": self.terms.engine,
@@ -126,13 +138,26 @@ class EncryptedAverage:
             "kernels": NAME,
             "threads": self._threads,
             "sums_on": self._sums_on or "memory",
+            "device": self._device or "memory",
             "plan": self.terms.plan.as_dict(),
         }
 
     def repeat(self, meter: Meter) -> CaseResult:
-        opened = play_round(self._vectors.update, self._vectors.workload.clients, self.terms, meter)
+        opened = play_round(self._update, self._vectors.workload.clients, self.terms, meter)
         check_sums(opened.sums, self._vectors, self.terms.plan)
         return compared(opened.average, self._vectors, self.terms.plan.max_error)
+
+    def _update(self, client: int) -> Update:
+        """A client's update where its training would leave it: moving it to a device is not part of a round."""
+        values = self._vectors.update(client)
+        if self._device is None:
+            return values
+        import torch
+
+        moved = torch.from_numpy(values).to(self._device)
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        return moved
 
 
 def check_sums(sums: NDArray[np.int64], vectors: Vectors, plan: secagg.RoundPlan) -> None:
