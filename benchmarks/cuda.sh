@@ -31,8 +31,8 @@ fi
 if [ -n "$GATHER" ]; then
     exec "$PYTHON" -m pip download --quiet --no-deps --only-binary=:all: --implementation cp --python-version 3.12 \
         --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_17_x86_64 \
-        --platform manylinux2014_x86_64 --constraint constraints.txt --dest "$WHEELS" \
-        tenseal opacus cryptography cffi pycparser
+        --platform manylinux2014_x86_64 --dest "$WHEELS" \
+        $(grep -E '^(tenseal|opacus|cryptography|cffi|pycparser|blake3)==' constraints.txt)
 fi
 
 # --no-deps: setup.cfg asks for a newer torch than such a machine has, and nothing else is missing.
