@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fl.secure.device_packing import DevicePacker, DeviceUnpacker, Unpacked
 from fl.secure.device_ring import device_ring
 from secagg import kernels
-from secagg.arrays import Extremes, Lanes
+from secagg.arrays import Extremes
 from secagg.errors import PlanError
 from secagg.packing import Encoder
 from secagg.parameters import ALLOWED
@@ -69,29 +69,22 @@ def test_packed_coefficients_and_clipped_counts_equal_those_in_memory(
     assert sum(int(clipped) for _, clipped in found) == encoder.clipped
 
 
-def lanes_of(plan: RoundPlan) -> Lanes:
-    """The constants of `packing.Decoder`, from the plan."""
-    ring = ring_of(plan.params)
-    offset = (plan.span * plan.radix**plan.lanes - 1) // 2
-    return Lanes(
-        ring.primes,
-        ring.garner_inverses,
-        np.array([offset % p for p in plan.params.primes], dtype=np.uint32),
-        np.array([plan.span] + [plan.radix] * plan.lanes, dtype=np.int64),
-        (plan.span - 1) // 2,
-        plan.max_lane,
-    )
-
-
 def unpacked_in_memory(plan: RoundPlan, residues: np.ndarray, first: int) -> tuple[np.ndarray, Extremes]:
-    degree = plan.params.degree
-    digits, left = np.empty((plan.lanes + 1, degree), dtype=np.int64), np.empty(degree, dtype=np.uint8)
-    values, parts = np.empty((len(residues), plan.values_per_block), dtype=np.int64), []
-    for number, (block, row) in enumerate(zip(residues, values, strict=True), first):
-        inside = min(max(plan.length - number * plan.values_per_block, 0), plan.values_per_block)
-        parts.append(kernels.unpack_sums(block, lanes_of(plan), digits, left, row[:inside], row[inside:], 0, degree))
-    noise, highest, lowest, above = zip(*parts, strict=True)
-    return values, Extremes(max(noise), max(highest), min(lowest), any(above))
+    """What `packing.Decoder` makes of these blocks: every value, and the extremes of those of the update."""
+    ring, degree = ring_of(plan.params), plan.params.degree
+    offset = (plan.span * plan.radix**plan.lanes - 1) // 2
+    offsets = np.array([offset % p for p in plan.params.primes], dtype=np.uint32)
+    divisors = np.array([plan.span] + [plan.radix] * plan.lanes, dtype=np.int64)
+    digits, values = np.empty((plan.lanes + 1, degree), dtype=np.int64), []
+    noise, above = 0, False
+    for block in residues:
+        left = kernels.unpack_lanes(block, ring.primes, ring.garner_inverses, offsets, divisors, digits)
+        noise = max(noise, int(np.abs(digits[0] - (plan.span - 1) // 2).max()))
+        above |= bool(left.any())
+        values.append((digits[1:] - plan.max_lane).reshape(-1))
+    whole = np.stack(values)
+    inside = whole.reshape(-1)[: max(plan.length - first * plan.values_per_block, 0)]
+    return whole, Extremes(noise, int(inside.max(initial=0)), int(inside.min(initial=0)), above)
 
 
 def extremes_of(found: Unpacked) -> Extremes:
