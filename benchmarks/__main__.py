@@ -85,6 +85,7 @@ def cli() -> None:
 )
 @ranged("--threads", options.THREADS, "Threads that a case may use. Default: all usable cores.")
 @ranged("--cycles", options.CYCLES, "Number of cycles; each measures every case. Default: the preset's.")
+@click.option("--once", is_flag=True, help="One cycle at every point, without peaks of memory: for large updates.")
 @ranged("--seed", options.SEED, "Seed of vectors and of the order of cases. Keys are never seeded.", default=0)
 @click.option("--json", "path", type=FilePath(), help="File for the results. Default: a new one under runs/.")
 @click.option("--resume", is_flag=True, help="Continue the interrupted run whose results are in --json.")
@@ -97,6 +98,7 @@ def run(
     names: tuple[str, ...],
     threads: int | None,
     cycles: int | None,
+    once: bool,
     seed: int,
     path: Path | None,
     resume: bool,
@@ -126,6 +128,7 @@ def run(
         value_bits=value_bits,
         names=names,
         cycles=cycles,
+        once=once,
     )
     machine = describe_machine(device, threads)
     err.print(f"{machine['processor']}, {machine['cores']} cores available, {threads} threads used")

@@ -25,6 +25,7 @@ from rich.table import Table
 import fl
 from benchmarks.foreign_files import FOREIGN, Foreign
 from fl.data.draft import draft_schema
+from fl.durable import replace_durably
 
 Say = Callable[[str], None]
 
@@ -73,7 +74,7 @@ def _pair(of: Foreign, rows: int, seed: int, folder: Path) -> Pair:
     found = {}
     for name, text in (("drafted", draft_schema(data)), ("by hand", of.edited)):
         schema = folder / f"{name}.toml"
-        schema.write_text(text, encoding="utf-8")
+        replace_durably(schema, text.encode())
         run = fl.train(
             data, schema=schema, run_dir=folder / name, clients=of.clients, no_dp=True, no_baselines=True, seed=seed
         )

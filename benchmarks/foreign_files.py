@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fl.durable import replace_durably
+
 ROWS = 6000
 Made = tuple[list[str], list[list[str]]]
 
@@ -42,7 +44,7 @@ class Foreign:
         kept = [i for i, name in enumerate(header) if labelled or name != self.label]
         lines = [self.delimiter.join(row[i] for i in kept) for row in [header, *rows]]
         data = ("\n".join(lines) + "\n").encode(self.encoding)
-        path.write_bytes(gzip.compress(data) if self.packed else data)
+        replace_durably(path, gzip.compress(data) if self.packed else data)
         return path
 
 

@@ -68,8 +68,12 @@ def chosen(
     value_bits: Sequence[int] = (),
     names: Sequence[str] = (),
     cycles: int | None = None,
+    once: bool = False,
 ) -> Preset:
-    """`base` with every combination of the given values as its points, or with fewer cases, or with other cycles."""
+    """`base` with every combination of the given values as its points, or with fewer cases, or with other cycles.
+
+    once: one cycle at every point, without peaks of memory.
+    """
     known = cases(device, threads)
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -91,6 +95,8 @@ def chosen(
         )
     if cycles is not None:
         base = replace(base, cycles=cycles, fewest=cycles)
+    if once:
+        points = tuple(replace(point, once=True) for point in points)
     return replace(base, points=_merged(points), limit_s=None if sizes or clients or value_bits else base.limit_s)
 
 
@@ -100,7 +106,7 @@ def workload_of(entry: Entry, workload: Workload, name: str) -> Workload:
 
 
 def _headline_names(known: dict[str, Entry]) -> list[str]:
-    return [name for name, entry in known.items() if entry.family != "round"]
+    return [name for name, entry in known.items() if entry.family != "round" and not entry.asked_for]
 
 
 def _quick(known: dict[str, Entry], device: str) -> Iterable[Point]:
@@ -110,14 +116,14 @@ def _quick(known: dict[str, Entry], device: str) -> Iterable[Point]:
         yield Point(replace(HEADLINE, length=length), ("plain-numpy", own, CONTROL))
     for bits in (8, 12):
         yield Point(replace(HEADLINE, value_bits=bits), (own, CONTROL))
-    yield _round("mlp", device)
+    yield _round("mlp", known)
 
 
 def _full(known: dict[str, Entry], device: str) -> Iterable[Point]:
     own = default_case()
     yield Point(HEADLINE, tuple(_headline_names(known)))
-    yield _round("mlp", device)
-    yield _round("resnet18", device)
+    yield _round("mlp", known)
+    yield _round("resnet18", known)
     for length in (1_000, 10_000, 100_000, 10_000_000):
         yield Point(replace(HEADLINE, length=length), ("plain-numpy", own, CONTROL, "tenseal-best-public"))
     for bits in (8, 12, 20, 24):
@@ -130,10 +136,9 @@ def _full(known: dict[str, Entry], device: str) -> Iterable[Point]:
     yield Point(replace(HEADLINE, length=100_000_000), ("plain-numpy", own))
 
 
-def _round(model: str, device: str) -> Point:
-    return Point(
-        Workload(LENGTHS[model], 8, 16), (f"round-{model}-plain-{device}", f"round-{model}-encrypted-{device}")
-    )
+def _round(model: str, known: dict[str, Entry]) -> Point:
+    rounds = (name for name, entry in known.items() if entry.options.get("model") == model and not entry.asked_for)
+    return Point(Workload(LENGTHS[model], 8, 16), tuple(rounds))
 
 
 def _merged(points: Iterable[Point]) -> tuple[Point, ...]:

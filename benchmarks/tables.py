@@ -242,7 +242,8 @@ def show(results: Results) -> None:
     console = _console()
     console.print(machine_line(results), highlight=False)
     main = headline(results)
-    console.print(_table(results, headline_title(results), averages(results, main), lambda m: (m.case,), ("case",)))
+    if at_headline := averages(results, main):
+        console.print(_table(results, headline_title(results), at_headline, lambda m: (m.case,), ("case",)))
     others = [m for point in points_of(results) if point != main for m in averages(results, point)]
     if others:
         where = ("values", "clients", "bits", "case")
@@ -344,13 +345,15 @@ def _figure(value: float, name: str) -> str:
 
 
 def markdown_tables(results: Results) -> str:
-    """The headline point and the whole rounds as Markdown, with where they come from."""
+    """The headline point, the whole rounds and the sums on a device as Markdown, with where they come from."""
     point = headline(results)
-    lines = [f"{headline_title(results)}; `{results.command}` on {machine_line(results)}.", ""]
-    lines += _markdown(("case", *COLUMNS), [(m.label, *cells(results, m)) for m in averages(results, point)])
-    rounds = of_family(results, "round")
-    if rounds:
+    lines = [f"{headline_title(results)}; `{results.command}` on {machine_line(results)}."]
+    if at_headline := averages(results, point):
+        lines += ["", *_markdown(("case", *COLUMNS), [(m.label, *cells(results, m)) for m in at_headline])]
+    if rounds := of_family(results, "round"):
         lines += ["", *_markdown(("case", *ROUND_COLUMNS), [(m.label, *round_cells(m)) for m in rounds])]
+    if sums := of_family(results, "device"):
+        lines += ["", *_markdown(("case", *SUM_COLUMNS), [(m.label, *sum_cells(m)) for m in sums])]
     return "\n".join([*lines, "", *(f"- {line}" for line in (*COLUMN_NOTES, *notes(results)))])
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from secagg import counts, masks, packing
 from secagg.arrays import U8
 from secagg.blocks import empty_block, payload_hash, write_block
+from secagg.device import Device, Update
 from secagg.engines import encryptor, resolve_engine
 from secagg.enrolment import Enrolment
 from secagg.errors import LocalError, RosterMismatch, UnknownClient, WrongModel, WrongPlan, WrongRound
@@ -55,7 +56,8 @@ class Client(Secret):
     those of its first roster. Each retry of a lost round without the bank that vanished counts as one. A key holder
     that lies about lost rounds could subtract the sums of such rosters. None: any number; the caller thereby states
     that every update carries fresh noise (differential privacy). engine: "auto" or an engine's name (`engines.py`).
-    threads: for packing and encryption; all cores when None.
+    threads: for packing and encryption; all cores when None. device: packs and encrypts in place of the engine, and
+    takes updates of its own kind beside numpy arrays (`device.py`); None: in memory.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Client(Secret):
         model_repeats: int | None = 0,
         engine: str = "auto",
         threads: int | None = None,
+        device: Device | None = None,
         clock: StageClock | None = None,
     ) -> None:
         if identity.member not in enrolment.clients:
@@ -89,6 +92,7 @@ class Client(Secret):
         self._model_repeats = model_repeats
         self._engine = resolve_engine(engine)
         self._threads = threads
+        self._device = device
         self._clock = clock or StageClock()
         self._machine = Machine(self._moves(), ClientState.IDLE, "a client")
         self._round: _Round | None = None
@@ -140,15 +144,16 @@ class Client(Secret):
         header = offer.header
         self._journal.joined(header.step, header.model, header.round_id, offer_hash, header.previous, header.sender)
 
-    def check_update(self, update: NDArray[np.floating], weight: int = 1) -> None:
+    def check_update(self, update: Update, weight: int = 1) -> None:
         """Refuse an update that no roster could accept, before a round is joined for it. Changes nothing.
 
         Raises `UpdateError`, `WeightOutOfRange`, or `UpdateReused` for one that entered a round which was not aborted.
         """
-        packing.check_update(update, self._plan)
+        values = self._in_memory(update)
+        packing.check_update(values, self._plan)
         packing.check_weight(weight, self._plan)
         with self._clock.stage("check"):
-            self._journal.check_update(self._journal.name(update, self._plan))
+            self._journal.check_update(self._journal.name(values, self._plan))
 
     def check_roster(self, roster: Roster) -> tuple[str, ...]:
         """Organisations of a roster that `contribute` would take, before noise is drawn and paid for it.
@@ -162,24 +167,23 @@ class Client(Secret):
             self._check_history(roster, state.offer.header)
         return tuple(self._enrolment.client(entry.sender).organisation for entry in roster.entries)
 
-    def contribute(
-        self, roster: Roster, update: NDArray[np.floating], weight: int = 1, *, allow_reuse: bool = False
-    ) -> Contribution:
+    def contribute(self, roster: Roster, update: Update, weight: int = 1, *, allow_reuse: bool = False) -> Contribution:
         """Seal an update for exactly this roster.
 
-        update: float32 or float64, shape (plan.length,). weight: integer in 1..plan.max_weight. allow_reuse: accept,
-        with a warning, an update that entered another roster before. The two sums can then be subtracted from each
-        other. Raises `UpdateError`, `WeightOutOfRange`, `UpdateReused` or `ModelRepeated`, and subclasses of
-        `PeerError` for the roster.
+        update: float32 or float64, shape (plan.length,), a numpy array or what the device takes. weight: integer in
+        1..plan.max_weight. allow_reuse: accept, with a warning, an update that entered another roster before. The two
+        sums can then be subtracted from each other. Raises `UpdateError`, `WeightOutOfRange`, `UpdateReused` or
+        `ModelRepeated`, and subclasses of `PeerError` for the roster.
         """
         following = self._machine.require("contribute")
         state = self._current()
         weight = packing.check_weight(weight, self._plan)
-        encoder = self._encoder(update, weight)
+        values = self._in_memory(update)
+        encoder = self._encoder(values, weight)
         with self._clock.stage("check"):
             roster_hash = check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum, state.join)
             self._check_history(roster, state.offer.header)
-            name = self._name(update)
+            name = self._name(values)
         header = state.offer.header.reply(self._identity.key, previous=roster_hash, roster=roster_hash)
         with self._clock.stage("mask", "key agreement"):
             terms = self._mask_terms(roster, roster_hash, state) if self._masking else []
@@ -188,14 +192,18 @@ class Client(Secret):
         self._journal.contributing(
             header.step, header.model, header.round_id, roster_hash, members, name, weight, consent
         )
-        payload = self._seal(encoder, terms, state)
+        if self._device is None:
+            payload, clipped = self._seal(encoder, terms, state), encoder.clipped
+        else:
+            public_key = state.offer.public_key
+            payload, clipped = self._device.seal(update, weight, public_key, terms, self._plan, self._clock)
         with self._clock.stage("serialize") as stage:
             stage.bytes += len(payload)
             unsigned = Contribution(header, payload_hash(payload, self._threads), payload, b"")
             contribution = signed(unsigned, self._identity)
         self._journal.sealed(header.step, header.model, header.round_id, contribution.payload_hash)
         state.roster_hash, state.members = roster_hash, len(roster.entries)
-        self.clipped = encoder.clipped
+        self.clipped = clipped
         self._machine.enter(following)
         return contribution
 
@@ -275,6 +283,11 @@ class Client(Secret):
 
     def _name(self, update: NDArray[np.floating]) -> UpdateName:
         return self._journal.name(update, self._plan)
+
+    def _in_memory(self, update: Update) -> NDArray[np.floating]:
+        """The update as an array: what is checked, and what the journal names. `packing` refuses everything else."""
+        array: NDArray[np.floating] = update if self._device is None else self._device.in_memory(update)
+        return array
 
     def _current(self) -> _Round:
         assert self._round is not None  # the state machine allows no call that gets here without one

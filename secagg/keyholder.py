@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from secagg import counts, masks, packing, wire
 from secagg.blocks import Payload, empty_block, payload_hash, read_block
 from secagg.ckks import SecretKey
+from secagg.device import Device
 from secagg.engines import BUDGETED_ENGINE, decryption_keys, resolve_engine
 from secagg.enrolment import Enrolment
 from secagg.errors import (
@@ -96,7 +97,8 @@ class KeyHolder(Secret):
     identity: that of the enrolled key holder. quorum: smallest roster it will close. ledger: its record across
     restarts; in memory when None. masking=False switches the masks off and warns: the aggregator must then be honest.
     engine: "auto" or an engine's name (`engines.py`); it decrypts. threads: all cores when None; with engine "seal" at
-    most 2 are of use, to unpack one block while SEAL decrypts the next. Raises `EngineUnavailable`.
+    most 2 are of use, to unpack one block while SEAL decrypts the next. device: decrypts and unpacks in place of the
+    engine, and holds the secret key while it does (`device.py`); None: in memory. Raises `EngineUnavailable`.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class KeyHolder(Secret):
         ledger: Ledger | None = None,
         engine: str = "auto",
         threads: int | None = None,
+        device: Device | None = None,
         clock: StageClock | None = None,
     ) -> None:
         if identity.member != enrolment.key_holder:
@@ -125,6 +128,7 @@ class KeyHolder(Secret):
         self._ledger = ledger or Ledger.in_memory(identity)
         self._engine = resolve_engine(engine)
         self._threads = threads
+        self._device = device
         self._clock = clock or StageClock()
         self._machine = Machine(self._moves(), KeyHolderState.IDLE, "a key holder")
         self._round: _Round | None = None
@@ -426,6 +430,8 @@ class KeyHolder(Secret):
         members = [entry.sender for entry in state.roster.entries]
         terms = [masks.MaskTerm(state.seeds[each], negative=False) for each in members] if self._masking else []
         payload, clients = encrypted_sum.payload, len(members)
+        if self._device is not None:
+            return self._device.open_sum(payload, state.secret_key, terms, self._plan, clients, self._clock)
         return open_sum(payload, state.secret_key, terms, self._plan, clients, self._threads, self._clock)
 
 

@@ -219,6 +219,16 @@ class Decoder:
         )
         self._take(block, rest, [found])
 
+    def add_values(self, block: int, values: I64, found: Extremes) -> None:
+        """As `add`, for blocks that were unpacked elsewhere: int64[blocks, lanes * N], from number `block` on.
+
+        found: the extremes of all of them, `highest` and `lowest` over the values of the update alone.
+        """
+        for number, row in enumerate(values, block):
+            sums, rest = self._room(number)
+            sums[:], rest[:] = row[: sums.shape[0]], row[sums.shape[0] :]
+            self._take(number, rest, [found])
+
     def _room(self, block: int) -> tuple[I64, I64]:
         """The arrays for the values of the next block: those of the update, and those behind its last value."""
         if block != self._next or block == self._plan.blocks:

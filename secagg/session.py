@@ -20,7 +20,9 @@ from secagg import wire
 from secagg.accumulator import InMemory, MakeAccumulator
 from secagg.aggregator import Aggregator
 from secagg.client import Client
+from secagg.device import Device
 from secagg.enrolment import Enrolment
+from secagg.errors import LocalError
 from secagg.identity import Identity
 from secagg.journal import Journal
 from secagg.ledger import Ledger
@@ -96,7 +98,10 @@ class Parties(Secret):
 
 @dataclass(frozen=True)
 class Terms:
-    """Arguments of the roles of a round: see `KeyHolder`, `Aggregator` and `Client`. robust: None for plain rounds."""
+    """Arguments of the roles of a round: see `KeyHolder`, `Aggregator` and `Client`. robust: None for plain rounds.
+
+    device: of the clients and of the key holder, which robust rounds do not have.
+    """
 
     plan: RoundPlan
     quorum: int = 3
@@ -106,6 +111,7 @@ class Terms:
     threads: int | None = None
     accumulator: MakeAccumulator = InMemory
     robust: Robust | None = None
+    device: Device | None = None
 
 
 class Observer:
@@ -212,6 +218,7 @@ class Session(Secret):
             ledger=self.ledger,
             engine=terms.engine,
             threads=terms.threads,
+            device=terms.device,
             clock=clock,
         )
 
@@ -262,6 +269,7 @@ class Session(Secret):
             model_repeats=terms.model_repeats,
             engine=terms.engine,
             threads=terms.threads,
+            device=terms.device,
             clock=clock,
         )
 
@@ -287,7 +295,12 @@ class Session(Secret):
 
 
 def _robust_of(terms: Terms) -> Robust:
-    """What a robust round is asked for. Raises `PlanError` for a plan that cannot have one, or without masking."""
+    """What a robust round is asked for.
+
+    Raises `PlanError` for a plan that cannot have one, or without masking, and `LocalError` for a device.
+    """
     assert terms.robust is not None
+    if terms.device is not None:
+        raise LocalError("device: a robust round computes in memory: leave out robust or device")
     terms.robust.check(terms.plan, masking=terms.masking)
     return terms.robust

@@ -78,8 +78,9 @@ class DeviceSum:
 
     def _check(self, residues: NDArray[np.uint32]) -> None:
         expected = np.zeros(residues.shape, dtype=np.uint64)
-        for i in range(self._vectors.workload.clients):
-            expected += self._contributions[i % len(self._contributions)]
+        rounds, rest = divmod(self._vectors.workload.clients, len(self._contributions))
+        for place, contribution in enumerate(self._contributions):
+            expected += np.multiply(contribution, rounds + (place < rest), dtype=np.uint64)
         expected %= self._primes.astype(np.uint64)[None, None, :, None]
         if not np.array_equal(expected, residues):
             raise WrongResult("the device's sum of residues differs from the sum modulo the primes")

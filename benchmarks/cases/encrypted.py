@@ -8,7 +8,6 @@ aggregator and one key holder, for any number of clients.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,9 +19,10 @@ from benchmarks.cases import CaseResult, compared
 from benchmarks.errors import CaseNotRunnable, WrongResult
 from benchmarks.meter import Meter
 from benchmarks.workload import CHUNK, CLIP, F32, F64, Vectors
-from fl.secure.session import sums_on
+from fl.secure.session import arithmetic_on, sums_on
 from secagg import wire
-from secagg.identity import every_party_alone
+from secagg.device import Update
+from secagg.identity import forget_verified
 from secagg.messages import Contribution, EncryptedSum, Release
 from secagg.session import Observer, Parties, Session, Terms
 
@@ -43,7 +43,7 @@ def new_session(clients: int) -> Session:
 
 
 def play_round(
-    update_of: Callable[[int], F32], clients: int, terms: Terms, meter: Meter, session: Session | None = None
+    update_of: Callable[[int], Update], clients: int, terms: Terms, meter: Meter, session: Session | None = None
 ) -> Opened:
     """Play one round over `clients` updates. `update_of(i)` makes client i's update just before it contributes.
 
@@ -51,15 +51,8 @@ def play_round(
     verified is not verified again for another. None: a new federation, whose parties each verify all that they
     receive, as they do in processes of their own.
     """
-    with every_party_alone() if session is None else nullcontext():
-        return _played(update_of, clients, terms, meter, session)
-
-
-def _played(
-    update_of: Callable[[int], F32], clients: int, terms: Terms, meter: Meter, session: Session | None
-) -> Opened:
     plan, observer, post = terms.plan, Observer(), _Post(meter)
-    clock = observer.clock
+    clock, alone = observer.clock, session is None
     with meter.phase("setup", clock):
         session = session or new_session(clients)
         step = session.ledger.next_step
@@ -72,10 +65,12 @@ def _played(
         aggregator.open(offer, roster)
     for index, client in enumerate(roles.clients):
         update = update_of(index)
+        _forget(alone)
         with meter.phase("client", clock):
             parts = wire.encode_parts(client.contribute(roster, update), plan)
         received = post.deliver(parts, "contribution")
         del parts, update
+        _forget(alone)
         with meter.phase("server", clock):
             with clock.stage("check"):
                 contribution = wire.decode(received, plan)
@@ -85,6 +80,7 @@ def _played(
         parts = wire.encode_parts(aggregator.close(), plan)
     received = post.deliver(parts, "sum")
     del parts
+    _forget(alone)
     with meter.phase("open", clock):
         encrypted_sum = wire.decode(received, plan)
         assert isinstance(encrypted_sum, EncryptedSum)
@@ -92,6 +88,11 @@ def _played(
         average = roles.clients[0].accept(release).values
     meter.wire_bytes |= observer.message_bytes | {"release": wire.message_bytes(Release, plan)}
     return Opened(average, release.sums)
+
+
+def _forget(alone: bool) -> None:
+    if alone:
+        forget_verified()
 
 
 class _Post:
@@ -115,19 +116,29 @@ class _Post:
 
 
 class EncryptedAverage:
-    """A round with one engine, masked or not. sums_on: torch device that adds ciphertexts, or None for numpy."""
+    """A round with one engine, masked or not.
+
+    sums_on: torch device that adds ciphertexts, or None for numpy. device: torch device on which the clients' updates
+    lie as tensors, and on which clients and key holder compute; None for numpy and the engine.
+    """
 
     def __init__(
-        self, engine: str = "auto", masking: bool = True, threads: int | None = None, sums_on: str | None = None
+        self,
+        engine: str = "auto",
+        masking: bool = True,
+        threads: int | None = None,
+        sums_on: str | None = None,
+        device: str | None = None,
     ) -> None:
         self._engine, self._masking, self._threads, self._sums_on = engine, masking, threads, sums_on
+        self._device = device
 
     def prepare(self, vectors: Vectors) -> dict[str, Any]:
         from secagg.engines import resolve_engine
         from secagg.kernels import NAME
         from secagg.masks import neighbours_needed
 
-        if self._sums_on is not None and self._sums_on != "cpu":
+        if "cuda" in (self._sums_on, self._device):
             import torch
 
             if not torch.cuda.is_available():
@@ -140,6 +151,7 @@ class EncryptedAverage:
             engine=resolve_engine(self._engine),
             threads=self._threads,
             accumulator=sums_on(self._sums_on),
+            device=arithmetic_on(self._device),
         )
         return {
             "engine": self.terms.engine,
@@ -148,13 +160,26 @@ class EncryptedAverage:
             "kernels": NAME,
             "threads": self._threads,
             "sums_on": self._sums_on or "memory",
+            "device": self._device or "memory",
             "plan": self.terms.plan.as_dict(),
         }
 
     def repeat(self, meter: Meter) -> CaseResult:
-        opened = play_round(self._vectors.update, self._vectors.workload.clients, self.terms, meter)
+        opened = play_round(self._update, self._vectors.workload.clients, self.terms, meter)
         check_sums(opened.sums, self._vectors, self.terms.plan)
         return compared(opened.average, self._vectors, self.terms.plan.max_error)
+
+    def _update(self, client: int) -> Update:
+        """A client's update where its training would leave it: moving it to a device is not part of a round."""
+        values = self._vectors.update(client)
+        if self._device is None:
+            return values
+        import torch
+
+        moved = torch.from_numpy(values).to(self._device)
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        return moved
 
 
 def check_sums(sums: NDArray[np.int64], vectors: Vectors, plan: secagg.RoundPlan) -> None:

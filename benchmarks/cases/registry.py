@@ -14,7 +14,8 @@ from benchmarks.cases import Case
 from benchmarks.cases.stock_tenseal import SETTINGS
 from benchmarks.errors import BenchmarkSettingsError
 
-STACKS = (1, 2, 4, 8)
+STACKS = (1, 2, 4, 8, 16, 32)
+MOST_STACKED = 8  # contributions per pass where nothing is asked for: as many as the headline has clients
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Entry:
 
     name: for options and files.  label: for people.  factory: "module:class".  options: arguments of the class.
     family: "plain", "secagg", "stock", "flower", "device" or "round".  ours: whether it is this project's code; the
-    others are the controls of a comparison.  slow: takes seconds per client, so in quick runs only two clients encrypt,
-    and it is repeated less often.  longest, most: largest length and largest number of clients that it runs with.
+    others are the controls of a comparison.  asked_for: whether it is measured only where it is asked for by name.
+    slow: takes seconds per client, so in quick runs only two clients encrypt, and it is repeated less often.  longest,
+    most: largest length and largest number of clients that it runs with.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Entry:
     options: dict[str, Any] = field(default_factory=dict)
     family: str = "plain"
     ours: bool = False
+    asked_for: bool = False
     slow: bool = False
     longest: int = 10**8
     most: int = 65_536
@@ -42,7 +45,10 @@ class Entry:
         """Name of the worker process that runs it. Only cases that load the same libraries share a process."""
         if self.family in ("device", "round", "stock"):
             return self.family
-        return str(self.options["engine"]) if self.family == "secagg" else self.name
+        if self.family != "secagg":
+            return self.name
+        engine, device = self.options["engine"], self.options.get("device") or self.options.get("sums_on")
+        return str(engine) if device is None else f"{engine} beside torch on {device}"
 
     def make(self) -> Case:
         """An instance, in this process."""
@@ -103,18 +109,34 @@ def _own(threads: int | None, device: str) -> list[Entry]:
         ours=True,
         longest=10**7,
     )
-    return [on_device] * (device != "cpu") + [
+    roles_on_device = [
         Entry(
-            f"secagg-{engine}-{'masked' if masking else 'unmasked'}",
-            f"this project, engine {engine}, {'masked' if masking else 'masks off'}",
+            f"secagg-on-{device}-{'masked' if masking else 'unmasked'}",
+            f"this project, clients and key holder on {device}, {'masked' if masking else 'masks off'}",
             "encrypted:EncryptedAverage",
-            {"engine": engine, "masking": masking, "threads": threads},
+            {"engine": engines()[0], "masking": masking, "threads": threads, "device": device},
             family="secagg",
             ours=True,
+            asked_for=device == "cpu",
         )
-        for engine in engines()
         for masking in (True, False)
     ]
+    return (
+        [on_device] * (device != "cpu")
+        + [
+            Entry(
+                f"secagg-{engine}-{'masked' if masking else 'unmasked'}",
+                f"this project, engine {engine}, {'masked' if masking else 'masks off'}",
+                "encrypted:EncryptedAverage",
+                {"engine": engine, "masking": masking, "threads": threads},
+                family="secagg",
+                ours=True,
+            )
+            for engine in engines()
+            for masking in (True, False)
+        ]
+        + roles_on_device
+    )
 
 
 def _stock() -> list[Entry]:
@@ -142,7 +164,8 @@ def _device(device: str) -> list[Entry]:
             {"device": device, "stacked": stacked},
             family="device",
             ours=True,
-            longest=10**7,
+            asked_for=stacked > MOST_STACKED,
+            longest=2 * 10**7,
         )
         for stacked in STACKS
     ]
@@ -162,4 +185,15 @@ def _rounds(device: str, threads: int | None) -> list[Entry]:
                     ours=way == "encrypted",
                 )
             )
+        entries.append(
+            Entry(
+                f"round-{model}-on-{device}",
+                f"whole round, {label} trained on {device}, encrypted, clients and key holder on {device}",
+                "rounds:WholeRound",
+                {"model": model, "engine": "auto", "device": device, "threads": threads, "roles_on_device": True},
+                family="round",
+                ours=True,
+                asked_for=device == "cpu",
+            )
+        )
     return entries

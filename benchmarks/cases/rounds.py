@@ -26,6 +26,8 @@ from benchmarks.errors import CaseNotRunnable, WrongResult
 from benchmarks.machine import usable_cores
 from benchmarks.meter import Meter
 from benchmarks.workload import CLIP, F32, F64, Vectors
+from fl.secure.session import arithmetic_on
+from secagg.device import Update
 from secagg.session import Terms
 
 if TYPE_CHECKING:
@@ -38,10 +40,21 @@ LENGTHS = {"mlp": FEATURES * 64 + 64 + 64 * 32 + 32 + 32 + 1, "resnet18": 11_689
 
 
 class WholeRound:
-    """One round of `model` ("mlp" or "resnet18") on `device`. engine: None averages without encryption."""
+    """One round of `model` ("mlp" or "resnet18") on `device`. engine: None averages without encryption.
 
-    def __init__(self, model: str, engine: str | None = None, device: str = "cpu", threads: int | None = None) -> None:
+    roles_on_device: whether updates stay on the device, and clients and key holder compute there.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        engine: str | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        roles_on_device: bool = False,
+    ) -> None:
         self._name, self._engine, self._device_name, self._threads = model, engine, device, threads
+        self._roles_on_device = roles_on_device
 
     def prepare(self, vectors: Vectors) -> dict[str, Any]:
         import torch
@@ -63,38 +76,61 @@ class WholeRound:
             "device": self._device_name,
             "training": self._train.describe,
             "engine": self._engine,
+            "roles": self._device_name if self._roles_on_device else "memory",
         }
         if self._engine is not None:
             plan = secagg.plan_round(len(self._start), self._clients, CLIP, vectors.workload.value_bits)
             from secagg.engines import resolve_engine
 
             # A training is many rounds of one federation; fresh updates from one model, as private rounds have.
-            self._terms = Terms(plan, model_repeats=None, engine=resolve_engine(self._engine), threads=self._threads)
+            self._terms = Terms(
+                plan,
+                model_repeats=None,
+                engine=resolve_engine(self._engine),
+                threads=self._threads,
+                device=arithmetic_on(self._device_name if self._roles_on_device else None),
+            )
             self._session = new_session(self._clients)
             parameters |= {"engine": self._terms.engine, "masking": True, "plan": plan.as_dict()}
         return parameters
 
     def repeat(self, meter: Meter) -> CaseResult:
-        updates = [self._local(meter) for _ in range(self._clients)]
+        contributed = [self._local(meter) for _ in range(self._clients)]
+        updates = [_in_memory(update) for update in contributed]
         exact = _mean(updates)
         if self._engine is None:
             average, allowed = self._plain(updates, meter), float(self._clients) * 2.0**-24
         else:
-            opened = play_round(updates.__getitem__, self._clients, self._terms, meter, self._session)
+            opened = play_round(contributed.__getitem__, self._clients, self._terms, meter, self._session)
             _check_sums(opened.sums, updates, self._terms.plan)
             average, allowed = opened.average, self._terms.plan.max_error
         return CaseResult(float(np.abs(average - exact).max()), allowed)
 
-    def _local(self, meter: Meter) -> F32:
+    def _local(self, meter: Meter) -> Update:
         from fl.learning.model import flatten, unflatten
 
         unflatten(self._train.model, self._start)
         # Another one in each repetition: a journal refuses an update that has been in a round before.
         self._trainings += 1
+        if self._roles_on_device:
+            return self._local_on_device(meter)
         with meter.phase("train"):
             self._train.run(self._trainings)
             update: F32 = flatten(self._train.model) - self._start
         return np.clip(update, -CLIP, CLIP, out=update)
+
+    def _local_on_device(self, meter: Meter) -> torch.Tensor:
+        """The same update, which never leaves the device. Both models have parameters alone, no buffers."""
+        import torch
+
+        parameters = list(self._train.model.parameters())
+        start = torch.nn.utils.parameters_to_vector(parameters).detach()
+        with meter.phase("train"):
+            self._train.run(self._trainings)
+            update = torch.nn.utils.parameters_to_vector(parameters).detach() - start
+            if self._device.type == "cuda":
+                torch.cuda.synchronize()
+        return update.clamp_(-CLIP, CLIP)
 
     def _plain(self, updates: list[F32], meter: Meter) -> F64:
         total = np.zeros(len(self._start), dtype=np.float32)
@@ -154,6 +190,11 @@ def _image_model(device: torch.device) -> _Training:
             optimiser.step()
 
     return _Training(model, f"{STEPS} steps of {BATCH} images of {PIXELS} x {PIXELS}", train)
+
+
+def _in_memory(update: Update) -> F32:
+    values: F32 = update if isinstance(update, np.ndarray) else update.cpu().numpy()
+    return values
 
 
 def _check_sums(sums: NDArray[np.int64], updates: Sequence[F32], plan: secagg.RoundPlan) -> None:

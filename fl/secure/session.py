@@ -23,6 +23,7 @@ from fl.errors import AggregationError, BanksVanished, RuleRefusedRound
 from fl.options import LEAST_BANKS
 from fl.secure.cost import bits_for, chunk_sizes, clip_for, plan_for
 from secagg.accumulator import Accumulator, InMemory, MakeAccumulator
+from secagg.device import Device
 from secagg.errors import LateOutlier, RuleRefused
 from secagg.messages import Release
 from secagg.robust import Robust
@@ -134,6 +135,18 @@ def sums_on(device: str | None) -> MakeAccumulator:
         return DeviceBlocks(plan.blocks, plan.params.primes, plan.params.degree, torch.device(device))
 
     return on_device
+
+
+def arithmetic_on(device: str | None) -> Device | None:
+    """The arithmetic of clients and of the key holder on a torch device. None: that of `secagg`, without torch.
+
+    Raises `AggregationError` for a device that torch does not have.
+    """
+    if device is None:
+        return None
+    from fl.secure.device_rounds import TorchDevice
+
+    return TorchDevice(device)
 
 
 class InProcessRounds:

@@ -80,6 +80,7 @@ def test_help_prints_examples_of_every_command() -> None:
         assert any(name.startswith(f"assist {command}") for name in named), command
 
 
+@pytest.mark.long
 def test_the_examples_work_as_printed_one_after_another(run: Callable[[str], Result], tmp_path: Path) -> None:
     done = set()
     for line in EXAMPLES:

@@ -18,7 +18,9 @@ from benchmarks.cases.encrypted import EncryptedAverage
 from benchmarks.cases.registry import Entry, cases, default_case, engines
 from benchmarks.errors import BenchmarkSettingsError, CaseNotRunnable, WrongResult
 from benchmarks.meter import PHASES, STAGES, Meter
+from benchmarks.presets import preset
 from benchmarks.workload import CHUNK, CLIP, Vectors, Workload
+from secagg.errors import SumRefused
 
 SMALL = Workload(length=3_000, clients=4)
 KNOWN = cases()
@@ -72,6 +74,63 @@ def test_a_wrong_device_sum_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DeviceAccumulator, "residues", lambda self: right(self) ^ np.uint32(1))
     with pytest.raises(WrongResult, match="device"):
         repeat(KNOWN["ciphertext-sum-cpu-x1"], SMALL)
+
+
+@pytest.mark.parametrize("way", ["masked", "unmasked"])
+def test_clients_and_key_holder_on_a_device_are_measured_like_any_other(way: str) -> None:
+    case, meter = KNOWN[f"secagg-on-cpu-{way}"].make(), Meter()
+    parameters = case.prepare(Vectors(SMALL))
+    assert (parameters["device"], parameters["masking"]) == ("cpu", way == "masked")
+    case.repeat(meter).check()
+    client, opening = meter.phases["client"].stages, meter.phases["open"].stages
+    assert client["encrypt"].seconds > 0 and "pack" not in client, "the device packs and encrypts in one sequence"
+    assert opening["decrypt"].seconds > 0 and opening["unpack"].seconds > 0
+
+
+def test_a_wrong_sum_from_a_device_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fl.secure.device_packing import DevicePacker
+
+    right = DevicePacker.coefficients
+
+    def negated(self: DevicePacker, *arguments: Any) -> Any:
+        coefficients, clipped = right(self, *arguments)
+        return -coefficients, clipped
+
+    monkeypatch.setattr(DevicePacker, "coefficients", negated)
+    with pytest.raises(SumRefused):  # the sum of weights is negative
+        repeat(KNOWN["secagg-on-cpu-masked"], SMALL)
+
+
+def test_a_round_that_stays_on_a_device_averages_what_was_trained_there() -> None:
+    case, meter = KNOWN["round-mlp-on-cpu"].make(), Meter()
+    assert case.prepare(Vectors(Workload(3_137, clients=3)))["roles"] == "cpu"
+    case.repeat(meter).check()
+    assert meter.phases["train"].seconds > 0
+    assert "pack" not in meter.phases["client"].stages
+
+
+def test_updates_of_a_round_are_the_same_on_a_device_and_in_memory() -> None:
+    from benchmarks.cases.rounds import WholeRound
+
+    found = []
+    for on_device in (False, True):
+        case = WholeRound("mlp", "auto", "cpu", 1, roles_on_device=on_device)
+        case.prepare(Vectors(Workload(3_137, clients=3)))
+        found.append(np.sort(np.asarray(case._local(1, Meter()))))
+    assert np.array_equal(*found)
+
+
+def test_what_only_a_gpu_makes_worth_while_is_measured_on_a_processor_only_where_it_is_asked_for() -> None:
+    on_roles = {"secagg-on-{}-masked", "secagg-on-{}-unmasked", "round-mlp-on-{}", "round-resnet18-on-{}"}
+    for device, asked_for in (("cpu", True), ("cuda", False)):
+        known = cases(device)
+        assert {known[name.format(device)].asked_for for name in on_roles} == {asked_for}
+        assert known[f"ciphertext-sum-{device}-x32"].asked_for and not known[f"ciphertext-sum-{device}-x8"].asked_for
+        measured = {name for point in preset("full", device, None).points for name in point.cases}
+        assert measured & {name.format(device) for name in on_roles} == (
+            set() if asked_for else {name.format(device) for name in on_roles}
+        )
+        assert not measured & {name for name, entry in known.items() if entry.asked_for}
 
 
 @pytest.mark.parametrize("way", ["plain", "encrypted"])

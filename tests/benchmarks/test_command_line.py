@@ -12,7 +12,7 @@ import pytest
 from made_up import measurement, results
 from planted import PLANTER, with_path
 
-from benchmarks.presets import HEADLINE, preset
+from benchmarks.presets import HEADLINE, chosen, preset
 from benchmarks.results import load
 from benchmarks.tables import FEWEST_REPETITIONS
 
@@ -132,6 +132,13 @@ def test_quick_measures_every_kind_of_case_and_full_sweeps_to_a_hundred_million_
     assert {2, 1_000} <= {w.clients for w in workloads}
     assert {8, 24} <= {w.value_bits for w in workloads}
     assert len(set(workloads)) == len(workloads)
+
+
+def test_once_visits_every_point_in_a_single_cycle_and_takes_no_peaks() -> None:
+    large = chosen(preset("quick", "cpu", None), "cpu", None, sizes=(10, 20), names=("plain-numpy",), once=True)
+    assert [point.workload.length for point in large.points] == [10, 20]
+    assert all(point.once for point in large.points)
+    assert not any(point.once for point in preset("quick", "cpu", None).points)
 
 
 @pytest.mark.long

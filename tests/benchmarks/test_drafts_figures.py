@@ -31,6 +31,7 @@ def test_the_table_has_a_row_for_each_file_and_json_has_every_pair(monkeypatch: 
     assert [pair["seed"] for pair in told["pairs"]] == [1, 2, 1] and len(told["files"]) == 2
 
 
+@pytest.mark.long
 def test_both_schemas_are_trained_with_on_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drafts, "FOREIGN", [of for of in FOREIGN if of.name == "oneday"])
     said: list[str] = []

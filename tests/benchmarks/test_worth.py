@@ -40,6 +40,7 @@ def measured(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple
     return folder, done.output
 
 
+@pytest.mark.long
 def test_every_cell_has_its_figures_and_the_tables_show_them(measured: tuple[Path, str]) -> None:
     folder, output = measured
     cells = private_worth.read_cells(folder)
@@ -53,6 +54,7 @@ def test_every_cell_has_its_figures_and_the_tables_show_them(measured: tuple[Pat
     assert str(folder.parent) not in (folder / "settings.json").read_text()
 
 
+@pytest.mark.long
 def test_an_interrupted_measurement_goes_on_and_a_finished_one_measures_nothing(
     measured: tuple[Path, str], data: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +68,7 @@ def test_an_interrupted_measurement_goes_on_and_a_finished_one_measures_nothing(
     assert {(each["law"], each["draws"]) for each in released} == {("laplace", 2)}
 
 
+@pytest.mark.long
 def test_a_folder_of_other_data_is_refused(measured: tuple[Path, str]) -> None:
     with pytest.raises(ResumeMismatch, match="other data or options"):
         private_worth.measure(Question(DataSettings(customers=100), (1.0,), 1), measured[0], print)

@@ -80,9 +80,8 @@ def found_in(content: bytes, marker: str) -> bool:
     return any(marker.encode(encoding) in content for encoding in ("utf-8", "utf-32-le", "utf-16-le"))
 
 
-@pytest.mark.parametrize(
-    "privacy", [("--no-dp",), pytest.param(("--epsilon", "3", "--local-steps", "2"), marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("privacy", [("--no-dp",), ("--epsilon", "3", "--local-steps", "2")])
 def test_no_marker_leaves_the_csv(
     privacy: tuple[str, ...],
     tmp_path: Path,

@@ -12,7 +12,7 @@ from fl.errors import AggregationError
 from fl.secure.device_sum import DeviceAccumulator, DeviceBlocks
 
 PRIMES = (1073692673, 1073668097, 12289)
-CPU = torch.device("cpu")
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 SHAPE = (2, 2, len(PRIMES), 8)
 
 
@@ -23,7 +23,7 @@ def contributions(count: int, seed: int) -> list[np.ndarray]:
 
 
 def added(parts: list[np.ndarray], stacked: int) -> np.ndarray:
-    total = DeviceAccumulator(SHAPE[0], PRIMES, SHAPE[-1], CPU)
+    total = DeviceAccumulator(SHAPE[0], PRIMES, SHAPE[-1], DEVICE)
     for first in range(0, len(parts), stacked):
         chosen = parts[first : first + stacked]
         stack = total.room(len(chosen))
@@ -63,7 +63,7 @@ def test_it_adds_what_the_aggregator_of_the_core_adds() -> None:
     limits = np.array(params.primes, dtype=np.uint32)[None, None, :, None]
     parts = [rng.integers(0, limits, size=shape, dtype=np.uint32) for _ in range(5)]
     expected = np.zeros(shape[1:], dtype=np.uint32)
-    total = DeviceAccumulator(1, params.primes, params.degree, CPU)
+    total = DeviceAccumulator(1, params.primes, params.degree, DEVICE)
     stack = total.room(1)
     for part in parts:
         ring_of(params).add(expected, part[0])
@@ -85,7 +85,7 @@ def test_blocks_on_a_device_add_and_take_out_what_blocks_in_memory_do(calls: lis
     rng = np.random.default_rng(4)
     limits = np.array(params.primes, dtype=np.uint32)[None, :, None]
     blocks = [rng.integers(0, limits, size=(2, len(params.primes), params.degree), dtype=np.uint32) for _ in range(6)]
-    memory, device = InMemory(plan), DeviceBlocks(plan.blocks, params.primes, params.degree, CPU)
+    memory, device = InMemory(plan), DeviceBlocks(plan.blocks, params.primes, params.degree, DEVICE)
     for index, which, out in calls:
         for total in (memory, device):
             (total.subtract if out else total.add)(index, blocks[which])
@@ -102,14 +102,14 @@ def test_encrypted_rounds_add_on_a_device_what_they_add_in_memory() -> None:
         InProcessRounds(names, clip=1.0, quorum=3, device=device)
         .average(Joined(names, updates, (1, 1, 1), "00" * 32), 16)
         .average
-        for device in (None, "cpu")
+        for device in (None, str(DEVICE))
     ]
     assert np.array_equal(averages[0], averages[1])
 
 
 @pytest.mark.parametrize("wrong", ["dtype", "shape"])
 def test_a_block_of_another_form_is_refused(wrong: str) -> None:
-    total = DeviceBlocks(SHAPE[0], PRIMES, SHAPE[-1], CPU)
+    total = DeviceBlocks(SHAPE[0], PRIMES, SHAPE[-1], DEVICE)
     block = contributions(1, 0)[0][0]
     with pytest.raises(AggregationError, match="block: expected uint32"):
         total.add(0, block.astype(np.int32) if wrong == "dtype" else block[:1])  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ def test_a_block_of_another_form_is_refused(wrong: str) -> None:
 
 
 def test_a_residue_that_is_not_below_its_prime_is_seen() -> None:
-    total = DeviceAccumulator(SHAPE[0], PRIMES, SHAPE[-1], CPU)
+    total = DeviceAccumulator(SHAPE[0], PRIMES, SHAPE[-1], DEVICE)
     stack = total.room(1)
     for value in (PRIMES[2], 2**31, 2**32 - 1):
         part = contributions(1, 0)[0]
@@ -128,7 +128,7 @@ def test_a_residue_that_is_not_below_its_prime_is_seen() -> None:
 
 @pytest.mark.parametrize("wrong", ["dtype", "shape", "stack"])
 def test_residues_of_another_form_are_refused_and_change_nothing(wrong: str) -> None:
-    total = DeviceAccumulator(SHAPE[0], PRIMES, SHAPE[-1], CPU)
+    total = DeviceAccumulator(SHAPE[0], PRIMES, SHAPE[-1], DEVICE)
     part = contributions(1, 0)[0]
     with pytest.raises(AggregationError, match="expected"):
         if wrong == "dtype":
@@ -144,4 +144,4 @@ def test_residues_of_another_form_are_refused_and_change_nothing(wrong: str) -> 
 @pytest.mark.parametrize("primes", [(), (1,), (2**30,)])
 def test_moduli_that_do_not_fit_the_arithmetic_are_refused(primes: tuple[int, ...]) -> None:
     with pytest.raises(AggregationError, match="primes"):
-        DeviceAccumulator(1, primes, 8, CPU)
+        DeviceAccumulator(1, primes, 8, DEVICE)
