@@ -318,7 +318,7 @@ class EncryptedRounds:
                 contribution = answer.require(who, "contribution")
                 data = self._calls.wire(answer, "contribution", self._members.largest, self._limits.part_s)
                 started = time.monotonic()
-                self._party.receive(data)
+                self._party.receive(data, who)
                 del data
                 adding += time.monotonic() - started
                 sealing = max(sealing, contribution.seconds("seal_seconds"))
