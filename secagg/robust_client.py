@@ -196,6 +196,9 @@ class RobustClient(Client):
         assert isinstance(state, _Shown)  # `join_with_sketch` makes no other
         return state
 
+    def _check_name(self, name: UpdateName) -> None:
+        self._journal.check_shown(name)
+
     def _name(self, update: NDArray[np.floating]) -> UpdateName:
         name = self._shown().name
         assert name is not None
