@@ -163,6 +163,7 @@ class EventLog:
 
     def compact(self) -> None:
         """Give the space of what was dropped back to the file system. It needs as much space again while it works."""
+        self._process.require()  # before the lock, as in `append`
         with self._appending, database.translated(self.path):
             self._connection.execute("VACUUM")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
