@@ -316,6 +316,18 @@ def test_a_rule_that_keeps_too_few_loses_every_attempt_and_the_run_ends_by_name(
         assert len(rounds) == 3 and all(each.aborted and each.contribution is None for each in rounds)
 
 
+def test_a_bank_can_show_updates_of_one_model_however_many_rounds_were_lost(federation, monkeypatch) -> None:
+    """Each lost round uses an update up. What is bounded is how often a bank trains for one round."""
+    monkeypatch.setattr("fl.flower.parties.bank._MAX_ATTEMPTS", 1)
+    here = robust_of(federation, banks=4, quorum=4)
+    for runs in (1, 2):
+        with pytest.raises(RoundFailed, match="RuleRefused: 3 members stay"):
+            here.rounds(BRIEF).run(1)
+        for name in here.parties.banks:
+            here.restart(name)
+            assert len(audit_journal(here.parties.home(name) / "journal.db").rounds) == 3 * runs
+
+
 def test_whom_the_second_look_finds_out_is_named_and_the_round_is_played_without_it(federation, monkeypatch) -> None:
     here = robust_of(federation, COUNT, poison={})
     looked, aborts = RobustKeyHolder.judge_again, []
