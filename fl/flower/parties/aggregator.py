@@ -23,7 +23,7 @@ from secagg.states import AggregatorState
 
 @dataclass(frozen=True)
 class Closed:
-    """A closed roster. members: organisations. rejected: those that joined, and that a rule leaves out."""
+    """A closed roster. members: organisations. rejected: those that joined and are left out."""
 
     step: int
     members: tuple[str, ...]
