@@ -199,6 +199,10 @@ class RobustClient(Client):
     def _check_name(self, name: UpdateName) -> None:
         self._journal.check_shown(name)
 
+    def _encoder(self, update: NDArray[np.floating], weight: int) -> packing.Encoder:
+        # `contribute` hands on its own copy, which was checked when the round was joined.
+        return packing.Encoder(update, weight, self._plan, checked=True)
+
     def _name(self, update: NDArray[np.floating]) -> UpdateName:
         name = self._shown().name
         assert name is not None
