@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from itertools import pairwise
 
@@ -180,6 +181,27 @@ def test_an_update_of_an_aborted_plain_round_is_refused_before_a_robust_round_is
     with pytest.raises(UpdateReused):
         robust.check_update(updates[0])
     robust.check_update(updates[1])
+
+
+@LENGTHS
+@pytest.mark.parametrize("end", ["release", "abort"])
+def test_the_second_key_is_overwritten_when_its_round_ends(length, end):
+    federation = robust_federation(4, length)
+    peers = RobustPeers.of(federation)
+    total = peers.summed(1, alike(federation, 12))
+    secret = peers.key_holder._current().comparison.secret
+    held = (secret._s, secret._reversed)
+    assert all(array.any() for array in held)
+    if end == "release":
+        peers.key_holder.release(total)
+        for use in (lambda: secret.times(secret._s), lambda: secret.constant(secret._s[0], secret._s[0])):
+            with pytest.raises(WrongState, match="its round has ended"):
+                use()
+    else:
+        peers.key_holder.abort()
+        del secret
+        gc.collect()
+    assert not any(array.any() for array in held)
 
 
 def test_only_the_update_that_was_shown_can_be_contributed():
