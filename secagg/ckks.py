@@ -32,7 +32,7 @@ import numpy as np
 import tenseal.sealapi as seal
 
 from secagg.arrays import U8, U32, U64
-from secagg.errors import EngineUnavailable, KeySelfTestFailed
+from secagg.errors import EngineUnavailable, KeySelfTestFailed, WrongState
 from secagg.ownership import Owner
 from secagg.parameters import ParameterSet
 from secagg.plan import ERROR_MAX, key_norm_limits
@@ -81,12 +81,14 @@ class SecretKey:
         return narrow
 
     def wipe(self) -> None:
-        """Drop SEAL's decryptor, whose memory SEAL clears. A later call fails."""
+        """Drop SEAL's decryptor, whose memory SEAL clears. Every later call raises `WrongState`."""
         self._decryptor = None
 
     def begin_decrypt(self, block: U32) -> Decrypted:
         """`decrypt` in two steps, for a caller that does other work at the same time."""
         self._owner.require()  # a forked copy could decrypt a second time, and it shares its parent's file
+        if self._decryptor is None:
+            raise WrongState("a secret key: its round has ended, and it was dropped; open the next round")
         shape = (len(self._context.params.primes), self._context.params.degree)
         plaintext = seal.Plaintext()
         with self._block_file() as file:

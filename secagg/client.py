@@ -153,7 +153,7 @@ class Client(Secret):
         packing.check_update(values, self._plan)
         packing.check_weight(weight, self._plan)
         with self._clock.stage("check"):
-            self._journal.check_update(self._journal.name(values, self._plan))
+            self._check_name(self._journal.name(values, self._plan))
 
     def check_roster(self, roster: Roster) -> tuple[str, ...]:
         """Organisations of a roster that `contribute` would take, before noise is drawn and paid for it.
@@ -277,6 +277,10 @@ class Client(Secret):
     def _moves(self) -> Mapping[tuple[ClientState, str], ClientState]:
         """The role's table of moves."""
         return CLIENT_MOVES
+
+    def _check_name(self, name: UpdateName) -> None:
+        """Raise `UpdateReused` for an update that no round of this kind takes any more."""
+        self._journal.check_update(name)
 
     def _encoder(self, update: NDArray[np.floating], weight: int) -> packing.Encoder:
         return packing.Encoder(update, weight, self._plan)

@@ -77,7 +77,7 @@ class DecryptionKey(Protocol):
         """As `decrypt`, still in SEAL's transformed order."""
 
     def wipe(self) -> None:
-        """End the key. Later calls fail."""
+        """End the key. Later calls raise `WrongState`."""
 
 
 def decryption_keys(name: str, params: ParameterSet) -> tuple[PublicKey, SecretKey | FastSecretKey]:

@@ -215,6 +215,7 @@ class EventLog:
 
     def compact(self) -> None:
         """Give the space of what was dropped back to the file system. It needs as much space again while it works."""
+        self._process.require()  # before the lock, as in `append`
         with self._appending, database.translated(self.path):
             self._connection.execute("VACUUM")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -449,7 +450,7 @@ def _verified(connection: sqlite3.Connection, path: str, purpose: str, owner: by
 
     Whether every content that is missing was dropped by the owner is known, and checked, at the end.
     """
-    head, contents, missing = NO_HEAD, 0, list[Event]()
+    head, contents, missing, pruned = NO_HEAD, 0, list[tuple[int, int]](), list[tuple[int, int]]()
     for number, event in enumerate(_select(connection, path, "ORDER BY sequence"), start=1):
         digest = _event_hash(
             purpose,
@@ -472,19 +473,34 @@ def _verified(connection: sqlite3.Connection, path: str, purpose: str, owner: by
             contents += 1
             content = _content(connection, path, event)
             if content is None:
-                missing.append(event)
+                missing.append((number, event.step))
             elif large_hash(content) != event.content_hash:
                 raise LedgerError(f"{path}: the content of event {number} was edited: keep the file and investigate")
         elif event.kind == PRUNED:
-            missing = [each for each in missing if each.step > event.step]
+            pruned.append((number, event.step))
         yield event
         head = digest
-    if missing:
+    lost = _never_dropped(missing, pruned)
+    if lost is not None:
         raise LedgerError(
-            f"{path}: the content of event {missing[0].sequence} is missing, and its owner recorded no pruning of it: "
+            f"{path}: the content of event {lost} is missing, and its owner recorded no pruning of it: "
             "keep the file and investigate"
         )
     if database.has_contents(connection):
         (found,) = connection.execute("SELECT count(*) FROM contents").fetchone()
         if found != contents:
             raise LedgerError(f"{path}: expected {contents} contents, got {found}: keep the file and investigate")
+
+
+def _never_dropped(missing: list[tuple[int, int]], pruned: list[tuple[int, int]]) -> int | None:
+    """The first event whose content is missing though no later pruning covers its step, or None.
+
+    Both: (sequence, step) in order of sequences. One pass over each, however many prunings a stranger's log has.
+    """
+    found, highest, left = None, -1, list(pruned)
+    for sequence, step in reversed(missing):
+        while left and left[-1][0] > sequence:
+            highest = max(highest, left.pop()[1])
+        if step > highest:
+            found = sequence
+    return found

@@ -230,6 +230,10 @@ class Journal:
             if not update.zero:
                 raise self._reused(event)
 
+    def times_shown(self, model: bytes) -> int:
+        """How many updates of this model were shown, in as many rounds. model: its hash, 32 bytes."""
+        return len(self._log.events(kind="shown", model=model))
+
     def contributing(
         self,
         step: int,

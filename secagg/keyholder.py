@@ -251,7 +251,7 @@ class KeyHolder(Secret):
             self._ledger.refused(header.step, header.model, header.round_id)
             raise SumRefused("refused") from None
         finally:
-            state.secret_key.wipe()
+            self._wipe(state)
             self._ledger.let_go()
         return release
 
@@ -379,6 +379,10 @@ class KeyHolder(Secret):
     def _forget(self, following: KeyHolderState) -> None:
         self._machine.enter(following)
         self._round = None
+
+    def _wipe(self, state: _Round) -> None:
+        """Overwrite the keys of a round that has ended. Those of an aborted one are overwritten when they are freed."""
+        state.secret_key.wipe()
 
     def _verify(self, encrypted_sum: EncryptedSum, roster: Roster) -> None:
         """The aggregator's signature, every member's signature under its own hash, and all residues."""

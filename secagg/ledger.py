@@ -388,10 +388,10 @@ def _audited(path: str | Path) -> Audit:
 def _steps(found: Audit) -> dict[int, list[Entry]]:
     """Entries by step, in order. Raises `LedgerError` unless steps increase and each follows the table of orders."""
     steps: dict[int, list[Entry]] = {}
-    latest = -1
+    latest, released = -1, list[int]()
     for entry in found.entries:
         if entry.kind == PRUNED:
-            _check_pruning(entry, steps, found.path)
+            _check_pruning(entry, steps.get(entry.step, []), released, found.path)
             continue
         where = f"{found.path}: event {entry.sequence} ({entry.kind}, step {entry.step})"
         before = steps[entry.step][-1].kind if entry.step in steps else None
@@ -407,14 +407,19 @@ def _steps(found: Audit) -> dict[int, list[Entry]]:
         elif entry.round_id != steps[entry.step][0].round_id or entry.model != steps[entry.step][0].model:
             raise LedgerError(f"{where}: names another round or model than its step: keep it and investigate")
         steps[entry.step].append(entry)
+        if entry.kind == "released":
+            released.append(entry.step)
     return steps
 
 
-def _check_pruning(entry: Entry, steps: dict[int, list[Entry]], path: str) -> None:
-    """Raise `LedgerError` unless a pruning names a released step, and as many releases after it stay as must."""
-    released = [step for step, entries in steps.items() if entries[-1].kind == "released"]
-    own = [each for each in steps.get(entry.step, []) if (each.model, each.round_id) == (entry.model, entry.round_id)]
-    if entry.step not in released or not own or sum(step > entry.step for step in released) < LEAST_KEPT:
+def _check_pruning(entry: Entry, own: list[Entry], released: list[int], path: str) -> None:
+    """Raise `LedgerError` unless a pruning names a released step, and as many releases after it stay as must.
+
+    own: the entries of its step. released: all steps released so far, ascending.
+    """
+    of_it = bool(own) and own[-1].kind == "released"
+    of_it = of_it and (own[-1].model, own[-1].round_id) == (entry.model, entry.round_id)
+    if not of_it or len(released) < LEAST_KEPT or released[-LEAST_KEPT] <= entry.step:
         raise LedgerError(
             f"{path}: event {entry.sequence} drops releases up to step {entry.step}, which was not released or is one "
             f"of the last {LEAST_KEPT}: keep the file and investigate"

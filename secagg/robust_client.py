@@ -196,6 +196,9 @@ class RobustClient(Client):
         assert isinstance(state, _Shown)  # `join_with_sketch` makes no other
         return state
 
+    def _check_name(self, name: UpdateName) -> None:
+        self._journal.check_shown(name)
+
     def _encoder(self, update: NDArray[np.floating], weight: int) -> packing.Encoder:
         # `contribute` hands on its own copy, which was checked when the round was joined.
         return packing.Encoder(update, weight, self._plan, checked=True)

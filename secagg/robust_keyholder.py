@@ -283,6 +283,11 @@ class RobustKeyHolder(KeyHolder):
             raise DigestMismatch("the sketches' hash is not the one that the aggregator signed: refuse it")
         gram.check_block(encrypted_sum.sketches, self._sketch)
 
+    def _wipe(self, state: _Round) -> None:
+        super()._wipe(state)
+        assert isinstance(state.comparison, _Comparison)
+        state.comparison.secret.wipe()
+
     def _open(self, encrypted_sum: EncryptedSum, state: _Round) -> packing.IntegerSums:
         """As in a plain round; then the weights must be 1 and the sketches must add up. Raises `SumRefused`."""
         sums = super()._open(encrypted_sum, state)

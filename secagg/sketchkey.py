@@ -20,19 +20,20 @@ import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secagg import kernels, randomness
 from secagg.arrays import I8, I64, U16, U32
-from secagg.errors import KeySelfTestFailed, WrongKey
+from secagg.errors import KeySelfTestFailed, WrongKey, WrongState
 from secagg.masks import add_residues, expand_key
 from secagg.ownership import Owner
 from secagg.parameters import ParameterSet
 from secagg.plan import ERROR_MAX, key_norm_limits
 from secagg.ring import bit_reversed, ring_of
-from secagg.secrecy import Secret
+from secagg.secrecy import Secret, wipe
 from secagg.sketchplan import spectral_limits
 
 SEED_BYTES = 32
@@ -141,7 +142,11 @@ class FreshZeros:
 
 
 class SketchSecret(Secret):
-    """The secret half, in memory for one round of one process. Cannot be pickled; `repr` omits it."""
+    """The secret half, in memory for one round of one process. Cannot be pickled; `repr` omits it.
+
+    residues: s, uint32[primes, N], transformed. This object is their only owner, and overwrites them as
+    `ckks_fast.FastSecretKey` does.
+    """
 
     def __init__(self, params: ParameterSet, residues: U32) -> None:
         self._owner = Owner("a sketch secret")
@@ -154,6 +159,8 @@ class SketchSecret(Secret):
         small -= int(params.primes[0]) * (small > params.primes[0] // 2)
         # The constant coefficient of f s is the inner product of f with (s_0, -s_(N-1), ..., -s_1).
         self._reversed: I8 = np.concatenate([small[:1], -small[:0:-1]]).astype(np.int8)
+        wipe(coefficients, small)
+        self._wipe = finalize(self, wipe, self._s, self._reversed)
 
     def decrypt(self, block: U32) -> U32:
         """c0 + c1*s of one checked block uint32[2, primes, N]: uint32[primes, N], coefficients."""
@@ -165,16 +172,25 @@ class SketchSecret(Secret):
 
     def times(self, polynomial: U32) -> U32:
         """f s for a transformed f: uint32[primes, N]."""
-        self._owner.require()
+        self._require()
         product: U32 = np.empty_like(polynomial)
         kernels.multiply(polynomial, self._s, ring_of(self._params).primes, product)
         return product
 
     def constant(self, upper: U32, lower: U16) -> int:
         """The constant coefficient of f s, for an f whose coefficients are uint32[N] * 2**16 + uint16[N]."""
-        self._owner.require()
+        self._require()
         found: int = kernels.signed_sum(upper, lower, self._reversed)
         return found
+
+    def wipe(self) -> None:
+        """Overwrite the secret with zeros. Every later call raises `WrongState`."""
+        self._wipe()
+
+    def _require(self) -> None:
+        self._owner.require()
+        if not self._wipe.alive:
+            raise WrongState("a sketch secret: its round has ended, and it was overwritten; open the next round")
 
     def __repr__(self) -> str:
         return "SketchSecret(OMITTED)"
@@ -201,13 +217,16 @@ def generate_sketch_keys(params: ParameterSet) -> tuple[SketchKey, SketchSecret]
             and _spectral_norm(error) <= error_limit
             and _spectral_norm(centred(ternary_secret, params)) <= secret_limit
         )
+        wipe(ternary_secret)
         if not sound:
+            wipe(secret)
             continue
         seed = os.urandom(SEED_BYTES)
         b = _residues(error, params)
         ring.to_ntt(b)
         own = SketchSecret(params, secret)
         ring.subtract(b, own.times(SketchKey(params, seed, b).expanded))
+        wipe(error, wide)
         b.flags.writeable = False
         return SketchKey(params, seed, b), own
     raise KeySelfTestFailed(f"{_KEY_ATTEMPTS} sketch keys were outside the noise bounds: do not use this build")

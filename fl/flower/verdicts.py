@@ -40,7 +40,7 @@ class Verdicts:
         for node in self._taken(step, joins):
             who = self._members.banks[node].organisation
             try:
-                self._party.receive_sketch(joins[node].call.wire("sketch"))
+                self._party.receive_sketch(joins[node].call.wire("sketch"), who)
             except (FlowerError, Refusal) as error:
                 self._members.reasons[who] = f"{type(error).__name__}: {error}"
                 self._party.log("sketch refused", step=step, bank=who, error=type(error).__name__, message=str(error))
@@ -100,7 +100,7 @@ class Verdicts:
         for answer in self._calls.each("sketch", dict.fromkeys(members, call), self._limits.contribute_s):
             who = members[answer.node].organisation
             try:
-                self._party.receive_sketch(answer.require(who, "second sketch").wire("sketch"))
+                self._party.receive_sketch(answer.require(who, "second sketch").wire("sketch"), who)
             except (FlowerError, Refusal) as error:
                 failures[who] = str(error) if answer.error else f"{who}: {type(error).__name__}: {error}"
                 self._members.reasons[who] = failures[who].removeprefix(f"{who}: ")

@@ -56,7 +56,8 @@ from fl.text import printable
 class RoundReport:
     """The result of one round. members: organisations. lost: earlier attempts, each with the reason why it ended.
 
-    left_out: enrolled and not a member. rejected: those of them that joined, and that a robust rule left out.
+    left_out: enrolled and not a member. rejected: those of them that joined a robust round: the rule left them out, or
+    no sketch of theirs could be compared, and then `refused` says why.
     """
 
     number: int
@@ -318,7 +319,7 @@ class EncryptedRounds:
                 contribution = answer.require(who, "contribution")
                 data = self._calls.wire(answer, "contribution", self._members.largest, self._limits.part_s)
                 started = time.monotonic()
-                self._party.receive(data)
+                self._party.receive(data, who)
                 del data
                 adding += time.monotonic() - started
                 sealing = max(sealing, contribution.seconds("seal_seconds"))

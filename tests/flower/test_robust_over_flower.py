@@ -265,6 +265,27 @@ def test_a_bank_that_sends_no_sketch_or_a_damaged_one_is_not_compared(federation
     assert re.search("bank-2: DigestMismatch", reasons) and re.search("bank-3: TransferError: wire 'sketch'", reasons)
 
 
+def test_a_bank_that_sends_the_sketch_of_another_is_not_compared_and_loses_nobody_the_round(federation) -> None:
+    """The other one has joined nothing: products of its sketch would be refused as a whole, and nobody be named."""
+    here, kept = robust_of(federation, banks=6), {}
+
+    def gives_its_sketch_away(message: Message, deliver):  # type: ignore[no-untyped-def]
+        kept.update(from_records(deliver(message).content).wires)
+
+    def with_that_sketch(message: Message, deliver):  # type: ignore[no-untyped-def]
+        call = from_records(deliver(message).content)
+        wires = {**call.wires, "sketch": kept["sketch"]}
+        return Message(to_records(Call(call.fields, wires), "join"), reply_to=message)
+
+    here.fail("bank-2", only("join", gives_its_sketch_away))
+    here.fail("bank-3", only("join", with_that_sketch))
+    (one,) = here.rounds(BRIEF).run(1).rounds
+    assert one.lost == () and sorted(one.members) == ["bank-0", "bank-4", "bank-5"]
+    assert any(
+        each.startswith("bank-3: TransferError: sketch: expected bank-3's, got bank-2's") for each in one.refused
+    )
+
+
 def test_a_join_that_the_key_holder_refuses_costs_its_bank_the_round_and_nobody_else(federation) -> None:
     here = robust_of(federation, banks=6)
     here.rounds(BRIEF).run(1)
@@ -293,6 +314,18 @@ def test_a_rule_that_keeps_too_few_loses_every_attempt_and_the_run_ends_by_name(
     for name in here.parties.banks:
         rounds = audit_journal(here.parties.home(name) / "journal.db").rounds
         assert len(rounds) == 3 and all(each.aborted and each.contribution is None for each in rounds)
+
+
+def test_a_bank_can_show_updates_of_one_model_however_many_rounds_were_lost(federation, monkeypatch) -> None:
+    """Each lost round uses an update up. What is bounded is how often a bank trains for one round."""
+    monkeypatch.setattr("fl.flower.parties.bank._MAX_ATTEMPTS", 1)
+    here = robust_of(federation, banks=4, quorum=4)
+    for runs in (1, 2):
+        with pytest.raises(RoundFailed, match="RuleRefused: 3 members stay"):
+            here.rounds(BRIEF).run(1)
+        for name in here.parties.banks:
+            here.restart(name)
+            assert len(audit_journal(here.parties.home(name) / "journal.db").rounds) == 3 * runs
 
 
 def test_whom_the_second_look_finds_out_is_named_and_the_round_is_played_without_it(federation, monkeypatch) -> None:

@@ -267,6 +267,17 @@ def test_a_key_is_overwritten_when_its_round_ends_and_then_decrypts_nothing() ->
         key.decrypt(np.ones((2, 2, SMALL.degree), dtype=np.uint32))
 
 
+def test_the_key_of_either_engine_says_that_its_round_has_ended() -> None:
+    block = np.ones((2, 2, SMALL.degree), dtype=np.uint32)
+    for name in ("seal", "fast"):
+        _, key = decryption_keys(name, SMALL)
+        key.decrypt(block)
+        key.wipe()
+        for use in (key.decrypt, key.decrypt_transformed):
+            with pytest.raises(WrongState, match="its round has ended"):
+                use(block)
+
+
 def test_a_key_that_is_dropped_without_a_release_is_overwritten_too() -> None:
     peers = Peers(Federation(clients=2))
     peers.roster(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -24,7 +25,7 @@ from secagg.errors import (
     StepNotIncreasing,
     WrongState,
 )
-from secagg.eventlog import NO_HEAD, PRUNED, Content, EventLog, audit
+from secagg.eventlog import NO_HEAD, PRUNED, Content, EventLog, _never_dropped, audit
 from secagg.hashing import large_hash
 from secagg.identity import Identity
 from secagg.journal import MAX_STEP_JUMP, Journal, journal_rounds
@@ -272,6 +273,17 @@ def test_releases_that_are_missing_without_a_right_event_are_a_damage(long_ledge
         expected = "was not released or is one of the last"
     with pytest.raises(LedgerError, match=expected):
         audit_ledger(long_ledger)
+
+
+def test_a_content_is_dropped_by_a_later_pruning_of_its_step_or_of_a_higher_one_alone():
+    """Against a slow reading of the rule, for short logs of any kind."""
+    draw = random.Random(5)
+    for _ in range(2_000):
+        events = [(sequence, draw.randrange(6)) for sequence in range(1, 12)]
+        kinds = [draw.choice("mp.") for _ in events]
+        missing, pruned = ([e for e, kind in zip(events, kinds, strict=True) if kind == name] for name in "mp")
+        slow = [s for s, step in missing if not any(later > s and upto >= step for later, upto in pruned)]
+        assert _never_dropped(missing, pruned) == (slow[0] if slow else None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from itertools import pairwise
 
@@ -163,6 +164,44 @@ def test_an_update_that_was_shown_enters_no_plain_round_either(tmp_path):
     plain = session.client(0, replace(federation.terms, robust=None))
     with pytest.raises(UpdateReused):
         plain.check_update(updates[0])
+
+
+def test_an_update_of_an_aborted_plain_round_is_refused_before_a_robust_round_is_joined_for_it(tmp_path):
+    """A caller trains again where `check_update` refuses; a refusal that came later would come with every offer."""
+    federation = robust_federation(3, folder=tmp_path)
+    session, updates = federation.session(), alike(federation, 9)
+    plain = session.roles(replace(federation.terms, robust=None))
+    offer = plain.key_holder.open(1, MODEL)
+    for client in plain.clients:
+        plain.key_holder.receive_join(client.join(offer, MODEL))
+    plain.clients[0].contribute(plain.key_holder.close_roster(), updates[0])
+    plain.clients[0].abort(plain.key_holder.abort())
+    plain.clients[0].check_update(updates[0])  # it may enter a plain round of the same members
+    robust = session.client(0, federation.terms)
+    with pytest.raises(UpdateReused):
+        robust.check_update(updates[0])
+    robust.check_update(updates[1])
+
+
+@LENGTHS
+@pytest.mark.parametrize("end", ["release", "abort"])
+def test_the_second_key_is_overwritten_when_its_round_ends(length, end):
+    federation = robust_federation(4, length)
+    peers = RobustPeers.of(federation)
+    total = peers.summed(1, alike(federation, 12))
+    secret = peers.key_holder._current().comparison.secret
+    held = (secret._s, secret._reversed)
+    assert all(array.any() for array in held)
+    if end == "release":
+        peers.key_holder.release(total)
+        for use in (lambda: secret.times(secret._s), lambda: secret.constant(secret._s[0], secret._s[0])):
+            with pytest.raises(WrongState, match="its round has ended"):
+                use()
+    else:
+        peers.key_holder.abort()
+        del secret
+        gc.collect()
+    assert not any(array.any() for array in held)
 
 
 def test_only_the_update_that_was_shown_can_be_contributed():

@@ -9,20 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 import secagg
-from fl.flower.parties.party import Party, expect, outgoing, plan_of
+from fl.flower.errors import TransferError
+from fl.flower.parties.party import M, Party, expect, outgoing, plan_of
 from fl.flower.parties.request import ControlRequest
 from fl.flower.parties.statement import statement
 from fl.flower.settings import PartySettings
 from fl.flower.transport import Bytes, Call, Outgoing
 from secagg import packing, wire
 from secagg.errors import WrongState
-from secagg.messages import Abort, Contribution, Join, LateSeed, Offer, Release, RobustRoster, Roster, Sketch
+from secagg.messages import Abort, Contribution, LateSeed, Offer, Release, RobustRoster, Roster, Sketch
 from secagg.states import AggregatorState
 
 
 @dataclass(frozen=True)
 class Closed:
-    """A closed roster. members: organisations. rejected: those that joined, and that a rule leaves out."""
+    """A closed roster. members: organisations. rejected: those that joined and are left out."""
 
     step: int
     members: tuple[str, ...]
@@ -87,14 +88,10 @@ class AggregatorParty(Party):
 
     # --- what only robust rounds have
 
-    def sender_of(self, data: Bytes) -> str:
-        """The organisation that a join says it comes from; its key holder verifies it. Raises `UnknownClient`."""
-        return self._organisations([expect(data, Join, self._opened()[1]).header.sender])[0]
-
-    def receive_sketch(self, data: Bytes) -> None:
-        """Check a sketch and keep it for the products."""
+    def receive_sketch(self, data: Bytes, who: str) -> None:
+        """Check a sketch that came from `who`, and keep it for the products."""
         role, plan = self._robust()
-        role.receive_sketch(expect(data, Sketch, plan))
+        role.receive_sketch(self._require_own(expect(data, Sketch, plan), who))
 
     def multiply(self) -> Outgoing:
         """The hidden products of all sketches."""
@@ -122,10 +119,10 @@ class AggregatorParty(Party):
 
     # --- the sum
 
-    def receive(self, data: Bytes) -> None:
-        """Check a contribution and add it."""
+    def receive(self, data: Bytes, who: str) -> None:
+        """Check a contribution that came from `who`, and add it."""
         role, plan = self._opened()
-        role.receive(expect(data, Contribution, plan))
+        role.receive(self._require_own(expect(data, Contribution, plan), who))
 
     def missing(self) -> tuple[str, ...]:
         return self._opened()[0].missing()
@@ -161,6 +158,13 @@ class AggregatorParty(Party):
 
     def _organisations(self, keys: Sequence[bytes]) -> tuple[str, ...]:
         return tuple(self.enrolment.client(key).organisation for key in keys)
+
+    def _require_own(self, message: M, who: str) -> M:
+        """The message, if `who` is its sender. Otherwise two banks could lose rounds for which nobody is blamed."""
+        sender = self.enrolment.client(message.header.sender).organisation
+        if sender != who:
+            raise TransferError(f"{type(message).__name__.lower()}: expected {who}'s, got {sender}'s")
+        return message
 
     def _robust(self) -> tuple[secagg.RobustAggregator, secagg.RoundPlan]:
         role, plan = self._opened()

@@ -52,7 +52,7 @@ from secagg.secrecy import Secret
 from secagg.states import ClientState
 from secagg.verification import check_offer, check_robust_offer, check_signature
 
-_MAX_ATTEMPTS = 16  # trainings from one model; updates that differ by less than the quantisation count as the same
+_MAX_ATTEMPTS = 16  # trainings for one round; updates that differ by less than the quantisation count as the same
 _DIFFERS = (
     "step {step}: the key holder signed another release than the one this bank accepted: keep the journal, and ask for "
     "an audit of the ledger (demos audit LEDGER --against JOURNAL)"
@@ -264,7 +264,7 @@ class BankParty(Party):
 
         An update that cannot be encrypted is dropped: the next training may give another one.
         """
-        trained = self._prepare(model, app, attempt=0)
+        trained = self._prepare(model, app, self._shown_before(model))
         if trained.draw is not None:
             if self.robust is not None:
                 raise SettingsError(
@@ -304,7 +304,7 @@ class BankParty(Party):
         _, attempt, before = self._trained
         trained = self._prepare(model, app, attempt + 1)
         self.log("trained anew", step=step, attempt=attempt + 1)
-        if np.array_equal(trained.update, before.update) or attempt >= _MAX_ATTEMPTS:
+        if np.array_equal(trained.update, before.update) or attempt - self._shown_before(model) >= _MAX_ATTEMPTS:
             instead = (
                 ""
                 if self.robust is not None
@@ -454,6 +454,10 @@ class BankParty(Party):
         trained = app.train(model, self._rounds + 1, attempt)
         self._trained = (model.digest, attempt, trained)
         return trained
+
+    def _shown_before(self, model: FlatModel) -> int:
+        """Updates of this model that lost robust rounds have used up, one an attempt: 0 in plain rounds."""
+        return 0 if self.robust is None else self._journal.times_shown(model.digest)
 
     def _weight(self, trained: Trained) -> int:
         return trained.weight if self.settings.plan.max_weight > 1 else 1
