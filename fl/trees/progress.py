@@ -190,7 +190,7 @@ class Progress:
             raise AggregationError(f"the banks' sums name {frauds} frauds in {rows} rows: a bank sent wrong counts")
         base = base_score(frauds * self.terms.settings.class_weight, rows - frauds)
         counted = Counted(rows, validation, base, self._edges(totals[3:]))
-        return replace(self, counted=counted)._with_next_tree()
+        return replace(self, counted=counted).with_next_tree()
 
     def _edges(self, counts: Integers) -> tuple[tuple[float, ...], ...]:
         of_numbers = iter(counts.reshape(-1, CELLS))
@@ -199,7 +199,7 @@ class Progress:
             for column in self.terms.columns
         )
 
-    def _with_next_tree(self) -> Progress:
+    def with_next_tree(self) -> Progress:
         """With the root of the next tree to build; or with none, when all trees are grown."""
         settings, counted, number = self.terms.settings, self.counted, len(self.trees)
         assert counted is not None
@@ -251,7 +251,7 @@ class Progress:
         depth = growing.depth + 1
         level, build = self._next_level(nodes, parents) if depth < self.terms.settings.depth else ((), ())
         if not level:
-            return replace(state, trees=(*state.trees, self._tree(nodes, bounds)))._with_next_tree()
+            return replace(state, trees=(*state.trees, self._tree(nodes, bounds))).with_next_tree()
         kept = {parents[place]: histograms[parents[place]] for place in level}
         next_ = Growing(growing.cells, tuple(nodes), tuple(bounds), level, build, parents, kept, depth)
         return replace(state, growing=next_)
