@@ -27,6 +27,7 @@ from fl.reports.examination.findings import percent
 from fl.reports.left_out import SEEN_FOR_A_RULE, attack_sentence, rule_sentence
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
 from fl.reports.spans import span
+from fl.reports.trees_told import grown_sentence, histogram_sentences
 from fl.runs.config import RunConfig
 from fl.runs.folder import read_config, read_object
 from fl.runs.scoring import load_model
@@ -37,6 +38,7 @@ MARK = "**To be filled in**"
 FIGURES = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100")
 KINDS = {
     "mlp": "A network of $parameters parameters",
+    "trees": "Boosted trees of $parameters nodes in all",
     "noisy-or": "A noisy-or model of $parameters parameters (a logistic model, or a compromised party)",
 }
 NOT_EXAMINED = "- Not examined: run `python -m demos evaluate` on this run, then `demos card` again."
@@ -121,11 +123,10 @@ def _run(run: FinishedRun) -> dict[str, str]:
         "versions": ", ".join(text(f"{name} {version}") for name, version in manifest["versions"].items()),
         "seed": str(config.seed),
         "banks": str(result["banks"]),
-        "rounds": str(result["rounds"]),
-        "algorithm": "joint steps" if config.model.kind == "noisy-or" else config.algorithm.name,
+        "trained": _trained(run),
         "parameters": f"{result['parameters']:,}",
         "model_line": Template(KINDS[config.model.kind]).substitute(parameters=f"{result['parameters']:,}"),
-        "aggregation": _aggregation(run, encrypted),
+        "sends": _sends(run),
         "poisoning_lines": "".join(f"\n- Updates: {text(line)}." for line in _poisoning(result)),
         "feature_count": str(len(run.features)),
         "features": ", ".join(text(name) for name in run.features),
@@ -143,6 +144,26 @@ def _run(run: FinishedRun) -> dict[str, str]:
             else "None: this run averaged updates in plain sight. It must not be used on real customers like this."
         ),
     }
+
+
+def _trained(run: FinishedRun) -> str:
+    """How banks trained, and what happened to what they sent."""
+    rounds, encrypted = run.result["rounds"], run.config.aggregation.mode == "encrypted"
+    if run.config.trees is not None:
+        how = "encrypted and masked: nobody saw those of one bank" if encrypted else "added up in plain sight"
+        return f"by {grown_sentence(run.result)}. Histograms were {how}"
+    algorithm = "joint steps" if run.config.model.kind == "noisy-or" else run.config.algorithm.name
+    return f"in {rounds} rounds of {algorithm}; averages of updates were {_aggregation(run, encrypted)}"
+
+
+def _sends(run: FinishedRun) -> str:
+    rounds = run.result["rounds"]
+    if run.config.trees is not None:
+        return f"sends histograms of its own rows, in {rounds} sums"
+    return (
+        f"trains on its own rows, and sends one vector of {run.result['parameters']:,} numbers per round, "
+        f"{rounds} rounds"
+    )
 
 
 def _calibration(result: Mapping[str, Any]) -> str:
@@ -340,6 +361,8 @@ def _privacy(run: FinishedRun) -> dict[str, str]:
     lines["outside_line"] = OUTSIDE_EPSILON if _knows_own_evidence(run) else "No bank's own labels enter its scores."
     if privacy["epsilon"] is None:
         lines["privacy_line"] = "Trained without differential privacy."
+        if told := histogram_sentences(run.result):
+            lines["privacy_line"] = " ".join(f"{each[0].upper()}{each[1:]}." for each in told)
     else:
         lines["privacy_line"] = (
             f"Epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} was spent "

@@ -8,6 +8,7 @@ What it leaves to others: the options (`fl.runs.train_options`), a run's steps (
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,9 @@ import numpy as np
 import pandas as pd
 
 from fl.data.salvage import OpenCsv
-from fl.errors import OptionError, RunFolderError
+from fl.durable import replace_durably
+from fl.errors import ExportError, OptionError, RunFolderError
+from fl.learning.kinds import Boosted
 from fl.plural import plural
 from fl.runs.asked import configuration
 from fl.runs.baselines import parts_of
@@ -37,6 +40,7 @@ from fl.runs.verdict import OWN_EVIDENCE
 from fl.trees.settings import TreeSettings
 
 if TYPE_CHECKING:
+    from fl.runs.tree_module import TreeScores
     from fl.runs.tree_outline import TreeOutline
 
 StringPath = str | os.PathLike[str]
@@ -221,6 +225,50 @@ class Run:
         from fl.runs.onnx_file import write_onnx  # needs the extra `export`
 
         write_onnx(self.model, Path(path), bank)
+
+    def tree_inputs(self, frame: pd.DataFrame, history: pd.DataFrame | StringPath | None = None) -> pd.DataFrame:
+        """What trees see of each transaction in `frame`: the rows of a model that `export_xgboost` wrote.
+
+        Args:
+            frame: New transactions, as `score` takes them.
+            history: As `score` takes it.
+
+        Returns:
+            float32, one row per row of `frame` and with its index, one column per column of the trees: numbers that are
+            scaled as in `inputs`, NaN where missing, and positions of words in vocabularies. NaN throughout in rows
+            that the schema drops and in empty rows.
+
+        Raises:
+            ExportError: The run trained another model.
+            DataError, OrderError, PartitionError: As `score`.
+        """
+        module = self._trees()
+        features = self.inputs(frame, history)
+        known = features.notna().all(axis=1).to_numpy()
+        x = np.full((len(frame), len(module.columns.names)), np.nan, np.float32)
+        x[known] = module.columns.fold(features.to_numpy()[known])
+        return pd.DataFrame(x, features.index, pd.Index(module.columns.names))
+
+    def export_xgboost(self, path: StringPath) -> None:
+        """Write the trees as a JSON file of XGBoost, whose margins are the trees' log odds to the last bit.
+
+        Args:
+            path: The file. It appears whole or not at all.
+
+        Raises:
+            ExportError: The run trained another model, or its scores can exceed what XGBoost adds exactly.
+        """
+        from fl.trees.xgboost_file import xgboost_json
+
+        replace_durably(Path(path), json.dumps(xgboost_json(self._trees().trees)).encode())
+
+    def _trees(self) -> TreeScores:
+        if not isinstance(self.model.module, Boosted):
+            raise ExportError(f"{self.folder}: expected a run of trees, got one of another --model")
+        from fl.runs.tree_module import TreeScores
+
+        assert isinstance(self.model.module, TreeScores)
+        return self.model.module
 
     def score_file(self, path: StringPath, history: StringPath | None = None) -> Iterator[ScoredRows]:
         """Scores of the transactions in a file, chunk by chunk: memory does not grow with the file.

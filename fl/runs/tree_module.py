@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from fl.errors import TreesError
+from fl.learning.kinds import Boosted
 from fl.runs.tree_columns import TreeColumns
 from fl.trees.model_file import model_from_json, model_to_json
 from fl.trees.tables import SCORE_BITS
@@ -22,7 +22,7 @@ from fl.trees.tree import TreeModel
 TENSOR = "content"  # of the model file
 
 
-class TreeScores(nn.Module):
+class TreeScores(Boosted):
     """float32[n, inputs] features -> float64[n, 1] log odds, which are multiples of 2^-16."""
 
     def __init__(self, trees: TreeModel, columns: TreeColumns) -> None:

@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fl.errors import ExportError
 from fl.trees.gradients import hessian_unit
@@ -80,6 +81,27 @@ def booster_of(model: TreeModel) -> Any:
     booster = xgboost.Booster()
     booster.load_model(bytearray(json.dumps(xgboost_json(model)).encode()))
     return booster
+
+
+def contributions(model: TreeModel, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """float64[n, columns + 1]: TreeSHAP's part of each column in the margins of rows `x`, and the usual margin last.
+
+    Raises as `booster_of`.
+    """
+    import xgboost
+
+    booster = booster_of(model)
+    if len(x) == 0:
+        return np.zeros((0, x.shape[1] + 1))
+    rows = xgboost.DMatrix(
+        x,
+        feature_names=booster.feature_names,
+        feature_types=booster.feature_types,
+        enable_categorical=True,
+        nthread=1,
+    )
+    found: NDArray[np.float64] = booster.predict(rows, pred_contribs=True).astype(np.float64)
+    return found
 
 
 def onnx_of(model: TreeModel) -> Any:
