@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.errors import ExportError
+from fl.learning.kinds import Boosted
 from fl.runs.tree_columns import TreeColumns
 from fl.runs.tree_module import TreeScores
 from fl.trees.tables import SCORE_BITS
@@ -32,11 +33,12 @@ class Graph(Protocol):
     def constant(self, name: str, value: NDArray[Any]) -> str: ...
 
 
-def log_odds_of_trees(graph: Graph, module: TreeScores) -> str:
+def log_odds_of_trees(graph: Graph, module: Boosted) -> str:
     """Add the trees to `graph`; the name of their float32[n, 1] log odds.
 
     Raises `ExportError` where sums of leaves could exceed 256.
     """
+    assert isinstance(module, TreeScores)
     trees, columns = module.trees, module.columns
     if abs(trees.base) + sum(tree.largest for tree in trees.trees) >= MOST_MARGIN:
         raise ExportError(
