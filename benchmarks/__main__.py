@@ -188,8 +188,11 @@ def floor(length: int, clients: int, value_bits: int, as_json: bool) -> None:
 )
 @ranged("--cycles", options.CYCLES, "Rounds of each kind; the quickest counts.", default=5)
 @ranged("--seed", options.SEED, "Seed of vectors. Keys are never seeded.", default=0)
+@ranged("--threads", options.THREADS, "Threads of every party.", default=1)
 @JSON
-def robust(sizes: tuple[int, ...], clients: tuple[int, ...], cycles: int, seed: int, as_json: bool) -> None:
+def robust(
+    sizes: tuple[int, ...], clients: tuple[int, ...], cycles: int, seed: int, threads: int, as_json: bool
+) -> None:
     """Measure what a robust round costs beside a plain one, and beside other ways to the same inner products.
 
     \b
@@ -200,7 +203,7 @@ def robust(sizes: tuple[int, ...], clients: tuple[int, ...], cycles: int, seed: 
 
     from benchmarks import robust_cost
 
-    found = robust_cost.measure(sizes, clients, cycles, seed, lambda line: err.print(line, highlight=False))
+    found = robust_cost.measure(sizes, clients, cycles, seed, threads, lambda line: err.print(line, highlight=False))
     if as_json:
         click.echo(json.dumps(robust_cost.as_json(found), indent=2))
     else:

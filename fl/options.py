@@ -389,9 +389,10 @@ RETRIES = Whole(0, 1000, "of a round that was lost")
 # --- attackers, and rules that leave them out -----------------------------------------------------------------------
 
 RULE = Choice(("outliers", "nnm", "multikrum", "krum", "norm"))  # `secagg.rules`
-NO_RULE = "none"
-RULE_OR_NONE = Choice((*RULE.words, NO_RULE))  # beside a configuration that has a rule
 ATTACK = Choice(("sign-flip", "scale", "label-flip", "noise", "alie", "ipm"))  # `fl.rounds.attackers`
+NONE = "none"  # beside a configuration that has a rule, or attackers
+RULE_OR_NONE = Choice((*RULE.words, NONE))
+ATTACK_OR_NONE = Choice((*ATTACK.words, NONE))
 ATTACKERS = Whole(1, MOST_BANKS, "banks")
 
 # --- aggregation ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
+U16 = NDArray[np.uint16]
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
@@ -52,3 +53,38 @@ class Extremes(NamedTuple):
     highest: int
     lowest: int
     above: bool
+
+
+class Tables(NamedTuple):
+    """Constants of `hide_pair`: the transforms' as in `ring.Ring`, and those that make a residue a fraction of Q.
+
+    x / Q = sum over the primes of (x * shares mod p) / p, modulo 1. 2**64 / p is fractions + rests / 2**32, cut.
+    primes, inverse_degree, shares: uint32[primes]. fractions, rests: uint64[primes]. The others: uint32[primes, N].
+    """
+
+    roots: U32
+    root_quotients: U32
+    inverse_roots: U32
+    inverse_root_quotients: U32
+    primes: U32
+    inverse_degree: U32
+    shares: U32
+    fractions: U64
+    rests: U64
+
+
+class Zero(NamedTuple):
+    """What a fresh encryption of zero under the key (b, a) is made of. u, e1: int8[N]. key: uint32[2, primes, N]."""
+
+    u: I8
+    e1: I8
+    key: U32
+
+
+class Pair(NamedTuple):
+    """Two ciphertexts, uint32[2, primes, N], and sigma of their first polynomials, uint32[primes, N]; transformed."""
+
+    first: U32
+    first_mirror: U32
+    second: U32
+    second_mirror: U32

@@ -64,6 +64,20 @@ def transparent(index: int) -> TransparentCiphertext:
     return TransparentCiphertext(f"block {index} has c1 = 0 and would decrypt without a key: refuse this sender")
 
 
+def read_polynomial(packed: U8, params: ParameterSet) -> U32:
+    """Unpack and check one second polynomial: uint32[primes, N].
+
+    Raises `ResidueOutOfRange` or `TransparentCiphertext` (zero modulo any prime).
+    """
+    found = np.empty((len(params.primes), params.degree), dtype=np.uint32)
+    kernels.unpack30(packed, found)
+    if not ring_of(params).in_range(found):
+        raise ResidueOutOfRange("a polynomial holds a residue that is not below its prime: refuse this sender")
+    if not found.any(axis=-1).all():
+        raise TransparentCiphertext("a second polynomial is zero and hides nothing: refuse this sender")
+    return found
+
+
 def payload_hash(payload: Payload) -> bytes:
     """SHA-256 of the canonical payload, 32 bytes."""
     return hashlib.sha256(payload).digest()

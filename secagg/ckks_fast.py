@@ -57,8 +57,8 @@ class FastEncryptor:
         """
         key = os.urandom(randomness.KEY_BYTES)
         degree = self._params.degree
-        u = ternary(key, degree)
-        e0, e1 = binomial(key, "e0", degree), binomial(key, "e1", degree)
+        u = randomness.ternary(randomness.stream(key, "u"), degree)
+        e0, e1 = (randomness.binomial(randomness.stream(key, which), degree) for which in ("e0", "e1"))
         self.encrypt_with(u, e0, e1, plaintext, block)
 
     def encrypt_with(self, u: I8, e0: I8, e1: I8, plaintext: U32, block: U32) -> None:
@@ -129,22 +129,3 @@ class FastSecretKey(Secret):
 
     def __repr__(self) -> str:
         return "FastSecretKey(OMITTED)"
-
-
-def ternary(key: bytes, degree: int) -> I8:
-    """int8[degree], uniform on {-1, 0, 1}, from the u range of an AES-256 key."""
-    out = np.empty(degree, dtype=np.int8)
-    source = randomness.stream(key, "u")
-    filled = 0
-    while filled < degree:
-        filled = kernels_fast.fill_ternary(
-            randomness.draw(source, degree - filled + randomness.TERNARY_SPARE), out, filled
-        )
-    return out
-
-
-def binomial(key: bytes, which: str, degree: int) -> I8:
-    """int8[degree], centred binomial of variance 10.5 (21 bits minus 21 bits), from a range of an AES-256 key."""
-    out = np.empty(degree, dtype=np.int8)
-    kernels_fast.fill_binomial(randomness.draw(randomness.stream(key, which), 8 * degree).view("<u8"), out)
-    return out

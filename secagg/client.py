@@ -175,7 +175,7 @@ class Client(Secret):
         following = self._machine.require("contribute")
         state = self._current()
         weight = packing.check_weight(weight, self._plan)
-        encoder = packing.Encoder(update, weight, self._plan)
+        encoder = self._encoder(update, weight)
         with self._clock.stage("check"):
             roster_hash = check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum, state.join)
             self._check_history(roster, state.offer.header)
@@ -269,6 +269,9 @@ class Client(Secret):
     def _moves(self) -> Mapping[tuple[ClientState, str], ClientState]:
         """The role's table of moves."""
         return CLIENT_MOVES
+
+    def _encoder(self, update: NDArray[np.floating], weight: int) -> packing.Encoder:
+        return packing.Encoder(update, weight, self._plan)
 
     def _name(self, update: NDArray[np.floating]) -> UpdateName:
         return self._journal.name(update, self._plan)

@@ -6,16 +6,17 @@ permutation of slots. For ciphertexts (c0, c1) of u and (d0, d1) of v
     c0 sigma(d0) + c1 sigma(d0) s + c0 sigma(d1) sigma(s) + c1 sigma(d1) s sigma(s)
 
 has <D u + e, D v + e'> as its constant coefficient. The constant coefficient of a polynomial is that of its sigma, so
-the two middle terms fold into (c1 sigma(d0) + sigma(c0) d1) s. Three things travel for each pair:
+the two middle terms fold into (c1 sigma(d0) + sigma(c0) d1) s. Three things travel:
 
-    constant   the constant coefficient of c0 sigma(d0) + z0          one residue for each prime
-    linear     c1 sigma(d0) + sigma(c0) d1 + z1                       a polynomial
-    square     c1 sigma(d1)                                           a polynomial, without any message in it
+    second     c1 of every sketch                                     a polynomial, without any message in it
+    constant   the constant coefficient of c0 sigma(d0) + z0          for each pair, one residue for each prime
+    linear     c1 sigma(d0) + sigma(c0) d1 + z1                       for each pair, a polynomial, cut to 48 bits
 
 (z0, z1) is a fresh encryption of zero for each pair. With it `linear` is indistinguishable from uniform even to the
-owner of s, because a comes from a public seed (`sketchkey.py`). The other coefficients of c0 sigma(d0) are left out.
-Hiding them under a uniform polynomial and sending them says the same and costs a third more. No relinearisation, no
-rotation, no evaluation key; a constant coefficient is the mean of the slots, so nothing is transformed back.
+owner of s, because a comes from a public seed (`sketchkey.py`). Its coefficients are sent as fractions of the modulus:
+48 bits of them are enough for the error that the plan states, and rounding what is hidden tells nothing more. The other
+coefficients of c0 sigma(d0) are left out. c1 sigma(d1) is made of second polynomials, so those are sent once. No
+relinearisation, no rotation, no evaluation key; a constant coefficient is the mean of the slots.
 
 Which sketches belong together, who sends what and when is `robust_*.py`'s; docs/adr/0023-robust-rounds.md has the
 argument and the attacks on earlier designs. CKKS without relinearisation: Cheon, Kim, Kim, Song, ASIACRYPT 2017, 3.3.
@@ -25,17 +26,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations_with_replacement
+from typing import NamedTuple
 
 import numpy as np
 
 from secagg import kernels
-from secagg.arrays import F64, I64, U8, U32
-from secagg.blocks import Payload, empty_block, read_block, write_block
-from secagg.errors import ResidueOutOfRange, SumRefused
+from secagg.arrays import F64, I64, U8, U16, U32, Pair, Zero
+from secagg.blocks import Payload, empty_block, read_block, read_polynomial, write_block
+from secagg.errors import ResidueOutOfRange, SumRefused, TruncatedMessage
 from secagg.parameters import ParameterSet
 from secagg.ring import ring_of
 from secagg.sketchkey import SketchKey, SketchSecret, mirrored
-from secagg.sketchplan import SketchPlan, pairs
+from secagg.sketchplan import LINEAR_BITS, SketchPlan, pairs
+from secagg.workers import Workers
 
 
 def seal_sketch(integers: I64, key: SketchKey, plan: SketchPlan) -> bytearray:
@@ -45,57 +48,95 @@ def seal_sketch(integers: I64, key: SketchKey, plan: SketchPlan) -> bytearray:
     return payload
 
 
-def hidden_products(sketches: Sequence[U32], key: SketchKey, plan: SketchPlan) -> bytearray:
+def hidden_products(sketches: Sequence[U32], key: SketchKey, plan: SketchPlan, threads: int | None = None) -> bytearray:
     """The payload of all products of checked sketches, uint32[2, primes, N] each: pairs (i, j), i <= j, in order.
 
-    Memory: the sketches twice, the payload, and two blocks of scratch.
+    threads: all usable cores when None. Memory: the sketches one and a half times, the payload, scratch per thread.
     """
-    params = plan.params
-    payload = bytearray(plan.products_bytes(len(sketches)))
-    constants = np.empty((pairs(len(sketches)), len(params.primes)), dtype="<u4")
-    packed: U8 = np.frombuffer(payload, dtype=np.uint8)
-    mirrors = [mirrored(sketch, params) for sketch in sketches]
-    for index, (i, j) in enumerate(_order(len(sketches))):
-        constants[index], block = _hidden_product(sketches[i], mirrors[i], sketches[j], mirrors[j], key)
-        write_block(block, index, params, packed)
-    packed[constants.shape[0] * params.ciphertext_bytes :] = constants.view(np.uint8).reshape(-1)
+    params, ring, clients = plan.params, ring_of(plan.params), len(sketches)
+    payload = bytearray(plan.products_bytes(clients))
+    parts = parts_of(payload, clients, plan)
+    for row, sketch in zip(parts.seconds, sketches, strict=True):
+        kernels.pack30(sketch[1], row)
+    mirrors = [mirrored(sketch[0], params) for sketch in sketches]
+    order, both = list(_order(clients)), key.both
+
+    def some_pairs(start: int, stop: int) -> None:
+        zeros = key.zeros()
+        for index in range(start, stop):
+            i, j = order[index]
+            u, e1, e0 = zeros.next()
+            pair = Pair(sketches[i], mirrors[i], sketches[j], mirrors[j])
+            sums = kernels.hide_pair(
+                Zero(u, e1, both), pair, ring.tables, parts.uppers[index], parts.lowers[index]
+            ).astype(np.int64)
+            parts.constants[index] = (sums * ring.inverse_degree % ring.primes + e0) % ring.primes
+
+    with Workers(threads, work=len(payload)) as workers:
+        workers.over(len(order), some_pairs)
     return payload
 
 
-def _hidden_product(c: U32, c_mirror: U32, d: U32, d_mirror: U32, key: SketchKey) -> tuple[U32, U32]:
-    """(constant, [linear, square]) of one pair: uint32[primes] and uint32[2, primes, N]."""
-    ring = ring_of(key.params)
-    hiding, linear = key.zero_part()
-    mean = kernels.product_sums(c[0], d_mirror[0], ring.primes).astype(np.uint64) * ring.inverse_degree
-    constant = (mean + hiding) % ring.primes
-    block = np.empty_like(c)
-    block[0] = linear
-    kernels.multiply_twice(c[1], d_mirror[0], c_mirror[0], d[1], ring.primes, block[0])
-    kernels.multiply(c[1], d_mirror[1], ring.primes, block[1])
-    return constant.astype(np.uint32), block
-
-
-def open_products(payload: Payload, clients: int, secret: SketchSecret, plan: SketchPlan) -> F64:
+def open_products(
+    payload: Payload, clients: int, secret: SketchSecret, plan: SketchPlan, threads: int | None = None
+) -> F64:
     """float64[n, n]: the inner products of `clients` sketches, exact but for `SketchPlan.product_error`.
 
-    Raises `ResidueOutOfRange` or `TransparentCiphertext` for residues that no honest aggregator sends.
+    threads: all usable cores when None. Raises `ResidueOutOfRange` or `TransparentCiphertext` for residues that no
+    honest aggregator sends.
     """
     params, ring = plan.params, ring_of(plan.params)
-    count = pairs(clients)
-    tail = memoryview(payload)[count * params.ciphertext_bytes :]
-    constants = np.frombuffer(tail, dtype="<u4").reshape(count, len(params.primes))
-    if not bool((constants < ring.primes).all()):
+    parts = parts_of(payload, clients, plan)
+    if not bool((parts.constants < ring.primes).all()):
         raise ResidueOutOfRange("products: a constant is not below its prime: refuse this sender")
-    opened = np.empty((count, len(params.primes)), dtype=np.uint32)
-    block = empty_block(params)
-    for index in range(count):
-        read_block(payload, index, params, block)
-        mean = secret.product_sums(block[0], block[1]).astype(np.uint64) * ring.inverse_degree % ring.primes
-        opened[index] = (mean + constants[index]) % ring.primes
+    times = [secret.times(read_polynomial(row, params)) for row in parts.seconds]
+    mirrors = [mirrored(each, params) for each in times]
+    order = list(_order(clients))
+    exact = np.empty((len(order), len(params.primes)), dtype=np.uint32)
+    linear = np.empty(len(order), dtype=np.int64)
+
+    def some_pairs(start: int, stop: int) -> None:
+        for index in range(start, stop):
+            i, j = order[index]
+            linear[index] = secret.constant(parts.uppers[index], parts.lowers[index])
+            mean = kernels.product_sums(times[i], mirrors[j], ring.primes).astype(np.uint64) * ring.inverse_degree
+            exact[index] = (mean + parts.constants[index]) % ring.primes
+
+    with Workers(threads, work=len(payload)) as workers:
+        workers.over(len(order), some_pairs)
     gram = np.empty((clients, clients), dtype=np.float64)
-    for (i, j), value in zip(_order(clients), _centred_integers(opened, params), strict=True):
-        gram[i, j] = gram[j, i] = value / plan.scale**2
+    modulus, half = params.modulus, 1 << (LINEAR_BITS - 1)
+    for (i, j), known, fraction in zip(order, _centred_integers(exact, params), linear.tolist(), strict=True):
+        value = (known + ((fraction * modulus + half) >> LINEAR_BITS)) % modulus
+        gram[i, j] = gram[j, i] = (value - modulus if value > modulus // 2 else value) / plan.scale**2
     return gram
+
+
+class Parts(NamedTuple):
+    """Views of a payload. seconds: uint8[n, ...]. uppers: uint32[pairs, N]. lowers: uint16[pairs, N]. constants:
+    uint32[pairs, primes]."""
+
+    seconds: U8
+    uppers: U32
+    lowers: U16
+    constants: U32
+
+
+def parts_of(payload: Payload, clients: int, plan: SketchPlan) -> Parts:
+    """The parts of the products of `clients` sketches. Raises `TruncatedMessage` for another number of bytes."""
+    count, degree, primes = pairs(clients), plan.params.degree, len(plan.params.primes)
+    sizes = (clients * plan.second_bytes, 4 * count * degree, 2 * count * degree, 4 * count * primes)
+    if len(payload) != sum(sizes):
+        raise TruncatedMessage(f"products: expected {sum(sizes)} bytes for {clients} sketches, got {len(payload)}")
+    ends = np.cumsum(sizes).tolist()
+    whole = np.frombuffer(payload, dtype=np.uint8)
+    seconds, uppers, lowers, constants = (whole[end - size : end] for size, end in zip(sizes, ends, strict=True))
+    return Parts(
+        seconds.reshape(clients, -1),
+        uppers.view("<u4").reshape(count, degree),
+        lowers.view("<u2").reshape(count, degree),
+        constants.view("<u4").reshape(count, primes),
+    )
 
 
 def open_sum(payload: Payload, clients: int, secret: SketchSecret, plan: SketchPlan) -> I64:
@@ -124,6 +165,16 @@ def open_sum(payload: Payload, clients: int, secret: SketchSecret, plan: SketchP
         raise SumRefused("refused")
     total: I64 = sums[: plan.width]
     return total
+
+
+def lifted(upper: U32, lower: U16, params: ParameterSet) -> U32:
+    """uint32[primes, N]: the residues nearest to a linear part's fractions, coefficients; for attacks."""
+    half = 1 << (LINEAR_BITS - 1)
+    values = [
+        ((int(high) << 16 | int(low)) * params.modulus + half) >> LINEAR_BITS
+        for high, low in zip(upper, lower, strict=True)
+    ]
+    return np.array([[value % p for value in values] for p in params.primes], dtype=np.uint32)
 
 
 def rounded(residues: U32, plan: SketchPlan) -> I64:

@@ -1,4 +1,4 @@
-"""Compiled loops of the fast engine: samplers, encryption, and the opening of a sum. numba only; see `ckks_fast.py`."""
+"""Compiled loops of the fast engine: encryption, and the opening of a sum. numba only; see `ckks_fast.py`."""
 
 from __future__ import annotations
 
@@ -6,56 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from secagg.arrays import I8, U8, U32, U64, Inverse
-from secagg.kernels_numba import _forward, _inline, _inverse, _jit, _plus, _times, _unpack30
-
-
-@_jit
-def _fill_ternary(random: Any, out: Any, filled: Any) -> Any:
-    degree = out.shape[0]
-    position = filled
-    for i in range(random.shape[0]):
-        byte = random[i]
-        if byte != 255 and position < degree:
-            out[position] = np.int8(byte % np.uint8(3)) - np.int8(1)
-            position += 1
-    return position
-
-
-def fill_ternary(random: U8, out: I8, filled: int) -> int:
-    """Fill int8 `out` from `filled` on with uniform {-1, 0, 1}: bytes below 255 modulo 3. Returns the new `filled`."""
-    return int(_fill_ternary(random, out, filled))
-
-
-@_inline
-def _ones(x: Any) -> Any:
-    """Number of ones of a 32-bit word."""
-    x = np.uint32(x - ((x >> np.uint32(1)) & np.uint32(0x55555555)))
-    x = np.uint32((x & np.uint32(0x33333333)) + ((x >> np.uint32(2)) & np.uint32(0x33333333)))
-    x = np.uint32((x + (x >> np.uint32(4))) & np.uint32(0x0F0F0F0F))
-    return np.uint32(x * np.uint32(0x01010101)) >> np.uint32(24)
-
-
-@_jit
-def _fill_binomial(random: Any, out: Any) -> None:
-    mask = np.uint64(2**21 - 1)
-    for i in range(out.shape[0]):
-        word = random[i]
-        plus = _ones(np.uint32(word & mask))
-        minus = _ones(np.uint32((word >> np.uint64(21)) & mask))
-        out[i] = np.int8(np.int32(plus) - np.int32(minus))
-
-
-def fill_binomial(random: U64, out: I8) -> None:
-    """`out[i]` = ones among the lowest 21 bits of random[i] minus ones among the next 21: int8 in [-21, 21]."""
-    _fill_binomial(random, out)
-
-
-@_inline
-def _residue(small: Any, p: Any) -> Any:
-    """A small signed integer modulo p."""
-    value = np.uint32(np.int32(small))  # wraps modulo 2**32 when negative
-    return min(value, np.uint32(value + p))
+from secagg.arrays import I8, U8, U32, Inverse
+from secagg.kernels_numba import _forward, _inverse, _jit, _plus, _residue, _times, _unpack30
 
 
 @_jit

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.arrays import F64, I64, U8, U32, U64, Extremes, Inverse, Lanes
+from secagg.arrays import F64, I8, I64, U8, U16, U32, U64, Extremes, Inverse, Lanes, Pair, Tables, Zero
 
 
 def _cache_is_writable() -> bool:
@@ -600,23 +600,63 @@ def fold_words(row: U32, filled: int, words: U32, prime: int, negative: bool) ->
 
 
 @_inline
-def _add_signed(values: Any, signs: Any, total: Any) -> None:
+def _add_signed(values: Any, signs: Any, bit: Any, total: Any) -> None:
     for c in range(values.shape[0]):
-        bit = np.int64(signs[c] & np.uint8(1))
-        total[c] += (values[c] ^ -bit) + bit  # x ^ -1 + 1 is -x
+        odd = np.int64((signs[c] >> bit) & np.uint8(1))
+        total[c] += (values[c] ^ -odd) + odd  # x ^ -1 + 1 is -x
 
 
 @_jit
-def _add_rotated(values: Any, signs: Any, shift: Any, total: Any) -> None:
-    length = values.shape[0]
-    first = min(length, total.shape[0] - shift)
-    _add_signed(values[:first], signs[:first], total[shift : shift + first])
-    _add_signed(values[first:], signs[first:], total[: length - first])
+def _add_rows(values: Any, signs: Any, shifts: Any, total: Any) -> None:
+    width = total.shape[0]
+    for row in range(shifts.shape[0]):
+        start, shift = row * width, shifts[row]
+        length = min(width, values.shape[0] - start)
+        line = values[start : start + length]
+        odd = signs[row // 8 * width : row // 8 * width + length]
+        bit = np.uint8(row % 8)
+        first = min(length, width - shift)
+        _add_signed(line[:first], odd[:first], bit, total[shift : shift + first])
+        _add_signed(line[first:], odd[first:], bit, total[: length - first])
 
 
-def add_rotated(values: I64, signs: U8, shift: int, total: I64) -> None:
-    """See `kernels_numpy.add_rotated`."""
-    _add_rotated(values, signs, shift, total)
+def add_rows(values: I64, signs: U8, shifts: NDArray[np.intp], total: I64) -> None:
+    """See `kernels_numpy.add_rows`."""
+    _add_rows(values, signs, shifts, total)
+
+
+@_inline
+def _add_quantised(update: Any, clip: Any, inverse_step: Any, signs: Any, bit: Any, total: Any) -> None:
+    for c in range(update.shape[0]):
+        value = np.rint(max(min(np.float64(update[c]), clip), -clip) * inverse_step)
+        odd = np.int64((signs[c] >> bit) & np.uint8(1))
+        total[c] += (np.int64(value) ^ -odd) + odd
+
+
+@_jit
+def _quantise_rows(update: Any, clip: Any, inverse_step: Any, signs: Any, shifts: Any, total: Any) -> None:
+    width = total.shape[0]
+    for row in range(shifts.shape[0]):
+        start, shift = row * width, shifts[row]
+        length = min(width, update.shape[0] - start)
+        line = update[start : start + length]
+        odd = signs[row // 8 * width : row // 8 * width + length]
+        bit = np.uint8(row % 8)
+        first = min(length, width - shift)
+        _add_quantised(line[:first], clip, inverse_step, odd[:first], bit, total[shift : shift + first])
+        _add_quantised(line[first:], clip, inverse_step, odd[first:], bit, total[: length - first])
+
+
+def quantise_rows(
+    update: NDArray[np.floating],
+    clip: float,
+    inverse_step: float,
+    signs: U8,
+    shifts: NDArray[np.intp],
+    total: I64,
+) -> None:
+    """See `kernels_numpy.quantise_rows`."""
+    _quantise_rows(update, clip, inverse_step, signs, shifts, total)
 
 
 @_inline
@@ -628,6 +668,54 @@ def _reduced(x: Any, p: Any, inverse: Any) -> Any:
     twice = np.uint32(p32 + p32)
     r = min(r, np.uint32(r - twice))
     return min(r, np.uint32(r - p32))
+
+
+@_jit
+def _fill_ternary(random: Any, out: Any, filled: Any) -> Any:
+    degree = out.shape[0]
+    position = filled
+    for i in range(random.shape[0]):
+        byte = random[i]
+        if byte != 255 and position < degree:
+            out[position] = np.int8(byte % np.uint8(3)) - np.int8(1)
+            position += 1
+    return position
+
+
+def fill_ternary(random: U8, out: I8, filled: int) -> int:
+    """See `kernels_numpy.fill_ternary`."""
+    return int(_fill_ternary(random, out, filled))
+
+
+@_inline
+def _ones(x: Any) -> Any:
+    """Number of ones of a 32-bit word."""
+    x = np.uint32(x - ((x >> np.uint32(1)) & np.uint32(0x55555555)))
+    x = np.uint32((x & np.uint32(0x33333333)) + ((x >> np.uint32(2)) & np.uint32(0x33333333)))
+    x = np.uint32((x + (x >> np.uint32(4))) & np.uint32(0x0F0F0F0F))
+    return np.uint32(x * np.uint32(0x01010101)) >> np.uint32(24)
+
+
+@_jit
+def _fill_binomial(random: Any, out: Any) -> None:
+    mask = np.uint64(2**21 - 1)
+    for i in range(out.shape[0]):
+        word = random[i]
+        plus = _ones(np.uint32(word & mask))
+        minus = _ones(np.uint32((word >> np.uint64(21)) & mask))
+        out[i] = np.int8(np.int32(plus) - np.int32(minus))
+
+
+def fill_binomial(random: U64, out: I8) -> None:
+    """See `kernels_numpy.fill_binomial`."""
+    _fill_binomial(random, out)
+
+
+@_inline
+def _residue(small: Any, p: Any) -> Any:
+    """A small signed integer modulo p."""
+    value = np.uint32(np.int32(small))  # wraps modulo 2**32 when negative
+    return min(value, np.uint32(value + p))
 
 
 @_jit
@@ -665,22 +753,6 @@ def multiply(a: U32, b: U32, primes: U32, out: U32) -> None:
 
 
 @_jit
-def _multiply_twice(a: Any, b: Any, c: Any, d: Any, primes: Any, out: Any) -> None:
-    for i in range(a.shape[0]):
-        p = np.uint64(primes[i])
-        inverse = np.uint64(np.uint64(1 << 61) // p)
-        w, x, y, z, o = a[i], b[i], c[i], d[i], out[i]
-        for k in range(w.shape[0]):
-            both = np.uint64(w[k]) * np.uint64(x[k]) + np.uint64(y[k]) * np.uint64(z[k]) + np.uint64(o[k])
-            o[k] = _reduced(both, p, inverse)
-
-
-def multiply_twice(a: U32, b: U32, c: U32, d: U32, primes: U32, out: U32) -> None:
-    """See `kernels_numpy.multiply_twice`."""
-    _multiply_twice(a, b, c, d, primes, out)
-
-
-@_jit
 def _multiply_onto(a: Any, b: Any, primes: Any, out: Any) -> None:
     for i in range(a.shape[0]):
         p = np.uint64(primes[i])
@@ -693,3 +765,81 @@ def _multiply_onto(a: Any, b: Any, primes: Any, out: Any) -> None:
 def multiply_onto(a: U32, b: U32, primes: U32, out: U32) -> None:
     """See `kernels_numpy.multiply_onto`."""
     _multiply_onto(a, b, primes, out)
+
+
+@_jit
+def _hide_pair(
+    u: Any,
+    e1: Any,
+    key: Any,
+    first: Any,
+    first_mirror: Any,
+    second: Any,
+    second_mirror: Any,
+    roots: Any,
+    root_quotients: Any,
+    inverse_roots: Any,
+    inverse_root_quotients: Any,
+    primes: Any,
+    inverse_degree: Any,
+    shares: Any,
+    fractions: Any,
+    rests: Any,
+    upper: Any,
+    lower: Any,
+    sums: Any,
+) -> None:
+    degree = u.shape[0]
+    factor = np.empty(degree, dtype=np.uint32)
+    total = np.full(degree, np.uint64(1 << 15))
+    low32 = np.uint64(2**32 - 1)
+    for i in range(primes.shape[0]):
+        p = primes[i]
+        wide = np.uint64(p)
+        inverse = np.uint64(np.uint64(1 << 61) // wide)
+        for c in range(degree):
+            factor[c] = _residue(u[c], p)
+        _forward(factor, roots[i], root_quotients[i], p)
+        b, a = key[0, i], key[1, i]
+        c0, c1, d1 = first[0, i], first[1, i], second[1, i]
+        c0_mirror, d0_mirror = first_mirror[i], second_mirror[i]
+        low, high = np.uint64(0), np.uint64(0)
+        for c in range(degree):
+            x, y = np.uint64(factor[c]), np.uint64(d0_mirror[c])
+            constant = x * np.uint64(b[c]) + np.uint64(c0[c]) * y  # below 2**61
+            low += constant & low32
+            high += constant >> np.uint64(32)
+            # Three products stay below 2**62.
+            linear = x * np.uint64(a[c]) + np.uint64(c1[c]) * y + np.uint64(c0_mirror[c]) * np.uint64(d1[c])
+            factor[c] = _reduced(linear, wide, inverse)
+        sums[i] = np.uint32((high % wide * (np.uint64(1 << 32) % wide) + low) % wide)
+        _inverse(factor, inverse_roots[i], inverse_root_quotients[i], p, inverse_degree[i])
+        w = np.uint32(shares[i])
+        wq = (np.uint64(w) << np.uint64(32)) // wide
+        fraction, rest = fractions[i], rests[i]
+        for c in range(degree):
+            share = np.uint64(_times(_plus(factor[c], _residue(e1[c], p), p), w, wq, p))
+            total[c] += share * fraction + ((share * rest) >> np.uint64(32))  # wraps: the modulus is 1
+    for c in range(degree):
+        upper[c] = np.uint32(total[c] >> np.uint64(32))
+        lower[c] = np.uint16(total[c] >> np.uint64(16))
+
+
+def hide_pair(zero: Zero, pair: Pair, tables: Tables, upper: U32, lower: U16) -> U32:
+    """See `kernels_numpy.hide_pair`."""
+    sums = np.empty(tables.primes.shape[0], dtype=np.uint32)
+    _hide_pair(*zero, *pair, *tables, upper, lower, sums)
+    return sums
+
+
+@_jit
+def _signed_sum(upper: Any, lower: Any, signs: Any) -> Any:
+    total = np.int64(0)
+    for c in range(signs.shape[0]):
+        total += ((np.int64(upper[c]) << 16) | np.int64(lower[c])) * np.int64(signs[c])
+    return total
+
+
+def signed_sum(upper: U32, lower: U16, signs: I8) -> int:
+    """See `kernels_numpy.signed_sum`."""
+    return int(_signed_sum(upper, lower, signs))

@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg.arrays import F64, I64, U8, U32, U64, Extremes, Inverse, Lanes
+from secagg.arrays import F64, I8, I64, U8, U16, U32, U64, Extremes, Inverse, Lanes, Pair, Tables, Zero
 
 _GROUP_BYTES = 15  # four 30-bit residues
 _MASK30 = np.uint64(2**30 - 1)
+_BITS21 = np.uint64(2**21 - 1)
 _SUMS_AT_ONCE = 1 << 15  # released sums written or read at once: they fit the cache
 
 
@@ -240,13 +241,78 @@ def fold_words(row: U32, filled: int, words: U32, prime: int, negative: bool) ->
     return filled + int(accepted.shape[0])
 
 
-def add_rotated(values: I64, signs: U8, shift: int, total: I64) -> None:
-    """`total[(c + shift) % N] += +-values[c]` for int64[k], k <= N; minus where signs[c] is odd, uint8[k]."""
-    degree, length = total.shape[0], values.shape[0]
-    signed = np.where(signs & 1 == 1, -values, values)
-    first = min(length, degree - shift)
-    total[shift : shift + first] += signed[:first]
-    total[: length - first] += signed[first:]
+def add_rows(values: I64, signs: U8, shifts: NDArray[np.intp], total: I64) -> None:
+    """Add the rows of int64[L] to int64[width] `total`, each rotated, each value with a sign.
+
+    Row r holds the values from r * width on. Its value c goes to (c + shifts[r]) % width, with a minus where bit r % 8
+    of signs[r // 8 * width + c] is one. signs: uint8[ceil(rows / 8) * width].
+    """
+    width = total.shape[0]
+    for row, shift in enumerate(shifts):
+        line = values[row * width : (row + 1) * width]
+        bits = signs[row // 8 * width :][: line.shape[0]] >> np.uint8(row % 8) & np.uint8(1)
+        signed = np.where(bits == 1, -line, line)
+        first = min(line.shape[0], width - int(shift))
+        total[shift : shift + first] += signed[:first]
+        total[: line.shape[0] - first] += signed[first:]
+
+
+def quantise_rows(
+    update: NDArray[np.floating],
+    clip: float,
+    inverse_step: float,
+    signs: U8,
+    shifts: NDArray[np.intp],
+    total: I64,
+) -> None:
+    """`add_rows` of the integers that `quantise_onto` makes of an update, without room for them."""
+    integers = np.zeros(update.shape[0], dtype=np.int64)
+    quantise_onto(update, clip, inverse_step, 1, integers)
+    add_rows(integers, signs, shifts, total)
+
+
+def fill_ternary(random: U8, out: I8, filled: int) -> int:
+    """Fill int8 `out` from `filled` on with uniform {-1, 0, 1}: bytes below 255 modulo 3. Returns the new `filled`."""
+    digits = (random[random != 255] % 3).astype(np.int8)[: out.shape[0] - filled] - 1
+    out[filled : filled + digits.shape[0]] = digits
+    return filled + int(digits.shape[0])
+
+
+def fill_binomial(random: U64, out: I8) -> None:
+    """`out[i]` = ones among the lowest 21 bits of random[i] minus ones among the next 21: int8 in [-21, 21]."""
+    low, high = random & _BITS21, (random >> np.uint64(21)) & _BITS21
+    out[:] = np.bitwise_count(low).astype(np.int8) - np.bitwise_count(high).astype(np.int8)
+
+
+def hide_pair(zero: Zero, pair: Pair, tables: Tables, upper: U32, lower: U16) -> U32:
+    """The hidden product of two ciphertexts (c0, c1) and (d0, d1); `secagg/gram.py` has the formula.
+
+    Writes the 48 upper bits of the linear part's coefficients, as fractions of the modulus: the upper 32 of them into
+    uint32[N], the lower 16 into uint16[N]. Returns the sum over the slots of the constant part: uint32[primes].
+    """
+    primes = tables.primes.astype(np.uint64)[:, None]
+    factor = (zero.u.astype(np.int64) % primes.astype(np.int64)).astype(np.uint32)
+    forward_ntt(factor, tables.roots, tables.root_quotients, tables.primes)
+    c0, c1 = pair.first.astype(np.uint64)
+    d1, d0_mirror, c0_mirror = (x.astype(np.uint64) for x in (pair.second[1], pair.second_mirror, pair.first_mirror))
+    b, a = zero.key.astype(np.uint64)
+    constant = (factor * b + c0 * d0_mirror) % primes
+    linear = ((factor * a + c1 * d0_mirror + c0_mirror * d1) % primes).astype(np.uint32)
+    inverse_ntt(linear, tables.inverse_roots, tables.inverse_root_quotients, tables.primes, tables.inverse_degree)
+    error = (zero.e1.astype(np.int64) % primes.astype(np.int64)).astype(np.uint64)
+    shares = (linear + error) % primes * tables.shares.astype(np.uint64)[:, None] % primes
+    fractions = shares * tables.fractions[:, None] + ((shares * tables.rests[:, None]) >> np.uint64(32))
+    total = fractions.sum(axis=0, dtype=np.uint64) + np.uint64(1 << 15)  # wraps: the modulus is 1
+    upper[:] = total >> np.uint64(32)
+    lower[:] = (total >> np.uint64(16)) & np.uint64(0xFFFF)
+    sums: U32 = (constant.sum(axis=1) % primes[:, 0]).astype(np.uint32)
+    return sums
+
+
+def signed_sum(upper: U32, lower: U16, signs: I8) -> int:
+    """Sum of signs[c] * (upper[c] * 2**16 + lower[c]), int8[N] signs within -1..1: below 2**62."""
+    values = upper.astype(np.int64) << 16 | lower
+    return int(np.dot(values, signs.astype(np.int64)))
 
 
 def product_sums(a: U32, b: U32, primes: U32) -> U32:
@@ -260,12 +326,6 @@ def product_sums(a: U32, b: U32, primes: U32) -> U32:
 def multiply(a: U32, b: U32, primes: U32, out: U32) -> None:
     """`out = a * b` modulo primes[i], slot by slot: uint32[primes, N]."""
     out[...] = a.astype(np.uint64) * b % primes.astype(np.uint64)[:, None]
-
-
-def multiply_twice(a: U32, b: U32, c: U32, d: U32, primes: U32, out: U32) -> None:
-    """`out += a * b + c * d` modulo primes[i], slot by slot: uint32[primes, N]."""
-    both = a.astype(np.uint64) * b + c.astype(np.uint64) * d + out  # below 2**61 + 2**30
-    out[...] = both % primes.astype(np.uint64)[:, None]
 
 
 def multiply_onto(a: U32, b: U32, primes: U32, out: U32) -> None:

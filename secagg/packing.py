@@ -71,11 +71,12 @@ class Encoder:
     """Encodes one client's update block by block; `clipped` counts the values outside [-clip, clip] so far.
 
     Lanes that fit 62 bits together are joined in one int64 first, so that each row of `_rows` is reduced modulo every
-    prime once rather than once per lane.
+    prime once rather than once per lane. checked: the caller's own update, which `check_update` has already seen.
     """
 
-    def __init__(self, update: NDArray[np.floating], weight: int, plan: RoundPlan) -> None:
-        check_update(update, plan)
+    def __init__(self, update: NDArray[np.floating], weight: int, plan: RoundPlan, *, checked: bool = False) -> None:
+        if not checked:
+            check_update(update, plan)
         self._update = update
         self._weight = check_weight(weight, plan)
         self._plan = plan

@@ -82,9 +82,9 @@ def run_round(
     observer = Observer(on_contribution)
     roles = Session(parties).roles(terms, observer=observer)
     if robust is not None:
-        from secagg.robust_protocol import play  # loads tenseal
+        from secagg.robust_protocol import play_once  # loads tenseal
 
-        played = play(roles, 1, model, updates)
+        played = play_once(roles, model, updates)
         return _result(played.release, played.average, roles, observer, played.left_out)
     key_holder, aggregator, clients, sent = roles.key_holder, roles.aggregator, roles.clients, roles.sent
 

@@ -1,7 +1,8 @@
 """The random bytes of one encryption: AES-256 in counter mode under a fresh key, a range of the counter for each part.
 
-`ckks_fast.py` and `sketchkey.py` turn them into ternary digits and errors, in compiled loops and in numpy. Both get the
-same integers from the same key (tested).
+Ternary digits come from bytes by rejection: 255 is rejected, the rest taken modulo 3. Errors are centred binomial of
+variance 10.5: 21 bits minus 21 bits, of a word each. `kernels.py` has the loops, compiled and in numpy; both make the
+same integers of the same bytes (tested).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from secagg.arrays import U8
+from secagg import kernels
+from secagg.arrays import I8, U8
 
 KEY_BYTES = 32
 TERNARY_SPARE = 512  # bytes drawn beyond N: 1 in 256 is rejected; more are needed with probability 2**-100
@@ -27,3 +29,18 @@ def stream(key: bytes, which: str) -> Any:
 def draw(source: Any, count: int) -> U8:
     """The next bytes of a stream: uint8[count]."""
     return np.frombuffer(source.update(bytes(count)), dtype=np.uint8)
+
+
+def ternary(source: Any, count: int) -> I8:
+    """int8[count], uniform on {-1, 0, 1}, from a stream."""
+    out, filled = np.empty(count, dtype=np.int8), 0
+    while filled < count:
+        filled = kernels.fill_ternary(draw(source, count - filled + TERNARY_SPARE), out, filled)
+    return out
+
+
+def binomial(source: Any, count: int) -> I8:
+    """int8[count], centred binomial, from a stream."""
+    out = np.empty(count, dtype=np.int8)
+    kernels.fill_binomial(draw(source, 8 * count).view("<u8"), out)
+    return out

@@ -8,12 +8,12 @@ with both, a transformed polynomial equals what SEAL's encoder holds, residue by
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from secagg import kernels
-from secagg.arrays import U32, U64
+from secagg.arrays import U32, U64, Tables
 from secagg.parameters import ParameterSet
 
 
@@ -98,6 +98,24 @@ class Ring:
     def quotients(self, residues: U64) -> U32:
         """floor(residue * 2**32 / prime), for multiplying by the residue after Shoup: uint32[..., primes, N]."""
         return _shoup(residues, self.params.primes)
+
+    @cached_property
+    def tables(self) -> Tables:
+        """What `kernels.hide_pair` needs of this ring."""
+        primes, modulus = self.params.primes, self.params.modulus
+        whole = [(1 << 96) // prime for prime in primes]
+        shares = [pow(modulus // prime, -1, prime) for prime in primes]
+        return Tables(
+            self.roots,
+            self.root_quotients,
+            self.inverse_roots,
+            self.inverse_root_quotients,
+            self.primes,
+            self.inverse_degree,
+            np.array(shares, dtype=np.uint32),
+            np.array([each >> 32 for each in whole], dtype=np.uint64),
+            np.array([each & 0xFFFFFFFF for each in whole], dtype=np.uint64),
+        )
 
     def in_range(self, residues: U32) -> bool:
         """Whether every residue is below its prime."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secagg import gram, masks
+from secagg import counts, gram, masks
 from secagg.accumulator import InMemory, MakeAccumulator
 from secagg.aggregator import Aggregator
 from secagg.arrays import U8, U32
@@ -60,7 +60,10 @@ class Gathered:
 
 
 class RobustAggregator(Aggregator):
-    """As `Aggregator`. robust: the rule that offers must name. Raises `PlanError` for a plan without robust rounds."""
+    """As `Aggregator`. robust: the rule that offers must name. threads: of hidden products; all usable cores when None.
+
+    Raises `PlanError` for a plan without robust rounds.
+    """
 
     def __init__(
         self,
@@ -70,8 +73,10 @@ class RobustAggregator(Aggregator):
         *,
         robust: Robust,
         accumulator: MakeAccumulator = InMemory,
+        threads: int | None = None,
         clock: StageClock | None = None,
     ) -> None:
+        self._threads = counts.threads(threads)
         self._sketch = robust.check(plan, masking=True)
         self._rule = rule_bytes(robust.rule)
         self._agreement: masks.AgreementKey | None = None
@@ -138,7 +143,7 @@ class RobustAggregator(Aggregator):
         parts = tuple(self._sketches[sender].part for sender in senders)
         with self._clock.stage("sum", "hidden products") as stage:
             payload = gram.hidden_products(
-                [self._sketches[sender].block for sender in senders], offer.sketch_key, self._sketch
+                [self._sketches[sender].block for sender in senders], offer.sketch_key, self._sketch, self._threads
             )
             stage.bytes += len(payload)
         header = offer.header.reply(self._identity.key, previous=sketch_parts_hash(parts), roster=self._roster_named())

@@ -196,6 +196,10 @@ class RobustClient(Client):
         assert isinstance(state, _Shown)  # `join_with_sketch` makes no other
         return state
 
+    def _encoder(self, update: NDArray[np.floating], weight: int) -> packing.Encoder:
+        # `contribute` hands on its own copy, which was checked when the round was joined.
+        return packing.Encoder(update, weight, self._plan, checked=True)
+
     def _name(self, update: NDArray[np.floating]) -> UpdateName:
         name = self._shown().name
         assert name is not None

@@ -221,7 +221,7 @@ class RobustKeyHolder(KeyHolder):
         return signed(unsigned, self._identity)
 
     def _verify_products(self, products: Products, number: int, previous: bytes, known: Sequence[bytes]) -> list[int]:
-        """Check everything but the residues. Returns the rows of those whose own signature covers their sketch.
+        """Check everything but the residues. Returns the rows of those whose join or own signature covers their sketch.
 
         A client whose sketch is not the one that its join names harms itself alone: it is left out. previous: what each
         sketch answers. known: those who may have sent one.
@@ -238,7 +238,9 @@ class RobustKeyHolder(KeyHolder):
             raise RosterMismatch("the products name a sender twice, out of order, or one who has not joined: refuse")
         check_signature(products, self._enrolment.aggregator.key)
         if len(products.payload) != self._sketch.products_bytes(len(senders)):
-            raise MalformedMessage("products: expected two polynomials and a constant for each pair: refuse them")
+            raise MalformedMessage(
+                f"products: expected {self._sketch.products_bytes(len(senders))} bytes, got {len(products.payload)}"
+            )
         with self._clock.stage("verify", "products") as stage:
             stage.bytes += len(products.payload)
             if payload_hash(products.payload) != products.payload_hash:
@@ -248,17 +250,25 @@ class RobustKeyHolder(KeyHolder):
     def _is_genuine(self, part: SketchPart, number: int, previous: bytes, roster: bytes) -> bool:
         join = self._current().joins[part.sender]
         assert isinstance(join, RobustJoin)  # `receive_join` takes no other
+        if number == 1:  # the join is signed, and names the sketch
+            return join.sketch_hash == part.payload_hash
         header = self._current().offer.header.reply(part.sender, previous=previous, roster=roster)
         covered = signed_bytes(Sketch(header, number, join.agreement_key, part.payload_hash, b"", b""))
         try:
             verify(part.sender, part.signature, covered)
         except BadSignature:
             return False
-        return number == 2 or join.sketch_hash == part.payload_hash
+        return True
+
+    def _verify_parts(self, parts: Sequence[SignedHash], roster: Roster, roster_hash: bytes) -> None:
+        """As in a plain round; what the tally named was verified before k was published."""
+        if not parts or tuple(parts) != self._compared().tally:
+            super()._verify_parts(parts, roster, roster_hash)
 
     def _open_products(self, products: Products) -> F64:
         with self._clock.stage("verify", "opening of products"):
-            return gram.open_products(products.payload, len(products.parts), self._compared().secret, self._sketch)
+            secret, clients = self._compared().secret, len(products.parts)
+            return gram.open_products(products.payload, clients, secret, self._sketch, self._threads)
 
     def _verify(self, encrypted_sum: EncryptedSum, roster: Roster) -> None:
         super()._verify(encrypted_sum, roster)

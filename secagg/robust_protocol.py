@@ -34,13 +34,28 @@ def play(roles: Roles, step: int, model: bytes, updates: Sequence[NDArray[np.flo
     updates that were shown cannot be shown again.
     """
     try:
-        return _play(roles, step, model, updates)
+        release, kept = _released(roles, step, model, updates)
+        averages = [roles.clients[index].accept(release) for index in kept]
     except BaseException as error:
         _abandon(roles, error)
         raise
+    return _played(release, averages[0], kept, len(updates))
 
 
-def _play(roles: Roles, step: int, model: bytes, updates: Sequence[NDArray[np.floating]]) -> Played:
+def play_once(roles: Roles, model: bytes, updates: Sequence[NDArray[np.floating]]) -> Played:
+    """As `play`, for roles that serve one round: one client divides, as in `protocol.run_round` of a plain round."""
+    release, kept = _released(roles, 1, model, updates)
+    return _played(release, roles.clients[kept[0]].accept(release), kept, len(updates))
+
+
+def _played(release: Release, average: Average, kept: Sequence[int], count: int) -> Played:
+    return Played(release, average, tuple(kept), tuple(index for index in range(count) if index not in kept))
+
+
+def _released(
+    roles: Roles, step: int, model: bytes, updates: Sequence[NDArray[np.floating]]
+) -> tuple[Release, list[int]]:
+    """The release, and the positions of those who contributed."""
     key_holder, aggregator, sent = roles.key_holder, roles.aggregator, roles.sent
     clients = [each for each in roles.clients if isinstance(each, RobustClient)]
     assert isinstance(key_holder, RobustKeyHolder) and isinstance(aggregator, RobustAggregator)
@@ -79,10 +94,7 @@ def _play(roles: Roles, step: int, model: bytes, updates: Sequence[NDArray[np.fl
         key_holder.judge_again(sent(aggregator.multiply()))
 
     # 6. The sketch of the sum must be exactly the sum of the sketches.
-    release = sent(key_holder.release(sent(aggregator.close())))
-    averages = [clients[index].accept(release) for index in kept]
-    left_out = tuple(index for index in range(len(clients)) if index not in kept)
-    return Played(release, averages[0], tuple(kept), left_out)
+    return sent(key_holder.release(sent(aggregator.close()))), kept
 
 
 def _abandon(roles: Roles, error: BaseException) -> None:

@@ -224,6 +224,7 @@ class Session(Secret):
                 terms.plan,
                 robust=_robust_of(terms),
                 accumulator=terms.accumulator,
+                threads=terms.threads,
                 clock=clock,
             )
         return Aggregator(

@@ -3,6 +3,8 @@
     identity       the quantised update, of at most N values
     count sketch   value i goes with a random sign into sum (i + shift of row i // N) mod N      (a row: N values)
 
+A sign is a bit: of value c of row r bit r mod 8 of byte c of the N bytes that belong to eight rows.
+
 Count sketch: Charikar, Chen, Farach-Colton, ICALP 2002. Two values of one row never meet in a sum, two of different
 rows meet with probability 1/N over the shifts, and signs are independent: so E <Su, Sv> = <u, v>, with variance at most
 (|u|^2 |v|^2 + <u, v>^2) / N (Weinberger et al., ICML 2009, appendix). The shifts replace a table of N-way choices by
@@ -15,15 +17,14 @@ on a number of the key holder's that nobody else knew, and on every contribution
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-from secagg import kernels, packing
-from secagg.arrays import I64
+from secagg import kernels, packing, randomness
+from secagg.arrays import I64, U8
 from secagg.masks import expand_key
 from secagg.plan import RoundPlan
 from secagg.sketchplan import SketchPlan
@@ -48,45 +49,41 @@ def late_seed(secret: bytes, roster: bytes, contributions: bytes) -> bytes:
 
 def integer_sketch(update: NDArray[np.floating], plan: RoundPlan, sketch: SketchPlan, seed: bytes) -> I64:
     """int64[width]: the sketch of a checked update's quantised integers. seed: 32 bytes; the identity has none."""
-    return _sketch(packing.quantised(update, plan), sketch, seed)
+    if sketch.identity:
+        return np.concatenate([piece.copy() for piece in packing.quantised(update, plan)])
+    total = np.zeros(sketch.width, dtype=np.int64)
+    kernels.quantise_rows(update, plan.clip, 1.0 / plan.step, _signs(sketch, seed), _shifts(sketch, seed), total)
+    return total
 
 
 def sketch_of_sums(sums: I64, sketch: SketchPlan, seed: bytes) -> I64:
     """int64[width]: the sketch of exact integer sums, int64[length]. seed as for `integer_sketch`."""
-    pieces = (sums[start : start + packing.SCAN] for start in range(0, sums.shape[0], packing.SCAN))
-    return _sketch(pieces, sketch, seed)
+    if sketch.identity:
+        return sums.copy()
+    total = np.zeros(sketch.width, dtype=np.int64)
+    kernels.add_rows(sums, _signs(sketch, seed), _shifts(sketch, seed), total)
+    return total
 
 
 def places(sketch: SketchPlan, seed: bytes) -> tuple[NDArray[np.intp], I64]:
     """Of a count sketch: into which sum each value goes, intp[length], and its sign, int64[length] of 1 and -1."""
-    degree, index = sketch.params.degree, np.arange(sketch.length)
-    odd = np.frombuffer(_stream(seed, b"secagg v2 sketch signs").update(bytes(sketch.length)), dtype=np.uint8) & 1
-    return (index + _shifts(sketch, seed)[index // degree]) % degree, 1 - 2 * odd.astype(np.int64)
+    width, index = sketch.width, np.arange(sketch.length)
+    row, column = index // width, index % width
+    odd = _signs(sketch, seed)[row // 8 * width + column] >> (row % 8).astype(np.uint8) & 1
+    return (index + _shifts(sketch, seed)[row]) % width, 1 - 2 * odd.astype(np.int64)
 
 
-def _sketch(pieces: Iterable[I64], sketch: SketchPlan, seed: bytes) -> I64:
-    """pieces: consecutive integers, `packing.SCAN` at a time, which is a whole number of rows."""
-    if sketch.identity:
-        return np.concatenate([np.array(piece) for piece in pieces])
-    degree = sketch.params.degree
-    total = np.zeros(degree, dtype=np.int64)
-    shifts, signs = _shifts(sketch, seed), _stream(seed, b"secagg v2 sketch signs")
-    row = 0
-    for piece in pieces:
-        for start in range(0, piece.shape[0], degree):
-            values = piece[start : start + degree]
-            odd = np.frombuffer(signs.update(bytes(values.shape[0])), dtype=np.uint8)
-            kernels.add_rotated(values, odd, int(shifts[row]), total)
-            row += 1
-    return total
+def _signs(sketch: SketchPlan, seed: bytes) -> U8:
+    """uint8[ceil(rows / 8) * N]: a bit for each value."""
+    return randomness.draw(_stream(seed, b"secagg v2 sketch signs"), -(-sketch.rows // 8) * sketch.width)
 
 
 def _shifts(sketch: SketchPlan, seed: bytes) -> NDArray[np.intp]:
     """intp[rows], each below N. N is a power of two, so a word modulo N is uniform."""
-    words = np.frombuffer(_stream(seed, b"secagg v2 sketch shifts").update(bytes(4 * sketch.rows)), dtype="<u4")
-    return words.astype(np.intp) % sketch.params.degree
+    words = randomness.draw(_stream(seed, b"secagg v2 sketch shifts"), 4 * sketch.rows).view("<u4")
+    return words.astype(np.intp) % sketch.width
 
 
 def _stream(seed: bytes, label: bytes) -> Any:
-    """AES-256-CTR under a key that HKDF expands from the seed: a word for each row's shift, a byte for each sign."""
+    """AES-256-CTR under a key that HKDF expands from the seed: a word for each row's shift, a bit for each sign."""
     return Cipher(algorithms.AES(expand_key(seed, label)), modes.CTR(bytes(16))).encryptor()

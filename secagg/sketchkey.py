@@ -10,8 +10,8 @@ the masked sum and to the sum of sketches alike. The key holder publishes a seed
 the owner of s is an encryption of zero, and (a, a u + e1) hides nothing where a was chosen for it.
 
 # Strategy: the aggregator encrypts zero for every pair and loads no tenseal, so nothing here imports it but
-# `generate_sketch_keys`, inside. Randomness is that of the fast engine: per block a fresh AES-256 key, one counter
-# range each for u, e0, e1 (`randomness.py`); the samplers are written in numpy and give the same integers (tested).
+# `generate_sketch_keys`, inside. Randomness is that of the fast engine: a fresh AES-256 key, one counter range each for
+# u, e0, e1 (`randomness.py`). A client's key serves one encryption, an aggregator's all zeros of one thread in turn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg import kernels, randomness
-from secagg.arrays import I8, I64, U32, U64
+from secagg.arrays import I8, I64, U16, U32
 from secagg.errors import KeySelfTestFailed, WrongKey
 from secagg.masks import add_residues, expand_key
 from secagg.ownership import Owner
@@ -37,7 +37,6 @@ from secagg.sketchplan import spectral_limits
 
 SEED_BYTES = 32
 _KEY_ATTEMPTS = 8
-_BITS = np.uint64(2**21 - 1)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -81,51 +80,34 @@ class SketchKey:
 
     def encrypt(self, coefficients: I64) -> U32:
         """A fresh encryption, uint32[2, primes, N], of int64[k], k <= N: coefficients below 2**62."""
-        block = self.encrypt_zero()
-        message = np.zeros(self.params.degree, dtype=np.int64)
-        message[: coefficients.shape[0]] = coefficients
-        plaintext = _residues(message, self.params)
-        ring = ring_of(self.params)
-        ring.to_ntt(plaintext)
-        ring.add(block[0], plaintext)
-        return block
+        message = np.zeros((1, self.params.degree), dtype=np.int64)
+        message[0, : coefficients.shape[0]] = coefficients
+        plaintext = np.empty_like(self.residues)
+        once = np.ones((plaintext.shape[0], 1), dtype=np.uint32)
+        kernels.pack_lanes(message, once, ring_of(self.params).primes, plaintext)
+        randomness_key, degree = os.urandom(randomness.KEY_BYTES), self.params.degree
+        u = randomness.ternary(randomness.stream(randomness_key, "u"), degree)
+        e0, e1 = (randomness.binomial(randomness.stream(randomness_key, which), degree) for which in ("e0", "e1"))
+        return self.encrypt_with(u, e0, e1, plaintext)
 
-    def encrypt_zero(self) -> U32:
-        """A fresh encryption of zero: uint32[2, primes, N]."""
-        key, degree = os.urandom(randomness.KEY_BYTES), self.params.degree
-        u, e0, e1 = ternary(key, degree), binomial(key, "e0", degree), binomial(key, "e1", degree)
-        return self.encrypt_zero_with(u, e0, e1)
+    def zeros(self) -> FreshZeros:
+        """Fresh encryptions of zero, one after the other, for hiding products."""
+        return FreshZeros(self.params.degree)
 
-    def zero_part(self) -> tuple[U32, U32]:
-        """What `gram.py` needs of a fresh encryption of zero: c0's constant coefficient, uint32[primes], and c1.
-
-        c1: uint32[primes, N], transformed. The other coefficients of c0, and of e0, are never made.
-        """
-        key, degree, ring = os.urandom(randomness.KEY_BYTES), self.params.degree, ring_of(self.params)
-        factor = _small_residues(ternary(key, degree), ring.primes)
-        ring.to_ntt(factor)
-        linear = _small_residues(binomial(key, "e1", degree), ring.primes)
-        ring.to_ntt(linear)
-        kernels.multiply_onto(factor, self.expanded, ring.primes, linear)
-        error = _small_residues(binomial(key, "e0", 1), ring.primes)[:, 0]
-        mean = kernels.product_sums(factor, self.residues, ring.primes).astype(np.uint64) * ring.inverse_degree
-        constant: U32 = ((mean + error) % ring.primes).astype(np.uint32)
-        return constant, linear
-
-    def encrypt_zero_with(self, u: I8, e0: I8, e1: I8) -> U32:
-        """The arithmetic alone, for given randomness: int8[N] each. For tests."""
+    def encrypt_with(self, u: I8, e0: I8, e1: I8, plaintext: U32) -> U32:
+        """The arithmetic alone, for given randomness: int8[N] each; plaintext: uint32[primes, N], coefficients."""
         ring = ring_of(self.params)
         block = np.zeros((2, *self.residues.shape), dtype=np.uint32)
         if kernels.NAME == "numba":
             from secagg import kernels_fast
 
             key, quotients = self._tables
-            zero = np.zeros_like(self.residues)
             kernels_fast.encrypt(
-                zero, u, e0, e1, key, quotients, ring.roots, ring.root_quotients, ring.primes, block[0], block[1]
+                plaintext, u, e0, e1, key, quotients, ring.roots, ring.root_quotients, ring.primes, block[0], block[1]
             )
             return block
         block[0], block[1] = _residues(e0, self.params), _residues(e1, self.params)
+        ring.add(block[0], plaintext)
         factor = _residues(u, self.params)
         for polynomial in (factor, block[0], block[1]):
             ring.to_ntt(polynomial)
@@ -134,10 +116,28 @@ class SketchKey:
         return block
 
     @cached_property
+    def both(self) -> U32:
+        """(b, a): uint32[2, primes, N]."""
+        return np.stack([self.residues, self.expanded])
+
+    @cached_property
     def _tables(self) -> tuple[U32, U32]:
         """(b, a) and their Shoup quotients for the compiled loop: uint32[2, primes, N] each."""
-        key = np.stack([self.residues, self.expanded])
-        return key, ring_of(self.params).quotients(key.astype(np.uint64))
+        return self.both, ring_of(self.params).quotients(self.both.astype(np.uint64))
+
+
+class FreshZeros:
+    """The random parts of fresh encryptions of zero, in turn, from one AES-256 key. Not shared between threads."""
+
+    def __init__(self, degree: int) -> None:
+        key = os.urandom(randomness.KEY_BYTES)
+        self._degree = degree
+        self._u, self._e0, self._e1 = (randomness.stream(key, which) for which in ("u", "e0", "e1"))
+
+    def next(self) -> tuple[I8, I8, int]:
+        """(u, e1, the constant coefficient of e0) of the next zero; u and e1: int8[N]."""
+        u, e1 = randomness.ternary(self._u, self._degree), randomness.binomial(self._e1, self._degree)
+        return u, e1, int(randomness.binomial(self._e0, 1)[0])
 
 
 class SketchSecret(Secret):
@@ -147,27 +147,34 @@ class SketchSecret(Secret):
         self._owner = Owner("a sketch secret")
         self._params = params
         self._s = residues
-        self._square = np.empty_like(residues)  # s sigma(s)
-        kernels.multiply(residues, mirrored(residues, params), ring_of(params).primes, self._square)
+        coefficients = residues[0].copy()
+        ring = ring_of(params)
+        ring.from_ntt(coefficients[None, :], slice(0, 1))
+        small = coefficients.astype(np.int64)
+        small -= int(params.primes[0]) * (small > params.primes[0] // 2)
+        # The constant coefficient of f s is the inner product of f with (s_0, -s_(N-1), ..., -s_1).
+        self._reversed: I8 = np.concatenate([small[:1], -small[:0:-1]]).astype(np.int8)
 
     def decrypt(self, block: U32) -> U32:
         """c0 + c1*s of one checked block uint32[2, primes, N]: uint32[primes, N], coefficients."""
-        self._owner.require()
         ring = ring_of(self._params)
-        plain: U32 = np.empty_like(block[0])
-        kernels.multiply(block[1], self._s, ring.primes, plain)
+        plain = self.times(block[1])
         ring.add(plain, block[0])
         ring.from_ntt(plain)
         return plain
 
-    def product_sums(self, linear: U32, square: U32) -> U32:
-        """Sum over the slots of linear * s + square * s sigma(s): uint32[primes]."""
+    def times(self, polynomial: U32) -> U32:
+        """f s for a transformed f: uint32[primes, N]."""
         self._owner.require()
-        primes = ring_of(self._params).primes
-        first = kernels.product_sums(linear, self._s, primes).astype(np.uint64)
-        second = kernels.product_sums(square, self._square, primes)
-        sums: U32 = ((first + second) % primes).astype(np.uint32)
-        return sums
+        product: U32 = np.empty_like(polynomial)
+        kernels.multiply(polynomial, self._s, ring_of(self._params).primes, product)
+        return product
+
+    def constant(self, upper: U32, lower: U16) -> int:
+        """The constant coefficient of f s, for an f whose coefficients are uint32[N] * 2**16 + uint16[N]."""
+        self._owner.require()
+        found: int = kernels.signed_sum(upper, lower, self._reversed)
+        return found
 
     def __repr__(self) -> str:
         return "SketchSecret(OMITTED)"
@@ -186,7 +193,7 @@ def generate_sketch_keys(params: ParameterSet) -> tuple[SketchKey, SketchSecret]
         secret = generate_secret(params)
         ternary_secret = secret.copy()
         ring.from_ntt(ternary_secret)
-        error = binomial(os.urandom(randomness.KEY_BYTES), "e0", degree)
+        error = randomness.binomial(randomness.stream(os.urandom(randomness.KEY_BYTES), "e0"), degree)
         wide = error.astype(np.int64)
         sound = (
             int(np.abs(wide).max()) <= ERROR_MAX
@@ -199,11 +206,10 @@ def generate_sketch_keys(params: ParameterSet) -> tuple[SketchKey, SketchSecret]
         seed = os.urandom(SEED_BYTES)
         b = _residues(error, params)
         ring.to_ntt(b)
-        product = np.empty_like(b)
-        kernels.multiply(SketchKey(params, seed, b).expanded, secret, ring.primes, product)
-        ring.subtract(b, product)
+        own = SketchSecret(params, secret)
+        ring.subtract(b, own.times(SketchKey(params, seed, b).expanded))
         b.flags.writeable = False
-        return SketchKey(params, seed, b), SketchSecret(params, secret)
+        return SketchKey(params, seed, b), own
     raise KeySelfTestFailed(f"{_KEY_ATTEMPTS} sketch keys were outside the noise bounds: do not use this build")
 
 
@@ -221,29 +227,6 @@ def _mirror(degree: int) -> NDArray[np.intp]:
     slot_of[exponents] = np.arange(degree)
     found = slot_of[2 * degree - exponents]
     found.flags.writeable = False
-    return found
-
-
-def ternary(key: bytes, degree: int) -> I8:
-    """int8[degree], uniform on {-1, 0, 1}: bytes below 255 of the u range modulo 3, minus 1."""
-    source, found = randomness.stream(key, "u"), np.empty(0, dtype=np.int8)
-    while found.shape[0] < degree:
-        drawn = randomness.draw(source, degree - found.shape[0] + randomness.TERNARY_SPARE)
-        found = np.concatenate([found, (drawn[drawn != 255] % 3).astype(np.int8) - 1])
-    return found[:degree]
-
-
-def binomial(key: bytes, which: str, degree: int) -> I8:
-    """int8[degree], centred binomial: ones among the lowest 21 bits of a word minus ones among the next 21."""
-    words: U64 = randomness.draw(randomness.stream(key, which), 8 * degree).view("<u8")
-    plus, minus = np.bitwise_count(words & _BITS), np.bitwise_count((words >> np.uint64(21)) & _BITS)
-    found: I8 = plus.astype(np.int8) - minus.astype(np.int8)
-    return found
-
-
-def _small_residues(integers: I8, primes: U32) -> U32:
-    """uint32[primes, N] of int8[N]: the prime is added where the integer is negative."""
-    found: U32 = integers.astype(np.int32).view(np.uint32) + (integers < 0) * primes[:, None]
     return found
 
 

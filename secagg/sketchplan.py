@@ -9,24 +9,33 @@ derives the bounds; in short, a sketch u is encrypted as D u + e, and
     D >= 4 B + 1                     a sum of all sketches is exact, |noise of the sum| <= B
     Q > 2 (D^2 R^2 + cross terms)    no inner product of honest sketches wraps, |u| <= R
 
+D is the largest power of two that costs no norm: errors of products shrink with it.
+
 It leaves sketching to `sketches.py` and knows nothing about keys.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from secagg.errors import PlanError
 from secagg.parameters import ALLOWED, ParameterSet
 from secagg.plan import ERROR_VARIANCE, FAILURE_TARGET_LOG2, MAX_RADIX, TERNARY_VARIANCE, RoundPlan, noise_bound
 
-MAX_CLIENTS = 32
-"""Largest roster of a robust round. Products grow with its square: 49 MB from aggregator to key holder for 32."""
+MAX_CLIENTS = 128
+"""Largest roster of a robust round. Products grow with its square: up to 422 MB a look for a million values and 128."""
+
+LEAST_RMS = 1 / 8
+"""Root mean square of an update, as a share of the clip, that a full roster keeps in every plan."""
+
+LINEAR_BITS = 48
+"""Of a coefficient of a hidden linear part, as a fraction of the modulus."""
 
 _TAIL = -FAILURE_TARGET_LOG2 * math.log(2)
 _WRAPPING = 6  # see `norm_limit`
+_LARGEST_COEFFICIENT = 2**62  # of a scaled sketch, see `SketchKey.encrypt`
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,21 @@ class SketchPlan:
         """Largest absolute noise of a sum of `clients` sketches, at the failure probability of plans."""
         return min(self.noise_bound, noise_bound(self.params.degree, clients, self.params.degree))
 
+    @property
+    def second_bytes(self) -> int:
+        """Of the second polynomial of one sketch."""
+        return self.params.ciphertext_bytes // 2
+
+    @property
+    def linear_bytes(self) -> int:
+        """Of the linear part of one pair."""
+        return self.params.degree * LINEAR_BITS // 8
+
     def products_bytes(self, clients: int) -> int:
-        """Of the hidden products of `clients` sketches: two polynomials and one integer for each pair."""
-        return pairs(clients) * (self.params.ciphertext_bytes + 4 * len(self.params.primes))
+        """Of the hidden products of `clients` sketches: their second polynomials; for each pair a linear part and a
+        constant."""
+        one = self.linear_bytes + 4 * len(self.params.primes)
+        return clients * self.second_bytes + pairs(clients) * one
 
     def product_error(self, first: float, second: float) -> float:
         """Bound of |opened - exact inner product| of two honest sketches of these norms, but for 2**-40 a round.
@@ -80,7 +101,10 @@ class SketchPlan:
         tail = _TAIL + math.log(4 * pairs(self.max_clients))
         reach = math.sqrt(2 * _spectral_variance(self.params.degree) * tail)
         linear = self.scale * (first + second) * reach
-        return (linear + self.params.degree * one**2 + one) / self.scale**2
+        # Each coefficient of a linear part is cut to LINEAR_BITS: off by at most half a unit, and 2^-10 for the table.
+        cut = math.sqrt(self.params.degree * tail / 2) + self.params.degree / 1024
+        rounding = cut * (self.params.modulus >> LINEAR_BITS)
+        return (linear + self.params.degree * one**2 + one + rounding) / self.scale**2
 
     def norm_limit(self, clients: int) -> float:
         """Largest squared norm with which a member stays among `clients`.
@@ -126,7 +150,10 @@ def plan_sketches(plan: RoundPlan) -> SketchPlan:
             f"max_clients={plan.max_clients}"
         )
     plans = [
-        found for params in ALLOWED for identity in (True, False) if (found := _fit(plan, params, identity)) is not None
+        found
+        for params in ALLOWED
+        for identity in (True, False)
+        if (found := _fit(plan, params, identity)) is not None and found.largest_rms >= LEAST_RMS
     ]
     if not plans:
         raise PlanError(
@@ -155,24 +182,35 @@ def _fit(plan: RoundPlan, params: ParameterSet, identity: bool) -> SketchPlan | 
     if identity and plan.length > params.degree:
         return None
     bound = noise_bound(params.degree, plan.max_clients, params.degree)
-    scale = 1 << (4 * bound).bit_length()
     rows = 1 if identity else -(-plan.length // params.degree)
-    found = SketchPlan(
+    if 2 * plan.max_clients * rows * plan.max_value + 1 > MAX_RADIX:
+        return None
+    smallest = SketchPlan(
         length=plan.length,
         max_clients=plan.max_clients,
         max_value=plan.max_value,
         params=params,
         identity=identity,
         rows=rows,
-        scale=scale,
+        scale=1 << (4 * bound).bit_length(),
         noise_bound=bound,
         norm_bound=_norm_bound(plan, rows),
     )
-    if 2 * plan.max_clients * rows * plan.max_value + 1 > MAX_RADIX:
+    if not _holds(smallest):
         return None
-    largest = found.norm_bound**2 + found.product_error(found.norm_bound, found.norm_bound)
-    sums = scale * (plan.max_clients * rows * plan.max_value + 1)
-    return found if 2 * max(scale**2 * (largest + 1), sums) < params.modulus else None
+    found, least = smallest, min(1.0, smallest.largest_rms)
+    while _holds(larger := replace(found, scale=2 * found.scale)) and larger.largest_rms >= least:
+        found = larger
+    return found
+
+
+def _holds(plan: SketchPlan) -> bool:
+    """Whether neither products nor sums of honest sketches wrap, and every integer on the way fits its type."""
+    largest = plan.norm_bound**2 + plan.product_error(plan.norm_bound, plan.norm_bound)
+    one = plan.rows * plan.max_value
+    sums = plan.scale * (plan.max_clients * one + 1)
+    fits = plan.scale < MAX_RADIX and plan.scale * one < _LARGEST_COEFFICIENT
+    return fits and 2 * max(plan.scale**2 * (largest + 1), sums) < plan.params.modulus
 
 
 def _norm_bound(plan: RoundPlan, rows: int) -> float:

@@ -17,10 +17,11 @@ import numpy as np
 
 import secagg
 from demos.attacks.verdict import Attack, Control, Loot, Shipped, judge, largest_error
-from secagg import gram, sketches
+from secagg import gram, kernels, sketches
 from secagg.arrays import F64, I64, U32, U64
 from secagg.blocks import empty_block, payload_hash, read_block, write_block
 from secagg.messages import RobustSum
+from secagg.parameters import ParameterSet
 from secagg.ring import ring_of
 from secagg.robust_aggregator import RobustAggregator
 from secagg.robust_client import RobustClient
@@ -88,22 +89,25 @@ def _read_pair(hidden: bool) -> tuple[I64, I64]:
     """(the victim's integers, what the key holder and a colluder take for them)."""
     plan = secagg.plan_round(LENGTH, max_clients=2)
     sketch = plan_sketches(plan)
-    key, secret = generate_sketch_keys(sketch.params)
+    params, ring = sketch.params, ring_of(sketch.params)
+    key, secret = generate_sketch_keys(params)
     victim, colluder = (np.rint(update / plan.step).astype(np.int64) for update in _updates(LENGTH)[:2])
     blocks = [_encrypted(each, key, sketch) for each in (victim, colluder)]
-    payload = gram.hidden_products(blocks, key if hidden else _HalfHiding(key), sketch)
-    return victim, _divided(payload, blocks[1][1], secret, sketch)[:LENGTH]
+    square, shared = (_product(blocks[0][1], mirrored(each[1], params), params) for each in blocks)
+    if hidden:
+        parts = gram.parts_of(gram.hidden_products(blocks, key, sketch), 2, sketch)
+        linear = gram.lifted(parts.uppers[0], parts.lowers[0], params)
+        ring.to_ntt(linear)
+    else:  # the first design: zeros hide the constant alone
+        linear = _product(blocks[0][1], mirrored(blocks[0][0], params), params)
+        ring.add(linear, linear.copy())
+    return victim, _divided(linear, square, shared, blocks[1][1], secret, sketch)[:LENGTH]
 
 
-class _HalfHiding(SketchKey):
-    """The first design: zeros hide the constant alone."""
-
-    def __init__(self, key: SketchKey) -> None:
-        super().__init__(key.params, key.seed, key.residues)
-
-    def zero_part(self) -> tuple[U32, U32]:
-        constant, linear = super().zero_part()
-        return constant, np.zeros_like(linear)
+def _product(one: U32, other: U32, params: ParameterSet) -> U32:
+    found = np.empty_like(one)
+    kernels.multiply(one, np.ascontiguousarray(other), ring_of(params).primes, found)
+    return found
 
 
 def _encrypted(integers: I64, key: SketchKey, sketch: SketchPlan) -> U32:
@@ -112,15 +116,12 @@ def _encrypted(integers: I64, key: SketchKey, sketch: SketchPlan) -> U32:
     return block
 
 
-def _divided(payload: bytearray, colluder: U32, secret: SketchSecret, sketch: SketchPlan) -> I64:
+def _divided(linear: U32, square: U32, shared: U32, colluder: U32, secret: SketchSecret, sketch: SketchPlan) -> I64:
     """linear / square of the victim with itself is sigma(2 c0 / c1), and the colluder divides its own c1 out."""
     params = sketch.params
-    own, shared = empty_block(params), empty_block(params)
-    read_block(payload, 0, params, own)
-    read_block(payload, 1, params, shared)
     primes = np.array(params.primes, dtype=np.uint64)[:, None]
-    ratio = own[0].astype(np.uint64) * _inverse(2 * own[1].astype(np.uint64) % primes, primes) % primes
-    c1 = shared[1].astype(np.uint64) * _inverse(mirrored(colluder, params).astype(np.uint64), primes) % primes
+    ratio = linear.astype(np.uint64) * _inverse(2 * square.astype(np.uint64) % primes, primes) % primes
+    c1 = shared.astype(np.uint64) * _inverse(mirrored(colluder, params).astype(np.uint64), primes) % primes
     message = (mirrored(ratio.astype(np.uint32), params).astype(np.uint64) * c1 % primes).astype(np.uint32)
     return gram.rounded(secret.decrypt(np.stack([message, c1.astype(np.uint32)])), sketch)
 

@@ -32,7 +32,7 @@ from fl.secure.rule_settings import RobustSettings
 from fl.trees.settings import TreeSettings
 
 # Values of options of the network that say what the noisy-or model does as well.
-OF_BOTH = ("row", "fedavg", options.NO_RULE)
+OF_BOTH = ("row", "fedavg", options.NONE)
 # Options that mean something to every model but trees.
 NOT_OF_TREES = ("rounds", "lr", "history_days", "clip", "value_bits")
 
@@ -351,12 +351,8 @@ def _constants(start: RunConfig, values: Mapping[str, Any]) -> ConstantsSettings
 
 def _robust(start: RunConfig, values: Mapping[str, Any]) -> RobustSettings | None:
     """The rule; None without one. If `values` name another one than `start` has, it begins without a number."""
-    if values.get("rule") == options.NO_RULE:
-        if "byzantine" in values:
-            raise OptionError(
-                f"{flag('robust')} {options.NO_RULE} leaves the rule out, and {flag('byzantine')} is a number for one: "
-                "give one of them"
-            )
+    if values.get("rule") == options.NONE:
+        _require_alone(values, "robust", "byzantine")
         return None
     if start.robust is not None and values.get("rule", start.robust.rule) == start.robust.rule:
         return replace(start.robust, **values)
@@ -365,7 +361,18 @@ def _robust(start: RunConfig, values: Mapping[str, Any]) -> RobustSettings | Non
     return RobustSettings(**values) if values else None
 
 
+def _require_alone(values: Mapping[str, Any], left_out: str, number: str) -> None:
+    """Raise `OptionError` where `values` leave something out and have a number for it as well."""
+    if len(values) > 1:
+        raise OptionError(
+            f"{flag(left_out)} {options.NONE} leaves out what {flag(number)} is a number for: give one of them"
+        )
+
+
 def _attack(start: RunConfig, values: Mapping[str, Any]) -> AttackSettings | None:
+    if values.get("name") == options.NONE:
+        _require_alone(values, "attack", "attackers")
+        return None
     if start.attack is not None:
         return replace(start.attack, **values)
     if len(values) == 1:

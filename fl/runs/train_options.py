@@ -455,8 +455,8 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         only_network=True,
     ),
     "attack": TrainOption(
-        options.ATTACK,
-        "Simulate: what the --attackers send to spoil the model.",
+        options.ATTACK_OR_NONE,
+        "Simulate: what the --attackers send to spoil the model. none leaves out the attackers of --config.",
         ("attack.name",),
         only_network=True,
     ),

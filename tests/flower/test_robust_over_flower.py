@@ -128,7 +128,7 @@ def test_products_travel_in_parts_where_they_are_longer_than_a_message(federatio
     outcome = here.rounds(BRIEF).run(1)
     assert outcome.rounds[0].rejected == ("bank-1",) and outcome.largest_message <= part
     plan = plan_of(load_settings(here.parties.file(KEY_HOLDER)).plan, COUNT)
-    assert wire.message_bytes(Products, plan, 5) > 3 * part
+    assert wire.message_bytes(Products, plan, 5) > 2 * part
 
 
 def test_a_party_takes_the_longest_products_of_every_length_that_it_accepts(federation) -> None:

@@ -244,6 +244,8 @@ OUTSIDE: dict[str, list[object]] = {
     "outcome": ["x" * 17, "RELEASED", "re\nleased"],
     "stored": [2, -1],
     "refused": ["x" * (2**16 + 1)],
+    "taken": ["a" * 63, "a" * 64 + ",", ",", "A" * 64, "a" * 64 + "\n", b"a" * 64],
+    "found_out": ["bank-1", "a" * 64 + "," + "b" * 63, 0],
     "error": ["x" * 65, 5],
     "message": ["x" * (2**16 + 1), 5],
 }

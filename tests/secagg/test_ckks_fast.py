@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 import secagg
-from secagg import errors
+from secagg import errors, randomness
 from secagg.blocks import empty_block
 from secagg.ckks import SecretKey, generate_keys
 from secagg.engines import available_engines, resolve_engine
@@ -24,7 +24,7 @@ from secagg.workers import Workers
 
 pytest.importorskip("numba", reason="the fast engine needs the extra 'fast'")
 from secagg import ckks_fast
-from secagg.ckks_fast import FastEncryptor, binomial, ternary
+from secagg.ckks_fast import FastEncryptor
 from secagg.session import Parties, Session, Terms
 
 SMALL, MIDDLE, LARGE = ALLOWED[0], ALLOWED[5], ALLOWED[-1]
@@ -131,6 +131,14 @@ def test_auto_is_the_fast_engine_where_numba_is_and_an_unknown_one_is_refused() 
 
 def fixed_key(number: int) -> bytes:
     return number.to_bytes(32, "little")
+
+
+def ternary(key: bytes, count: int) -> np.ndarray:
+    return randomness.ternary(randomness.stream(key, "u"), count)
+
+
+def binomial(key: bytes, which: str, count: int) -> np.ndarray:
+    return randomness.binomial(randomness.stream(key, which), count)
 
 
 def test_ternary_digits_are_uniform_by_chi_square() -> None:

@@ -5,20 +5,29 @@ The 1,000 sets of sketches share 12 keys, since it is the sketches that vary her
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
 
 import secagg
-from secagg import gram, kernels, kernels_numpy
+from secagg import gram, kernels, kernels_numpy, randomness
+from secagg.arrays import Pair, Zero
 from secagg.blocks import empty_block, read_block, write_block
-from secagg.errors import ResidueOutOfRange, RuleRefused, SumRefused, WrongKey
+from secagg.errors import (
+    ResidueOutOfRange,
+    RuleRefused,
+    SumRefused,
+    TransparentCiphertext,
+    TruncatedMessage,
+    WrongKey,
+)
 from secagg.parameters import ALLOWED
 from secagg.ring import ring_of
 from secagg.robust import first_look
 from secagg.rules import Rule
-from secagg.sketchkey import SketchKey, binomial, generate_sketch_keys, mirrored, ternary
+from secagg.sketchkey import SketchKey, generate_sketch_keys, mirrored
 from secagg.sketchplan import plan_sketches, spectral_limits
 
 PLAN = secagg.plan_round(length=12_000, max_clients=6)
@@ -182,6 +191,11 @@ def test_residues_that_no_aggregator_sends_are_refused(keys):
     products[:15] = b"\xff" * 15
     with pytest.raises(ResidueOutOfRange):
         gram.open_products(products, 2, secret, SKETCH)
+    products[: SKETCH.second_bytes] = bytes(SKETCH.second_bytes)
+    with pytest.raises(TransparentCiphertext):
+        gram.open_products(products, 2, secret, SKETCH)
+    with pytest.raises(TruncatedMessage):
+        gram.open_products(products[:-1], 2, secret, SKETCH)
 
 
 # --- the key ----------------------------------------------------------------------------------------------------------
@@ -222,40 +236,137 @@ def test_a_malformed_sketch_key_is_refused(keys):
             SketchKey(key.params, seed, residues).check()
 
 
-def test_the_samplers_are_those_of_the_fast_engine():
-    pytest.importorskip("numba", reason="the fast engine needs the extra 'fast'")
-    from secagg import ckks_fast
+def small(seed, which, degree=4096):
+    source = randomness.stream(seed.ljust(32), which)
+    return randomness.ternary(source, degree) if which == "u" else randomness.binomial(source, degree)
 
+
+def test_the_compiled_samplers_are_those_of_numpy():
     for index in range(8):
-        key = bytes([index]) * 32
-        assert np.array_equal(ternary(key, 4096), ckks_fast.ternary(key, 4096))
-        for which in ("e0", "e1"):
-            assert np.array_equal(binomial(key, which, 4096), ckks_fast.binomial(key, which, 4096))
+        source = randomness.stream(bytes([index]) * 32, "u")
+        drawn, words = randomness.draw(source, 5_000), randomness.draw(source, 8 * 4096).view("<u8")
+        for count in (100, 4096, 6_000):
+            one, other = np.zeros(count, dtype=np.int8), np.zeros(count, dtype=np.int8)
+            assert kernels.fill_ternary(drawn, one, 7) == kernels_numpy.fill_ternary(drawn, other, 7)
+            assert np.array_equal(one, other)
+        one, other = np.zeros(4096, dtype=np.int8), np.zeros(4096, dtype=np.int8)
+        kernels.fill_binomial(words, one)
+        kernels_numpy.fill_binomial(words, other)
+        assert np.array_equal(one, other)
+
+
+def residues(params, draw):
+    """uint32[primes, N], the largest residues among them."""
+    found = np.stack([draw.integers(0, p, params.degree) for p in params.primes]).astype(np.uint32)
+    found[:, :2] = np.array(params.primes)[:, None] - 1
+    return found
 
 
 def test_the_compiled_loops_are_those_of_numpy():
     draw = np.random.default_rng(5)
     for params in ALLOWED[:2]:
         ring, shape = ring_of(params), (len(params.primes), params.degree)
-        a, b, c, d, out = (
-            np.stack([draw.integers(0, p, params.degree) for p in params.primes]).astype(np.uint32) for _ in range(5)
-        )
-        for array in (a, b, c, d, out):  # the largest residues are among them
-            array[:, :2] = np.array(params.primes)[:, None] - 1
+        a, b, out = (residues(params, draw) for _ in range(3))
         assert np.array_equal(kernels.product_sums(a, b, ring.primes), kernels_numpy.product_sums(a, b, ring.primes))
-        for name, arguments in (("multiply", (a, b)), ("multiply_onto", (a, b)), ("multiply_twice", (a, b, c, d))):
+        for name in ("multiply", "multiply_onto"):
             one, other = out.copy(), out.copy()
-            getattr(kernels, name)(*arguments, ring.primes, one)
-            getattr(kernels_numpy, name)(*arguments, ring.primes, other)
+            getattr(kernels, name)(a, b, ring.primes, one)
+            getattr(kernels_numpy, name)(a, b, ring.primes, other)
             assert one.shape == shape and np.array_equal(one, other)
 
 
-def test_both_ways_to_encrypt_zero_give_the_same_block(keys, monkeypatch):
+@pytest.mark.parametrize("name", ["N4096x2", "N4096x3", "N8192x5"])
+def test_a_hidden_pair_is_what_its_definition_says_and_the_same_in_both_kernels(name):
+    (params,) = (each for each in ALLOWED if each.name == name)
+    ring, draw = ring_of(params), np.random.default_rng(8)
+    primes = np.array(params.primes, dtype=object)[:, None]
+    u, e1 = small(b"one", "u", params.degree), small(b"one", "e1", params.degree)
+    b, a, c0, c1, d0, d1 = (residues(params, draw) for _ in range(6))
+    zero = Zero(u, e1, np.stack([b, a]))
+    pair = Pair(np.stack([c0, c1]), mirrored(c0, params), np.stack([d0, d1]), mirrored(d0, params))
+    found = []
+    for module in (kernels, kernels_numpy):
+        upper, lower = np.empty(params.degree, dtype=np.uint32), np.empty(params.degree, dtype=np.uint16)
+        found.append((module.hide_pair(zero, pair, ring.tables, upper, lower), upper, lower))
+    for one, other in zip(*found, strict=True):
+        assert np.array_equal(one, other)
+    # The definition: transformed polynomials are multiplied slot by slot, errors are added to coefficients.
+    factor = np.mod(u.astype(object)[None, :], primes).astype(np.uint32)
+    ring.to_ntt(factor)
+    wide = {key: value.astype(object) for key, value in (("u", factor), ("b", b), ("a", a), ("c0", c0), ("c1", c1))}
+    mirror0, mirror1 = (mirrored(each, params).astype(object) for each in (c0, d0))
+    constant = (wide["c0"] * mirror1 + wide["b"] * wide["u"]) % primes
+    assert found[0][0].tolist() == (constant.sum(axis=1) % primes[:, 0]).tolist()
+    linear = (wide["c1"] * mirror1 + mirror0 * d1.astype(object) + wide["a"] * wide["u"]) % primes
+    linear = linear.astype(np.uint32)
+    ring.from_ntt(linear)
+    linear = np.mod(linear.astype(object) + e1.astype(object)[None, :], primes)
+    modulus = params.modulus
+    weights = [modulus // p * pow(modulus // p, -1, p) for p in params.primes]
+    values = [sum(int(r) * w for r, w in zip(row, weights, strict=True)) % modulus for row in linear.T]
+    sent = [int(high) << 16 | int(low) for high, low in zip(found[0][1], found[0][2], strict=True)]
+    for value, fraction in zip(values, sent, strict=True):
+        distance = (value * 2**48 - fraction * modulus + modulus * 2**47) % (modulus * 2**48) - modulus * 2**47
+        assert abs(distance) * 2**10 <= modulus * (2**9 + 1)  # half a unit, and what the table cuts
+
+
+def test_the_constant_of_a_product_with_the_secret_is_the_inner_product_with_its_mirror(keys):
+    _, secret = keys
+    draw = np.random.default_rng(9)
+    upper = draw.integers(0, 2**32, 4096, dtype=np.uint64).astype(np.uint32)
+    lower = draw.integers(0, 2**16, 4096).astype(np.uint16)
+    exact = upper.astype(object) * 2**16 + lower.astype(object)
+    ring = ring_of(SKETCH.params)
+    transformed = np.stack([(exact % p).astype(np.uint32) for p in SKETCH.params.primes])
+    ring.to_ntt(transformed)
+    product = secret.times(transformed)
+    ring.from_ntt(product)
+    found = secret.constant(upper, lower)
+    assert [found % p for p in SKETCH.params.primes] == product[:, 0].tolist()
+    assert kernels_numpy.signed_sum(upper, lower, secret._reversed) == found
+
+
+def test_threads_change_nothing_but_who_computes(keys):
+    key, secret = keys
+    draw = np.random.default_rng(11)
+    shown = [draw.integers(-LIMIT, LIMIT + 1, SKETCH.width) for _ in range(5)]
+    exact = np.array(exact_gram(shown), dtype=np.float64)
+    blocks = sealed(shown, key)
+    for threads in (1, 2, 4):
+        found = gram.open_products(gram.hidden_products(blocks, key, SKETCH, threads), 5, secret, SKETCH, threads)
+        assert np.abs(found - exact).max() <= SKETCH.product_error(exact.max() ** 0.5, exact.max() ** 0.5)
+
+
+@pytest.mark.long
+def test_128_clients_need_the_payload_and_one_and_a_half_times_their_sketches():
+    plan = plan_sketches(secagg.plan_round(length=700, max_clients=128))
+    key, secret = generate_sketch_keys(plan.params)
+    draw = np.random.default_rng(12)
+    shown = [draw.integers(-30_000, 30_001, plan.width) for _ in range(128)]
+    blocks = sealed(shown, key, plan)
+    held = sum(block.nbytes for block in blocks)
+    tracemalloc.start()
+    payload = gram.hidden_products(blocks, key, plan, 2)
+    _, hiding = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    found = gram.open_products(payload, 128, secret, plan, 2)
+    _, opening = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(payload) == plan.products_bytes(128) == 208_896_768
+    assert hiding < len(payload) + held / 2 + 8e6  # beside the sketches themselves
+    assert opening < len(payload) + held + 8e6
+    matrix = np.stack(shown).astype(np.float64)
+    exact, length = matrix @ matrix.T, np.linalg.norm(matrix, axis=1)
+    assert np.abs(found - exact).max() <= plan.product_error(length.max(), length.max())
+
+
+def test_both_ways_to_encrypt_give_the_same_block(keys, monkeypatch):
     key, _ = keys
-    randomness = ternary(b"u" * 32, 4096), binomial(b"e" * 32, "e0", 4096), binomial(b"e" * 32, "e1", 4096)
-    one = key.encrypt_zero_with(*randomness)
+    plaintext = residues(SKETCH.params, np.random.default_rng(10))
+    parts = small(b"u", "u"), small(b"e", "e0"), small(b"e", "e1"), plaintext
+    one = key.encrypt_with(*parts)
     monkeypatch.setattr(kernels, "NAME", "numpy")
-    assert np.array_equal(key.encrypt_zero_with(*randomness), one)
+    assert np.array_equal(key.encrypt_with(*parts), one)
 
 
 def test_sigma_exchanges_the_powers_of_x_with_their_inverses():

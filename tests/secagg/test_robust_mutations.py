@@ -72,10 +72,12 @@ class Mutations:
     # --- bytes
 
     def of_bytes(self, message: Message) -> Iterator[bytes]:
-        """One bit at places of the fixed fields and of the payload, each with a digest that fits; and worse damage."""
+        """One bit at places of the fixed fields, and of residues, each with a digest that fits; and worse damage."""
         head, payload, _ = map(bytes, wire.encode_parts(message, self.plan))
-        start = self.draw.randrange(self.every)
-        for place in range(start, len(head), self.every):
+        short = len(head) - len(getattr(message, "sketches", b""))  # a sum of sketches stands among the fixed fields
+        places = range(self.draw.randrange(self.every), short, self.every)
+        more = [self.draw.randrange(short, len(head)) for _ in range(20 if short < len(head) else 0)]
+        for place in (*places, *more):
             yield self.framed(message, flipped(head, place, self.draw), payload)
         for _ in range(20 if payload else 0):
             yield self.framed(message, head, flipped(payload, self.draw.randrange(len(payload)), self.draw))

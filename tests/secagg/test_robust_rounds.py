@@ -52,6 +52,18 @@ def test_a_round_leaves_out_the_poisoner_and_averages_the_others_exactly(length)
     assert np.abs(result.average - exact).max() <= result.error_bound
 
 
+@pytest.mark.long
+@LENGTHS
+def test_a_round_of_128_clients_leaves_out_its_five_poisoners(length):
+    plan = secagg.plan_round(length=length, max_clients=128)
+    updates = alike(robust_federation(4, length), 7, 128)
+    attackers = (3, 50, 51, 100, 127)
+    for attacker in attackers:
+        updates[attacker] = -4 * updates[attacker]
+    result = secagg.run_round(updates, plan=plan, robust=Robust())
+    assert result.left_out == attackers and result.contributors == 123
+
+
 @LENGTHS
 @pytest.mark.parametrize(
     "rule", [Rule("nnm", 1), Rule("multikrum", 1), Rule("krum", 1), Rule("norm")], ids=lambda rule: rule.name

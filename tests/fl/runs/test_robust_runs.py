@@ -51,8 +51,16 @@ def test_none_leaves_out_the_rule_of_a_configuration_and_asks_for_nothing_else()
     config = asked(robust="nnm", byzantine=2)
     assert configuration({"robust": "none"}, config) == replace(config, robust=None)
     assert configuration({"robust": "none"}) == configuration({})
-    with pytest.raises(OptionError, match="--robust none leaves the rule out"):
+    with pytest.raises(OptionError, match="--robust none leaves out what --byzantine is a number for"):
         configuration({"robust": "none", "byzantine": 1}, config)
+
+
+def test_none_leaves_out_the_attackers_of_a_configuration() -> None:
+    config = asked(attack="ipm", attackers=2)
+    assert configuration({"attack": "none"}, config) == replace(config, attack=None)
+    assert configuration({"attack": "none"}) == configuration({})
+    with pytest.raises(OptionError, match="--attack none leaves out what --attackers is a number for"):
+        configuration({"attack": "none", "attackers": 1}, config)
 
 
 def test_a_rule_or_an_attack_asks_for_the_network_under_privacy() -> None:
