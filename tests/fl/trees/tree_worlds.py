@@ -77,16 +77,16 @@ class World:
         owner = np.zeros(len(self.train), int)
         for bank, part in enumerate(self.divided(banks)):
             owner[part] = bank
-        names = {name: value for name, value in asdict(self.settings).items()}
-        asked = Asked(
-            tuple(column.categories for column in self.columns),
-            tuple(column.monotone for column in self.columns),
-            **names,
-            exact=exact,
-        )
+        asked = asked_of(self.columns, self.settings, exact=exact)
         return slow_trees.train(
             plain_rows(self.train, owner), plain_rows(self.validation, np.zeros(len(self.validation), int)), asked
         )
+
+
+def asked_of(columns: tuple[Column, ...], settings: TreeSettings, *, exact: bool = True) -> Asked:
+    """The same settings, as the reference takes them."""
+    categories, monotone = tuple(each.categories for each in columns), tuple(each.monotone for each in columns)
+    return Asked(categories, monotone, **asdict(settings), exact=exact)
 
 
 def taken(rows: TreeRows, at: np.ndarray) -> TreeRows:
