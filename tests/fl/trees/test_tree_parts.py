@@ -15,15 +15,16 @@ from tree_worlds import World
 from fl.data.federation import Rows
 from fl.errors import AggregationError, TreesError
 from fl.learning.noisy_or import NoisyOr, negative_log_likelihood
+from fl.secure.cost import cost_of_integers
 from fl.trees import tables
 from fl.trees.gradients import NO_CAUSE, gradients_and_hessians, labels_of, loss_sum
 from fl.trees.grid import CELLS, cells_of, counts_on, edges_from, upper_end
 from fl.trees.member import Member, TreeRows
 from fl.trees.packing import pack, packed_length, unpack
-from fl.trees.progress import Progress, base_score
+from fl.trees.progress import Progress, Request, base_score
 from fl.trees.sampling import drawn_columns, drawn_rows
 from fl.trees.settings import Column, Terms, TreeSettings
-from fl.trees.training import add_plainly, grow
+from fl.trees.training import add_plainly, cut_for, grow
 
 STEPS = [-16_383, -9_001, -1024, -1, 0, 1, 7, 512, 4097, 16_383]
 
@@ -174,6 +175,14 @@ def test_what_does_not_fit_its_field_is_refused() -> None:
     for sums in ([2**8], [-1], [0, 0]):
         with pytest.raises(AggregationError):
             unpack(np.array(sums, np.int64), widths, 8)
+
+
+def test_a_sum_is_cut_where_a_bank_sends_least() -> None:
+    """142,600 bits are one block of two primes at 36 bits, and one of three primes at 31."""
+    request = Request("level", 1, "0" * 64, np.full(4600, 31, np.int64))
+    cut = cut_for(request, 10)
+    at, at_31 = (cost_of_integers(-(-142_600 // each), 2**each - 1, 10).bytes_up for each in (cut, 31))
+    assert at < 0.7 * at_31
 
 
 # --- draws ----------------------------------------------------------------------------------------------------------
