@@ -5,9 +5,9 @@ mantissa. Numbers nearer to zero than 2^-16 share the cell in the middle, and nu
 So each cell is one eighth of a power of two wide, whatever the column measures, and one count is enough: nobody has to
 know a column's range first.
 
-Bins are runs of cells. A cell weighs the integer square root of its count. Of all ways to divide the cells into at most
-so many bins, in which a bin of several cells weighs no more than some capacity, the one with the smallest capacity is
-taken. Square roots leave bins for the rare ends of a column, where fraud is; equal counts would not.
+Bins are runs of cells. A cell weighs the fourth root of its count, in whole numbers. From the lowest cell on, a bin
+takes cells until it is as near as it gets to an equal share of the weight that is left. Roots leave bins for the rare
+ends of a column, where fraud is; equal counts would not. docs/adr/0028-trees.md has the comparison.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CELLS = 2 * SIDE + 1
 
 _DROPPED = 23 - MANTISSA_BITS  # bits of a float32 that a cell does not see
 _FIRST = (EXPONENTS[0] + 127) << MANTISSA_BITS  # leading bits of 2^-16
-_FINENESS = 1024  # a count is multiplied by its square before the root: 1 weighs 1024
+_FINENESS = 8  # a count of 1 weighs 2^8
 
 
 def cells_of(values: Numbers) -> Integers:
@@ -59,24 +59,20 @@ def edges_from(counts: Integers, most: int) -> tuple[float, ...]:
     `counts`: int64[CELLS]. `most`: bins.
     """
     filled = [int(cell) for cell in np.flatnonzero(counts)]
-    weights = [isqrt(int(counts[cell]) * _FINENESS * _FINENESS) for cell in filled]
-    low, high = 0, sum(weights)
-    while low < high:
-        capacity = (low + high) // 2
-        if len(_bins(weights, capacity)) <= most:
-            high = capacity
-        else:
-            low = capacity + 1
-    return tuple(upper_end(filled[last]) for last in _bins(weights, low)[:-1])
-
-
-def _bins(weights: list[int], capacity: int) -> list[int]:
-    """The last cell of each bin; each takes as many cells as fit. A cell that is too heavy is a bin of its own."""
-    ends: list[int] = []
-    held = 0
-    for place, weight in enumerate(weights):
-        if place and held + weight > capacity:
-            ends.append(place - 1)
-            held = 0
+    weights = [_weight(int(counts[cell])) for cell in filled]
+    edges: list[float] = []
+    held, left, bins = 0, sum(weights), most
+    for place, weight in enumerate(weights[:-1]):
         held += weight
-    return [*ends, len(weights) - 1] if weights else []
+        # One more cell would take the bin further beyond its share than it is below it now.
+        enough = (2 * held + weights[place + 1]) * bins >= 2 * left
+        cells_left = len(weights) - 1 - place
+        if bins > 1 and (enough or cells_left < bins):
+            edges.append(upper_end(filled[place]))
+            held, left, bins = 0, left - held, bins - 1
+    return tuple(edges)
+
+
+def _weight(count: int) -> int:
+    """The fourth root of a count, in multiples of 2^-8."""
+    return isqrt(isqrt(count << (4 * _FINENESS)))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.errors import AggregationError
+from fl.secure.cost import cost_of_integers
 from fl.secure.session import encrypted_sum
 from fl.trees.member import Member
 from fl.trees.packing import pack, packed_length, unpack
@@ -24,7 +25,7 @@ Integers = NDArray[np.int64]
 # The request, and one int64[values] per bank -> int64[values], their sum
 Sum = Callable[[Request, Sequence[Integers]], Integers]
 
-CUT = 31  # bits of a packed integer: what one lane of an encrypted sum holds of a bank
+CUTS = range(16, 40)  # bits of a packed integer; one lane of an encrypted sum holds 39 of a bank
 
 
 def grow(members: Sequence[Member], terms: Terms, add: Sum, progress: Progress | None = None) -> Iterator[Progress]:
@@ -46,6 +47,23 @@ def add_plainly(request: Request, contributions: Sequence[Integers]) -> Integers
     return total
 
 
+def cut_for(request: Request, members: int) -> int:
+    """The size of packed integers, in bits, at which a bank sends and receives least: the same at every bank.
+
+    A round of few values fills one ciphertext, whatever their size. Raises `AggregationError` where no plan fits.
+    """
+    bits, costs = int(request.widths.sum()), {}
+    for cut in CUTS:
+        try:
+            cost = cost_of_integers(-(-bits // cut), (1 << cut) - 1, members)
+        except AggregationError:
+            continue
+        costs[cut] = cost.bytes_up + cost.key_bytes
+    if not costs:
+        raise AggregationError(f"a sum of {len(request.widths):,} values from {members} banks cannot be encrypted")
+    return min(costs, key=lambda cut: (costs[cut], -cut))
+
+
 @dataclass
 class EncryptedSums:
     """Sums that nobody can separate, each in a masked encrypted round of its own, and what they have taken so far.
@@ -62,11 +80,12 @@ class EncryptedSums:
 
     def __call__(self, request: Request, contributions: Sequence[Integers]) -> Integers:
         """The sum. Raises what `encrypted_sum` and `pack` raise."""
-        packed = [pack(each, request.widths, CUT) for each in contributions]
+        cut = cut_for(request, len(contributions))
+        packed = [pack(each, request.widths, cut) for each in contributions]
         summed = encrypted_sum(
             [partial(_drawn, each) for each in packed],
-            length=packed_length(request.widths, CUT),
-            largest=(1 << CUT) - 1,
+            length=packed_length(request.widths, cut),
+            largest=(1 << cut) - 1,
             model_hash=request.name,
             engine=self.engine,
         )
@@ -75,7 +94,7 @@ class EncryptedSums:
         self.bytes_down += summed.bytes_down
         self.seconds += summed.seconds
         self.by_round.append(summed.seconds)
-        return unpack(summed.totals, request.widths, CUT)
+        return unpack(summed.totals, request.widths, cut)
 
 
 def _drawn(packed: Integers, roster: int) -> Integers:

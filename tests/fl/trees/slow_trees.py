@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -137,19 +138,24 @@ def bin_edges(values: Iterable[Value], most: int) -> tuple[float, ...]:
     for value in values:
         if value is not None:
             counts[cell_of(value)] = counts.get(cell_of(value), 0) + 1
-    cells = sorted(counts)
-    weights = [math.isqrt(counts[cell] << 20) for cell in cells]
-    runs = sorted({0, *(sum(weights[i:j]) for i in range(len(weights)) for j in range(i, len(weights) + 1))})
-    for capacity in runs:  # the smallest one is the weight of some run of cells
-        bins: list[list[int]] = []
-        for cell, weight in zip(cells, weights, strict=True):
-            if bins and bins[-1][1] + weight <= capacity:
-                bins[-1] = [cell, bins[-1][1] + weight]
-            else:
-                bins.append([cell, weight])
-        if len(bins) <= most:
-            return tuple(end_of(last) for last, _ in bins[:-1])
-    return ()
+    rest = sorted(counts)
+    weight = {cell: math.isqrt(math.isqrt(counts[cell] * 2**32)) for cell in rest}
+    edges = []
+    for bins in range(most, 1, -1):
+        if not rest:
+            break
+        share = Fraction(sum(weight[cell] for cell in rest), bins)
+        taken = 1
+        while (
+            len(rest) - taken >= bins
+            and sum(weight[c] for c in rest[:taken]) + Fraction(weight[rest[taken]], 2) < share
+        ):
+            taken += 1
+        edges.append(end_of(rest[taken - 1]))
+        rest = rest[taken:]
+    if edges and not rest:
+        edges.pop()  # the last bin has no end
+    return tuple(edges)
 
 
 def _as_float32(row: Row, asked: Asked) -> Row:

@@ -43,14 +43,14 @@ class World:
         )
         self.noisy_or = bool(rng.integers(0, 2))
         self.train = self._rows(rng, rows)
-        self.validation = self._rows(rng, rows // 4)
+        self.validation = self._rows(rng, rows // 2)
 
     def _rows(self, rng: np.random.Generator, count: int) -> TreeRows:
         shop, word = rng.integers(0, 6, count), np.minimum(rng.geometric(0.15, count) - 1, 24)
         amount = np.exp(rng.normal(3, 1.5, count)) * rng.choice([1, -1], count, p=[0.9, 0.1])
         risk, number = rng.beta(0.3, 3, count), rng.poisson(2, count)
         q = np.where(rng.random(count) < 0.2, rng.random(count), 0.0)
-        logit = 0.5 * np.log(np.abs(amount)) - 4 + 4 * risk + np.sin(3.0 * shop) + np.cos(2.0 * word)
+        logit = np.log(np.abs(amount)) - 5 + 6 * risk + 2 * np.sin(3.0 * shop) + 2 * np.cos(2.0 * word)
         y = rng.random(count) < 1 - (1 - 1 / (1 + np.exp(-logit))) * (1 - q * self.noisy_or)
         x = np.column_stack([amount, shop, risk, word, number]).astype(np.float64)
         x[rng.random(x.shape) < 0.1] = np.nan
@@ -77,16 +77,16 @@ class World:
         owner = np.zeros(len(self.train), int)
         for bank, part in enumerate(self.divided(banks)):
             owner[part] = bank
-        names = {name: value for name, value in asdict(self.settings).items()}
-        asked = Asked(
-            tuple(column.categories for column in self.columns),
-            tuple(column.monotone for column in self.columns),
-            **names,
-            exact=exact,
-        )
+        asked = asked_of(self.columns, self.settings, exact=exact)
         return slow_trees.train(
             plain_rows(self.train, owner), plain_rows(self.validation, np.zeros(len(self.validation), int)), asked
         )
+
+
+def asked_of(columns: tuple[Column, ...], settings: TreeSettings, *, exact: bool = True) -> Asked:
+    """The same settings, as the reference takes them."""
+    categories, monotone = tuple(each.categories for each in columns), tuple(each.monotone for each in columns)
+    return Asked(categories, monotone, **asdict(settings), exact=exact)
 
 
 def taken(rows: TreeRows, at: np.ndarray) -> TreeRows:
