@@ -45,7 +45,7 @@ from fl.trees.packing import pack, packed_length, unpack
 from fl.trees.progress import Progress, Request
 from fl.trees.progress_file import Kept
 from fl.trees.settings import MOST_ROWS, Terms, TreeSettings
-from fl.trees.training import CUT, add_plainly
+from fl.trees.training import add_plainly, cut_for
 
 Integers = NDArray[np.int64]
 
@@ -169,15 +169,16 @@ class TreeExperiment(Experiment):
         if self.config.aggregation.mode == "plain":
             totals = add_plainly(request, contributions)
             return _Summed(totals, time.perf_counter() - begun)
-        packed = [pack(each, request.widths, CUT) for each in contributions]
+        cut = cut_for(request, len(contributions))
+        packed = [pack(each, request.widths, cut) for each in contributions]
         summed = encrypted_sum(
             [partial(_as_they_are, each) for each in packed],
-            length=packed_length(request.widths, CUT),
-            largest=(1 << CUT) - 1,
+            length=packed_length(request.widths, cut),
+            largest=(1 << cut) - 1,
             model_hash=request.name,
             engine=self.config.aggregation.engine,
         )
-        return _Summed(unpack(summed.totals, request.widths, CUT), summed.seconds, summed)
+        return _Summed(unpack(summed.totals, request.widths, cut), summed.seconds, summed)
 
     @cached_property
     def _module(self) -> TreeScores:

@@ -9,24 +9,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from fl.plural import plural
 from fl.runs.plan import RunPlan
 from fl.runs.tree_columns import TreeColumns
 from fl.secure.cost import cost_of_integers, require_engine
 from fl.trees.gradients import CAUSE_BITS, LARGEST
 from fl.trees.grid import CELLS
+from fl.trees.progress import Request
 from fl.trees.settings import MOST_ROWS, TreeSettings
-from fl.trees.training import CUT
-
-LANE = (1 << CUT) - 1  # the largest integer of a bank in a lane
+from fl.trees.training import cut_for
 
 
 @dataclass(frozen=True)
 class TreeOutline:
-    """All of it is public. `sums`: at most. `lanes`: of the largest sum. `bytes_up`: of one bank, at most, in all sums.
+    """All of it is public. `sums`: at most. `lanes`: of the largest sum. `bytes_up`: from one bank in all sums, about.
 
-    `largest_bytes`: of one bank in the largest sum; both 0 where nothing is encrypted. `counts`: integers of the shared
-    counts that one bank sends; 0 without.
+    `largest_bytes`: from one bank in the largest sum; both 0 where nothing is encrypted. `counts`: integers of the
+    shared counts that one bank sends; 0 without.
     """
 
     banks: int
@@ -46,7 +47,7 @@ class TreeOutline:
         """The outline in words, one subject each."""
         settings = self.settings
         sent = (
-            f"{self.bytes_up:,} bytes from each bank at most, {self.largest_bytes:,} in the largest sum "
+            f"about {self.bytes_up:,} bytes from each bank, {self.largest_bytes:,} in the largest sum "
             f"({self.lanes:,} lanes)"
             if self.bytes_up
             else "nothing is encrypted"
@@ -88,8 +89,8 @@ def tree_outline(plan: RunPlan) -> TreeOutline:
     most = MOST_ROWS * banks
     opening = (2 + CELLS * numbers) * most.bit_length() + (most << CAUSE_BITS).bit_length()
     levels = [_level_bits(depth, rows, cells) for depth in range(settings.depth)]
-    lanes = [-(-bits // CUT) for bits in (opening, *levels)]
-    each = [cost_of_integers(length, LANE, banks).bytes_up if encrypted else 0 for length in lanes]
+    planned = [_planned(bits, banks) if encrypted else (0, 0) for bits in (opening, *levels)]
+    lanes, each = zip(*planned, strict=True)
     return TreeOutline(
         banks=banks,
         rows=rows,
@@ -103,6 +104,13 @@ def tree_outline(plan: RunPlan) -> TreeOutline:
         counts=counts,
         with_baselines=config.with_baselines,
     )
+
+
+def _planned(bits: int, banks: int) -> tuple[int, int]:
+    """(lanes, bytes from one bank) of a sum of so many bits. Raises `AggregationError`."""
+    cut = cut_for(Request("level", 0, "", np.array([bits], np.int64)), banks)
+    lanes = -(-bits // cut)
+    return lanes, cost_of_integers(lanes, (1 << cut) - 1, banks).bytes_up
 
 
 def _level_bits(depth: int, rows: int, cells: int) -> int:

@@ -91,14 +91,13 @@ def test_cells_with_one_row_are_counted_as_they_were_released(run: fl.Run) -> No
     assert 0 <= told["root"]["share"] < told["deepest"]["share"] < 1
 
 
-def test_the_plan_foresees_the_bytes_of_the_opening_sum_and_bounds_those_of_all(run: fl.Run) -> None:
+def test_the_plan_foresees_the_sums_and_nearly_their_bytes(run: fl.Run) -> None:
     config = run.config
     planned = tree_outline(RunPlan.new(config, read_source(config.data, config.seed)))
     sent = [record["bytes_up"] for record in records(run.folder)]
     assert planned.sums == SUMS == len(sent)
-    assert sum(sent) <= 3 * planned.bytes_up
-    assert max(sent) <= 3 * planned.largest_bytes
-    assert sent[0] in (3 * planned.largest_bytes, max(sent))
+    assert 0.5 * 3 * planned.bytes_up < sum(sent) < 1.1 * 3 * planned.bytes_up
+    assert max(sent) == sent[0] == 3 * planned.largest_bytes
 
 
 def test_another_run_of_its_configuration_has_the_same_trees(run: fl.Run, tmp_path: Path) -> None:
