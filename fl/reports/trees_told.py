@@ -16,7 +16,7 @@ def grown_sentence(result: Mapping[str, Any]) -> str | None:
     grown = f"{plural(trees['trees'], 'tree')} of depth {trees['depth']} in {plural(result['rounds'], 'sum')}"
     match trees["same_as_pooled"]:
         case None:
-            return f"{grown}; nobody grew them on pooled rows to compare (--no-baselines)"
+            return f"{grown}; they were not grown on pooled rows to compare"
         case True:
             return f"{grown}; trees on all rows in one place are the same, bit for bit: this run grew them to see"
         case _:
