@@ -27,7 +27,7 @@ from fl.reports.examination.findings import percent
 from fl.reports.left_out import SEEN_FOR_A_RULE, attack_sentence, rule_sentence
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
 from fl.reports.spans import span
-from fl.reports.trees_told import grown_sentence, histogram_sentences
+from fl.reports.trees_told import grown_sentence, histogram_sentences, share_of
 from fl.runs.config import RunConfig
 from fl.runs.folder import read_config, read_object
 from fl.runs.scoring import load_model
@@ -134,11 +134,12 @@ def _run(run: FinishedRun) -> dict[str, str]:
         "threshold_rule": text(rule_in_words(run.rule, days=run.schema.words.days)),
         "threshold_of_figures": f"{float(result['metrics']['threshold']):.3f}",
         "calibration_line": _calibration(result),
-        "receives_table": _receives(encrypted, ruled=config.robust is not None),
+        "receives_table": _receives(encrypted, ruled=config.robust is not None, trees=config.trees is not None),
         "risks_table": _risks(run, encrypted),
         "aggregation_measure": (
-            "Updates are encrypted under CKKS and masked pairwise; only the sum over one closed roster of all "
-            "banks can be opened, once (docs/threat-model.md names the tests that hold this, and the limits)."
+            f"{'Updates' if config.trees is None else 'Histograms'} are encrypted under CKKS and masked pairwise; only "
+            "the sum over one closed roster of all banks can be opened, once (docs/threat-model.md names the tests "
+            "that hold this, and the limits)."
             + (f" Beyond that, {SEEN_FOR_A_RULE}." if config.robust is not None else "")
             if encrypted
             else "None: this run averaged updates in plain sight. It must not be used on real customers like this."
@@ -188,13 +189,14 @@ def _poisoning(result: Mapping[str, Any]) -> list[str]:
     return [line for line in (rule_sentence(result), attack_sentence(result)) if line is not None]
 
 
-def _receives(encrypted: bool, *, ruled: bool) -> str:
-    rows = [("party", "receives", "learns of one bank's update")]
+def _receives(encrypted: bool, *, ruled: bool, trees: bool) -> str:
+    sums, one = ("every sum of histograms", "histograms") if trees else ("every round's average", "update")
+    rows = [("party", "receives", f"learns of one bank's {one}")]
     if encrypted:
         rows += [
-            ("each bank", "every round's average", "its own only"),
+            ("each bank", sums, "its own only"),
             ("aggregator", "masked ciphertexts and their sum", "nothing"),
-            ("key holder", "one sum per round", "nothing beyond that sum"),
+            ("key holder", "one sum per level of a tree" if trees else "one sum per round", "nothing beyond that sum"),
         ]
         if ruled:
             rows[-1] = (
@@ -204,7 +206,7 @@ def _receives(encrypted: bool, *, ruled: bool) -> str:
             )
             rows.append(("key holder and aggregator together", "sketches of all updates", "its sketch, or all of it"))
     else:
-        rows.append(("everyone", "every update", "all of it"))
+        rows.append(("everyone", f"every {'histogram' if trees else 'update'}", "all of it"))
     return _table(rows)
 
 
@@ -219,6 +221,7 @@ def _risks(run: FinishedRun, encrypted: bool) -> str:
             "encryption and masks" if encrypted else "nothing: averages in plain sight",
             f"{MARK}: judge.",
         ),
+        *_risk_of_histograms(run),
         (
             "the model gives away that a transaction was in training",
             "anyone with the model",
@@ -254,6 +257,17 @@ def _risks(run: FinishedRun, encrypted: bool) -> str:
         ),
     ]
     return _table(rows)
+
+
+def _risk_of_histograms(run: FinishedRun) -> list[tuple[str, str, str, str]]:
+    told = (run.result.get("trees") or {}).get("told")
+    if told is None:
+        return []
+    against = (
+        f"sums over {run.result['banks']} banks hide whose row it is; nothing hides the label. Cells with one row: "
+        f"{share_of(told['root'])} at the root, {share_of(told['deepest'])} at the deepest level"
+    )
+    return [("a cell of a histogram with one row gives away its label", "every party", against, f"{MARK}: judge.")]
 
 
 def _risk_of_own_evidence(run: FinishedRun) -> list[tuple[str, str, str, str]]:

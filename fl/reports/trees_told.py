@@ -40,12 +40,12 @@ def histogram_sentences(result: Mapping[str, Any]) -> tuple[str, ...]:
     if (told := trees["told"]) is not None:
         root, deepest = told["root"], told["deepest"]
         said.append(
-            f"of the cells that hold any row, {percent(root)} hold a single one at the root, and {percent(deepest)} "
+            f"of the cells that hold any row, {share_of(root)} hold a single one at the root, and {share_of(deepest)} "
             f"at level {deepest['level']}, the deepest ({root['cells']:,} and {deepest['cells']:,} cells in all trees)"
         )
     return tuple(said)
 
 
-def percent(level: Mapping[str, Any]) -> str:
+def share_of(level: Mapping[str, Any]) -> str:
     """The share of a level's filled cells that hold a single row."""
     return f"{100 * float(level['share']):.1f} %"

@@ -17,6 +17,7 @@ import torch
 from forked import in_a_child
 
 import fl
+from fl.data.federation import pooled_local
 from fl.errors import AggregationError, AlgorithmError, BudgetError, ExportError, OptionError, RunFolderError
 from fl.reports.cards import cards, read_run
 from fl.reports.compared import baselines_of
@@ -26,12 +27,15 @@ from fl.rounds.attackers import AttackSettings
 from fl.runs import tree_experiment
 from fl.runs.asked import configuration
 from fl.runs.config import config_from_toml, config_to_toml
+from fl.runs.kinds import begun
 from fl.runs.onnx_file import disagreement, onnx_model, open_session
 from fl.runs.plan import RunPlan, read_source
 from fl.runs.refusals import require_possible
-from fl.runs.tree_experiment import TRAINING
+from fl.runs.tree_baselines import grown_in_one_place
+from fl.runs.tree_experiment import TRAINING, TreeExperiment
 from fl.runs.tree_module import TreeScores
 from fl.runs.tree_outline import tree_outline
+from fl.trees.model_file import model_to_json
 
 SMALL = {"model": "trees", "no_dp": True, "trees": 4, "depth": 3, "bins": 16}
 SUMS = 1 + 4 * 3
@@ -106,6 +110,27 @@ def test_another_run_of_its_configuration_has_the_same_trees(run: fl.Run, tmp_pa
     again = fl.train(config=run.folder, aggregation="plain", no_baselines=True, run_dir=tmp_path / "again")
     assert again.result["trees"]["model_hash"] == run.result["trees"]["model_hash"]
     assert again.metrics == run.metrics
+
+
+def test_sampling_weight_and_early_stopping_leave_pooled_trees_the_same(folder: Path, tmp_path: Path) -> None:
+    drawn = {"patience": 2, "row_share": 0.7, "column_share": 0.7, "class_weight": 4, "trees": 12, "seed": 3}
+    config = configuration(asked(folder, aggregation="plain", no_baselines=True, **drawn))
+    experiment = begun(config, tmp_path / "run")
+    for _ in experiment.rounds():
+        pass
+    assert isinstance(experiment, TreeExperiment)
+    pooled = grown_in_one_place(pooled_local(experiment.federation), experiment.columns, experiment.settings)
+    assert model_to_json(pooled) == model_to_json(module_of(experiment).trees)
+    other = replace(experiment.settings, seed=4)
+    assert model_to_json(
+        grown_in_one_place(pooled_local(experiment.federation), experiment.columns, other)
+    ) != model_to_json(pooled)
+
+
+def module_of(experiment: TreeExperiment) -> TreeScores:
+    (module, *_) = experiment.models()
+    assert isinstance(module, TreeScores)
+    return module
 
 
 # --- killed ---------------------------------------------------------------------------------------------------------
@@ -255,6 +280,8 @@ def test_a_card_says_trees_and_no_rounds_of_updates(run: fl.Run) -> None:
     assert "Boosted trees of" in card.model_card and "rounds of" not in card.model_card
     assert "single one at the root" in card.model_card
     assert "sends histograms of its own rows, in 13 sums" in card.dpia
+    assert "every sum of histograms" in card.dpia and "every round's average" not in card.dpia
+    assert "a cell of a histogram with one row gives away its label" in card.dpia
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
@@ -325,6 +352,16 @@ def test_a_run_of_another_model_exports_no_trees(folder: Path) -> None:
     network = fl.Run(folder, replace(fl.load(folder / "run").model, module=torch.nn.Linear(8, 1)))
     with pytest.raises(ExportError, match="expected a run of trees"):
         network.export_xgboost(folder / "no.json")
+
+
+@pytest.mark.long
+def test_shared_counts_are_columns_of_the_trees_of_pooled_rows(tmp_path: Path) -> None:
+    embedded = {"customers": 200, "clients": 3, "fraud_share": 0.05}
+    run = fl.train(run_dir=tmp_path / "run", **{**SMALL, **embedded})
+    trees = run.result["trees"]
+    assert "terminal_risk_7d_all_banks" in trees["columns"] and trees["same_as_pooled"] is True
+    report = examine(run.folder)
+    assert "terminal_risk_7d_all_banks" in report["explanations"]["usual"]["importance"]
 
 
 @pytest.mark.long
