@@ -1,4 +1,4 @@
-"""`demos export`: a run's model as an ONNX file."""
+"""`demos export`: a run's model as an ONNX file, or its trees as a file of XGBoost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from fl.plural import plural
 
 @click.command("export")
 @click.argument("run", type=FilePath())
-@click.option("--onnx", "target", type=FilePath(dir_okay=False), required=True, help="File to write the model to.")
+@click.option("--onnx", "target", type=FilePath(dir_okay=False), help="ONNX file to write the model to.")
+@click.option(
+    "--xgboost",
+    "trees",
+    type=FilePath(dir_okay=False),
+    help="JSON file of XGBoost to write the model to. Only for runs of trees.",
+)
 @click.option(
     "--bank",
     type=Range(options.Text("the name of a bank")),
@@ -25,25 +31,45 @@ from fl.plural import plural
 @click.option("--history", type=FilePath(), help="With --check: labelled transactions from before.")
 @JSON
 def export(
-    run: Path, target: Path, bank: str | None, checked: Path | None, history: Path | None, as_json: bool
+    run: Path,
+    target: Path | None,
+    trees: Path | None,
+    bank: str | None,
+    checked: Path | None,
+    history: Path | None,
+    as_json: bool,
 ) -> None:
     """Write the model in folder RUN as an ONNX file, which onnxruntime scores with, without this package and torch.
 
     The file takes features and gives scores. Its metadata names each feature and how it was scaled, the threshold and
     the schema. docs/data.md says how features are computed; from Python, `Run.inputs` computes them.
 
-    With --check, both score the transactions of a file, and the command fails where a score differs by more than 1e-6.
+    With --xgboost, the trees of a run of `train --model trees` are written for XGBoost, whose margins are theirs to the
+    last bit. Its columns are those that trees see: from Python, `Run.tree_inputs` computes them.
+
+    With --check, the ONNX file and `score` both score the transactions of a file, and the command fails where a score
+    differs by more than 1e-6.
 
     \b
     python -m demos export runs/NAME --onnx fraud.onnx
     python -m demos export runs/NAME --onnx fraud.onnx --check new.csv --history past.csv
+    python -m demos export runs/NAME --xgboost fraud.json
     """
     if history is not None and checked is None:
         raise click.UsageError("--history is the past of the transactions to compare on: give --check FILE as well")
+    if target is None and trees is None:
+        raise click.UsageError("expected a file to write: give --onnx FILE or --xgboost FILE")
+    if target is None and (checked is not None or bank is not None):
+        raise click.UsageError("--check and --bank are about the ONNX file: give --onnx FILE as well")
     from fl.runs.api import load
     from fl.runs.onnx_file import TOLERANCE, disagreement, open_session, write_onnx
 
     model = load(run).model
+    if trees is not None:
+        load(run).export_xgboost(trees)
+    if target is None:
+        _tell_of_trees(trees, as_json)
+        return
     write_onnx(model, target, bank)
     report = {
         "onnx": str(target),
@@ -65,3 +91,12 @@ def export(
             )
     if agreed is not None and not agreed.close:
         raise click.ClickException(f"expected scores within {TOLERANCE:g} of those of score; do not use {target}")
+
+
+def _tell_of_trees(trees: Path | None, as_json: bool) -> None:
+    assert trees is not None
+    size = trees.stat().st_size
+    if as_json:
+        print_json({"xgboost": str(trees), "bytes": size})
+    else:
+        out.print(f"{trees}: {size:,} bytes")

@@ -15,6 +15,7 @@ from fl.runs.train_options import TRAIN_OPTIONS, TrainOption
 
 if TYPE_CHECKING:
     from fl.runs.outline import Outline
+    from fl.runs.tree_outline import TreeOutline
 
 MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 BY_NAME = {name: option for name, option in TRAIN_OPTIONS.items() if option.by_name}
@@ -102,6 +103,7 @@ def train(
     python -m demos train --no-dp --fraction 0.75 --vanish-after 0.1 --quorum 3
     python -m demos train --no-dp --option bits=1:8,6:16 --option layers=hidden1/hidden2,logit
     python -m demos train --no-dp --limits limits.toml --option bank_bytes=100000
+    python -m demos train --no-dp --model trees --trees 50 --depth 4 --learning-rate 0.2
     python -m demos train --config runs/NAME --epsilon 8
     python -m demos train --resume runs/NAME
     """
@@ -126,7 +128,7 @@ def train(
         show(run.result)
 
 
-def _announce(outline: Outline) -> None:
+def _announce(outline: Outline | TreeOutline) -> None:
     """The plan of the run on stderr, before a bank trains."""
     for number, sentence in enumerate(outline.sentences):
         err.print(f"{'plan:' if number == 0 else '     '} {sentence}", soft_wrap=True)

@@ -11,6 +11,7 @@ from fl.data.vocabulary import Words
 from fl.plural import plural
 from fl.reports.left_out import attack_sentence, rule_sentence
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
+from fl.reports.trees_told import grown_sentence, histogram_sentences
 
 NAMES = {
     "alone": "each bank alone, network",
@@ -24,6 +25,9 @@ NAMES = {
     "plain_without_privacy": "federated, no DP",
     "without_attackers": "without the attackers",
     "undefended": "under attack, no rule",
+    "alone_trees": "each bank alone, trees",
+    "pooled_trees": "all rows pooled, trees",
+    "network": "federated network",
 }
 OWN_EVIDENCE = "federated, own evidence"
 
@@ -42,9 +46,7 @@ def show(result: dict[str, Any]) -> None:
 
 def _show_figures(result: dict[str, Any]) -> None:
     epsilon = result["privacy"]["epsilon"]
-    steps = result["model"] == "noisy-or"
-    rounds = plural(result["rounds"], "joint step" if steps else "round")
-    rounds += "" if steps else f" of {result['algorithm']}"
+    rounds = _rounds(result)
     from fl.learning.metrics import TOP_CARDS  # here, because --help needs no scikit-learn
 
     words = Words.of(result.get("words"))
@@ -72,24 +74,34 @@ def _show_figures(result: dict[str, Any]) -> None:
         out.print("Baselines read private labels outside every epsilon; --no-baselines leaves them out.", style="dim")
 
 
+def _rounds(result: dict[str, Any]) -> str:
+    if (trees := result.get("trees")) is not None:
+        return f"{plural(trees['trees'], 'tree')} of depth {trees['depth']}"
+    if result["model"] == "noisy-or":
+        return plural(result["rounds"], "joint step")
+    return f"{plural(result['rounds'], 'round')} of {result['algorithm']}"
+
+
 def _show_who_saw_what(result: dict[str, Any]) -> None:
     overhead, encrypted = result["overhead"], result["aggregation"] == "encrypted"
-    seen = table("Who saw what", "party", "traffic, all rounds", "sees of the banks' updates")
+    trees = result.get("trees") is not None
+    sees_all, one = ("every sum of histograms", "histogram") if trees else ("every round's average", "update")
+    seen = table("Who saw what", "party", "traffic, all rounds", f"sees of the banks' {one}s")
     if encrypted:
         sent, received = overhead["bytes_up"] / result["banks"], overhead["bytes_down"] / result["banks"]
         each = f"sent {size(sent)}, received {size(received)}"
-        seen.add_row("each bank", each, "its own, and every round's average")
+        seen.add_row("each bank", each, f"its own, and {sees_all}")
         seen.add_row(
             "aggregator",
             f"received {size(overhead['bytes_up'])}",
             "nothing: masked ciphertexts and their sum",
         )
-        seen.add_row("key holder", "one sum per round", "every round's average, no single update")
+        seen.add_row("key holder", "one sum per round", f"{sees_all}, no single {one}")
         if result.get("robust") is not None:
             seen.add_row("key holder, for the rule", "products of ciphertexts", "inner products of sketches of updates")
             seen.add_row("both of them together", "", "sketches: thousands of sums of each update's values, or all")
     else:
-        sees = Text.assemble(("every single update", "bold red"), ": --aggregation plain hides nothing")
+        sees = Text.assemble((f"every single {one}", "bold red"), ": --aggregation plain hides nothing")
         seen.add_row("everyone", "-", sees)
     seen.add_row("this program", "-", "everything: it plays all parties and holds all labels, to measure")
     out.print(seen)
@@ -98,8 +110,16 @@ def _show_who_saw_what(result: dict[str, Any]) -> None:
 def _show_costs(result: dict[str, Any]) -> None:
     overhead = result["overhead"]
     parts = overhead["seconds"].items()
+    trees = result.get("trees") is not None
     rows = [(name if name in ("training", "aggregation") else f"  {name}", seconds(spent)) for name, spent in parts]
     out.print(table("Seconds, all banks and rounds", "stage", "seconds", rows=rows, right=(1,)))
+    if trees:
+        out.print(
+            f"aggregation is {100 * overhead['encryption_share']:.1f} % of the time, not counting "
+            f"{seconds(overhead['preparation_seconds'])} of preparation; sums of integers have no error"
+        )
+        out.print(grown_sentence(result), markup=False)
+        return
     out.print(
         f"aggregation is {100 * overhead['encryption_share']:.1f} % of the time, not counting "
         f"{seconds(overhead['preparation_seconds'])} of preparation; largest error of an average "
@@ -177,6 +197,10 @@ def _law(shared: dict[str, Any]) -> str:
 
 def _show_privacy(result: dict[str, Any]) -> None:
     privacy = result["privacy"]
+    if sentences := histogram_sentences(result):
+        for sentence in sentences:
+            out.print(f"{sentence}.", markup=False)
+        return
     if privacy["epsilon"] is None:
         out.print(Text.assemble(("no differential privacy", "bold"), ": the averages may reveal single rows"))
         return

@@ -100,6 +100,10 @@ class FileRefused(FederationError):
     """A file cannot be written because its path is a link, a device, a pipe or a folder, which are never replaced."""
 
 
+class TreesError(FederationError):
+    """Trees cannot be trained, read or used as requested."""
+
+
 class AggregationError(FederationError):
     """The updates do not fit the requested aggregation."""
 

@@ -356,6 +356,20 @@ DROPOUT = Real(0, 1, "probability", below=True)
 PRIOR = Real(0, 1, "public guess of the fraud share", above=True, below=True)
 THREADS = Whole(1, 1024, "threads")
 
+# --- trees ---------------------------------------------------------------------------------------------------------
+
+TREES = Whole(1, 2000, "trees")
+TREE_DEPTH = Whole(1, 8, "splits between the root and a leaf")
+TREE_RATE = Real(0, 1, "share of a leaf's step", above=True)
+TREE_PENALTY = Real(1e-3, 1e6, "rows' worth of curvature, added to a leaf's")
+BINS = Whole(2, 1024, "bins of a column of numbers")
+CLASS_WEIGHT = Whole(1, 64, "weight of a fraud; a power of two")
+LEAST_HESSIAN = Real(0, 1e9, "sum of p (1 - p) on either side of a split")
+LEAST_ROWS = Whole(1, 10**9, "rows on either side of a split")
+LEAST_GAIN = Real(0, 1e9, "gain of a split")
+DRAWN_SHARE = Real(0, 1, "share drawn for each tree", above=True)
+PATIENCE = Whole(0, 2000, "trees without a lower validation loss; 0: never stop early")
+
 # --- algorithms and participation -----------------------------------------------------------------------------------
 
 MU = Real(0, 1e6, "weight of the pull to the global model")

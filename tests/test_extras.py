@@ -59,7 +59,7 @@ def test_a_command_without_its_extra_names_it_and_the_command_for_a_checkout(
 def test_every_package_of_every_extra_has_its_advice() -> None:
     config = configparser.ConfigParser(interpolation=None)
     config.read(ROOT / "setup.cfg")
-    imported = {"scikit-learn": "sklearn"}
+    imported = {"scikit-learn": "sklearn", "xgboost-cpu": "xgboost"}
     for extra, packages in EXTRAS.items():
         lines = config["options.extras_require"][extra].split()
         names = [re.split(r"[\[<>=,]", line)[0] for line in lines if not line.startswith("%")]

@@ -45,6 +45,7 @@ from fl.runs.config import (
 from fl.runs.plan import read_source
 from fl.runs.train_options import TRAIN_OPTIONS, TrainOption, flag
 from fl.secure.robust import RobustSettings
+from fl.trees.settings import TreeSettings
 
 NUMBERS = ("nan", "inf", "-inf", "-1", "0", "", "1e308", str(10**30), "9" * 5000, "several", "1,5")
 FILES = ("", "/", "absent.file", "no/such/folder/file", "a\0b", "x" * 5000)
@@ -320,6 +321,7 @@ def all_commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
 
 # --- what a command was given is what a run is configured with -------------------------------------------------------
 
+OF_TREES = ("--no-dp", "--model", "trees")
 # Option of `train` -> (table, field) of a run's configuration, and what else has to be said for it to mean anything.
 FIELDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "clients": ("data", "clients", ()),
@@ -353,6 +355,16 @@ FIELDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "batch_size": ("training", "batch_size", ("--no-dp",)),
     "pos_weight": ("training", "pos_weight", ()),
     "lr": ("training", "learning_rate", ()),
+    "trees": ("trees", "trees", OF_TREES),
+    "depth": ("trees", "depth", OF_TREES),
+    "learning_rate": ("trees", "rate", OF_TREES),
+    "bins": ("trees", "bins", OF_TREES),
+    "tree_penalty": ("trees", "penalty", OF_TREES),
+    "class_weight": ("trees", "class_weight", OF_TREES),
+    "least_rows": ("trees", "least_rows", OF_TREES),
+    "row_share": ("trees", "row_share", OF_TREES),
+    "column_share": ("trees", "column_share", OF_TREES),
+    "patience": ("trees", "patience", OF_TREES),
     "clip": ("aggregation", "clip", ()),
     "value_bits": ("aggregation", "value_bits", ()),
     "mu": ("algorithm", "mu", ("--algorithm", "fedprox")),
@@ -387,6 +399,7 @@ TABLES: dict[str, type] = {
     "constants": ConstantsSettings,
     "robust": RobustSettings,
     "attack": AttackSettings,
+    "trees": TreeSettings,
 }
 NARROWER = {"lr", "buffer"}  # at the command line: a rate that is chosen by the noise is one that is left out
 

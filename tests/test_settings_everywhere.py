@@ -67,6 +67,7 @@ from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import BankLimits, ResourceSettings, limits_of
 from fl.runs.config import ConstantsSettings, config_from_toml, config_to_toml
 from fl.secure.robust import RobustSettings
+from fl.trees.settings import Column, Terms, TreeSettings
 
 HOSTILE = (math.nan, math.inf, -math.inf, -1, 0, "", 1e308, 10**30, "several", True, None, [], b"bytes", 1 + 1j)
 TOML = (
@@ -147,6 +148,9 @@ EXAMPLES: tuple[Any, ...] = (
     ByCost(100.0, 5.0),
     Calibration(1.0, -2.0, "slope and intercept", 1000, 10),
     Team(50),
+    TreeSettings(),
+    Column("amount"),
+    Terms((Column("amount"),), TreeSettings(), 3),
 )
 
 

@@ -30,6 +30,7 @@ from fl.rounds.algorithms.settings import AlgorithmSettings
 from fl.runs.asked import configuration
 from fl.runs.config import RunConfig, config_to_toml
 from fl.runs.experiment import Experiment
+from fl.runs.kinds import begun, resumed
 from fl.runs.styles import OPEN, PRIVATE
 
 WHOLE = "whole run"
@@ -102,6 +103,10 @@ def _without_noisy_or(config: RunConfig) -> RunConfig | None:
     return configuration({"model": "mlp", **noise}, config)
 
 
+def _without_trees(config: RunConfig) -> RunConfig | None:
+    return None if config.trees is None else configuration({"model": "mlp"}, config)
+
+
 def _without_history(config: RunConfig) -> RunConfig | None:
     return configuration({"history_days": 0}, config) if config.model.history_days else None
 
@@ -159,17 +164,24 @@ def _without_rule(config: RunConfig) -> RunConfig | None:
 
 
 def _without_weight(config: RunConfig) -> RunConfig | None:
+    if config.trees is not None:
+        plain = replace(config, trees=replace(config.trees, class_weight=1))
+        return None if plain == config else plain
     if config.training.pos_weight == 1.0:
         return None
     return replace(config, training=replace(config.training, pos_weight=1.0))
 
 
 def _without_dropout(config: RunConfig) -> RunConfig | None:
+    if config.trees is not None:  # these are settings of the network that trees are compared with
+        return None
     return None if config.model.dropout == 0.0 else replace(config, model=replace(config.model, dropout=0.0))
 
 
 def _without_momentum(config: RunConfig) -> RunConfig | None:
     training = config.training
+    if config.trees is not None:
+        return None
     if training.optimiser != "sgd" or training.momentum == 0.0:
         return None
     return replace(config, training=replace(training, momentum=0.0))
@@ -182,6 +194,7 @@ COMPONENTS = {
         Component("privacy", "no differential privacy, with the training that suits that", _without_privacy),
         Component("shared noise", "noise of every bank's own, each alone enough", _without_shared_noise),
         Component("noisy-or model", "the network, with the training that suits it", _without_noisy_or),
+        Component("trees", "the network, with the training that suits it", _without_trees),
         Component("history", "rows of the training period alone, and as many fewer declared", _without_history),
         Component("filter", "own windows and sums of counts in place of the risk of parties", _without_filter),
         Component("statistics", "no shared counts of parties", _without_statistics),
@@ -282,10 +295,10 @@ def cell(config: RunConfig, path: Path) -> dict[str, Any]:
 
 def _begun(config: RunConfig, path: Path) -> Experiment:
     if config.privacy is None and (path / "manifest.json").exists():
-        return Experiment.resume(path)
+        return resumed(path)
     if path.exists():
         shutil.rmtree(path)
-    return Experiment.start(config, path)
+    return begun(config, path)
 
 
 def summarise(cells: Sequence[tuple[Variant, int, Mapping[str, Any]]]) -> dict[str, Any]:

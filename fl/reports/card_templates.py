@@ -18,7 +18,7 @@ cannot know them, and this card is not finished while there are any.
 
 - $model_line that gives a transaction a score of fraud in [0, 1], from $feature_count
   features: $features.
-- Trained at $banks banks in $rounds rounds of $algorithm; averages of updates were $aggregation.$poisoning_lines
+- Trained at $banks banks $trained.$poisoning_lines
 - $privacy_line
 - $statistics_line
 - Code: revision $git_revision; $versions. Seed $seed for data, first model and batches; none for keys and noise.
@@ -98,8 +98,7 @@ other a transaction. [[the purpose in your words, and the legitimate interest if
 Columns that must not become features: $never. [[categories of data subjects, and whether special categories (Article
 9) can be inferred from any column, for example from merchants]]
 
-**Operations.** Each bank computes features from its own past, trains on its own rows, and sends one vector of
-$parameters numbers per round, $rounds rounds. $statistics_line
+**Operations.** Each bank computes features from its own past and $sends. $statistics_line
 
 **Who receives what.**
 

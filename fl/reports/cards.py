@@ -27,6 +27,7 @@ from fl.reports.examination.findings import percent
 from fl.reports.left_out import SEEN_FOR_A_RULE, attack_sentence, rule_sentence
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
 from fl.reports.spans import span
+from fl.reports.trees_told import grown_sentence, histogram_sentences, share_of
 from fl.runs.config import RunConfig
 from fl.runs.folder import read_config, read_object
 from fl.runs.scoring import load_model
@@ -37,6 +38,7 @@ MARK = "**To be filled in**"
 FIGURES = ("average_precision", "roc_auc", "precision", "recall", "f1", "card_precision_at_100")
 KINDS = {
     "mlp": "A network of $parameters parameters",
+    "trees": "Boosted trees of $parameters nodes in all",
     "noisy-or": "A noisy-or model of $parameters parameters (a logistic model, or a compromised party)",
 }
 NOT_EXAMINED = "- Not examined: run `python -m demos evaluate` on this run, then `demos card` again."
@@ -121,11 +123,10 @@ def _run(run: FinishedRun) -> dict[str, str]:
         "versions": ", ".join(text(f"{name} {version}") for name, version in manifest["versions"].items()),
         "seed": str(config.seed),
         "banks": str(result["banks"]),
-        "rounds": str(result["rounds"]),
-        "algorithm": "joint steps" if config.model.kind == "noisy-or" else config.algorithm.name,
+        "trained": _trained(run),
         "parameters": f"{result['parameters']:,}",
         "model_line": Template(KINDS[config.model.kind]).substitute(parameters=f"{result['parameters']:,}"),
-        "aggregation": _aggregation(run, encrypted),
+        "sends": _sends(run),
         "poisoning_lines": "".join(f"\n- Updates: {text(line)}." for line in _poisoning(result)),
         "feature_count": str(len(run.features)),
         "features": ", ".join(text(name) for name in run.features),
@@ -133,16 +134,37 @@ def _run(run: FinishedRun) -> dict[str, str]:
         "threshold_rule": text(rule_in_words(run.rule, days=run.schema.words.days)),
         "threshold_of_figures": f"{float(result['metrics']['threshold']):.3f}",
         "calibration_line": _calibration(result),
-        "receives_table": _receives(encrypted, ruled=config.robust is not None),
+        "receives_table": _receives(encrypted, ruled=config.robust is not None, trees=config.trees is not None),
         "risks_table": _risks(run, encrypted),
         "aggregation_measure": (
-            "Updates are encrypted under CKKS and masked pairwise; only the sum over one closed roster of all "
-            "banks can be opened, once (docs/threat-model.md names the tests that hold this, and the limits)."
+            f"{'Updates' if config.trees is None else 'Histograms'} are encrypted under CKKS and masked pairwise; only "
+            "the sum over one closed roster of all banks can be opened, once (docs/threat-model.md names the tests "
+            "that hold this, and the limits)."
             + (f" Beyond that, {SEEN_FOR_A_RULE}." if config.robust is not None else "")
             if encrypted
             else "None: this run averaged updates in plain sight. It must not be used on real customers like this."
         ),
     }
+
+
+def _trained(run: FinishedRun) -> str:
+    """How banks trained, and what happened to what they sent."""
+    rounds, encrypted = run.result["rounds"], run.config.aggregation.mode == "encrypted"
+    if run.config.trees is not None:
+        how = "encrypted and masked: nobody saw those of one bank" if encrypted else "added up in plain sight"
+        return f"by {grown_sentence(run.result)}. Histograms were {how}"
+    algorithm = "joint steps" if run.config.model.kind == "noisy-or" else run.config.algorithm.name
+    return f"in {rounds} rounds of {algorithm}; averages of updates were {_aggregation(run, encrypted)}"
+
+
+def _sends(run: FinishedRun) -> str:
+    rounds = run.result["rounds"]
+    if run.config.trees is not None:
+        return f"sends histograms of its own rows, in {rounds} sums"
+    return (
+        f"trains on its own rows, and sends one vector of {run.result['parameters']:,} numbers per round, "
+        f"{rounds} rounds"
+    )
 
 
 def _calibration(result: Mapping[str, Any]) -> str:
@@ -167,13 +189,14 @@ def _poisoning(result: Mapping[str, Any]) -> list[str]:
     return [line for line in (rule_sentence(result), attack_sentence(result)) if line is not None]
 
 
-def _receives(encrypted: bool, *, ruled: bool) -> str:
-    rows = [("party", "receives", "learns of one bank's update")]
+def _receives(encrypted: bool, *, ruled: bool, trees: bool) -> str:
+    sums, one = ("every sum of histograms", "histograms") if trees else ("every round's average", "update")
+    rows = [("party", "receives", f"learns of one bank's {one}")]
     if encrypted:
         rows += [
-            ("each bank", "every round's average", "its own only"),
+            ("each bank", sums, "its own only"),
             ("aggregator", "masked ciphertexts and their sum", "nothing"),
-            ("key holder", "one sum per round", "nothing beyond that sum"),
+            ("key holder", "one sum per level of a tree" if trees else "one sum per round", "nothing beyond that sum"),
         ]
         if ruled:
             rows[-1] = (
@@ -183,7 +206,7 @@ def _receives(encrypted: bool, *, ruled: bool) -> str:
             )
             rows.append(("key holder and aggregator together", "sketches of all updates", "its sketch, or all of it"))
     else:
-        rows.append(("everyone", "every update", "all of it"))
+        rows.append(("everyone", f"every {'histogram' if trees else 'update'}", "all of it"))
     return _table(rows)
 
 
@@ -198,6 +221,7 @@ def _risks(run: FinishedRun, encrypted: bool) -> str:
             "encryption and masks" if encrypted else "nothing: averages in plain sight",
             f"{MARK}: judge.",
         ),
+        *_risk_of_histograms(run),
         (
             "the model gives away that a transaction was in training",
             "anyone with the model",
@@ -233,6 +257,17 @@ def _risks(run: FinishedRun, encrypted: bool) -> str:
         ),
     ]
     return _table(rows)
+
+
+def _risk_of_histograms(run: FinishedRun) -> list[tuple[str, str, str, str]]:
+    told = (run.result.get("trees") or {}).get("told")
+    if told is None:
+        return []
+    against = (
+        f"sums over {run.result['banks']} banks hide whose row it is; nothing hides the label. Cells with one row: "
+        f"{share_of(told['root'])} at the root, {share_of(told['deepest'])} at the deepest level"
+    )
+    return [("a cell of a histogram with one row gives away its label", "every party", against, f"{MARK}: judge.")]
 
 
 def _risk_of_own_evidence(run: FinishedRun) -> list[tuple[str, str, str, str]]:
@@ -340,6 +375,8 @@ def _privacy(run: FinishedRun) -> dict[str, str]:
     lines["outside_line"] = OUTSIDE_EPSILON if _knows_own_evidence(run) else "No bank's own labels enter its scores."
     if privacy["epsilon"] is None:
         lines["privacy_line"] = "Trained without differential privacy."
+        if told := histogram_sentences(run.result):
+            lines["privacy_line"] = " ".join(f"{each[0].upper()}{each[1:]}." for each in told)
     else:
         lines["privacy_line"] = (
             f"Epsilon {privacy['epsilon']:.3f} at delta {privacy['delta']:g} was spent "

@@ -22,6 +22,9 @@ BASELINES = {
     "plain_without_privacy": "the federation without privacy",
     "without_attackers": "the same rounds without the attackers",
     "undefended": "the same rounds under attack, without the rule",
+    "alone_trees": "each bank alone, own trees",
+    "pooled_trees": "trees on all rows in one place",
+    "network": "the federated network, in plain sight",
 }
 HAD = {
     OWN_EVIDENCE: "This model; each bank adds its own labels of shared parties when it scores. They have no epsilon.",
@@ -62,7 +65,14 @@ HAD = {
         "The same rows, columns and rounds as this model, averaged without encryption, and all updates, those of the "
         "attackers too."
     ),
+    "alone_trees": (
+        "Each bank's own {training}, features of its own past, and bins of its own. It had no row, count or model of "
+        "another bank."
+    ),
+    "pooled_trees": "All banks' training rows in one place, with this model's columns and settings.",
+    "network": "The same banks and columns as this model, a network trained in rounds and averaged in plain sight.",
 }
+OF_TREES = ("alone_trees", "pooled_trees", "network")  # baselines of a run of trees
 WITH_OWN_EVIDENCE = "this model, own labels when scoring"
 
 
@@ -73,6 +83,8 @@ def had(name: str, words: Words) -> str:
 
 def baselines_of(config: RunConfig) -> tuple[str, ...]:
     """Names of the baselines that a run with this configuration makes."""
+    if config.model.kind == "trees":
+        return OF_TREES
     by_risk, shared, private = config.model.inputs == "risk", config.statistics is not None, config.privacy is not None
     has = {
         "alone_filter": by_risk,
@@ -83,5 +95,6 @@ def baselines_of(config: RunConfig) -> tuple[str, ...]:
         "plain_without_privacy": private,
         "without_attackers": config.attack is not None,
         "undefended": config.attack is not None and config.robust is not None,
+        **dict.fromkeys(OF_TREES, False),
     }
     return tuple(name for name in BASELINES if has.get(name, True))

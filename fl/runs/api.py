@@ -8,31 +8,40 @@ What it leaves to others: the options (`fl.runs.train_options`), a run's steps (
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from fl.data.salvage import OpenCsv
-from fl.errors import OptionError, RunFolderError
+from fl.durable import replace_durably
+from fl.errors import ExportError, OptionError, RunFolderError
+from fl.learning.kinds import Boosted
 from fl.plural import plural
 from fl.runs.asked import configuration
 from fl.runs.baselines import parts_of
 from fl.runs.config import RunConfig
 from fl.runs.experiment import Experiment
 from fl.runs.folder import bank_names, read_config, read_object
+from fl.runs.kinds import begun, resumed
 from fl.runs.operating import CALIBRATION
 from fl.runs.outline import Outline
 from fl.runs.scored_files import Past, ScoredChunk, history_of, score_rows
 from fl.runs.scoring import ScoredRows, TrainedModel, frame_stream, inputs_of, load_model, score_file, score_frame
 from fl.runs.scoring_at_home import at_home
 from fl.runs.verdict import OWN_EVIDENCE
+from fl.trees.settings import TreeSettings
+
+if TYPE_CHECKING:
+    from fl.runs.tree_module import TreeScores
+    from fl.runs.tree_outline import TreeOutline
 
 StringPath = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]  # (activity, finished steps, all steps)
@@ -217,6 +226,50 @@ class Run:
 
         write_onnx(self.model, Path(path), bank)
 
+    def tree_inputs(self, frame: pd.DataFrame, history: pd.DataFrame | StringPath | None = None) -> pd.DataFrame:
+        """What trees see of each transaction in `frame`: the rows of a model that `export_xgboost` wrote.
+
+        Args:
+            frame: New transactions, as `score` takes them.
+            history: As `score` takes it.
+
+        Returns:
+            float32, one row per row of `frame` and with its index, one column per column of the trees: numbers that are
+            scaled as in `inputs`, NaN where missing, and positions of words in vocabularies. NaN throughout in rows
+            that the schema drops and in empty rows.
+
+        Raises:
+            ExportError: The run trained another model.
+            DataError, OrderError, PartitionError: As `score`.
+        """
+        module = self._trees()
+        features = self.inputs(frame, history)
+        known = features.notna().all(axis=1).to_numpy()
+        x = np.full((len(frame), len(module.columns.names)), np.nan, np.float32)
+        x[known] = module.columns.fold(features.to_numpy()[known])
+        return pd.DataFrame(x, features.index, pd.Index(module.columns.names))
+
+    def export_xgboost(self, path: StringPath) -> None:
+        """Write the trees as a JSON file of XGBoost, whose margins are the trees' log odds to the last bit.
+
+        Args:
+            path: The file. It appears whole or not at all.
+
+        Raises:
+            ExportError: The run trained another model, or its scores can exceed what XGBoost adds exactly.
+        """
+        from fl.trees.xgboost_file import xgboost_json
+
+        replace_durably(Path(path), json.dumps(xgboost_json(self._trees().trees)).encode())
+
+    def _trees(self) -> TreeScores:
+        if not isinstance(self.model.module, Boosted):
+            raise ExportError(f"{self.folder}: expected a run of trees, got one of another --model")
+        from fl.runs.tree_module import TreeScores
+
+        assert isinstance(self.model.module, TreeScores)
+        return self.model.module
+
     def score_file(self, path: StringPath, history: StringPath | None = None) -> Iterator[ScoredRows]:
         """Scores of the transactions in a file, chunk by chunk: memory does not grow with the file.
 
@@ -274,12 +327,12 @@ def start(
     config: RunConfig,
     run_dir: StringPath | None = None,
     progress: Progress | None = None,
-    announce: Callable[[Outline], None] | None = None,
+    announce: Callable[[Outline | TreeOutline], None] | None = None,
 ) -> Run:
     """`train` with a complete configuration. `announce` is called with the outline of the run before a bank trains."""
     if progress is not None:
         progress(READING, 0, 1)
-    experiment = Experiment.start(config, _fresh_folder(run_dir))
+    experiment = begun(config, _fresh_folder(run_dir))
     if progress is not None:
         progress(READING, 1, 1)
     if announce is not None:
@@ -301,7 +354,7 @@ def resume(folder: StringPath, progress: Progress | None = None) -> Run:
         RunFolderError: `folder` holds no run, or its data or configuration has changed.
         BudgetError: A privacy budget does not allow the rounds that are left.
     """
-    return _finish(Experiment.resume(Path(folder)), progress)
+    return _finish(resumed(Path(folder)), progress)
 
 
 def load(folder: StringPath) -> Run:
@@ -335,6 +388,9 @@ def _finish(experiment: Experiment, progress: Progress | None) -> Run:
 
 
 def _play_rounds(experiment: Experiment, tell: Progress) -> None:
+    if experiment.config.trees is not None:
+        _grow_trees(experiment, experiment.config.trees, tell)
+        return
     planned = experiment.config.rounds
     numbers = range(experiment.finished + 1, planned + 1)
     trainings = sum(len(experiment.plan.algorithm.timetable.seats(number)) for number in numbers)
@@ -350,6 +406,17 @@ def _play_rounds(experiment: Experiment, tell: Progress) -> None:
         tell(what, 0, trainings)
     for _ in experiment.rounds(bank_done):
         pass
+
+
+def _grow_trees(experiment: Experiment, settings: TreeSettings, tell: Progress) -> None:
+    """Parts are levels of trees. Those that an earlier process finished do not count, since they took no time now."""
+    trees, banks = plural(settings.trees, "tree"), len(experiment.federation.banks)
+    what = f"growing {trees} of depth {settings.depth} at {banks} banks"
+    before, total = experiment.parts_done, 1 + settings.trees * settings.depth
+    if before < total:
+        tell(what, 0, total - before)
+    for _ in experiment.rounds():
+        tell(what, experiment.parts_done - before, total - before)
 
 
 def _fresh_folder(run_dir: StringPath | None) -> Path:

@@ -25,12 +25,16 @@ from fl.rounds.attackers import AttackSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
 from fl.runs.config import AggregationSettings, ConstantsSettings, DataSettings, PrivacySettings, RunConfig
+from fl.runs.refusals import NO_PRIVATE_TREES
 from fl.runs.styles import OPEN, declared_rows, private_defaults, share_of_counts, style_of
 from fl.runs.train_options import TRAIN_OPTIONS, flag
 from fl.secure.rule_settings import RobustSettings
+from fl.trees.settings import TreeSettings
 
 # Values of options of the network that say what the noisy-or model does as well.
 OF_BOTH = ("row", "fedavg", options.NONE)
+# Options that mean something to every model but trees.
+NOT_OF_TREES = ("rounds", "lr", "history_days", "clip", "value_bits")
 
 
 def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
@@ -41,6 +45,7 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
     range, and a subclass of `FederationError` for options that contradict each other.
     """
     asked = _read(given)
+    refuse_beside_trees(asked, base)
     if "value_bits" in asked and "bits" in asked:
         raise OptionError(f"{flag('bits')} and {flag('value_bits')} both set the bits of a value: give one of them")
     kind = _kind(asked, base)
@@ -71,6 +76,7 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
         constants=_constants(start, values.get("constants", {})),
         robust=_robust(start, values.get("robust", {})),
         attack=_attack(start, values.get("attack", {})),
+        trees=None if start.trees is None else replace(start.trees, **values.get("trees", {})),
     )
 
 
@@ -104,6 +110,30 @@ def refuse_beside_no_dp(given: Collection[str]) -> None:
             raise BudgetError(
                 f"--no-dp trains without differential privacy, and {flag(name)} is a setting of differential privacy: "
                 "leave out one of the two"
+            )
+
+
+def refuse_beside_trees(asked: Mapping[str, Any], base: RunConfig | None) -> None:
+    """Refuse options that do not fit trees where trees are asked for, and options of trees where they are not.
+
+    Raises `BudgetError` for options of differential privacy, `OptionError` for others.
+    """
+    kind = asked.get("model", "mlp" if base is None else base.model.kind)
+    if kind != "trees":
+        if of_trees := [name for name in asked if TRAIN_OPTIONS[name].only_trees]:
+            raise OptionError(f"{flag(of_trees[0])} is an option of trees: leave it out, or give --model trees")
+        return
+    private = [name for name in asked if TRAIN_OPTIONS[name].only_private]
+    if private and "no_dp" not in asked:
+        raise BudgetError(f"{flag(private[0])} is a setting of differential privacy, and {NO_PRIVATE_TREES}")
+    if _wants_privacy(asked, base):
+        raise BudgetError(f"a run has differential privacy unless --no-dp is given, and {NO_PRIVATE_TREES}")
+    for name, value in asked.items():
+        option = TRAIN_OPTIONS[name]
+        if name in NOT_OF_TREES or (option.only_network and value not in OF_BOTH):
+            raise OptionError(
+                f"{flag(name)} is an option of models that banks train in rounds, and trees grow by exact sums of "
+                "histograms, one for each level: leave it out, or choose another --model"
             )
 
 
@@ -162,7 +192,7 @@ def _kind(asked: Mapping[str, Any], base: RunConfig | None) -> ModelKind:
     network = of_network or (base is not None and _says_network(base))
     network = network or _declares_enough(asked, base)
     kind: ModelKind = "noisy-or" if private and not network else "mlp"
-    if base is not None and (base.privacy is not None) == private:
+    if base is not None and ((base.privacy is not None) == private or base.model.kind == "trees"):
         kind = base.model.kind
     kind = asked.get("model", kind)
     if kind == "noisy-or" and of_network:
@@ -227,6 +257,7 @@ def _defaults(privacy: PrivacySettings | None, kind: ModelKind) -> RunConfig:
         baseline_model=OPEN.model,
         baseline_training=OPEN.training,
         statistics=_sharing(privacy, kind),
+        trees=TreeSettings() if kind == "trees" else None,
     )
 
 
@@ -250,6 +281,7 @@ def _in_style_of(base: RunConfig, privacy: PrivacySettings | None, kind: ModelKi
         aggregation=_moved_fields(base.aggregation, before.aggregation, after.aggregation),
         privacy=privacy,
         statistics=statistics,
+        trees=base.trees if kind == base.model.kind else after.trees,
     )
 
 

@@ -92,6 +92,7 @@ def parts_of(names: Iterable[str], banks: int) -> dict[str, int]:
     A network that a bank trains alone counts twelve. Guesses, from runs with the default options.
     """
     known = {"alone": 12, "plain": 12, "plain_without_privacy": 4, "alone_private": 6, "alone_filter": 2, "at_home": 2}
+    known |= {"alone_trees": 1, "pooled_trees": 1, "network": 12}
     return {name: known.get(name, 12 // min(banks, MOST_SAVED)) for name in names}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
 from fl import options
@@ -18,6 +18,7 @@ from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
 from fl.secure.rule_settings import RobustSettings
 from fl.toml import filled, literal, parsed
+from fl.trees.settings import TreeSettings
 
 # Grid of averages, as a share of the clip, encrypted or not. Not a power of two: means of float32 lie on such grids,
 # and many of them would be ties in rounding.
@@ -99,7 +100,8 @@ class AggregationSettings:
 class ModelSettings:
     """Which model, and the public guess of the fraud share that its first output equals.
 
-    `kind`: the network of `fl.learning.model`, or the model of a dozen weights of `fl.learning.noisy_or`. `inputs`: all
+    `kind`: the network of `fl.learning.model`, the model of a dozen weights of `fl.learning.noisy_or`, or the boosted
+    trees of `fl.trees`, where `dropout` and `prior` are those of the network that they are compared with. `inputs`: all
     features of a bank's own, or those that no label enters and the risk of shared parties (`fl.counts.risk_columns`).
     `history_days`: the noisy-or model learns from the rows of at least so many days up to the end of training; 0: from
     the training period. Each row takes part in as many steps as before: more rows cost no epsilon.
@@ -115,9 +117,11 @@ class ModelSettings:
         options.check(self, ModelError)
         if self.kind == "noisy-or" and self.inputs != "risk":
             raise ModelError(f'model.inputs: the noisy-or model has the inputs "risk", got {self.inputs!r}')
+        if self.kind == "trees" and self.inputs != "own":
+            raise ModelError(f'model.inputs: trees have the inputs "own", got {self.inputs!r}')
         if self.kind != "noisy-or" and self.history_days:
             raise ModelError(
-                f"model.history_days: the network learns from the training period alone, expected 0, got "
+                f"model.history_days: networks and trees learn from the training period alone, expected 0, got "
                 f"{self.history_days}; leave it out, or give --model noisy-or"
             )
 
@@ -158,6 +162,7 @@ class RunConfig:
     constants: ConstantsSettings | None = None  # None: the schema names all scaling constants
     robust: RobustSettings | None = None  # None: every update enters the average
     attack: AttackSettings | None = None  # None: every bank is honest
+    trees: TreeSettings | None = None  # None: another model. Rounds, training and algorithm are then the network's
 
     @property
     def scale(self) -> Scale:
@@ -170,6 +175,13 @@ class RunConfig:
         for name, training in (("training", self.training), ("baseline_training", self.baseline_training)):
             if training.learning_rate == BY_NOISE and not (joint and name == "training"):
                 raise OptionError(f"{name}.learning_rate: expected {options.LEARNING_RATE}, got {BY_NOISE}")
+        if self.trees is not None and self.trees.seed != self.seed:  # one seed of a run draws everything
+            object.__setattr__(self, "trees", replace(self.trees, seed=self.seed))
+        if (self.model.kind == "trees") != (self.trees is not None):
+            raise OptionError(
+                f"[trees] belongs to model.kind 'trees', and to no other: got model.kind {self.model.kind!r} "
+                f"{'without' if self.trees is None else 'with'} [trees]"
+            )
 
 
 def config_to_toml(config: RunConfig) -> str:
@@ -207,6 +219,7 @@ def config_of(read: Mapping[str, Any], name: str) -> RunConfig:
         "constants": ConstantsSettings,
         "robust": RobustSettings,
         "attack": AttackSettings,
+        "trees": TreeSettings,
     }
     values: dict[str, Any] = {"privacy": None, "statistics": None}
     for key, value in read.items():

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -67,6 +67,9 @@ from fl.runs.verdict import ALONE, OWN_EVIDENCE, verdict
 from fl.secure.robust import plain_sum_without, robust_plain_sum
 from fl.secure.session import InProcessRounds, plain_sum
 
+if TYPE_CHECKING:
+    from fl.runs.tree_outline import TreeOutline
+
 
 class Experiment:
     """A run in progress. Use `start` or `resume`, exhaust `rounds()` and `baselines()`, then read `result()`."""
@@ -100,6 +103,11 @@ class Experiment:
     def rounds_lost(self) -> int:
         """Requested rounds that will not be played: their spending was recorded, and they were interrupted."""
         return self.config.rounds - self.schedule.rounds
+
+    @property
+    def parts_done(self) -> int:
+        """Parts of the training that are on disk: rounds, or levels of trees."""
+        return self.finished
 
     @classmethod
     def start(cls, config: RunConfig, path: Path) -> Experiment:
@@ -146,7 +154,7 @@ class Experiment:
         return cls(folder, plan, federation_of(plan.source))
 
     @property
-    def outline(self) -> Outline:
+    def outline(self) -> Outline | TreeOutline:
         """What this run does, from its first round on."""
         return outline(self.plan)
 
@@ -244,6 +252,7 @@ class Experiment:
             "overhead": overhead(self._records),
             "robust": self._left_out_by_rule(),
             "attack": self._attack(),
+            **self._about_model(),
         }
         calibration = read_calibration(self.folder.path)
         result["calibration"] = None if calibration is None else asdict(calibration)
@@ -251,6 +260,10 @@ class Experiment:
         result["gain_over_alone"] = gain
         self.folder.write_json("result.json", result)
         return result
+
+    def _about_model(self) -> dict[str, Any]:
+        """What a run of another kind says of its model, in place of and beside the fields of every run."""
+        return {}
 
     def _aggregation(self) -> Summation:
         """The function that averages updates: plain, encrypted, or encrypted with every bank's noise in the sum."""

@@ -1,7 +1,7 @@
 """The model of a finished run as an ONNX file, for scoring without this package and without torch.
 
-What it does: `onnx_model` writes the network or the noisy-or model as a graph of standard operators, and
-`disagreement` compares the file in onnxruntime with what `score` gives.
+What it does: `onnx_model` writes the network, the noisy-or model or the boosted trees as a graph of standard operators,
+and `disagreement` compares the file in onnxruntime with what `score` gives.
 
     input    features   float32[rows, inputs]   scaled and in the order of the metadata entry "features"
     output   score      float64[rows]           from 0 to 1, as the column `score` of `demos score`
@@ -37,6 +37,7 @@ from fl.data.features import features
 from fl.data.stream import stream_file
 from fl.durable import replace_durably
 from fl.errors import ExportError, NoRows
+from fl.learning.kinds import Boosted
 from fl.learning.model import model_hash
 from fl.learning.noisy_or import LEAST, MOST, STRETCH, NoisyOr
 from fl.learning.training import predict
@@ -44,6 +45,7 @@ from fl.runs.scoring import TrainedModel, inputs_of
 
 FORMAT = "fl onnx 1"
 OPSET, IR = 17, 8  # both of 2022: onnxruntime from 1.12 on reads them
+TREES_DOMAIN, TREES_OPSET = "ai.onnx.ml", 3  # of 2022 too
 INPUT, OUTPUT = "features", "score"
 _REFUSALS = (
     *(state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf),
@@ -76,9 +78,13 @@ def onnx_model(model: TrainedModel, bank: str | None = None) -> onnx.ModelProto:
     alone. Raises `ExportError` for a bank that is missing, unknown or of no use, and for another kind of model.
     """
     module = _module(model, bank)
-    graph = _Graph()
+    graph = Graph()
     if isinstance(module, NoisyOr):
         _noisy_or(graph, module)
+    elif isinstance(module, Boosted):
+        from fl.runs.tree_onnx import log_odds_of_trees  # needs the extra `trees`
+
+        _flat(graph, _sigmoid(graph, log_odds_of_trees(graph, module), "probability"))
     else:
         _network(graph, module)
     rows = "rows"
@@ -89,7 +95,10 @@ def onnx_model(model: TrainedModel, bank: str | None = None) -> onnx.ModelProto:
         [helper.make_tensor_value_info(OUTPUT, TensorProto.DOUBLE, [rows])],
         graph.constants,
     )
-    proto = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="fl", ir_version=IR)
+    opsets = [helper.make_opsetid("", OPSET)]
+    if isinstance(module, Boosted):
+        opsets.append(helper.make_opsetid(TREES_DOMAIN, TREES_OPSET))
+    proto = helper.make_model(made, opset_imports=opsets, producer_name="fl", ir_version=IR)
     helper.set_model_props(proto, {name: json.dumps(value) for name, value in _about(model, module, bank).items()})
     onnx.checker.check_model(proto, full_check=True)
     return proto
@@ -142,7 +151,7 @@ def disagreement(
     return Agreement(rows, largest)
 
 
-class _Graph:
+class Graph:
     """Nodes and constants, in the order in which they are used."""
 
     def __init__(self) -> None:
@@ -161,7 +170,7 @@ class _Graph:
         return self.constant(name, np.array(value, np.float32))
 
 
-def _network(graph: _Graph, module: nn.Module) -> None:
+def _network(graph: Graph, module: nn.Module) -> None:
     """Linear layers with ReLU between them, then the sigmoid in float64. Dropout does nothing when scoring."""
     value = INPUT
     for name, layer in module.named_children():
@@ -176,7 +185,7 @@ def _network(graph: _Graph, module: nn.Module) -> None:
     _flat(graph, _sigmoid(graph, value, "probability"))
 
 
-def _noisy_or(graph: _Graph, module: NoisyOr) -> None:
+def _noisy_or(graph: Graph, module: NoisyOr) -> None:
     """P = q + (1 - q) sigmoid(w v): `fl.learning.noisy_or`, with the last column as q and the others in v."""
     last = module.inputs - 1
     edges = {name: graph.constant(name, np.array([at], np.int64)) for name, at in (("0", 0), ("q.at", last))}
@@ -198,7 +207,7 @@ def _noisy_or(graph: _Graph, module: NoisyOr) -> None:
     _flat(graph, graph.node("Add", [entity, graph.node("Mul", [spared, customer], "customers")], "probability"))
 
 
-def _sigmoid(graph: _Graph, logit: str, name: str) -> str:
+def _sigmoid(graph: Graph, logit: str, name: str) -> str:
     """1 / (1 + exp(-logit)) in float64. onnxruntime's own Sigmoid gives 0 for scores below 1e-16, which are many."""
     double = graph.node("Cast", [logit], f"{name}.logit", to=TensorProto.DOUBLE)
     odds = graph.node("Exp", [graph.node("Neg", [double], f"{name}.against")], f"{name}.odds")
@@ -206,7 +215,7 @@ def _sigmoid(graph: _Graph, logit: str, name: str) -> str:
     return graph.node("Reciprocal", [whole], name)
 
 
-def _flat(graph: _Graph, column: str) -> None:
+def _flat(graph: Graph, column: str) -> None:
     """float64[n] from float64[n, 1], as the graph's output."""
     graph.node("Reshape", [column, graph.constant("flat", np.array([-1], np.int64))], OUTPUT)
 
@@ -230,7 +239,7 @@ def _about(model: TrainedModel, module: nn.Module, bank: str | None) -> dict[str
     """The metadata: every entry is JSON. Nothing in it is a statistic of rows beyond what the run's model file has."""
     return {
         "format": FORMAT,
-        "kind": "noisy-or" if isinstance(module, NoisyOr) else "mlp",
+        "kind": "noisy-or" if isinstance(module, NoisyOr) else "trees" if isinstance(module, Boosted) else "mlp",
         "features": [_described(model, name) for name in model.features],
         "bound": model.schema.bound,
         "threshold": model.threshold,

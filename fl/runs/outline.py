@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fl.data.split import own_history
 from fl.errors import AggregationError
@@ -17,6 +18,9 @@ from fl.plural import plural
 from fl.rounds.play import require_layers_to_send
 from fl.runs.plan import RunPlan
 from fl.secure.cost import chunk_sizes, cost_of_integers, most_bits, require_engine, sealing_cost
+
+if TYPE_CHECKING:
+    from fl.runs.tree_outline import TreeOutline
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,16 @@ class Outline:
         )
 
 
-def outline(plan: RunPlan) -> Outline:
+def outline(plan: RunPlan) -> Outline | TreeOutline:
+    """What the run that `plan` describes is going to do. Raises as `outline_of_rounds` and `tree_outline`."""
+    if plan.config.model.kind == "trees":
+        from fl.runs.tree_outline import tree_outline  # needs the extra `trees`
+
+        return tree_outline(plan)
+    return outline_of_rounds(plan)
+
+
+def outline_of_rounds(plan: RunPlan) -> Outline:
     """The outline of the run that `plan` describes, with its noise. Plans every encrypted sum of it.
 
     Raises `AggregationError` for a sum that cannot be made or a quorum that no round reaches, and says what to change;

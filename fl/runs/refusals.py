@@ -11,6 +11,12 @@ from fl.rounds.attackers import AttackSettings
 from fl.runs.config import PrivacySettings, RunConfig
 from fl.secure.rule_settings import RobustSettings
 
+# Measured: docs/trees.md.
+NO_PRIVATE_TREES = (
+    "trees have none: noise in every histogram drowns the few frauds of a bin, and random trees inside the noisy-or "
+    "model are not built yet. Give --no-dp and no option of privacy, or --model noisy-or"
+)
+
 
 def require_possible(config: RunConfig, banks: int) -> None:
     """Refuse settings that contradict each other or the number of banks, before any budget is read.
@@ -36,6 +42,8 @@ def require_possible(config: RunConfig, banks: int) -> None:
         )
     if config.model.kind == "noisy-or":
         _require_possible_with_noisy_or(config)
+    if config.model.kind == "trees":
+        _require_possible_with_trees(config, banks)
     if config.attack is not None:
         _require_possible_with_attackers(config, config.attack, banks)
     if config.robust is not None:
@@ -99,6 +107,23 @@ def _require_possible_with_noisy_or(config: RunConfig) -> None:
         raise BudgetError(
             f"max_grad_norm: a row's gradient of the noisy-or model is as long as {BOUND:g}; expected at least that, "
             f"got {privacy.max_grad_norm:g}"
+        )
+
+
+def _require_possible_with_trees(config: RunConfig, banks: int) -> None:
+    """A configuration file can say what no option would."""
+    if banks < LEAST_BANKS:
+        raise AggregationError(
+            f"trees grow by sums over at least {LEAST_BANKS} banks, got {banks}: of two, each learns the other's "
+            "histograms from the sum; raise --clients"
+        )
+    if config.privacy is not None:
+        raise BudgetError(f"[privacy] asks for differential privacy, and {NO_PRIVATE_TREES}")
+    others = (config.participation, config.compression, config.resources, config.robust, config.attack)
+    if any(each is not None for each in others) or config.algorithm.name != "fedavg":
+        raise AlgorithmError(
+            "trees grow by exact sums of all banks' histograms: leave out other algorithms, partial participation, "
+            "compression, limits, rules and attackers"
         )
 
 

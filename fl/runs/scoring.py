@@ -31,7 +31,7 @@ from fl.data.reading import Transactions, load_transactions, read_header, transa
 from fl.data.schema import Schema
 from fl.data.schema_file import parse_schema
 from fl.data.stream import StreamedRows, feature_stream, stream_file
-from fl.errors import NoRows, RunFolderError
+from fl.errors import NoRows, RunFolderError, TreesError
 from fl.learning.calibration import Calibration
 from fl.learning.kinds import model_of
 from fl.learning.model import MODEL_FORMAT, flatten, layer_mask, layout, model_hash, unflatten
@@ -40,6 +40,7 @@ from fl.runs.config import RunConfig
 from fl.runs.folder import RESTORE, bank_names, head_path, read_config, read_own_constants
 from fl.runs.model_file import MODEL_FILE, require_made_with
 from fl.runs.operating import read_calibration, read_thresholds
+from fl.runs.tree_columns import TreeColumns
 
 FIRST_RULE = {"name": "f1", "rows": "validation"}  # of the threshold in the model file
 
@@ -128,11 +129,7 @@ def load_model(run: Path) -> TrainedModel:
         )
     if len(set(names)) != len(names):
         raise RunFolderError(f"{path}: expected each of its {len(names)} features once: {RESTORE}")
-    module = model_of(config.model.kind, len(names), seed=0, prior=config.model.prior)
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as fault:
-        raise RunFolderError(f"{path}: its tensors do not fit a model of {len(names)} features: {RESTORE}") from fault
+    module = _module_of(config, schema, names, tensors, path)
     if model_hash(module) != about["model_hash"]:
         raise RunFolderError(f"{path}: the weights have changed (their hash differs): {RESTORE}")
     data = config.data
@@ -154,6 +151,22 @@ def load_model(run: Path) -> TrainedModel:
     if (chosen := read_thresholds(run)) is not None:
         model = replace(model, threshold=chosen.shared, thresholds=dict(chosen.banks), rule=dict(chosen.rule))
     return model
+
+
+def _module_of(
+    config: RunConfig, schema: Schema, names: Sequence[str], tensors: dict[str, torch.Tensor], path: Path
+) -> nn.Module:
+    """The model of these tensors, whose inputs are the features `names`."""
+    try:
+        if config.model.kind == "trees":
+            from fl.runs.tree_module import module_from  # needs the extra `trees`
+
+            return module_from(tensors, TreeColumns.of(schema, names))
+        module = model_of(config.model.kind, len(names), seed=0, prior=config.model.prior)
+        module.load_state_dict(tensors)
+    except (RuntimeError, TreesError) as fault:
+        raise RunFolderError(f"{path}: its tensors do not fit a model of {len(names)} features: {RESTORE}") from fault
+    return module
 
 
 def _shared(run: Path, config: RunConfig, schema: Schema) -> SharedColumns | RiskColumns | None:

@@ -6,7 +6,7 @@ behind them are in docs/adr: 0010 (the network), 0012 (its shared noise) and 002
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fl import options
@@ -44,6 +44,9 @@ OPEN = Style(
 # Without dropout, because the noise is enough regularisation; with large steps of SGD, because Adam would amplify the
 # noise; with a grid that is coarse relative to the noise and hides the lowest bits of its floating-point numbers.
 PRIVATE = Style(ModelSettings(0.0, PRIOR, inputs="risk"), LocalTraining("sgd", learning_rate=30.0), value_bits=16)
+
+# Trees have no rounds of training: the rest is that of the network that they are compared with.
+TREES = Style(replace(OPEN.model, kind="trees"), OPEN.training, OPEN.value_bits)
 
 # Full batches, one step per round, as large as the noise allows.
 SHARED = Style(
@@ -89,6 +92,8 @@ def style_of(privacy: PrivacySettings | None, kind: ModelKind) -> Style:
     """The style of a run of this kind of model with this privacy; None: without."""
     if kind == "noisy-or":
         return noisy_or_style(privacy)
+    if kind == "trees":
+        return TREES
     if privacy is not None and privacy.noise == "shared":
         return SHARED
     return PRIVATE if privacy is not None and privacy.unit == "row" else OPEN

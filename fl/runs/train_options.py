@@ -20,8 +20,8 @@ class TrainOption:
 
     `default`: what --help shows; the defaults themselves stand in `fl.runs.config` and `fl.runs.styles`.
     `only_private`: it means nothing without differential privacy. `only_network`: it means nothing to the noisy-or
-    model, so that giving it asks for the network. `by_name`: on the command line it is given as
-    `--option NAME=VALUE`.
+    model, so that giving it asks for the network. `only_trees`: it means something to trees alone. `by_name`: on the
+    command line it is given as `--option NAME=VALUE`.
     """
 
     what: options.Option
@@ -31,6 +31,7 @@ class TrainOption:
     metavar: str | None = None
     only_private: bool = False
     only_network: bool = False
+    only_trees: bool = False
     by_name: bool = False
     is_switch: bool = field(init=False)
 
@@ -113,9 +114,10 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         ("rounds",),
     ),
     "model": TrainOption(
-        options.Choice(("mlp", "noisy-or")),
-        "mlp: a network. noisy-or: a dozen weights beside the risk of shared parties. Default: noisy-or with privacy, "
-        "unless an option of the network is given or --rows-per-bank times epsilon is 64000 or more; mlp with --no-dp.",
+        options.Choice(("mlp", "noisy-or", "trees")),
+        "mlp: a network. noisy-or: a dozen weights beside the risk of shared parties. trees: boosted trees, only with "
+        "--no-dp. Default: noisy-or with privacy, unless an option of the network is given or --rows-per-bank times "
+        "epsilon is 64000 or more; mlp with --no-dp.",
         ("model.kind",),
     ),
     # --- privacy
@@ -276,6 +278,57 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         "Weight of a fraud in the loss, a public constant. Default: 4, or 1 with --noise shared.",
         ("training.pos_weight",),
         only_network=True,
+    ),
+    # --- trees
+    "trees": TrainOption(options.TREES, "Number of boosted trees.", ("trees.trees",), "50", only_trees=True),
+    "depth": TrainOption(
+        options.TREE_DEPTH, "Most splits between the root and a leaf.", ("trees.depth",), "4", only_trees=True
+    ),
+    "learning_rate": TrainOption(
+        options.TREE_RATE, "Share of each tree's step that is taken.", ("trees.rate",), "0.2", only_trees=True
+    ),
+    "bins": TrainOption(options.BINS, "Most bins of a column of numbers.", ("trees.bins",), "64", only_trees=True),
+    "tree_penalty": TrainOption(
+        options.TREE_PENALTY,
+        "trees: lambda, which keeps the steps of small leaves short. Default: 5.",
+        ("trees.penalty",),
+        by_name=True,
+        only_trees=True,
+    ),
+    "class_weight": TrainOption(
+        options.CLASS_WEIGHT,
+        "trees: weight of a fraud in the loss, a power of two. Default: 1.",
+        ("trees.class_weight",),
+        by_name=True,
+        only_trees=True,
+    ),
+    "least_rows": TrainOption(
+        options.LEAST_ROWS,
+        "trees: fewest rows of all banks on either side of a split. Default: 1.",
+        ("trees.least_rows",),
+        by_name=True,
+        only_trees=True,
+    ),
+    "row_share": TrainOption(
+        options.DRAWN_SHARE,
+        "trees: share of the rows that a tree learns from, drawn by --seed. Default: 1.",
+        ("trees.row_share",),
+        by_name=True,
+        only_trees=True,
+    ),
+    "column_share": TrainOption(
+        options.DRAWN_SHARE,
+        "trees: share of the columns that a tree may split by, drawn by --seed. Default: 1.",
+        ("trees.column_share",),
+        by_name=True,
+        only_trees=True,
+    ),
+    "patience": TrainOption(
+        options.PATIENCE,
+        "trees: stop after so many trees without a lower loss on validation rows; 0: never. Default: 0.",
+        ("trees.patience",),
+        by_name=True,
+        only_trees=True,
     ),
     # --- rounds
     "algorithm": TrainOption(

@@ -13,7 +13,11 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 OWN_EVIDENCE = "own_evidence"  # in a result: figures of banks that score with their own labelled rows as well
-ALONE = {"alone": "its own network", "alone_filter": "its own model and what its own labels show of shared parties"}
+ALONE = {
+    "alone": "its own network",
+    "alone_filter": "its own model and what its own labels show of shared parties",
+    "alone_trees": "its own trees",
+}
 MOST_NAMED = 4  # banks that a sentence names
 LITTLE = 0.01  # of average precision: less is no reason to join
 

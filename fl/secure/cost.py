@@ -21,7 +21,7 @@ from secagg.messages import Contribution, Join
 from secagg.wire import message_bytes
 
 FEWEST_BITS = 2  # of a quantised value
-LARGEST_VALUE = 2**31 - 1  # of one bank in one lane of an encrypted sum of integers
+LARGEST_VALUE = 2**39 - 1  # of one bank in one lane of an encrypted sum of integers: 40 bits, the most of a plan
 
 
 def plan_for(length: int, clients: int, clip: float, value_bits: int, max_weight: int = 1) -> secagg.RoundPlan:

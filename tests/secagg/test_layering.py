@@ -159,7 +159,7 @@ def test_federated_learning_reaches_the_core_through_one_room() -> None:
 
 
 # The rooms of `fl`. Each may import what stands before it; the single files stand before all rooms.
-ROOMS = ("data", "privacy", "learning", "secure", "counts", "rounds", "runs", "reports", "assist", "flower")
+ROOMS = ("data", "privacy", "learning", "secure", "trees", "counts", "rounds", "runs", "reports", "assist", "flower")
 
 
 def room_of(parts: tuple[str, ...]) -> int:

@@ -1,9 +1,9 @@
 """Compute the importance of features at each bank, and whether banks agree on it.
 
-What it does: SHAP values by GradientShap, on the model's logit, of a sample of each bank's test rows and of its alerts;
-a feature's importance is the mean of their absolute values. Banks are compared by the rank correlation of importances
-and by how many of their top features they share. The gap between a score and the sum of its SHAP values, which is zero
-for exact ones, is reported beside them.
+What it does: SHAP values of the model's logit, by GradientShap or, of trees, exactly by TreeSHAP, of a sample of each
+bank's test rows and of its alerts; a feature's importance is the mean of their absolute values. Banks are compared by
+the rank correlation of importances and by how many of their top features they share. The gap between a score and the
+sum of its SHAP values, which is zero for exact ones, is reported beside them.
 
 What it leaves to others: single decisions. A report holds means over rows, never a row's values.
 
@@ -23,6 +23,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from fl.reports.examination.evidence import Evidence, ScoredPart
+from fl.runs.tree_columns import TreeColumns
 from fl.seeds import derive_seed
 
 ROWS = 300  # sampled per bank, and as many of its highest alerts
@@ -33,8 +34,8 @@ TOP = 5  # features that count as a bank's top ones
 
 def explanations(evidence: Evidence) -> dict[str, Any]:
     """Importances of features over all banks and per bank, and the agreement of banks."""
-    names, rng = evidence.federation.feature_names, np.random.default_rng(derive_seed(evidence.config.seed, "shap"))
-    train, test = evidence.train, evidence.test
+    names, rng = _columns(evidence), np.random.default_rng(derive_seed(evidence.config.seed, "shap"))
+    train, test, by_tree = evidence.train, evidence.test, evidence.config.trees is not None
     background = train.x[rng.choice(len(train), min(BACKGROUND, len(train)), replace=False)]
     usual, alerts, gaps, per_bank = [], [], [], []
     for code, bank in enumerate(evidence.bank_names):
@@ -43,9 +44,9 @@ def explanations(evidence: Evidence) -> dict[str, Any]:
             continue
         model, seed = evidence.models[code], derive_seed(evidence.config.seed, "shap", bank)
         sampled = rng.choice(rows, min(ROWS, len(rows)), replace=False)
-        values, gap = shap_values(model, test.x[sampled], background, seed=seed)
+        values, gap = _values(model, test.x[sampled], background, seed, by_tree=by_tree)
         flagged = _highest_alerts(test, rows, evidence.limits[code])
-        more, _ = shap_values(model, test.x[flagged], background, seed=seed)
+        more, _ = _values(model, test.x[flagged], background, seed, by_tree=by_tree)
         usual.append(values)
         alerts.append(more)
         gaps.append(gap)
@@ -53,6 +54,7 @@ def explanations(evidence: Evidence) -> dict[str, Any]:
         per_bank.append({"bank": bank, "rows": len(sampled), "alerts": len(flagged), **_named(names, importance)})
     return {
         "unit": "logit",
+        "exact": by_tree,
         "odds_per_logit": float(np.e),
         "top": TOP,
         "rows_per_bank": ROWS,
@@ -65,6 +67,25 @@ def explanations(evidence: Evidence) -> dict[str, Any]:
         "per_bank": per_bank,
         "agreement": agreement([bank["importance"] for bank in per_bank]),
     }
+
+
+def _columns(evidence: Evidence) -> tuple[str, ...]:
+    """What importances are of: the model's features, or the columns that trees make of them."""
+    if evidence.config.trees is None:
+        return evidence.federation.feature_names
+    return TreeColumns.of(evidence.schema, evidence.federation.feature_names).names
+
+
+def _values(
+    model: nn.Module, x: NDArray[np.float32], background: NDArray[np.float32], seed: int, *, by_tree: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    if not by_tree:
+        return shap_values(model, x, background, seed=seed)
+    from fl.reports.examination.tree_explanations import tree_shap_values  # needs the extra `trees`
+    from fl.runs.tree_module import TreeScores
+
+    assert isinstance(model, TreeScores)
+    return tree_shap_values(model, x)
 
 
 def shap_values(

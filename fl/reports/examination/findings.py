@@ -31,6 +31,7 @@ def findings(report: dict[str, Any]) -> list[Finding]:
         *_found_fraud(report["figures"], words),
         *_compared(report),
         *_privacy(report["run"]["privacy"], any(row["name"] in OUTSIDE for row in report["comparison"]["models"])),
+        *_grown(report["run"]),
         *_calibrated(report["calibration"], words),
         *(_timely(report["timeliness"]) if words.days else ()),
         *_drifted(report["drift"]),
@@ -59,6 +60,12 @@ def _worth(run: dict[str, Any]) -> list[Finding]:
     gain = run["gain_over_alone"]
     kind = "concern" if gain is None or gain <= -LITTLE else "good" if gain > LITTLE else "note"
     return [_finding(kind, run["verdict"])]
+
+
+def _grown(run: dict[str, Any]) -> list[Finding]:
+    """What a run of trees grew, and what its histograms give away."""
+    said = [] if run.get("trees") is None else [run["trees"], *run["told"]]
+    return [_finding("note", f"{each[0].upper()}{each[1:]}.") for each in said]
 
 
 def _found_fraud(figures: dict[str, Any], words: Words) -> list[Finding]:

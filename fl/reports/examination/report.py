@@ -25,6 +25,7 @@ from fl.reports.examination.timeliness import timeliness
 from fl.reports.left_out import attack_sentence, rule_sentence
 from fl.reports.protected import protection_sentence
 from fl.reports.spans import span
+from fl.reports.trees_told import grown_sentence, histogram_sentences
 from fl.runs.verdict import verdict
 
 FORMAT = "examination 1"
@@ -99,6 +100,8 @@ def about(evidence: Evidence) -> dict[str, Any]:
         "words": asdict(evidence.schema.words),
         "rule": rule_sentence(result),
         "attack": attack_sentence(result),
+        "trees": grown_sentence(result),
+        "told": list(histogram_sentences(result)),
         "verdict": sentence,
         "gain_over_alone": gain,
     }

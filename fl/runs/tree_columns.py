@@ -1,0 +1,81 @@
+"""What trees see of a row: the columns that the run builds for its banks, folded back where trees need no spreading.
+
+A network needs a category as one 0/1 column a word, and a missing value as a number beside a 0/1 column that says so.
+Trees split categories and missing values themselves. So the 0/1 columns of a vocabulary become one column of categories
+(position of the word; one more for every other word), and a value with its marker becomes one number, NaN where it is
+missing. All other columns stay: scaling and logarithms keep the order of values, which is all that a tree looks at.
+
+Everything here follows from the public schema, so that all banks have the same columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl.data.schema import Schema
+from fl.trees.settings import Column
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Where a column comes from. `places`: of one number, of a value and its marker, or of the words of a category."""
+
+    column: Column
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TreeColumns:
+    """The columns of trees, made of `inputs` features."""
+
+    folds: tuple[Fold, ...] = field(repr=False)
+    inputs: int
+
+    @classmethod
+    def of(cls, schema: Schema, names: Sequence[str]) -> TreeColumns:
+        """Those of the features called `names`. Raises `TreesError` for a vocabulary that is too large."""
+        place = {name: position for position, name in enumerate(names)}
+        words = {each.column: [f"{each.column}={word}" for word in each.vocabulary] for each in schema.categorical}
+        whole = {name: each for name, each in words.items() if each and all(word in place for word in each)}
+        word_of = {word: name for name, each in whole.items() for word in each}
+        marked = {each.column for each in schema.numeric if each.missing is not None}
+        marked |= {each.name for each in schema.derived if each.is_scaled}
+        marker_of = {name: f"{name}_missing" for name in marked if {name, f"{name}_missing"} <= place.keys()}
+        folds: list[Fold] = []
+        for name in names:
+            if name in word_of:
+                column = word_of[name]
+                if name == whole[column][0]:
+                    folds.append(Fold(Column(column, len(whole[column]) + 1), tuple(place[w] for w in whole[column])))
+            elif name in marker_of:
+                folds.append(Fold(Column(name), (place[name], place[marker_of[name]])))
+            elif name not in marker_of.values():
+                folds.append(Fold(Column(name), (place[name],)))
+        return cls(tuple(folds), len(names))
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """As the training agrees on them."""
+        return tuple(fold.column for fold in self.folds)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns, in order."""
+        return tuple(fold.column.name for fold in self.folds)
+
+    def fold(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32[n, columns] of features float32[n, inputs]; NaN where a value is missing."""
+        folded = np.empty((len(x), len(self.folds)), np.float32)
+        for at, fold in enumerate(self.folds):
+            given = x[:, list(fold.places)]
+            if fold.column.categories:
+                folded[:, at] = np.where(given.any(axis=1), given.argmax(axis=1), len(fold.places))
+            elif len(fold.places) == 2:
+                folded[:, at] = np.where(given[:, 1] > 0, np.nan, given[:, 0])
+            else:
+                folded[:, at] = given[:, 0]
+        return folded

@@ -1,0 +1,120 @@
+"""What a run of trees is going to do, known before a bank trains: its sums, and the bytes of each.
+
+A sum's integers are as wide as its node's rows need. How the rows divide is not known before, so the plan takes the
+most that there can be: of two siblings only the smaller is summed, so the nodes of a level hold at most half of all
+rows, and their fields are widest together where each holds an equal part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fl.plural import plural
+from fl.runs.plan import RunPlan
+from fl.runs.tree_columns import TreeColumns
+from fl.secure.cost import cost_of_integers, require_engine
+from fl.trees.gradients import CAUSE_BITS, LARGEST
+from fl.trees.grid import CELLS
+from fl.trees.progress import Request
+from fl.trees.settings import MOST_ROWS, TreeSettings
+from fl.trees.training import cut_for
+
+
+@dataclass(frozen=True)
+class TreeOutline:
+    """All of it is public. `sums`: at most. `lanes`: of the largest sum. `bytes_up`: from one bank in all sums, about.
+
+    `largest_bytes`: from one bank in the largest sum; both 0 where nothing is encrypted. `counts`: integers of the
+    shared counts that one bank sends; 0 without.
+    """
+
+    banks: int
+    rows: int
+    settings: TreeSettings
+    numbers: int
+    categories: int
+    sums: int
+    lanes: int
+    largest_bytes: int
+    bytes_up: int
+    counts: int
+    with_baselines: bool
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The outline in words, one subject each."""
+        settings = self.settings
+        sent = (
+            f"about {self.bytes_up:,} bytes from each bank, {self.largest_bytes:,} in the largest sum "
+            f"({self.lanes:,} lanes)"
+            if self.bytes_up
+            else "nothing is encrypted"
+        )
+        return (
+            f"{self.banks} banks with {self.rows:,} training rows, {plural(settings.trees, 'tree')} of depth "
+            f"{settings.depth} at rate {settings.rate:g}, without differential privacy",
+            f"{plural(self.numbers, 'column')} of numbers in at most {settings.bins} bins, "
+            f"{self.categories} of categories; at most {plural(self.sums, 'sum')}: one for all bin edges, one for each "
+            f"level; {sent}",
+            f"{plural(self.counts, 'count')} from each bank before the first sum"
+            if self.counts
+            else "no shared counts",
+            "baselines after the last tree: trees of each bank alone, trees on pooled rows, and a network"
+            if self.with_baselines
+            else "no baselines: nobody will know whether joining is worth it (leave out --no-baselines to measure it)",
+        )
+
+
+def tree_outline(plan: RunPlan) -> TreeOutline:
+    """The outline of the run of trees that `plan` describes.
+
+    Raises `AggregationError` for a sum that cannot be made, and `secagg.errors.EngineUnavailable` for an engine that
+    this machine does not have.
+    """
+    config, banks = plan.config, len(plan.banks)
+    settings = config.trees
+    assert settings is not None
+    columns = TreeColumns.of(plan.source.table.schema, plan.feature_names).columns
+    rows = sum(len(held.train) for _, _, held in plan.source.banks)
+    numbers = sum(column.categories == 0 for column in columns)
+    cells = sum((column.categories or settings.bins) + 1 for column in columns)
+    encrypted, counts = config.aggregation.mode == "encrypted", 0
+    if encrypted or plan.sharing is not None:
+        require_engine(config.aggregation.engine)
+    if plan.sharing is not None:
+        counts = plan.sharing.length
+        cost_of_integers(counts, plan.sharing.largest, banks)
+    most = MOST_ROWS * banks
+    opening = (2 + CELLS * numbers) * most.bit_length() + (most << CAUSE_BITS).bit_length()
+    levels = [_level_bits(depth, rows, cells) for depth in range(settings.depth)]
+    planned = [_planned(bits, banks) if encrypted else (0, 0) for bits in (opening, *levels)]
+    lanes, each = zip(*planned, strict=True)
+    return TreeOutline(
+        banks=banks,
+        rows=rows,
+        settings=settings,
+        numbers=numbers,
+        categories=len(columns) - numbers,
+        sums=1 + settings.trees * settings.depth + (settings.patience > 0),
+        lanes=max(lanes),
+        largest_bytes=max(each),
+        bytes_up=each[0] + settings.trees * sum(each[1:]),
+        counts=counts,
+        with_baselines=config.with_baselines,
+    )
+
+
+def _planned(bits: int, banks: int) -> tuple[int, int]:
+    """(lanes, bytes from one bank) of a sum of so many bits. Raises `AggregationError`."""
+    cut = cut_for(Request("level", 0, "", np.array([bits], np.int64)), banks)
+    lanes = -(-bits // cut)
+    return lanes, cost_of_integers(lanes, (1 << cut) - 1, banks).bytes_up
+
+
+def _level_bits(depth: int, rows: int, cells: int) -> int:
+    """Most bits of the histograms that are summed at a level: gradients, hessians and rows of each cell."""
+    nodes = 1 if depth == 0 else 1 << (depth - 1)
+    held = max(rows if depth == 0 else rows // (2 * nodes), 1)
+    return nodes * cells * (2 * (held * LARGEST).bit_length() + held.bit_length())
