@@ -7,7 +7,7 @@ know a column's range first.
 
 Bins are runs of cells. A cell weighs the fourth root of its count, in whole numbers. From the lowest cell on, a bin
 takes cells until it is as near as it gets to an equal share of the weight that is left. Roots leave bins for the rare
-ends of a column, where fraud is; equal counts would not. docs/adr/0028-trees.md has the comparison.
+ends of a column, where fraud is; equal counts would not. docs/adr/0032-trees.md has the comparison.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The trees of docs/adr/0028-trees.md once more, slowly: Python integers, one row at a time, on pooled rows.
+"""The trees of docs/adr/0032-trees.md once more, slowly: Python integers, one row at a time, on pooled rows.
 
 Written from the decisions, not from `fl.trees`, of which it imports nothing. It has no numpy, no histograms, no
 subtraction of siblings and no packing: every node looks at its rows again. `exact=False` is the control: gradients,
