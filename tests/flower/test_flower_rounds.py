@@ -269,7 +269,7 @@ def test_another_banks_contribution_passed_off_as_ones_own_is_refused(federation
     here.fail("bank-0", altered("contribute", note))
     here.fail("bank-1", altered("contribute", lambda call: Call(call.fields, dict(seen))))
     outcome = here.rounds().run(1)
-    assert "bank-1: DuplicateClient" in outcome.rounds[0].lost[0]
+    assert "bank-1: TransferError: contribution: expected bank-1's, got bank-0's" in outcome.rounds[0].lost[0]
     assert "bank-1" not in outcome.rounds[0].members
 
 
