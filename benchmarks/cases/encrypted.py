@@ -8,6 +8,7 @@ aggregator and one key holder, for any number of clients.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from benchmarks.workload import CHUNK, CLIP, F32, F64, Vectors
 from fl.secure.session import arithmetic_on, sums_on
 from secagg import wire
 from secagg.device import Update
-from secagg.identity import forget_verified
+from secagg.identity import every_party_alone
 from secagg.messages import Contribution, EncryptedSum, Release
 from secagg.session import Observer, Parties, Session, Terms
 
@@ -51,8 +52,15 @@ def play_round(
     verified is not verified again for another. None: a new federation, whose parties each verify all that they
     receive, as they do in processes of their own.
     """
+    with every_party_alone() if session is None else nullcontext():
+        return _played(update_of, clients, terms, meter, session)
+
+
+def _played(
+    update_of: Callable[[int], Update], clients: int, terms: Terms, meter: Meter, session: Session | None
+) -> Opened:
     plan, observer, post = terms.plan, Observer(), _Post(meter)
-    clock, alone = observer.clock, session is None
+    clock = observer.clock
     with meter.phase("setup", clock):
         session = session or new_session(clients)
         step = session.ledger.next_step
@@ -65,12 +73,10 @@ def play_round(
         aggregator.open(offer, roster)
     for index, client in enumerate(roles.clients):
         update = update_of(index)
-        _forget(alone)
         with meter.phase("client", clock):
             parts = wire.encode_parts(client.contribute(roster, update), plan)
         received = post.deliver(parts, "contribution")
         del parts, update
-        _forget(alone)
         with meter.phase("server", clock):
             with clock.stage("check"):
                 contribution = wire.decode(received, plan)
@@ -80,7 +86,6 @@ def play_round(
         parts = wire.encode_parts(aggregator.close(), plan)
     received = post.deliver(parts, "sum")
     del parts
-    _forget(alone)
     with meter.phase("open", clock):
         encrypted_sum = wire.decode(received, plan)
         assert isinstance(encrypted_sum, EncryptedSum)
@@ -88,11 +93,6 @@ def play_round(
         average = roles.clients[0].accept(release).values
     meter.wire_bytes |= observer.message_bytes | {"release": wire.message_bytes(Release, plan)}
     return Opened(average, release.sums)
-
-
-def _forget(alone: bool) -> None:
-    if alone:
-        forget_verified()
 
 
 class _Post:

@@ -12,7 +12,7 @@ from schoolbook division in integers, where the compiled loops estimate quotient
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -76,8 +76,8 @@ class Unpacked:
     among them, values behind the update's last one not), and whether anything is above the highest digit.
     """
 
-    values: torch.Tensor
-    extremes: torch.Tensor
+    values: torch.Tensor = field(repr=False)
+    extremes: torch.Tensor = field(repr=False)
 
 
 class DeviceUnpacker:

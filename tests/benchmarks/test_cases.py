@@ -116,7 +116,7 @@ def test_updates_of_a_round_are_the_same_on_a_device_and_in_memory() -> None:
     for on_device in (False, True):
         case = WholeRound("mlp", "auto", "cpu", 1, roles_on_device=on_device)
         case.prepare(Vectors(Workload(3_137, clients=3)))
-        found.append(np.sort(np.asarray(case._local(1, Meter()))))
+        found.append(np.sort(np.asarray(case._local(Meter()))))
     assert np.array_equal(*found)
 
 
