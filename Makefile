@@ -30,7 +30,7 @@ test: install
 
 # Long tests that need the machine to themselves: see test-network and test-benchmarks.
 NETWORK := $(wildcard tests/flower/test_network_*.py)
-ALONE := $(NETWORK) tests/flower/test_large.py tests/benchmarks
+ALONE := $(NETWORK) tests/flower/test_large.py tests/benchmarks/test_command_line.py
 
 test-long: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m long $(addprefix --ignore=,$(ALONE))
@@ -42,7 +42,7 @@ test-network: install
 
 # A planted slow-down on real measurements: a quiet machine.
 test-benchmarks: install
-	$(BIN)/python -m pytest -m long tests/benchmarks
+	$(BIN)/python -m pytest -m long tests/benchmarks/test_command_line.py
 
 lint: install
 	$(BIN)/ruff check .
