@@ -185,7 +185,7 @@ def floor(length: int, clients: int, value_bits: int, as_json: bool) -> None:
 @ranged(
     "--clients",
     options.MEASURED_COUNTS,
-    "Clients of a round. Default: 5, 10, 32 and 128, which is refused.",
+    "Clients of a round. Default: 5, 10, 32 and 128.",
     default="",
     metavar="N,N,...",
 )

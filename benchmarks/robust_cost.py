@@ -30,6 +30,24 @@ LONGEST_STOCK = 1_000_000  # values; a pair of this length takes a quarter of a 
 Say = Callable[[str], None]
 
 
+ROWS = (
+    "plain round, CPU",
+    "robust round, CPU",
+    "more",
+    "plain round",
+    "robust round",
+    "more",
+    "sketches, a look",
+    "products, a look",
+    "opening, a look",
+    "kB of a client",
+    "more",
+    "kB of products",
+    "rule in numpy",
+    "TenSEAL's dot",
+)
+
+
 @dataclass(frozen=True)
 class Cost:
     """One length and number of clients. Seconds of all parties together; bytes of one client, up.
@@ -167,20 +185,23 @@ def as_json(found: Sequence[Cost]) -> list[dict[str, Any]]:
 
 
 def show(found: Sequence[Cost]) -> None:
-    """A table on stdout: milliseconds of all parties, kilobytes of one client."""
-    table = Table(title="robust rounds: ms of all parties, and bytes")
-    columns = ("values", "clients", "plain CPU", "robust CPU", "more", "plain", "robust", "more", "sketches")
-    for name in (*columns, "products", "opening", "client kB", "more", "products kB", "numpy rule", "TenSEAL dot"):
-        table.add_column(name, justify="right")
-    for cost in found:
-        table.add_row(f"{cost.length:,}", str(cost.clients), *_told(cost))
-    Console(markup=False, emoji=False).print(table)
+    """A table on stdout for each length, a column for each number of clients: milliseconds of all parties, kilobytes of
+    one client."""
+    for length in sorted({cost.length for cost in found}):
+        costs = [cost for cost in found if cost.length == length]
+        table = Table("", title=f"robust rounds of {length:,} values: ms of all parties, and bytes")
+        for cost in costs:
+            table.add_column(f"{cost.clients} clients", justify="right")
+        for row in zip(ROWS, *map(_told, costs), strict=True):
+            table.add_row(*row)
+        Console(markup=False, emoji=False).print(table)
 
 
 def _told(cost: Cost) -> tuple[str, ...]:
+    """What stands in `ROWS`."""
     stock = "-" if cost.stock_s is None else f"{cost.stock_s * 1e3:,.0f}"
     if cost.refused:
-        return ("refused", *["-"] * 11, f"{cost.numpy_s * 1e3:.2f}", stock)
+        return ("refused", *["-"] * (len(ROWS) - 3), f"{cost.numpy_s * 1e3:.2f}", stock)
     return (
         f"{cost.plain_cpu_s * 1e3:,.1f}",
         f"{cost.robust_cpu_s * 1e3:,.1f}",
