@@ -21,6 +21,7 @@ from simulator import MODEL
 from snapshot import snapshot
 
 from secagg import wire
+from secagg.blocks import payload_hash
 from secagg.errors import PeerError, SecAggError
 from secagg.messages import LateSeed, Message, Products, RobustOffer, RobustSum
 from secagg.robust_client import RobustClient
@@ -74,6 +75,8 @@ class Mutations:
     def of_bytes(self, message: Message) -> Iterator[bytes]:
         """One bit at places of the fixed fields, and of residues, each with a digest that fits; and worse damage."""
         head, payload, _ = map(bytes, wire.encode_parts(message, self.plan))
+        whole = wire.encode(message, self.plan)
+        assert self.framed(message, head, payload) == whole, "the mutants' digests would not fit"
         short = len(head) - len(getattr(message, "sketches", b""))  # a sum of sketches stands among the fixed fields
         places = range(self.draw.randrange(self.every), short, self.every)
         more = [self.draw.randrange(short, len(head)) for _ in range(20 if short < len(head) else 0)]
@@ -81,7 +84,6 @@ class Mutations:
             yield self.framed(message, flipped(head, place, self.draw), payload)
         for _ in range(20 if payload else 0):
             yield self.framed(message, head, flipped(payload, self.draw.randrange(len(payload)), self.draw))
-        whole = wire.encode(message, self.plan)
         for _ in range(40):
             if (mutant := mutate(whole, self.draw)) != whole:
                 yield mutant
@@ -89,7 +91,7 @@ class Mutations:
     def framed(self, message: Message, head: bytes, payload: bytes) -> bytes:
         """The bytes with the digest that an attacker would put there."""
         at = FRAME + HEADER.size + 4
-        named = head[at : at + 32] if isinstance(message, Products | RobustSum) else hashlib.sha256(payload).digest()
+        named = head[at : at + 32] if isinstance(message, Products | RobustSum) else payload_hash(payload)
         return head + payload + hashlib.sha256(head + named).digest()
 
     # --- fields
