@@ -80,7 +80,7 @@ def encode(message: Message, plan: RoundPlan) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class Hashed:
-    """A payload and its SHA-256."""
+    """A payload and its hash (`blocks.payload_hash`), 32 bytes."""
 
     payload: Payload = field(repr=False)
     hash: bytes
