@@ -1,8 +1,7 @@
 """The inner loops compiled by numba (extra `fast`): the same functions as `kernels_numpy.py`, bit for bit.
 
-Compiled once, cached on disk where a folder is writable, and run without the GIL. Modular products by
-constants use Shoup's precomputed quotients (Harvey, "Faster arithmetic for number-theoretic transforms", 2014,
-section 2) in 32 bits.
+`compiled.py` says how they are compiled. Modular products by constants use Shoup's precomputed quotients (Harvey,
+"Faster arithmetic for number-theoretic transforms", 2014, section 2) in 32 bits.
 """
 
 from __future__ import annotations
@@ -17,18 +16,9 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from secagg.arrays import F64, I8, I64, U8, U16, U32, U64, Extremes, Inverse, Lanes, Pair, Tables, Zero
+from secagg.compiled import compiled
 
-
-def _cache_is_writable() -> bool:
-    """Whether numba finds a writable folder for compiled code; a read-only installation without a home has none."""
-    try:
-        numba.njit(cache=True)(_cache_is_writable)  # decorates only, compiles nothing
-    except RuntimeError:
-        return False
-    return True
-
-
-_jit = numba.njit(cache=_cache_is_writable(), nogil=True, boundscheck=False)
+_jit = compiled()
 _inline = numba.njit(inline="always", nogil=True, boundscheck=False)
 
 _LARGEST_DIVISOR = 2**47

@@ -8,21 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from fl.counts.layout import Days, Floats, Transitions
+from secagg.compiled import compiled
 
 TILE = 64  # slots: 50 ages of them are 25 KiB
-
-
-def _cache_is_writable() -> bool:
-    """Whether numba finds a writable folder for compiled code; a read-only installation without a home has none."""
-    try:
-        numba.njit(cache=True)(_cache_is_writable)  # decorates only, compiles nothing
-    except RuntimeError:
-        return False
-    return True
 
 
 def advance(chain: Transitions, days: Days, predicted: Floats, totals: Floats) -> None:
@@ -54,7 +45,7 @@ def advance(chain: Transitions, days: Days, predicted: Floats, totals: Floats) -
     )
 
 
-@numba.njit(cache=_cache_is_writable(), nogil=True, boundscheck=False, error_model="numpy")
+@compiled(error_model="numpy")
 def _advance(
     rates: Any,
     ends: Any,

@@ -135,8 +135,8 @@ def test_only_ckks_imports_tenseal() -> None:
     assert importers("secagg", {"tenseal", "_sealapi_cpp"}) == {"ckks.py"}
 
 
-def test_only_one_module_imports_numba() -> None:
-    assert importers("secagg", {"numba", "llvmlite"}) == {"kernels_numba.py"}
+def test_only_the_compiled_loops_import_numba() -> None:
+    assert importers("secagg", {"numba", "llvmlite"}) == {"compiled.py", "kernels_numba.py"}
 
 
 def test_only_one_module_imports_blake3() -> None:
@@ -151,11 +151,18 @@ def test_a_role_imports_no_other_role(role: str, kind: str) -> None:
 
 
 def test_federated_learning_reaches_the_core_through_one_room() -> None:
-    """fl/flower is an app of its own, which carries the roles' messages and has a pyproject of its own."""
+    """fl/flower is an app of its own, which carries the roles' messages and has a pyproject of its own.
+
+    Loops outside the room take nothing from the core but how they are compiled.
+    """
     inside = {name for name in importers("fl", {"secagg"}) if not name.startswith("flower/")}
     on_a_device = {f"secure/device_{each}.py" for each in ("packing", "ring", "rounds")}
     in_memory = {f"secure/{each}.py" for each in ("cost", "session", "robust", "rule_settings")}
-    assert inside == in_memory | on_a_device
+    loops = {"trees/compiled.py", "counts/recursion_numba.py"}
+    assert inside == in_memory | on_a_device | loops
+    for name in loops:
+        taken = {each for each in imported(tree_of(ROOT / "fl" / name)) if each.startswith("secagg")}
+        assert taken == {"secagg.compiled", "secagg.compiled.compiled"}
 
 
 # The rooms of `fl`. Each may import what stands before it; the single files stand before all rooms.
