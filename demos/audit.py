@@ -13,7 +13,7 @@ import click
 from demos.console import out, print_json, table
 from demos.options import JSON, FilePath
 from fl.plural import plural
-from secagg.eventlog import audit as read_log
+from secagg.audit import audit as read_log
 from secagg.journal import PURPOSE as JOURNAL
 from secagg.journal import JournalReport, JournalRound, audit_journal
 from secagg.ledger import LedgerReport, audit_ledger, compare, compare_journal

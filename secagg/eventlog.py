@@ -14,47 +14,24 @@ trusted. Source: Schneier and Kelsey, "Secure audit logs", ACM TISSEC 1999 (hash
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from secagg import database
+from secagg.audit import verified_head
 from secagg.database import IN_MEMORY as IN_MEMORY
-from secagg.errors import BadSignature, LedgerError
-from secagg.hashing import large_hash
-from secagg.identity import Identity, verify
+from secagg.errors import LedgerError
+from secagg.events import COLUMNS, PRUNED, Event, content_of, event_hash, owner_of, select
+from secagg.identity import Identity
 from secagg.ownership import Owner
 
-NO_HEAD = bytes(32)
-PRUNED = "pruned"
-"""Kind of the event that drops the contents of all events before it in its own and in lower steps."""
-
-_COLUMNS = "sequence, kind, step, model, round_id, body, hash, signature"
 _SHORT = 4096  # bytes of a body that is kept in memory: all but releases, and rosters of more than 125 members
 _STEPS_KEPT = 8
-_TYPES = (int, str, int, bytes, bytes, bytes, bytes, bytes)
-
-
-@dataclass(frozen=True)
-class Event:
-    """sequence: from 1, without gaps.  step: [0, 2**63).  body: depends on kind.  hash: of this and all before it.
-
-    content_hash: that of its content (`hashing.py`), 32 bytes, or None for an event without one.
-    """
-
-    sequence: int
-    kind: str
-    step: int
-    model: bytes
-    round_id: bytes
-    body: bytes = field(repr=False)
-    hash: bytes
-    signature: bytes = field(repr=False)
-    content_hash: bytes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +107,7 @@ class EventLog:
         try:
             with database.translated(self.path):
                 self._claim(purpose)
-                self._length, self._head = _verified_head(self._connection, self.path, purpose, owner.key)
+                self._length, self._head = verified_head(self._connection, self.path, purpose, owner.key)
                 database.trust(self._connection, self.path)
         except BaseException:
             self._connection.close()
@@ -145,7 +122,7 @@ class EventLog:
         """Record this owner in a new file, in one transaction, or check that an old file names this owner."""
         if database.is_empty(self._connection, self.path):
             database.begin(self._connection, purpose, self._owner.key)
-        found, key = _owner(self._connection, self.path)
+        found, key = owner_of(self._connection, self.path)
         if (found, key) != (purpose, self._owner.key):
             raise LedgerError(
                 f"{self.path}: expected a {purpose} of {self._owner.key.hex()[:16]}, got a {found} of {key.hex()[:16]}"
@@ -171,15 +148,12 @@ class EventLog:
         self._process.require()  # before the lock, which a thread of the parent may have held when it forked
         with self._appending:
             event = self._next(kind, step, model, round_id, body, None if content is None else content.hash)
-            with database.translated(self.path), database.transaction(self._connection):
-                self._insert(event)
+            with self._writing(event):
                 if content is not None:
                     if not database.has_contents(self._connection):
                         database.add_contents(self._connection)
                     row = (event.sequence, content.hash, content.data)
                     self._connection.execute("INSERT INTO contents VALUES (?, ?, ?)", row)
-            self._length, self._head = event.sequence, event.hash
-            self._recent.note(event)
         return event
 
     def content(self, event: Event) -> bytes | None:
@@ -187,7 +161,7 @@ class EventLog:
         if event.content_hash is None:
             return None
         with database.translated(self.path):
-            return _content(self._connection, self.path, event)
+            return content_of(self._connection, self.path, event)
 
     def drop_contents(self, step: int, model: bytes, round_id: bytes) -> int:
         """Drop the contents of all events up to `step`, and record it in an event of that step, or do neither.
@@ -204,13 +178,10 @@ class EventLog:
             if not count:
                 return 0
             event = self._next(PRUNED, step, model, round_id, struct.pack("<Q", count), None)
-            with database.translated(self.path), database.transaction(self._connection):
-                self._insert(event)
+            with self._writing(event):
                 self._connection.execute(
                     f"UPDATE contents SET content = NULL WHERE sequence IN (SELECT sequence FROM {held})", (step,)
                 )
-            self._length, self._head = event.sequence, event.hash
-            self._recent.note(event)
         return int(count)
 
     def compact(self) -> None:
@@ -224,17 +195,23 @@ class EventLog:
         self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes, content_hash: bytes | None
     ) -> Event:
         """The next event, signed and not yet written."""
-        sequence = self._length + 1
-        digest = _event_hash(self._purpose, self._head, sequence, kind, step, model, round_id, body, content_hash)
+        unsigned = Event(self._length + 1, kind, step, model, round_id, body, b"", b"", content_hash)
+        digest = event_hash(self._purpose, self._head, unsigned)
         # A log in memory ends with its process, and no file of it is ever audited: nobody could ask who signed it.
         signature = b"" if self.path == IN_MEMORY else self._owner.sign(digest)
-        return Event(sequence, kind, step, model, round_id, body, digest, signature, content_hash)
+        return replace(unsigned, hash=digest, signature=signature)
 
-    def _insert(self, event: Event) -> None:
+    @contextmanager
+    def _writing(self, event: Event) -> Iterator[None]:
+        """Write the next event, and what the caller writes inside, in one transaction; under the lock of appending."""
         row = (event.sequence, event.kind, event.step, event.model, event.round_id, event.body, event.hash)
-        self._connection.execute(
-            f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, event.signature)
-        )
+        with database.translated(self.path), database.transaction(self._connection):
+            self._connection.execute(
+                f"INSERT INTO events ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, event.signature)
+            )
+            yield
+        self._length, self._head = event.sequence, event.hash
+        self._recent.note(event)
 
     def events(self, step: int | None = None, kind: str | None = None, model: bytes | None = None) -> list[Event]:
         """Events in order, narrowed to a step, a kind or a model."""
@@ -247,7 +224,7 @@ class EventLog:
                 values.append(value)
         where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
         with database.translated(self.path):
-            return list(_select(self._connection, self.path, f"{where} ORDER BY sequence", tuple(values)))
+            return list(select(self._connection, self.path, f"{where} ORDER BY sequence", tuple(values)))
 
     def _of_step(self, step: int) -> tuple[Event, ...]:
         self._process.require()
@@ -255,7 +232,7 @@ class EventLog:
             return recent
         length = self._length
         with database.translated(self.path):
-            found = tuple(_select(self._connection, self.path, "WHERE step = ? ORDER BY sequence", (step,)))
+            found = tuple(select(self._connection, self.path, "WHERE step = ? ORDER BY sequence", (step,)))
         with self._appending:
             if length == self._length:  # otherwise another thread appended while this one read
                 self._recent.keep(step, found)
@@ -265,7 +242,7 @@ class EventLog:
         """Events of some kinds, from the highest step down."""
         with database.translated(self.path):
             found = f"WHERE kind IN ({', '.join('?' * len(kinds))}) ORDER BY step DESC"
-            yield from _select(self._connection, self.path, found, kinds)
+            yield from select(self._connection, self.path, found, kinds)
 
     def steps_of(self, kind: str, limit: int) -> list[int]:
         """The highest steps with an event of a kind, from the highest down, at most `limit`. Reads no body."""
@@ -282,10 +259,10 @@ class EventLog:
             self._process.require()
             return [replace(event, body=event.body[:length]) for event in recent if kind in (None, event.kind)]
         start = f"CASE WHEN length(body) > {length:d} THEN substr(body, 1, {length:d}) ELSE body END"
-        columns = _COLUMNS.replace("body", start)
+        columns = COLUMNS.replace("body", start)
         with database.translated(self.path):
             found = "WHERE step = ? AND (? IS NULL OR kind = ?) ORDER BY sequence"
-            return list(_select(self._connection, self.path, found, (step, kind, kind), columns))
+            return list(select(self._connection, self.path, found, (step, kind, kind), columns))
 
     def holding(self, kinds: Sequence[str], parts: Sequence[tuple[int, bytes]]) -> list[Event]:
         """Events of these kinds whose body has one of `parts`, each (offset, bytes), in order."""
@@ -293,13 +270,13 @@ class EventLog:
         found = f"WHERE kind IN ({', '.join('?' * len(kinds))}) AND ({either}) ORDER BY sequence"
         values = [value for offset, part in parts for value in (offset + 1, len(part), part)]
         with database.translated(self.path):
-            return list(_select(self._connection, self.path, found, (*kinds, *values)))
+            return list(select(self._connection, self.path, found, (*kinds, *values)))
 
     def beyond(self, kind: str, step: int, model: bytes | None = None, limit: int = 1) -> list[Event]:
         """Events of a kind in steps above `step`, lowest step first, at most `limit`. model: None for any."""
         found = "WHERE kind = ? AND step > ? AND (? IS NULL OR model = ?) ORDER BY step LIMIT ?"
         with database.translated(self.path):
-            return list(_select(self._connection, self.path, found, (kind, step, model, model, limit)))
+            return list(select(self._connection, self.path, found, (kind, step, model, model, limit)))
 
     def last(self, kind: str) -> Event | None:
         """The latest event of a kind, or None."""
@@ -309,7 +286,7 @@ class EventLog:
         length = self._length
         with database.translated(self.path):
             latest = "WHERE kind = ? ORDER BY sequence DESC LIMIT 1"
-            found = next(_select(self._connection, self.path, latest, (kind,)), None)
+            found = next(select(self._connection, self.path, latest, (kind,)), None)
         with self._appending:
             if length == self._length:  # otherwise another thread appended while this one read
                 self._recent.keep_last(kind, found)
@@ -318,189 +295,3 @@ class EventLog:
     def close(self) -> None:
         """Release the lock."""
         self._connection.close()
-
-
-# --- offline --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An event as an audit keeps it. start: the first 128 bytes of the body, which hold its hashes in every kind."""
-
-    sequence: int
-    kind: str
-    step: int
-    model: bytes
-    round_id: bytes
-    start: bytes = field(repr=False)
-    body_length: int  # bytes
-    hash: bytes
-    has_content: bool = False
-
-
-_START_BYTES = 128
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What an audit of a log found. All of it is chained and signed by `owner`, a public key of 32 bytes."""
-
-    path: str
-    purpose: str
-    owner: bytes
-    entries: tuple[Entry, ...] = field(repr=False)
-
-    @property
-    def head(self) -> bytes:
-        """Hash of the last event, zero for an empty log: 32 bytes."""
-        return self.entries[-1].hash if self.entries else NO_HEAD
-
-
-def audit(path: str | Path) -> Audit:
-    """Verify a log offline, without its owner's private key and without writing to it.
-
-    The last events may still be in the file beside it that ends in `-wal`: copy both. Raises `LedgerError`: damaged,
-    edited, or not a log; `LedgerLocked`: still open in a process.
-    """
-    with database.translated(str(path)):
-        connection = database.open_to_read(str(path))
-        try:
-            purpose, owner = _owner(connection, str(path))
-            entries = tuple(
-                Entry(
-                    e.sequence,
-                    e.kind,
-                    e.step,
-                    e.model,
-                    e.round_id,
-                    e.body[:_START_BYTES],
-                    len(e.body),
-                    e.hash,
-                    e.content_hash is not None,
-                )
-                for e in _verified(connection, str(path), purpose, owner)
-            )
-            return Audit(str(path), purpose, owner, entries)
-        finally:
-            connection.close()
-
-
-# --- rows -----------------------------------------------------------------------------------------------------------
-
-
-def _owner(connection: sqlite3.Connection, path: str) -> tuple[str, bytes]:
-    row = connection.execute("SELECT purpose, key FROM owner").fetchone()
-    if row is None or not isinstance(row[0], str) or not isinstance(row[1], bytes):
-        raise LedgerError(f"{path}: no owner is recorded: keep the file and investigate")
-    return row[0], row[1]
-
-
-def _select(
-    connection: sqlite3.Connection, path: str, rest: str, values: tuple[object, ...] = (), columns: str = _COLUMNS
-) -> Iterator[Event]:
-    held = "NULL"
-    if database.has_contents(connection):
-        held = "(SELECT contents.hash FROM contents WHERE contents.sequence = events.sequence)"
-    for *row, content_hash in connection.execute(f"SELECT {columns}, {held} FROM events {rest}", values):
-        # SQLite stores a value of any type. An edited file must raise `LedgerError` and not `TypeError`.
-        right = all(type(value) is kind for value, kind in zip(row, _TYPES, strict=True)) and row[2] >= 0
-        if not right or not isinstance(content_hash, bytes | None):
-            raise LedgerError(f"{path}: an event has fields of the wrong type: keep the file and investigate")
-        sequence, name, step, model, round_id, body, digest, signature = row
-        yield Event(sequence, name, step, model, round_id, body, digest, signature, content_hash)
-
-
-def _content(connection: sqlite3.Connection, path: str, event: Event) -> bytes | None:
-    row = connection.execute("SELECT content FROM contents WHERE sequence = ?", (event.sequence,)).fetchone()
-    if row is None or not isinstance(row[0], bytes | None):
-        raise LedgerError(f"{path}: the content of event {event.sequence} has the wrong type: keep the file")
-    return row[0]
-
-
-def _event_hash(
-    purpose: str,
-    previous: bytes,
-    sequence: int,
-    kind: str,
-    step: int,
-    model: bytes,
-    round_id: bytes,
-    body: bytes,
-    content_hash: bytes | None,
-) -> bytes:
-    name = kind.encode()
-    label = b"secagg v1 event of a " if content_hash is None else b"secagg v2 event with content of a "
-    digest = hashlib.sha256(label + purpose.encode() + b"\0" + previous)
-    digest.update(struct.pack("<QQQQQQ", sequence, step, len(name), len(model), len(round_id), len(body)))
-    for part in (name, model, round_id, body, content_hash or b""):
-        digest.update(part)
-    return digest.digest()
-
-
-def _verified_head(connection: sqlite3.Connection, path: str, purpose: str, owner: bytes) -> tuple[int, bytes]:
-    """(length, head) after checking the chain and every signature."""
-    head, length = NO_HEAD, 0
-    for event in _verified(connection, path, purpose, owner):
-        head, length = event.hash, event.sequence
-    return length, head
-
-
-def _verified(connection: sqlite3.Connection, path: str, purpose: str, owner: bytes) -> Iterator[Event]:
-    """All events, each checked against the chain and its signature, with its content, before it is handed out.
-
-    Whether every content that is missing was dropped by the owner is known, and checked, at the end.
-    """
-    head, contents, missing, pruned = NO_HEAD, 0, list[tuple[int, int]](), list[tuple[int, int]]()
-    for number, event in enumerate(_select(connection, path, "ORDER BY sequence"), start=1):
-        digest = _event_hash(
-            purpose,
-            head,
-            number,
-            event.kind,
-            event.step,
-            event.model,
-            event.round_id,
-            event.body,
-            event.content_hash,
-        )
-        if event.sequence != number or event.hash != digest:
-            raise LedgerError(f"{path}: damaged or edited at event {number}: keep the file and investigate")
-        try:
-            verify(owner, event.signature, digest)
-        except BadSignature as error:
-            raise LedgerError(f"{path}: event {number} is not signed by its owner: do not use this log") from error
-        if event.content_hash is not None:
-            contents += 1
-            content = _content(connection, path, event)
-            if content is None:
-                missing.append((number, event.step))
-            elif large_hash(content) != event.content_hash:
-                raise LedgerError(f"{path}: the content of event {number} was edited: keep the file and investigate")
-        elif event.kind == PRUNED:
-            pruned.append((number, event.step))
-        yield event
-        head = digest
-    lost = _never_dropped(missing, pruned)
-    if lost is not None:
-        raise LedgerError(
-            f"{path}: the content of event {lost} is missing, and its owner recorded no pruning of it: "
-            "keep the file and investigate"
-        )
-    if database.has_contents(connection):
-        (found,) = connection.execute("SELECT count(*) FROM contents").fetchone()
-        if found != contents:
-            raise LedgerError(f"{path}: expected {contents} contents, got {found}: keep the file and investigate")
-
-
-def _never_dropped(missing: list[tuple[int, int]], pruned: list[tuple[int, int]]) -> int | None:
-    """The first event whose content is missing though no later pruning covers its step, or None.
-
-    Both: (sequence, step) in order of sequences. One pass over each, however many prunings a stranger's log has.
-    """
-    found, highest, left = None, -1, list(pruned)
-    for sequence, step in reversed(missing):
-        while left and left[-1][0] > sequence:
-            highest = max(highest, left.pop()[1])
-        if step > highest:
-            found = sequence
-    return found

@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secagg import packing
+from secagg.audit import Audit, Entry, audit
 from secagg.errors import (
     LedgerError,
     ModelRepeated,
@@ -48,7 +49,8 @@ from secagg.errors import (
     UpdateReused,
     WrongState,
 )
-from secagg.eventlog import IN_MEMORY, Audit, Entry, Event, EventLog, audit
+from secagg.eventlog import IN_MEMORY, EventLog
+from secagg.events import Event
 from secagg.gossip import Known
 from secagg.identity import Identity
 from secagg.messages import NOTHING_SEEN, Ending, Seen

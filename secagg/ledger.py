@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from secagg.audit import Audit, Entry, audit
 from secagg.errors import (
     LedgerError,
     ReleasePruned,
@@ -24,7 +25,8 @@ from secagg.errors import (
     StepNotIncreasing,
     WrongState,
 )
-from secagg.eventlog import IN_MEMORY, NO_HEAD, PRUNED, Audit, Content, Entry, Event, EventLog, audit
+from secagg.eventlog import IN_MEMORY, Content, EventLog
+from secagg.events import NO_HEAD, PRUNED, Event
 from secagg.identity import Identity
 from secagg.journal import MAX_STEP_JUMP, JournalRound, journal_rounds
 from secagg.journal import PURPOSE as JOURNAL_PURPOSE

@@ -14,7 +14,7 @@ from fl.flower.logs import read_log
 from fl.flower.settings import PlanSettings
 from fl.rounds.attackers import Attackers
 from fl.secure.rule_settings import RobustSettings
-from secagg.eventlog import audit
+from secagg.audit import audit
 from secagg.ledger import Outcome, audit_ledger, compare_journal
 
 pytestmark = pytest.mark.long

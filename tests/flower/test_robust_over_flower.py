@@ -28,8 +28,8 @@ from fl.flower.transport import Call, from_records, to_records
 from fl.flower.workflow import WaitLimits
 from fl.secure.rule_settings import RobustSettings
 from secagg import wire
+from secagg.audit import audit
 from secagg.errors import LateOutlier
-from secagg.eventlog import audit
 from secagg.journal import audit_journal
 from secagg.ledger import Outcome, audit_ledger, compare_journal
 from secagg.messages import AbortReason, Products

@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from secagg import database
+from secagg.audit import audit
 from secagg.errors import LedgerError, LedgerLocked
-from secagg.eventlog import NO_HEAD, EventLog, audit
+from secagg.eventlog import EventLog
+from secagg.events import NO_HEAD
 from secagg.identity import Identity, verify
 
 MODEL, ROUND = b"m" * 32, b"r" * 16

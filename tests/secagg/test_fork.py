@@ -14,12 +14,13 @@ from forked import in_a_child
 from simulator import MODEL, Federation, Peers
 
 from secagg import ownership
+from secagg.audit import audit
 from secagg.blocks import empty_block
 from secagg.ckks import generate_keys
 from secagg.engines import available_engines
 from secagg.engines import encryptor as encryptor_of
 from secagg.errors import WrongState
-from secagg.eventlog import EventLog, audit
+from secagg.eventlog import EventLog
 from secagg.identity import Identity
 from secagg.journal import Journal
 from secagg.ledger import Ledger

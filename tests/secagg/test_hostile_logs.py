@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from forked import in_a_child
 
 from secagg import database
+from secagg.audit import audit
 from secagg.errors import LedgerError
-from secagg.eventlog import Content, EventLog, audit
+from secagg.eventlog import Content, EventLog
 from secagg.hashing import large_hash
 from secagg.identity import Identity
 

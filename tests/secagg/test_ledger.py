@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulator import Federation, Peers
 
+from secagg.audit import _never_dropped, audit
 from secagg.errors import (
     LedgerError,
     ReleasePruned,
@@ -25,7 +26,8 @@ from secagg.errors import (
     StepNotIncreasing,
     WrongState,
 )
-from secagg.eventlog import NO_HEAD, PRUNED, Content, EventLog, _never_dropped, audit
+from secagg.eventlog import Content, EventLog
+from secagg.events import NO_HEAD, PRUNED
 from secagg.hashing import large_hash
 from secagg.identity import Identity
 from secagg.journal import MAX_STEP_JUMP, Journal, journal_rounds

@@ -14,8 +14,9 @@ import pytest
 from robust_peers import COUNT, IDENTITY, alike, robust_federation
 from simulator import MODEL
 
+from secagg.audit import audit
 from secagg.errors import SecAggError, UpdateReused
-from secagg.eventlog import EventLog, audit
+from secagg.eventlog import EventLog
 from secagg.journal import audit_journal
 from secagg.ledger import Outcome, audit_ledger, compare_journal
 from secagg.messages import Abort, Contribution, Release
