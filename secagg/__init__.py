@@ -4,7 +4,8 @@
     result = secagg.run_round(updates, plan=plan)       # the whole protocol in this process
     secagg.Client, secagg.Aggregator, secagg.KeyHolder  # the same roles for separate processes
 
-Numpy, TenSEAL and cryptography; no torch, no sockets. docs/threat-model.md says what is promised and what is not.
+Numpy, TenSEAL, cryptography and blake3; no torch, no sockets. docs/threat-model.md says what is promised and what is
+not.
 """
 
 from __future__ import annotations
