@@ -55,10 +55,7 @@ class FastEncryptor:
 
         plaintext: uint32[primes, N], coefficients modulo each prime; overwritten.  block: uint32[2, primes, N].
         """
-        key = os.urandom(randomness.KEY_BYTES)
-        degree = self._params.degree
-        u = randomness.ternary(randomness.stream(key, "u"), degree)
-        e0, e1 = (randomness.binomial(randomness.stream(key, which), degree) for which in ("e0", "e1"))
+        u, e0, e1 = randomness.parts(os.urandom(randomness.KEY_BYTES), self._params.degree)
         self.encrypt_with(u, e0, e1, plaintext, block)
 
     def encrypt_with(self, u: I8, e0: I8, e1: I8, plaintext: U32, block: U32) -> None:

@@ -69,7 +69,5 @@ def fresh_randomness(blocks: int, degree: int) -> tuple[I8, I8, I8]:
     """
     u, e0, e1 = (np.empty((blocks, degree), dtype=np.int8) for _ in range(3))
     for block in range(blocks):
-        key = os.urandom(randomness.KEY_BYTES)
-        u[block] = randomness.ternary(randomness.stream(key, "u"), degree)
-        e0[block], e1[block] = (randomness.binomial(randomness.stream(key, which), degree) for which in ("e0", "e1"))
+        u[block], e0[block], e1[block] = randomness.parts(os.urandom(randomness.KEY_BYTES), degree)
     return u, e0, e1

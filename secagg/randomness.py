@@ -20,6 +20,12 @@ TERNARY_SPARE = 512  # bytes drawn beyond N: 1 in 256 is rejected; more are need
 _RANGES = {"u": 0, "e0": 1, "e1": 2}  # the counter's upper 64 bits: 2**64 AES blocks apart
 
 
+def parts(key: bytes, degree: int) -> tuple[I8, I8, I8]:
+    """(u, e0, e1) of one encryption: int8[degree] each. key: 32 bytes, of this encryption alone."""
+    e0, e1 = (binomial(stream(key, which), degree) for which in ("e0", "e1"))
+    return ternary(stream(key, "u"), degree), e0, e1
+
+
 def stream(key: bytes, which: str) -> Any:
     """The bytes of one part, "u", "e0" or "e1", from the beginning. key: 32 bytes, of this encryption alone."""
     counter = _RANGES[which].to_bytes(8, "big") + bytes(8)

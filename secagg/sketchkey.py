@@ -86,9 +86,7 @@ class SketchKey:
         plaintext = np.empty_like(self.residues)
         once = np.ones((plaintext.shape[0], 1), dtype=np.uint32)
         kernels.pack_lanes(message, once, ring_of(self.params).primes, plaintext)
-        randomness_key, degree = os.urandom(randomness.KEY_BYTES), self.params.degree
-        u = randomness.ternary(randomness.stream(randomness_key, "u"), degree)
-        e0, e1 = (randomness.binomial(randomness.stream(randomness_key, which), degree) for which in ("e0", "e1"))
+        u, e0, e1 = randomness.parts(os.urandom(randomness.KEY_BYTES), self.params.degree)
         return self.encrypt_with(u, e0, e1, plaintext)
 
     def zeros(self) -> FreshZeros:
