@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secagg import counts, gram, masks
+from secagg import gram, masks
 from secagg.accumulator import InMemory, MakeAccumulator
 from secagg.aggregator import Aggregator
 from secagg.arrays import U8, U32
@@ -76,7 +76,6 @@ class RobustAggregator(Aggregator):
         threads: int | None = None,
         clock: StageClock | None = None,
     ) -> None:
-        self._threads = counts.threads(threads)
         self._sketch = robust.check(plan, masking=True)
         self._rule = rule_bytes(robust.rule)
         self._agreement: masks.AgreementKey | None = None
