@@ -9,12 +9,12 @@ is sent and on the linear parts before they are cut to 48 bits. All randomness i
 
 from __future__ import annotations
 
-import hashlib
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from fixed_generator import FixedGenerator
 
 import secagg
 from secagg import ckks, gram, kernels, randomness, sketchkey
@@ -29,17 +29,6 @@ PARAMS, RING = SKETCH.params, ring_of(SKETCH.params)
 PRIMES = np.array(PARAMS.primes, dtype=np.uint64)[:, None]
 
 
-class Fixed:
-    """The operating system's generator, replaced by SHAKE-256 of a counter."""
-
-    def __init__(self, seed: bytes) -> None:
-        self.seed, self.calls = seed, 0
-
-    def urandom(self, count: int) -> bytes:
-        self.calls += 1
-        return hashlib.shake_256(self.seed + self.calls.to_bytes(8, "little")).digest(count)
-
-
 def small(seed, which, degree=PARAMS.degree):
     source = randomness.stream(seed.ljust(32), which)
     return randomness.ternary(source, degree) if which == "u" else randomness.binomial(source, degree)
@@ -52,7 +41,7 @@ def fixed(monkeypatch):
         ring_of(params).to_ntt(residues)
         return residues
 
-    monkeypatch.setattr(sketchkey, "os", Fixed(b"hidden products"))
+    monkeypatch.setattr(sketchkey, "os", FixedGenerator(b"hidden products"))
     monkeypatch.setattr(ckks, "generate_secret", fixed_secret)
 
 

@@ -10,12 +10,12 @@ which stands in all N coefficients. Products here do not share anything (`gram.p
 
 from __future__ import annotations
 
-import hashlib
 import math
 from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
+from fixed_generator import FixedGenerator
 
 import secagg
 from secagg import ckks, gram, randomness, sketchkey
@@ -33,23 +33,12 @@ PAIRS = list(combinations_with_replacement(range(CLIENTS), 2))
 assert len(PAIRS) <= SLOTS
 
 
-class Fixed:
-    """The operating system's generator, replaced by SHAKE-256 of a counter."""
-
-    def __init__(self):
-        self.calls = 0
-
-    def urandom(self, count):
-        self.calls += 1
-        return hashlib.shake_256(b"packed products" + self.calls.to_bytes(8, "little")).digest(count)
-
-
 @pytest.fixture
 def keys(monkeypatch):
     def fixed_secret(params):
         return residues(randomness.ternary(randomness.stream(b"fixed secret".ljust(32), "u"), params.degree))
 
-    monkeypatch.setattr(sketchkey, "os", Fixed())
+    monkeypatch.setattr(sketchkey, "os", FixedGenerator(b"packed products"))
     monkeypatch.setattr(ckks, "generate_secret", fixed_secret)
     return generate_sketch_keys(PARAMS)
 
