@@ -25,7 +25,7 @@ Integers = NDArray[np.int64]
 # The request, and one int64[values] per bank -> int64[values], their sum
 Sum = Callable[[Request, Sequence[Integers]], Integers]
 
-CUTS = range(16, 40)  # bits of a packed integer; one lane of an encrypted sum holds 39 of a bank
+CUTS = range(16, 40)  # bits of a packed integer; an encrypted sum takes integers of at most 39 bits from a bank
 
 
 def grow(members: Sequence[Member], terms: Terms, add: Sum, progress: Progress | None = None) -> Iterator[Progress]:

@@ -178,7 +178,7 @@ def test_what_does_not_fit_its_field_is_refused() -> None:
 
 
 def test_a_sum_is_cut_where_a_bank_sends_least() -> None:
-    """142,600 bits are one block of two primes at 36 bits, and one of three primes at 31."""
+    """142,600 bits are one block of two primes at 39 bits, and one of three primes at 31."""
     cut = cut_for(np.full(4600, 31, np.int64), 10)
     at, at_31 = (cost_of_integers(-(-142_600 // each), 2**each - 1, 10).bytes_up for each in (cut, 31))
     assert at < 0.7 * at_31
