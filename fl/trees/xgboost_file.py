@@ -32,16 +32,21 @@ CATEGORICAL = 1e-45  # what XGBoost writes as the condition of a categorical spl
 MOST_MARGIN = 256 << SCORE_BITS  # float32 holds multiples of 2^-16 exactly below it
 
 
+def require_exact_in_float32(model: TreeModel) -> None:
+    """Raise `ExportError` where a reader that adds leaves in float32, as XGBoost and ONNX do, could round a score."""
+    if abs(model.base) + sum(tree.largest for tree in model.trees) >= MOST_MARGIN:
+        raise ExportError(
+            f"the scores of {len(model.trees)} trees can exceed 256, beyond which float32 does not add them exactly: "
+            "lower the rate or train fewer trees"
+        )
+
+
 def xgboost_json(model: TreeModel) -> dict[str, Any]:
     """The content of XGBoost's JSON file: its margins are the model's scores times 2^-16, to the last bit.
 
     Raises `ExportError` where scores could be too large for exact sums of float32.
     """
-    if abs(model.base) + sum(tree.largest for tree in model.trees) >= MOST_MARGIN:
-        raise ExportError(
-            f"the scores of {len(model.trees)} trees can exceed 256, beyond which XGBoost's sums are not exact: "
-            "lower the rate or train fewer trees"
-        )
+    require_exact_in_float32(model)
     trees = model.trees or (Tree((Node(0, 0, 0),)),)
     columns = model.columns
     return {
