@@ -13,7 +13,7 @@ EXTRAS = {
     "flower": ("flwr", "httpx", "grpc"),
     "lightning": ("lightning", "torchmetrics"),
     "export": ("onnx", "onnxruntime"),
-    "trees": ("numba", "xgboost", "onnxmltools"),
+    "trees": ("numba", "xgboost"),
     "serve": ("fastapi", "uvicorn"),
     "examine": ("captum", "fairlearn", "river", "plotly", "jinja2"),
     "demos": ("click", "rich"),

@@ -11,7 +11,7 @@ from fl.rounds.attackers import AttackSettings
 from fl.runs.config import PrivacySettings, RunConfig
 from fl.secure.rule_settings import RobustSettings
 
-# Measured: docs/trees.md.
+# docs/trees.md has the reason; no measurement.
 NO_PRIVATE_TREES = (
     "trees have none: noise in every histogram drowns the few frauds of a bin, and random trees inside the noisy-or "
     "model are not built yet. Give --no-dp and no option of privacy, or --model noisy-or"

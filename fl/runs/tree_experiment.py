@@ -39,13 +39,12 @@ from fl.runs.tree_columns import TreeColumns
 from fl.runs.tree_module import TreeScores
 from fl.runs.tree_records import SumRecord, told_by, told_in
 from fl.runs.verdict import OWN_EVIDENCE
-from fl.secure.session import IntegerSum, encrypted_sum, plain_sum
+from fl.secure.session import IntegerSum, plain_sum
 from fl.trees.member import Member
-from fl.trees.packing import pack, packed_length, unpack
 from fl.trees.progress import Progress, Request
 from fl.trees.progress_file import Kept
 from fl.trees.settings import MOST_ROWS, Terms, TreeSettings
-from fl.trees.training import add_plainly, cut_for
+from fl.trees.training import add_plainly, sum_encrypted
 
 Integers = NDArray[np.int64]
 
@@ -97,9 +96,9 @@ class TreeExperiment(Experiment):
             members = members_of(self.federation.banks, self.terms, self.columns)
             while not self._kept.progress.finished:
                 record = self._next_sum(members)
-                for bank in self.plan.banks if progress is not None else ():
-                    assert progress is not None
-                    progress(bank)
+                if progress is not None:
+                    for bank in self.plan.banks:
+                        progress(bank)
                 yield record
             self._finish()
 
@@ -169,16 +168,8 @@ class TreeExperiment(Experiment):
         if self.config.aggregation.mode == "plain":
             totals = add_plainly(request, contributions)
             return _Summed(totals, time.perf_counter() - begun)
-        cut = cut_for(request, len(contributions))
-        packed = [pack(each, request.widths, cut) for each in contributions]
-        summed = encrypted_sum(
-            [partial(_as_they_are, each) for each in packed],
-            length=packed_length(request.widths, cut),
-            largest=(1 << cut) - 1,
-            model_hash=request.name,
-            engine=self.config.aggregation.engine,
-        )
-        return _Summed(unpack(summed.totals, request.widths, cut), summed.seconds, summed)
+        summed = sum_encrypted(request, contributions, self.config.aggregation.engine)
+        return _Summed(summed.totals, summed.seconds, summed)
 
     @cached_property
     def _module(self) -> TreeScores:
@@ -253,8 +244,3 @@ def levels_done(progress: Progress) -> int:
     if progress.finished:
         return 1 + settings.trees * settings.depth
     return 1 + len(progress.trees) * settings.depth + (0 if growing is None else growing.depth)
-
-
-def _as_they_are(packed: Integers, roster: int) -> Integers:
-    """A bank's integers hold no noise, so they do not depend on the roster."""
-    return packed

@@ -14,13 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.errors import ExportError
 from fl.learning.kinds import Boosted
 from fl.runs.tree_columns import TreeColumns
 from fl.runs.tree_module import TreeScores
 from fl.trees.tables import SCORE_BITS
 from fl.trees.tree import Node, Tree, TreeModel
-from fl.trees.xgboost_file import MOST_MARGIN
+from fl.trees.xgboost_file import require_exact_in_float32
 
 INPUT = "features"
 DOMAIN = "ai.onnx.ml"
@@ -40,11 +39,7 @@ def log_odds_of_trees(graph: Graph, module: Boosted) -> str:
     """
     assert isinstance(module, TreeScores)
     trees, columns = module.trees, module.columns
-    if abs(trees.base) + sum(tree.largest for tree in trees.trees) >= MOST_MARGIN:
-        raise ExportError(
-            f"the scores of {len(trees.trees)} trees can exceed 256, beyond which float32 does not add them exactly: "
-            "lower the rate or train fewer trees"
-        )
+    require_exact_in_float32(trees)
     sets = _sets(trees)
     made, offsets, markers = _matrices(columns, sets)
     inputs = [INPUT, graph.constant("made", made), graph.constant("offsets", offsets)]

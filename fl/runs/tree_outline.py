@@ -15,10 +15,10 @@ from fl.plural import plural
 from fl.runs.plan import RunPlan
 from fl.runs.tree_columns import TreeColumns
 from fl.secure.cost import cost_of_integers, require_engine
-from fl.trees.gradients import CAUSE_BITS, LARGEST
-from fl.trees.grid import CELLS
-from fl.trees.progress import Request
-from fl.trees.settings import MOST_ROWS, TreeSettings
+from fl.trees.gradients import LARGEST
+from fl.trees.packing import packed_length
+from fl.trees.progress import Progress
+from fl.trees.settings import Terms, TreeSettings
 from fl.trees.training import cut_for
 
 
@@ -86,8 +86,7 @@ def tree_outline(plan: RunPlan) -> TreeOutline:
     if plan.sharing is not None:
         counts = plan.sharing.length
         cost_of_integers(counts, plan.sharing.largest, banks)
-    most = MOST_ROWS * banks
-    opening = (2 + CELLS * numbers) * most.bit_length() + (most << CAUSE_BITS).bit_length()
+    opening = int(Progress.of(Terms(columns, settings, banks)).request.widths.sum())
     levels = [_level_bits(depth, rows, cells) for depth in range(settings.depth)]
     planned = [_planned(bits, banks) if encrypted else (0, 0) for bits in (opening, *levels)]
     lanes, each = zip(*planned, strict=True)
@@ -108,8 +107,9 @@ def tree_outline(plan: RunPlan) -> TreeOutline:
 
 def _planned(bits: int, banks: int) -> tuple[int, int]:
     """(lanes, bytes from one bank) of a sum of so many bits. Raises `AggregationError`."""
-    cut = cut_for(Request("level", 0, "", np.array([bits], np.int64)), banks)
-    lanes = -(-bits // cut)
+    widths = np.array([bits], np.int64)
+    cut = cut_for(widths, banks)
+    lanes = packed_length(widths, cut)
     return lanes, cost_of_integers(lanes, (1 << cut) - 1, banks).bytes_up
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.errors import TreesError
-from fl.trees.tables import LOSS_BITS, MOST_LOSS, REACH, SCORE_BITS, SHARE_BITS, losses, places, sigmoids
+from fl.trees.tables import MOST_LOSS, REACH, SCORE_BITS, SHARE_BITS, losses, places, sigmoids
 
 Integers = NDArray[np.int64]
 
@@ -92,11 +92,6 @@ def gradient_unit(weight_bits: int) -> float:
 def hessian_unit(weight_bits: int) -> float:
     """What a curvature of 1 stands for: a power of two."""
     return float(2.0 ** (weight_bits - HESSIAN_BITS))
-
-
-def loss_in_nats(total: int) -> float:
-    """A sum of losses in nats."""
-    return total * 2.0**-LOSS_BITS
 
 
 def _rounded(values: Integers, bits: Integers) -> Integers:

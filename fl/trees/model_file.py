@@ -19,13 +19,13 @@ from fl import options
 from fl.errors import TreesError
 from fl.trees.coding import LARGEST
 from fl.trees.settings import Column
-from fl.trees.tree import MOST_LEAF, Node, Split, Tree, TreeModel, bins_of
+from fl.trees.tree import MOST_BASE, MOST_LEAF, Node, Split, Tree, TreeModel, bins_of
 
 FORMAT = "fl trees 1"
+BASE = options.Whole(-MOST_BASE, MOST_BASE, "multiples of 2^-16 nats")
 
 _WHOLE = options.Whole(-(2**62), 2**62)
 _COUNT = options.Whole(0, 2**62)
-_BASE = options.Whole(-(2**20), 2**20, "multiples of 2^-16 nats")
 _LEAF = options.Whole(-MOST_LEAF, MOST_LEAF, "multiples of 2^-16 nats")
 _EDGE = options.Real(-LARGEST, LARGEST)
 _GAIN = options.Real(0, 1e300)
@@ -59,7 +59,7 @@ def model_from_json(content: Any) -> TreeModel:
             raise TreesError(f"class_weight: expected a power of two, got {weight}")
         bins = bins_of(columns, edges)
         trees = tuple(tree_from_json(each, columns, bins) for each in _listed(fields["trees"], 0, options.TREES.high))
-        return TreeModel(columns, edges, _BASE.of(fields["base"]), trees, weight.bit_length() - 1)
+        return TreeModel(columns, edges, BASE.of(fields["base"]), trees, weight.bit_length() - 1)
     except (options.Refused, TypeError, ValueError, KeyError) as fault:
         raise TreesError(f"no model of trees that can be read: {fault}") from fault
 

@@ -2,7 +2,8 @@
 
 A field is as wide as the sum over all banks needs. Then the sum of the rows of bits, as large numbers, is the row of
 bits of the sums, and where it is cut does not matter: what a cut integer's sum carries belongs to the next one.
-So a small node's fields are narrow, whatever width the encrypted sum was planned for.
+So a small node's fields are narrow, whatever width the encrypted sum was planned for. A field has at most 62 bits and a
+cut integer at most 40.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ from numpy.typing import NDArray
 from fl.errors import AggregationError
 
 Integers = NDArray[np.int64]
-
-MOST_WIDTH = 62  # bits of a field
-MOST_CUT = 40  # bits of a cut integer
 
 
 def packed_length(widths: Integers, cut: int) -> int:

@@ -35,12 +35,10 @@ from fl.trees.sampling import drawn_columns
 from fl.trees.settings import MOST_ROWS, Terms
 from fl.trees.splits import UNBOUNDED, Bounds, Cells, Finder, Sums
 from fl.trees.tables import MOST_LOSS, SCORE_BITS
-from fl.trees.tree import Node, Tree, TreeModel, bins_of
+from fl.trees.tree import MOST_BASE, Node, Tree, TreeModel, bins_of
 
 Integers = NDArray[np.int64]
 Kind = Literal["opening", "level", "loss"]
-
-MOST_BASE = 14 << SCORE_BITS  # nats: one fraud in a million rows
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from fl import options
 from fl.errors import AggregationError, TreesError
-from fl.trees.model_file import edges_from_json, tree_from_json, tree_to_json
-from fl.trees.progress import MOST_BASE, Counted, Progress
+from fl.trees.model_file import BASE, edges_from_json, tree_from_json, tree_to_json
+from fl.trees.progress import Counted, Progress
 from fl.trees.settings import MOST_ROWS, Terms
 from fl.trees.tree import bins_of
 
@@ -27,7 +27,6 @@ Integers = NDArray[np.int64]
 FORMAT = "fl trees training 1"
 
 _COUNT = options.Whole(0, 2**62)
-_BASE = options.Whole(-MOST_BASE, MOST_BASE)
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _counted(content: Any, terms: Terms) -> Counted:
     return Counted(
         most.of(fields["rows"]),
         most.of(fields["validation_rows"]),
-        _BASE.of(fields["base"]),
+        BASE.of(fields["base"]),
         edges_from_json([list(edges) for edges in fields["edges"]], terms.columns),
     )
 

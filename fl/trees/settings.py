@@ -33,7 +33,7 @@ class Column:
 
 @dataclass(frozen=True)
 class TreeSettings:
-    """How trees grow. The defaults are those that were measured on card payments (docs/adr/0032-trees.md).
+    """How trees grow. The figures of docs/adr/0032-trees.md were measured with the defaults.
 
     `rate`: share of a leaf's step that is taken. `penalty`: lambda of Chen and Guestrin, XGBoost (KDD 2016), equation
     5. `class_weight`: of a fraud, against 1 of a genuine row; a power of two, so that weighing rounds nothing.

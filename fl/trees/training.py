@@ -1,13 +1,13 @@
 """Play a training of trees in one process: ask for a sum, add up what the banks contribute, go on.
 
-`pooled` rows are a federation of one member. Between machines every bank holds its own `Member` and the same
+Pooled rows are a federation of one member. Between machines every bank holds its own `Member` and the same
 `Progress`, and whoever leads a round only has to carry the sum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fl.errors import AggregationError
 from fl.secure.cost import cost_of_integers
-from fl.secure.session import encrypted_sum
+from fl.secure.session import IntegerSum, encrypted_sum
 from fl.trees.member import Member
 from fl.trees.packing import pack, packed_length, unpack
 from fl.trees.progress import Progress, Request
@@ -25,7 +25,7 @@ Integers = NDArray[np.int64]
 # The request, and one int64[values] per bank -> int64[values], their sum
 Sum = Callable[[Request, Sequence[Integers]], Integers]
 
-CUTS = range(16, 40)  # bits of a packed integer; one lane of an encrypted sum holds 39 of a bank
+CUTS = range(16, 40)  # bits of a packed integer; an encrypted sum takes integers of at most 39 bits from a bank
 
 
 def grow(members: Sequence[Member], terms: Terms, add: Sum, progress: Progress | None = None) -> Iterator[Progress]:
@@ -47,56 +47,41 @@ def add_plainly(request: Request, contributions: Sequence[Integers]) -> Integers
     return total
 
 
-def cut_for(request: Request, members: int) -> int:
+def cut_for(widths: Integers, members: int) -> int:
     """The size of packed integers, in bits, at which a bank sends and receives least: the same at every bank.
 
-    A round of few values fills one ciphertext, whatever their size. Raises `AggregationError` where no plan fits.
+    `widths`: of the fields. A round of few values fills one ciphertext, whatever their size. Raises `AggregationError`
+    where no plan fits.
     """
-    bits, costs = int(request.widths.sum()), {}
+    costs = {}
     for cut in CUTS:
         try:
-            cost = cost_of_integers(-(-bits // cut), (1 << cut) - 1, members)
+            cost = cost_of_integers(packed_length(widths, cut), (1 << cut) - 1, members)
         except AggregationError:
             continue
         costs[cut] = cost.bytes_up + cost.key_bytes
     if not costs:
-        raise AggregationError(f"a sum of {len(request.widths):,} values from {members} banks cannot be encrypted")
+        raise AggregationError(f"a sum of {int(widths.sum()):,} bits from {members} banks cannot be encrypted")
     return min(costs, key=lambda cut: (costs[cut], -cut))
 
 
-@dataclass
-class EncryptedSums:
-    """Sums that nobody can separate, each in a masked encrypted round of its own, and what they have taken so far.
+def sum_encrypted(request: Request, contributions: Sequence[Integers], engine: str = "auto") -> IntegerSum:
+    """The sum as a masked encrypted round of its own, with keys of its own. `totals`: int64[values], of the fields.
 
-    `bytes_up`, `bytes_down`: of all banks together. `seconds`: of the rounds, without one-time preparation.
+    Raises what `encrypted_sum` and `pack` raise.
     """
-
-    engine: str = "auto"
-    rounds: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    seconds: float = 0.0
-    by_round: list[float] = field(default_factory=list, repr=False)
-
-    def __call__(self, request: Request, contributions: Sequence[Integers]) -> Integers:
-        """The sum. Raises what `encrypted_sum` and `pack` raise."""
-        cut = cut_for(request, len(contributions))
-        packed = [pack(each, request.widths, cut) for each in contributions]
-        summed = encrypted_sum(
-            [partial(_drawn, each) for each in packed],
-            length=packed_length(request.widths, cut),
-            largest=(1 << cut) - 1,
-            model_hash=request.name,
-            engine=self.engine,
-        )
-        self.rounds += 1
-        self.bytes_up += summed.bytes_up
-        self.bytes_down += summed.bytes_down
-        self.seconds += summed.seconds
-        self.by_round.append(summed.seconds)
-        return unpack(summed.totals, request.widths, cut)
+    cut = cut_for(request.widths, len(contributions))
+    packed = [pack(each, request.widths, cut) for each in contributions]
+    summed = encrypted_sum(
+        [partial(_as_they_are, each) for each in packed],
+        length=packed_length(request.widths, cut),
+        largest=(1 << cut) - 1,
+        model_hash=request.name,
+        engine=engine,
+    )
+    return replace(summed, totals=unpack(summed.totals, request.widths, cut))
 
 
-def _drawn(packed: Integers, roster: int) -> Integers:
-    """A bank's integers do not depend on the roster: there is no noise in them."""
+def _as_they_are(packed: Integers, roster: int) -> Integers:
+    """A bank's integers hold no noise, so they do not depend on the roster."""
     return packed

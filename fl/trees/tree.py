@@ -22,7 +22,8 @@ from fl.trees.tables import SCORE_BITS
 
 Integers = NDArray[np.int64]
 
-MOST_LEAF = 1 << (SCORE_BITS + 3)  # 8 nats
+MOST_BASE = 14 << SCORE_BITS  # 14 nats: one fraud in a million rows
+MOST_LEAF = 8 << SCORE_BITS  # 8 nats
 
 
 @dataclass(frozen=True)

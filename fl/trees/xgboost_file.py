@@ -1,4 +1,4 @@
-"""A model of trees in XGBoost's JSON format, and through XGBoost in ONNX.
+"""A model of trees in XGBoost's JSON format.
 
 What differs between the two libraries, and how it is bridged without changing one score:
 
@@ -9,7 +9,7 @@ What differs between the two libraries, and how it is bridged without changing o
 - Margins are sums of float32 there. Every leaf is a multiple of 2^-16, so such sums are exact below 256.
 
 XGBoost (Chen and Guestrin, KDD 2016), model format of version 3.2: https://xgboost.readthedocs.io/en/stable/tutorials/
-saving_model.html. The packages are imported when they are needed (extra `trees`).
+saving_model.html. The package is imported when it is needed (extra `trees`).
 """
 
 from __future__ import annotations
@@ -32,16 +32,21 @@ CATEGORICAL = 1e-45  # what XGBoost writes as the condition of a categorical spl
 MOST_MARGIN = 256 << SCORE_BITS  # float32 holds multiples of 2^-16 exactly below it
 
 
+def require_exact_in_float32(model: TreeModel) -> None:
+    """Raise `ExportError` where a reader that adds leaves in float32, as XGBoost and ONNX do, could round a score."""
+    if abs(model.base) + sum(tree.largest for tree in model.trees) >= MOST_MARGIN:
+        raise ExportError(
+            f"the scores of {len(model.trees)} trees can exceed 256, beyond which float32 does not add them exactly: "
+            "lower the rate or train fewer trees"
+        )
+
+
 def xgboost_json(model: TreeModel) -> dict[str, Any]:
     """The content of XGBoost's JSON file: its margins are the model's scores times 2^-16, to the last bit.
 
     Raises `ExportError` where scores could be too large for exact sums of float32.
     """
-    if abs(model.base) + sum(tree.largest for tree in model.trees) >= MOST_MARGIN:
-        raise ExportError(
-            f"the scores of {len(model.trees)} trees can exceed 256, beyond which XGBoost's sums are not exact: "
-            "lower the rate or train fewer trees"
-        )
+    require_exact_in_float32(model)
     trees = model.trees or (Tree((Node(0, 0, 0),)),)
     columns = model.columns
     return {
@@ -102,19 +107,6 @@ def contributions(model: TreeModel, x: NDArray[np.float32]) -> NDArray[np.float6
     )
     found: NDArray[np.float64] = booster.predict(rows, pred_contribs=True).astype(np.float64)
     return found
-
-
-def onnx_of(model: TreeModel) -> Any:
-    """An ONNX model of one input, float32[n, columns] with NaN where a value is missing.
-
-    Its outputs are the label at .5 and float32[n, 2], the probabilities. Raises as `booster_of`.
-    """
-    from onnxmltools import convert_xgboost
-    from onnxmltools.convert.common.data_types import FloatTensorType
-
-    booster = booster_of(model)
-    booster.feature_names = [f"f{place}" for place in range(len(model.columns))]  # the names that it can convert
-    return convert_xgboost(booster, initial_types=[("rows", FloatTensorType([None, len(model.columns)]))])
 
 
 def _tree(tree: Tree, number: int, model: TreeModel, base: int) -> dict[str, Any]:

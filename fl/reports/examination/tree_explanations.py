@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.runs.tree_module import TreeScores
+from fl.trees.tables import SCORE_BITS
 from fl.trees.xgboost_file import contributions
 
 
@@ -20,5 +21,5 @@ def tree_shap_values(module: TreeScores, x: NDArray[np.float32]) -> tuple[NDArra
     """(SHAP values of the logit, float64[n, columns]; |their sum with the usual score - the logit| a row)."""
     folded = module.columns.fold(x)
     values = contributions(module.trees, folded)
-    logit = module.trees.scores(folded) * 2.0**-16
+    logit = module.trees.scores(folded) * 2.0**-SCORE_BITS
     return values[:, :-1], np.abs(values.sum(axis=1) - logit)

@@ -150,7 +150,7 @@ def killed(where: Path, options: dict[str, Any], after: int, *, before_it_is_kep
 
     def work() -> None:
         if before_it_is_kept:
-            tree_experiment.replace_durably = die  # type: ignore[assignment]
+            pytest.MonkeyPatch().setattr(tree_experiment, "replace_durably", die)  # in the forked process alone
         fl.train(run_dir=where, progress=watched, **options)
 
     keep = tree_experiment.replace_durably

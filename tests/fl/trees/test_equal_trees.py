@@ -8,9 +8,9 @@ stopping; what each has is drawn with its rows.
 from __future__ import annotations
 
 import pytest
-from tree_worlds import World, said
+from tree_worlds import World, add_encrypted, said
 
-from fl.trees.training import EncryptedSums, Sum, add_plainly, grow
+from fl.trees.training import Sum, add_plainly, grow
 from fl.trees.tree import TreeModel
 
 SEEDS = range(20)
@@ -34,7 +34,7 @@ def test_pooled_rows_and_federations_of_3_and_10_banks_give_the_trees_of_the_ref
 @pytest.mark.parametrize("seed", [3, 6])
 def test_encrypted_sums_of_3_banks_give_the_trees_of_the_reference(seed: int) -> None:
     world = World(seed, rows=200, trees=2)
-    assert said(grown(world, 3, EncryptedSums())) == world.slowly()
+    assert said(grown(world, 3, add_encrypted)) == world.slowly()
 
 
 @pytest.mark.long
@@ -43,7 +43,7 @@ def test_encrypted_sums_of_3_and_10_banks_give_the_trees_of_the_reference(seed: 
     world = World(seed)
     expected = world.slowly()
     for banks in (3, 10):
-        assert said(grown(world, banks, EncryptedSums())) == expected
+        assert said(grown(world, banks, add_encrypted)) == expected
 
 
 @pytest.mark.parametrize("seed", SOME)

@@ -1,4 +1,4 @@
-"""XGBoost gives every row the score that the model gives it, to the last bit; ONNX the same probability within 1e-6."""
+"""XGBoost gives every row the score that the model gives it, to the last bit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tree_worlds import World
 from fl.errors import ExportError, TreesError
 from fl.trees.training import add_plainly, grow
 from fl.trees.tree import TreeModel
-from fl.trees.xgboost_file import booster_of, onnx_of, xgboost_json
+from fl.trees.xgboost_file import booster_of, xgboost_json
 
 xgboost = pytest.importorskip("xgboost")
 
@@ -57,15 +57,6 @@ def test_a_threshold_that_is_the_edge_itself_would_be_noticed() -> None:
     model, x = model_of(2)
     lower = tuple(tuple(float(np.nextafter(np.float32(e), np.float32(-np.inf))) for e in each) for each in model.edges)
     assert (margins(replace(model, edges=lower), x) != model.scores(x) * 2.0**-16).any()
-
-
-def test_onnx_gives_the_probabilities_within_a_millionth() -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxmltools")
-    model, x = model_of(4)
-    session = onnxruntime.InferenceSession(onnx_of(model).SerializeToString())
-    _, shares = session.run(None, {"rows": x.astype(np.float32)})
-    assert np.abs(shares[:, 1] - model.probabilities(x)).max() < 1e-6
 
 
 def test_the_shares_of_the_columns_by_tree_shap_add_up_to_the_margin() -> None:

@@ -21,7 +21,7 @@ from fl.trees.gradients import NO_CAUSE, gradients_and_hessians, labels_of, loss
 from fl.trees.grid import CELLS, cells_of, counts_on, edges_from, upper_end
 from fl.trees.member import Member, TreeRows
 from fl.trees.packing import pack, packed_length, unpack
-from fl.trees.progress import Progress, Request, base_score
+from fl.trees.progress import Progress, base_score
 from fl.trees.sampling import drawn_columns, drawn_rows
 from fl.trees.settings import Column, Terms, TreeSettings
 from fl.trees.training import add_plainly, cut_for, grow
@@ -178,9 +178,8 @@ def test_what_does_not_fit_its_field_is_refused() -> None:
 
 
 def test_a_sum_is_cut_where_a_bank_sends_least() -> None:
-    """142,600 bits are one block of two primes at 36 bits, and one of three primes at 31."""
-    request = Request("level", 1, "0" * 64, np.full(4600, 31, np.int64))
-    cut = cut_for(request, 10)
+    """142,600 bits are one block of two primes at 39 bits, and one of three primes at 31."""
+    cut = cut_for(np.full(4600, 31, np.int64), 10)
     at, at_31 = (cost_of_integers(-(-142_600 // each), 2**each - 1, 10).bytes_up for each in (cut, 31))
     assert at < 0.7 * at_31
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slow_trees
-from tree_worlds import asked_of, plain_rows, said, taken
+from tree_worlds import add_encrypted, asked_of, plain_rows, said, taken
 
 from fl.data.federation import Federation, load_federation
 from fl.trees.member import Member, TreeRows
 from fl.trees.settings import Column, Terms, TreeSettings
-from fl.trees.training import EncryptedSums, Sum, add_plainly, grow
+from fl.trees.training import Sum, add_plainly, grow
 from fl.trees.tree import TreeModel
 
 pytestmark = [pytest.mark.long, pytest.mark.shared_data]
@@ -56,7 +56,7 @@ def test_encrypted_sums_of_3_and_10_banks_grow_the_trees_of_the_reference(paymen
     expected = slow_trees.train(plain_rows(pooled, np.zeros(len(pooled), int)), [], asked_of(columns, settings))
     assert sum(len(tree) for tree in expected[1]) > 20
     for banks in (3, 10):
-        assert said(grown(columns, rows_of(payments, banks, every=8), settings, EncryptedSums())) == expected
+        assert said(grown(columns, rows_of(payments, banks, every=8), settings, add_encrypted)) == expected
 
 
 def test_fifty_encrypted_trees_of_3_and_10_banks_are_those_of_the_pooled_rows(payments: Federation) -> None:
@@ -64,7 +64,7 @@ def test_fifty_encrypted_trees_of_3_and_10_banks_are_those_of_the_pooled_rows(pa
     pooled = grown(columns, rows_of(payments, 1), settings, add_plainly)
     assert len(pooled.trees) == 50
     for banks in (3, 10):
-        assert grown(columns, rows_of(payments, banks), settings, EncryptedSums()) == pooled
+        assert grown(columns, rows_of(payments, banks), settings, add_encrypted) == pooled
 
 
 def test_one_row_more_at_one_bank_is_another_model(payments: Federation) -> None:

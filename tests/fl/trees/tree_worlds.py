@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from math import log
 
@@ -10,7 +11,9 @@ import slow_trees
 from slow_trees import Asked, Row
 
 from fl.trees.member import Member, TreeRows
+from fl.trees.progress import Request
 from fl.trees.settings import Column, Terms, TreeSettings
+from fl.trees.training import sum_encrypted
 from fl.trees.tree import TreeModel
 
 
@@ -87,6 +90,10 @@ def asked_of(columns: tuple[Column, ...], settings: TreeSettings, *, exact: bool
     """The same settings, as the reference takes them."""
     categories, monotone = tuple(each.categories for each in columns), tuple(each.monotone for each in columns)
     return Asked(categories, monotone, **asdict(settings), exact=exact)
+
+
+def add_encrypted(request: Request, contributions: Sequence[np.ndarray]) -> np.ndarray:
+    return sum_encrypted(request, contributions).totals
 
 
 def taken(rows: TreeRows, at: np.ndarray) -> TreeRows:
