@@ -26,7 +26,7 @@ from secagg.errors import QuorumNotMet
 
 
 class Verdicts:
-    """The looks at the updates of one round after the other."""
+    """The aggregator's part in comparing the updates of a round. One object serves all rounds of a run."""
 
     def __init__(self, calls: Calls, party: AggregatorParty, members: Membership, limits: WaitLimits) -> None:
         self._calls, self._party, self._members, self._limits = calls, party, members, limits
