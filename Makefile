@@ -1,4 +1,4 @@
-# Two commands do all the set-up on a machine with Python >= 3.11 and make:
+# On a machine with Python >= 3.11 and make; each command first installs what it needs, in .venv:
 #   make demo    the main job on embedded data, with its table
 #   make test    the test suite
 #   make docs    the documentation site, in build/site; index.html opens from disk

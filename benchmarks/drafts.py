@@ -84,11 +84,10 @@ def _pair(of: Foreign, rows: int, seed: int, folder: Path) -> Pair:
 
 def compared(pairs: Sequence[Pair]) -> list[Compared]:
     """The pairs of each file together."""
-    return [_compared(name, [pair for pair in pairs if pair.file == name]) for name in dict.fromkeys(_files(pairs))]
-
-
-def _files(pairs: Sequence[Pair]) -> list[str]:
-    return [pair.file for pair in pairs]
+    return [
+        _compared(name, [pair for pair in pairs if pair.file == name])
+        for name in dict.fromkeys(pair.file for pair in pairs)
+    ]
 
 
 def _compared(file: str, pairs: Sequence[Pair]) -> Compared:

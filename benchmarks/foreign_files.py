@@ -20,9 +20,11 @@ Made = tuple[list[str], list[list[str]]]
 
 @dataclass(frozen=True)
 class Foreign:
-    """make: of a seed and a number of rows.  label: what new rows do not have.  edited: the schema of an analyst.
+    """One kind of file.
 
-    clients: how many banks are drawn; None where a column names them.
+    make: the rows of a seed, and how many.  label: the column that new rows lack.  packed: whether gzip compresses the
+    file.  edited: the schema that an analyst would write.  clients: how many banks share the rows at random; None where
+    a column names the bank of each row.
     """
 
     name: str

@@ -9,7 +9,7 @@ Stages that neither kind of round changes (masks, encryption of the contribution
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,7 +28,6 @@ SLOTS = 4096  # of a TenSEAL vector with the tutorial's parameters
 LONGEST_STOCK = 1_000_000  # values; a pair of this length takes a quarter of a minute and 200 MB
 
 Say = Callable[[str], None]
-
 
 ROWS = (
     "plain round, CPU",
@@ -88,7 +87,7 @@ def measure(
     """Measure every combination. Raises `SecAggError` where a plain round is impossible as well."""
     found = []
     for length in sizes or SIZES:
-        stock_s = _stock_pair(*next(_updates(length, 2, seed))) if length <= LONGEST_STOCK else None
+        stock_s = _stock_pair(*_updates(length, 2, seed)) if length <= LONGEST_STOCK else None
         for count in clients or CLIENTS:
             say(f"{length:,} values, {count} clients")
             found.append(_cost(length, count, repetitions, seed, threads, stock_s))
@@ -97,7 +96,7 @@ def measure(
 
 def _cost(length: int, clients: int, repetitions: int, seed: int, threads: int, stock_s: float | None) -> Cost:
     plan = secagg.plan_round(length, clients)
-    updates = next(_updates(length, clients, seed))
+    updates = _updates(length, clients, seed)
     numpy_s = _quickest(repetitions, lambda: _plain_rule(updates))
     others = {"numpy_s": numpy_s, "stock_s": None if stock_s is None else stock_s * pairs(clients)}
     try:
@@ -137,12 +136,11 @@ def _timed(updates: list[np.ndarray], plan: secagg.RoundPlan, robust: Robust | N
     return _Timed(result, time.process_time() - cpu, time.perf_counter() - passed)
 
 
-def _updates(length: int, clients: int, seed: int) -> Iterator[list[np.ndarray]]:
-    """Sets of float32 updates that no rule leaves out: one direction, and noise of half its length."""
+def _updates(length: int, clients: int, seed: int) -> list[np.ndarray]:
+    """float32 updates that no rule leaves out: one direction, and noise of half its length."""
     draw = np.random.default_rng(seed)
-    while True:
-        base = draw.normal(0, 0.1, length).astype(np.float32)
-        yield [base + draw.normal(0, 0.05, length).astype(np.float32) for _ in range(clients)]
+    base = draw.normal(0, 0.1, length).astype(np.float32)
+    return [base + draw.normal(0, 0.05, length).astype(np.float32) for _ in range(clients)]
 
 
 def _quickest(repetitions: int, work: Callable[[], object]) -> float:

@@ -11,6 +11,7 @@ from rich.text import Text
 from demos.console import out, print_json, progress, table, visible
 from demos.options import FilePath, ranged
 from fl import options
+from fl.plural import plural
 
 SKIPPED_SHOWN = 5  # columns that were not compared by group, with their reasons
 MARKS = {"good": ("+", "green"), "note": ("-", "dim"), "concern": ("!", "bold yellow")}
@@ -88,7 +89,7 @@ def _show(report: dict[str, Any]) -> None:
     for each in skipped[:SKIPPED_SHOWN]:
         out.print(Text(f"left out: {visible(each['why'])}", "dim"))
     if (more := len(skipped) - SKIPPED_SHOWN) > 0:
-        out.print(Text(f"left out: {more} more columns; report.json has the reason of each", "dim"))
+        out.print(Text(f"left out: {plural(more, 'more column')}; report.json has the reason of each", "dim"))
     out.print("+ good, - for information, ! must be answered before the model is used", style="dim")
 
 

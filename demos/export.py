@@ -64,11 +64,13 @@ def export(
     from fl.runs.api import load
     from fl.runs.onnx_file import TOLERANCE, disagreement, open_session, write_onnx
 
-    model = load(run).model
+    loaded = load(run)
+    model = loaded.model
     if trees is not None:
-        load(run).export_xgboost(trees)
+        loaded.export_xgboost(trees)
+        if target is None:
+            _tell_of_trees(trees, as_json)
     if target is None:
-        _tell_of_trees(trees, as_json)
         return
     write_onnx(model, target, bank)
     report = {
@@ -93,8 +95,7 @@ def export(
         raise click.ClickException(f"expected scores within {TOLERANCE:g} of those of score; do not use {target}")
 
 
-def _tell_of_trees(trees: Path | None, as_json: bool) -> None:
-    assert trees is not None
+def _tell_of_trees(trees: Path, as_json: bool) -> None:
     size = trees.stat().st_size
     if as_json:
         print_json({"xgboost": str(trees), "bytes": size})

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fl.flower.local_data import LocalData
     from fl.flower.local_parties import AppTable
     from fl.secure.rule_settings import RobustSettings
+    from secagg.rules import RuleName
 
 ROBUST_BANKS = 5  # of three, a rule may keep two, and of two each learns the other's update
 
@@ -51,7 +52,7 @@ def network(
     epsilon: float | None,
     delta: float | None,
     noise: str | None,
-    robust: str | None,
+    robust: RuleName | None,
     byzantine: int | None,
     seed: int,
     timeout: float | None,
@@ -120,7 +121,7 @@ def network(
         raise click.ClickException(f"the banks' models {expected}")
 
 
-def _rule(robust: str | None, byzantine: int | None, *, private: bool) -> RobustSettings | None:
+def _rule(robust: RuleName | None, byzantine: int | None, *, private: bool) -> RobustSettings | None:
     """What --robust and --byzantine ask for; None for plain rounds."""
     if robust is None:
         if byzantine is not None:
@@ -133,7 +134,7 @@ def _rule(robust: str | None, byzantine: int | None, *, private: bool) -> Robust
         )
     from fl.secure.rule_settings import RobustSettings
 
-    return RobustSettings(rule=robust, byzantine=byzantine)  # type: ignore[arg-type]  # click checked the choice
+    return RobustSettings(rule=robust, byzantine=byzantine)
 
 
 @dataclass(frozen=True)

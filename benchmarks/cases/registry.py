@@ -100,7 +100,7 @@ def default_case() -> str:
 
 
 def _own(threads: int | None, device: str) -> list[Entry]:
-    on_device = Entry(
+    sums_on_device = Entry(
         f"secagg-{engines()[0]}-masked-sums-{device}",
         f"this project, engine {engines()[0]}, masked, ciphertexts added on {device}",
         "encrypted:EncryptedAverage",
@@ -109,6 +109,18 @@ def _own(threads: int | None, device: str) -> list[Entry]:
         ours=True,
         longest=10**7,
     )
+    in_memory = [
+        Entry(
+            f"secagg-{engine}-{'masked' if masking else 'unmasked'}",
+            f"this project, engine {engine}, {'masked' if masking else 'masks off'}",
+            "encrypted:EncryptedAverage",
+            {"engine": engine, "masking": masking, "threads": threads},
+            family="secagg",
+            ours=True,
+        )
+        for engine in engines()
+        for masking in (True, False)
+    ]
     roles_on_device = [
         Entry(
             f"secagg-on-{device}-{'masked' if masking else 'unmasked'}",
@@ -121,22 +133,7 @@ def _own(threads: int | None, device: str) -> list[Entry]:
         )
         for masking in (True, False)
     ]
-    return (
-        [on_device] * (device != "cpu")
-        + [
-            Entry(
-                f"secagg-{engine}-{'masked' if masking else 'unmasked'}",
-                f"this project, engine {engine}, {'masked' if masking else 'masks off'}",
-                "encrypted:EncryptedAverage",
-                {"engine": engine, "masking": masking, "threads": threads},
-                family="secagg",
-                ours=True,
-            )
-            for engine in engines()
-            for masking in (True, False)
-        ]
-        + roles_on_device
-    )
+    return [*in_memory, *roles_on_device] if device == "cpu" else [sums_on_device, *in_memory, *roles_on_device]
 
 
 def _stock() -> list[Entry]:

@@ -133,7 +133,7 @@ class Cells:
             values = with_points(values)
         try:
             numbers = as_array(pc.cast(values, pa.float64()))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # a cell that is no number; a type without numbers
             # Arrow does not say which cell is not a number: convert again, so that `refuse` names the first.
             text = values if is_text(values.type) else self.as_text(column)
             numbers = pd.to_numeric(text.to_pandas(), errors="coerce").to_numpy(np.float64)

@@ -44,7 +44,8 @@ DECIMAL_COMMA = re.compile(r"[+-]?(\d{1,3}(\.\d{3})+|\d+),\d+")  # 12,5 and 1.23
 DECIMAL_POINT = re.compile(r"[+-]?\d+\.\d+")
 
 UNREADABLE = (
-    *(pa.ArrowException, OSError, EOFError, NotImplementedError),
+    *(pa.ArrowException, OSError, EOFError),
+    NotImplementedError,  # zipfile's, for a method of compression that it lacks
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),  # zipfile leaves the errors of its decompressors as they are
 )
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}

@@ -160,7 +160,7 @@ class GuardedApp:
             return refusal(message, error)
         try:
             answer = self._app(message, context)
-        except Exception as error:
+        except Exception as error:  # an app may raise anything
             # The text of a defect may hold data: the other side gets only its name, this side's log the text.
             self._log("app failed", error=type(error).__name__, message=str(error))
             reason = type(error).__name__

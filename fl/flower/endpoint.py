@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from flwr.app import Context, Message
 
@@ -75,7 +75,7 @@ class Endpoint(Generic[P]):
         return Call(fields, inline, {name: len(wire) for name, wire in held.items()})
 
 
-_ENDPOINTS: dict[Path, Endpoint[BankParty] | Endpoint[KeyHolderParty]] = {}
+_ENDPOINTS: dict[Path, Endpoint[Any]] = {}  # by party file, each of which is only ever read by one `make`
 
 
 def endpoint_of(context: Context, make: Callable[[PartySettings], P]) -> Endpoint[P]:
@@ -84,8 +84,7 @@ def endpoint_of(context: Context, make: Callable[[PartySettings], P]) -> Endpoin
     endpoint = _ENDPOINTS.get(path)
     if endpoint is None:
         endpoint = _ENDPOINTS[path] = Endpoint(make(load_settings(path)))
-    # One process is one party: the endpoint of a path was made by this same `make`.
-    return endpoint  # type: ignore[return-value]
+    return endpoint
 
 
 def failed_before_it_had_an_endpoint(message: Message, error: Exception) -> Message:

@@ -65,9 +65,9 @@ class LocalParties:
         plan = "\n".join(f"{name} = {literal(value)}" for name, value in vars(self.plan).items())
         table = "\n".join(f"{name} = {literal(value)}" for name, value in app.items())
         reports = "\n".join(f"{name} = {literal(list(names))}" for name, names in self.reports.items())
-        rule = {} if self.robust is None else {k: v for k, v in vars(self.robust).items() if v is not None}
-        judged = "\n".join(["[robust]", *(f"{name} = {literal(value)}" for name, value in rule.items())])
-        ruled = f"{judged}\n\n" if rule else ""
+        rule = {} if self.robust is None else vars(self.robust)
+        robust = "\n".join(f"{name} = {literal(value)}" for name, value in rule.items() if value is not None)
+        ruled = f"[robust]\n{robust}\n\n" if robust else ""
         reported = f"[reports]\n{reports}\n\n" if reports and role == "bank" else ""
         text = (
             f'role = "{role}"\nidentity = "identity.json"\nenrolment = "enrolment.json"\nquorum = {self.quorum}\n'

@@ -111,8 +111,9 @@ def _carried(message: Message) -> Message:
     """The message as a network delivers it: split into objects of at most 5 MiB and joined again."""
     metadata = message.metadata
     if message.has_error():
-        # flwr's overloads leave out the form with `metadata`, which its own code uses.
-        return Message(Error(message.error.code, message.error.reason), metadata=metadata)  # type: ignore[call-overload,no-any-return]
+        return Message(  # type: ignore[call-overload,no-any-return]  # flwr's overloads leave out `metadata`
+            Error(message.error.code, message.error.reason), metadata=metadata
+        )
     number = metadata.message_id
     with no_object_id_recompute():
         contents = {name: part.deflate() for name, part in get_all_nested_objects(message).items()}

@@ -21,6 +21,7 @@ from fl.flower.parties.aggregator import AggregatorParty
 from fl.flower.parties.party import Refusal, largest_message
 from fl.flower.parties.statement import CHALLENGE_BYTES
 from fl.flower.transport import Bytes, Call, Fields, Outgoing, numbered
+from fl.text import printable
 from secagg.journal import MAX_STEP_JUMP
 
 
@@ -97,6 +98,16 @@ class Membership:
             said += f"; no answer from {silent}: check that their SuperNodes and residents run"
             said += " and that the enrolment list is the same everywhere"
         return said
+
+    def why(self) -> str:
+        """All reasons so far, to stand behind the sentence that a round was lost."""
+        return "".join(f"; {who}: {reason}" for who, reason in sorted(self.reasons.items()))
+
+    def hear_refused(self, said: Call, step: int) -> None:
+        """Record which joins the key holder says that it refused."""
+        if refused := printable(str(said.fields.get("refused", ""))):
+            self.reasons[self._party.enrolment.key_holder.organisation] = f"joins refused: {refused}"
+            self._party.log("joins refused", step=step, message=refused)
 
     def set_aside(self, bank: Bank, error: str, message: str) -> None:
         """Continue without a bank, and record the reason."""

@@ -198,8 +198,9 @@ class _CalledApp:
 
     def _for_the_app(self, content: RecordDict) -> Message:
         """A separate message for the app: changes that it makes to metadata or content do not reach our reply."""
-        # flwr's overloads leave out the form with `metadata`, which its own code uses.
-        return Message(content, metadata=copy(self._message.metadata))  # type: ignore[call-overload,no-any-return]
+        return Message(  # type: ignore[call-overload,no-any-return]  # flwr's overloads leave out `metadata`
+            content, metadata=copy(self._message.metadata)
+        )
 
     def _safely(self, call: str, function: Callable[..., T], *arguments: object) -> T:
         return _safely(self._log, call, function, *arguments)
@@ -248,7 +249,7 @@ def _safely(
         return function(*arguments)
     except told:
         raise
-    except Exception as error:
-        # Any exception of an app: Flower would send its text to the SuperLink, and it may quote a row or a weight.
+    except Exception as error:  # an app may raise anything
+        # Flower would send its text to the SuperLink, and it may quote a row or a weight.
         log("app failed", call=call, error=type(error).__name__, message=str(error))
         raise AppFailed(f"{call}: the app raised {type(error).__name__}; its text is in the bank's log") from None

@@ -149,8 +149,7 @@ def _read(name: str, array: Array) -> NDArray[np.generic]:
     try:
         read = _HEADERS[np.lib.format.read_magic(stream)]
         shape, _, dtype = read(stream)
-    except Exception as error:
-        # numpy parses the header as Python; which error it raises for a forged one depends on the place of the fault.
+    except Exception as error:  # numpy parses the header as Python, and may raise anything for a forged one
         raise ModelMismatch(f"{name}: expected the bytes of a numpy array, got a header that cannot be read") from error
     left = len(array.data) - stream.tell()
     fits = len(shape) <= _MAX_DIMENSIONS and all(type(side) is int and 0 <= side <= _MAX_SIDE for side in shape)
@@ -159,6 +158,5 @@ def _read(name: str, array: Array) -> NDArray[np.generic]:
         raise ModelMismatch(f"{name}: expected {shape} values of {dtype}, got {left} bytes of {array.stype}")
     try:
         return np.asarray(array.numpy(), order="C")
-    except Exception as error:
-        # numpy may still refuse a forged array whose header passed. No bytes may raise an error of another type.
+    except Exception as error:  # numpy may still refuse a forged array, and does not say with which errors
         raise ModelMismatch(f"{name}: numpy cannot read {shape} values of {dtype} from the bytes") from error

@@ -79,9 +79,8 @@ class Resident:
                     self._log("supernode away", error=type(error).__name__, message=str(error))
                 down = True
                 self.stop.wait(_DOWN_S)
-            except Exception as error:
-                # Flower's own code parses a message before anything here sees it, and may raise any error for one that
-                # a SuperLink forged. The SuperNode answers for the task that was not finished; the next is served.
+            except Exception as error:  # Flower parses a message first, and may raise anything for a forged one
+                # The SuperNode answers for the task that was not finished; the next one is served.
                 self._log("task not readable", error=type(error).__name__, message=str(error))
                 self.stop.wait(_POLL_S)
         self._tasks.close()

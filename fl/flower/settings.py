@@ -15,7 +15,7 @@
     max_weight = 1                     # above 1, banks weigh by their "num-examples"
     max_length = 50_000_000            # longest update that this party will take part in
     [robust]                           # rounds that leave out updates unlike the others; without this table, plain
-    rule = "outliers"                  # the same at every party, in every offer: who expects another refuses it
+    rule = "outliers"                  # the same at every party: a bank refuses the offer of another rule
     byzantine = 2                      # attackers that the rule is to withstand; nnm and multikrum need it
     [reports]                          # a bank's: what its app reports unencrypted; without this table, nothing
     metrics = ["loss", "num-examples"] # numbers, by name, in answers to the rounds' "evaluate" and to `messages`

@@ -22,12 +22,11 @@ from fl.flower.membership import Membership
 from fl.flower.parties.aggregator import AggregatorParty, Closed
 from fl.flower.parties.party import Refusal
 from fl.flower.transport import Call, numbered
-from fl.text import printable
 from secagg.errors import QuorumNotMet
 
 
 class Verdicts:
-    """The looks at the updates of one round after the other."""
+    """The aggregator's part in comparing the updates of a round. One object serves all rounds of a run."""
 
     def __init__(self, calls: Calls, party: AggregatorParty, members: Membership, limits: WaitLimits) -> None:
         self._calls, self._party, self._members, self._limits = calls, party, members, limits
@@ -47,12 +46,12 @@ class Verdicts:
         try:
             products = self._party.multiply()
         except QuorumNotMet as error:
-            raise RoundLost(f"QuorumNotMet: {error}{self._reasons()}") from error
+            raise RoundLost(f"QuorumNotMet: {error}{self._members.why()}") from error
         request, node, limits = {"request": self._party.request("close", step)}, self._members.key_holder, self._limits
         sent = self._calls.call_with("close", [node], "products", products, limits.release_s, limits.part_s, request)
         answer = sent[node]
         if answer.error in ("RuleRefused", "QuorumNotMet"):
-            raise RoundLost(f"key holder: {answer.error}: {answer.message}{self._reasons()}")
+            raise RoundLost(f"key holder: {answer.error}: {answer.message}{self._members.why()}")
         return answer
 
     def look_again(self, closed: Closed) -> float:
@@ -78,18 +77,13 @@ class Verdicts:
             raise RoundLost(f"{named}: found out by the second look; the step is lost", found_out)
         return round(time.monotonic() - started, 3)
 
-    def _reasons(self) -> str:
-        return "".join(f"; {who}: {why}" for who, why in sorted(self._members.reasons.items()))
-
     def _taken(self, step: int, joins: Mapping[int, Answer]) -> list[int]:
         """Nodes of the banks whose joins the key holder takes."""
         wires = [answer.call.wires["join"] for answer in joins.values()]
         call = Call({}, {"request": self._party.request("joins", step), **numbered("join", wires)})
         answer = self._calls.one("joins", self._members.key_holder, call, self._limits.call_s)
         said = answer.require("key holder", "joins")
-        if refused := printable(str(said.fields.get("refused", ""))):
-            self._members.reasons[self._party.enrolment.key_holder.organisation] = f"joins refused: {refused}"
-            self._party.log("joins refused", step=step, message=refused)
+        self._members.hear_refused(said, step)
         taken = set(self._party.named(said.text("taken")))
         return [node for node in joins if self._members.banks[node].organisation in taken]
 

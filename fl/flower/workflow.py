@@ -299,12 +299,9 @@ class EncryptedRounds:
         call = Call({}, {"request": self._party.request("close", step), **numbered("join", wires)})
         answer = self._calls.one("close", self._members.key_holder, call, self._limits.call_s)
         if answer.error == "QuorumNotMet":
-            why = "".join(f"; {who}: {why}" for who, why in sorted(self._members.reasons.items()))
-            raise RoundLost(f"QuorumNotMet: {answer.message}{why}")
+            raise RoundLost(f"QuorumNotMet: {answer.message}{self._members.why()}")
         said = answer.require("key holder", "close")
-        if refused := printable(str(said.fields.get("refused", ""))):
-            self._members.reasons[self._party.enrolment.key_holder.organisation] = f"joins refused: {refused}"
-            self._party.log("joins refused", step=step, message=refused)
+        self._members.hear_refused(said, step)
         return self._party.open(said.wire("roster"))
 
     def _collect(self, closed: Closed) -> tuple[float, float]:

@@ -6,7 +6,7 @@ bits per unit: a small network spends more time in both than in its arithmetic. 
 of torch, bit for bit; with it, masks have the same law but for the rounding of the probability to 1/65,536. Any other
 module, and any module on another device, trains with `train_seeded`.
 
-Rounds do not train so. Their figures would change with the stream of random numbers.
+Rounds do not train in this way: with other random numbers, their figures would change.
 """
 
 from __future__ import annotations

@@ -305,15 +305,10 @@ class BankParty(Party):
         trained = self._prepare(model, app, attempt + 1)
         self.log("trained anew", step=step, attempt=attempt + 1)
         if np.array_equal(trained.update, before.update) or attempt - self._shown_before(model) >= _MAX_ATTEMPTS:
-            instead = (
-                ""
-                if self.robust is not None
-                else (", or set allow_reuse = true in the party file: one sum can then be subtracted from another")
-            )
-            raise ModelMismatch(
-                f"training gives the same update for every config['attempt']: use that number as part of its seed"
-                f"{instead}"
-            ) from reused
+            advice = "use that number as part of its seed"
+            if self.robust is None:
+                advice += ", or set allow_reuse = true in the party file: one sum can then be subtracted from another"
+            raise ModelMismatch(f"training gives the same update for every config['attempt']: {advice}") from reused
         return trained
 
     def _accept(self, call: Call, app: BankApp) -> tuple[Fields, dict[str, Outgoing]]:

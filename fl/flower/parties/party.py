@@ -15,12 +15,8 @@ from fl.secure.rule_settings import RobustSettings
 from secagg import wire
 from secagg.errors import PlanError, SecAggError
 from secagg.messages import (
-    Abort,
     Contribution,
     EncryptedSum,
-    Intake,
-    Join,
-    LateSeed,
     Message,
     Offer,
     Products,
@@ -28,16 +24,12 @@ from secagg.messages import (
     RobustOffer,
     RobustSum,
     Roster,
-    Sketch,
-    Tally,
 )
 from secagg.parameters import ALLOWED
 
 Refusal = SecAggError  # errors that answers of these roles may name, in addition to the app's own
 
-M = TypeVar(
-    "M", Offer, Join, Roster, Contribution, EncryptedSum, Release, Abort, Intake, Sketch, Products, Tally, LateSeed
-)
+M = TypeVar("M", bound=Message)
 
 Fields = dict[str, str | int | float | bytes]  # plain values of an answer
 
@@ -45,7 +37,7 @@ _LONGEST_FRAME = 2**20  # bytes of offers, rosters and joins: checked again, exa
 
 
 def expect(data: Bytes, kind: type[M], plan: secagg.RoundPlan) -> M:
-    message: Message = wire.decode(data, plan)
+    message = wire.decode(data, plan)
     if not isinstance(message, kind):
         raise TransferError(f"expected a {kind.__name__}, got a {type(message).__name__}")
     return message

@@ -14,6 +14,7 @@ from fl.counts import recursion_numpy
 from fl.counts.day_filter import Chain
 from fl.counts.durations import ending
 from fl.counts.layout import Days, Floats, Transitions
+from fl.counts.recursion import Recursion
 
 ROOT = Path(__file__).resolve().parents[3]
 NUMBA = pytest.importorskip("fl.counts.recursion_numba", reason="numba is not installed (extra fast)")
@@ -49,10 +50,10 @@ def days(slots: int, lengths: tuple[int, ...], *, own: bool, blocks: bool = True
     )
 
 
-def advanced(module: object, chain: Transitions, shown: Days) -> tuple[Floats, Floats]:
+def advanced(module: Recursion, chain: Transitions, shown: Days) -> tuple[Floats, Floats]:
     slots = shown.code.shape[1]
     predicted, totals = np.full((len(shown.wanted), slots), np.nan), np.full((len(shown.elapsed), slots), np.nan)
-    module.advance(chain, shown, predicted, totals)  # type: ignore[attr-defined]
+    module.advance(chain, shown, predicted, totals)
     return predicted, totals
 
 
@@ -76,7 +77,7 @@ def test_they_agree_on_own_rows_without_any_release() -> None:
 
 
 @pytest.mark.parametrize("module", [NUMBA, recursion_numpy], ids=["numba", "numpy"])
-def test_a_slot_does_not_depend_on_the_slots_beside_it(module: object) -> None:
+def test_a_slot_does_not_depend_on_the_slots_beside_it(module: Recursion) -> None:
     chain, shown = transitions(28.0, 20.0, 2), days(130, (2,), own=True)
     assert shown.own is not None
     one = Days(
