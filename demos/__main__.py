@@ -25,7 +25,7 @@ _COMMANDS = {
     "schema": ("demos.schema", "schema", "draft or check the schema file of a csv file"),
     "score": ("demos.score", "score", "score new transactions with a trained model"),
     "threshold": ("demos.threshold", "threshold", "choose from which score on a transaction is an alert"),
-    "export": ("demos.export", "export", "write a trained model as an ONNX file, for other systems"),
+    "export": ("demos.export", "export", "write a trained model as an ONNX or XGBoost file, for other systems"),
     "attack": ("demos.attack", "attack", "play known attacks against stock CKKS and against this project"),
     "enrol": ("demos.enrol", "enrol", "make identities and the enrolment list, offline"),
     "network": ("demos.network", "network", "play encrypted rounds between real processes, over Flower and TLS"),

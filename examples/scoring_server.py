@@ -13,8 +13,9 @@ python examples/scoring_server.py runs/NAME --history past.csv
 
 Rows have the columns that the run's schema names, and come in the order of time. A row that the schema drops has no
 score. A request that is refused (422) changes nothing. A row that is dated more than 24 hours after now (--ahead-hours)
-is refused, because all rows of now would be too early after it. Times without an offset count as UTC: where all times
-are in UTC, one hour is enough. One process serves one run, because a row's features depend on the rows before it.
+is refused: if it were taken, all rows with the right time would be refused as earlier than the last row. Times without
+an offset count as UTC: where all times are in UTC, one hour is enough. One process serves one run, because a row's
+features depend on the rows before it.
 
 This server listens on 127.0.0.1 and speaks plain HTTP: it knows neither TLS nor users. Put a gateway in front that does
 (fl/flower/deploy/nginx/gateway.conf shows TLS 1.3 with client certificates), and let it limit the size of a request.

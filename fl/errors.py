@@ -57,7 +57,7 @@ class OrderError(DataError):
 
 
 class FarAhead(DataError):
-    """A transaction is dated so far ahead that all transactions of now would be too early after it."""
+    """A transaction is dated far ahead: after it, transactions with the right time would be refused as earlier."""
 
 
 class ModelError(FederationError):

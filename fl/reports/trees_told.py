@@ -20,7 +20,7 @@ def grown_sentence(result: Mapping[str, Any]) -> str | None:
         case True:
             return f"{grown}; trees on all rows in one place are the same, bit for bit: this run grew them to see"
         case _:
-            return f"{grown}; trees on all rows in one place are others, which must not be: report this as a fault"
+            return f"{grown}; trees on all rows in one place are not the same, and must be: report this as a fault"
 
 
 def histogram_sentences(result: Mapping[str, Any]) -> tuple[str, ...]:

@@ -97,6 +97,6 @@ class LiveScorer:
         at, name = int((rows.time > limit).argmax()), self.model.schema.moment_name
         raise FarAhead(
             f"{rows.row_name(at)}: expected a time of at most {self.ahead_hours:g} hours after {named}, "
-            f"{name(now - now % MICROSECONDS['seconds'])}, got {name(int(rows.time[at]))}: rows of now would be too "
-            "early after it; correct the time, which counts as UTC if it names no offset, or allow more hours ahead"
+            f"{name(now - now % MICROSECONDS['seconds'])}, got {name(int(rows.time[at]))}: rows with the right "
+            "time would be refused after it; correct the time (UTC if it names no offset), or allow more hours ahead"
         )
