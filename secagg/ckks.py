@@ -32,6 +32,7 @@ import numpy as np
 import tenseal.sealapi as seal
 
 from secagg.arrays import U8, U32, U64
+from secagg.engines import residues_of
 from secagg.errors import EngineUnavailable, KeySelfTestFailed, WrongState
 from secagg.ownership import Owner
 from secagg.parameters import ParameterSet
@@ -192,7 +193,7 @@ def _generate(params: ParameterSet) -> tuple[PublicKey, SecretKey, U32]:
         public = PublicKey(params, residues)
         public.check()
         secret = SecretKey(context, seal.Decryptor(context.context, generator.secret_key()))
-        read = _residues_of(secret, params)
+        read = residues_of(secret, params)
         if _keys_are_sound(public, secret, read):
             return public, secret, read
         wipe(read)
@@ -208,18 +209,11 @@ def generate_secret(params: ParameterSet) -> U32:
     for _ in range(_KEY_ATTEMPTS):
         generator = seal.KeyGenerator(context.context)
         secret = SecretKey(context, seal.Decryptor(context.context, generator.secret_key()))
-        residues = _residues_of(secret, params)
+        residues = residues_of(secret, params)
         if _secret_is_sound(residues, params):
             return residues
         wipe(residues)
     raise KeySelfTestFailed(f"SEAL generated {_KEY_ATTEMPTS} secrets outside the bounds: do not use this build")
-
-
-def _residues_of(secret: SecretKey, params: ParameterSet) -> U32:
-    """The secret itself, uint32[primes, N] in SEAL's transformed order: what (0, 1) decrypts to."""
-    unit = np.zeros((2, len(params.primes), params.degree), dtype=np.uint32)
-    unit[1] = 1  # the polynomial 1 has value 1 in every slot
-    return secret.decrypt_transformed(unit)
 
 
 def _keys_are_sound(public: PublicKey, secret: SecretKey, residues: U32) -> bool:

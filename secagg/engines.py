@@ -12,6 +12,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from secagg import kernels
 from secagg.arrays import U32
 from secagg.errors import EngineUnavailable
@@ -78,6 +80,13 @@ class DecryptionKey(Protocol):
 
     def wipe(self) -> None:
         """End the key. Later calls raise `WrongState`."""
+
+
+def residues_of(secret: DecryptionKey, params: ParameterSet) -> U32:
+    """The secret itself, uint32[primes, N] in SEAL's transformed order: what (0, 1) decrypts to; wipe it."""
+    unit = np.zeros((2, len(params.primes), params.degree), dtype=np.uint32)
+    unit[1] = 1  # the polynomial 1 has value 1 in every slot
+    return secret.decrypt_transformed(unit)
 
 
 def decryption_keys(name: str, params: ParameterSet) -> tuple[PublicKey, SecretKey | FastSecretKey]:

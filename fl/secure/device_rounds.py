@@ -33,7 +33,7 @@ from fl.secure.device_ring import DeviceRing, device_ring, pack30, unpack30
 from secagg.arrays import I8, U32, Extremes
 from secagg.blocks import Payload
 from secagg.device import Update, fresh_randomness
-from secagg.engines import DecryptionKey
+from secagg.engines import DecryptionKey, residues_of
 from secagg.errors import ResidueOutOfRange, TransparentCiphertext, TruncatedMessage, UpdateTypeUnsupported
 from secagg.masks import MaskStream, MaskTerm
 from secagg.packing import Decoder, IntegerSums
@@ -220,9 +220,7 @@ class _Opening(Secret):
         self._plan, self._device = plan, device
         self._ring = device_ring(plan.params, device)
         self._unpacker = DeviceUnpacker(plan, self._ring)
-        unit = np.zeros((2, len(plan.params.primes), plan.params.degree), dtype=np.uint32)
-        unit[1] = 1  # (0, 1) decrypts to the secret itself, as in the self-test of keys
-        residues = secret_key.decrypt_transformed(unit)
+        residues = residues_of(secret_key, plan.params)
         narrow = torch.from_numpy(residues.view(np.int32)).to(device)
         self._secret = narrow.to(torch.int64)
         narrow.zero_()

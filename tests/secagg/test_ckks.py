@@ -19,6 +19,7 @@ from forked import in_a_child
 from secagg import ckks
 from secagg.blocks import empty_block
 from secagg.ckks import Encryptor, SecretKey, generate_keys
+from secagg.engines import residues_of
 from secagg.errors import EngineUnavailable, KeySelfTestFailed, WrongKey
 from secagg.parameters import ALLOWED, ParameterSet
 from secagg.plan import ERROR_MAX, plan_round
@@ -268,7 +269,7 @@ def error_of(public: PublicKey, secret: SecretKey) -> np.ndarray:
 
 def sound(public: PublicKey, secret: SecretKey) -> bool:
     """The self-test's verdict."""
-    return ckks._keys_are_sound(public, secret, ckks._residues_of(secret, public.params))
+    return ckks._keys_are_sound(public, secret, residues_of(secret, public.params))
 
 
 def test_generated_keys_have_small_equal_errors_and_pass(keys: tuple[PublicKey, SecretKey]) -> None:
