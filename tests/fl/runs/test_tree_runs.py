@@ -80,7 +80,7 @@ def test_pooled_trees_that_differ_are_reported(run: fl.Run) -> None:
     result = json.loads(json.dumps(run.result))
     assert "bit for bit" in str(grown_sentence(result))
     result["trees"]["same_as_pooled"] = False
-    assert "must not be" in str(grown_sentence(result))
+    assert "report this as a fault" in str(grown_sentence(result))
 
 
 def test_the_sums_are_one_for_edges_and_one_for_each_level(run: fl.Run) -> None:
