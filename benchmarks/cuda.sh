@@ -58,11 +58,11 @@ OWN=$("$PYTHON" -c 'from benchmarks.cases.registry import default_case; print(de
 if [ "$DEVICE" = cuda ]; then
     OUT=${OUT:-benchmarks/results} SLOWER=1
     HEADLINE=1000000 SUMMED=11689512 CLIENTS=4 LARGE=11689512,100000000 SUMMING=32
-    STACKS="1 2 4 8 16 32" MODEL=resnet18 MODEL_SIZE=11689512 CYCLES=3 ADDED_THERE=$OWN-sums-cuda
+    STACKS="x1 x2 x4 x8 x16 x32 torch-x1 torch-x8 torch-x32" MODEL=resnet18 MODEL_SIZE=11689512 CYCLES=3 ADDED_THERE=$OWN-sums-cuda
 else
     OUT=${OUT:-runs/cuda-on-cpu} SLOWER=5
     HEADLINE=100000 SUMMED=1000000 CLIENTS=3 LARGE=300000,1000000 SUMMING=8
-    STACKS="1 2 4 8" MODEL=mlp MODEL_SIZE=3137 CYCLES=1 ADDED_THERE=
+    STACKS="x1 x2 x4 x8" MODEL=mlp MODEL_SIZE=3137 CYCLES=1 ADDED_THERE=
 fi
 mkdir -p "$OUT"
 START=$SECONDS STATUS=0
@@ -94,7 +94,7 @@ step "tests" 75 "$PYTHON" -m pytest -q -p no:cacheprovider tests/fl/secure/test_
 measure headline 60 --sizes $HEADLINE --clients 8 --cycles $CYCLES -- plain-numpy "plain-torch-$DEVICE" "$OWN" \
     $ADDED_THERE "secagg-on-$DEVICE-masked" "secagg-on-$DEVICE-unmasked"
 measure sums 60 --sizes $SUMMED --clients $SUMMING --cycles $CYCLES -- \
-    $(for each in $STACKS; do echo "ciphertext-sum-$DEVICE-x$each"; done)
+    $(for each in $STACKS; do echo "ciphertext-sum-$DEVICE-$each"; done)
 measure rounds 60 --sizes $MODEL_SIZE --clients $CLIENTS --cycles $((CYCLES > 1 ? 2 : 1)) -- \
     "round-$MODEL-plain-$DEVICE" "round-$MODEL-encrypted-$DEVICE" "round-$MODEL-on-$DEVICE"
 measure updates 90 --sizes $LARGE --clients 3 --once -- "plain-torch-$DEVICE" "$OWN" "secagg-on-$DEVICE-masked"

@@ -10,7 +10,7 @@ are a separate stage, because an aggregator can overlap them with other work. On
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,18 @@ from benchmarks.errors import CaseNotRunnable, WrongResult
 from benchmarks.meter import Meter
 from benchmarks.workload import CLIP, Vectors
 
+if TYPE_CHECKING:
+    from fl.secure.device_sum import DeviceAccumulator, Kernel
+
 COPIED = 256 << 20  # bytes of the tensor whose copy measures the device's bandwidth
 SOURCES = 8  # different contributions; further clients send the same ones again
 
 
 class DeviceSum:
-    """Adds `stacked` contributions per pass on `device`."""
+    """Adds `stacked` contributions per pass on `device`. kernel: see `fl.secure.device_sum.DeviceAccumulator`."""
 
-    def __init__(self, device: str = "cpu", stacked: int = 1) -> None:
-        self._device_name, self._stacked = device, stacked
+    def __init__(self, device: str = "cpu", stacked: int = 1, kernel: Kernel = "auto") -> None:
+        self._device_name, self._stacked, self._kernel = device, stacked, kernel
 
     def prepare(self, vectors: Vectors) -> dict[str, Any]:
         import torch
@@ -48,16 +51,15 @@ class DeviceSum:
             "threads": torch.get_num_threads(),
             "device": self._device_name,
             "stacked": self._stacked,
+            "kernel": self._new_total().kernel,
             "copy_bytes_per_second": self._copy_bandwidth(),
             "residue_bytes": int(self._contributions[0].nbytes),
             "plan": self._plan.as_dict(),
         }
 
     def repeat(self, meter: Meter) -> CaseResult:
-        from fl.secure.device_sum import DeviceAccumulator
-
-        params, clients = self._plan.params, self._vectors.workload.clients
-        total = DeviceAccumulator(self._plan.blocks, params.primes, params.degree, self._device)
+        clients = self._vectors.workload.clients
+        total = self._new_total()
         stack = total.room(self._stacked)
         for first in range(0, clients, self._stacked):
             with meter.phase("server"):
@@ -75,6 +77,12 @@ class DeviceSum:
             stage.bytes += residues.nbytes
         self._check(residues)
         return CaseResult(0.0, 0.0)
+
+    def _new_total(self) -> DeviceAccumulator:
+        from fl.secure.device_sum import DeviceAccumulator
+
+        params = self._plan.params
+        return DeviceAccumulator(self._plan.blocks, params.primes, params.degree, self._device, self._kernel)
 
     def _check(self, residues: NDArray[np.uint32]) -> None:
         expected = np.zeros(residues.shape, dtype=np.uint64)

@@ -11,10 +11,15 @@ What it leaves to others: checking contributions (shape and range are checked ag
 A residue is below 2^30, so it crosses as int32 unchanged (torch has few operations on uint32). The running sum is
 int64 and reduced lazily: it holds 2^33 residues before it could overflow, a contribution costs one read of 4 bytes and
 one read and write of 8, and a stack of k contributions is added at once, so that the 16 bytes of the running sum are
-moved once for all k. No custom kernel.
+moved once for all k. On a CUDA device one kernel does this in one pass where Triton is installed
+(`fl.secure.device_kernels`); everything else, and everything elsewhere, is torch's calls.
 """
 
 from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,16 +32,23 @@ Residues = NDArray[np.uint32]
 PRIME_LIMIT = 1 << 30
 LARGEST_COUNT = 1 << 33  # contributions whose lazily reduced sum fits int64
 
+Kernel = Literal["auto", "triton", "torch"]
+
 
 class DeviceAccumulator:
     """A running sum of uint32[blocks, 2, primes, N] residues on `device`.
 
-    primes: the moduli along the third axis, each below 2^30. Raises `AggregationError` for anything else.
+    primes: the moduli along the third axis, each below 2^30. kernel: what adds a stack, "triton" (on a CUDA device that
+    has it) or "torch"; "auto" is the first where it runs. The attribute `kernel` says which it is. Both add the same.
+    Raises `AggregationError` for anything else.
     """
 
-    def __init__(self, blocks: int, primes: tuple[int, ...], degree: int, device: torch.device) -> None:
+    def __init__(
+        self, blocks: int, primes: tuple[int, ...], degree: int, device: torch.device, kernel: Kernel = "auto"
+    ) -> None:
         if not primes or any(not 2 <= prime < PRIME_LIMIT for prime in primes):
             raise AggregationError(f"primes: expected moduli in 2..2^30, got {primes}")
+        self.kernel, self._add_stack = _adder(kernel, device)
         self.shape = (blocks, 2, len(primes), degree)
         self.device = device
         self.count = 0
@@ -69,15 +81,7 @@ class DeviceAccumulator:
         """
         contributions = stack.shape[0]
         self._require(stack, (contributions, *self.shape), contributions)
-        if contributions > 2 and self.device.type != "cpu":
-            self._total += torch.sum(stack, dim=0, dtype=torch.int64)
-        else:
-            # The sum of two residues fits int32, which saves a widening pass over the stack. On a CPU, torch's
-            # reduction along the first axis took eight times as long as pairs (docs/benchmarks.md).
-            for first in range(0, contributions - 1, 2):
-                self._total += stack[first] + stack[first + 1]
-            if contributions % 2:
-                self._total += stack[-1]
+        self._add_stack(self._total, stack)
         self.count += contributions
 
     def residues(self) -> Residues:
@@ -105,10 +109,39 @@ class DeviceAccumulator:
                 f"residues on the device: expected int32{shape} on {self.device}, got {tensor.dtype}"
                 f"{tuple(tensor.shape)} on {tensor.device}; use room and to_device"
             )
+        if not tensor.is_contiguous():
+            raise AggregationError("residues on the device: expected a tensor without gaps; use room and to_device")
         if self.count + more > LARGEST_COUNT:
             raise AggregationError(
                 f"a sum holds at most {LARGEST_COUNT} contributions: read its residues and make a new sum"
             )
+
+
+def _adder(kernel: Kernel, device: torch.device) -> tuple[str, Callable[[torch.Tensor, torch.Tensor], None]]:
+    """What adds a stack on a device, and its name."""
+    if kernel not in ("auto", "triton", "torch"):
+        raise AggregationError(f"kernel: expected auto, triton or torch, got {kernel!r}")
+    here = device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    if kernel == "triton" and not here:
+        raise AggregationError(f"kernel: triton needs a CUDA device and the package triton, got {device}; use auto")
+    if kernel == "torch" or not here:
+        return "torch", _add_with_torch
+    from fl.secure.device_kernels import add_stack
+
+    return "triton", add_stack
+
+
+def _add_with_torch(total: torch.Tensor, stack: torch.Tensor) -> None:
+    contributions = stack.shape[0]
+    if contributions > 2 and stack.device.type != "cpu":
+        total += torch.sum(stack, dim=0, dtype=torch.int64)
+        return
+    # The sum of two residues fits int32, which saves a widening pass over the stack. On a CPU, torch's reduction along
+    # the first axis took eight times as long as pairs (docs/benchmarks.md).
+    for first in range(0, contributions - 1, 2):
+        total += stack[first] + stack[first + 1]
+    if contributions % 2:
+        total += stack[-1]
 
 
 class DeviceBlocks:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -145,3 +149,33 @@ def test_residues_of_another_form_are_refused_and_change_nothing(wrong: str) -> 
 def test_moduli_that_do_not_fit_the_arithmetic_are_refused(primes: tuple[int, ...]) -> None:
     with pytest.raises(AggregationError, match="primes"):
         DeviceAccumulator(1, primes, 8, DEVICE)
+
+
+def test_a_kernel_that_does_not_run_here_is_refused_and_none_is_used_unsaid() -> None:
+    with pytest.raises(AggregationError, match="kernel: expected auto, triton or torch"):
+        DeviceAccumulator(1, PRIMES, 8, DEVICE, "cuda")  # type: ignore[arg-type]
+    assert DeviceAccumulator(1, PRIMES, 8, DEVICE, "torch").kernel == "torch"
+    if DEVICE.type == "cpu":
+        assert DeviceAccumulator(1, PRIMES, 8, DEVICE).kernel == "torch"
+        with pytest.raises(AggregationError, match="a CUDA device and the package triton"):
+            DeviceAccumulator(1, PRIMES, 8, DEVICE, "triton")
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 5_000), (2, 4_096), (7, 3_001), (32, 2_048), (33, 1_025), (64, 1)])
+def test_the_kernel_adds_what_torch_adds(count: int, size: int) -> None:
+    """On a CUDA device the compiled kernel; on a CPU, Triton's interpreter of the same source, in its own process."""
+    pytest.importorskip("triton", reason="Triton comes with torch's wheels for CUDA")
+    program = f"""
+import torch
+from fl.secure.device_kernels import add_stack
+torch.manual_seed({count})
+device = {DEVICE.type!r}
+stack = torch.randint(0, 2**30, ({count}, {size}), dtype=torch.int32, device=device)
+total = torch.randint(0, 2**60, ({size},), dtype=torch.int64, device=device)
+expected = total + stack.to(torch.int64).sum(dim=0)
+add_stack(total, stack)
+assert torch.equal(total, expected)
+"""
+    environment = dict(os.environ) | ({"TRITON_INTERPRET": "1"} if DEVICE.type == "cpu" else {})
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
