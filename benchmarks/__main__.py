@@ -245,7 +245,7 @@ def compare(old: Path, new: Path, tolerance: float) -> None:
         sys.exit(1)
 
 
-for study in (studies.robust, studies.worth, studies.poisoning, studies.drafts):
+for study in (studies.robust, studies.worth, studies.poisoning, studies.drafts, studies.trees):
     cli.add_command(study)
 
 

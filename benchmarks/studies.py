@@ -1,4 +1,5 @@
-"""Commands that answer one question each, beside the cases of `run`: `robust`, `worth`, `poisoning` and `drafts`."""
+"""Commands that answer one question each, beside the cases of `run`: `robust`, `worth`, `poisoning`,
+`drafts` and `trees`."""
 
 from __future__ import annotations
 
@@ -245,6 +246,47 @@ def drafts(rows: int, seeds: tuple[int, ...], as_json: bool) -> None:
         click.echo(json.dumps(drafts.as_json(pairs), indent=2))
     else:
         drafts.show(pairs)
+
+
+@click.command()
+@ranged("--trees", options.TREES, "Trees of the training. Default: 50 at depth 4 and 100 at depth 5, or 50.")
+@ranged("--depth", options.TREE_DEPTH, "Most splits between the root and a leaf. Default: 4 and 5, or 4.")
+@ranged("--rows", options.TREE_ROWS, "Rows of all banks together.", default=60_000)
+@ranged("--columns", options.MEASURED_COLUMNS, "Columns of numbers.", default=30)
+@ranged("--banks", options.SUMMING_BANKS, "Banks, each with an equal part of the rows.", default=10)
+@ranged("--bins", options.BINS, "Most bins of a column.", default=64)
+@ranged("--stock", options.STOCK_SUMS, "Sums of each level that go through TenSEAL as well; 0: none.", default=2)
+@ranged("--seed", options.SEED, "Seed of the rows. Keys are never seeded.", default=0)
+@JSON
+def trees(
+    trees: int | None,
+    depth: int | None,
+    rows: int,
+    columns: int,
+    banks: int,
+    bins: int,
+    stock: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Measure what boosted trees over encrypted sums cost, by level, beside TenSEAL and plain numpy.
+
+    \b
+    python -m benchmarks trees
+    python -m benchmarks trees --trees 50 --depth 4 --stock 0
+    python -m benchmarks trees --rows 3000 --columns 6 --banks 3 --trees 2 --depth 2 --json
+    """
+    import json
+
+    from benchmarks import tree_cost
+
+    grown = tree_cost.GROWN if trees is None and depth is None else ((depth or 4, trees or 50),)
+    of = tree_cost.Rows(rows, columns, banks, bins, seed)
+    found = tree_cost.measure(grown, of, stock, lambda line: err.print(line, highlight=False))
+    if as_json:
+        click.echo(json.dumps(tree_cost.as_json(found), indent=2))
+    else:
+        tree_cost.show(found)
 
 
 def _measure_and_tell(

@@ -194,6 +194,7 @@ WORK = {
     ("poisoning",): "benchmarks.poisoning.measure",
     ("drafts",): "benchmarks.drafts.measure",
     ("robust",): "benchmarks.robust_cost.measure",
+    ("trees",): "benchmarks.tree_cost.measure",
 }
 READS = {"run", "folder", "folders", "file", "files", "ledger", "old", "new"}  # arguments played with the real work
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.cases import CaseResult, compared
 from benchmarks.meter import Meter
 from benchmarks.workload import F32, F64, Vectors
+
+Values = TypeVar("Values", bound=NDArray[Any])
 
 ALLOWED_ERROR = 1e-6
 """CKKS is approximate. At scale 2**40 these sets have errors of about 1e-8; one above 1e-6 is a wrong result."""
@@ -67,9 +70,9 @@ class StockAverage:
     def repeat(self, meter: Meter) -> CaseResult:
         import tenseal
 
-        workload, slots = self._vectors.workload, self._setting.degree // 2
+        workload = self._vectors.workload
         with meter.phase("setup"), meter.stage("keygen") as stage:
-            context = self._context()
+            context = context_of(self._setting)
             secret = context.secret_key()
             public = context.serialize(save_secret_key=False)
             stage.bytes += len(public)
@@ -80,7 +83,7 @@ class StockAverage:
         for arrival in range(workload.clients):
             if arrival < workload.fresh:
                 update = self._vectors.update(arrival)
-                contributions.append(_seal(update, client, slots, meter))
+                contributions.append(_seal(update, client, self._setting, meter))
             with meter.phase("server"):
                 with meter.stage("check"):
                     pieces = [
@@ -114,29 +117,30 @@ class StockAverage:
                 stage.bytes += average.nbytes
         return average
 
-    def _context(self) -> Any:
-        import tenseal
 
-        setting = self._setting
-        kind = tenseal.ENCRYPTION_TYPE
-        context = tenseal.context(
-            tenseal.SCHEME_TYPE.CKKS,
-            poly_modulus_degree=setting.degree,
-            coeff_mod_bit_sizes=list(setting.bits),
-            encryption_type=kind.SYMMETRIC if setting.symmetric else kind.ASYMMETRIC,
-            n_threads=1,
-        )
-        context.global_scale = 2.0**setting.scale_bits
-        return context
+def context_of(setting: Setting) -> Any:
+    """A context with the secret key of one of SETTINGS."""
+    import tenseal
+
+    kind = tenseal.ENCRYPTION_TYPE
+    context = tenseal.context(
+        tenseal.SCHEME_TYPE.CKKS,
+        poly_modulus_degree=setting.degree,
+        coeff_mod_bit_sizes=list(setting.bits),
+        encryption_type=kind.SYMMETRIC if setting.symmetric else kind.ASYMMETRIC,
+        n_threads=1,
+    )
+    context.global_scale = 2.0**setting.scale_bits
+    return context
 
 
-def _seal(update: F32, context: Any, slots: int, meter: Meter) -> list[bytes]:
+def _seal(update: F32, context: Any, setting: Setting, meter: Meter) -> list[bytes]:
     """One client's contribution: its ciphertexts, serialised."""
     import tenseal
 
     with meter.phase("client"):
         with meter.stage("pack"):
-            pieces = [piece.tolist() for piece in _pieces(update, slots)]
+            pieces = [piece.tolist() for piece in pieces_of(update, setting)]
         with meter.stage("encrypt"):
             sealed = [tenseal.ckks_vector(context, piece) for piece in pieces]
         with meter.stage("serialize") as stage:
@@ -146,6 +150,8 @@ def _seal(update: F32, context: Any, slots: int, meter: Meter) -> list[bytes]:
     return data
 
 
-def _pieces(update: F32, slots: int) -> Iterator[F32]:
-    for start in range(0, len(update), slots):
-        yield update[start : start + slots]
+def pieces_of(values: Values, setting: Setting) -> Iterator[Values]:
+    """The values of one ciphertext after the other."""
+    slots = setting.degree // 2
+    for start in range(0, len(values), slots):
+        yield values[start : start + slots]
