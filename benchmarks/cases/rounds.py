@@ -87,7 +87,7 @@ class WholeRound:
                 plan,
                 model_repeats=None,
                 engine=resolve_engine(self._engine),
-                threads=self._threads,
+                threads=_of_roles(self._threads),
                 device=arithmetic_on(self._device_name if self._roles_on_device else None),
             )
             self._session = new_session(self._clients)
@@ -152,6 +152,11 @@ class _Training:
     model: nn.Module
     describe: str
     run: Callable[[int], None]
+
+
+def _of_roles(threads: int | None) -> int | None:
+    """All cores are what a role takes anyway, and then it starts no thread for a round that is too small for one."""
+    return None if threads == usable_cores() else threads
 
 
 def _fraud_model(device: torch.device) -> _Training:
