@@ -14,11 +14,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg import counts, masks, packing
-from secagg.arrays import U8
-from secagg.blocks import empty_block, payload_hash, write_block
+from secagg import counts, masks, packing, sealing
+from secagg.blocks import payload_hash
 from secagg.device import Device, Update
-from secagg.engines import encryptor, resolve_engine
+from secagg.engines import resolve_engine
 from secagg.enrolment import Enrolment
 from secagg.errors import LocalError, RosterMismatch, UnknownClient, WrongModel, WrongPlan, WrongRound
 from secagg.gossip import check_range, check_statements
@@ -32,7 +31,6 @@ from secagg.stages import StageClock
 from secagg.states import CLIENT_MOVES, ClientState, Machine
 from secagg.transcript import signed
 from secagg.verification import check_offer, check_roster, check_same_round, check_signature
-from secagg.workers import Workers
 
 
 @dataclass
@@ -153,7 +151,7 @@ class Client(Secret):
         packing.check_update(values, self._plan)
         packing.check_weight(weight, self._plan)
         with self._clock.stage("check"):
-            self._check_name(self._journal.name(values, self._plan))
+            self._check_name(self._journal.name(values, self._plan, self._threads))
 
     def check_roster(self, roster: Roster) -> tuple[str, ...]:
         """Organisations of a roster that `contribute` would take, before noise is drawn and paid for it.
@@ -286,7 +284,7 @@ class Client(Secret):
         return packing.Encoder(update, weight, self._plan)
 
     def _name(self, update: NDArray[np.floating]) -> UpdateName:
-        return self._journal.name(update, self._plan)
+        return self._journal.name(update, self._plan, self._threads)
 
     def _in_memory(self, update: Update) -> NDArray[np.floating]:
         """The update as an array: what is checked, and what the journal names. `packing` refuses everything else."""
@@ -340,27 +338,6 @@ class Client(Secret):
         return terms
 
     def _seal(self, encoder: packing.Encoder, terms: list[masks.MaskTerm], state: _Round) -> bytearray:
-        """Pack, encrypt and mask block by block, straight into the payload's bytes."""
-        plan, clock = self._plan, self._clock
-        payload = bytearray(plan.residue_bytes)
-        packed: U8 = np.frombuffer(payload, dtype=np.uint8)
-        block = empty_block(plan.params)
-        with Workers(self._threads, plan.residue_bytes) as workers:
-            stream = masks.MaskStream(terms, plan.params)
-            with clock.stage("encrypt"):
-                engine = encryptor(self._engine, state.offer.public_key, workers)
-            blocks = encoder.blocks(workers)
-            for index in range(plan.blocks):
-                with clock.stage("pack") as stage:
-                    plaintext = next(blocks)
-                    stage.bytes += plaintext.nbytes
-                with clock.stage("encrypt") as stage:
-                    engine.encrypt_coefficients(plaintext, block)
-                    stage.bytes += block.nbytes
-                if terms:
-                    with clock.stage("mask", "mask expansion") as stage:
-                        stream.apply(index, block[0], workers=workers)
-                        stage.bytes += len(terms) * block[0].nbytes
-                with clock.stage("serialize"):
-                    write_block(block, index, plan.params, packed)
-        return payload
+        """Pack, encrypt and mask, straight into the payload's bytes."""
+        public_key = state.offer.public_key
+        return sealing.seal(encoder, self._engine, public_key, terms, self._plan, self._threads, self._clock)

@@ -55,6 +55,7 @@ from secagg.gossip import Known
 from secagg.identity import Identity
 from secagg.messages import NOTHING_SEEN, Ending, Seen
 from secagg.plan import RoundPlan
+from secagg.workers import Workers
 
 PURPOSE = "client journal"
 
@@ -188,17 +189,15 @@ class Journal:
             raise StepNotIncreasing(f"step: expected more than {latest}, the last one joined, got {step}")
         self._check_jump(step)
 
-    def name(self, update: NDArray[np.floating], plan: RoundPlan) -> UpdateName:
-        """Both hashes of a checked update: one pass over its values and one over its integers, in small pieces."""
-        values, integers, zero = self._owner.keyed_hash(b"update"), self._owner.keyed_hash(b"quantised update"), True
-        for start in range(0, update.shape[0], packing.SCAN):
-            with np.errstate(over="ignore", under="ignore"):
-                narrow = np.ascontiguousarray(update[start : start + packing.SCAN], dtype="<f4")
-            narrow = narrow + np.float32(0)  # -0.0 is the value 0.0
-            values.update(narrow.data.cast("B"))
-        for piece in packing.quantised(update, plan):
-            zero &= not _hash_integers(integers, piece)
-        return UpdateName(integers.digest(), values.digest(), plan.fingerprint, zero)
+    def name(self, update: NDArray[np.floating], plan: RoundPlan, threads: int | None = None) -> UpdateName:
+        """Both hashes of a checked update: one pass over its values and one over its integers, in small pieces.
+
+        threads: all usable cores when None; of use are two, one for each hash.
+        """
+        with Workers(threads, update.nbytes, most=2) as workers:
+            values = workers.start(lambda: _hashed_values(self._owner.keyed_hash(b"update"), update))
+            integers, zero = _hashed_integers(self._owner.keyed_hash(b"quantised update"), update, plan)
+            return UpdateName(integers, values(), plan.fingerprint, zero)
 
     def check_update(self, update: UpdateName) -> None:
         """Raise `UpdateReused` for an update that no roster can accept any more. Call it before a round is joined.
@@ -431,6 +430,23 @@ class Journal:
         if before not in _FOLLOWS[kind] or (events and events[0].round_id != round_id):
             raise WrongState(f"step {step}: {kind} after {before or 'nothing'} is not a legal order in this round")
         self._log.append(kind, step, model, round_id, body)
+
+
+def _hashed_values(digest: hmac.HMAC, update: NDArray[np.floating]) -> bytes:
+    for start in range(0, update.shape[0], packing.SCAN):
+        with np.errstate(over="ignore", under="ignore"):
+            narrow = np.ascontiguousarray(update[start : start + packing.SCAN], dtype="<f4")
+        narrow = narrow + np.float32(0)  # -0.0 is the value 0.0
+        digest.update(narrow.data.cast("B"))
+    return digest.digest()
+
+
+def _hashed_integers(digest: hmac.HMAC, update: NDArray[np.floating], plan: RoundPlan) -> tuple[bytes, bool]:
+    """The hash, and whether every integer is 0."""
+    zero = True
+    for piece in packing.quantised(update, plan):
+        zero &= not _hash_integers(digest, piece)
+    return digest.digest(), zero
 
 
 def _hash_integers(digest: hmac.HMAC, integers: NDArray[np.int64]) -> bool:

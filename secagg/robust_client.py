@@ -103,7 +103,7 @@ class RobustClient(Client):
             if intake.header.previous != offer_hash or intake.header.roster != NO_ROSTER:
                 raise RosterMismatch("the intake answers another offer: refuse it")
             check_signature(intake, self._enrolment.aggregator.key)
-            name = self._journal.name(update, self._plan)
+            name = self._journal.name(update, self._plan, self._threads)
             self._journal.check_shown(name)
         joining = self._joining(offer, offer_hash)
         state = _Shown(offer, joining.join, joining.agreement, joining.seed)

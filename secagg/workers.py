@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
 from secagg import counts
+from secagg.plan import RoundPlan
 
 T = TypeVar("T")
 
 
 ALONE_BELOW = 1 << 20  # bytes of residues: for less work, starting a second thread costs more than it saves
+
+
+GROUP = 1 << 22  # bytes of residues held at once, or one block for each thread
 
 
 class Workers:
@@ -69,6 +73,18 @@ def threads_for(threads: int | None, work: int) -> int:
     if wanted is not None:
         return wanted
     return usable_cores() if work >= ALONE_BELOW else 1
+
+
+def blocks_at_once(plan: RoundPlan, workers: Workers) -> int:
+    """Blocks that a party holds as residues at once: few waits of threads for each other, and bounded memory."""
+    fitting = GROUP // (4 * len(plan.params.primes) * plan.params.degree)
+    return min(plan.blocks, max(fitting, workers.threads))
+
+
+def rows_of_blocks(start: int, stop: int, primes: int) -> Iterator[tuple[int, slice]]:
+    """(block, its primes) for rows start..stop-1 of several blocks of `primes` rows each."""
+    for block in range(start // primes, -(-stop // primes)):
+        yield block, slice(max(start - block * primes, 0), min(stop - block * primes, primes))
 
 
 def usable_cores() -> int:
