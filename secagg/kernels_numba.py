@@ -785,6 +785,26 @@ def _multiply(a: Any, b: Any, primes: Any, out: Any) -> None:
             z[c] = _reduced(np.uint64(x[c]) * np.uint64(y[c]), p, inverse)
 
 
+@_jit
+def _quotients(table: Any, primes: Any, out: Any) -> None:
+    # floor(2**62 / p) has at most 33 bits and misses 2**62 / p by less than 1, so the quotient is right or 1 too small.
+    for i in range(primes.shape[0]):
+        p = np.uint64(primes[i])
+        inverse = np.uint64(2**62) // p
+        row, target = table[i], out[i]
+        for j in range(row.shape[0]):
+            x = row[j]
+            q = (x * inverse) >> np.uint64(30)
+            q += np.uint64((x << np.uint64(32)) - q * p >= p)
+            target[j] = np.uint32(q)
+
+
+def quotients(table: U64, primes: U32, out: U32) -> None:
+    """See `kernels_numpy.quotients`."""
+    for part, target in zip(table.reshape(-1, *out.shape[-2:]), out.reshape(-1, *out.shape[-2:]), strict=True):
+        _quotients(part, primes, target)
+
+
 def multiply(a: U32, b: U32, primes: U32, out: U32) -> None:
     """See `kernels_numpy.multiply`."""
     _multiply(a, b, primes, out)

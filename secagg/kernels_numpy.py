@@ -345,6 +345,11 @@ def product_sums(a: U32, b: U32, primes: U32) -> U32:
     return sums
 
 
+def quotients(table: U64, primes: U32, out: U32) -> None:
+    """`out` = floor(2**32 table / prime), row by row: uint64[..., primes, N] below the primes, which exceed 2**29."""
+    out[...] = (table << np.uint64(32)) // primes.astype(np.uint64)[:, None]
+
+
 def multiply(a: U32, b: U32, primes: U32, out: U32) -> None:
     """`out = a * b` modulo primes[i], slot by slot: uint32[primes, N]."""
     out[...] = a.astype(np.uint64) * b % primes.astype(np.uint64)[:, None]

@@ -339,6 +339,20 @@ def test_adding_packed_rows_is_unpacking_and_adding_and_can_be_taken_out_exactly
     np.testing.assert_array_equal(total, before)
 
 
+@pytest.mark.parametrize("params", ALLOWED, ids=str)
+def test_both_quotients_are_those_of_exact_division(params: ParameterSet) -> None:
+    primes = np.array(params.primes, dtype=np.uint32)
+    rng = np.random.default_rng(params.degree)
+    table = rng.integers(0, primes[:, None], (2, len(primes), 500), dtype=np.uint64)
+    table[:, :, :3] = np.stack([np.zeros_like(primes), np.ones_like(primes), primes - 1], axis=-1)
+    table[:, :, 3] = (primes.astype(np.uint64) * 5) >> np.uint64(4)
+    exact = [[[int(x) * 2**32 // int(p) for x in row] for row, p in zip(half, primes, strict=True)] for half in table]
+    for name in ("numpy", "numba"):
+        out = np.empty(table.shape, dtype=np.uint32)
+        module(name).quotients(table, primes, out)
+        assert out.tolist() == exact, name
+
+
 @given(seeds, st.integers(0, 180), st.integers(0, 300), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_both_rejection_samplings_agree(seed: int, filled: int, count: int, negative: bool) -> None:
