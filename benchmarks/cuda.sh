@@ -95,11 +95,11 @@ step "tests" 45 "$PYTHON" -m pytest -q -p no:cacheprovider $PARALLEL tests/fl/se
     tests/fl/secure/test_device_packing.py tests/fl/secure/test_device_rounds.py tests/fl/secure/test_device_sum.py
 measure headline 50 --sizes $HEADLINE --clients 8 --cycles $CYCLES -- plain-numpy "plain-torch-$DEVICE" "$OWN" \
     "${OWN%-masked}-unmasked" $ADDED_THERE "secagg-on-$DEVICE-masked" "secagg-on-$DEVICE-unmasked"
-measure sums 50 --sizes $SUMMED --clients $SUMMING --cycles $CYCLES -- \
-    $(for each in $STACKS; do echo "ciphertext-sum-$DEVICE-$each"; done)
+measure sums 60 --sizes $SUMMED --clients $SUMMING --cycles $((CYCLES > 1 ? 2 : 1)) -- \
+    "plain-torch-$DEVICE" $(for each in $STACKS; do echo "ciphertext-sum-$DEVICE-$each"; done)
 measure rounds 90 --sizes $MODEL_SIZE --clients $CLIENTS --cycles $((CYCLES > 1 ? 2 : 1)) -- \
     "round-$MODEL-plain-$DEVICE" "round-$MODEL-encrypted-$DEVICE" "round-$MODEL-on-$DEVICE"
-measure updates 120 --sizes $LARGE --clients 3 --once -- "plain-torch-$DEVICE" "$OWN" "secagg-on-$DEVICE-masked"
+measure updates 110 --sizes $LARGE --clients 3 --once -- "plain-torch-$DEVICE" "$OWN" "secagg-on-$DEVICE-masked"
 "$PYTHON" -m benchmarks report "$OUT/$NAME"-{headline,sums,rounds,updates}.json --markdown >"$OUT/$NAME.md" || STATUS=1
 cat "$OUT/$NAME.md"
 echo "== $((SECONDS - START)) s; results in $OUT/$NAME-*.json, tables in $OUT/$NAME.md"
