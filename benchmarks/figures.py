@@ -90,7 +90,7 @@ def cost_against_clients(results: Results) -> str | None:
 
 
 def stage_breakdown(results: Results) -> str | None:
-    """What a contribution costs at client and server, by stage; where SEAL encrypts in some cases, also without them."""
+    """What a contribution costs at client and server, by stage; once more without SEAL, where some cases use it."""
     cases = [m for m in averages(results, headline(results)) if m.status == "ok"]
     fast = [m for m in cases if m.family != "stock" and m.parameters.get("engine") != "seal"]
     if not cases:
