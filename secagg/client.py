@@ -7,7 +7,7 @@ from others is checked against its own enrolment list, plan, quorum and journal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -31,6 +31,7 @@ from secagg.stages import StageClock
 from secagg.states import CLIENT_MOVES, ClientState, Machine
 from secagg.transcript import signed
 from secagg.verification import check_offer, check_roster, check_same_round, check_signature
+from secagg.workers import Workers
 
 
 @dataclass
@@ -178,10 +179,11 @@ class Client(Secret):
         weight = packing.check_weight(weight, self._plan)
         values = self._in_memory(update)
         encoder = self._encoder(values, weight)
-        with self._clock.stage("check"):
+        with self._clock.stage("check"), Workers(self._threads, values.nbytes, most=2) as workers:
+            named = self._naming(values, workers)
             roster_hash = check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum, state.join)
             self._check_history(roster, state.offer.header)
-            name = self._name(values)
+            name = named()
         header = state.offer.header.reply(self._identity.key, previous=roster_hash, roster=roster_hash)
         with self._clock.stage("mask", "key agreement"):
             terms = self._mask_terms(roster, roster_hash, state) if self._masking else []
@@ -283,8 +285,8 @@ class Client(Secret):
     def _encoder(self, update: NDArray[np.floating], weight: int) -> packing.Encoder:
         return packing.Encoder(update, weight, self._plan)
 
-    def _name(self, update: NDArray[np.floating]) -> UpdateName:
-        return self._journal.name(update, self._plan, self._threads)
+    def _naming(self, update: NDArray[np.floating], workers: Workers) -> Callable[[], UpdateName]:
+        return self._journal.naming(update, self._plan, workers)
 
     def _in_memory(self, update: Update) -> NDArray[np.floating]:
         """The update as an array: what is checked, and what the journal names. `packing` refuses everything else."""

@@ -195,9 +195,17 @@ class Journal:
         threads: all usable cores when None; of use are two, one for each hash.
         """
         with Workers(threads, update.nbytes, most=2) as workers:
-            values = workers.start(lambda: _hashed_values(self._owner.keyed_hash(b"update"), update))
+            return self.naming(update, plan, workers)()
+
+    def naming(self, update: NDArray[np.floating], plan: RoundPlan, workers: Workers) -> Callable[[], UpdateName]:
+        """As `name`, begun: one hash is made beside what the caller does before it calls the returned function."""
+        values = workers.start(lambda: _hashed_values(self._owner.keyed_hash(b"update"), update))
+
+        def named() -> UpdateName:
             integers, zero = _hashed_integers(self._owner.keyed_hash(b"quantised update"), update, plan)
             return UpdateName(integers, values(), plan.fingerprint, zero)
+
+        return named
 
     def check_update(self, update: UpdateName) -> None:
         """Raise `UpdateReused` for an update that no roster can accept any more. Call it before a round is joined.

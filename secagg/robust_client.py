@@ -7,7 +7,7 @@ shown in one step only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +39,7 @@ from secagg.stages import StageClock
 from secagg.states import ROBUST_CLIENT_MOVES, ClientState
 from secagg.transcript import hashes_hash, message_hash, signed
 from secagg.verification import check_robust_offer, check_same_round, check_signature
+from secagg.workers import Workers
 
 
 @dataclass
@@ -203,10 +204,10 @@ class RobustClient(Client):
         # `contribute` hands on its own copy, which was checked when the round was joined.
         return packing.Encoder(update, weight, self._plan, checked=True)
 
-    def _name(self, update: NDArray[np.floating]) -> UpdateName:
+    def _naming(self, update: NDArray[np.floating], workers: Workers) -> Callable[[], UpdateName]:
         name = self._shown().name
         assert name is not None
-        return name
+        return lambda: name
 
     def _refuse_if_left_out(self, roster: Roster) -> None:
         """Raise `LeftOut` for the key holder's own roster of this offer that names this client as left out."""
