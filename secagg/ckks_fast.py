@@ -23,6 +23,7 @@ modulo 3. Needs numba (extra `fast`).
 from __future__ import annotations
 
 import os
+from functools import partial
 from weakref import finalize
 
 import numpy as np
@@ -45,9 +46,8 @@ class FastEncryptor:
         public_key.check()
         self._params = public_key.params
         self._ring = ring_of(public_key.params)
-        data = public_key.residues[:, : len(self._params.primes)]
-        self._key: U32 = np.ascontiguousarray(data, dtype=np.uint32)
-        self._key_quotients = self._ring.quotients(data)
+        # Clients of one process encrypt under the same key, and it is public.
+        self._key, self._key_quotients = public_key.once("fast", partial(_prepared, public_key))
 
     def encrypt_coefficients(self, plaintext: U32, block: U32) -> None:
         """Write a fresh encryption of `plaintext` into `block`.
@@ -98,6 +98,12 @@ class FastEncryptor:
             block[0, rows],
             block[1, rows],
         )
+
+
+def _prepared(public_key: PublicKey) -> tuple[U32, U32]:
+    """Both halves modulo the data primes, and their quotients for multiplication: uint32[2, primes, N] each."""
+    data = public_key.residues[:, : len(public_key.params.primes)]
+    return np.ascontiguousarray(data, dtype=np.uint32), ring_of(public_key.params).quotients(data)
 
 
 class FastSecretKey(Secret):
