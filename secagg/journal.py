@@ -398,10 +398,12 @@ class Journal:
 
     def _check_model(self, model: bytes, senders: bytes, allowed: int | None) -> None:
         """Count the rosters for this model from the first on whose members are not those of its first roster."""
+        if allowed is None:
+            return
         earlier = self._log.events(kind="contributing", model=model)
         members = [*(event.body[2 * _HASH : 3 * _HASH] for event in earlier), senders]
         further = next((len(members) - i for i, each in enumerate(members) if each != members[0]), 0)
-        if allowed is None or further <= allowed:
+        if further <= allowed:
             return
         first = f"the first roster from model {model.hex()[:16]} (step {earlier[0].step})"
         named = f"roster {further} with other members than {first}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ class Encoder:
         self._weight = check_weight(weight, plan)
         self._plan = plan
         self._joined = lanes_per_row(plan)
-        self._factors = np.ascontiguousarray(lane_factors(plan)[:, :: self._joined])
+        self._factors = lane_factors(plan)[:, :: self._joined].copy()
         self._primes = ring_of(plan.params).primes
         self.clipped = 0
 
@@ -315,12 +316,15 @@ def lanes_per_row(plan: RoundPlan) -> int:
     return max(1, min(plan.lanes, int(62 // math.log2(plan.radix))))
 
 
+@lru_cache(maxsize=32)
 def lane_factors(plan: RoundPlan) -> U32:
-    """uint32[primes, lanes]: the place value span * radix**lane modulo each prime."""
-    return np.array(
+    """uint32[primes, lanes]: the place value span * radix**lane modulo each prime. Read-only; made once for a plan."""
+    factors = np.array(
         [[plan.span * pow(plan.radix, lane, p) % p for lane in range(plan.lanes)] for p in plan.params.primes],
         dtype=np.uint32,
     )
+    factors.setflags(write=False)
+    return factors
 
 
 def average(sums: IntegerSums, plan: RoundPlan) -> F64:
