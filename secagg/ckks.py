@@ -42,6 +42,7 @@ from secagg.plan import ERROR_MAX, key_norm_limits
 from secagg.publickey import PublicKey
 from secagg.ring import ring_of
 from secagg.secrecy import Secret, wipe
+from secagg.workers import Workers
 
 # Serialised SEAL object (SEAL 4.x, native/src/seal/serialization.h, ciphertext.cpp, plaintext.cpp, dynarray.h).
 _HEADER = struct.Struct("<HBBBBHQ")  # magic, header size, major, minor, compression, reserved, total size
@@ -146,6 +147,11 @@ class Encryptor:
         """As `encrypt_into`, from coefficients: uint32[primes, N], transformed in place."""
         ring_of(self._context.params).to_ntt(plaintext)
         self.encrypt_into(plaintext, block)
+
+    def encrypt_blocks(self, plaintexts: U32, blocks: U32, workers: Workers) -> None:
+        """As `encrypt_coefficients`, of several blocks, one after the other: SEAL's binding holds the GIL."""
+        for plaintext, block in zip(plaintexts, blocks, strict=True):
+            self.encrypt_coefficients(plaintext, block)
 
     def encrypt_into(self, plaintext: U32, block: U32) -> None:
         """Write a fresh encryption of `plaintext` into `block`.

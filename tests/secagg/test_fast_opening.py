@@ -15,7 +15,7 @@ from forked import in_a_child
 from simulator import MODEL, Federation, Peers
 
 import secagg
-from secagg import ckks, kernels, masks, packing
+from secagg import ckks, kernels, masks, packing, workers
 from secagg.blocks import empty_block, write_block
 from secagg.engines import available_engines, decryption_keys, encryptor, residues_of
 from secagg.errors import (
@@ -39,7 +39,6 @@ from secagg.stages import StageClock
 if "fast" not in available_engines():
     pytest.skip("the fast engine needs numba", allow_module_level=True)
 
-from secagg import opening_fast
 from secagg.ckks_fast import FastSecretKey
 
 SMALL = ALLOWED[0]
@@ -151,7 +150,7 @@ def opened(key: ckks.SecretKey | FastSecretKey, payload: bytes, threads: int, pl
 @pytest.mark.parametrize("group", [1, 2 * 4 * 2 * 4096, 1 << 30], ids=["alone", "in pairs", "together"])
 def test_a_sum_opens_to_the_integers_whatever_the_threads_and_the_groups(sealed, monkeypatch, threads, group) -> None:
     (_, secret, fast), payload, integers = sealed
-    monkeypatch.setattr(opening_fast, "GROUP", group)
+    monkeypatch.setattr(workers, "GROUP", group)
     np.testing.assert_array_equal(opened(fast, payload, threads), integers)
     np.testing.assert_array_equal(opened(secret, payload, threads), integers)
 
