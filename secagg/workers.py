@@ -65,6 +65,8 @@ class Workers:
 
     def close(self) -> None:
         """Wait for what was started; what has not begun is not done."""
+        if not self._started:  # as in every small round, where waiting for nothing costs as much as a signature
+            return
         for started in self._started:
             started.cancel()
         wait(self._started)
