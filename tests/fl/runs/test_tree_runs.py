@@ -14,9 +14,11 @@ import claims
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from forked import in_a_child
 
 import fl
+from demos.export import export
 from fl.data.federation import pooled_local
 from fl.errors import AggregationError, AlgorithmError, BudgetError, ExportError, OptionError, RunFolderError
 from fl.reports.cards import cards, read_run
@@ -39,6 +41,7 @@ from fl.trees.model_file import model_to_json
 
 SMALL = {"model": "trees", "no_dp": True, "trees": 4, "depth": 3, "bins": 16}
 SUMS = 1 + 4 * 3
+NO_XGBOOST = "xgboost is not installed (extra `trees`)"
 
 
 def asked(folder: Path, **changed: Any) -> dict[str, Any]:
@@ -244,7 +247,7 @@ def test_the_onnx_file_of_other_trees_would_be_noticed(run: fl.Run) -> None:
 
 
 def test_xgboost_gives_the_margins_of_the_exported_trees_to_the_last_bit(run: fl.Run) -> None:
-    xgboost = pytest.importorskip("xgboost")
+    xgboost = pytest.importorskip("xgboost", reason=NO_XGBOOST)
     path = run.folder.parent / "fraud.json"
     run.export_xgboost(path)
     booster = xgboost.Booster()
@@ -262,8 +265,32 @@ def test_xgboost_gives_the_margins_of_the_exported_trees_to_the_last_bit(run: fl
     np.testing.assert_array_equal(margins, run._trees().trees.scores(x.to_numpy()) * 2.0**-16)
 
 
+def test_the_command_exports_to_xgboost_and_beside_an_onnx_file_it_tells_of_both(run: fl.Run, tmp_path: Path) -> None:
+    trees, network = tmp_path / "fraud.json", tmp_path / "fraud.onnx"
+    asked = [str(run.folder), "--xgboost", str(trees)]
+    alone = CliRunner().invoke(export, [*asked, "--json"], catch_exceptions=False)
+    assert alone.exit_code == 0, alone.output
+    size = trees.stat().st_size
+    assert json.loads(alone.stdout) == {"xgboost": str(trees), "xgboost_bytes": size}
+    assert json.loads(trees.read_text())["learner"]["gradient_booster"]["name"] == "gbtree"
+    both = CliRunner().invoke(export, [*asked, "--onnx", str(network), "--json"], catch_exceptions=False)
+    said = json.loads(both.stdout)
+    assert said["xgboost_bytes"] == size and said["bytes"] == network.stat().st_size
+    assert (said["xgboost"], said["onnx"]) == (str(trees), str(network))
+    told = CliRunner().invoke(export, [*asked, "--onnx", str(network)], catch_exceptions=False).output
+    assert f"{trees}: {size:,} bytes" in told and f"{network}: {network.stat().st_size:,} bytes" in told
+
+
+def test_a_run_of_another_model_is_not_exported_to_xgboost(run: fl.Run, tmp_path: Path) -> None:
+    target, config = tmp_path / "fraud.json", run.config
+    other = fl.train(config=run.folder, model="mlp", rounds=1, no_baselines=True, run_dir=tmp_path / "network")
+    assert config.model.kind == "trees" and other.config.model.kind == "mlp"
+    done = CliRunner().invoke(export, [str(other.folder), "--xgboost", str(target)])
+    assert isinstance(done.exception, ExportError) and not target.exists()
+
+
 def test_a_report_explains_trees_exactly_and_says_what_histograms_tell(run: fl.Run) -> None:
-    pytest.importorskip("xgboost")
+    pytest.importorskip("xgboost", reason=NO_XGBOOST)
     report = examine(run.folder)
     explained = report["explanations"]
     assert explained["exact"] and explained["mean_gap"] < 1e-5
