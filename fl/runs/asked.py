@@ -34,7 +34,7 @@ from fl.trees.settings import TreeSettings
 # Values of options of the network that say what the noisy-or model does as well.
 OF_BOTH = ("row", "fedavg", options.NONE)
 # Options that mean something to every model but trees.
-NOT_OF_TREES = ("rounds", "lr", "history_days", "clip", "value_bits")
+NOT_OF_TREES = ("rounds", "lr", "history_days", "clip", "value_bits", "ignore_monotone")
 
 
 def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
@@ -130,7 +130,7 @@ def refuse_beside_trees(asked: Mapping[str, Any], base: RunConfig | None) -> Non
         raise BudgetError(f"a run has differential privacy unless --no-dp is given, and {NO_PRIVATE_TREES}")
     for name, value in asked.items():
         option = TRAIN_OPTIONS[name]
-        if name in NOT_OF_TREES or (option.only_network and value not in OF_BOTH):
+        if (name in NOT_OF_TREES and value is not False) or (option.only_network and value not in OF_BOTH):
             raise OptionError(
                 f"{flag(name)} is an option of models that banks train in rounds, and trees grow by exact sums of "
                 "histograms, one for each level: leave it out, or choose another --model"

@@ -120,6 +120,12 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         "epsilon is 64000 or more; mlp with --no-dp.",
         ("model.kind",),
     ),
+    "ignore_monotone": TrainOption(
+        options.SWITCH,
+        "Train a network or the noisy-or model although the schema names monotone columns, which trees alone keep.",
+        ("model.ignore_monotone",),
+        by_name=True,
+    ),
     # --- privacy
     "epsilon": TrainOption(
         options.EPSILON,

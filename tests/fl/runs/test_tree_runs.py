@@ -311,6 +311,55 @@ def test_a_card_says_trees_and_no_rounds_of_updates(run: fl.Run) -> None:
     assert "a cell of a histogram with one row gives away its label" in card.dpia
 
 
+# --- monotone columns ------------------------------------------------------------------------------------------------
+
+
+def directed(folder: Path, **changed: Any) -> dict[str, Any]:
+    """`asked` with a schema that gives two columns a direction: of age against what the rows say of it."""
+    options = asked(folder, aggregation="plain", no_baselines=True, **changed)
+    text = claims.SCHEMA.replace('column = "paid"', 'column = "paid"\nmonotone = "up"')
+    schema = folder / "directed.toml"
+    schema.write_text(text.replace("missing = 45.0", 'missing = 45.0\nmonotone = "down"'), encoding="utf-8")
+    return {**options, "schema": str(schema)}
+
+
+def moved_by(run: fl.Run, column: str, values: list[float]) -> np.ndarray:
+    """[rows, values]: scores of claims in which only `column` differs."""
+    new = claims.claims(80, seed=5)
+    new = new[new["kind"] != "test"]
+    return np.stack([run.score(new.assign(**{column: value})).to_numpy() for value in values], axis=1)
+
+
+def test_scores_move_in_the_direction_that_the_schema_gives_a_column(folder: Path, tmp_path: Path) -> None:
+    more = {"trees": 12, "depth": 4, "bins": 64}
+    free = fl.train(run_dir=tmp_path / "free", **asked(folder, aggregation="plain", no_baselines=True, **more))
+    bound = fl.train(run_dir=tmp_path / "bound", **directed(folder, **more))
+    ages, amounts = [float(age) for age in range(18, 90)], [float(v) for v in np.exp(np.linspace(1.0, 8.0, 60))]
+    by_age, by_amount = moved_by(bound, "age", ages), moved_by(bound, "paid", amounts)
+    assert (np.diff(by_age, axis=1) <= 0).all() and (np.diff(by_amount, axis=1) >= 0).all()
+    assert by_amount.max() > by_amount.min()
+    # The control: without directions the same columns move scores both ways.
+    for column, values in (("age", ages), ("paid", amounts)):
+        steps = np.diff(moved_by(free, column, values), axis=1)
+        assert (steps < 0).any() and (steps > 0).any()
+    assert bound.result["trees"]["monotone"] == {"amount": "up", "age": "down"}
+    assert "whose score may only go down with age, up with amount" in str(grown_sentence(bound.result))
+    planned = tree_outline(RunPlan.new(bound.config, read_source(bound.config.data, bound.config.seed)))
+    assert "the score may only go down with age, up with amount" in planned.sentences
+    assert fl.load(bound.folder).result["trees"]["same_as_pooled"] is None
+
+
+def test_a_model_that_keeps_no_column_monotone_is_refused_with_such_a_schema(folder: Path, tmp_path: Path) -> None:
+    network = {"model": "mlp", "rounds": 1, "trees": None, "depth": None, "bins": None}
+    with pytest.raises(AlgorithmError, match=r"age down, amount up.*--model trees.*ignore_monotone"):
+        fl.train(run_dir=tmp_path / "refused", **directed(folder, **network))
+    assert not (tmp_path / "refused").exists()
+    run = fl.train(run_dir=tmp_path / "asked", **directed(folder, **network, ignore_monotone=True))
+    assert run.config.model.ignore_monotone
+    with pytest.raises(OptionError, match="ignore_monotone"):
+        configuration({**SMALL, "ignore_monotone": True})
+
+
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
