@@ -65,6 +65,9 @@ def export(
         raise click.UsageError("--check and --bank are about the ONNX file: give --onnx FILE as well")
     from fl.runs.api import load
 
+    if target is not None:
+        from fl.runs.onnx_file import TOLERANCE, disagreement, open_session, write_onnx  # needs the extra `export`
+
     loaded = load(run)
     model = loaded.model
     report: dict[str, Any] = {}
@@ -75,8 +78,6 @@ def export(
         report |= {"xgboost": str(trees), "xgboost_bytes": size}
         lines.append(f"{trees}: {size:,} bytes")
     if target is not None:
-        from fl.runs.onnx_file import TOLERANCE, disagreement, open_session, write_onnx  # needs the extra `export`
-
         write_onnx(model, target, bank)
         size, inputs = target.stat().st_size, len(model.features)
         report |= {"onnx": str(target), "bytes": size, "inputs": inputs, "threshold": model.threshold}
