@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -54,6 +55,7 @@ def export(
     python -m demos export runs/NAME --onnx fraud.onnx
     python -m demos export runs/NAME --onnx fraud.onnx --check new.csv --history past.csv
     python -m demos export runs/NAME --xgboost fraud.json
+    python -m demos export runs/NAME --onnx fraud.onnx --xgboost fraud.json --json
     """
     if history is not None and checked is None:
         raise click.UsageError("--history is the past of the transactions to compare on: give --check FILE as well")
@@ -62,42 +64,35 @@ def export(
     if target is None and (checked is not None or bank is not None):
         raise click.UsageError("--check and --bank are about the ONNX file: give --onnx FILE as well")
     from fl.runs.api import load
-    from fl.runs.onnx_file import TOLERANCE, disagreement, open_session, write_onnx
+
+    if target is not None:
+        from fl.runs.onnx_file import TOLERANCE, disagreement, open_session, write_onnx  # needs the extra `export`
 
     loaded = load(run)
     model = loaded.model
+    report: dict[str, Any] = {}
+    lines, differs = [], None
     if trees is not None:
         loaded.export_xgboost(trees)
-        if target is None:
-            _tell_of_trees(trees, as_json)
-    if target is None:
-        return
-    write_onnx(model, target, bank)
-    report = {
-        "onnx": str(target),
-        "bytes": target.stat().st_size,
-        "inputs": len(model.features),
-        "threshold": model.threshold,
-    }
-    agreed = None
-    if checked is not None:
-        agreed = disagreement(model, open_session(target), checked, history, bank)
-        report |= {"rows_compared": agreed.rows, "largest_difference": agreed.largest}
+        size = trees.stat().st_size
+        report |= {"xgboost": str(trees), "xgboost_bytes": size}
+        lines.append(f"{trees}: {size:,} bytes")
+    if target is not None:
+        write_onnx(model, target, bank)
+        size, inputs = target.stat().st_size, len(model.features)
+        report |= {"onnx": str(target), "bytes": size, "inputs": inputs, "threshold": model.threshold}
+        lines.append(f"{target}: {size:,} bytes, {inputs} inputs")
+        if checked is not None:
+            agreed = disagreement(model, open_session(target), checked, history, bank)
+            report |= {"rows_compared": agreed.rows, "largest_difference": agreed.largest}
+            compared = plural(agreed.rows, "transaction")
+            lines.append(f"{compared} compared with score: largest difference {agreed.largest:.1e}")
+            if not agreed.close:
+                differs = f"expected scores within {TOLERANCE:g} of those of score; do not use {target}"
     if as_json:
         print_json(report)
     else:
-        out.print(f"{target}: {report['bytes']:,} bytes, {len(model.features)} inputs")
-        if agreed is not None:
-            out.print(
-                f"{plural(agreed.rows, 'transaction')} compared with score: largest difference {agreed.largest:.1e}"
-            )
-    if agreed is not None and not agreed.close:
-        raise click.ClickException(f"expected scores within {TOLERANCE:g} of those of score; do not use {target}")
-
-
-def _tell_of_trees(trees: Path, as_json: bool) -> None:
-    size = trees.stat().st_size
-    if as_json:
-        print_json({"xgboost": str(trees), "bytes": size})
-    else:
-        out.print(f"{trees}: {size:,} bytes")
+        for line in lines:
+            out.print(line, markup=False, soft_wrap=True)
+    if differs is not None:
+        raise click.ClickException(differs)

@@ -104,6 +104,7 @@ def train(
     python -m demos train --no-dp --option bits=1:8,6:16 --option layers=hidden1/hidden2,logit
     python -m demos train --no-dp --limits limits.toml --option bank_bytes=100000
     python -m demos train --no-dp --model trees --trees 50 --depth 4 --learning-rate 0.2
+    python -m demos train --no-dp --model auto
     python -m demos train --config runs/NAME --epsilon 8
     python -m demos train --resume runs/NAME
     """
@@ -111,7 +112,7 @@ def train(
     if resume is not None:
         _refuse_other_options(given)
     from fl.runs import api  # imported here because it imports torch, which --help does not need
-    from fl.runs.asked import configuration
+    from fl.runs.candidates import asked_for
     from fl.runs.folder import read_config
 
     with stages() as progress:
@@ -120,7 +121,7 @@ def train(
         else:
             base = None if config is None else read_config(config)
             with wrong_usage():
-                asked = configuration({name: options[name] for name in given if name in options} | dict(named), base)
+                asked = asked_for({name: options[name] for name in given if name in options} | dict(named), base)
             run = api.start(asked, run_dir, progress, _announce)
     if as_json:
         print_json(run.result)

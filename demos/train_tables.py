@@ -9,6 +9,7 @@ from rich.text import Text
 from demos.console import out, seconds, size, table
 from fl.data.vocabulary import Words
 from fl.plural import plural
+from fl.reports.chosen import choice_sentence
 from fl.reports.left_out import attack_sentence, rule_sentence
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
 from fl.reports.trees_told import grown_sentence, histogram_sentences
@@ -35,6 +36,8 @@ OWN_EVIDENCE = "federated, own evidence"
 def show(result: dict[str, Any]) -> None:
     """Everything that `train --json` would print, as tables and sentences on stdout."""
     _show_figures(result)
+    if (chosen := choice_sentence(result)) is not None:
+        out.print(f"{chosen}.", markup=False)
     _show_who_saw_what(result)
     _show_costs(result)
     _show_attack(result)

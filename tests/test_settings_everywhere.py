@@ -65,6 +65,7 @@ from fl.rounds.algorithms.settings import OPTIONS, AlgorithmSettings, Participat
 from fl.rounds.attackers import AttackSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import BankLimits, ResourceSettings, limits_of
+from fl.runs.choice import HeldOutFigures, ModelChoice
 from fl.runs.config import ConstantsSettings, config_from_toml, config_to_toml
 from fl.secure.robust import RobustSettings
 from fl.trees.settings import Column, Terms, TreeSettings
@@ -151,6 +152,8 @@ EXAMPLES: tuple[Any, ...] = (
     TreeSettings(),
     Column("amount"),
     Terms((Column("amount"),), TreeSettings(), 3),
+    HeldOutFigures(0.5, 0.1, 1000, 10),
+    ModelChoice(("trees", "mlp"), {"noisy-or": "no parties"}),
 )
 
 

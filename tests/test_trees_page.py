@@ -18,7 +18,7 @@ COMMANDS = re.findall(r"^    python -m demos (.+)$", PAGE.split("\n## ")[0], re.
 
 def played(commands: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """By command: what it says, without line breaks."""
-    pytest.importorskip("xgboost")
+    pytest.importorskip("xgboost", reason="xgboost is not installed (extra `trees`)")
     monkeypatch.chdir(folder)
     claims.write(folder, 700)
     new = claims.claims(200, seed=9)

@@ -6,7 +6,7 @@ line of the schema's [derived] table makes such a number a feature. `fl.data.der
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
 from fl import options
@@ -23,6 +23,7 @@ SOURCES = {  # columns that each kind is computed from
     "ratio_to_mean": ("a number", "a category"),
 }
 Plane = Literal["degrees", "plane"]
+Monotone = Literal["up", "down"]  # the direction in which a larger value may move the score of trees
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class DerivedColumn:
     scale: Annotated[float, options.SCALE] = 1.0
     bound: Annotated[float, options.BOUND] = BOUND
     unit: Plane = "degrees"  # of a distance
+    monotone: Monotone | None = field(default=None, repr=False)  # as of a numeric column
 
     def __post_init__(self) -> None:
         where = f"[derived] {self.name!r}"

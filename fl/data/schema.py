@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from fl import options
 from fl.data.constants import Constant, ConstantsFrom, line_of, table_of
-from fl.data.derived_columns import DerivedColumn
+from fl.data.derived_columns import DerivedColumn, Monotone
 from fl.data.vocabulary import Words
 from fl.errors import SchemaError
 
@@ -120,6 +120,7 @@ class AmountColumn:
     """The amount. Scaled as (log1p(amount) - log1p(typical)) / spread, with the sign kept.
 
     `constants`: where typical and spread come from; `bound`: None for the schema's, or 10 where they are computed.
+    `monotone`: as of a `NumericColumn`.
     """
 
     column: Annotated[str, options.COLUMN]
@@ -128,6 +129,7 @@ class AmountColumn:
     spread: Annotated[float, options.SPREAD] = 1.0
     constants: ConstantsFrom = field(default="given", repr=False)
     bound: Annotated[float | None, options.BOUND] = field(default=None, repr=False)
+    monotone: Monotone | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         options.check(self, SchemaError, "[amount] ")
@@ -198,7 +200,8 @@ class NumericColumn:
 
     `missing`: the public value of an empty cell, which also gets a 0/1 column that marks empty cells. None: an
     empty cell is refused. `constants`: where centre and scale come from. `bound`: the scaled number is clipped to it;
-    None for the schema's bound, or 10 where the constants are computed.
+    None for the schema's bound, or 10 where the constants are computed. `monotone`: "up" where a larger value may only
+    raise the score of trees, "down" where it may only lower it; other models cannot promise that.
     """
 
     column: Annotated[str, options.COLUMN]
@@ -208,6 +211,7 @@ class NumericColumn:
     missing: Annotated[float | None, options.CENTER] = None
     constants: ConstantsFrom = field(default="given", repr=False)
     bound: Annotated[float | None, options.BOUND] = field(default=None, repr=False)
+    monotone: Monotone | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         options.check(self, SchemaError, f"[[numeric]] {self.column!r} ")
@@ -539,6 +543,16 @@ class Schema:
         return tuple(wanted)
 
     @property
+    def monotone(self) -> dict[str, Monotone]:
+        """By the feature's name, the direction in which it alone may move the score, where the schema names one."""
+        named = {each.column: each.monotone for each in self.numeric} | {
+            each.name: each.monotone for each in self.derived
+        }
+        if self.amount is not None:
+            named["amount"] = self.amount.monotone
+        return {name: each for name, each in sorted(named.items()) if each is not None}
+
+    @property
     def has_windows(self) -> bool:
         """Whether rolling windows exist: they need a time that measures days."""
         return self.time is not None and self.time.measures_days and bool(self.windows)
@@ -584,6 +598,8 @@ class Schema:
         computed = [
             (column.column, given) for column in scaled if (given := _not_default(column, ("constants", "bound")))
         ]
+        if self.monotone:
+            text += repr(self.monotone)
         if any((computed, self.derived, self.constants)):
             text += repr((computed, self.derived, [(each, sorted(each.means.items())) for each in self.constants]))
         return hashlib.sha256(text.encode()).hexdigest()

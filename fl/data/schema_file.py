@@ -146,7 +146,9 @@ def _amount(fields: Fields | None) -> AmountColumn | None:
         return None
     column = fields.required("column")
     constants, bound = _computed(fields, "typical", "spread")
-    amount = AmountColumn(column, fields.number("typical", 50.0), fields.number("spread", 1.0), constants, bound)
+    monotone: Any = fields.text("monotone")  # checked by AmountColumn
+    typical, spread = fields.number("typical", 50.0), fields.number("spread", 1.0)
+    amount = AmountColumn(column, typical, spread, constants, bound, monotone)
     fields.done()
     return amount
 
@@ -197,8 +199,9 @@ def _numeric(fields: Fields) -> list[NumericColumn]:
     constants, bound = _computed(fields, "center", "scale")
     center, scale = fields.number("center", 0.0), fields.number("scale", 1.0)
     missing = fields.take("missing", (int, float), "a number")
+    monotone: Any = fields.text("monotone")  # checked by NumericColumn
     fields.done()
-    return [NumericColumn(name, transform, center, scale, missing, constants, bound) for name in names]
+    return [NumericColumn(name, transform, center, scale, missing, constants, bound, monotone) for name in names]
 
 
 def _derived(fields: Fields | None) -> tuple[DerivedColumn, ...]:
@@ -217,6 +220,7 @@ def _derived(fields: Fields | None) -> tuple[DerivedColumn, ...]:
         constants: Any = entry.text("constants", DerivedColumn.constants)  # checked by DerivedColumn
         require_no_given(constants, where, *(key for key in ("center", "scale") if entry.has(key)))
         unit: Any = entry.text("unit", DerivedColumn.unit)  # checked by DerivedColumn
+        monotone: Any = entry.text("monotone")  # checked by DerivedColumn
         columns.append(
             DerivedColumn(
                 name,
@@ -227,6 +231,7 @@ def _derived(fields: Fields | None) -> tuple[DerivedColumn, ...]:
                 entry.number("scale", 1.0),
                 entry.number("bound", BOUND),
                 unit,
+                monotone,
             )
         )
         entry.done()

@@ -104,7 +104,8 @@ def _without_noisy_or(config: RunConfig) -> RunConfig | None:
 
 
 def _without_trees(config: RunConfig) -> RunConfig | None:
-    return None if config.trees is None else configuration({"model": "mlp"}, config)
+    """The network, which keeps no column monotone."""
+    return None if config.trees is None else configuration({"model": "mlp", "ignore_monotone": True}, config)
 
 
 def _without_history(config: RunConfig) -> RunConfig | None:

@@ -18,7 +18,7 @@ cannot know them, and this card is not finished while there are any.
 
 - $model_line that gives a transaction a score of fraud in [0, 1], from $feature_count
   features: $features.
-- Trained at $banks banks $trained.$poisoning_lines
+- Trained at $banks banks $trained.$choice_lines$poisoning_lines
 - $privacy_line
 - $statistics_line
 - Code: revision $git_revision; $versions. Seed $seed for data, first model and batches; none for keys and noise.

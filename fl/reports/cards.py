@@ -22,6 +22,7 @@ from fl.learning.metrics import TOP_CARDS
 from fl.learning.thresholds import rule_in_words
 from fl.markdown import code, text
 from fl.reports.card_templates import DPIA, MODEL_CARD
+from fl.reports.chosen import choice_sentence
 from fl.reports.compared import BASELINES, WITH_OWN_EVIDENCE
 from fl.reports.examination.findings import percent
 from fl.reports.left_out import SEEN_FOR_A_RULE, attack_sentence, rule_sentence
@@ -127,6 +128,7 @@ def _run(run: FinishedRun) -> dict[str, str]:
         "parameters": f"{result['parameters']:,}",
         "model_line": Template(KINDS[config.model.kind]).substitute(parameters=f"{result['parameters']:,}"),
         "sends": _sends(run),
+        "choice_lines": "" if (why := choice_sentence(result)) is None else f"\n- Why this model: {text(why)}.",
         "poisoning_lines": "".join(f"\n- Updates: {text(line)}." for line in _poisoning(result)),
         "feature_count": str(len(run.features)),
         "features": ", ".join(text(name) for name in run.features),

@@ -14,6 +14,8 @@ def grown_sentence(result: Mapping[str, Any]) -> str | None:
     if trees is None:
         return None
     grown = f"{plural(trees['trees'], 'tree')} of depth {trees['depth']} in {plural(result['rounds'], 'sum')}"
+    if monotone := trees.get("monotone"):
+        grown += f", whose score may only go {', '.join(f'{way} with {name}' for name, way in monotone.items())}"
     match trees["same_as_pooled"]:
         case None:
             return f"{grown}; they were not grown on pooled rows to compare"

@@ -24,27 +24,24 @@ from fl.data.salvage import OpenCsv
 from fl.durable import replace_durably
 from fl.errors import ExportError, OptionError, RunFolderError
 from fl.learning.kinds import Boosted
-from fl.plural import plural
-from fl.runs.asked import configuration
-from fl.runs.baselines import parts_of
+from fl.runs.candidates import Candidates, asked_for
+from fl.runs.choosing import begin_choosing, finish_choosing, is_choosing
 from fl.runs.config import RunConfig
-from fl.runs.experiment import Experiment
 from fl.runs.folder import bank_names, read_config, read_object
 from fl.runs.kinds import begun, resumed
 from fl.runs.operating import CALIBRATION
 from fl.runs.outline import Outline
+from fl.runs.playing import Progress, play_to_the_end
 from fl.runs.scored_files import Past, ScoredChunk, history_of, score_rows
 from fl.runs.scoring import ScoredRows, TrainedModel, frame_stream, inputs_of, load_model, score_file, score_frame
 from fl.runs.scoring_at_home import at_home
 from fl.runs.verdict import OWN_EVIDENCE
-from fl.trees.settings import TreeSettings
 
 if TYPE_CHECKING:
     from fl.runs.tree_module import TreeScores
     from fl.runs.tree_outline import TreeOutline
 
 StringPath = str | os.PathLike[str]
-Progress = Callable[[str, int, int], None]  # (activity, finished steps, all steps)
 READING = "reading the data and computing features"
 
 
@@ -320,24 +317,34 @@ def train(
         True
     """
     base = None if config is None else read_config(Path(config))
-    return start(configuration({"data": data, **options}, base), run_dir, progress)
+    return start(asked_for({"data": data, **options}, base), run_dir, progress)
 
 
 def start(
-    config: RunConfig,
+    asked: RunConfig | Candidates,
     run_dir: StringPath | None = None,
     progress: Progress | None = None,
     announce: Callable[[Outline | TreeOutline], None] | None = None,
 ) -> Run:
-    """`train` with a complete configuration. `announce` is called with the outline of the run before a bank trains."""
-    if progress is not None:
-        progress(READING, 0, 1)
-    experiment = begun(config, _fresh_folder(run_dir))
-    if progress is not None:
-        progress(READING, 1, 1)
+    """`train` with complete configurations: of one run, or of models to choose from.
+
+    `announce` is called with the outline of each before a bank trains.
+    """
+    tell, path = progress or _silent, _fresh_folder(run_dir)
+    tell(READING, 0, 1)
+    if isinstance(asked, Candidates):
+        outlines = begin_choosing(asked, path)
+        tell(READING, 1, 1)
+        if announce is not None:
+            for each in outlines:
+                announce(each)
+        return resume(path, progress)
+    experiment = begun(asked, path)
+    tell(READING, 1, 1)
     if announce is not None:
         announce(experiment.outline)
-    return _finish(experiment, progress)
+    play_to_the_end(experiment, tell)
+    return load(path)
 
 
 def resume(folder: StringPath, progress: Progress | None = None) -> Run:
@@ -354,7 +361,11 @@ def resume(folder: StringPath, progress: Progress | None = None) -> Run:
         RunFolderError: `folder` holds no run, or its data or configuration has changed.
         BudgetError: A privacy budget does not allow the rounds that are left.
     """
-    return _finish(resumed(Path(folder)), progress)
+    tell, path = progress or _silent, Path(folder)
+    if is_choosing(path):
+        finish_choosing(path, tell)
+    play_to_the_end(resumed(path), tell)
+    return load(path)
 
 
 def load(folder: StringPath) -> Run:
@@ -372,51 +383,8 @@ def load(folder: StringPath) -> Run:
     return Run(Path(folder), load_model(Path(folder)))
 
 
-def _finish(experiment: Experiment, progress: Progress | None) -> Run:
-    """Play the remaining rounds and baselines of `experiment`, and write its result."""
-    tell: Progress = progress or (lambda what, done, total: None)
-    _play_rounds(experiment, tell)
-    parts = parts_of(experiment.baseline_names(), len(experiment.federation.banks))
-    done, total = 0, sum(parts.values())
-    if parts:
-        tell("baselines", 0, total)
-    for name in experiment.baselines():
-        done += parts[name]
-        tell("baselines", done, total)
-    experiment.result()
-    return load(experiment.folder.path)
-
-
-def _play_rounds(experiment: Experiment, tell: Progress) -> None:
-    if experiment.config.trees is not None:
-        _grow_trees(experiment, experiment.config.trees, tell)
-        return
-    planned = experiment.config.rounds
-    numbers = range(experiment.finished + 1, planned + 1)
-    trainings = sum(len(experiment.plan.algorithm.timetable.seats(number)) for number in numbers)
-    what, done = f"training, {plural(planned, 'round')} at {len(experiment.federation.banks)} banks", 0
-
-    def bank_done(_: str) -> None:
-        nonlocal done
-        if done < trainings:  # a lost round is trained again
-            done += 1
-            tell(what, done, trainings)
-
-    if trainings:
-        tell(what, 0, trainings)
-    for _ in experiment.rounds(bank_done):
-        pass
-
-
-def _grow_trees(experiment: Experiment, settings: TreeSettings, tell: Progress) -> None:
-    """Parts are levels of trees. Those that an earlier process finished do not count, since they took no time now."""
-    trees, banks = plural(settings.trees, "tree"), len(experiment.federation.banks)
-    what = f"growing {trees} of depth {settings.depth} at {banks} banks"
-    before, total = experiment.parts_done, 1 + settings.trees * settings.depth
-    if before < total:
-        tell(what, 0, total - before)
-    for _ in experiment.rounds():
-        tell(what, experiment.parts_done - before, total - before)
+def _silent(what: str, done: int, total: int) -> None:
+    """Nobody asked how far it is."""
 
 
 def _fresh_folder(run_dir: StringPath | None) -> Path:

@@ -31,10 +31,11 @@ from fl.runs.train_options import TRAIN_OPTIONS, flag
 from fl.secure.rule_settings import RobustSettings
 from fl.trees.settings import TreeSettings
 
+AUTO = "auto"  # as --model: `fl.runs.candidates`
 # Values of options of the network that say what the noisy-or model does as well.
 OF_BOTH = ("row", "fedavg", options.NONE)
 # Options that mean something to every model but trees.
-NOT_OF_TREES = ("rounds", "lr", "history_days", "clip", "value_bits")
+NOT_OF_TREES = ("rounds", "lr", "history_days", "clip", "value_bits", "ignore_monotone")
 
 
 def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
@@ -44,7 +45,9 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
     because a run calibrates its noise when it starts. Raises `OptionError` for an unknown option or a value out of its
     range, and a subclass of `FederationError` for options that contradict each other.
     """
-    asked = _read(given)
+    asked = read_options(given)
+    if asked.get("model") == AUTO:
+        raise OptionError(f"model: {AUTO} names no single model: `train` tries several; give one of them here")
     refuse_beside_trees(asked, base)
     if "value_bits" in asked and "bits" in asked:
         raise OptionError(f"{flag('bits')} and {flag('value_bits')} both set the bits of a value: give one of them")
@@ -126,19 +129,22 @@ def refuse_beside_trees(asked: Mapping[str, Any], base: RunConfig | None) -> Non
     private = [name for name in asked if TRAIN_OPTIONS[name].only_private]
     if private and "no_dp" not in asked:
         raise BudgetError(f"{flag(private[0])} is a setting of differential privacy, and {NO_PRIVATE_TREES}")
-    if _wants_privacy(asked, base):
+    if wants_privacy(asked, base):
         raise BudgetError(f"a run has differential privacy unless --no-dp is given, and {NO_PRIVATE_TREES}")
     for name, value in asked.items():
         option = TRAIN_OPTIONS[name]
-        if name in NOT_OF_TREES or (option.only_network and value not in OF_BOTH):
+        if (name in NOT_OF_TREES and value is not False) or (option.only_network and value not in OF_BOTH):
             raise OptionError(
                 f"{flag(name)} is an option of models that banks train in rounds, and trees grow by exact sums of "
                 "histograms, one for each level: leave it out, or choose another --model"
             )
 
 
-def _read(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with a value, checked, with absolute paths, so that a run can be resumed from another folder."""
+def read_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with a value, checked, with absolute paths, so that a run can be resumed from another folder.
+
+    Raises `OptionError` for an unknown option or a value out of its range.
+    """
     asked = {}
     for name, value in given.items():
         if name not in TRAIN_OPTIONS:
@@ -176,7 +182,7 @@ def _by_table(asked: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return values
 
 
-def _wants_privacy(asked: Mapping[str, Any], base: RunConfig | None) -> bool:
+def wants_privacy(asked: Mapping[str, Any], base: RunConfig | None) -> bool:
     """A budget that is named turns on what the file leaves out."""
     was_private = base is None or base.privacy is not None
     return not asked.get("no_dp", not (was_private or "epsilon" in asked))
@@ -188,7 +194,7 @@ def _kind(asked: Mapping[str, Any], base: RunConfig | None) -> ModelKind:
     Raises `OptionError` for an option of the network beside the noisy-or model.
     """
     of_network = [name for name, value in asked.items() if TRAIN_OPTIONS[name].only_network and value not in OF_BOTH]
-    private = _wants_privacy(asked, base)
+    private = wants_privacy(asked, base)
     network = of_network or (base is not None and _says_network(base))
     network = network or _declares_enough(asked, base)
     kind: ModelKind = "noisy-or" if private and not network else "mlp"
@@ -235,7 +241,7 @@ def _held(config: RunConfig, place: str) -> Any:
 
 def _privacy(asked: Mapping[str, Any], base: RunConfig | None, kind: ModelKind) -> PrivacySettings | None:
     """The privacy that decides the style; None: without."""
-    if not _wants_privacy(asked, base):
+    if not wants_privacy(asked, base):
         refuse_beside_no_dp(asked)
         return None
     start = private_defaults(kind)

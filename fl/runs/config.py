@@ -104,7 +104,8 @@ class ModelSettings:
     trees of `fl.trees`, where `dropout` and `prior` are those of the network that they are compared with. `inputs`: all
     features of a bank's own, or those that no label enters and the risk of shared parties (`fl.counts.risk_columns`).
     `history_days`: the noisy-or model learns from the rows of at least so many days up to the end of training; 0: from
-    the training period. Each row takes part in as many steps as before: more rows cost no epsilon.
+    the training period. Each row takes part in as many steps as before: more rows cost no epsilon. `ignore_monotone`:
+    train a model that cannot keep the schema's monotone columns all the same.
     """
 
     dropout: Annotated[float, options.DROPOUT]
@@ -112,6 +113,7 @@ class ModelSettings:
     kind: ModelKind = "mlp"
     inputs: Literal["own", "risk"] = "own"
     history_days: Annotated[int, options.HISTORY_DAYS] = 0
+    ignore_monotone: bool = False
 
     def __post_init__(self) -> None:
         options.check(self, ModelError)
@@ -119,6 +121,10 @@ class ModelSettings:
             raise ModelError(f'model.inputs: the noisy-or model has the inputs "risk", got {self.inputs!r}')
         if self.kind == "trees" and self.inputs != "own":
             raise ModelError(f'model.inputs: trees have the inputs "own", got {self.inputs!r}')
+        if self.kind == "trees" and self.ignore_monotone:
+            raise ModelError(
+                "model.ignore_monotone: trees keep the schema's monotone columns; expected false, got true"
+            )
         if self.kind != "noisy-or" and self.history_days:
             raise ModelError(
                 f"model.history_days: networks and trees learn from the training period alone, expected 0, got "

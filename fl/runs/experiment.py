@@ -27,7 +27,7 @@ from fl.counts.entity_risk import read_episodes, write_episodes
 from fl.counts.release import TOTALS, bank_salt, share_statistics
 from fl.counts.settings import describe, key_slots
 from fl.data.features import features_at_first
-from fl.data.federation import SIMULATED, Federation, description_of, federation_of, pooled_global
+from fl.data.federation import SIMULATED, Federation, PartitionedTable, description_of, federation_of, pooled_global
 from fl.errors import BudgetExhausted, RunFolderError
 from fl.learning.evaluation import Evaluation, evaluate, require_measurable_split
 from fl.learning.model import flatten, layers_of, layout, unflatten
@@ -49,6 +49,7 @@ from fl.runs.budgets import (
     require_paid,
     trainings_paid,
 )
+from fl.runs.choice import read_choice
 from fl.runs.config import RunConfig
 from fl.runs.constants import constants_are_known, told_constants, with_constants
 from fl.runs.folder import RunFolder, refuse_used
@@ -115,10 +116,7 @@ class Experiment:
         pick_device(config.device)
         refuse_used(path)
         source = read_source(config.data, config.seed)
-        require_possible(config, len(source.banks))
-        require_measurable_split(source)
-        plan = with_noise(RunPlan.new(config, source)).with_limits()
-        outline(plan)  # refuses a run whose sums cannot be encrypted, before it has a folder
+        plan = planned(config, source)
         # Features need constants, and constants that banks compute together need a folder and ledgers.
         federation = None if source.table.schema.lacking("shared") else federation_of(source)
         run_id = f"{path.name}-{secrets.token_hex(4)}"
@@ -252,6 +250,7 @@ class Experiment:
             "overhead": overhead(self._records),
             "robust": self._left_out_by_rule(),
             "attack": self._attack(),
+            "choice": None if (choice := read_choice(self.folder.path)) is None else choice.as_json(),
             **self._about_model(),
         }
         calibration = read_calibration(self.folder.path)
@@ -463,6 +462,17 @@ class Experiment:
             known = banks if self._parties is None else self._parties.with_evidence(banks)
             self._joined = evaluate(known, models, self._device)
         return self._joined
+
+
+def planned(config: RunConfig, source: PartitionedTable) -> RunPlan:
+    """The plan of a new run. Refuses settings that are impossible, and sums that cannot be encrypted, before any
+    spending and before there is a folder.
+    """
+    require_possible(config, len(source.banks))
+    require_measurable_split(source)
+    plan = with_noise(RunPlan.new(config, source)).with_limits()
+    outline(plan)
+    return plan
 
 
 def _with_constants(plan: RunPlan, folder: RunFolder) -> RunPlan:

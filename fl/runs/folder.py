@@ -17,6 +17,8 @@
     constants.json         these constants and their cost
     calibration.json       how a score becomes a probability: two numbers
     thresholds.json        from which score on a row is an alert, where `demos threshold` chose one
+    choice.json            with `--model auto`: what was tried and why this model was chosen (`fl.runs.choice`)
+    candidates/            with `--model auto`: the runs of the other models
     result.json            the output of `train --json`
 
 Every file except metrics.jsonl is replaced as a whole. A round's line is appended before its checkpoint is written. A

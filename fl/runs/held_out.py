@@ -37,7 +37,7 @@ def held_out_scores(source: PartitionedTable, model: TrainedModel, learned_days:
 
     `learned_days`: of rows that the model learned from, as `fl.runs.config.ModelSettings.history_days`.
     """
-    cpu, found, shared = torch.device("cpu"), {}, _covering_early_days(source, model.shared)
+    cpu, found, shared = torch.device("cpu"), {}, _covering_early_days(source, model.shared, learned_days)
     days = HELD_OUT_DAYS if _covers_early_days(model.shared) else 0
     for name, rows, held in source.banks:
         table = at_bank(source.table.take(rows), model.at_banks.get(name, ()))
@@ -62,7 +62,7 @@ def _covers_early_days(shared: SharedColumns | RiskColumns | None) -> bool:
 
 
 def _covering_early_days(
-    source: PartitionedTable, shared: SharedColumns | RiskColumns | None
+    source: PartitionedTable, shared: SharedColumns | RiskColumns | None, learned_days: int
 ) -> SharedColumns | RiskColumns | None:
     """`shared`, with exact windows for the days before training too, of which a run releases none.
 
@@ -72,12 +72,15 @@ def _covering_early_days(
     if not isinstance(shared, SharedColumns) or shared.totals.plan.mode != "exact windows":
         return shared
     schema, released = source.table.schema, shared.totals.plan
-    days = held_out_days(source.periods, schema, source.first_day)
+    begun = source.periods.train
+    if begun is None:
+        return shared
+    train = range(begun.start // DAY_US, -(-begun.end // DAY_US))
+    # Of the days that another model learned from, validation customers are held out.
+    first = held_out_days(source.periods, schema, source.first_day, learned_days=learned_days).start
+    days = range(first, train.start)
     if not days:
         return shared
-    begun = source.periods.train
-    assert begun is not None
-    train = range(begun.start // DAY_US, -(-begun.end // DAY_US))
     plan = windows_plan(
         [*days, *train], shared_windows(schema), schema.label.delay_days, released.slots, released.min_banks
     )

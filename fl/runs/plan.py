@@ -18,8 +18,9 @@ from fl.counts.risk_columns import RISK
 from fl.counts.settings import law_of_noise, noise_of, plan_sharing
 from fl.data.features import features
 from fl.data.federation import SIMULATED, PartitionedTable, read_partitioned
+from fl.data.schema import Schema
 from fl.data.simulate import Compromises, Simulation, embedded
-from fl.errors import BudgetError, RunFolderError
+from fl.errors import AlgorithmError, BudgetError, RunFolderError
 from fl.learning.kinds import model_of
 from fl.learning.model import HIDDEN, Layout, build_model, layout
 from fl.learning.noisy_or import BOUND, noisy_or_columns
@@ -83,6 +84,16 @@ def _against_all_others(config: RunConfig, banks: int) -> RunConfig:
     )
 
 
+def _require_monotone(config: RunConfig, schema: Schema) -> None:
+    """Refuse monotone columns that the model cannot keep. Raises `AlgorithmError`."""
+    if schema.monotone and config.model.kind != "trees" and not config.model.ignore_monotone:
+        said = ", ".join(f"{name} {direction}" for name, direction in schema.monotone.items())
+        raise AlgorithmError(
+            f"the schema says in which direction columns move the score ({said}), and of all models trees alone keep "
+            "to that: give --model trees, or take monotone out of the schema, or give --option ignore_monotone=true"
+        )
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """All decisions before the first round.
@@ -101,6 +112,7 @@ class RunPlan:
     def new(cls, config: RunConfig, source: PartitionedTable) -> RunPlan:
         """The plan of a new run, without its noise. Raises `AlgorithmError` or `CompressionError`."""
         schema = source.table.schema
+        _require_monotone(config, schema)
         if not schema.shares_counts:  # the schema names no party that banks have in common
             config = replace(config, statistics=None)
         config = replace(config, constants=settings_of(config, source))

@@ -114,11 +114,18 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         ("rounds",),
     ),
     "model": TrainOption(
-        options.Choice(("mlp", "noisy-or", "trees")),
+        options.Choice(("mlp", "noisy-or", "trees", "auto")),
         "mlp: a network. noisy-or: a dozen weights beside the risk of shared parties. trees: boosted trees, only with "
-        "--no-dp. Default: noisy-or with privacy, unless an option of the network is given or --rows-per-bank times "
-        "epsilon is 64000 or more; mlp with --no-dp.",
+        "--no-dp. auto: every one of these that fits, and then the best on held-out rows, only with --no-dp. Default: "
+        "noisy-or with privacy, unless an option of the network is given or --rows-per-bank times epsilon is 64000 or "
+        "more; mlp with --no-dp.",
         ("model.kind",),
+    ),
+    "ignore_monotone": TrainOption(
+        options.SWITCH,
+        "Train a network or the noisy-or model although the schema names monotone columns, which trees alone keep.",
+        ("model.ignore_monotone",),
+        by_name=True,
     ),
     # --- privacy
     "epsilon": TrainOption(

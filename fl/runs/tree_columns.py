@@ -45,16 +45,19 @@ class TreeColumns:
         marked = {each.column for each in schema.numeric if each.missing is not None}
         marked |= {each.name for each in schema.derived if each.is_scaled}
         marker_of = {name: f"{name}_missing" for name in marked if {name, f"{name}_missing"} <= place.keys()}
+        direction = {name: 1 if each == "up" else -1 for name, each in schema.monotone.items()}
         folds: list[Fold] = []
         for name in names:
             if name in word_of:
-                column = word_of[name]
-                if name == whole[column][0]:
-                    folds.append(Fold(Column(column, len(whole[column]) + 1), tuple(place[w] for w in whole[column])))
+                category = word_of[name]
+                if name == whole[category][0]:
+                    column = Column(category, len(whole[category]) + 1)
+                    folds.append(Fold(column, tuple(place[word] for word in whole[category])))
             elif name in marker_of:
-                folds.append(Fold(Column(name), (place[name], place[marker_of[name]])))
+                column = Column(name, monotone=direction.get(name, 0))
+                folds.append(Fold(column, (place[name], place[marker_of[name]])))
             elif name not in marker_of.values():
-                folds.append(Fold(Column(name), (place[name],)))
+                folds.append(Fold(Column(name, monotone=direction.get(name, 0)), (place[name],)))
         return cls(tuple(folds), len(names))
 
     @property

@@ -234,6 +234,7 @@ class TreeExperiment(Experiment):
                 "learning_rate": self.settings.rate,
                 "bins": self.settings.bins,
                 "columns": list(self.columns.names),
+                "monotone": self.plan.source.table.schema.monotone,
                 "model_hash": model_hash(self._module),
                 "same_as_pooled": None if pooled is None else pooled == model_hash(self._module),
                 "told": told_in(self._records),

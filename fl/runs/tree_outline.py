@@ -41,6 +41,7 @@ class TreeOutline:
     bytes_up: int
     counts: int
     with_baselines: bool
+    monotone: tuple[tuple[str, str], ...] = ()  # columns that may move the score in one direction alone, and which
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -58,6 +59,11 @@ class TreeOutline:
             f"{plural(self.numbers, 'column')} of numbers in at most {settings.bins} bins, "
             f"{self.categories} of categories; at most {plural(self.sums, 'sum')}: one for all bin edges, one for each "
             f"level; {sent}",
+            *(
+                (f"the score may only go {', '.join(f'{way} with {name}' for name, way in self.monotone)}",)
+                if self.monotone
+                else ()
+            ),
             f"{plural(self.counts, 'count')} from each bank before the first sum"
             if self.counts
             else "no shared counts",
@@ -102,6 +108,7 @@ def tree_outline(plan: RunPlan) -> TreeOutline:
         bytes_up=each[0] + settings.trees * sum(each[1:]),
         counts=counts,
         with_baselines=config.with_baselines,
+        monotone=tuple(plan.source.table.schema.monotone.items()),
     )
 
 

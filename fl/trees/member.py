@@ -15,7 +15,7 @@ from fl.errors import TreesError
 from fl.trees import kernels
 from fl.trees.coding import Codes, Values, checked_values, codes_of, require_known
 from fl.trees.gradients import LIFT, Labels, gradients_and_hessians, labels_of, loss_sum
-from fl.trees.grid import counts_on
+from fl.trees.grid import Grid
 from fl.trees.progress import Growing, Progress
 from fl.trees.sampling import drawn_rows
 from fl.trees.settings import MOST_ROWS, Terms
@@ -63,18 +63,18 @@ class Member:
         if progress.terms != self._terms:
             raise TreesError("the next sum is asked for under other terms than this bank agreed to")
         if progress.counted is None:
-            return self._counts()
+            return self._counts(progress.grid)
         parts = [np.array([self._loss(progress)], np.int64)] if progress.asks_for_loss else []
         if progress.growing is not None:
             parts.append(self._histograms(progress, progress.growing))
         return np.concatenate(parts)
 
-    def _counts(self) -> Integers:
+    def _counts(self, grid: Grid) -> Integers:
         labels, values = self._train.labels, self._train.values
         held_out = 0 if self._held_out is None else len(self._held_out.values)
         first = [len(values), int(labels.unexplained[labels.fraud].sum()), held_out]
         counts = [
-            counts_on(np.ascontiguousarray(values[:, place]))
+            grid.counts_on(np.ascontiguousarray(values[:, place]))
             for place, column in enumerate(self._terms.columns)
             if column.categories == 0
         ]

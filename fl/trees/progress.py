@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from fl.errors import AggregationError, TreesError
 from fl.trees.gradients import CAUSE_BITS, LARGEST, LIFT
-from fl.trees.grid import CELLS, edges_from
+from fl.trees.grid import Grid
 from fl.trees.sampling import drawn_columns
 from fl.trees.settings import MOST_ROWS, Terms
 from fl.trees.splits import UNBOUNDED, Bounds, Cells, Finder, Sums
@@ -151,6 +151,11 @@ class Progress:
             self.terms.settings.weight_bits,
         )
 
+    @property
+    def grid(self) -> Grid:
+        """On which columns of numbers are counted."""
+        return Grid.of(self.terms.settings.bins)
+
     @cached_property
     def finder(self) -> Finder:
         """Finds the splits of this training."""
@@ -167,7 +172,7 @@ class Progress:
         if self.counted is None:
             rows = MOST_ROWS * self.terms.members
             numbers = sum(column.categories == 0 for column in self.terms.columns)
-            return _widths([rows, rows << CAUSE_BITS, rows] + [rows] * (CELLS * numbers))
+            return _widths([rows, rows << CAUSE_BITS, rows] + [rows] * (self.grid.cells * numbers))
         parts = []
         if self.asks_for_loss:
             parts.append(_widths([(self.counted.validation_rows * MOST_LOSS) << self.terms.settings.weight_bits]))
@@ -191,9 +196,9 @@ class Progress:
         return replace(self, counted=counted).with_next_tree()
 
     def _edges(self, counts: Integers) -> tuple[tuple[float, ...], ...]:
-        of_numbers = iter(counts.reshape(-1, CELLS))
+        of_numbers = iter(counts.reshape(-1, self.grid.cells))
         return tuple(
-            () if column.categories else edges_from(next(of_numbers), self.terms.settings.bins)
+            () if column.categories else self.grid.edges_from(next(of_numbers), self.terms.settings.bins)
             for column in self.terms.columns
         )
 

@@ -31,6 +31,7 @@ def findings(report: dict[str, Any]) -> list[Finding]:
         *_found_fraud(report["figures"], words),
         *_compared(report),
         *_privacy(report["run"]["privacy"], any(row["name"] in OUTSIDE for row in report["comparison"]["models"])),
+        *_chosen(report["run"]),
         *_grown(report["run"]),
         *_calibrated(report["calibration"], words),
         *(_timely(report["timeliness"]) if words.days else ()),
@@ -60,6 +61,12 @@ def _worth(run: dict[str, Any]) -> list[Finding]:
     gain = run["gain_over_alone"]
     kind = "concern" if gain is None or gain <= -LITTLE else "good" if gain > LITTLE else "note"
     return [_finding(kind, run["verdict"])]
+
+
+def _chosen(run: dict[str, Any]) -> list[Finding]:
+    """Why the run has this model, where several were tried."""
+    why = run.get("choice")
+    return [] if why is None else [_finding("note", f"{why[0].upper()}{why[1:]}.")]
 
 
 def _grown(run: dict[str, Any]) -> list[Finding]:

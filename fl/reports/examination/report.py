@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fl.reports.chosen import choice_sentence
 from fl.reports.examination.calibration import calibration
 from fl.reports.examination.drift import drift
 from fl.reports.examination.evidence import Evidence, gather
@@ -100,6 +101,7 @@ def about(evidence: Evidence) -> dict[str, Any]:
         "words": asdict(evidence.schema.words),
         "rule": rule_sentence(result),
         "attack": attack_sentence(result),
+        "choice": choice_sentence(result),
         "trees": grown_sentence(result),
         "told": list(histogram_sentences(result)),
         "verdict": sentence,

@@ -104,6 +104,15 @@ def test_the_label_is_all_a_schema_must_have() -> None:
         (LEAST + "[features]\nbound = inf\n", "bound: expected a number above 0"),
         (LEAST + '[amount]\ncolumn = "a"\nspread = nan\n', "spread: expected a number above 0"),
         (LEAST + '[[numeric]]\ncolumn = "a"\nmissing = nan\n', "missing: expected a number"),
+        (
+            LEAST + '[[numeric]]\ncolumn = "a"\nmonotone = "rising"\n',
+            "monotone: expected one of up, down, got 'rising'",
+        ),
+        (LEAST + '[[numeric]]\ncolumn = "a"\nmonotone = 1\n', "monotone: expected a string, got 1"),
+        (LEAST + '[[numeric]]\ncolumn = "a"\nmonotone = ["up"]\n', "monotone: expected a string"),
+        (LEAST + '[amount]\ncolumn = "a"\nmonotone = ""\n', "monotone"),
+        (LEAST + '[derived]\nd = { equal = ["a", "b"], monotone = true }\n', "monotone: expected a string, got True"),
+        (LEAST + '[[categorical]]\ncolumn = "a"\nhash_width = 2\nmonotone = "up"\n', "monotone: unknown key"),
     ],
 )
 def test_a_mistake_in_a_schema_is_named_by_file_and_key(text: str, message: str) -> None:
@@ -142,6 +151,28 @@ def test_periods_are_day_numbers_where_time_has_no_date() -> None:
 def test_the_hash_counts_meaning_and_not_layout() -> None:
     assert parse(LEAST).sha256 == parse("# a comment\n" + LEAST).sha256
     assert parse(LEAST).sha256 != parse(LEAST + "delay_days = 1\n").sha256
+
+
+def test_a_direction_is_known_by_the_name_of_the_feature_and_is_part_of_the_hash() -> None:
+    text = (
+        LEAST
+        + """
+[amount]
+column = "paid"
+[[numeric]]
+columns = ["a", "b"]
+[[numeric]]
+column = "c"
+[derived]
+d = { log_ratio = ["e", "f"], constants = "given" }
+"""
+    )
+    given = text.replace('"paid"', '"paid"\nmonotone = "up"').replace('"b"]', '"b"]\nmonotone = "down"')
+    given = given.replace('"given" }', '"given", monotone = "up" }')
+    assert parse(text).monotone == {}
+    assert parse(given).monotone == {"amount": "up", "a": "down", "b": "down", "d": "up"}
+    other = given.replace('monotone = "down"', 'monotone = "up"')
+    assert len({parse(each).sha256 for each in (text, given, other)}) == 3
 
 
 def test_an_unknown_schema_name_lists_the_known_ones() -> None:

@@ -63,5 +63,14 @@ def test_without_its_marker_a_value_stays_a_number_and_a_vocabulary_in_part_stay
     assert found.names == names and all(column.categories == 0 for column in found.columns)
 
 
+def test_columns_have_the_direction_that_the_schema_gives_them() -> None:
+    text = SCHEMA.replace("typical = 50.0", 'typical = 50.0\nmonotone = "up"').replace(
+        "missing = 40.0", 'missing = 40.0\nmonotone = "down"'
+    )
+    found = TreeColumns.of(parse_schema(text, "test"), NAMES)
+    directions = {column.name: column.monotone for column in found.columns}
+    assert directions == {"amount": 1, "age": -1, "visits": 0, "kind": 0, "code=hash0": 0, "code=hash1": 0}
+
+
 def test_no_rows_give_no_rows() -> None:
     assert columns().fold(np.zeros((0, 9), np.float32)).shape == (0, 6)

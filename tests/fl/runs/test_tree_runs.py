@@ -14,9 +14,11 @@ import claims
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from forked import in_a_child
 
 import fl
+from demos.export import export
 from fl.data.federation import pooled_local
 from fl.errors import AggregationError, AlgorithmError, BudgetError, ExportError, OptionError, RunFolderError
 from fl.reports.cards import cards, read_run
@@ -39,6 +41,7 @@ from fl.trees.model_file import model_to_json
 
 SMALL = {"model": "trees", "no_dp": True, "trees": 4, "depth": 3, "bins": 16}
 SUMS = 1 + 4 * 3
+NO_XGBOOST = "xgboost is not installed (extra `trees`)"
 
 
 def asked(folder: Path, **changed: Any) -> dict[str, Any]:
@@ -244,7 +247,7 @@ def test_the_onnx_file_of_other_trees_would_be_noticed(run: fl.Run) -> None:
 
 
 def test_xgboost_gives_the_margins_of_the_exported_trees_to_the_last_bit(run: fl.Run) -> None:
-    xgboost = pytest.importorskip("xgboost")
+    xgboost = pytest.importorskip("xgboost", reason=NO_XGBOOST)
     path = run.folder.parent / "fraud.json"
     run.export_xgboost(path)
     booster = xgboost.Booster()
@@ -262,8 +265,32 @@ def test_xgboost_gives_the_margins_of_the_exported_trees_to_the_last_bit(run: fl
     np.testing.assert_array_equal(margins, run._trees().trees.scores(x.to_numpy()) * 2.0**-16)
 
 
+def test_the_command_exports_to_xgboost_and_beside_an_onnx_file_it_tells_of_both(run: fl.Run, tmp_path: Path) -> None:
+    trees, network = tmp_path / "fraud.json", tmp_path / "fraud.onnx"
+    asked = [str(run.folder), "--xgboost", str(trees)]
+    alone = CliRunner().invoke(export, [*asked, "--json"], catch_exceptions=False)
+    assert alone.exit_code == 0, alone.output
+    size = trees.stat().st_size
+    assert json.loads(alone.stdout) == {"xgboost": str(trees), "xgboost_bytes": size}
+    assert json.loads(trees.read_text())["learner"]["gradient_booster"]["name"] == "gbtree"
+    both = CliRunner().invoke(export, [*asked, "--onnx", str(network), "--json"], catch_exceptions=False)
+    said = json.loads(both.stdout)
+    assert said["xgboost_bytes"] == size and said["bytes"] == network.stat().st_size
+    assert (said["xgboost"], said["onnx"]) == (str(trees), str(network))
+    told = CliRunner().invoke(export, [*asked, "--onnx", str(network)], catch_exceptions=False).output
+    assert f"{trees}: {size:,} bytes" in told and f"{network}: {network.stat().st_size:,} bytes" in told
+
+
+def test_a_run_of_another_model_is_not_exported_to_xgboost(run: fl.Run, tmp_path: Path) -> None:
+    target, config = tmp_path / "fraud.json", run.config
+    other = fl.train(config=run.folder, model="mlp", rounds=1, no_baselines=True, run_dir=tmp_path / "network")
+    assert config.model.kind == "trees" and other.config.model.kind == "mlp"
+    done = CliRunner().invoke(export, [str(other.folder), "--xgboost", str(target)])
+    assert isinstance(done.exception, ExportError) and not target.exists()
+
+
 def test_a_report_explains_trees_exactly_and_says_what_histograms_tell(run: fl.Run) -> None:
-    pytest.importorskip("xgboost")
+    pytest.importorskip("xgboost", reason=NO_XGBOOST)
     report = examine(run.folder)
     explained = report["explanations"]
     assert explained["exact"] and explained["mean_gap"] < 1e-5
@@ -282,6 +309,55 @@ def test_a_card_says_trees_and_no_rounds_of_updates(run: fl.Run) -> None:
     assert "sends histograms of its own rows, in 13 sums" in card.dpia
     assert "every sum of histograms" in card.dpia and "every round's average" not in card.dpia
     assert "a cell of a histogram with one row gives away its label" in card.dpia
+
+
+# --- monotone columns ------------------------------------------------------------------------------------------------
+
+
+def directed(folder: Path, **changed: Any) -> dict[str, Any]:
+    """`asked` with a schema that gives two columns a direction: of age against what the rows say of it."""
+    options = asked(folder, aggregation="plain", no_baselines=True, **changed)
+    text = claims.SCHEMA.replace('column = "paid"', 'column = "paid"\nmonotone = "up"')
+    schema = folder / "directed.toml"
+    schema.write_text(text.replace("missing = 45.0", 'missing = 45.0\nmonotone = "down"'), encoding="utf-8")
+    return {**options, "schema": str(schema)}
+
+
+def moved_by(run: fl.Run, column: str, values: list[float]) -> np.ndarray:
+    """[rows, values]: scores of claims in which only `column` differs."""
+    new = claims.claims(80, seed=5)
+    new = new[new["kind"] != "test"]
+    return np.stack([run.score(new.assign(**{column: value})).to_numpy() for value in values], axis=1)
+
+
+def test_scores_move_in_the_direction_that_the_schema_gives_a_column(folder: Path, tmp_path: Path) -> None:
+    more = {"trees": 12, "depth": 4, "bins": 64}
+    free = fl.train(run_dir=tmp_path / "free", **asked(folder, aggregation="plain", no_baselines=True, **more))
+    bound = fl.train(run_dir=tmp_path / "bound", **directed(folder, **more))
+    ages, amounts = [float(age) for age in range(18, 90)], [float(v) for v in np.exp(np.linspace(1.0, 8.0, 60))]
+    by_age, by_amount = moved_by(bound, "age", ages), moved_by(bound, "paid", amounts)
+    assert (np.diff(by_age, axis=1) <= 0).all() and (np.diff(by_amount, axis=1) >= 0).all()
+    assert by_amount.max() > by_amount.min()
+    # The control: without directions the same columns move scores both ways.
+    for column, values in (("age", ages), ("paid", amounts)):
+        steps = np.diff(moved_by(free, column, values), axis=1)
+        assert (steps < 0).any() and (steps > 0).any()
+    assert bound.result["trees"]["monotone"] == {"amount": "up", "age": "down"}
+    assert "whose score may only go down with age, up with amount" in str(grown_sentence(bound.result))
+    planned = tree_outline(RunPlan.new(bound.config, read_source(bound.config.data, bound.config.seed)))
+    assert "the score may only go down with age, up with amount" in planned.sentences
+    assert fl.load(bound.folder).result["trees"]["same_as_pooled"] is None
+
+
+def test_a_model_that_keeps_no_column_monotone_is_refused_with_such_a_schema(folder: Path, tmp_path: Path) -> None:
+    network = {"model": "mlp", "rounds": 1, "trees": None, "depth": None, "bins": None}
+    with pytest.raises(AlgorithmError, match=r"age down, amount up.*--model trees.*ignore_monotone"):
+        fl.train(run_dir=tmp_path / "refused", **directed(folder, **network))
+    assert not (tmp_path / "refused").exists()
+    run = fl.train(run_dir=tmp_path / "asked", **directed(folder, **network, ignore_monotone=True))
+    assert run.config.model.ignore_monotone
+    with pytest.raises(OptionError, match="ignore_monotone"):
+        configuration({**SMALL, "ignore_monotone": True})
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

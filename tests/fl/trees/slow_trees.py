@@ -115,19 +115,24 @@ def float32(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
-def cell_of(value: float) -> int:
-    """0: near zero; otherwise the sign times 1 to 320."""
+def cells_of_a_power(most: int) -> int:
+    """Cells between a power of two and the next, where at most so many bins are asked for."""
+    return 8 if most <= 128 else 32
+
+
+def cell_of(value: float, parts: int) -> int:
+    """0: near zero; otherwise the sign times 1 to 40 `parts`."""
     if abs(value) < 2.0**-16:
         return 0
     mantissa, exponent = math.frexp(abs(value))
-    place = (exponent - 1 + 16) * 8 + int((mantissa * 2 - 1) * 8)
-    return int(math.copysign(min(place, 319) + 1, value))
+    place = (exponent - 1 + 16) * parts + int((mantissa * 2 - 1) * parts)
+    return int(math.copysign(min(place, 40 * parts - 1) + 1, value))
 
 
-def end_of(cell: int) -> float:
+def end_of(cell: int, parts: int) -> float:
     """The largest float32 in a cell."""
     size = abs(cell) - 1 if cell < 0 else cell
-    bound = math.ldexp(1 + size % 8 / 8, size // 8 - 16)  # where the next larger size begins
+    bound = math.ldexp(1 + size % parts / parts, size // parts - 16)  # where the next larger size begins
     if cell < 0:
         return -bound
     return float(struct.unpack("<f", struct.pack("<I", struct.unpack("<I", struct.pack("<f", bound))[0] - 1))[0])
@@ -135,9 +140,11 @@ def end_of(cell: int) -> float:
 
 def bin_edges(values: Iterable[Value], most: int) -> tuple[float, ...]:
     counts: dict[int, int] = {}
+    parts = cells_of_a_power(most)
     for value in values:
         if value is not None:
-            counts[cell_of(value)] = counts.get(cell_of(value), 0) + 1
+            cell = cell_of(value, parts)
+            counts[cell] = counts.get(cell, 0) + 1
     rest = sorted(counts)
     weight = {cell: math.isqrt(math.isqrt(counts[cell] * 2**32)) for cell in rest}
     edges = []
@@ -151,7 +158,7 @@ def bin_edges(values: Iterable[Value], most: int) -> tuple[float, ...]:
             and sum(weight[c] for c in rest[:taken]) + Fraction(weight[rest[taken]], 2) < share
         ):
             taken += 1
-        edges.append(end_of(rest[taken - 1]))
+        edges.append(end_of(rest[taken - 1], parts))
         rest = rest[taken:]
     if edges and not rest:
         edges.pop()  # the last bin has no end

@@ -13,7 +13,7 @@ from fl.trees.training import add_plainly, grow
 from fl.trees.tree import TreeModel
 from fl.trees.xgboost_file import booster_of, xgboost_json
 
-xgboost = pytest.importorskip("xgboost")
+xgboost = pytest.importorskip("xgboost", reason="xgboost is not installed (extra `trees`)")
 
 
 def model_of(seed: int) -> tuple[TreeModel, np.ndarray]:

@@ -18,7 +18,7 @@ from fl.learning.noisy_or import NoisyOr, negative_log_likelihood
 from fl.secure.cost import cost_of_integers
 from fl.trees import tables
 from fl.trees.gradients import NO_CAUSE, gradients_and_hessians, labels_of, loss_sum
-from fl.trees.grid import CELLS, cells_of, counts_on, edges_from, upper_end
+from fl.trees.grid import COARSE, FINE, Grid
 from fl.trees.member import Member, TreeRows
 from fl.trees.packing import pack, packed_length, unpack
 from fl.trees.progress import Progress, base_score
@@ -116,38 +116,46 @@ def test_the_base_score_is_the_log_of_the_odds_and_bounded() -> None:
 # --- the grid -------------------------------------------------------------------------------------------------------
 
 
-def test_the_cells_are_in_the_order_of_the_numbers_and_end_where_they_say() -> None:
-    rng = np.random.default_rng(5)
+@pytest.mark.parametrize("bits", [COARSE, FINE])
+def test_the_cells_are_in_the_order_of_the_numbers_and_end_where_they_say(bits: int) -> None:
+    rng, grid = np.random.default_rng(5), Grid(bits)
     sizes = 10.0 ** rng.integers(-9, 12, 5000)
     values = np.sort(np.concatenate([rng.normal(size=5000) * sizes, [0.0, -0.0, 1.0, -1.0]]).astype(np.float32))
-    cells = cells_of(values)
+    cells = grid.cells_of(values)
     assert (np.diff(cells) >= 0).all()
-    assert (cells.min(), cells.max()) == (0, CELLS - 1)
+    assert (cells.min(), cells.max()) == (0, grid.cells - 1)
     for cell in np.unique(cells)[:-1]:
-        end = np.array([upper_end(int(cell))], np.float32)
+        end = np.array([grid.upper_end(int(cell))], np.float32)
         assert values[cells == cell].max() <= end[0]
-        assert cells_of(end)[0] == cell
-        assert cells_of(np.nextafter(end, np.float32(np.inf)))[0] == cell + 1
+        assert grid.cells_of(end)[0] == cell
+        assert grid.cells_of(np.nextafter(end, np.float32(np.inf)))[0] == cell + 1
+
+
+def test_few_bins_have_the_coarse_grid_and_many_the_fine_one() -> None:
+    assert [Grid.of(bins).cells for bins in (2, 64, 128, 129, 250, 1024)] == [641, 641, 641, 2561, 2561, 2561]
 
 
 @given(
-    st.lists(st.integers(0, 5000), min_size=1, max_size=CELLS),
-    st.integers(2, 80),
+    st.lists(st.integers(0, 5000), min_size=1, max_size=Grid(COARSE).cells),
+    st.one_of(st.integers(2, 80), st.integers(120, 140)),
 )
 def test_edges_are_those_of_the_reference_and_no_more_than_asked(counts: list[int], most: int) -> None:
-    spread = np.zeros(CELLS, np.int64)
-    spread[: len(counts)] = counts
-    values = [slow_trees.end_of(cell - 320) for cell in range(CELLS - 1) for _ in range(min(int(spread[cell]), 3))]
-    few = counts_on(np.array(values, np.float32))
-    edges = edges_from(few, most)
+    grid, parts = Grid.of(most), slow_trees.cells_of_a_power(most)
+    spread = np.zeros(grid.cells, np.int64)
+    spread[grid.side - 200 : grid.side - 200 + len(counts)] = counts
+    cells = range(grid.cells - 1)
+    values = [slow_trees.end_of(c - grid.side, parts) for c in cells for _ in range(min(int(spread[c]), 3))]
+    few = grid.counts_on(np.array(values, np.float32))
+    edges = grid.edges_from(few, most)
     assert edges == slow_trees.bin_edges(values, most)
     assert len(edges) < most
     assert list(edges) == sorted(set(edges))
 
 
-def test_a_column_of_one_number_or_of_none_has_one_bin() -> None:
-    assert edges_from(counts_on(np.full(9, 3.5, np.float32)), 64) == ()
-    assert edges_from(counts_on(np.full(9, np.nan, np.float32)), 64) == ()
+@pytest.mark.parametrize("grid", [Grid(COARSE), Grid(FINE)])
+def test_a_column_of_one_number_or_of_none_has_one_bin(grid: Grid) -> None:
+    assert grid.edges_from(grid.counts_on(np.full(9, 3.5, np.float32)), 64) == ()
+    assert grid.edges_from(grid.counts_on(np.full(9, np.nan, np.float32)), 64) == ()
 
 
 # --- packed sums ----------------------------------------------------------------------------------------------------

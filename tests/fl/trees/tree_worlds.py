@@ -34,7 +34,7 @@ class World:
             depth=int(rng.integers(2, 5)),
             rate=float(rng.choice([0.1, 0.2, 0.37])),
             penalty=float(rng.choice([0.5, 1.0, 5.0])),
-            bins=int(rng.choice([4, 16, 64])),
+            bins=int(rng.choice([4, 16, 64, 250])),
             class_weight=int(rng.choice([1, 2, 4])),
             least_hessian=float(rng.choice([0.0, 0.5, 1.0])),
             least_rows=int(rng.choice([1, 5])),
