@@ -41,16 +41,21 @@ def config_of(**more: object) -> RunConfig:
 
 @dataclass
 class TreeFederation:
-    """Parties in a folder and the nodes that play them, by one plan. `extra`: entries of every bank's [app]."""
+    """Parties in a folder and the nodes that play them, by one plan.
+
+    `extra`: entries of every bank's [app]. `tables`: by bank, entries that lead to its rows; None: simulated ones.
+    """
 
     folder: Path
     source: PartitionedTable
     plan: FederationPlan
     extra: Mapping[str, object] = field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, str | int]] | None = None
 
     def __post_init__(self) -> None:
         self.course = TreeCourse.of(self.plan, self.plan.at(self.source))
-        tables = {name: {**DATA, **self.extra} for name in self.plan.members}
+        given = dict.fromkeys(self.plan.members, DATA) if self.tables is None else self.tables
+        tables = {name: {**given[name], **self.extra} for name in self.plan.members}
         self.parties = tree_parties(self.folder / "parties", self.plan, self.course, tables)
         self.nodes = {
             name: Node(key_holder_app.app if name == KEY_HOLDER else client_app.app, {"party": str(self.file(name))})

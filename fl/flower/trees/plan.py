@@ -31,7 +31,7 @@ from fl.toml import literal
 from fl.trees.gradients import LARGEST
 from fl.trees.packing import packed_length
 from fl.trees.progress import Progress
-from fl.trees.settings import MOST_ROWS, Terms, TreeSettings
+from fl.trees.settings import MOST_ROWS, Terms
 from fl.trees.tables import MOST_LOSS
 from fl.trees.training import CUTS
 
@@ -72,8 +72,22 @@ class TreeCourse:
 
     def longest_level(self, rows: int) -> int:
         """At most so many packed integers has the sum of any level, where all banks together have `rows` rows."""
+        return max(-(-self.level_bits(depth, rows) // self.cut) for depth in range(self.terms.settings.depth))
+
+    def level_bits(self, depth: int, rows: int) -> int:
+        """Most bits of the histograms of a level: gradients, hessians and rows of each cell, and a validation loss.
+
+        Of two siblings the smaller is summed, so the nodes of a level hold at most half of all rows. A field has the
+        bits of its node's rows, rounded up. By the concavity of the logarithm the fields are widest together where each
+        node holds an equal part, but for one bit a field that rounding up may add.
+        """
         settings = self.terms.settings
-        return max(-(-_level_bits(depth, rows, self._cells, settings) // self.cut) for depth in range(settings.depth))
+        nodes = 1 if depth == 0 else 1 << (depth - 1)
+        held = max(rows if depth == 0 else -(-rows // (2 * nodes)), 1)
+        rounded = 0 if depth == 0 else 1
+        histograms = nodes * self._cells * (2 * (held * LARGEST).bit_length() + held.bit_length() + 3 * rounded)
+        loss = ((rows * MOST_LOSS) << settings.weight_bits).bit_length() if settings.patience else 0
+        return histograms + loss
 
     @property
     def _cells(self) -> int:
@@ -101,20 +115,6 @@ def _largest_cut(members: int) -> int:
             continue
         return cut
     raise AggregationError(f"expected fewer banks: the sums of trees of {members:,} banks cannot be encrypted")
-
-
-def _level_bits(depth: int, rows: int, cells: int, settings: TreeSettings) -> int:
-    """Most bits of a level's histograms: gradients, hessians and rows of each cell, and a validation loss.
-
-    Of two siblings the smaller is summed, so the nodes of a level hold at most half of all rows. A field has the bits
-    of its node's rows, rounded up. By the concavity of the logarithm the fields are widest together where each node
-    holds an equal part, but for one bit a field that rounding up may add.
-    """
-    nodes = 1 if depth == 0 else 1 << (depth - 1)
-    held = max(rows if depth == 0 else -(-rows // (2 * nodes)), 1)
-    rounded = 0 if depth == 0 else 1
-    histograms = nodes * cells * (2 * (held * LARGEST).bit_length() + held.bit_length() + 3 * rounded)
-    return histograms + (((rows * MOST_LOSS) << settings.weight_bits).bit_length() if settings.patience else 0)
 
 
 def main(arguments: list[str] | None = None) -> int:
