@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fl.secure.rule_settings import RobustSettings
     from secagg.rules import RuleName
 
+MODELS = ("mlp", "trees")
 ROBUST_BANKS = 5  # of three, a rule may keep two, and of two each learns the other's update
 
 
@@ -29,7 +30,12 @@ ROBUST_BANKS = 5  # of three, a rule may keep two, and of two each learns the ot
 @ranged("--schema", options.FILE, "With --data: what its columns mean.", metavar="NAME|FILE.toml")
 @ranged("--partition", options.Text("a column"), "With --data: the bank of each row.", metavar="COLUMN|FILE.csv:COLUMN")
 @ranged("--banks", options.NETWORK_BANKS, "Number of banks, with --data of random ones. Default: 3, or the schema's.")
+@ranged("--model", options.Choice(MODELS), "A network, or boosted trees. Default: mlp; noisy-or with --epsilon.")
 @ranged("--rounds", options.SOME_ROUNDS, "Number of rounds; with --epsilon, of steps. Default: 3, or 40 steps.")
+@ranged("--trees", options.TREES, "With --model trees: number of trees. Default: 5.")
+@ranged("--depth", options.TREE_DEPTH, "With --model trees: most splits between root and leaf. Default: 3.")
+@ranged("--learning-rate", options.TREE_RATE, "With --model trees: share of each tree's step. Default: 0.2.")
+@ranged("--bins", options.BINS, "With --model trees: most bins of a column of numbers. Default: 64.")
 @ranged("--customers", options.NETWORK_CUSTOMERS, "Number of customers in the embedded data. Default: 150, or 900.")
 @ranged("--epsilon", options.EPSILON, "Train under this privacy budget of each bank. Default: without privacy.")
 @ranged("--delta", options.DELTA, "Probability that the bound epsilon does not hold. Default: 1e-05.")
@@ -47,7 +53,12 @@ def network(
     schema: str | None,
     partition: str | None,
     banks: int | None,
+    model: str | None,
     rounds: int | None,
+    trees: int | None,
+    depth: int | None,
+    learning_rate: float | None,
+    bins: int | None,
     customers: int | None,
     epsilon: float | None,
     delta: float | None,
@@ -70,6 +81,9 @@ def network(
     products of encrypted sketches, and nobody sees an update. Such a round has one exchange more, or four where updates
     have more than 8,192 values.
 
+    With --model trees they grow boosted trees: one sum for all bin edges, then one for each level of each tree, so that
+    trees x depth + 1 rounds are the most. The trees are those of one process, bit for bit.
+
     With --data the banks train on your own file. Each bank's process reads the whole file and takes its own rows, since
     you run all of them; in a deployment each bank has a file of its own (fl/flower/deploy). Where the schema leaves
     scaling constants to the banks, as a draft does, give the schema.toml in the folder of a run of `demos train`.
@@ -78,6 +92,7 @@ def network(
     python -m demos network --banks 3 --rounds 3
     python -m demos network --banks 4 --json
     python -m demos network --epsilon 3
+    python -m demos network --model trees --trees 3 --depth 2
     python -m demos network --robust nnm --byzantine 1
     python -m demos network --data some.csv --schema runs/NAME/schema.toml
     """
@@ -97,19 +112,27 @@ def network(
         raise click.UsageError("--customers is a number of the embedded data: leave it out, or leave out --data")
     if partition is not None and banks is not None:
         raise click.UsageError("--partition and --banks both fix the banks: give one of them")
+    of_trees = {"trees": trees, "depth": depth, "learning_rate": learning_rate, "bins": bins}
+    _refuse_beside_model(model, of_trees, rounds=rounds, private=epsilon is not None, robust=robust is not None)
     rule = _rule(robust, byzantine, private=epsilon is not None)
     file = None if data is None else OwnFile(data, schema, partition, banks)
     here = file or banks or (3 if rule is None else ROBUST_BANKS)
-    customers = customers or (150 if epsilon is None else 900)
-    timeout = timeout or (600.0 if epsilon is None else 3600.0)
+    is_short = epsilon is None and model != "trees"
+    customers = customers or (150 if is_short else 900)
+    timeout = timeout or (600.0 if is_short else 3600.0)
+    grown = of_trees if model == "trees" else None
     if keep is not None:
         keep.mkdir(parents=True)
-        report = _played(keep.absolute(), here, rounds, customers, seed, timeout, private, rule)
+        report = _played(keep.absolute(), here, rounds, customers, seed, timeout, private, rule, grown)
     else:
         with tempfile.TemporaryDirectory(prefix="secagg-network-") as folder:
-            report = _played(Path(folder), here, rounds, customers, seed, timeout, private, rule)
+            report = _played(Path(folder), here, rounds, customers, seed, timeout, private, rule, grown)
     if as_json:
         print_json(report)
+    elif model == "trees":
+        from demos.network_trees import show as show_trees
+
+        show_trees(report)
     elif epsilon is None:
         _show(report)
     else:
@@ -119,6 +142,29 @@ def network(
     if not report["models_equal"]:
         expected = "differ" if epsilon is not None else "differ from the model of the in-process run"
         raise click.ClickException(f"the banks' models {expected}")
+
+
+def _refuse_beside_model(
+    model: str | None, of_trees: Mapping[str, Any], *, rounds: int | None, private: bool, robust: bool
+) -> None:
+    """Refuse options that do not fit the model."""
+    if model != "trees":
+        if given := [name for name, value in of_trees.items() if value is not None]:
+            raise click.UsageError(f"--{given[0].replace('_', '-')} is an option of trees: give --model trees as well")
+        if model is not None and private:
+            raise click.UsageError("--epsilon trains the noisy-or model: leave out --model, or leave out --epsilon")
+        return
+    if private:
+        raise click.UsageError(
+            "--epsilon asks for differential privacy, and the sums of trees are exact and have none: leave out one of "
+            "the two"
+        )
+    if robust:
+        raise click.UsageError(
+            "--robust judges each bank by its own update, and trees grow by sums of all banks' histograms: leave it out"
+        )
+    if rounds is not None:
+        raise click.UsageError("--rounds follow from --trees and --depth, a round for each level: leave it out")
 
 
 def _rule(robust: RuleName | None, byzantine: int | None, *, private: bool) -> RobustSettings | None:
@@ -174,8 +220,19 @@ def _played(
     timeout: float,
     private: Mapping[str, Any],
     rule: RobustSettings | None,
+    grown: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """source: a file, or a number of banks of the embedded data. rule: leaves banks out; None for plain rounds."""
+    """source: a file, or a number of banks of the embedded data. rule: leaves banks out; None for plain rounds.
+
+    grown: options of trees; None for another model.
+    """
+    if grown is not None:
+        from demos import network_trees
+
+        if isinstance(source, OwnFile):
+            prepared = source.prepared(folder / "data", seed, calendar=True)
+            return network_trees.played_on(folder, prepared, grown, timeout)
+        return network_trees.played(folder, _simulated(source, customers, seed), grown, timeout)
     if private["epsilon"] is not None:
         from demos import network_private
 
@@ -184,9 +241,7 @@ def _played(
             return network_private.played_on(
                 folder, source.prepared(folder / "data", seed, calendar=True), asked, timeout
             )
-        # Enough frauds that each bank can measure at home what the run was worth to it.
-        simulated = {"data": "simulated", "banks": source, "customers": customers, "seed": seed, "fraud_share": 0.02}
-        return network_private.played(folder, simulated, asked, timeout)
+        return network_private.played(folder, _simulated(source, customers, seed), asked, timeout)
     rounds = 3 if rounds is None else rounds
     if isinstance(source, OwnFile):
         made = source.prepared(folder / "data", seed)
@@ -194,6 +249,11 @@ def _played(
     shared = {"data": "simulated", "banks": source, "customers": customers, "seed": seed}
     tables = {f"bank-{number}": {**shared, "bank": f"bank-{number}"} for number in range(source)}
     return _played_openly(folder, tables, rounds, timeout, {}, rule)
+
+
+def _simulated(banks: int, customers: int, seed: int) -> dict[str, Any]:
+    """Entries of [app] tables, with enough frauds that each bank can measure at home what the run was worth to it."""
+    return {"data": "simulated", "banks": banks, "customers": customers, "seed": seed, "fraud_share": 0.02}
 
 
 def _played_openly(

@@ -51,10 +51,11 @@ def _played(
     waits: Mapping[str, float],
 ) -> dict[str, Any]:
     """`tables`: by bank, the entries of its [app] table that lead to its rows."""
+    from fl.flower.federation_plan import make_plan
     from fl.flower.local_network import LocalNetwork
     from fl.flower.private.home import COMPARISON
     from fl.flower.private.local import private_parties
-    from fl.flower.private.plan import Course, make_plan
+    from fl.flower.private.plan import Course
     from fl.privacy.budget import BudgetLedger, ledger_path
 
     plan = make_plan(config, source)

@@ -7,7 +7,8 @@ The party file's [app] table says what to train on, for example
     bank = "north"                 # name in the data's partition
     seed = 7                       # of the first model and of batch order; the same at every bank
 
-With `federation`, the file of a plan, the bank takes part in a private run (`private/bank.py` lists its entries).
+With `federation`, the file of a plan, the bank takes part in a private run (`private/bank.py` lists its entries), or in
+one of trees (`trees/bank.py`).
 
 Every bank makes the first model itself from the public seed. torch is loaded when there is something to train.
 """
@@ -57,6 +58,12 @@ def _initial_model(context: Context) -> ArrayRecord:
 def _own_app(settings: PartySettings, log: RoleLog) -> BankApp | None:
     if "federation" not in settings.app:
         return None
+    from fl.flower.planned_bank import plan_of
+
+    if plan_of(settings).config.trees is not None:
+        from fl.flower.trees.bank import TreeBank  # needs the extra `trees`
+
+        return TreeBank(settings, log)
     from fl.flower.private.bank import PrivateBank
 
     return PrivateBank(settings, log)

@@ -67,6 +67,18 @@ class PrivateRunEnded(FlowerError):
     """All rounds of a private run's plan were played."""
 
 
+class TreesGrown(FlowerError):
+    """All sums of a run of trees were made."""
+
+
+class TreeSumRefused(FlowerError):
+    """A released sum cannot be one of the members' histograms: a bank contributed wrong integers."""
+
+
+class PartnersDiffer(FlowerError):
+    """A sum of trees is asked for among other banks than those of this bank's earlier trees."""
+
+
 class PartiesMissing(FlowerError):
     """Key holder or banks did not appear in time."""
 

@@ -92,6 +92,7 @@ FIELDS: Mapping[str, Integer | Text | Bytes | Anything] = {
     "rounds": Integer(0, 2**31 - 1),
     "step": Integer(0, LARGEST_STEP),
     "next_step": Integer(1, LARGEST_STEP),
+    "finished": Integer(0, 1),
     # how a call went
     "outcome": Text(16, "[a-z]*"),
     "stored": Integer(0, 1),

@@ -33,9 +33,11 @@ class State:
     length: int
     rounds: int
     step: int  # of the last release that moved it
+    finished: bool = False  # no round follows it
 
     def __str__(self) -> str:
-        return f"model {self.model[:16]} of {self.length} values after {self.rounds} rounds, last step {self.step}"
+        said = f"model {self.model[:16]} of {self.length} values after {self.rounds} rounds, last step {self.step}"
+        return f"{said}, and no round follows" if self.finished else said
 
 
 @dataclass
@@ -321,4 +323,5 @@ def _challenges(nodes: Iterable[int]) -> dict[int, bytes]:
 def _said_of_model(call: Call) -> tuple[State, int]:
     """(state, next step) of a bank's answer. Raises `TransferError`."""
     length, rounds, step, following = (call.number(name) for name in ("length", "rounds", "step", "next_step"))
-    return State(call.text("model"), length, rounds, step), following
+    finished = "finished" in call.fields and call.number("finished") == 1
+    return State(call.text("model"), length, rounds, step, finished), following

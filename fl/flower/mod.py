@@ -156,6 +156,9 @@ class _CalledApp:
     def moved(self, model: FlatModel, released: Released) -> FlatModel:
         return model.moved_by(released.values)
 
+    def finished(self, model: FlatModel) -> bool:
+        return False  # how many rounds there are is the aggregator's affair
+
     def evaluate(self, model: FlatModel) -> dict[str, Value]:
         answer = self._called("evaluate", model, ConfigRecord())
         try:
@@ -223,6 +226,9 @@ class _GuardedBank:
 
     def moved(self, model: FlatModel, released: Released) -> FlatModel:
         return self._safely("moved", self._app.moved, model, released)
+
+    def finished(self, model: FlatModel) -> bool:
+        return self._safely("finished", self._app.finished, model)
 
     def evaluate(self, model: FlatModel) -> dict[str, Value]:
         said = self._safely("evaluate", self._app.evaluate, model)

@@ -91,7 +91,7 @@ class RoundsOutcome:
     contribution_bytes: int
     error_bound: float
     arrays: ArrayRecord | None = field(default=None, repr=False)
-    ended: str = ""  # why the run ended before its last round: lost rounds of a private run were paid for as well
+    ended: str = ""  # why the run ended before its last round: nothing was left to do, or no budget to do it
     robust: RobustSettings | None = None  # the rule that every party expected
 
     @property
@@ -133,13 +133,18 @@ class EncryptedRounds:
         self._on_round = on_round
 
     def run(self, rounds: int, *, evaluate: bool = False) -> RoundsOutcome:
-        """Play rounds until every bank has applied `rounds` of them. A federation that has applied some continues.
+        """Play rounds until every bank has applied `rounds` of them, or the banks say that no round follows.
+
+        A federation that has applied some continues.
 
         A quorum of banks with one model states how many it has applied. Raises a subclass of `FlowerError`.
         """
         self._members.find(self._wanted)
         reports, ended = [], ""
         for number in range(self._members.common().rounds + 1, rounds + 1):
+            if self._members.common().finished:
+                ended = f"no round follows round {number - 1}: what the banks compute is finished"
+                break
             try:
                 report = self._round(number)
             except BudgetSpent as error:
@@ -271,6 +276,7 @@ class EncryptedRounds:
         if self._members.common().rounds != number:
             raise ModelsDiverged(
                 f"round {number} ended, and {len(self._members.banks)} banks state: {self._members.common()}"
+                f"{self._members.why()}"
             )
 
     def _joins(self, offer: Call, beside: Mapping[str, Bytes]) -> dict[int, Answer]:

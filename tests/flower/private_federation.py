@@ -12,11 +12,12 @@ from flower_federation import end_process
 
 from fl.data.federation import PartitionedTable
 from fl.flower import client_app, key_holder_app
+from fl.flower.federation_plan import FederationPlan, make_plan
 from fl.flower.local_parties import AGGREGATOR, KEY_HOLDER
 from fl.flower.loopback import LoopbackGrid, Node
 from fl.flower.parties.aggregator import AggregatorParty
 from fl.flower.private.local import private_parties
-from fl.flower.private.plan import Course, FederationPlan, make_plan
+from fl.flower.private.plan import Course
 from fl.flower.settings import load_settings
 from fl.flower.workflow import EncryptedRounds, WaitLimits
 from fl.privacy.budget import BudgetLedger, ledger_path

@@ -52,6 +52,17 @@ def test_the_network_ends_with_the_model_of_the_in_process_run(tmp_path: Path) -
     assert list(tmp_path.glob("secagg-network-*")) == []
 
 
+def test_the_network_grows_the_trees_of_one_process(tmp_path: Path) -> None:
+    asked = ["--model", "trees", "--trees", "1", "--depth", "2", "--customers", "300", "--json"]
+    out, err = (running := demo(tmp_path, *asked)).communicate(timeout=600)
+    assert running.returncode == 0, err[-3000:]
+    report = json.loads(out)
+    assert report["models_equal"] and set(report["model_hashes"].values()) == {report["in_process_model_hash"]}
+    assert len(report["model_hashes"]) == 3 and 1 < len(report["rounds"]) <= report["most_sums"] == 3
+    assert all(compared["bank"] == bank for bank, compared in report["at_each_bank"].items())
+    assert report["processes_left"] == 0 and started_by(tmp_path) == []
+
+
 def test_the_network_trains_on_a_file_of_ones_own(tmp_path: Path) -> None:
     data = risky_banks.written(tmp_path, risky_banks.frame())
     asked = ["--data", str(data), "--schema", str(tmp_path / "risky.toml"), "--rounds", "1", "--json"]

@@ -23,6 +23,7 @@ LIES = [
     {"length": 2**40},
     {"step": 2**63 - 2},
     {"step": 0},
+    {"finished": 1},
 ]
 BRIEF = replace(QUICK, ready_s=0.1)
 NEXT_STEPS = [{"next_step": 1}, {"next_step": 2**63 - 2}]

@@ -32,10 +32,10 @@ from fl.counts.settings import key_slots
 from fl.data.federation import federation_of, resolve_schema, without_rows
 from fl.errors import BudgetError
 from fl.flower.errors import BudgetSpent, ModelMismatch, ModelsDiverged, PartiesMissing, RoundFailed, SettingsError
+from fl.flower.federation_plan import FEDERATION, make_plan, read_plan
 from fl.flower.logs import RoleLog
 from fl.flower.models import FlatModel
 from fl.flower.private.bank import PrivateBank
-from fl.flower.private.plan import FEDERATION, make_plan, read_plan
 from fl.flower.private.state import RunState
 from fl.flower.settings import load_settings
 from fl.flower.workflow import RoundsOutcome

@@ -241,6 +241,7 @@ OUTSIDE: dict[str, list[object]] = {
     "rounds": [-1, 2**31],
     "step": [-1, 2**63 - 1],
     "next_step": [0, -1, 2**63 - 1],
+    "finished": [2, -1],
     "outcome": ["x" * 17, "RELEASED", "re\nleased"],
     "stored": [2, -1],
     "refused": ["x" * (2**16 + 1)],

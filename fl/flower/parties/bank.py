@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ from secagg.errors import (
     WrongModel,
     WrongRound,
 )
+from secagg.journal import UpdateReuseWarning, ZeroUpdateWarning
 from secagg.messages import Abort, Contribution, Header, Intake, Join, LateSeed, Offer, Release, Roster
 from secagg.robust import rule_bytes
 from secagg.secrecy import Secret
@@ -67,13 +69,15 @@ Values = NDArray[np.float32] | NDArray[np.float64]
 class Trained(Secret):
     """The result of local training. update: one value per model value.  weight: used if the plan has weights.
 
-    draw: where noise is added, in place of `update`: what enters a closed and verified roster of these organisations,
-    drawn and paid for when it is called, once for each roster.
+    draw: in place of `update`, what enters a closed and verified roster of these organisations: made, and where noise
+    is added drawn and paid for, when it is called, once for each roster. repeats: what is drawn may equal what entered
+    an earlier sum, since the app itself sees to it that all its rosters have the same members.
     """
 
     update: Values = field(repr=False)
     weight: int = field(default=1, repr=False)
     draw: Callable[[Collection[str]], Values] | None = field(default=None, repr=False)
+    repeats: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,9 @@ class BankApp(Protocol):
 
     def moved(self, model: FlatModel, released: Released) -> FlatModel:
         """The model after a release: a function of these two alone, the same at every bank."""
+
+    def finished(self, model: FlatModel) -> bool:
+        """Whether no round follows `model`: a function of it alone. False where the application does not know."""
 
     def evaluate(self, model: FlatModel) -> dict[str, float | int | str]:
         """What the application reports about `model`."""
@@ -162,7 +169,7 @@ class BankParty(Party):
     def _status(self, call: Call, app: BankApp) -> Fields:
         if self._model is None and (first := app.initial()) is not None:
             self._keep(first, rounds=0, step=0)
-        return self.introduced(call, self._model_fields())
+        return self._introduced(call, app)
 
     def _join(self, call: Call, app: BankApp) -> tuple[Fields, dict[str, Outgoing]]:
         self._take_aborts(call)
@@ -250,8 +257,11 @@ class BankParty(Party):
             # Nothing is drawn or paid for a roster that is not the key holder's.
             drawn = trained.draw(client.check_roster(roster))
             self._trained = None  # another roster is another contribution
-            with self._values_kept_here():
-                return client.contribute(roster, drawn, self._weight(trained))
+            with self._values_kept_here(), warnings.catch_warnings():
+                if trained.repeats:  # equal sums among the same members are expected, and tell nothing more
+                    warnings.simplefilter("ignore", UpdateReuseWarning)
+                    warnings.simplefilter("ignore", ZeroUpdateWarning)
+                return client.contribute(roster, drawn, self._weight(trained), allow_reuse=trained.repeats)
         while True:
             try:
                 with self._values_kept_here():
@@ -317,7 +327,7 @@ class BankParty(Party):
         step = release.header.step
         if step <= self._step:
             self._compare(release)
-            return self.introduced(call, self._model_fields()), {}  # already applied; nothing is applied twice
+            return self._introduced(call, app), {}  # already applied; nothing is applied twice
         if release.header.model != model.digest:
             raise WrongModel(
                 f"step {step}: expected a release for model {model.digest.hex()[:16]}, got one for "
@@ -341,7 +351,7 @@ class BankParty(Party):
         self._keep(moved, self._rounds + 1, step)
         self._trained = self._sent = self._shown = None
         self.log("accepted", step=step, how=how, round=self._rounds, model=self._held_model().digest.hex()[:16])
-        return self.introduced(call, self._model_fields()), {}
+        return self._introduced(call, app), {}
 
     def _hear_verdict(self, client: secagg.Client, plan: secagg.RoundPlan, call: Call) -> None:
         """Note that a rule left this bank out of the round, where the roster that came beside a release says so."""
@@ -465,6 +475,11 @@ class BankParty(Party):
         """Write the model durably before it is reported, so that a crash cannot undo a reported model."""
         replace_durably(self._model_file, model.to_bytes(rounds, step))
         self._model, self._rounds, self._step = model, rounds, step
+
+    def _introduced(self, call: Call, app: BankApp) -> Fields:
+        """Who this bank is, which model it holds, and whether a round follows that model."""
+        over = self._model is not None and app.finished(self._model)
+        return self.introduced(call, {"finished": int(over), **self._model_fields()})
 
     def _model_fields(self) -> dict[str, str | int]:
         digest = "" if self._model is None else self._model.digest.hex()

@@ -1,6 +1,6 @@
 """Private runs over Flower: noisy counts of frauds, then steps of all banks under one noise, each bank at its own node.
 
-    plan.py    what all banks agree on, as a file, and its fingerprint
+    plan.py    the rounds of a private run, and its plan on the command line (../federation_plan.py has the plan)
     state.py   what a bank knows after so many releases, as the model that offers name
     bank.py    a bank: its rows, its drafts, its ledger, its part in each sum
     home.py    what a bank compares at home and sends to nobody

@@ -37,22 +37,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fl import options
 from fl.counts.drafts import Drafts
 from fl.counts.entity_risk import read_episodes, write_episodes
 from fl.counts.key_slots import SALT_BYTES, AllSlots
 from fl.counts.plan import StatisticsPlan, Totals
 from fl.counts.settings import key_slots
-from fl.data.federation import PartitionedTable, federation_of, read_member, resolve_schema
+from fl.data.federation import federation_of
 from fl.errors import BudgetError, BudgetExhausted, BudgetLedgerError
-from fl.flower.app_table import require_entries, simulation_of
+from fl.flower.app_table import require_entries
 from fl.flower.errors import DraftLost, PrivateRunEnded, SettingsError
 from fl.flower.logs import RoleLog
 from fl.flower.models import FlatModel
 from fl.flower.parties.bank import Released, Trained
+from fl.flower.planned_bank import PlannedBank
 from fl.flower.private.export import RUN, export
 from fl.flower.private.home import compare, keep, told
-from fl.flower.private.plan import Course, FederationPlan, read_plan
+from fl.flower.private.plan import Course
 from fl.flower.private.state import RunState
 from fl.flower.settings import PartySettings
 from fl.learning.model import flatten, model_hash, unflatten
@@ -60,44 +60,27 @@ from fl.privacy.budget import BudgetLedger, ledger_path
 from fl.rounds.algorithms.state import ReleasedAverage, Seat, State
 from fl.rounds.joint_noise import JointNoise
 from fl.runs.budgets import STATISTICS_ROUND, CountsPayment, require_paid, trainings_paid
-from fl.runs.config import DataSettings
-from fl.runs.plan import RunPlan
 from fl.runs.risk import RiskOfParties
-
-TEXTS = ("federation", "data", "schema", "partition", "bank", "salt", "budget")
-KNOWN = (*TEXTS, "seed", "banks", "customers", "fraud_share")  # the last four: of simulated data
-
 
 NOTHING = np.empty(0, np.float32)  # in place of an update, where what enters a sum is drawn later
 ANY_THRESHOLD = 0.5  # where a bank has too few frauds to choose one
 
 
-class PrivateBank:
+class PrivateBank(PlannedBank):
     """The application of a bank (`fl.flower.parties.bank.BankApp`) in a private run.
 
     Reads its rows when it is made. What its methods raise beside errors of `fl.flower` stays at the bank.
     """
 
+    what = "a private run"
+    no_rule = "sums steps of all banks, whose noise is for all of them, and no rule can leave one out"
+    texts = ("salt", "budget")
+
     def __init__(self, settings: PartySettings, log: RoleLog) -> None:
-        self._settings, self._log = settings, log
-        self._file = settings.folder / "party.toml"
-        app = settings.app
-        require_entries(app, {"federation", "data", "bank"}, self._file)
-        if unknown := sorted(set(app) - set(KNOWN)):
-            raise SettingsError(f"{self._file}: app.{unknown[0]}: a private run knows {', '.join(KNOWN)}")
-        for name in TEXTS:
-            if name in app and not (isinstance(app[name], str) and app[name]):
-                raise SettingsError(f"{self._file}: app.{name}: expected a text, got {options.shown(app[name])}")
-        if settings.robust is not None:
-            raise SettingsError(
-                f"{self._file}: [robust]: a private run sums steps of all banks, whose noise is for all of them, and "
-                "no rule can leave one out: remove it"
-            )
-        self.plan: FederationPlan = read_plan(settings.folder / app["federation"])
-        self.bank: str = app["bank"]
-        if self.bank not in self.plan.members:
-            raise SettingsError(f"{self._file}: app.bank: {self.bank!r} is no member of the plan")
-        self._require_plan_of_rounds()
+        super().__init__(settings, log)
+        if self.plan.config.trees is not None:
+            raise SettingsError(f"{self._file}: app.federation: expected the plan of a private run, got one of trees")
+        self._require_plan_of_rounds(self.course.settings(len(self.plan.members)))
 
     # --- what the bank's role asks ----------------------------------------------------------------------------------
 
@@ -126,6 +109,9 @@ class PrivateBank:
         applied = ReleasedAverage(state.steps + 1, average, whole, released.contributors, released.total_weight)
         training = algorithm.apply(self._training(state), applied)
         return self._state(state.counts, state.steps + 1, training).flat()
+
+    def finished(self, model: FlatModel) -> bool:
+        return False  # the plan's maker tells the aggregator how many rounds there are
 
     def evaluate(self, model: FlatModel) -> dict[str, float | int | str]:
         """Hash of the weights; the comparison goes to this bank's own folder and standard output."""
@@ -159,7 +145,7 @@ class PrivateBank:
         start = len(state.counts)
 
         def draw(roster: Collection[str]) -> NDArray[np.float64]:
-            self._require_members(roster)
+            self._require_members(roster, "the plan's noise is")
             whole: list[NDArray[np.int64]] = []
             self._within_budget(lambda: whole.append(drafts.of(0, payment, len(roster))))
             return whole[0][start : start + state.length].astype(np.float64)
@@ -198,7 +184,7 @@ class PrivateBank:
         gradient = algorithm.contribution(module, self._parties(state).released[0].train, lambda: None)
 
         def draw(roster: Collection[str]) -> NDArray[np.float64]:
-            self._require_members(roster)
+            self._require_members(roster, "the plan's noise is")
             self._within_budget(self._require_step_left)
             self._within_budget(lambda: self.ledger.spend(cost, run=self.plan.run, round_number=state.steps + 1))
             return noise.integers(gradient, len(roster)).astype(np.float64)
@@ -247,50 +233,6 @@ class PrivateBank:
     # --- what it is made of -----------------------------------------------------------------------------------------
 
     @cached_property
-    def rows(self) -> PartitionedTable:
-        import torch
-
-        torch.set_num_threads(1)
-        app, folder = self._settings.app, self._settings.folder
-        simulation = simulation_of(app)
-        data = "simulated" if simulation is not None else str(folder / app["data"])
-        schema = resolve_schema(data, self._schema_named)
-        partition = app.get("partition", schema.partition if simulation is not None else None)
-        return read_member(
-            data,
-            schema,
-            partition,
-            self.bank,
-            self.plan.members,
-            self.plan.config.seed,
-            self.plan.agreed,
-            test_windows=self.plan.config.data.test_windows,
-            simulation=simulation,
-        )
-
-    @property
-    def _data(self) -> DataSettings:
-        """Where this bank's rows are, as the configuration of a run has it."""
-        app, windows, schema = self._settings.app, self.plan.config.data.test_windows, self._schema_named
-        if simulation_of(app) is not None:
-            banks, customers = app.get("banks", 3), app.get("customers", 150)
-            return DataSettings(
-                clients=banks, customers=customers, fraud_share=app.get("fraud_share"), test_windows=windows
-            )
-        data = str(self._settings.folder / app["data"])
-        return DataSettings(data, schema, app.get("partition"), test_windows=windows)
-
-    @property
-    def _schema_named(self) -> str | None:
-        """A shipped schema's name or a file's path; None: recognised by the header."""
-        named = self._settings.app.get("schema")
-        return str(self._settings.folder / named) if named is not None and named.endswith(".toml") else named
-
-    @cached_property
-    def run(self) -> RunPlan:
-        return self.plan.at(self.rows)
-
-    @cached_property
     def course(self) -> Course:
         return Course.of(self.run)
 
@@ -335,10 +277,6 @@ class PrivateBank:
         assert self.run.joint_noise is not None
         return self.run.joint_noise
 
-    @property
-    def _position(self) -> int:
-        return self.plan.members.index(self.bank)
-
     def _state(self, counts: NDArray[np.int64], steps: int, training: State | None) -> RunState:
         ends = np.cumsum((0, *self.course.chunks))
         chunk = int(np.searchsorted(ends, len(counts)))
@@ -346,26 +284,6 @@ class PrivateBank:
         return RunState(self.fingerprint, counts, steps, training, length)
 
     # --- what it refuses --------------------------------------------------------------------------------------------
-
-    def _require_plan_of_rounds(self) -> None:
-        """The party file's plan of rounds must sum the plan's integers exactly, over all members."""
-        settings, members = self._settings, len(self.plan.members)
-        expected = self.course.settings(members)
-        if settings.plan != expected:
-            wanted = ", ".join(f"{name} = {value}" for name, value in vars(expected).items())
-            raise SettingsError(f"{self._file}: [plan]: a private run by this plan needs {wanted}")
-        if settings.quorum != members or settings.allow_reuse:
-            raise SettingsError(
-                f"{self._file}: expected quorum = {members}, as many as the plan's members, and allow_reuse = "
-                f"false; got {settings.quorum} and {settings.allow_reuse}"
-            )
-
-    def _require_members(self, roster: Collection[str]) -> None:
-        if sorted(roster) != sorted(self.plan.members):
-            raise SettingsError(
-                f"the roster holds {', '.join(sorted(roster))}, and the plan's noise is for "
-                f"{', '.join(self.plan.members)}"
-            )
 
     def _require_honest_ledger(self, state: RunState) -> None:
         """An older copy of a ledger forgets what was spent."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from fl.counts.key_slots import SALT_BYTES
 from fl.data.federation import PartitionedTable
 from fl.durable import replace_durably
+from fl.flower.federation_plan import FEDERATION, FederationPlan
 from fl.flower.local_parties import AppTable, LocalParties
-from fl.flower.private.plan import FEDERATION, Course, FederationPlan
+from fl.flower.private.plan import Course
 
 REPORTS = {"hashes": ["model_hash"]}
 
