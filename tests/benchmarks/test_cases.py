@@ -17,6 +17,7 @@ from benchmarks.cases import CaseResult, compared
 from benchmarks.cases.encrypted import EncryptedAverage
 from benchmarks.cases.registry import Entry, cases, default_case, engines
 from benchmarks.errors import BenchmarkSettingsError, CaseNotRunnable, WrongResult
+from benchmarks.machine import usable_cores
 from benchmarks.meter import PHASES, STAGES, Meter
 from benchmarks.presets import preset
 from benchmarks.workload import CHUNK, CLIP, Vectors, Workload
@@ -316,3 +317,12 @@ def test_a_case_whose_library_is_not_installed_says_which(monkeypatch: pytest.Mo
     monkeypatch.setattr(plain.NumpyAverage, "prepare", prepare)
     [answer] = ask(request("prepare"))
     assert answer == {"status": "not run", "reason": "a_library_that_nobody_has is not installed"}
+
+
+def test_all_cores_are_what_roles_take_by_default_and_fewer_are_asked_for() -> None:
+    """Then a role starts no thread for a small round, as in a training."""
+    from benchmarks.cases import rounds
+
+    cores = usable_cores()
+    assert rounds._of_roles(cores) is None and rounds._of_roles(None) is None
+    assert rounds._of_roles(cores + 1) == cores + 1
