@@ -45,7 +45,8 @@ def export(
     the schema. docs/data.md says how features are computed; from Python, `Run.inputs` computes them.
 
     With --xgboost, the trees of a run of `train --model trees` are written for XGBoost, whose margins are theirs to the
-    last bit. Its columns are those that trees see: from Python, `Run.tree_inputs` computes them.
+    last bit. Its columns are those that trees see: from Python, `Run.tree_inputs` computes them. Of trees inside the
+    noisy-or link these margins are of p, and a score is 1 - (1 - p)(1 - q): q is the input entity_risk of `Run.inputs`.
 
     With --check, the ONNX file and `score` both score the transactions of a file, and the command fails where a score
     differs by more than 1e-6.
@@ -69,7 +70,7 @@ def export(
     if trees is not None:
         loaded.export_xgboost(trees)
         if target is None:
-            _tell_of_trees(trees, as_json)
+            _tell_of_trees(trees, as_json, linked=loaded.tree_columns.linked)
     if target is None:
         return
     write_onnx(model, target, bank)
@@ -95,9 +96,11 @@ def export(
         raise click.ClickException(f"expected scores within {TOLERANCE:g} of those of score; do not use {target}")
 
 
-def _tell_of_trees(trees: Path, as_json: bool) -> None:
+def _tell_of_trees(trees: Path, as_json: bool, *, linked: bool) -> None:
     size = trees.stat().st_size
     if as_json:
-        print_json({"xgboost": str(trees), "bytes": size})
-    else:
-        out.print(f"{trees}: {size:,} bytes")
+        print_json({"xgboost": str(trees), "bytes": size, "linked": linked})
+        return
+    out.print(f"{trees}: {size:,} bytes")
+    if linked:
+        out.print("its margins are the log odds of p; a score is 1 - (1 - p)(1 - q), with q the input entity_risk")

@@ -115,6 +115,8 @@ def _without_filter(config: RunConfig) -> RunConfig | None:
     """None for the noisy-or model, which is made of the filter's risk."""
     if config.model.kind == "noisy-or" or config.model.inputs != "risk":
         return None
+    if config.trees is not None:  # also sets what suits the windows, which suppress cells of few banks
+        return configuration({"inputs": "own", "history_days": 0}, config)
     return replace(config, model=replace(config.model, inputs="own"))
 
 

@@ -212,7 +212,6 @@ def _receives(encrypted: bool, *, ruled: bool, trees: bool) -> str:
 
 def _risks(run: FinishedRun, encrypted: bool) -> str:
     private = run.config.privacy is not None
-    shared = run.config.statistics is not None
     rows = [
         ("risk", "source", "what stands against it here", "likelihood and severity"),
         (
@@ -231,7 +230,7 @@ def _risks(run: FinishedRun, encrypted: bool) -> str:
         (
             "shared counts give away transactions at a terminal",
             "other banks",
-            ("noise" if private else "suppression of cells with few banks only") if shared else "no counts are shared",
+            _against_counts(run),
             f"{MARK}: judge.",
         ),
         *_risk_of_own_evidence(run),
@@ -257,6 +256,16 @@ def _risks(run: FinishedRun, encrypted: bool) -> str:
         ),
     ]
     return _table(rows)
+
+
+def _against_counts(run: FinishedRun) -> str:
+    if run.config.statistics is None:
+        return "no counts are shared"
+    if run.config.privacy is not None:
+        return "noise"
+    if run.config.model.inputs == "risk":
+        return "nothing: exact counts of frauds, none suppressed"
+    return "suppression of cells with few banks only"
 
 
 def _risk_of_histograms(run: FinishedRun) -> list[tuple[str, str, str, str]]:

@@ -14,6 +14,8 @@ def grown_sentence(result: Mapping[str, Any]) -> str | None:
     if trees is None:
         return None
     grown = f"{plural(trees['trees'], 'tree')} of depth {trees['depth']} in {plural(result['rounds'], 'sum')}"
+    if trees.get("linked"):  # runs of earlier versions say nothing of it
+        grown += " inside the noisy-or link, beside the risk of shared parties"
     match trees["same_as_pooled"]:
         case None:
             return f"{grown}; they were not grown on pooled rows to compare"

@@ -40,6 +40,7 @@ from fl.runs.verdict import OWN_EVIDENCE
 from fl.trees.settings import TreeSettings
 
 if TYPE_CHECKING:
+    from fl.runs.tree_columns import TreeColumns
     from fl.runs.tree_module import TreeScores
     from fl.runs.tree_outline import TreeOutline
 
@@ -261,6 +262,11 @@ class Run:
         from fl.trees.xgboost_file import xgboost_json
 
         replace_durably(Path(path), json.dumps(xgboost_json(self._trees().trees)).encode())
+
+    @property
+    def tree_columns(self) -> TreeColumns:
+        """How the columns of the trees are made of `inputs`. Raises `ExportError` for a run of another model."""
+        return self._trees().columns
 
     def _trees(self) -> TreeScores:
         if not isinstance(self.model.module, Boosted):

@@ -34,7 +34,7 @@ from fl.trees.settings import TreeSettings
 # Values of options of the network that say what the noisy-or model does as well.
 OF_BOTH = ("row", "fedavg", options.NONE)
 # Options that mean something to every model but trees.
-NOT_OF_TREES = ("rounds", "lr", "history_days", "clip", "value_bits")
+NOT_OF_TREES = ("rounds", "lr", "clip", "value_bits")
 
 
 def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
@@ -50,7 +50,8 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
         raise OptionError(f"{flag('bits')} and {flag('value_bits')} both set the bits of a value: give one of them")
     kind = _kind(asked, base)
     privacy = _privacy(asked, base, kind)
-    start = _defaults(privacy, kind) if base is None else _in_style_of(base, privacy, kind)
+    inputs = asked.get("inputs")
+    start = _defaults(privacy, kind, inputs) if base is None else _in_style_of(base, privacy, kind, inputs)
     values = _by_table(asked)
     if kind == "noisy-or" and privacy is not None and "expected_batch" not in asked:
         # A declared number that is the default of a history is that of the history asked for.
@@ -246,8 +247,9 @@ def _privacy(asked: Mapping[str, Any], base: RunConfig | None, kind: ModelKind) 
     return replace(start, noise_multiplier=None, share_variance=None, share_pieces=None, learning_rate=None, **deciding)
 
 
-def _defaults(privacy: PrivacySettings | None, kind: ModelKind) -> RunConfig:
-    style = style_of(privacy, kind)
+def _defaults(privacy: PrivacySettings | None, kind: ModelKind, inputs: str | None = None) -> RunConfig:
+    """`inputs`: as in `style_of`."""
+    style = style_of(privacy, kind, inputs)
     return RunConfig(
         rounds=style.rounds,
         model=style.model,
@@ -256,19 +258,25 @@ def _defaults(privacy: PrivacySettings | None, kind: ModelKind) -> RunConfig:
         privacy=privacy,
         baseline_model=OPEN.model,
         baseline_training=OPEN.training,
-        statistics=_sharing(privacy, kind),
+        statistics=_sharing(privacy, kind, inputs),
         trees=TreeSettings() if kind == "trees" else None,
     )
 
 
-def _sharing(privacy: PrivacySettings | None, kind: ModelKind) -> StatisticsSettings:
-    settings = default_settings(private=privacy is not None, fraud_blocks=kind == "noisy-or")
+def _sharing(privacy: PrivacySettings | None, kind: ModelKind, inputs: str | None = None) -> StatisticsSettings:
+    by_risk = style_of(privacy, kind, inputs).model.inputs == "risk"
+    settings = default_settings(private=privacy is not None, fraud_blocks=by_risk)
     return replace(settings, budget_share=share_of_counts(privacy, kind))
 
 
-def _in_style_of(base: RunConfig, privacy: PrivacySettings | None, kind: ModelKind) -> RunConfig:
-    """`base` with `privacy`; values that equal defaults of its old style become those of the new one."""
-    before, after = _defaults(base.privacy, base.model.kind), _defaults(privacy, kind)
+def _in_style_of(base: RunConfig, privacy: PrivacySettings | None, kind: ModelKind, inputs: str | None) -> RunConfig:
+    """`base` with `privacy`; values that equal defaults of its old style become those of the new one.
+
+    `inputs`: of the new style, where trees are asked for with them; None: those of `base`, if it has trees too.
+    """
+    same = base.model.kind == kind
+    before = _defaults(base.privacy, base.model.kind, base.model.inputs)
+    after = _defaults(privacy, kind, inputs or (base.model.inputs if same else None))
     statistics = None
     if base.statistics is not None:
         assert before.statistics is not None and after.statistics is not None
@@ -281,7 +289,7 @@ def _in_style_of(base: RunConfig, privacy: PrivacySettings | None, kind: ModelKi
         aggregation=_moved_fields(base.aggregation, before.aggregation, after.aggregation),
         privacy=privacy,
         statistics=statistics,
-        trees=base.trees if kind == base.model.kind else after.trees,
+        trees=base.trees if same else after.trees,
     )
 
 
@@ -306,7 +314,7 @@ def _history(values: Mapping[str, Mapping[str, Any]], start: RunConfig) -> int:
 def _statistics(asked: Mapping[str, Any], start: RunConfig, values: Mapping[str, Any]) -> StatisticsSettings | None:
     if asked.get("no_shared_statistics", start.statistics is None and not values):
         return None
-    return replace(start.statistics or _sharing(start.privacy, start.model.kind), **values)
+    return replace(start.statistics or _sharing(start.privacy, start.model.kind, start.model.inputs), **values)
 
 
 def _algorithm(start: RunConfig, values: Mapping[str, Any]) -> AlgorithmSettings:

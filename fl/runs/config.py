@@ -103,8 +103,10 @@ class ModelSettings:
     `kind`: the network of `fl.learning.model`, the model of a dozen weights of `fl.learning.noisy_or`, or the boosted
     trees of `fl.trees`, where `dropout` and `prior` are those of the network that they are compared with. `inputs`: all
     features of a bank's own, or those that no label enters and the risk of shared parties (`fl.counts.risk_columns`).
-    `history_days`: the noisy-or model learns from the rows of at least so many days up to the end of training; 0: from
-    the training period. Each row takes part in as many steps as before: more rows cost no epsilon.
+    Trees with that risk grow inside the noisy-or link; a plan has them without it where banks share no counts.
+    `history_days`: a model that knows that risk as a probability (noisy-or, trees) learns from the rows of at least so
+    many days up to the end of training; 0: from the training period. Each row takes part in as many steps as before:
+    more rows cost no epsilon.
     """
 
     dropout: Annotated[float, options.DROPOUT]
@@ -117,12 +119,10 @@ class ModelSettings:
         options.check(self, ModelError)
         if self.kind == "noisy-or" and self.inputs != "risk":
             raise ModelError(f'model.inputs: the noisy-or model has the inputs "risk", got {self.inputs!r}')
-        if self.kind == "trees" and self.inputs != "own":
-            raise ModelError(f'model.inputs: trees have the inputs "own", got {self.inputs!r}')
-        if self.kind != "noisy-or" and self.history_days:
+        if self.history_days and (self.kind == "mlp" or self.inputs != "risk"):
             raise ModelError(
-                f"model.history_days: networks and trees learn from the training period alone, expected 0, got "
-                f"{self.history_days}; leave it out, or give --model noisy-or"
+                "model.history_days: networks, and trees outside the noisy-or link, learn from the training period "
+                f"alone, expected 0, got {self.history_days}; leave it out, or give --model noisy-or"
             )
 
 
@@ -167,7 +167,15 @@ class RunConfig:
     @property
     def scale(self) -> Scale:
         """How the risk of shared parties enters the model, where it does."""
-        return "probability" if self.model.kind == "noisy-or" else "log odds"
+        return "log odds" if self.model.kind == "mlp" else "probability"
+
+    @property
+    def windows_beside_risk(self) -> bool:
+        """Whether a model that knows the risk of shared parties sees the bank's own windows at a terminal as well.
+
+        Labels of other rows enter these, so that under privacy no model has them beside the risk.
+        """
+        return self.model.kind == "trees" and self.privacy is None
 
     def __post_init__(self) -> None:
         options.check(self, OptionError)

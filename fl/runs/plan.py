@@ -14,15 +14,16 @@ from typing import Any
 
 from fl.counts.columns import input_names
 from fl.counts.plan import StatisticsPlan
-from fl.counts.risk_columns import RISK
+from fl.counts.risk_columns import RISK, columns_beside_risk
 from fl.counts.settings import law_of_noise, noise_of, plan_sharing
 from fl.data.features import features
 from fl.data.federation import SIMULATED, PartitionedTable, read_partitioned
 from fl.data.simulate import Compromises, Simulation, embedded
-from fl.errors import BudgetError, RunFolderError
+from fl.data.split import own_history
+from fl.errors import BudgetError, ModelError, RunFolderError
 from fl.learning.kinds import model_of
 from fl.learning.model import HIDDEN, Layout, build_model, layout
-from fl.learning.noisy_or import BOUND, noisy_or_columns
+from fl.learning.noisy_or import BOUND
 from fl.learning.training import LocalTraining, PrivateSteps
 from fl.options import LEAST_BANKS
 from fl.privacy.mechanisms import ClientRounds, Entry, Mechanism, SharedSteps
@@ -37,9 +38,9 @@ from fl.rounds.joint_noise import JointNoise, row_sensitivity, update_sensitivit
 from fl.rounds.joint_steps import JointSteps, NoisyOrSteps
 from fl.rounds.limits import ResourceChoice, RoundWork, choose, limits_of, measure_machine
 from fl.rounds.play import Schedule
-from fl.runs.config import APPLIED_GRID, BY_NOISE, DataSettings, RunConfig
+from fl.runs.config import APPLIED_GRID, BY_NOISE, DataSettings, ModelSettings, RunConfig
 from fl.runs.constants import settings_of
-from fl.runs.styles import OPEN, declared_rows
+from fl.runs.styles import HISTORY_DAYS, OPEN, declared_rows
 
 
 def read_source(data: DataSettings, seed: int) -> PartitionedTable:
@@ -68,6 +69,19 @@ def simulation_of(data: DataSettings, seed: int) -> Simulation:
     }
     compromises = replace(Compromises(), **{name: value for name, value in asked.items() if value is not None})
     return embedded(data.customers, data.clients, data.fraud_share, seed, compromises)
+
+
+def _unlinked(model: ModelSettings) -> ModelSettings:
+    """Trees without shared counts: they see all columns of a bank's own, and learn from the training period.
+
+    Raises `ModelError` for a history that was asked for.
+    """
+    if model.history_days not in (0, HISTORY_DAYS):
+        raise ModelError(
+            f"model.history_days: got {model.history_days}, and trees without shared counts learn from the training "
+            "period alone: leave it out, or share counts ([parties] shared in the schema)"
+        )
+    return replace(model, inputs="own", history_days=0)
 
 
 def _against_all_others(config: RunConfig, banks: int) -> RunConfig:
@@ -103,6 +117,8 @@ class RunPlan:
         schema = source.table.schema
         if not schema.shares_counts:  # the schema names no party that banks have in common
             config = replace(config, statistics=None)
+        if config.model.kind == "trees" and config.statistics is None:
+            config = replace(config, model=_unlinked(config.model))
         config = replace(config, constants=settings_of(config, source))
         plan = cls(_against_all_others(config, len(source.banks)), source)
         private = plan.config.privacy
@@ -141,7 +157,7 @@ class RunPlan:
         """Inputs of the model, in column order."""
         schema = self.source.table.schema
         if self.config.model.inputs == "risk":
-            return (*noisy_or_columns(schema), RISK)
+            return (*columns_beside_risk(schema, windows=self.config.windows_beside_risk), RISK)
         missing = {feature.name for feature in features(schema)} - set(self.own_names)
         return tuple(name for name in input_names(schema, self.sharing) if name not in missing)
 
@@ -361,3 +377,12 @@ class RunPlan:
         }
         if missing := [name for name, value in needed.items() if value is None]:
             raise RunFolderError(f"config.toml names no {missing[0]}: no round was played; start the run anew")
+
+
+def learned_rows(plan: RunPlan) -> int:
+    """Rows of all banks that the common model learns from."""
+    source, days = plan.source, plan.config.model.history_days
+    if not days:
+        return sum(len(held.train) for _, _, held in source.banks)
+    tables = ((source.table.take(rows), held) for _, rows, held in source.banks)
+    return sum(len(own_history(table, held, source.periods, days)) for table, held in tables)

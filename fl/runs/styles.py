@@ -18,7 +18,7 @@ from fl.learning.private_schedule import private_schedule
 from fl.learning.training import LocalTraining
 from fl.runs.config import BY_NOISE, ModelSettings, PrivacySettings
 
-HISTORY_DAYS = 56  # that the noisy-or model learns from
+HISTORY_DAYS = 56  # that the noisy-or model learns from, and trees inside its link
 ROWS_PER_WEEK = 6000.0  # that a bank is declared to have, where it declares nothing
 MOST_EPSILON = 1000.0  # stands for no privacy where a schedule asks for an epsilon
 
@@ -45,8 +45,12 @@ OPEN = Style(
 # noise; with a grid that is coarse relative to the noise and hides the lowest bits of its floating-point numbers.
 PRIVATE = Style(ModelSettings(0.0, PRIOR, inputs="risk"), LocalTraining("sgd", learning_rate=30.0), value_bits=16)
 
-# Trees have no rounds of training: the rest is that of the network that they are compared with.
-TREES = Style(replace(OPEN.model, kind="trees"), OPEN.training, OPEN.value_bits)
+# Trees have no rounds of training: the rest is that of the network that they are compared with. They grow inside the
+# noisy-or link where banks share counts, unless they are asked for without it.
+TREES = Style(
+    replace(OPEN.model, kind="trees", inputs="risk", history_days=HISTORY_DAYS), OPEN.training, OPEN.value_bits
+)
+UNLINKED_TREES = Style(replace(OPEN.model, kind="trees"), OPEN.training, OPEN.value_bits)
 
 # Full batches, one step per round, as large as the noise allows.
 SHARED = Style(
@@ -88,12 +92,15 @@ def private_defaults(kind: ModelKind) -> PrivacySettings:
     return PrivacySettings()
 
 
-def style_of(privacy: PrivacySettings | None, kind: ModelKind) -> Style:
-    """The style of a run of this kind of model with this privacy; None: without."""
+def style_of(privacy: PrivacySettings | None, kind: ModelKind, inputs: str | None = None) -> Style:
+    """The style of a run of this kind of model with this privacy; None: without.
+
+    `inputs`: "own" for trees outside the noisy-or link; it says nothing of other models.
+    """
     if kind == "noisy-or":
         return noisy_or_style(privacy)
     if kind == "trees":
-        return TREES
+        return UNLINKED_TREES if inputs == "own" else TREES
     if privacy is not None and privacy.noise == "shared":
         return SHARED
     return PRIVATE if privacy is not None and privacy.unit == "row" else OPEN

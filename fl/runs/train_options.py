@@ -183,8 +183,8 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     ),
     "history_days": TrainOption(
         options.HISTORY_DAYS,
-        "The noisy-or model learns from the rows of so many days up to the end of training; 0: from the training "
-        "period alone. More rows cost no epsilon. Default: 56.",
+        "The noisy-or model, and trees inside its link, learn from the rows of so many days up to the end of training; "
+        "0: from the training period alone. More rows cost no epsilon. Default: 56.",
         ("model.history_days",),
     ),
     "constants_share": TrainOption(
@@ -288,6 +288,14 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         options.TREE_RATE, "Share of each tree's step that is taken.", ("trees.rate",), "0.2", only_trees=True
     ),
     "bins": TrainOption(options.BINS, "Most bins of a column of numbers.", ("trees.bins",), "64", only_trees=True),
+    "inputs": TrainOption(
+        options.INPUTS,
+        "trees: risk: beside the risk of shared parties, inside the noisy-or link; own: on all columns of the bank's "
+        "own, with shared windows as more columns. Default: risk where banks share counts.",
+        ("model.inputs",),
+        by_name=True,
+        only_trees=True,
+    ),
     "tree_penalty": TrainOption(
         options.TREE_PENALTY,
         "trees: lambda, which keeps the steps of small leaves short. Default: 5.",

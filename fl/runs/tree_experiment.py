@@ -38,7 +38,6 @@ from fl.runs.tree_baselines import grown_in_one_place, members_of
 from fl.runs.tree_columns import TreeColumns
 from fl.runs.tree_module import TreeScores
 from fl.runs.tree_records import SumRecord, told_by, told_in
-from fl.runs.verdict import OWN_EVIDENCE
 from fl.secure.session import IntegerSum, plain_sum
 from fl.trees.member import Member
 from fl.trees.progress import Progress, Request
@@ -74,7 +73,8 @@ class TreeExperiment(Experiment):
     @cached_property
     def columns(self) -> TreeColumns:
         """What the trees see of a row."""
-        return TreeColumns.of(self.plan.source.table.schema, self.plan.feature_names)
+        schema, linked = self.plan.source.table.schema, self.config.model.inputs == "risk"
+        return TreeColumns.of(schema, self.plan.feature_names, linked=linked)
 
     @cached_property
     def terms(self) -> Terms:
@@ -183,13 +183,12 @@ class TreeExperiment(Experiment):
 
     def _finish(self) -> None:
         """Measure the trees and write the files for scoring."""
-        banks, names = self.federation.banks, self.federation.feature_names
-        figures = self._joined = evaluate(banks, self.models(), self._device)
-        self.folder.write_json("metrics.json", {**figures.as_json(), OWN_EVIDENCE: None})
+        names, figures = self.federation.feature_names, self._measured(self.models())
         for name, constants in self.plan.source.constants_at_banks().items():
             self.folder.write_own_constants(name, constants)
         write_model(self.folder.path, self._module, self.federation.schema, names, figures.mean["threshold"])
-        rows = held_out_scores(self.plan.source, load_model(self.folder.path))
+        model, days = load_model(self.folder.path), self.config.model.history_days
+        rows = held_out_scores(self.plan.source, model, days)
         write_calibration(self.folder.path, calibrate(rows, self.settings.class_weight))
 
     def _planned_baselines(self) -> dict[str, Baseline]:
@@ -200,9 +199,13 @@ class TreeExperiment(Experiment):
         return planned
 
     def _alone(self) -> Evaluation:
-        columns = TreeColumns.of(self.plan.source.table.schema, self._local.feature_names)
-        grown = [grown_in_one_place(bank, columns, self.settings) for bank in self._local.banks]
-        return evaluate(self._local.banks, [TreeScores(trees, columns) for trees in grown], self._device)
+        banks, columns = self._local.banks, self.columns
+        if self._parties is None:
+            columns = TreeColumns.of(self.plan.source.table.schema, self._local.feature_names)
+        else:
+            banks = self._parties.alone
+        grown = [grown_in_one_place(bank, columns, self.settings) for bank in banks]
+        return evaluate(banks, [TreeScores(trees, columns) for trees in grown], self._device)
 
     def _pooled(self) -> Evaluation:
         trees = grown_in_one_place(pooled_local(self.federation), self.columns, self.settings)
@@ -212,8 +215,12 @@ class TreeExperiment(Experiment):
 
     def _network(self) -> Evaluation:
         schedule = replace(self.plan.schedule(self.config.rounds), kind="mlp")
-        rounds = self._rounds(schedule, self.plan.algorithm, partial(plain_sum, clip=self.config.aggregation.clip))
-        return evaluate(self.federation.banks, trained_models(rounds), self._device)
+        banks, average = self.federation.banks, partial(plain_sum, clip=self.config.aggregation.clip)
+        if self._parties is not None:
+            # The network has the risk as scaled log odds, and learns from the training period as all networks do.
+            banks = replace(self._parties, scale="log odds", learns_from=0).released
+        rounds = self._rounds(schedule, self.plan.algorithm, average, banks)
+        return evaluate(banks, trained_models(rounds), self._device)
 
     def _about_model(self) -> dict[str, Any]:
         trees = self._module.trees.trees
@@ -229,6 +236,7 @@ class TreeExperiment(Experiment):
                 "learning_rate": self.settings.rate,
                 "bins": self.settings.bins,
                 "columns": list(self.columns.names),
+                "linked": self.columns.linked,
                 "model_hash": model_hash(self._module),
                 "same_as_pooled": None if pooled is None else pooled == model_hash(self._module),
                 "told": told_in(self._records),

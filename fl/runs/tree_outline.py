@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fl.plural import plural
-from fl.runs.plan import RunPlan
+from fl.runs.plan import RunPlan, learned_rows
 from fl.runs.tree_columns import TreeColumns
 from fl.secure.cost import cost_of_integers, require_engine
 from fl.trees.gradients import LARGEST
@@ -27,7 +27,7 @@ class TreeOutline:
     """All of it is public. `sums`: at most. `lanes`: of the largest sum. `bytes_up`: from one bank in all sums, about.
 
     `largest_bytes`: from one bank in the largest sum; both 0 where nothing is encrypted. `counts`: integers of the
-    shared counts that one bank sends; 0 without.
+    shared counts that one bank sends; 0 without. `linked`: whether the trees grow inside the noisy-or link.
     """
 
     banks: int
@@ -40,6 +40,7 @@ class TreeOutline:
     largest_bytes: int
     bytes_up: int
     counts: int
+    linked: bool
     with_baselines: bool
 
     @property
@@ -58,13 +59,22 @@ class TreeOutline:
             f"{plural(self.numbers, 'column')} of numbers in at most {settings.bins} bins, "
             f"{self.categories} of categories; at most {plural(self.sums, 'sum')}: one for all bin edges, one for each "
             f"level; {sent}",
-            f"{plural(self.counts, 'count')} from each bank before the first sum"
-            if self.counts
-            else "no shared counts",
+            self._about_counts,
             "baselines after the last tree: trees of each bank alone, trees on pooled rows, and a network"
             if self.with_baselines
             else "no baselines: nobody will know whether joining is worth it (leave out --no-baselines to measure it)",
         )
+
+    @property
+    def _about_counts(self) -> str:
+        if not self.counts:
+            return "no shared counts: trees on the columns of each bank's own"
+        sent = f"{plural(self.counts, 'count')} from each bank before the first sum"
+        if self.linked:
+            return (
+                f"{sent}; trees inside the noisy-or link, beside the risk of shared parties (--option inputs=own: not)"
+            )
+        return f"{sent}; their windows are columns of the trees, which have no noisy-or link"
 
 
 def tree_outline(plan: RunPlan) -> TreeOutline:
@@ -76,8 +86,9 @@ def tree_outline(plan: RunPlan) -> TreeOutline:
     config, banks = plan.config, len(plan.banks)
     settings = config.trees
     assert settings is not None
-    columns = TreeColumns.of(plan.source.table.schema, plan.feature_names).columns
-    rows = sum(len(held.train) for _, _, held in plan.source.banks)
+    linked = config.model.inputs == "risk"
+    columns = TreeColumns.of(plan.source.table.schema, plan.feature_names, linked=linked).columns
+    rows = learned_rows(plan)
     numbers = sum(column.categories == 0 for column in columns)
     cells = sum((column.categories or settings.bins) + 1 for column in columns)
     encrypted, counts = config.aggregation.mode == "encrypted", 0
@@ -101,6 +112,7 @@ def tree_outline(plan: RunPlan) -> TreeOutline:
         largest_bytes=max(each),
         bytes_up=each[0] + settings.trees * sum(each[1:]),
         counts=counts,
+        linked=linked,
         with_baselines=config.with_baselines,
     )
 
