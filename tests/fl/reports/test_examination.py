@@ -150,8 +150,10 @@ def test_baselines_are_those_that_the_configuration_makes() -> None:
 
 
 @pytest.mark.parametrize("name", [*BASELINES, OWN_EVIDENCE])
-def test_every_row_of_a_comparison_says_what_it_had(name: str) -> None:
-    said = [had(name, Words(days=days)) for days in (True, False)]
+@pytest.mark.parametrize("model", ["mlp", "trees"])
+def test_every_row_of_a_comparison_says_what_it_had(name: str, model: str) -> None:
+    config = configuration({"no_dp": True, "model": model})
+    said = [had(name, Words(days=days), config) for days in (True, False)]
     assert all(each.endswith(".") and "{" not in each for each in said)
 
 
