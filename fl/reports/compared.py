@@ -83,6 +83,7 @@ HAD_INSIDE_THE_LINK = {  # of a run whose trees grow beside the risk of shared p
     ),
 }
 OF_TREES = ("alone_trees", "pooled_trees", "network")  # baselines of a run of trees
+OF_RANDOM_TREES = ("alone_filter", "alone_trees", "plain_without_privacy")  # of one under privacy
 WITH_OWN_EVIDENCE = "this model, own labels when scoring"
 
 
@@ -96,7 +97,7 @@ def had(name: str, words: Words, config: RunConfig) -> str:
 def baselines_of(config: RunConfig) -> tuple[str, ...]:
     """Names of the baselines that a run with this configuration makes."""
     if config.model.kind == "trees":
-        return OF_TREES
+        return OF_TREES if config.privacy is None else OF_RANDOM_TREES
     by_risk, shared, private = config.model.inputs == "risk", config.statistics is not None, config.privacy is not None
     has = {
         "alone_filter": by_risk,

@@ -42,7 +42,7 @@ from fl.trees.settings import TreeSettings
 if TYPE_CHECKING:
     from fl.runs.tree_columns import TreeColumns
     from fl.runs.tree_module import TreeScores
-    from fl.runs.tree_outline import TreeOutline
+    from fl.runs.tree_outline import RandomTreeOutline, TreeOutline
 
 StringPath = str | os.PathLike[str]
 Progress = Callable[[str, int, int], None]  # (activity, finished steps, all steps)
@@ -333,7 +333,7 @@ def start(
     config: RunConfig,
     run_dir: StringPath | None = None,
     progress: Progress | None = None,
-    announce: Callable[[Outline | TreeOutline], None] | None = None,
+    announce: Callable[[Outline | TreeOutline | RandomTreeOutline], None] | None = None,
 ) -> Run:
     """`train` with a complete configuration. `announce` is called with the outline of the run before a bank trains."""
     if progress is not None:
@@ -415,10 +415,10 @@ def _play_rounds(experiment: Experiment, tell: Progress) -> None:
 
 
 def _grow_trees(experiment: Experiment, settings: TreeSettings, tell: Progress) -> None:
-    """Parts are levels of trees. Those that an earlier process finished do not count, since they took no time now."""
+    """Parts are levels of trees, or random trees. Those of an earlier process do not count: they took no time now."""
     trees, banks = plural(settings.trees, "tree"), len(experiment.federation.banks)
     what = f"growing {trees} of depth {settings.depth} at {banks} banks"
-    before, total = experiment.parts_done, 1 + settings.trees * settings.depth
+    before, total = experiment.parts_done, experiment.parts
     if before < total:
         tell(what, 0, total - before)
     for _ in experiment.rounds():

@@ -25,14 +25,24 @@ from fl.rounds.attackers import AttackSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
 from fl.runs.config import AggregationSettings, ConstantsSettings, DataSettings, PrivacySettings, RunConfig
-from fl.runs.refusals import NO_PRIVATE_TREES
-from fl.runs.styles import OPEN, declared_rows, private_defaults, share_of_counts, style_of
+from fl.runs.refusals import OWN_WINDOWS
+from fl.runs.styles import OPEN, declared_rows, private_defaults, share_of_counts, style_of, tree_defaults
 from fl.runs.train_options import TRAIN_OPTIONS, flag
 from fl.secure.rule_settings import RobustSettings
 from fl.trees.settings import TreeSettings
 
 # Values of options of the network that say what the noisy-or model does as well.
 OF_BOTH = ("row", "fedavg", options.NONE)
+# Options that mean nothing to random trees: they are about learned splits, or about other models under privacy.
+NOT_OF_RANDOM_TREES = (
+    "class_weight",
+    "least_rows",
+    "row_share",
+    "column_share",
+    "patience",
+    "rows_per_bank",
+    "expected_batch",
+)
 # Options that mean something to every model but trees.
 NOT_OF_TREES = ("rounds", "lr", "clip", "value_bits")
 
@@ -117,18 +127,22 @@ def refuse_beside_no_dp(given: Collection[str]) -> None:
 def refuse_beside_trees(asked: Mapping[str, Any], base: RunConfig | None) -> None:
     """Refuse options that do not fit trees where trees are asked for, and options of trees where they are not.
 
-    Raises `BudgetError` for options of differential privacy, `OptionError` for others.
+    Raises `BudgetError` for columns that no epsilon covers, `OptionError` for others.
     """
     kind = asked.get("model", "mlp" if base is None else base.model.kind)
     if kind != "trees":
         if of_trees := [name for name in asked if TRAIN_OPTIONS[name].only_trees]:
             raise OptionError(f"{flag(of_trees[0])} is an option of trees: leave it out, or give --model trees")
         return
-    private = [name for name in asked if TRAIN_OPTIONS[name].only_private]
-    if private and "no_dp" not in asked:
-        raise BudgetError(f"{flag(private[0])} is a setting of differential privacy, and {NO_PRIVATE_TREES}")
-    if _wants_privacy(asked, base):
-        raise BudgetError(f"a run has differential privacy unless --no-dp is given, and {NO_PRIVATE_TREES}")
+    private = _wants_privacy(asked, base)
+    if private and asked.get("inputs") == "own":
+        raise BudgetError(OWN_WINDOWS)
+    for name in NOT_OF_RANDOM_TREES:
+        if name in asked and private:
+            raise OptionError(
+                f"{flag(name)} says nothing to trees under differential privacy, whose splits are drawn and whose "
+                "leaves are sums: leave it out, or give --no-dp for trees that learn their splits"
+            )
     for name, value in asked.items():
         option = TRAIN_OPTIONS[name]
         if name in NOT_OF_TREES or (option.only_network and value not in OF_BOTH):
@@ -259,7 +273,7 @@ def _defaults(privacy: PrivacySettings | None, kind: ModelKind, inputs: str | No
         baseline_model=OPEN.model,
         baseline_training=OPEN.training,
         statistics=_sharing(privacy, kind, inputs),
-        trees=TreeSettings() if kind == "trees" else None,
+        trees=tree_defaults(privacy) if kind == "trees" else None,
     )
 
 
@@ -289,7 +303,7 @@ def _in_style_of(base: RunConfig, privacy: PrivacySettings | None, kind: ModelKi
         aggregation=_moved_fields(base.aggregation, before.aggregation, after.aggregation),
         privacy=privacy,
         statistics=statistics,
-        trees=base.trees if same else after.trees,
+        trees=_moved_trees(base.trees, before.trees, after.trees),
     )
 
 
@@ -304,6 +318,14 @@ def _moved_fields(settings: Value, before: Value, after: Value) -> Value:
     """`_moved` for each field of three dataclasses of one kind."""
     moved = {name: _moved(value, getattr(before, name), getattr(after, name)) for name, value in vars(settings).items()}
     return replace(settings, **moved)  # type: ignore[type-var]  # a TypeVar cannot say that it is a dataclass
+
+
+def _moved_trees(
+    trees: TreeSettings | None, before: TreeSettings | None, after: TreeSettings | None
+) -> TreeSettings | None:
+    if trees is None or before is None or after is None:
+        return after
+    return _moved_fields(trees, before, after)
 
 
 def _history(values: Mapping[str, Mapping[str, Any]], start: RunConfig) -> int:

@@ -24,6 +24,8 @@ from fl.trees.settings import TreeSettings
 # and many of them would be ties in rounding.
 APPLIED_GRID = 1e-6
 
+LEAF_BOUND = 1.031  # of `fl.trees.random_trees.BOUND`, rounded up: that module needs the extra `trees`
+
 BY_NOISE = 0.0  # the learning rate is chosen when the noise is calibrated: `PrivacySettings.learning_rate`
 
 
@@ -185,6 +187,8 @@ class RunConfig:
                 raise OptionError(f"{name}.learning_rate: expected {options.LEARNING_RATE}, got {BY_NOISE}")
         if self.trees is not None and self.trees.seed != self.seed:  # one seed of a run draws everything
             object.__setattr__(self, "trees", replace(self.trees, seed=self.seed))
+        if self.trees is not None and self.privacy is not None:  # one noisy sum for each tree
+            object.__setattr__(self, "rounds", self.trees.trees)
         if (self.model.kind == "trees") != (self.trees is not None):
             raise OptionError(
                 f"[trees] belongs to model.kind 'trees', and to no other: got model.kind {self.model.kind!r} "

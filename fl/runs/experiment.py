@@ -68,7 +68,7 @@ from fl.secure.robust import plain_sum_without, robust_plain_sum
 from fl.secure.session import InProcessRounds, plain_sum
 
 if TYPE_CHECKING:
-    from fl.runs.tree_outline import TreeOutline
+    from fl.runs.tree_outline import RandomTreeOutline, TreeOutline
 
 
 class Experiment:
@@ -92,7 +92,7 @@ class Experiment:
         if privacy := self.config.privacy:
             self.ledgers = open_ledgers(ledgers_folder(folder.path, privacy), privacy, plan.banks)
             require_paid(self.ledgers, self.folder.run_id, self._records)
-            begun = {i: trainings_paid(ledger, folder.run_id) for i, ledger in enumerate(self.ledgers.values())}
+            begun = self._begun()
             rounds = affordable_rounds(plan.algorithm.timetable, rounds, self.finished, begun, plan.trainings)
         self.schedule = plan.schedule(rounds)
         self._require_a_round()
@@ -106,8 +106,13 @@ class Experiment:
 
     @property
     def parts_done(self) -> int:
-        """Parts of the training that are on disk: rounds, or levels of trees."""
+        """Parts of the training that are on disk: rounds, trees, or levels of trees."""
         return self.finished
+
+    @property
+    def parts(self) -> int:
+        """Parts of the whole training."""
+        return self.config.rounds
 
     @classmethod
     def start(cls, config: RunConfig, path: Path) -> Experiment:
@@ -154,7 +159,7 @@ class Experiment:
         return cls(folder, plan, federation_of(plan.source))
 
     @property
-    def outline(self) -> Outline | TreeOutline:
+    def outline(self) -> Outline | TreeOutline | RandomTreeOutline:
         """What this run does, from its first round on."""
         return outline(self.plan)
 
@@ -368,6 +373,10 @@ class Experiment:
         if attack is None:
             return None
         return {"name": attack.name, "strength": STRENGTHS[attack.name], "attackers": list(self.plan.attacking)}
+
+    def _begun(self) -> dict[int, int]:
+        """Trainings of this run that each bank's ledger holds and that cannot be continued, by position."""
+        return {i: trainings_paid(ledger, self.folder.run_id) for i, ledger in enumerate(self.ledgers.values())}
 
     def _afford(self, banks: Sequence[str]) -> bool:
         """Whether each of these banks has trained less often than the noise was calibrated to."""

@@ -19,7 +19,7 @@ from fl.runs.plan import RunPlan, learned_rows
 from fl.secure.cost import chunk_sizes, cost_of_integers, most_bits, require_engine, sealing_cost
 
 if TYPE_CHECKING:
-    from fl.runs.tree_outline import TreeOutline
+    from fl.runs.tree_outline import RandomTreeOutline, TreeOutline
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class Outline:
         )
 
 
-def outline(plan: RunPlan) -> Outline | TreeOutline:
+def outline(plan: RunPlan) -> Outline | TreeOutline | RandomTreeOutline:
     """What the run that `plan` describes is going to do. Raises as `outline_of_rounds` and `tree_outline`."""
     if plan.config.model.kind == "trees":
-        from fl.runs.tree_outline import tree_outline  # needs the extra `trees`
+        from fl.runs.tree_outline import random_tree_outline, tree_outline  # needs the extra `trees`
 
-        return tree_outline(plan)
+        return tree_outline(plan) if plan.config.privacy is None else random_tree_outline(plan)
     return outline_of_rounds(plan)
 
 

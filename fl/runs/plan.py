@@ -87,7 +87,7 @@ def _unlinked(model: ModelSettings) -> ModelSettings:
 def _against_all_others(config: RunConfig, banks: int) -> RunConfig:
     """Noise of a bank's own, where all banks step together, is a share that suffices if every other bank colludes."""
     privacy = config.privacy
-    if config.model.kind != "noisy-or" or privacy is None or privacy.noise != "own":
+    if config.model.kind == "mlp" or privacy is None or privacy.noise != "own":
         return config
     statistics = config.statistics
     return replace(
@@ -117,7 +117,7 @@ class RunPlan:
         schema = source.table.schema
         if not schema.shares_counts:  # the schema names no party that banks have in common
             config = replace(config, statistics=None)
-        if config.model.kind == "trees" and config.statistics is None:
+        if config.model.kind == "trees" and config.statistics is None and config.privacy is None:
             config = replace(config, model=_unlinked(config.model))
         config = replace(config, constants=settings_of(config, source))
         plan = cls(_against_all_others(config, len(source.banks)), source)
@@ -191,7 +191,9 @@ class RunPlan:
 
     @cached_property
     def travelling(self) -> int:
-        """Number of coordinates of an update that are sent in some round."""
+        """Number of coordinates of an update that are sent in some round; of random trees, values of one tree."""
+        if self.config.trees is not None and self.config.privacy is not None:
+            return 2 << self.config.trees.depth  # a gradient and a curvature for each leaf
         return int(self.algorithm.travels(self.model.length).sum())
 
     @property
@@ -274,6 +276,8 @@ class RunPlan:
         """Whether a round is one step of all banks under one noise."""
         if self.config.model.kind == "noisy-or":
             return True
+        if self.config.model.kind == "trees":
+            return self.config.privacy is not None
         return self.config.privacy is not None and self.config.privacy.noise == "shared"
 
     @property

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fl.data.features import Calendar, CustomerWindows, blocks
 from fl.data.schema import Schema
 from fl.trees.settings import Column
 
@@ -88,3 +89,20 @@ class TreeColumns:
             else:
                 folded[:, at] = given[:, 0]
         return folded
+
+
+def columns_to_split(schema: Schema, columns: TreeColumns) -> tuple[int, ...]:
+    """Positions of the columns that random trees split by: a public rule.
+
+    All but whether it is weekend or night, and a customer's counts and means of days: those say little by themselves,
+    and a split that is drawn among them is lost. What compares an amount with the customer's past stays. All of them
+    where nothing else is there.
+    """
+    left_out = {
+        feature.name
+        for block in blocks(schema)
+        if isinstance(block, Calendar | CustomerWindows)
+        for feature in block.features
+    }
+    chosen = tuple(place for place, name in enumerate(columns.names) if name not in left_out)
+    return chosen or tuple(range(len(columns.names)))

@@ -278,9 +278,7 @@ def test_a_card_says_trees_and_no_rounds_of_updates(run: fl.Run) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"epsilon": 3.0, "no_dp": None}, BudgetError, "epsilon.*drowns"),
         ({"epsilon": 3.0}, BudgetError, "--epsilon"),
-        ({"no_dp": None}, BudgetError, "unless --no-dp is given"),
         ({"rounds": 5}, OptionError, "--rounds"),
         ({"lr": 0.1}, OptionError, "--lr"),
         ({"algorithm": "fedprox"}, OptionError, "--algorithm"),
@@ -306,11 +304,6 @@ def test_options_that_do_not_fit_trees_are_refused_by_name(
 def test_options_of_trees_without_trees_are_refused_by_name(name: str) -> None:
     with pytest.raises(OptionError, match="give --model trees"):
         configuration({"no_dp": True, name: 2 if name == "bins" else 1})
-
-
-def test_a_budget_on_top_of_a_configuration_of_trees_is_refused() -> None:
-    with pytest.raises(BudgetError, match="--epsilon"):
-        configuration({"epsilon": 3.0}, configuration(SMALL))
 
 
 def test_a_configuration_of_trees_becomes_one_of_the_network() -> None:
