@@ -46,7 +46,8 @@ def export(
     the schema. docs/data.md says how features are computed; from Python, `Run.inputs` computes them.
 
     With --xgboost, the trees of a run of `train --model trees` are written for XGBoost, whose margins are theirs to the
-    last bit. Its columns are those that trees see: from Python, `Run.tree_inputs` computes them.
+    last bit. Its columns are those that trees see: from Python, `Run.tree_inputs` computes them. Of trees inside the
+    noisy-or link these margins are of p, and a score is 1 - (1 - p)(1 - q): q is the input entity_risk of `Run.inputs`.
 
     With --check, the ONNX file and `score` both score the transactions of a file, and the command fails where a score
     differs by more than 1e-6.
@@ -77,6 +78,10 @@ def export(
         size = trees.stat().st_size
         report |= {"xgboost": str(trees), "xgboost_bytes": size}
         lines.append(f"{trees}: {size:,} bytes")
+        report["linked"] = loaded.tree_columns.linked
+        if loaded.tree_columns.linked:
+            score = "a score is 1 - (1 - p)(1 - q), with q the input entity_risk"
+            lines.append(f"its margins are the log odds of p; {score}")
     if target is not None:
         write_onnx(model, target, bank)
         size, inputs = target.stat().st_size, len(model.features)

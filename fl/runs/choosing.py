@@ -35,13 +35,13 @@ from fl.runs.playing import Progress, play_rounds
 from fl.runs.scoring import load_model
 
 if TYPE_CHECKING:
-    from fl.runs.tree_outline import TreeOutline
+    from fl.runs.tree_outline import RandomTreeOutline, TreeOutline
 
 LEAST_CHANCE = 1e-12  # a probability of 0 would make one wrong row cost everything
 LOCK, MANIFEST = "choosing.lock", "manifest.json"
 
 
-def begin_choosing(candidates: Candidates, path: Path) -> list[Outline | TreeOutline]:
+def begin_choosing(candidates: Candidates, path: Path) -> list[Outline | TreeOutline | RandomTreeOutline]:
     """Refuse what one of the candidates could not do, and write what is going to be tried into the folder `path`.
 
     Returns what each is going to do. Raises what `fl.runs.experiment.planned` does, before anything is trained, and
