@@ -46,7 +46,8 @@ def export(
     the schema. docs/data.md says how features are computed; from Python, `Run.inputs` computes them.
 
     With --xgboost, the trees of a run of `train --model trees` are written for XGBoost, whose margins are theirs to the
-    last bit. Its columns are those that trees see: from Python, `Run.tree_inputs` computes them.
+    last bit. Its columns are those that trees see: from Python, `Run.tree_inputs` computes them. Of trees inside the
+    noisy-or link these margins are of p, and a score is 1 - (1 - p)(1 - q): q is the input entity_risk of `Run.inputs`.
 
     With --check, the ONNX file and `score` both score the transactions of a file, and the command fails where a score
     differs by more than 1e-6.
@@ -75,8 +76,13 @@ def export(
     if trees is not None:
         loaded.export_xgboost(trees)
         size = trees.stat().st_size
-        report |= {"xgboost": str(trees), "xgboost_bytes": size}
+        linked = loaded.tree_columns.linked
+        report |= {"xgboost": str(trees), "xgboost_bytes": size, "linked": linked}
         lines.append(f"{trees}: {size:,} bytes")
+        if linked:
+            lines.append(
+                "its margins are the log odds of p; a score is 1 - (1 - p)(1 - q), with q the input entity_risk"
+            )
     if target is not None:
         write_onnx(model, target, bank)
         size, inputs = target.stat().st_size, len(model.features)

@@ -15,7 +15,7 @@ from fl.runs.train_options import TRAIN_OPTIONS, TrainOption
 
 if TYPE_CHECKING:
     from fl.runs.outline import Outline
-    from fl.runs.tree_outline import TreeOutline
+    from fl.runs.tree_outline import RandomTreeOutline, TreeOutline
 
 MAY_ACCOMPANY_RESUME = {"resume", "as_json"}
 BY_NAME = {name: option for name, option in TRAIN_OPTIONS.items() if option.by_name}
@@ -129,7 +129,7 @@ def train(
         show(run.result)
 
 
-def _announce(outline: Outline | TreeOutline) -> None:
+def _announce(outline: Outline | TreeOutline | RandomTreeOutline) -> None:
     """The plan of the run on stderr, before a bank trains."""
     for number, sentence in enumerate(outline.sentences):
         err.print(f"{'plan:' if number == 0 else '     '} {sentence}", soft_wrap=True)

@@ -78,7 +78,9 @@ def _show_figures(result: dict[str, Any]) -> None:
 
 
 def _rounds(result: dict[str, Any]) -> str:
-    if (trees := result.get("trees")) is not None:
+    if (trees := result.get("trees")) is not None and trees.get("random"):
+        return f"{plural(trees['trees'], 'random tree')} of depth {trees['depth']}"
+    if trees is not None:
         return f"{plural(trees['trees'], 'tree')} of depth {trees['depth']}"
     if result["model"] == "noisy-or":
         return plural(result["rounds"], "joint step")
@@ -89,6 +91,8 @@ def _show_who_saw_what(result: dict[str, Any]) -> None:
     overhead, encrypted = result["overhead"], result["aggregation"] == "encrypted"
     trees = result.get("trees") is not None
     sees_all, one = ("every sum of histograms", "histogram") if trees else ("every round's average", "update")
+    if trees and result["trees"].get("random"):
+        sees_all, one = "every tree's noisy sum", "sum of leaves"
     seen = table("Who saw what", "party", "traffic, all rounds", f"sees of the banks' {one}s")
     if encrypted:
         sent, received = overhead["bytes_up"] / result["banks"], overhead["bytes_down"] / result["banks"]
@@ -119,6 +123,9 @@ def _show_costs(result: dict[str, Any]) -> None:
     if trees:
         out.print(
             f"aggregation is {100 * overhead['encryption_share']:.1f} % of the time, not counting "
+            f"{seconds(overhead['preparation_seconds'])} of preparation; sums of integers have no error but their noise"
+            if result["trees"].get("random")
+            else f"aggregation is {100 * overhead['encryption_share']:.1f} % of the time, not counting "
             f"{seconds(overhead['preparation_seconds'])} of preparation; sums of integers have no error"
         )
         out.print(grown_sentence(result), markup=False)

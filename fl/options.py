@@ -358,6 +358,7 @@ THREADS = Whole(1, 1024, "threads")
 
 # --- trees ---------------------------------------------------------------------------------------------------------
 
+INPUTS = Choice(("own", "risk"))  # `fl.runs.config.ModelSettings`
 TREES = Whole(1, 2000, "trees")
 TREE_DEPTH = Whole(1, 8, "splits between the root and a leaf")
 TREE_RATE = Real(0, 1, "share of a leaf's step", above=True)

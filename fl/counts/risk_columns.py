@@ -2,7 +2,7 @@
 
 What it does: takes from every row the features that no label of the bank's own enters, and adds the row's risk
 (`fl.counts.entity_risk`) as the last column: as a probability for the noisy-or model, as scaled log odds for the
-network.
+network. Without privacy trees keep the features that labels enter too: windows at a terminal, of a bank's own rows.
 
 Training under privacy sees released values alone: changing one label then changes one row's loss and one released
 count, and no feature of another row. The same rows with a bank's own evidence are for scoring, and for models that stay
@@ -41,11 +41,17 @@ def risk_column(q: NDArray[np.float64], scale: Scale) -> NDArray[np.float32]:
     return ((np.log(bounded / (1 - bounded)) - CENTER) / SPREAD).astype(np.float32)[:, None]
 
 
+def columns_beside_risk(schema: Schema, *, windows: bool) -> tuple[str, ...]:
+    """Names of the features that stay beside the risk: those without labels; with `windows`, all of a bank's own."""
+    return tuple(feature.name for feature in features(schema)) if windows else noisy_or_columns(schema)
+
+
 @dataclass(frozen=True)
 class RiskColumns:
     """The same inputs for any rows with a day and the identifiers of their parties, as in scoring.
 
     `risk` None: nothing was shared. `own`: a bank's own labelled rows as further evidence, for its own customers.
+    `windows`: as in `columns_beside_risk`.
     """
 
     schema: Schema
@@ -53,11 +59,12 @@ class RiskColumns:
     risk: EntityRisk | None
     own: Own | None = field(default=None, repr=False)
     others_share: float = 1.0
+    windows: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the columns, in order."""
-        return (*noisy_or_columns(self.schema), RISK)
+        return (*columns_beside_risk(self.schema, windows=self.windows), RISK)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -65,7 +72,7 @@ class RiskColumns:
         return () if self.risk is None else tuple(self.risk.episodes)
 
     def extend(self, x: NDArray[np.float32], day: NDArray[np.int32], parties: Parties) -> NDArray[np.float32]:
-        """float32[n, d']: of `x`, float32[n, d], the features without labels, then the risk."""
+        """float32[n, d']: of `x`, float32[n, d], the features that stay, then the risk."""
         every = [feature.name for feature in features(self.schema)]
         kept = x[:, [every.index(name) for name in self.names[:-1]]]
         q = np.zeros(len(x))
@@ -127,13 +134,16 @@ def placed(
     table: Transactions,
     keys: AllSlots | None,
     scale: Scale,
+    *,
+    windows: bool = False,
 ) -> tuple[PlacedBank, ...]:
     """Every bank's rows, with features as `fl.data.features` computes them, placed among the slots of `keys`.
 
-    `table` holds all rows of the source; `keys` None: the rows name no party.
+    `table` holds all rows of the source; `keys` None: the rows name no party. `windows`: as in `columns_beside_risk`.
     """
     names = [feature.name for feature in features(table.schema)]
-    kept = np.array([names.index(name) for name in noisy_or_columns(table.schema)], np.int64)
+    stay = columns_beside_risk(table.schema, windows=windows)
+    kept = np.array([names.index(name) for name in stay], np.int64)
     order = np.argsort(table.index)
 
     def place(rows: Rows) -> Placed:

@@ -64,7 +64,7 @@ def _without_encryption(config: RunConfig) -> RunConfig | None:
     if config.aggregation.mode == "plain":
         return None
     in_the_sum = privacy is not None and (privacy.unit == "client" or privacy.noise == "shared")
-    if in_the_sum or (privacy is not None and config.model.kind == "noisy-or"):
+    if in_the_sum or (privacy is not None and config.model.kind != "mlp"):
         return None
     return replace(config, aggregation=replace(config.aggregation, mode="plain"))
 
@@ -73,8 +73,8 @@ def _without_privacy(config: RunConfig) -> RunConfig | None:
     """Also sets the training for runs without privacy: the large steps of private training diverge without noise."""
     if config.privacy is None:
         return None
-    if config.model.kind == "noisy-or":
-        return configuration({"no_dp": True, "model": "noisy-or"}, config)
+    if config.model.kind != "mlp":
+        return configuration({"no_dp": True, "model": config.model.kind}, config)
     statistics = None if config.statistics is None else config.statistics.undecided()
     return replace(
         config,
@@ -105,7 +105,10 @@ def _without_noisy_or(config: RunConfig) -> RunConfig | None:
 
 def _without_trees(config: RunConfig) -> RunConfig | None:
     """The network, which keeps no column monotone."""
-    return None if config.trees is None else configuration({"model": "mlp", "ignore_monotone": True}, config)
+    if config.trees is None:
+        return None
+    noise = {} if config.privacy is None else {"noise": config.privacy.noise}
+    return configuration({"model": "mlp", "ignore_monotone": True, **noise}, config)
 
 
 def _without_history(config: RunConfig) -> RunConfig | None:
@@ -116,6 +119,10 @@ def _without_filter(config: RunConfig) -> RunConfig | None:
     """None for the noisy-or model, which is made of the filter's risk."""
     if config.model.kind == "noisy-or" or config.model.inputs != "risk":
         return None
+    if config.trees is not None and config.privacy is not None:  # which covers no windows at a terminal
+        return None
+    if config.trees is not None:  # also sets what suits the windows, which suppress cells of few banks
+        return configuration({"inputs": "own", "history_days": 0}, config)
     return replace(config, model=replace(config.model, inputs="own"))
 
 
@@ -135,7 +142,7 @@ def _without_shared_noise(config: RunConfig) -> RunConfig | None:
     """Also sets the network's training for each bank's own noise: a step under shared noise uses all banks' rows."""
     if config.privacy is None or config.privacy.noise != "shared":
         return None
-    if config.model.kind == "noisy-or":  # its steps use all banks' rows under either noise
+    if config.model.kind != "mlp":  # their sums use all banks' rows under either noise
         return replace(config, privacy=replace(config.privacy, noise="own"))
     asked = config.training
     return replace(

@@ -136,10 +136,10 @@ def _run(run: FinishedRun) -> dict[str, str]:
         "threshold_rule": text(rule_in_words(run.rule, days=run.schema.words.days)),
         "threshold_of_figures": f"{float(result['metrics']['threshold']):.3f}",
         "calibration_line": _calibration(result),
-        "receives_table": _receives(encrypted, ruled=config.robust is not None, trees=config.trees is not None),
+        "receives_table": _receives(encrypted, ruled=config.robust is not None, sums=_sums_of(config)),
         "risks_table": _risks(run, encrypted),
         "aggregation_measure": (
-            f"{'Updates' if config.trees is None else 'Histograms'} are encrypted under CKKS and masked pairwise; only "
+            f"{_sums_of(config)[2].capitalize()} are encrypted under CKKS and masked pairwise; only "
             "the sum over one closed roster of all banks can be opened, once (docs/threat-model.md names the tests "
             "that hold this, and the limits)."
             + (f" Beyond that, {SEEN_FOR_A_RULE}." if config.robust is not None else "")
@@ -154,6 +154,8 @@ def _trained(run: FinishedRun) -> str:
     rounds, encrypted = run.result["rounds"], run.config.aggregation.mode == "encrypted"
     if run.config.trees is not None:
         how = "encrypted and masked: nobody saw those of one bank" if encrypted else "added up in plain sight"
+        if run.config.privacy is not None:
+            return f"by {grown_sentence(run.result)}. Sums of leaves were {how}"
         return f"by {grown_sentence(run.result)}. Histograms were {how}"
     algorithm = "joint steps" if run.config.model.kind == "noisy-or" else run.config.algorithm.name
     return f"in {rounds} rounds of {algorithm}; averages of updates were {_aggregation(run, encrypted)}"
@@ -162,6 +164,8 @@ def _trained(run: FinishedRun) -> str:
 def _sends(run: FinishedRun) -> str:
     rounds = run.result["rounds"]
     if run.config.trees is not None:
+        if run.config.privacy is not None:
+            return f"sends noisy sums of its own rows by leaf, one for each of {rounds} trees"
         return f"sends histograms of its own rows, in {rounds} sums"
     return (
         f"trains on its own rows, and sends one vector of {run.result['parameters']:,} numbers per round, "
@@ -191,14 +195,23 @@ def _poisoning(result: Mapping[str, Any]) -> list[str]:
     return [line for line in (rule_sentence(result), attack_sentence(result)) if line is not None]
 
 
-def _receives(encrypted: bool, *, ruled: bool, trees: bool) -> str:
-    sums, one = ("every sum of histograms", "histograms") if trees else ("every round's average", "update")
-    rows = [("party", "receives", f"learns of one bank's {one}")]
+def _sums_of(config: RunConfig) -> tuple[str, str, str, str]:
+    """(what every bank receives, what one bank puts in, its plural, how often the key holder opens one)."""
+    if config.trees is None:
+        return "every round's average", "update", "updates", "one sum per round"
+    if config.privacy is None:
+        return "every sum of histograms", "histogram", "histograms", "one sum per level of a tree"
+    return "every tree's noisy sum", "sum of leaves", "sums of leaves", "one sum per tree"
+
+
+def _receives(encrypted: bool, *, ruled: bool, sums: tuple[str, str, str, str]) -> str:
+    received, single, one, opened = sums
+    rows = [("party", "receives", f"learns of one bank's {one if single != 'update' else single}")]
     if encrypted:
         rows += [
-            ("each bank", sums, "its own only"),
+            ("each bank", received, "its own only"),
             ("aggregator", "masked ciphertexts and their sum", "nothing"),
-            ("key holder", "one sum per level of a tree" if trees else "one sum per round", "nothing beyond that sum"),
+            ("key holder", opened, "nothing beyond that sum"),
         ]
         if ruled:
             rows[-1] = (
@@ -208,13 +221,12 @@ def _receives(encrypted: bool, *, ruled: bool, trees: bool) -> str:
             )
             rows.append(("key holder and aggregator together", "sketches of all updates", "its sketch, or all of it"))
     else:
-        rows.append(("everyone", f"every {'histogram' if trees else 'update'}", "all of it"))
+        rows.append(("everyone", f"every {single}", "all of it"))
     return _table(rows)
 
 
 def _risks(run: FinishedRun, encrypted: bool) -> str:
     private = run.config.privacy is not None
-    shared = run.config.statistics is not None
     rows = [
         ("risk", "source", "what stands against it here", "likelihood and severity"),
         (
@@ -233,7 +245,7 @@ def _risks(run: FinishedRun, encrypted: bool) -> str:
         (
             "shared counts give away transactions at a terminal",
             "other banks",
-            ("noise" if private else "suppression of cells with few banks only") if shared else "no counts are shared",
+            _against_counts(run),
             f"{MARK}: judge.",
         ),
         *_risk_of_own_evidence(run),
@@ -259,6 +271,16 @@ def _risks(run: FinishedRun, encrypted: bool) -> str:
         ),
     ]
     return _table(rows)
+
+
+def _against_counts(run: FinishedRun) -> str:
+    if run.config.statistics is None:
+        return "no counts are shared"
+    if run.config.privacy is not None:
+        return "noise"
+    if run.config.model.inputs == "risk":
+        return "nothing: exact counts of frauds, none suppressed"
+    return "suppression of cells with few banks only"
 
 
 def _risk_of_histograms(run: FinishedRun) -> list[tuple[str, str, str, str]]:

@@ -72,19 +72,32 @@ HAD = {
     "pooled_trees": "All banks' training rows in one place, with this model's columns and settings.",
     "network": "The same banks and columns as this model, a network trained in rounds and averaged in plain sight.",
 }
+HAD_INSIDE_THE_LINK = {  # of a run whose trees grow beside the risk of shared parties
+    "alone_trees": (
+        "Eight weeks of the bank's own rows, bins of its own, and the risk of parties that its own labels show. It had "
+        "nothing of another bank."
+    ),
+    "network": (
+        "The same banks and columns as this model, the risk of parties among them, and the training rows. "
+        "A network trained in rounds and averaged in plain sight."
+    ),
+}
 OF_TREES = ("alone_trees", "pooled_trees", "network")  # baselines of a run of trees
+OF_RANDOM_TREES = ("alone_filter", "alone_trees", "plain_without_privacy")  # of one under privacy
 WITH_OWN_EVIDENCE = "this model, own labels when scoring"
 
 
-def had(name: str, words: Words) -> str:
-    """What a baseline had to learn from and to score with, and what it had not, in the words of the schema."""
-    return HAD[name].format(training="rows of the training days" if words.days else "training rows")
+def had(name: str, words: Words, config: RunConfig) -> str:
+    """What a baseline of the run had to learn from and to score with, and what it had not, in its schema's words."""
+    linked = config.model.kind == "trees" and config.model.inputs == "risk"
+    told = {**HAD, **HAD_INSIDE_THE_LINK} if linked else HAD
+    return told[name].format(training="rows of the training days" if words.days else "training rows")
 
 
 def baselines_of(config: RunConfig) -> tuple[str, ...]:
     """Names of the baselines that a run with this configuration makes."""
     if config.model.kind == "trees":
-        return OF_TREES
+        return OF_TREES if config.privacy is None else OF_RANDOM_TREES
     by_risk, shared, private = config.model.inputs == "risk", config.statistics is not None, config.privacy is not None
     has = {
         "alone_filter": by_risk,

@@ -13,7 +13,14 @@ def grown_sentence(result: Mapping[str, Any]) -> str | None:
     trees = result.get("trees")
     if trees is None:
         return None
+    if trees.get("random"):
+        return (
+            f"{plural(trees['trees'], 'random tree')} of depth {trees['depth']} inside the noisy-or link, split by "
+            f"{', '.join(trees['split'])} where a public seed says; one noisy sum of leaves for each"
+        )
     grown = f"{plural(trees['trees'], 'tree')} of depth {trees['depth']} in {plural(result['rounds'], 'sum')}"
+    if trees.get("linked"):  # runs of earlier versions say nothing of it
+        grown += " inside the noisy-or link, beside the risk of shared parties"
     if monotone := trees.get("monotone"):
         grown += f", whose score may only go {', '.join(f'{way} with {name}' for name, way in monotone.items())}"
     match trees["same_as_pooled"]:
@@ -26,9 +33,9 @@ def grown_sentence(result: Mapping[str, Any]) -> str | None:
 
 
 def histogram_sentences(result: Mapping[str, Any]) -> tuple[str, ...]:
-    """What exact histograms give away, with the figures of this run; none for another model."""
+    """What exact histograms give away, with the figures of this run; none for another model, or under privacy."""
     trees = result.get("trees")
-    if trees is None:
+    if trees is None or trees.get("random"):
         return ()
     who = (
         f"everyone saw the histograms of each bank: --aggregation plain hides nothing of {result['banks']} banks"

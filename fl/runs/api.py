@@ -38,8 +38,9 @@ from fl.runs.scoring_at_home import at_home
 from fl.runs.verdict import OWN_EVIDENCE
 
 if TYPE_CHECKING:
+    from fl.runs.tree_columns import TreeColumns
     from fl.runs.tree_module import TreeScores
-    from fl.runs.tree_outline import TreeOutline
+    from fl.runs.tree_outline import RandomTreeOutline, TreeOutline
 
 StringPath = str | os.PathLike[str]
 READING = "reading the data and computing features"
@@ -259,6 +260,11 @@ class Run:
 
         replace_durably(Path(path), json.dumps(xgboost_json(self._trees().trees)).encode())
 
+    @property
+    def tree_columns(self) -> TreeColumns:
+        """How the columns of the trees are made of `inputs`. Raises `ExportError` for a run of another model."""
+        return self._trees().columns
+
     def _trees(self) -> TreeScores:
         if not isinstance(self.model.module, Boosted):
             raise ExportError(f"{self.folder}: expected a run of trees, got one of another --model")
@@ -324,7 +330,7 @@ def start(
     asked: RunConfig | Candidates,
     run_dir: StringPath | None = None,
     progress: Progress | None = None,
-    announce: Callable[[Outline | TreeOutline], None] | None = None,
+    announce: Callable[[Outline | TreeOutline | RandomTreeOutline], None] | None = None,
 ) -> Run:
     """`train` with complete configurations: of one run, or of models to choose from.
 

@@ -25,8 +25,8 @@ from fl.rounds.attackers import AttackSettings
 from fl.rounds.compression import CompressionSettings
 from fl.rounds.limits import ResourceSettings
 from fl.runs.config import AggregationSettings, ConstantsSettings, DataSettings, PrivacySettings, RunConfig
-from fl.runs.refusals import NO_PRIVATE_TREES
-from fl.runs.styles import OPEN, declared_rows, private_defaults, share_of_counts, style_of
+from fl.runs.refusals import OWN_WINDOWS
+from fl.runs.styles import OPEN, declared_rows, private_defaults, share_of_counts, style_of, tree_defaults
 from fl.runs.train_options import TRAIN_OPTIONS, flag
 from fl.secure.rule_settings import RobustSettings
 from fl.trees.settings import TreeSettings
@@ -34,8 +34,18 @@ from fl.trees.settings import TreeSettings
 AUTO = "auto"  # as --model: `fl.runs.candidates`
 # Values of options of the network that say what the noisy-or model does as well.
 OF_BOTH = ("row", "fedavg", options.NONE)
+# Options that mean nothing to random trees: they are about learned splits, or about other models under privacy.
+NOT_OF_RANDOM_TREES = (
+    "class_weight",
+    "least_rows",
+    "row_share",
+    "column_share",
+    "patience",
+    "rows_per_bank",
+    "expected_batch",
+)
 # Options that mean something to every model but trees.
-NOT_OF_TREES = ("rounds", "lr", "history_days", "clip", "value_bits", "ignore_monotone")
+NOT_OF_TREES = ("rounds", "lr", "clip", "value_bits")
 
 
 def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
@@ -53,7 +63,8 @@ def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> Ru
         raise OptionError(f"{flag('bits')} and {flag('value_bits')} both set the bits of a value: give one of them")
     kind = _kind(asked, base)
     privacy = _privacy(asked, base, kind)
-    start = _defaults(privacy, kind) if base is None else _in_style_of(base, privacy, kind)
+    inputs = asked.get("inputs")
+    start = _defaults(privacy, kind, inputs) if base is None else _in_style_of(base, privacy, kind, inputs)
     values = _by_table(asked)
     if kind == "noisy-or" and privacy is not None and "expected_batch" not in asked:
         # A declared number that is the default of a history is that of the history asked for.
@@ -119,18 +130,22 @@ def refuse_beside_no_dp(given: Collection[str]) -> None:
 def refuse_beside_trees(asked: Mapping[str, Any], base: RunConfig | None) -> None:
     """Refuse options that do not fit trees where trees are asked for, and options of trees where they are not.
 
-    Raises `BudgetError` for options of differential privacy, `OptionError` for others.
+    Raises `BudgetError` for columns that no epsilon covers, `OptionError` for others.
     """
     kind = asked.get("model", "mlp" if base is None else base.model.kind)
     if kind != "trees":
         if of_trees := [name for name in asked if TRAIN_OPTIONS[name].only_trees]:
             raise OptionError(f"{flag(of_trees[0])} is an option of trees: leave it out, or give --model trees")
         return
-    private = [name for name in asked if TRAIN_OPTIONS[name].only_private]
-    if private and "no_dp" not in asked:
-        raise BudgetError(f"{flag(private[0])} is a setting of differential privacy, and {NO_PRIVATE_TREES}")
-    if wants_privacy(asked, base):
-        raise BudgetError(f"a run has differential privacy unless --no-dp is given, and {NO_PRIVATE_TREES}")
+    private = wants_privacy(asked, base)
+    if private and asked.get("inputs") == "own":
+        raise BudgetError(OWN_WINDOWS)
+    for name in NOT_OF_RANDOM_TREES:
+        if name in asked and private:
+            raise OptionError(
+                f"{flag(name)} says nothing to trees under differential privacy, whose splits are drawn and whose "
+                "leaves are sums: leave it out, or give --no-dp for trees that learn their splits"
+            )
     for name, value in asked.items():
         option = TRAIN_OPTIONS[name]
         if (name in NOT_OF_TREES and value is not False) or (option.only_network and value not in OF_BOTH):
@@ -252,8 +267,9 @@ def _privacy(asked: Mapping[str, Any], base: RunConfig | None, kind: ModelKind) 
     return replace(start, noise_multiplier=None, share_variance=None, share_pieces=None, learning_rate=None, **deciding)
 
 
-def _defaults(privacy: PrivacySettings | None, kind: ModelKind) -> RunConfig:
-    style = style_of(privacy, kind)
+def _defaults(privacy: PrivacySettings | None, kind: ModelKind, inputs: str | None = None) -> RunConfig:
+    """`inputs`: as in `style_of`."""
+    style = style_of(privacy, kind, inputs)
     return RunConfig(
         rounds=style.rounds,
         model=style.model,
@@ -262,19 +278,25 @@ def _defaults(privacy: PrivacySettings | None, kind: ModelKind) -> RunConfig:
         privacy=privacy,
         baseline_model=OPEN.model,
         baseline_training=OPEN.training,
-        statistics=_sharing(privacy, kind),
-        trees=TreeSettings() if kind == "trees" else None,
+        statistics=_sharing(privacy, kind, inputs),
+        trees=tree_defaults(privacy) if kind == "trees" else None,
     )
 
 
-def _sharing(privacy: PrivacySettings | None, kind: ModelKind) -> StatisticsSettings:
-    settings = default_settings(private=privacy is not None, fraud_blocks=kind == "noisy-or")
+def _sharing(privacy: PrivacySettings | None, kind: ModelKind, inputs: str | None = None) -> StatisticsSettings:
+    by_risk = style_of(privacy, kind, inputs).model.inputs == "risk"
+    settings = default_settings(private=privacy is not None, fraud_blocks=by_risk)
     return replace(settings, budget_share=share_of_counts(privacy, kind))
 
 
-def _in_style_of(base: RunConfig, privacy: PrivacySettings | None, kind: ModelKind) -> RunConfig:
-    """`base` with `privacy`; values that equal defaults of its old style become those of the new one."""
-    before, after = _defaults(base.privacy, base.model.kind), _defaults(privacy, kind)
+def _in_style_of(base: RunConfig, privacy: PrivacySettings | None, kind: ModelKind, inputs: str | None) -> RunConfig:
+    """`base` with `privacy`; values that equal defaults of its old style become those of the new one.
+
+    `inputs`: of the new style, where trees are asked for with them; None: those of `base`, if it has trees too.
+    """
+    same = base.model.kind == kind
+    before = _defaults(base.privacy, base.model.kind, base.model.inputs)
+    after = _defaults(privacy, kind, inputs or (base.model.inputs if same else None))
     statistics = None
     if base.statistics is not None:
         assert before.statistics is not None and after.statistics is not None
@@ -287,7 +309,7 @@ def _in_style_of(base: RunConfig, privacy: PrivacySettings | None, kind: ModelKi
         aggregation=_moved_fields(base.aggregation, before.aggregation, after.aggregation),
         privacy=privacy,
         statistics=statistics,
-        trees=base.trees if kind == base.model.kind else after.trees,
+        trees=_moved_trees(base.trees, before.trees, after.trees),
     )
 
 
@@ -304,6 +326,14 @@ def _moved_fields(settings: Value, before: Value, after: Value) -> Value:
     return replace(settings, **moved)  # type: ignore[type-var]  # a TypeVar cannot say that it is a dataclass
 
 
+def _moved_trees(
+    trees: TreeSettings | None, before: TreeSettings | None, after: TreeSettings | None
+) -> TreeSettings | None:
+    if trees is None or before is None or after is None:
+        return after
+    return _moved_fields(trees, before, after)
+
+
 def _history(values: Mapping[str, Mapping[str, Any]], start: RunConfig) -> int:
     days: int = values.get("model", {}).get("history_days", start.model.history_days)
     return days
@@ -312,7 +342,7 @@ def _history(values: Mapping[str, Mapping[str, Any]], start: RunConfig) -> int:
 def _statistics(asked: Mapping[str, Any], start: RunConfig, values: Mapping[str, Any]) -> StatisticsSettings | None:
     if asked.get("no_shared_statistics", start.statistics is None and not values):
         return None
-    return replace(start.statistics or _sharing(start.privacy, start.model.kind), **values)
+    return replace(start.statistics or _sharing(start.privacy, start.model.kind, start.model.inputs), **values)
 
 
 def _algorithm(start: RunConfig, values: Mapping[str, Any]) -> AlgorithmSettings:

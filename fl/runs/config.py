@@ -24,6 +24,8 @@ from fl.trees.settings import TreeSettings
 # and many of them would be ties in rounding.
 APPLIED_GRID = 1e-6
 
+LEAF_BOUND = 1.031  # of `fl.trees.random_trees.BOUND`, rounded up: that module needs the extra `trees`
+
 BY_NOISE = 0.0  # the learning rate is chosen when the noise is calibrated: `PrivacySettings.learning_rate`
 
 
@@ -103,9 +105,11 @@ class ModelSettings:
     `kind`: the network of `fl.learning.model`, the model of a dozen weights of `fl.learning.noisy_or`, or the boosted
     trees of `fl.trees`, where `dropout` and `prior` are those of the network that they are compared with. `inputs`: all
     features of a bank's own, or those that no label enters and the risk of shared parties (`fl.counts.risk_columns`).
-    `history_days`: the noisy-or model learns from the rows of at least so many days up to the end of training; 0: from
-    the training period. Each row takes part in as many steps as before: more rows cost no epsilon. `ignore_monotone`:
-    train a model that cannot keep the schema's monotone columns all the same.
+    Trees with that risk grow inside the noisy-or link; a plan has them without it where banks share no counts.
+    `history_days`: a model that knows that risk as a probability (noisy-or, trees) learns from the rows of at least so
+    many days up to the end of training; 0: from the training period. Each row takes part in as many steps as before:
+    more rows cost no epsilon. `ignore_monotone`: train a model that cannot keep the
+    schema's monotone columns all the same.
     """
 
     dropout: Annotated[float, options.DROPOUT]
@@ -119,16 +123,10 @@ class ModelSettings:
         options.check(self, ModelError)
         if self.kind == "noisy-or" and self.inputs != "risk":
             raise ModelError(f'model.inputs: the noisy-or model has the inputs "risk", got {self.inputs!r}')
-        if self.kind == "trees" and self.inputs != "own":
-            raise ModelError(f'model.inputs: trees have the inputs "own", got {self.inputs!r}')
-        if self.kind == "trees" and self.ignore_monotone:
+        if self.history_days and (self.kind == "mlp" or self.inputs != "risk"):
             raise ModelError(
-                "model.ignore_monotone: trees keep the schema's monotone columns; expected false, got true"
-            )
-        if self.kind != "noisy-or" and self.history_days:
-            raise ModelError(
-                f"model.history_days: networks and trees learn from the training period alone, expected 0, got "
-                f"{self.history_days}; leave it out, or give --model noisy-or"
+                "model.history_days: networks, and trees outside the noisy-or link, learn from the training period "
+                f"alone, expected 0, got {self.history_days}; leave it out, or give --model noisy-or"
             )
 
 
@@ -173,7 +171,15 @@ class RunConfig:
     @property
     def scale(self) -> Scale:
         """How the risk of shared parties enters the model, where it does."""
-        return "probability" if self.model.kind == "noisy-or" else "log odds"
+        return "log odds" if self.model.kind == "mlp" else "probability"
+
+    @property
+    def windows_beside_risk(self) -> bool:
+        """Whether a model that knows the risk of shared parties sees the bank's own windows at a terminal as well.
+
+        Labels of other rows enter these, so that under privacy no model has them beside the risk.
+        """
+        return self.model.kind == "trees" and self.privacy is None
 
     def __post_init__(self) -> None:
         options.check(self, OptionError)
@@ -183,6 +189,8 @@ class RunConfig:
                 raise OptionError(f"{name}.learning_rate: expected {options.LEARNING_RATE}, got {BY_NOISE}")
         if self.trees is not None and self.trees.seed != self.seed:  # one seed of a run draws everything
             object.__setattr__(self, "trees", replace(self.trees, seed=self.seed))
+        if self.trees is not None and self.privacy is not None:  # one noisy sum for each tree
+            object.__setattr__(self, "rounds", self.trees.trees)
         if (self.model.kind == "trees") != (self.trees is not None):
             raise OptionError(
                 f"[trees] belongs to model.kind 'trees', and to no other: got model.kind {self.model.kind!r} "

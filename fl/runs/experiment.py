@@ -27,7 +27,15 @@ from fl.counts.entity_risk import read_episodes, write_episodes
 from fl.counts.release import TOTALS, bank_salt, share_statistics
 from fl.counts.settings import describe, key_slots
 from fl.data.features import features_at_first
-from fl.data.federation import SIMULATED, Federation, PartitionedTable, description_of, federation_of, pooled_global
+from fl.data.federation import (
+    SIMULATED,
+    BankData,
+    Federation,
+    PartitionedTable,
+    description_of,
+    federation_of,
+    pooled_global,
+)
 from fl.errors import BudgetExhausted, RunFolderError
 from fl.learning.evaluation import Evaluation, evaluate, require_measurable_split
 from fl.learning.model import flatten, layers_of, layout, unflatten
@@ -69,7 +77,7 @@ from fl.secure.robust import plain_sum_without, robust_plain_sum
 from fl.secure.session import InProcessRounds, plain_sum
 
 if TYPE_CHECKING:
-    from fl.runs.tree_outline import TreeOutline
+    from fl.runs.tree_outline import RandomTreeOutline, TreeOutline
 
 
 class Experiment:
@@ -93,7 +101,7 @@ class Experiment:
         if privacy := self.config.privacy:
             self.ledgers = open_ledgers(ledgers_folder(folder.path, privacy), privacy, plan.banks)
             require_paid(self.ledgers, self.folder.run_id, self._records)
-            begun = {i: trainings_paid(ledger, folder.run_id) for i, ledger in enumerate(self.ledgers.values())}
+            begun = self._begun()
             rounds = affordable_rounds(plan.algorithm.timetable, rounds, self.finished, begun, plan.trainings)
         self.schedule = plan.schedule(rounds)
         self._require_a_round()
@@ -107,8 +115,13 @@ class Experiment:
 
     @property
     def parts_done(self) -> int:
-        """Parts of the training that are on disk: rounds, or levels of trees."""
+        """Parts of the training that are on disk: rounds, trees, or levels of trees."""
         return self.finished
+
+    @property
+    def parts(self) -> int:
+        """Parts of the whole training."""
+        return self.config.rounds
 
     @classmethod
     def start(cls, config: RunConfig, path: Path) -> Experiment:
@@ -152,7 +165,7 @@ class Experiment:
         return cls(folder, plan, federation_of(plan.source))
 
     @property
-    def outline(self) -> Outline | TreeOutline:
+    def outline(self) -> Outline | TreeOutline | RandomTreeOutline:
         """What this run does, from its first round on."""
         return outline(self.plan)
 
@@ -181,10 +194,17 @@ class Experiment:
         rounds = self._rounds(self.schedule, self.plan.own_algorithm, self._aggregation())
         return play_rounds(rounds, finished=self.finished, state=self._state, pay=pay, afford=afford, progress=progress)
 
-    def _rounds(self, schedule: Schedule, algorithm: FedAvg, aggregate: Summation) -> Rounds:
+    def _rounds(
+        self,
+        schedule: Schedule,
+        algorithm: FedAvg,
+        aggregate: Summation,
+        banks: Sequence[BankData] | None = None,
+    ) -> Rounds:
+        """`banks`: other rows of the same banks; None: those of the run."""
         plan = self.plan
         return Rounds(
-            self.federation.banks,
+            self.federation.banks if banks is None else banks,
             schedule,
             algorithm,
             aggregate,
@@ -361,6 +381,10 @@ class Experiment:
             return None
         return {"name": attack.name, "strength": STRENGTHS[attack.name], "attackers": list(self.plan.attacking)}
 
+    def _begun(self) -> dict[int, int]:
+        """Trainings of this run that each bank's ledger holds and that cannot be continued, by position."""
+        return {i: trainings_paid(ledger, self.folder.run_id) for i, ledger in enumerate(self.ledgers.values())}
+
     def _afford(self, banks: Sequence[str]) -> bool:
         """Whether each of these banks has trained less often than the noise was calibrated to."""
         return all(trainings_paid(self.ledgers[bank], self.folder.run_id) < self.plan.trainings for bank in banks)
@@ -390,7 +414,15 @@ class Experiment:
             return
         episodes = read_episodes(folder)
         shared_counts = (released.totals, keys)
-        parties = RiskOfParties.of(source, self._computed, shared_counts, scale, episodes, learns_from=days)
+        parties = RiskOfParties.of(
+            source,
+            self._computed,
+            shared_counts,
+            scale,
+            episodes,
+            learns_from=days,
+            windows=self.config.windows_beside_risk,
+        )
         assert parties.risk is not None
         if episodes is None:
             write_episodes(folder, parties.risk.episodes)
@@ -431,13 +463,7 @@ class Experiment:
         """Measure the final models and write the files for scoring: the common model, and each bank's own head."""
         banks, names = self.federation.banks, self.federation.feature_names
         models = self.models()
-        figures = self._joined = evaluate(banks, models, self._device)
-        measured: dict[str, Any] = {**figures.as_json(), OWN_EVIDENCE: None}
-        if self._parties is not None:
-            # The same models and a bank's own labels, which no epsilon covers.
-            self._joined = evaluate(self._parties.with_evidence(banks), models, self._device)
-            measured[OWN_EVIDENCE] = self._joined.as_json()
-        self.folder.write_json("metrics.json", measured)
+        figures = self._measured(models)
         common = self.schedule.first_model(len(names))
         state = self.plan.own_algorithm.begin(flatten(common)) if self._state is None else self._state
         unflatten(common, state.model)
@@ -454,6 +480,18 @@ class Experiment:
         write_model(self.folder.path, common, schema, names, threshold, personal)
         rows = held_out_scores(self.plan.source, load_model(self.folder.path), self.config.model.history_days)
         write_calibration(self.folder.path, calibrate(rows, self.config.training.pos_weight))
+
+    def _measured(self, models: Sequence[nn.Module]) -> Evaluation:
+        """The figures of the finished models, one per bank, which are written to metrics.json."""
+        banks = self.federation.banks
+        figures = self._joined = evaluate(banks, models, self._device)
+        measured: dict[str, Any] = {**figures.as_json(), OWN_EVIDENCE: None}
+        if self._parties is not None:
+            # The same models and a bank's own labels, which no epsilon covers.
+            self._joined = evaluate(self._parties.with_evidence(banks), models, self._device)
+            measured[OWN_EVIDENCE] = self._joined.as_json()
+        self.folder.write_json("metrics.json", measured)
+        return figures
 
     def _as_members_score(self) -> Evaluation:
         """The figures of banks that use all that they know: what is compared with staying alone."""

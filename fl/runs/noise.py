@@ -137,8 +137,8 @@ def _of_joint_steps(plan: RunPlan, privacy: PrivacySettings, histories: Historie
     calibrations = [
         calibrate_steps(
             history,
-            sensitivity=row_sensitivity(plan.model.length, plan.source.table.schema.parties.reports),
-            dimension=plan.model.length,
+            sensitivity=row_sensitivity(plan.travelling, plan.source.table.schema.parties.reports),
+            dimension=plan.travelling,
             banks=len(plan.banks),
             colluders=privacy.colluders,
             steps=max(plan.config.rounds, 1),

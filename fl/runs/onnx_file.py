@@ -84,7 +84,7 @@ def onnx_model(model: TrainedModel, bank: str | None = None) -> onnx.ModelProto:
     elif isinstance(module, Boosted):
         from fl.runs.tree_onnx import log_odds_of_trees  # needs the extra `trees`
 
-        _flat(graph, _sigmoid(graph, log_odds_of_trees(graph, module), "probability"))
+        _trees(graph, _sigmoid(graph, log_odds_of_trees(graph, module), "customer"), len(model.features), model)
     else:
         _network(graph, module)
     rows = "rows"
@@ -187,12 +187,8 @@ def _network(graph: Graph, module: nn.Module) -> None:
 
 def _noisy_or(graph: Graph, module: NoisyOr) -> None:
     """P = q + (1 - q) sigmoid(w v): `fl.learning.noisy_or`, with the last column as q and the others in v."""
-    last = module.inputs - 1
-    edges = {name: graph.constant(name, np.array([at], np.int64)) for name, at in (("0", 0), ("q.at", last))}
-    end, axis = graph.constant("q.end", np.array([last + 1], np.int64)), graph.constant("axis", np.array([1], np.int64))
-    kept = graph.node("Slice", [INPUT, edges["0"], edges["q.at"], axis], "kept")
-    given = graph.node("Slice", [INPUT, edges["q.at"], end, axis], "q.given")
-    q = graph.node("Clip", [given, graph.number("q.least", LEAST), graph.number("q.most", MOST)], "q")
+    given = _last_column(graph, module.inputs)
+    kept = graph.node("Slice", [INPUT, graph.constant("0", np.array([0], np.int64)), "q.at", "axis"], "kept")
     stretched = graph.node("Mul", [kept, graph.number("stretch", STRETCH)], "stretched")
     one, nothing = graph.number("one", 1.0), graph.number("nothing", 0.0)
     ones = graph.node("Add", [graph.node("Mul", [given, nothing], "zeros"), one], "ones")
@@ -202,6 +198,27 @@ def _noisy_or(graph: Graph, module: NoisyOr) -> None:
     vectors = graph.node("Mul", [raw, graph.node("Min", [room, one], "shorter")], "vectors")
     weight = graph.constant("logistic.weight", module.logistic.weight.detach().numpy())
     customer = _sigmoid(graph, graph.node("Gemm", [vectors, weight], "logit", transB=1), "customer")
+    _either(graph, given, customer)
+
+
+def _trees(graph: Graph, own: str, inputs: int, model: TrainedModel) -> None:
+    """p of trees, or P = q + (1 - q) p where they grew inside the noisy-or link, with the last column as q."""
+    if isinstance(model.shared, RiskColumns):
+        _either(graph, _last_column(graph, inputs), own)
+    else:
+        _flat(graph, own)
+
+
+def _last_column(graph: Graph, inputs: int) -> str:
+    """float32[n, 1]: the last of so many inputs."""
+    for name, at in (("q.at", inputs - 1), ("q.end", inputs), ("axis", 1)):
+        graph.constant(name, np.array([at], np.int64))
+    return graph.node("Slice", [INPUT, "q.at", "q.end", "axis"], "q.given")
+
+
+def _either(graph: Graph, given: str, customer: str) -> None:
+    """P = q + (1 - q) p, of q as `given`, float32[n, 1], and p in float64."""
+    q = graph.node("Clip", [given, graph.number("q.least", LEAST), graph.number("q.most", MOST)], "q")
     entity = graph.node("Cast", [q], "entity", to=TensorProto.DOUBLE)
     spared = graph.node("Sub", ["one.double", entity], "spared")
     _flat(graph, graph.node("Add", [entity, graph.node("Mul", [spared, customer], "customers")], "probability"))

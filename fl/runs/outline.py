@@ -12,15 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fl.data.split import own_history
 from fl.errors import AggregationError
 from fl.plural import plural
 from fl.rounds.play import require_layers_to_send
-from fl.runs.plan import RunPlan
+from fl.runs.plan import RunPlan, learned_rows
 from fl.secure.cost import chunk_sizes, cost_of_integers, most_bits, require_engine, sealing_cost
 
 if TYPE_CHECKING:
-    from fl.runs.tree_outline import TreeOutline
+    from fl.runs.tree_outline import RandomTreeOutline, TreeOutline
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,12 @@ class Outline:
         )
 
 
-def outline(plan: RunPlan) -> Outline | TreeOutline:
+def outline(plan: RunPlan) -> Outline | TreeOutline | RandomTreeOutline:
     """What the run that `plan` describes is going to do. Raises as `outline_of_rounds` and `tree_outline`."""
     if plan.config.model.kind == "trees":
-        from fl.runs.tree_outline import tree_outline  # needs the extra `trees`
+        from fl.runs.tree_outline import random_tree_outline, tree_outline  # needs the extra `trees`
 
-        return tree_outline(plan)
+        return tree_outline(plan) if plan.config.privacy is None else random_tree_outline(plan)
     return outline_of_rounds(plan)
 
 
@@ -104,7 +103,7 @@ def outline_of_rounds(plan: RunPlan) -> Outline:
         bytes_up = max((_round_bytes(plan, *each) for each in _kinds_of_rounds(plan)), default=0)
     return Outline(
         banks=len(plan.banks),
-        rows=_learned_rows(plan),
+        rows=learned_rows(plan),
         rounds=config.rounds,
         model=config.model.kind,
         algorithm=plan.own_algorithm.name,
@@ -116,15 +115,6 @@ def outline_of_rounds(plan: RunPlan) -> Outline:
         epsilon=None if config.privacy is None else config.privacy.epsilon,
         with_baselines=config.with_baselines,
     )
-
-
-def _learned_rows(plan: RunPlan) -> int:
-    """Rows of all banks that the common model learns from."""
-    source, days = plan.source, plan.config.model.history_days
-    if not days:
-        return sum(len(held.train) for _, _, held in source.banks)
-    tables = ((source.table.take(rows), held) for _, rows, held in source.banks)
-    return sum(len(own_history(table, held, source.periods, days)) for table, held in tables)
 
 
 def _kinds_of_rounds(plan: RunPlan) -> Iterator[tuple[int, int]]:

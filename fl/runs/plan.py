@@ -14,16 +14,17 @@ from typing import Any
 
 from fl.counts.columns import input_names
 from fl.counts.plan import StatisticsPlan
-from fl.counts.risk_columns import RISK
+from fl.counts.risk_columns import RISK, columns_beside_risk
 from fl.counts.settings import law_of_noise, noise_of, plan_sharing
 from fl.data.features import features
 from fl.data.federation import SIMULATED, PartitionedTable, read_partitioned
 from fl.data.schema import Schema
 from fl.data.simulate import Compromises, Simulation, embedded
-from fl.errors import AlgorithmError, BudgetError, RunFolderError
+from fl.data.split import own_history
+from fl.errors import AlgorithmError, BudgetError, ModelError, RunFolderError
 from fl.learning.kinds import model_of
 from fl.learning.model import HIDDEN, Layout, build_model, layout
-from fl.learning.noisy_or import BOUND, noisy_or_columns
+from fl.learning.noisy_or import BOUND
 from fl.learning.training import LocalTraining, PrivateSteps
 from fl.options import LEAST_BANKS
 from fl.privacy.mechanisms import ClientRounds, Entry, Mechanism, SharedSteps
@@ -38,9 +39,9 @@ from fl.rounds.joint_noise import JointNoise, row_sensitivity, update_sensitivit
 from fl.rounds.joint_steps import JointSteps, NoisyOrSteps
 from fl.rounds.limits import ResourceChoice, RoundWork, choose, limits_of, measure_machine
 from fl.rounds.play import Schedule
-from fl.runs.config import APPLIED_GRID, BY_NOISE, DataSettings, RunConfig
+from fl.runs.config import APPLIED_GRID, BY_NOISE, DataSettings, ModelSettings, RunConfig
 from fl.runs.constants import settings_of
-from fl.runs.styles import OPEN, declared_rows
+from fl.runs.styles import HISTORY_DAYS, OPEN, declared_rows
 
 
 def read_source(data: DataSettings, seed: int) -> PartitionedTable:
@@ -71,10 +72,23 @@ def simulation_of(data: DataSettings, seed: int) -> Simulation:
     return embedded(data.customers, data.clients, data.fraud_share, seed, compromises)
 
 
+def _unlinked(model: ModelSettings) -> ModelSettings:
+    """Trees without shared counts: they see all columns of a bank's own, and learn from the training period.
+
+    Raises `ModelError` for a history that was asked for.
+    """
+    if model.history_days not in (0, HISTORY_DAYS):
+        raise ModelError(
+            f"model.history_days: got {model.history_days}, and trees without shared counts learn from the training "
+            "period alone: leave it out, or share counts ([parties] shared in the schema)"
+        )
+    return replace(model, inputs="own", history_days=0)
+
+
 def _against_all_others(config: RunConfig, banks: int) -> RunConfig:
     """Noise of a bank's own, where all banks step together, is a share that suffices if every other bank colludes."""
     privacy = config.privacy
-    if config.model.kind != "noisy-or" or privacy is None or privacy.noise != "own":
+    if config.model.kind == "mlp" or privacy is None or privacy.noise != "own":
         return config
     statistics = config.statistics
     return replace(
@@ -86,11 +100,17 @@ def _against_all_others(config: RunConfig, banks: int) -> RunConfig:
 
 def _require_monotone(config: RunConfig, schema: Schema) -> None:
     """Refuse monotone columns that the model cannot keep. Raises `AlgorithmError`."""
-    if schema.monotone and config.model.kind != "trees" and not config.model.ignore_monotone:
+    keeps = config.model.kind == "trees" and config.privacy is None
+    if keeps and config.model.ignore_monotone:
+        raise AlgorithmError(
+            "ignore_monotone: trees that learn their splits keep the schema's monotone columns; leave the option out"
+        )
+    if schema.monotone and not keeps and not config.model.ignore_monotone:
         said = ", ".join(f"{name} {direction}" for name, direction in schema.monotone.items())
         raise AlgorithmError(
-            f"the schema says in which direction columns move the score ({said}), and of all models trees alone keep "
-            "to that: give --model trees, or take monotone out of the schema, or give --option ignore_monotone=true"
+            f"the schema says in which direction columns move the score ({said}), and of all models trees that learn "
+            "their splits alone keep to that: give --no-dp --model trees, or take monotone out of the schema, or give "
+            "--option ignore_monotone=true"
         )
 
 
@@ -115,6 +135,8 @@ class RunPlan:
         _require_monotone(config, schema)
         if not schema.shares_counts:  # the schema names no party that banks have in common
             config = replace(config, statistics=None)
+        if config.model.kind == "trees" and config.statistics is None and config.privacy is None:
+            config = replace(config, model=_unlinked(config.model))
         config = replace(config, constants=settings_of(config, source))
         plan = cls(_against_all_others(config, len(source.banks)), source)
         private = plan.config.privacy
@@ -153,7 +175,7 @@ class RunPlan:
         """Inputs of the model, in column order."""
         schema = self.source.table.schema
         if self.config.model.inputs == "risk":
-            return (*noisy_or_columns(schema), RISK)
+            return (*columns_beside_risk(schema, windows=self.config.windows_beside_risk), RISK)
         missing = {feature.name for feature in features(schema)} - set(self.own_names)
         return tuple(name for name in input_names(schema, self.sharing) if name not in missing)
 
@@ -187,7 +209,9 @@ class RunPlan:
 
     @cached_property
     def travelling(self) -> int:
-        """Number of coordinates of an update that are sent in some round."""
+        """Number of coordinates of an update that are sent in some round; of random trees, values of one tree."""
+        if self.config.trees is not None and self.config.privacy is not None:
+            return 2 << self.config.trees.depth  # a gradient and a curvature for each leaf
         return int(self.algorithm.travels(self.model.length).sum())
 
     @property
@@ -270,6 +294,8 @@ class RunPlan:
         """Whether a round is one step of all banks under one noise."""
         if self.config.model.kind == "noisy-or":
             return True
+        if self.config.model.kind == "trees":
+            return self.config.privacy is not None
         return self.config.privacy is not None and self.config.privacy.noise == "shared"
 
     @property
@@ -373,3 +399,12 @@ class RunPlan:
         }
         if missing := [name for name, value in needed.items() if value is None]:
             raise RunFolderError(f"config.toml names no {missing[0]}: no round was played; start the run anew")
+
+
+def learned_rows(plan: RunPlan) -> int:
+    """Rows of all banks that the common model learns from."""
+    source, days = plan.source, plan.config.model.history_days
+    if not days:
+        return sum(len(held.train) for _, _, held in source.banks)
+    tables = ((source.table.take(rows), held) for _, rows, held in source.banks)
+    return sum(len(own_history(table, held, source.periods, days)) for table, held in tables)

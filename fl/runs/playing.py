@@ -48,10 +48,10 @@ def play_rounds(experiment: Experiment, tell: Progress) -> None:
 
 
 def _grow_trees(experiment: Experiment, settings: TreeSettings, tell: Progress) -> None:
-    """Parts are levels of trees. Those that an earlier process finished do not count, since they took no time now."""
+    """Parts are levels of trees, or random trees. Those of an earlier process do not count: they took no time now."""
     trees, banks = plural(settings.trees, "tree"), len(experiment.federation.banks)
     what = f"growing {trees} of depth {settings.depth} at {banks} banks"
-    before, total = experiment.parts_done, 1 + settings.trees * settings.depth
+    before, total = experiment.parts_done, experiment.parts
     if before < total:
         tell(what, 0, total - before)
     for _ in experiment.rounds():

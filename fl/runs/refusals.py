@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from fl.errors import AggregationError, AlgorithmError, BudgetError, CompressionError, ResourceError
+from fl.errors import AggregationError, AlgorithmError, BudgetError, CompressionError, OptionError, ResourceError
 from fl.learning.noisy_or import BOUND
 from fl.options import LEAST_BANKS
 from fl.rounds.attackers import AttackSettings
-from fl.runs.config import PrivacySettings, RunConfig
+from fl.runs.config import LEAF_BOUND, PrivacySettings, RunConfig
 from fl.secure.rule_settings import RobustSettings
+from fl.trees.settings import TreeSettings
 
-# docs/trees.md has the reason; no measurement.
-NO_PRIVATE_TREES = (
-    "trees have none: noise in every histogram drowns the few frauds of a bin, and random trees inside the noisy-or "
-    "model are not built yet. Give --no-dp and no option of privacy, or --model noisy-or"
+OWN_WINDOWS = (
+    "--option inputs=own: windows at a terminal hold labels of other rows, which no epsilon of trees covers: leave it "
+    "out, or give --no-dp"
 )
 
 
@@ -118,12 +119,37 @@ def _require_possible_with_trees(config: RunConfig, banks: int) -> None:
             "histograms from the sum; raise --clients"
         )
     if config.privacy is not None:
-        raise BudgetError(f"[privacy] asks for differential privacy, and {NO_PRIVATE_TREES}")
+        _require_possible_with_random_trees(config, config.privacy)
     others = (config.participation, config.compression, config.resources, config.robust, config.attack)
     if any(each is not None for each in others) or config.algorithm.name != "fedavg":
         raise AlgorithmError(
             "trees grow by exact sums of all banks' histograms: leave out other algorithms, partial participation, "
             "compression, limits, rules and attackers"
+        )
+
+
+def _require_possible_with_random_trees(config: RunConfig, privacy: PrivacySettings) -> None:
+    trees = config.trees
+    assert trees is not None
+    if config.model.inputs != "risk":
+        raise BudgetError(OWN_WINDOWS)
+    if privacy.unit != "row" or config.aggregation.mode != "encrypted":
+        raise BudgetError(
+            "random trees protect training rows by noise inside the encrypted sum: use --aggregation encrypted and "
+            "--unit row, or --no-dp"
+        )
+    if privacy.max_grad_norm < LEAF_BOUND:
+        raise BudgetError(
+            f"max_grad_norm: a row's gradient and curvature are as long as {LEAF_BOUND:g}; expected at least that, got "
+            f"{privacy.max_grad_norm:g}"
+        )
+    default = TreeSettings()
+    learned = ("row_share", "column_share", "class_weight", "patience", "least_rows", "least_hessian", "least_gain")
+    drawn = replace(trees, **{name: getattr(default, name) for name in learned})
+    if trees != drawn:
+        raise OptionError(
+            "[trees] sets what belongs to learned splits (class_weight, least_rows, least_hessian, least_gain, "
+            "row_share, column_share or patience), and under privacy splits are drawn: leave it out, or give --no-dp"
         )
 
 

@@ -36,7 +36,8 @@ class RiskOfParties:
 
     `risk` is None where nothing is shared; `keys` too, where the rows name no party or no day. `members`: how many
     banks the release is of, where not all of them have their rows here; 0: those of `source`. `learns_from`: days of
-    rows that the common model learns from, as `fl.runs.config.ModelSettings.history_days`.
+    rows that the common model learns from, as `fl.runs.config.ModelSettings.history_days`. `windows`: as in
+    `fl.counts.risk_columns.columns_beside_risk`.
     """
 
     source: PartitionedTable = field(repr=False)
@@ -46,6 +47,7 @@ class RiskOfParties:
     scale: Scale
     members: int = 0
     learns_from: int = 0
+    windows: bool = False
     # By bank, what it knows without any release; by `learns_from`, all banks' placed rows; once they were asked for.
     # Neither scale nor totals enter, so that copies of these rows with another scale or release share them.
     own_risks: dict[str, EntityRisk] = field(default_factory=dict, repr=False, compare=False)
@@ -60,19 +62,22 @@ class RiskOfParties:
         episodes: Mapping[str, Episodes] | None = None,
         *,
         learns_from: int = 0,
+        windows: bool = False,
     ) -> RiskOfParties:
         """`released`: the totals of a release and where its keys stand; None where nothing is shared.
 
-        `episodes`: the constants of that release by kind, where they have been fitted before. `learns_from`: see above.
+        `episodes`: the constants of that release by kind, where they have been fitted before. `learns_from`,
+        `windows`: see above.
         """
         if released is None:
-            return RiskOfParties(source, local, None, own_keys(source.table), scale, learns_from=learns_from)
+            keys = own_keys(source.table)
+            return RiskOfParties(source, local, None, keys, scale, learns_from=learns_from, windows=windows)
         totals, keys = released
         if episodes is None:
             risk = _fitted(source, totals, keys)
         else:
             risk = EntityRisk(keys, source.table.schema.label.delay_days, blocks_of(totals), episodes)
-        return RiskOfParties(source, local, risk, keys, scale, learns_from=learns_from)
+        return RiskOfParties(source, local, risk, keys, scale, learns_from=learns_from, windows=windows)
 
     def with_totals(self, totals: Totals) -> RiskOfParties:
         """The same rows with another release of the same counts."""
@@ -84,7 +89,7 @@ class RiskOfParties:
         if self.learns_from not in self.all_placed:
             histories = tuple(own_histories(self.source, HISTORY_DAYS).values())
             learned = learning_rows(self.source, self.local.banks, self.learns_from, histories)
-            every = placed(learned, histories, self.source.table, self.keys, self.scale)
+            every = placed(learned, histories, self.source.table, self.keys, self.scale, windows=self.windows)
             self.all_placed[self.learns_from] = every
         return tuple(bank.scaled(self.scale) for bank in self.all_placed[self.learns_from])
 

@@ -86,14 +86,15 @@ def personal(banks: Sequence[BankData], device: torch.device) -> Evaluation:
 
 def exact(plan: RunPlan, views: RiskOfParties, device: torch.device) -> Evaluation:
     """One model of all banks' training rows with exact counts: what the federation would be without privacy."""
-    knowing = views if views.risk is None else views.with_totals(_exact_totals(plan, views))
+    knowing = views if views.risk is None else views.with_totals(exact_totals(plan, views))
     banks = knowing.released
     everything = pooled_local(replace(views.local, banks=banks)).train
     scored = knowing.with_evidence(banks)
     return evaluate(scored, [fit_noisy_or(everything)] * len(scored), device)
 
 
-def _exact_totals(plan: RunPlan, views: RiskOfParties) -> Totals:
+def exact_totals(plan: RunPlan, views: RiskOfParties) -> Totals:
+    """The run's counts without noise, in one place: for baselines alone."""
     settings = plan.config.statistics
     assert settings is not None and views.keys is not None
     sharing = plan_sharing(plan.source, settings.undecided(), None, fraud_blocks=True)

@@ -161,7 +161,7 @@ def _module_of(
         if config.model.kind == "trees":
             from fl.runs.tree_module import module_from  # needs the extra `trees`
 
-            return module_from(tensors, TreeColumns.of(schema, names))
+            return module_from(tensors, TreeColumns.of(schema, names, linked=config.model.inputs == "risk"))
         module = model_of(config.model.kind, len(names), seed=0, prior=config.model.prior)
         module.load_state_dict(tensors)
     except (RuntimeError, TreesError) as fault:
@@ -173,13 +173,14 @@ def _shared(run: Path, config: RunConfig, schema: Schema) -> SharedColumns | Ris
     """The columns that the run's release gives, and those of a model that knows the risk of parties."""
     folder, by_risk = run / "statistics", config.model.inputs == "risk"
     if config.statistics is None:
-        return RiskColumns(schema, config.scale, None) if by_risk else None
+        return RiskColumns(schema, config.scale, None, windows=config.windows_beside_risk) if by_risk else None
     totals, keys = load_release(folder)
     if not by_risk:
         return SharedColumns(schema, keys, totals)
     if (episodes := read_episodes(folder)) is None:
         raise RunFolderError(f"{folder}: the constants of episodes ({EPISODES}) are missing: {RESTORE}")
-    return RiskColumns(schema, config.scale, EntityRisk(keys, schema.label.delay_days, blocks_of(totals), episodes))
+    risk = EntityRisk(keys, schema.label.delay_days, blocks_of(totals), episodes)
+    return RiskColumns(schema, config.scale, risk, windows=config.windows_beside_risk)
 
 
 ABOUT = {"schema": str, "features": list, "model_hash": str, "threshold": float}  # metadata of a model file

@@ -53,7 +53,7 @@ def at_home(model: TrainedModel, bank: str, banks: int, history: pd.DataFrame | 
     elif (keys := own_keys(table)) is not None:
         risk, others = EntityRisk.alone(_evidence(table, keys), keys, delay, last + 1), 0.0
     own = None if risk is None else _evidence(table, risk.keys, risk)
-    columns = replace(shared, scale="probability", risk=risk, own=own, others_share=others)
+    columns = replace(shared, scale="probability", risk=risk, own=own, others_share=others, windows=False)
     # Labels of this day are known even where the first row to score is of the last day.
     newest = last - delay - 1
     learned = (table.day <= newest) & (table.day > newest - HISTORY_DAYS)

@@ -16,9 +16,10 @@ from fl.learning.noisy_or import BOUND
 from fl.learning.noisy_or import PRIOR as NOISY_OR_PRIOR
 from fl.learning.private_schedule import private_schedule
 from fl.learning.training import LocalTraining
-from fl.runs.config import BY_NOISE, ModelSettings, PrivacySettings
+from fl.runs.config import BY_NOISE, LEAF_BOUND, ModelSettings, PrivacySettings
+from fl.trees.settings import TreeSettings
 
-HISTORY_DAYS = 56  # that the noisy-or model learns from
+HISTORY_DAYS = 56  # that the noisy-or model learns from, and trees inside its link
 ROWS_PER_WEEK = 6000.0  # that a bank is declared to have, where it declares nothing
 MOST_EPSILON = 1000.0  # stands for no privacy where a schedule asks for an epsilon
 
@@ -45,8 +46,15 @@ OPEN = Style(
 # noise; with a grid that is coarse relative to the noise and hides the lowest bits of its floating-point numbers.
 PRIVATE = Style(ModelSettings(0.0, PRIOR, inputs="risk"), LocalTraining("sgd", learning_rate=30.0), value_bits=16)
 
-# Trees have no rounds of training: the rest is that of the network that they are compared with.
-TREES = Style(replace(OPEN.model, kind="trees"), OPEN.training, OPEN.value_bits)
+# Trees have no rounds of training: the rest is that of the network that they are compared with. They grow inside the
+# noisy-or link where banks share counts, unless they are asked for without it.
+TREES = Style(
+    replace(OPEN.model, kind="trees", inputs="risk", history_days=HISTORY_DAYS), OPEN.training, OPEN.value_bits
+)
+# Random trees under privacy: figures in docs/adr/0032. The prior is the base score, a public guess.
+PRIVATE_TREES = Style(replace(TREES.model, prior=NOISY_OR_PRIOR), OPEN.training, value_bits=16, rounds=60)
+RANDOM_TREES = TreeSettings(trees=PRIVATE_TREES.rounds, depth=4, rate=0.8, penalty=200.0, bins=32)
+UNLINKED_TREES = Style(replace(OPEN.model, kind="trees"), OPEN.training, OPEN.value_bits)
 
 # Full batches, one step per round, as large as the noise allows.
 SHARED = Style(
@@ -76,7 +84,7 @@ def declared_rows(history_days: int) -> float:
 
 def share_of_counts(privacy: PrivacySettings | None, kind: ModelKind) -> float:
     """Part of epsilon that counts may spend."""
-    if privacy is None or kind != "noisy-or":
+    if privacy is None or kind == "mlp":
         return 0.5
     return round(private_schedule(privacy.epsilon).counts_epsilon / privacy.epsilon, 4)
 
@@ -85,15 +93,27 @@ def private_defaults(kind: ModelKind) -> PrivacySettings:
     """The private settings that nobody changed."""
     if kind == "noisy-or":
         return PrivacySettings(noise="shared", max_grad_norm=BOUND, expected_batch=declared_rows(HISTORY_DAYS))
+    if kind == "trees":
+        return PrivacySettings(noise="shared", max_grad_norm=LEAF_BOUND)
     return PrivacySettings()
 
 
-def style_of(privacy: PrivacySettings | None, kind: ModelKind) -> Style:
-    """The style of a run of this kind of model with this privacy; None: without."""
+def tree_defaults(privacy: PrivacySettings | None) -> TreeSettings:
+    """How trees grow where nobody says otherwise: learned ones without privacy, random ones with it."""
+    return TreeSettings() if privacy is None else RANDOM_TREES
+
+
+def style_of(privacy: PrivacySettings | None, kind: ModelKind, inputs: str | None = None) -> Style:
+    """The style of a run of this kind of model with this privacy; None: without.
+
+    `inputs`: "own" for trees outside the noisy-or link; it says nothing of other models.
+    """
     if kind == "noisy-or":
         return noisy_or_style(privacy)
     if kind == "trees":
-        return TREES
+        if privacy is not None:
+            return PRIVATE_TREES
+        return UNLINKED_TREES if inputs == "own" else TREES
     if privacy is not None and privacy.noise == "shared":
         return SHARED
     return PRIVATE if privacy is not None and privacy.unit == "row" else OPEN

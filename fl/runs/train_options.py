@@ -115,15 +115,15 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     ),
     "model": TrainOption(
         options.Choice(("mlp", "noisy-or", "trees", "auto")),
-        "mlp: a network. noisy-or: a dozen weights beside the risk of shared parties. trees: boosted trees, only with "
-        "--no-dp. auto: every one of these that fits, and then the best on held-out rows, only with --no-dp. Default: "
-        "noisy-or with privacy, unless an option of the network is given or --rows-per-bank times epsilon is 64000 or "
-        "more; mlp with --no-dp.",
+        "mlp: a network. noisy-or: a dozen weights beside the risk of shared parties. trees: boosted trees; splits are "
+        "learned with --no-dp, and drawn under privacy. auto: every one of these that fits, and then the best on "
+        "held-out rows, only with --no-dp. Default: noisy-or with privacy, unless an option of the network is given or "
+        "--rows-per-bank times epsilon is 64000 or more; mlp with --no-dp.",
         ("model.kind",),
     ),
     "ignore_monotone": TrainOption(
         options.SWITCH,
-        "Train a network or the noisy-or model although the schema names monotone columns, which trees alone keep.",
+        "Train another model although the schema names monotone columns, which trees with --no-dp alone keep.",
         ("model.ignore_monotone",),
         by_name=True,
     ),
@@ -190,8 +190,8 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     ),
     "history_days": TrainOption(
         options.HISTORY_DAYS,
-        "The noisy-or model learns from the rows of so many days up to the end of training; 0: from the training "
-        "period alone. More rows cost no epsilon. Default: 56.",
+        "The noisy-or model, and trees inside its link, learn from the rows of so many days up to the end of training; "
+        "0: from the training period alone. More rows cost no epsilon. Default: 56.",
         ("model.history_days",),
     ),
     "constants_share": TrainOption(
@@ -287,17 +287,41 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
         only_network=True,
     ),
     # --- trees
-    "trees": TrainOption(options.TREES, "Number of boosted trees.", ("trees.trees",), "50", only_trees=True),
+    "trees": TrainOption(
+        options.TREES,
+        "Number of boosted trees. Default: 50 with --no-dp, 60 under privacy.",
+        ("trees.trees",),
+        only_trees=True,
+    ),
     "depth": TrainOption(
-        options.TREE_DEPTH, "Most splits between the root and a leaf.", ("trees.depth",), "4", only_trees=True
+        options.TREE_DEPTH,
+        "Most splits between the root and a leaf. Default: 4.",
+        ("trees.depth",),
+        only_trees=True,
     ),
     "learning_rate": TrainOption(
-        options.TREE_RATE, "Share of each tree's step that is taken.", ("trees.rate",), "0.2", only_trees=True
+        options.TREE_RATE,
+        "Share of each tree's step that is taken. Default: 0.2 with --no-dp, 0.8 under privacy.",
+        ("trees.rate",),
+        only_trees=True,
     ),
-    "bins": TrainOption(options.BINS, "Most bins of a column of numbers.", ("trees.bins",), "64", only_trees=True),
+    "bins": TrainOption(
+        options.BINS,
+        "Most bins of a column of numbers. Default: 64 with --no-dp, 32 of equal width under privacy.",
+        ("trees.bins",),
+        only_trees=True,
+    ),
+    "inputs": TrainOption(
+        options.INPUTS,
+        "trees: risk: beside the risk of shared parties, inside the noisy-or link; own: on all columns of the bank's "
+        "own, with shared windows as more columns. Default: risk where banks share counts.",
+        ("model.inputs",),
+        by_name=True,
+        only_trees=True,
+    ),
     "tree_penalty": TrainOption(
         options.TREE_PENALTY,
-        "trees: lambda, which keeps the steps of small leaves short. Default: 5.",
+        "trees: lambda, which keeps the steps of small leaves short. Default: 5 with --no-dp, 200 under privacy.",
         ("trees.penalty",),
         by_name=True,
         only_trees=True,

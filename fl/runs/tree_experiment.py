@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from fl.data.federation import Federation, pooled_local
 from fl.durable import JsonLines, replace_durably
@@ -27,23 +26,18 @@ from fl.learning.model import model_hash
 from fl.rounds.play import Progress as Told
 from fl.rounds.play import trained_models
 from fl.runs.baselines import Baseline
-from fl.runs.experiment import Experiment
 from fl.runs.folder import RunFolder
-from fl.runs.held_out import calibrate, held_out_scores
-from fl.runs.model_file import write_model
-from fl.runs.operating import write_calibration
 from fl.runs.plan import RunPlan
-from fl.runs.scoring import load_model
 from fl.runs.tree_baselines import grown_in_one_place, members_of
 from fl.runs.tree_columns import TreeColumns
 from fl.runs.tree_module import TreeScores
 from fl.runs.tree_records import SumRecord, told_by, told_in
-from fl.runs.verdict import OWN_EVIDENCE
+from fl.runs.tree_run import TreeRun
 from fl.secure.session import IntegerSum, plain_sum
 from fl.trees.member import Member
 from fl.trees.progress import Progress, Request
 from fl.trees.progress_file import Kept
-from fl.trees.settings import MOST_ROWS, Terms, TreeSettings
+from fl.trees.settings import MOST_ROWS, Terms
 from fl.trees.training import add_plainly, sum_encrypted
 
 Integers = NDArray[np.int64]
@@ -61,20 +55,13 @@ class _Summed:
     cost: IntegerSum | None = None
 
 
-class TreeExperiment(Experiment):
+class TreeExperiment(TreeRun):
     """A run in progress, as `Experiment`. Its rounds are sums."""
 
     def __init__(self, folder: RunFolder, plan: RunPlan, federation: Federation) -> None:
         super().__init__(folder, plan, federation)
-        assert self.config.trees is not None
-        self.settings: TreeSettings = self.config.trees
         self._lines = JsonLines(folder.path / "metrics.jsonl")
         self._kept, self._records = self._read()
-
-    @cached_property
-    def columns(self) -> TreeColumns:
-        """What the trees see of a row."""
-        return TreeColumns.of(self.plan.source.table.schema, self.plan.feature_names)
 
     @cached_property
     def terms(self) -> Terms:
@@ -87,6 +74,11 @@ class TreeExperiment(Experiment):
     def parts_done(self) -> int:
         """The opening sum, and levels of trees."""
         return levels_done(self._kept.progress)
+
+    @property
+    def parts(self) -> int:
+        """The opening sum, and all levels of all trees."""
+        return 1 + self.settings.trees * self.settings.depth
 
     def rounds(self, progress: Told | None = None) -> Iterator[Any]:
         """Make the remaining sums; each is on disk when its record is yielded. Then write the model and its metrics."""
@@ -172,25 +164,11 @@ class TreeExperiment(Experiment):
         return _Summed(summed.totals, summed.seconds, summed)
 
     @cached_property
-    def _module(self) -> TreeScores:
+    def module(self) -> TreeScores:
+        """The finished trees. Raises `RunFolderError` before they are."""
         if not self._kept.progress.finished:
             raise RunFolderError(f"{self.folder.path}: the trees are not finished: continue with train --resume")
         return TreeScores(self._kept.progress.model, self.columns)
-
-    def models(self) -> list[nn.Module]:
-        """The trees, once for each bank."""
-        return [self._module] * len(self.plan.banks)
-
-    def _finish(self) -> None:
-        """Measure the trees and write the files for scoring."""
-        banks, names = self.federation.banks, self.federation.feature_names
-        figures = self._joined = evaluate(banks, self.models(), self._device)
-        self.folder.write_json("metrics.json", {**figures.as_json(), OWN_EVIDENCE: None})
-        for name, constants in self.plan.source.constants_at_banks().items():
-            self.folder.write_own_constants(name, constants)
-        write_model(self.folder.path, self._module, self.federation.schema, names, figures.mean["threshold"])
-        rows = held_out_scores(self.plan.source, load_model(self.folder.path))
-        write_calibration(self.folder.path, calibrate(rows, self.settings.class_weight))
 
     def _planned_baselines(self) -> dict[str, Baseline]:
         planned: dict[str, Baseline] = {"alone_trees": self._alone}
@@ -200,6 +178,8 @@ class TreeExperiment(Experiment):
         return planned
 
     def _alone(self) -> Evaluation:
+        if self._parties is not None:
+            return self._alone_inside_the_link(self._parties.alone, self.settings)
         columns = TreeColumns.of(self.plan.source.table.schema, self._local.feature_names)
         grown = [grown_in_one_place(bank, columns, self.settings) for bank in self._local.banks]
         return evaluate(self._local.banks, [TreeScores(trees, columns) for trees in grown], self._device)
@@ -212,11 +192,15 @@ class TreeExperiment(Experiment):
 
     def _network(self) -> Evaluation:
         schedule = replace(self.plan.schedule(self.config.rounds), kind="mlp")
-        rounds = self._rounds(schedule, self.plan.algorithm, partial(plain_sum, clip=self.config.aggregation.clip))
-        return evaluate(self.federation.banks, trained_models(rounds), self._device)
+        banks, average = self.federation.banks, partial(plain_sum, clip=self.config.aggregation.clip)
+        if self._parties is not None:
+            # The network has the risk as scaled log odds, and learns from the training period as all networks do.
+            banks = replace(self._parties, scale="log odds", learns_from=0).released
+        rounds = self._rounds(schedule, self.plan.algorithm, average, banks)
+        return evaluate(banks, trained_models(rounds), self._device)
 
     def _about_model(self) -> dict[str, Any]:
-        trees = self._module.trees.trees
+        trees = self.module.trees.trees
         pooled = self.folder.read_json(POOLED).get("model_hash")
         return {
             "algorithm": "boosting",
@@ -230,8 +214,9 @@ class TreeExperiment(Experiment):
                 "bins": self.settings.bins,
                 "columns": list(self.columns.names),
                 "monotone": self.plan.source.table.schema.monotone,
-                "model_hash": model_hash(self._module),
-                "same_as_pooled": None if pooled is None else pooled == model_hash(self._module),
+                "linked": self.columns.linked,
+                "model_hash": model_hash(self.module),
+                "same_as_pooled": None if pooled is None else pooled == model_hash(self.module),
                 "told": told_in(self._records),
             },
         }

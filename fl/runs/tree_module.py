@@ -2,6 +2,9 @@
 
 Its only tensor is the JSON of `fl.trees.model_file` as bytes. So the model file of a run and its hash hold every split
 and every leaf, and two runs with the same hash have the same trees.
+
+Inside the noisy-or link the trees give p, the customer's part, and a row's last feature is q, that of its shared
+parties: P = 1 - (1 - p)(1 - q), as in `fl.learning.noisy_or`.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fl.errors import TreesError
 from fl.learning.kinds import Boosted
+from fl.learning.noisy_or import MOST
 from fl.runs.tree_columns import TreeColumns
 from fl.trees.model_file import model_from_json, model_to_json
 from fl.trees.tables import SCORE_BITS
@@ -23,7 +28,7 @@ TENSOR = "content"  # of the model file
 
 
 class TreeScores(Boosted):
-    """float32[n, inputs] features -> float64[n, 1] log odds, which are multiples of 2^-16."""
+    """float32[n, inputs] features -> float64[n, 1] log odds of P; multiples of 2^-16 where there is no link."""
 
     def __init__(self, trees: TreeModel, columns: TreeColumns) -> None:
         super().__init__()
@@ -33,8 +38,22 @@ class TreeScores(Boosted):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The log odds of rows."""
-        scores = self.trees.scores(self.columns.fold(x.detach().cpu().numpy()))
-        return torch.from_numpy(scores * 2.0**-SCORE_BITS)[:, None].to(x.device)
+        rows = x.detach().cpu().numpy()
+        own = self.trees.scores(self.columns.fold(rows)) * 2.0**-SCORE_BITS
+        q = self.columns.cause(rows)
+        return torch.from_numpy(own if q is None else beside(own, q))[:, None].to(x.device)
+
+
+def beside(own: NDArray[np.floating], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64[n]: log odds of 1 - (1 - p)(1 - q), where `own`, float64[n], are those of p.
+
+    q is at most 1 - 1e-6, as in `fl.learning.noisy_or`, so that they are finite.
+    """
+    cause = np.clip(q, 0.0, MOST)
+    with np.errstate(divide="ignore"):
+        # The odds are q / (1 - q) (1 + exp(own)) + exp(own). Where q is 0, these are `own` to the last bit.
+        odds: NDArray[np.float64] = np.logaddexp(own, np.log(cause) - np.log1p(-cause) + np.logaddexp(0.0, own))
+    return odds
 
 
 def module_from(tensors: dict[str, torch.Tensor], columns: TreeColumns) -> TreeScores:

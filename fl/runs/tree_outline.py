@@ -1,5 +1,7 @@
 """What a run of trees is going to do, known before a bank trains: its sums, and the bytes of each.
 
+`TreeOutline` is of learned trees, `RandomTreeOutline` of random ones under differential privacy.
+
 A sum's integers are as wide as its node's rows need. How the rows divide is not known before, so the plan takes the
 most that there can be: of two siblings only the smaller is summed, so the nodes of a level hold at most half of all
 rows, and their fields are widest together where each holds an equal part.
@@ -12,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fl.plural import plural
-from fl.runs.plan import RunPlan
-from fl.runs.tree_columns import TreeColumns
+from fl.runs.plan import RunPlan, learned_rows
+from fl.runs.tree_columns import TreeColumns, columns_to_split
 from fl.secure.cost import cost_of_integers, require_engine
 from fl.trees.gradients import LARGEST
 from fl.trees.packing import packed_length
@@ -27,7 +29,7 @@ class TreeOutline:
     """All of it is public. `sums`: at most. `lanes`: of the largest sum. `bytes_up`: from one bank in all sums, about.
 
     `largest_bytes`: from one bank in the largest sum; both 0 where nothing is encrypted. `counts`: integers of the
-    shared counts that one bank sends; 0 without.
+    shared counts that one bank sends; 0 without. `linked`: whether the trees grow inside the noisy-or link.
     """
 
     banks: int
@@ -40,6 +42,7 @@ class TreeOutline:
     largest_bytes: int
     bytes_up: int
     counts: int
+    linked: bool
     with_baselines: bool
     monotone: tuple[tuple[str, str], ...] = ()  # columns that may move the score in one direction alone, and which
 
@@ -64,13 +67,79 @@ class TreeOutline:
                 if self.monotone
                 else ()
             ),
-            f"{plural(self.counts, 'count')} from each bank before the first sum"
-            if self.counts
-            else "no shared counts",
+            self._about_counts,
             "baselines after the last tree: trees of each bank alone, trees on pooled rows, and a network"
             if self.with_baselines
             else "no baselines: nobody will know whether joining is worth it (leave out --no-baselines to measure it)",
         )
+
+    @property
+    def _about_counts(self) -> str:
+        if not self.counts:
+            return "no shared counts: trees on the columns of each bank's own"
+        sent = f"{plural(self.counts, 'count')} from each bank before the first sum"
+        if self.linked:
+            return (
+                f"{sent}; trees inside the noisy-or link, beside the risk of shared parties (--option inputs=own: not)"
+            )
+        return f"{sent}; their windows are columns of the trees, which have no noisy-or link"
+
+
+@dataclass(frozen=True)
+class RandomTreeOutline:
+    """Of a run under differential privacy. `values`: of one tree's sum. `bytes_up`: from one bank in it.
+
+    `split`: names of the columns that are split. `counts`: as in `TreeOutline`.
+    """
+
+    banks: int
+    rows: int
+    settings: TreeSettings
+    split: tuple[str, ...]
+    values: int
+    bytes_up: int
+    counts: int
+    epsilon: float
+    with_baselines: bool
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The outline in words, one subject each."""
+        settings = self.settings
+        counts = f"{plural(self.counts, 'count')} from each bank before the first tree" if self.counts else "no counts"
+        return (
+            f"{self.banks} banks with {self.rows:,} training rows, {plural(settings.trees, 'random tree')} of depth "
+            f"{settings.depth} at rate {settings.rate:g} inside the noisy-or link, at epsilon {self.epsilon:g}",
+            f"splits are drawn among {', '.join(self.split)}, at {settings.bins - 1} edges between public bounds; one "
+            f"noisy sum of {self.values} values for each tree, {self.bytes_up:,} bytes from each bank",
+            counts,
+            "baselines after the last tree: each bank alone with its own model and with its own trees, and the same "
+            "trees without privacy"
+            if self.with_baselines
+            else "no baselines: nobody will know whether joining is worth it (leave out --no-baselines to measure it)",
+        )
+
+
+def random_tree_outline(plan: RunPlan) -> RandomTreeOutline:
+    """The outline of the run of random trees that `plan` describes, with its noise. Raises as `tree_outline`."""
+    config, joint, banks, counts = plan.config, plan.joint_noise, len(plan.banks), 0
+    assert config.trees is not None and config.privacy is not None and joint is not None
+    columns = TreeColumns.of(plan.source.table.schema, plan.feature_names, linked=True)
+    require_engine(config.aggregation.engine)
+    if plan.sharing is not None:
+        counts = plan.sharing.length
+        cost_of_integers(counts, plan.sharing.largest, banks)
+    return RandomTreeOutline(
+        banks=banks,
+        rows=learned_rows(plan),
+        settings=config.trees,
+        split=tuple(columns.names[place] for place in columns_to_split(plan.source.table.schema, columns)),
+        values=joint.dimension,
+        bytes_up=cost_of_integers(joint.dimension, joint.largest, banks).bytes_up,
+        counts=counts,
+        epsilon=config.privacy.epsilon,
+        with_baselines=config.with_baselines,
+    )
 
 
 def tree_outline(plan: RunPlan) -> TreeOutline:
@@ -82,8 +151,9 @@ def tree_outline(plan: RunPlan) -> TreeOutline:
     config, banks = plan.config, len(plan.banks)
     settings = config.trees
     assert settings is not None
-    columns = TreeColumns.of(plan.source.table.schema, plan.feature_names).columns
-    rows = sum(len(held.train) for _, _, held in plan.source.banks)
+    linked = config.model.inputs == "risk"
+    columns = TreeColumns.of(plan.source.table.schema, plan.feature_names, linked=linked).columns
+    rows = learned_rows(plan)
     numbers = sum(column.categories == 0 for column in columns)
     cells = sum((column.categories or settings.bins) + 1 for column in columns)
     encrypted, counts = config.aggregation.mode == "encrypted", 0
@@ -107,6 +177,7 @@ def tree_outline(plan: RunPlan) -> TreeOutline:
         largest_bytes=max(each),
         bytes_up=each[0] + settings.trees * sum(each[1:]),
         counts=counts,
+        linked=linked,
         with_baselines=config.with_baselines,
         monotone=tuple(plan.source.table.schema.monotone.items()),
     )

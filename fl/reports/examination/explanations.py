@@ -55,6 +55,7 @@ def explanations(evidence: Evidence) -> dict[str, Any]:
     return {
         "unit": "logit",
         "exact": by_tree,
+        "linked": by_tree and evidence.config.model.inputs == "risk",
         "odds_per_logit": float(np.e),
         "top": TOP,
         "rows_per_bank": ROWS,
@@ -73,7 +74,9 @@ def _columns(evidence: Evidence) -> tuple[str, ...]:
     """What importances are of: the model's features, or the columns that trees make of them."""
     if evidence.config.trees is None:
         return evidence.federation.feature_names
-    return TreeColumns.of(evidence.schema, evidence.federation.feature_names).names
+    names, linked = evidence.federation.feature_names, evidence.config.model.inputs == "risk"
+    columns = TreeColumns.of(evidence.schema, names, linked=linked)
+    return (*columns.names, names[-1]) if linked else columns.names
 
 
 def _values(

@@ -79,7 +79,7 @@ def comparison(evidence: Evidence) -> dict[str, Any]:
         "models": rows,
         "not_run": [row["name"] for row in rows if not row["ran"]],
         "explained": [
-            {"name": row["name"], "what": row["what"], "had": had(row["name"], evidence.schema.words)}
+            {"name": row["name"], "what": row["what"], "had": had(row["name"], evidence.schema.words, evidence.config)}
             for row in rows[1:]
             if row["ran"]
         ],

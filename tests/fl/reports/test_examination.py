@@ -24,7 +24,7 @@ from fl.data.simulate import Simulation
 from fl.data.vocabulary import Words
 from fl.durable import replace_json
 from fl.errors import ExaminationError, RunFolderError
-from fl.reports.compared import BASELINES, OF_TREES, baselines_of, had
+from fl.reports.compared import BASELINES, OF_RANDOM_TREES, OF_TREES, baselines_of, had
 from fl.reports.examination import fairness as fairness_module
 from fl.reports.examination import page, plots
 from fl.reports.examination import report as report_module
@@ -143,6 +143,7 @@ def test_baselines_are_those_that_the_configuration_makes() -> None:
         *OF_TREES,
     }
     assert baselines_of(configuration({"no_dp": True, "model": "trees"})) == OF_TREES
+    assert baselines_of(configuration({"model": "trees"})) == OF_RANDOM_TREES
     assert "plain" in baselines_of(network) and "plain_without_privacy" not in baselines_of(network)
     assert {"alone_filter", "alone_private", "at_home"}.isdisjoint(baselines_of(network))
     assert "pooled_with_statistics" in baselines_of(network)
@@ -150,8 +151,10 @@ def test_baselines_are_those_that_the_configuration_makes() -> None:
 
 
 @pytest.mark.parametrize("name", [*BASELINES, OWN_EVIDENCE])
-def test_every_row_of_a_comparison_says_what_it_had(name: str) -> None:
-    said = [had(name, Words(days=days)) for days in (True, False)]
+@pytest.mark.parametrize("model", ["mlp", "trees"])
+def test_every_row_of_a_comparison_says_what_it_had(name: str, model: str) -> None:
+    config = configuration({"no_dp": True, "model": model})
+    said = [had(name, Words(days=days), config) for days in (True, False)]
     assert all(each.endswith(".") and "{" not in each for each in said)
 
 

@@ -155,7 +155,9 @@ def test_a_history_that_is_asked_for_has_its_own_declared_number_of_rows() -> No
 
 
 def test_the_network_has_no_history_to_learn_from() -> None:
-    with pytest.raises(ModelError, match="history_days: networks and trees learn from the training period alone"):
+    with pytest.raises(
+        ModelError, match="history_days: networks, and trees outside the noisy-or link, learn from the training"
+    ):
         configuration({"no_dp": True, "history_days": 56})
     assert configuration({"no_dp": True}, configuration({})).model.history_days == 0
 

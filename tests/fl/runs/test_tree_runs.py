@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import claims
+import killed_trees
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from forked import in_a_child
+from killed_trees import records
 
 import fl
 from demos.export import export
 from fl.data.federation import pooled_local
-from fl.errors import AggregationError, AlgorithmError, BudgetError, ExportError, OptionError, RunFolderError
+from fl.errors import (
+    AggregationError,
+    AlgorithmError,
+    BudgetError,
+    ExportError,
+    ModelError,
+    OptionError,
+    RunFolderError,
+)
 from fl.reports.cards import cards, read_run
 from fl.reports.compared import baselines_of
 from fl.reports.examination.report import examine
 from fl.reports.trees_told import grown_sentence
 from fl.rounds.attackers import AttackSettings
-from fl.runs import tree_experiment
 from fl.runs.asked import configuration
 from fl.runs.config import config_from_toml, config_to_toml
 from fl.runs.kinds import begun
@@ -58,10 +64,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path) -> fl.Run:
     """A finished run with its baselines, on encrypted sums."""
     return fl.train(run_dir=folder / "run", **asked(folder))
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 # --- one whole run --------------------------------------------------------------------------------------------------
@@ -140,24 +142,10 @@ def module_of(experiment: TreeExperiment) -> TreeScores:
 
 
 def killed(where: Path, options: dict[str, Any], after: int, *, before_it_is_kept: bool) -> None:
-    """A run that is killed in a forked process: when so many sums are kept, or before the last of them is."""
+    def play(watch: killed_trees.Watch) -> None:
+        fl.train(run_dir=where, progress=watch, **options)
 
-    def die(path: Path, content: bytes) -> None:
-        if path.name == TRAINING and json.loads(content)["sums"] and len(records(where)) == after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        keep(path, content)
-
-    def watched(what: str, done: int, total: int) -> None:
-        if what.startswith("growing") and done == after:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def work() -> None:
-        if before_it_is_kept:
-            pytest.MonkeyPatch().setattr(tree_experiment, "replace_durably", die)  # in the forked process alone
-        fl.train(run_dir=where, progress=watched, **options)
-
-    keep = tree_experiment.replace_durably
-    assert in_a_child(work) == "", "the run ended before it was killed"
+    killed_trees.killed(where, play, after, before_it_is_kept=before_it_is_kept)
 
 
 @pytest.mark.parametrize("before_it_is_kept", [False, True])
@@ -271,7 +259,7 @@ def test_the_command_exports_to_xgboost_and_beside_an_onnx_file_it_tells_of_both
     alone = CliRunner().invoke(export, [*asked, "--json"], catch_exceptions=False)
     assert alone.exit_code == 0, alone.output
     size = trees.stat().st_size
-    assert json.loads(alone.stdout) == {"xgboost": str(trees), "xgboost_bytes": size}
+    assert json.loads(alone.stdout) == {"xgboost": str(trees), "xgboost_bytes": size, "linked": False}
     assert json.loads(trees.read_text())["learner"]["gradient_booster"]["name"] == "gbtree"
     both = CliRunner().invoke(export, [*asked, "--onnx", str(network), "--json"], catch_exceptions=False)
     said = json.loads(both.stdout)
@@ -356,8 +344,8 @@ def test_a_model_that_keeps_no_column_monotone_is_refused_with_such_a_schema(fol
     assert not (tmp_path / "refused").exists()
     run = fl.train(run_dir=tmp_path / "asked", **directed(folder, **network, ignore_monotone=True))
     assert run.config.model.ignore_monotone
-    with pytest.raises(OptionError, match="ignore_monotone"):
-        configuration({**SMALL, "ignore_monotone": True})
+    with pytest.raises(AlgorithmError, match="ignore_monotone: trees that learn their splits keep"):
+        fl.train(run_dir=tmp_path / "trees", **directed(folder, ignore_monotone=True))
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
@@ -366,9 +354,7 @@ def test_a_model_that_keeps_no_column_monotone_is_refused_with_such_a_schema(fol
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"epsilon": 3.0, "no_dp": None}, BudgetError, "epsilon.*drowns"),
         ({"epsilon": 3.0}, BudgetError, "--epsilon"),
-        ({"no_dp": None}, BudgetError, "unless --no-dp is given"),
         ({"rounds": 5}, OptionError, "--rounds"),
         ({"lr": 0.1}, OptionError, "--lr"),
         ({"algorithm": "fedprox"}, OptionError, "--algorithm"),
@@ -378,7 +364,7 @@ def test_a_model_that_keeps_no_column_monotone_is_refused_with_such_a_schema(fol
         ({"fraction": 0.5}, OptionError, "--fraction"),
         ({"value_bits": 16}, OptionError, "--value-bits"),
         ({"clip": 2.0}, OptionError, "--clip"),
-        ({"history_days": 7}, OptionError, "--history-days"),
+        ({"history_days": 7, "inputs": "own"}, ModelError, "history_days"),
         ({"bits": "1:8"}, OptionError, "bits"),
         ({"class_weight": 3}, fl.errors.FederationError, "power of two"),
     ],
@@ -394,11 +380,6 @@ def test_options_that_do_not_fit_trees_are_refused_by_name(
 def test_options_of_trees_without_trees_are_refused_by_name(name: str) -> None:
     with pytest.raises(OptionError, match="give --model trees"):
         configuration({"no_dp": True, name: 2 if name == "bins" else 1})
-
-
-def test_a_budget_on_top_of_a_configuration_of_trees_is_refused() -> None:
-    with pytest.raises(BudgetError, match="--epsilon"):
-        configuration({"epsilon": 3.0}, configuration(SMALL))
 
 
 def test_a_configuration_of_trees_becomes_one_of_the_network() -> None:
@@ -432,7 +413,7 @@ def test_a_run_of_another_model_exports_no_trees(folder: Path) -> None:
 
 @pytest.mark.long
 def test_shared_counts_are_columns_of_the_trees_of_pooled_rows(tmp_path: Path) -> None:
-    embedded = {"customers": 200, "clients": 3, "fraud_share": 0.05}
+    embedded = {"customers": 200, "clients": 3, "fraud_share": 0.05, "inputs": "own"}
     run = fl.train(run_dir=tmp_path / "run", **{**SMALL, **embedded})
     trees = run.result["trees"]
     assert "terminal_risk_7d_all_banks" in trees["columns"] and trees["same_as_pooled"] is True
