@@ -105,6 +105,7 @@ def train(
     python -m demos train --no-dp --limits limits.toml --option bank_bytes=100000
     python -m demos train --no-dp --model trees --trees 50 --depth 4 --learning-rate 0.2
     python -m demos train --no-dp --model auto
+    python -m demos train --model trees --epsilon 3
     python -m demos train --config runs/NAME --epsilon 8
     python -m demos train --resume runs/NAME
     """

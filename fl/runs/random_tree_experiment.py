@@ -89,6 +89,7 @@ class RandomTreeExperiment(TreeRun):
                     for bank in self.plan.banks:
                         progress(bank)
                 yield record
+            drop_draft(self.folder.path)  # of the last tree, where a process was killed before it removed it
             self.schedule = replace(self.schedule, rounds=self.finished)
             self._require_a_round()
             self._finish()

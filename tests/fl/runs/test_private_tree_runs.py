@@ -262,6 +262,16 @@ def test_a_paid_draft_that_is_lost_or_changed_is_paid_for_again_and_one_tree_is_
     assert result["privacy"]["epsilon"] <= 3.0
 
 
+def test_a_draft_whose_tree_is_on_disk_already_is_removed_and_not_sent(data: Path, tmp_path: Path) -> None:
+    where = tmp_path / "run"
+    killed(where, data, "drop_draft", after=TREES)  # the last tree is kept, and its draft is there still
+    assert (where / tree_drafts.FILE).exists()
+    before = spends(where)
+    again = resumed(where)
+    assert again.rounds_lost == 0 and len(trees_of(played(again)).trees) == TREES
+    assert spends(where) == before and not (where / tree_drafts.FILE).exists()
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "[]", "{}", '{"format":"fl tree draft 1","name":1,"parts":[]}', "9" * 5000, "[" * 100_000],
