@@ -58,7 +58,7 @@ OWN=$("$PYTHON" -c 'from benchmarks.cases.registry import default_case; print(de
 if [ "$DEVICE" = cuda ]; then
     OUT=${OUT:-benchmarks/results} SLOWER=1
     HEADLINE=1000000 SUMMED=11689512 CLIENTS=4 LARGE=11689512,100000000 SUMMING=32
-    STACKS="x1 x2 x4 x8 x16 x32 torch-x1 torch-x8 torch-x32" MODEL=resnet18 MODEL_SIZE=11689512 CYCLES=3 ADDED_THERE=$OWN-sums-cuda
+    STACKS="x1 x2 x4 x8 x16 x32 torch-x8 torch-x32" MODEL=resnet18 MODEL_SIZE=11689512 CYCLES=3 ADDED_THERE=$OWN-sums-cuda
 else
     OUT=${OUT:-runs/cuda-on-cpu} SLOWER=5
     HEADLINE=100000 SUMMED=1000000 CLIENTS=3 LARGE=300000,1000000 SUMMING=8
@@ -89,15 +89,17 @@ measure() { # name, seconds, arguments of `run`, and the cases
     step "$name" "$limit" "$PYTHON" -m benchmarks run "${arguments[@]}"
 }
 
-step "tests" 75 "$PYTHON" -m pytest -q -p no:cacheprovider tests/fl/secure/test_device_ring.py \
+PARALLEL=$("$PYTHON" -c 'import xdist' 2>/dev/null && echo "-n $(($(nproc) < 8 ? $(nproc) : 8))")
+# shellcheck disable=SC2086  # no argument, or two
+step "tests" 45 "$PYTHON" -m pytest -q -p no:cacheprovider $PARALLEL tests/fl/secure/test_device_ring.py \
     tests/fl/secure/test_device_packing.py tests/fl/secure/test_device_rounds.py tests/fl/secure/test_device_sum.py
-measure headline 60 --sizes $HEADLINE --clients 8 --cycles $CYCLES -- plain-numpy "plain-torch-$DEVICE" "$OWN" \
-    $ADDED_THERE "secagg-on-$DEVICE-masked" "secagg-on-$DEVICE-unmasked"
-measure sums 60 --sizes $SUMMED --clients $SUMMING --cycles $CYCLES -- \
-    $(for each in $STACKS; do echo "ciphertext-sum-$DEVICE-$each"; done)
-measure rounds 60 --sizes $MODEL_SIZE --clients $CLIENTS --cycles $((CYCLES > 1 ? 2 : 1)) -- \
+measure headline 50 --sizes $HEADLINE --clients 8 --cycles $CYCLES -- plain-numpy "plain-torch-$DEVICE" "$OWN" \
+    "${OWN%-masked}-unmasked" $ADDED_THERE "secagg-on-$DEVICE-masked" "secagg-on-$DEVICE-unmasked"
+measure sums 60 --sizes $SUMMED --clients $SUMMING --cycles $((CYCLES > 1 ? 2 : 1)) -- \
+    "plain-torch-$DEVICE" $(for each in $STACKS; do echo "ciphertext-sum-$DEVICE-$each"; done)
+measure rounds 90 --sizes $MODEL_SIZE --clients $CLIENTS --cycles $((CYCLES > 1 ? 2 : 1)) -- \
     "round-$MODEL-plain-$DEVICE" "round-$MODEL-encrypted-$DEVICE" "round-$MODEL-on-$DEVICE"
-measure updates 90 --sizes $LARGE --clients 3 --once -- "plain-torch-$DEVICE" "$OWN" "secagg-on-$DEVICE-masked"
+measure updates 110 --sizes $LARGE --clients 3 --once -- "plain-torch-$DEVICE" "$OWN" "secagg-on-$DEVICE-masked"
 "$PYTHON" -m benchmarks report "$OUT/$NAME"-{headline,sums,rounds,updates}.json --markdown >"$OUT/$NAME.md" || STATUS=1
 cat "$OUT/$NAME.md"
 echo "== $((SECONDS - START)) s; results in $OUT/$NAME-*.json, tables in $OUT/$NAME.md"

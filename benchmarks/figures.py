@@ -90,14 +90,15 @@ def cost_against_clients(results: Results) -> str | None:
 
 
 def stage_breakdown(results: Results) -> str | None:
-    """What a contribution costs at client and server, by stage; beside it without the cases in which SEAL encrypts."""
+    """What a contribution costs at client and server, by stage; once more without SEAL, where some cases use it."""
     cases = [m for m in averages(results, headline(results)) if m.status == "ok"]
     fast = [m for m in cases if m.family != "stock" and m.parameters.get("engine") != "seal"]
     if not cases:
         return None
-    figure, axes = _figure(10, 0.9 + 0.42 * len(cases), 2)
+    panels = [(cases, "all cases")] + ([(fast, "without SEAL's encryption")] if 0 < len(fast) < len(cases) else [])
+    figure, axes = _figure(5 * len(panels), 0.9 + 0.42 * len(cases), len(panels))
     used: dict[str, Any] = {}
-    for axis, chosen, title in ((axes[0], cases, "all cases"), (axes[1], fast, "without SEAL's encryption")):
+    for axis, (chosen, title) in zip(axes, panels, strict=True):
         for row, m in enumerate(chosen):
             left = 0.0
             for stage, milliseconds in _per_contribution(m):

@@ -365,7 +365,7 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
 def show_floors(speeds: Speeds, found: Sequence[Floor]) -> None:
     """Print every stage beside its floor on stdout."""
     table = Table(title="One party on one core: the least that its work could take, and what it takes")
-    for name in ("stage", "MB moved", "products M", "AES MB", "SHA MB", "floor ms", "ms", "times"):
+    for name in ("stage", "MB moved", "products M", "AES MB", "hash MB", "floor ms", "ms", "times"):
         table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=name == "stage")
     for each in found:
         work = each.work

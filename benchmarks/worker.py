@@ -103,6 +103,8 @@ class Worker:
         if entry.name in self._warm:
             return None
         small = replace(workload, length=min(WARM_LENGTH, workload.length), clients=WARM_CLIENTS, encrypting=1)
+        if entry.family == "device":
+            small = replace(small, clients=max(WARM_CLIENTS, entry.options["stacked"]))
         if entry.family in ("secagg", "flower"):
             small = replace(small, encrypting=0)
         if entry.family == "round":

@@ -18,6 +18,7 @@ Keys are generated inside SEAL and used there, unless a caller asks for the resi
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import struct
 import tempfile
@@ -31,6 +32,7 @@ from weakref import finalize
 import numpy as np
 import tenseal.sealapi as seal
 
+from secagg import kernels
 from secagg.arrays import U8, U32, U64
 from secagg.engines import residues_of
 from secagg.errors import EngineUnavailable, KeySelfTestFailed, WrongState
@@ -40,6 +42,7 @@ from secagg.plan import ERROR_MAX, key_norm_limits
 from secagg.publickey import PublicKey
 from secagg.ring import ring_of
 from secagg.secrecy import Secret, wipe
+from secagg.workers import Workers
 
 # Serialised SEAL object (SEAL 4.x, native/src/seal/serialization.h, ciphertext.cpp, plaintext.cpp, dynarray.h).
 _HEADER = struct.Struct("<HBBBBHQ")  # magic, header size, major, minor, compression, reserved, total size
@@ -145,6 +148,11 @@ class Encryptor:
         ring_of(self._context.params).to_ntt(plaintext)
         self.encrypt_into(plaintext, block)
 
+    def encrypt_blocks(self, plaintexts: U32, blocks: U32, workers: Workers) -> None:
+        """As `encrypt_coefficients`, of several blocks, one after the other: SEAL's binding holds the GIL."""
+        for plaintext, block in zip(plaintexts, blocks, strict=True):
+            self.encrypt_coefficients(plaintext, block)
+
     def encrypt_into(self, plaintext: U32, block: U32) -> None:
         """Write a fresh encryption of `plaintext` into `block`.
 
@@ -165,39 +173,29 @@ def generate_keys(params: ParameterSet) -> tuple[PublicKey, SecretKey]:
     the norms (probability <= 2**-41) are discarded and generated again. Raises `KeySelfTestFailed` when SEAL
     cannot produce such keys.
     """
-    public, secret, residues = _generate(params)
-    wipe(residues)
-    return public, secret
+    context = _context_of(params)
+    for generator, public in _generated(context):
+        secret = SecretKey(context, seal.Decryptor(context.context, generator.secret_key()))
+        residues = residues_of(secret, params)
+        sound = _keys_are_sound(public, secret, residues)
+        wipe(residues)
+        if sound:
+            return public, secret
+    raise _all_unsound("keys")
 
 
 def generate_readable_keys(params: ParameterSet) -> tuple[PublicKey, U32]:
-    """As `generate_keys`, with the secret key as the self-test reads it: uint32[primes, N] in SEAL's transformed order.
+    """As `generate_keys`, with the secret key as residues: uint32[primes, N] in SEAL's transformed order.
 
-    SEAL's own copy is dropped. The caller wipes the array when the round ends.
+    The same test, in our arithmetic: that of the engine which decrypts with these residues. SEAL's own copy is
+    dropped. The caller wipes the array when the round ends.
     """
-    public, secret, residues = _generate(params)
-    secret.wipe()
-    return public, residues
-
-
-def _generate(params: ParameterSet) -> tuple[PublicKey, SecretKey, U32]:
-    context = _context_of(params)
-    for _ in range(_KEY_ATTEMPTS):
-        generator = seal.KeyGenerator(context.context)
-        raw = seal.PublicKey()
-        generator.create_public_key(raw)
-        count = 2 * (len(params.primes) + 1) * params.degree
-        residues = _saved_residues(raw, _CIPHERTEXT_RESIDUES, count)
-        residues = residues.reshape(2, len(params.primes) + 1, params.degree)
-        residues.flags.writeable = False
-        public = PublicKey(params, residues)
-        public.check()
-        secret = SecretKey(context, seal.Decryptor(context.context, generator.secret_key()))
-        read = residues_of(secret, params)
-        if _keys_are_sound(public, secret, read):
-            return public, secret, read
-        wipe(read)
-    raise KeySelfTestFailed(f"SEAL generated {_KEY_ATTEMPTS} keys, all outside the noise bounds: do not use this build")
+    for generator, public in _generated(_context_of(params)):
+        residues = _secret_residues(generator, params)
+        if _keys_are_sound(public, _Residues(params, residues), residues):
+            return public, residues
+        wipe(residues)
+    raise _all_unsound("keys")
 
 
 def generate_secret(params: ParameterSet) -> U32:
@@ -207,16 +205,63 @@ def generate_secret(params: ParameterSet) -> U32:
     """
     context = _context_of(params)
     for _ in range(_KEY_ATTEMPTS):
-        generator = seal.KeyGenerator(context.context)
-        secret = SecretKey(context, seal.Decryptor(context.context, generator.secret_key()))
-        residues = residues_of(secret, params)
+        residues = _secret_residues(seal.KeyGenerator(context.context), params)
         if _secret_is_sound(residues, params):
             return residues
         wipe(residues)
-    raise KeySelfTestFailed(f"SEAL generated {_KEY_ATTEMPTS} secrets outside the bounds: do not use this build")
+    raise _all_unsound("secrets")
 
 
-def _keys_are_sound(public: PublicKey, secret: SecretKey, residues: U32) -> bool:
+def _generated(context: _Context) -> Iterator[tuple[Any, PublicKey]]:
+    """Fresh generators, each with the public key of its secret; as many as are tried."""
+    params = context.params
+    shape = (2, len(params.primes) + 1, params.degree)
+    for _ in range(_KEY_ATTEMPTS):
+        generator = seal.KeyGenerator(context.context)
+        raw = seal.PublicKey()
+        generator.create_public_key(raw)
+        residues = _saved_residues(raw, _CIPHERTEXT_RESIDUES, math.prod(shape)).reshape(shape)
+        residues.flags.writeable = False
+        public = PublicKey(params, residues)
+        public.check()
+        yield generator, public
+
+
+def _secret_residues(generator: Any, params: ParameterSet) -> U32:
+    """The secret of a generator, uint32[primes, N] in SEAL's transformed order, read without a decryption."""
+    rows = len(params.primes) + 1  # the last one is modulo the special prime, and nobody needs it
+    key = generator.secret_key()  # `data` is a part of it, and does not keep it alive
+    wide = _begin_reading_plaintext(key.data(), rows * params.degree)()
+    del key
+    residues = wide.reshape(rows, params.degree)[:-1].astype(np.uint32)
+    wipe(wide)
+    return residues
+
+
+class _Residues(Secret):
+    """Decrypts with the residues of a secret, as the fast engine does; for the test of a key."""
+
+    def __init__(self, params: ParameterSet, residues: U32) -> None:
+        self._ring, self._residues = ring_of(params), residues
+
+    def decrypt(self, block: U32) -> U32:
+        """c0 + c1*s, coefficients."""
+        plain: U32 = block[0].copy()
+        kernels.multiply_onto(block[1], self._residues, self._ring.primes, plain)
+        self._ring.from_ntt(plain)
+        return plain
+
+    def __repr__(self) -> str:
+        return "_Residues(OMITTED)"
+
+
+def _all_unsound(what: str) -> KeySelfTestFailed:
+    return KeySelfTestFailed(
+        f"SEAL generated {_KEY_ATTEMPTS} {what}, all outside the noise bounds: do not use this build"
+    )
+
+
+def _keys_are_sound(public: PublicKey, secret: SecretKey | _Residues, residues: U32) -> bool:
     """residues: of the secret key."""
     params = public.params
     error = centred(secret.decrypt(public.residues[:, :-1, :].astype(np.uint32)), params)
@@ -381,7 +426,7 @@ def _save(source: Any) -> bytearray:
 
 
 def _begin_reading_plaintext(plaintext: Any, count: int) -> Callable[[], U64]:
-    """Reads uint64[count], the residues of a decrypted plaintext (the key self-test reads the secret key as one)."""
+    """Reads uint64[count], the residues of a plaintext: a decrypted one, or a secret key."""
     if _has_memory_files():
         return _begin_reading(plaintext, _PLAINTEXT_RESIDUES, count)
     residues = _elements(plaintext, count)

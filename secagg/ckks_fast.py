@@ -23,6 +23,7 @@ modulo 3. Needs numba (extra `fast`).
 from __future__ import annotations
 
 import os
+from functools import partial
 from weakref import finalize
 
 import numpy as np
@@ -35,20 +36,18 @@ from secagg.parameters import ParameterSet
 from secagg.publickey import PublicKey
 from secagg.ring import ring_of
 from secagg.secrecy import Secret, wipe
-from secagg.workers import Workers
+from secagg.workers import Workers, rows_of_blocks
 
 
 class FastEncryptor:
     """Encrypts packed coefficients under a checked public key. Safe to call from several threads."""
 
-    def __init__(self, public_key: PublicKey, workers: Workers | None = None) -> None:
+    def __init__(self, public_key: PublicKey) -> None:
         public_key.check()
         self._params = public_key.params
-        self._workers = workers or Workers(1)
         self._ring = ring_of(public_key.params)
-        data = public_key.residues[:, : len(self._params.primes)]
-        self._key: U32 = np.ascontiguousarray(data, dtype=np.uint32)
-        self._key_quotients = self._ring.quotients(data)
+        # Clients of one process encrypt under the same key, and it is public.
+        self._key, self._key_quotients = public_key.once("fast", partial(_prepared, public_key))
 
     def encrypt_coefficients(self, plaintext: U32, block: U32) -> None:
         """Write a fresh encryption of `plaintext` into `block`.
@@ -60,24 +59,51 @@ class FastEncryptor:
 
     def encrypt_with(self, u: I8, e0: I8, e1: I8, plaintext: U32, block: U32) -> None:
         """The arithmetic alone, for given randomness: int8[N] each. For tests; a caller's randomness is not checked."""
+        self._encrypt_rows((u, e0, e1), slice(0, len(self._params.primes)), plaintext, block)
+
+    def encrypt_blocks(self, plaintexts: U32, blocks: U32, workers: Workers) -> None:
+        """As `encrypt_coefficients`, of several blocks: uint32[blocks, primes, N], uint32[blocks, 2, primes, N].
+
+        Threads share the rows of all blocks. Each block has a key of its own, whichever threads work on it.
+        """
+        count, primes = plaintexts.shape[0], len(self._params.primes)
+        drawn: list[tuple[I8, I8, I8] | None] = [None] * count
+
+        def some_parts(start: int, stop: int) -> None:
+            for block in range(start, stop):
+                drawn[block] = randomness.parts(os.urandom(randomness.KEY_BYTES), self._params.degree)
+
+        def some_rows(start: int, stop: int) -> None:
+            for block, rows in rows_of_blocks(start, stop, primes):
+                parts = drawn[block]
+                assert parts is not None  # the pass before this one drew them
+                self._encrypt_rows(parts, rows, plaintexts[block], blocks[block])
+
+        workers.over(count, some_parts)
+        workers.over(count * primes, some_rows)
+
+    def _encrypt_rows(self, parts: tuple[I8, I8, I8], rows: slice, plaintext: U32, block: U32) -> None:
+        u, e0, e1 = parts
         ring = self._ring
+        kernels_fast.encrypt(
+            plaintext[rows],
+            u,
+            e0,
+            e1,
+            self._key[:, rows],
+            self._key_quotients[:, rows],
+            ring.roots[rows],
+            ring.root_quotients[rows],
+            ring.primes[rows],
+            block[0, rows],
+            block[1, rows],
+        )
 
-        def some_primes(start: int, stop: int) -> None:
-            kernels_fast.encrypt(
-                plaintext[start:stop],
-                u,
-                e0,
-                e1,
-                self._key[:, start:stop],
-                self._key_quotients[:, start:stop],
-                ring.roots[start:stop],
-                ring.root_quotients[start:stop],
-                ring.primes[start:stop],
-                block[0, start:stop],
-                block[1, start:stop],
-            )
 
-        self._workers.over(len(self._params.primes), some_primes)
+def _prepared(public_key: PublicKey) -> tuple[U32, U32]:
+    """Both halves modulo the data primes, and their quotients for multiplication: uint32[2, primes, N] each."""
+    data = public_key.residues[:, : len(public_key.params.primes)]
+    return np.ascontiguousarray(data, dtype=np.uint32), ring_of(public_key.params).quotients(data)
 
 
 class FastSecretKey(Secret):

@@ -7,18 +7,17 @@ from others is checked against its own enrolment list, plan, quorum and journal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg import counts, masks, packing
-from secagg.arrays import U8
-from secagg.blocks import empty_block, payload_hash, write_block
+from secagg import counts, masks, packing, sealing
+from secagg.blocks import payload_hash
 from secagg.device import Device, Update
-from secagg.engines import encryptor, resolve_engine
+from secagg.engines import resolve_engine
 from secagg.enrolment import Enrolment
 from secagg.errors import LocalError, RosterMismatch, UnknownClient, WrongModel, WrongPlan, WrongRound
 from secagg.gossip import check_range, check_statements
@@ -153,7 +152,7 @@ class Client(Secret):
         packing.check_update(values, self._plan)
         packing.check_weight(weight, self._plan)
         with self._clock.stage("check"):
-            self._check_name(self._journal.name(values, self._plan))
+            self._check_name(self._journal.name(values, self._plan, self._threads))
 
     def check_roster(self, roster: Roster) -> tuple[str, ...]:
         """Organisations of a roster that `contribute` would take, before noise is drawn and paid for it.
@@ -180,10 +179,11 @@ class Client(Secret):
         weight = packing.check_weight(weight, self._plan)
         values = self._in_memory(update)
         encoder = self._encoder(values, weight)
-        with self._clock.stage("check"):
+        with self._clock.stage("check"), Workers(self._threads, values.nbytes, most=2) as workers:
+            named = self._naming(values, workers)
             roster_hash = check_roster(roster, state.offer, self._enrolment, self._plan, self._quorum, state.join)
             self._check_history(roster, state.offer.header)
-            name = self._name(values)
+            name = named()
         header = state.offer.header.reply(self._identity.key, previous=roster_hash, roster=roster_hash)
         with self._clock.stage("mask", "key agreement"):
             terms = self._mask_terms(roster, roster_hash, state) if self._masking else []
@@ -285,8 +285,8 @@ class Client(Secret):
     def _encoder(self, update: NDArray[np.floating], weight: int) -> packing.Encoder:
         return packing.Encoder(update, weight, self._plan)
 
-    def _name(self, update: NDArray[np.floating]) -> UpdateName:
-        return self._journal.name(update, self._plan)
+    def _naming(self, update: NDArray[np.floating], workers: Workers) -> Callable[[], UpdateName]:
+        return self._journal.naming(update, self._plan, workers)
 
     def _in_memory(self, update: Update) -> NDArray[np.floating]:
         """The update as an array: what is checked, and what the journal names. `packing` refuses everything else."""
@@ -340,27 +340,6 @@ class Client(Secret):
         return terms
 
     def _seal(self, encoder: packing.Encoder, terms: list[masks.MaskTerm], state: _Round) -> bytearray:
-        """Pack, encrypt and mask block by block, straight into the payload's bytes."""
-        plan, clock = self._plan, self._clock
-        payload = bytearray(plan.residue_bytes)
-        packed: U8 = np.frombuffer(payload, dtype=np.uint8)
-        block = empty_block(plan.params)
-        with Workers(self._threads, plan.residue_bytes) as workers:
-            stream = masks.MaskStream(terms, plan.params)
-            with clock.stage("encrypt"):
-                engine = encryptor(self._engine, state.offer.public_key, workers)
-            blocks = encoder.blocks(workers)
-            for index in range(plan.blocks):
-                with clock.stage("pack") as stage:
-                    plaintext = next(blocks)
-                    stage.bytes += plaintext.nbytes
-                with clock.stage("encrypt") as stage:
-                    engine.encrypt_coefficients(plaintext, block)
-                    stage.bytes += block.nbytes
-                if terms:
-                    with clock.stage("mask", "mask expansion") as stage:
-                        stream.apply(index, block[0], workers=workers)
-                        stage.bytes += len(terms) * block[0].nbytes
-                with clock.stage("serialize"):
-                    write_block(block, index, plan.params, packed)
-        return payload
+        """Pack, encrypt and mask, straight into the payload's bytes."""
+        public_key = state.offer.public_key
+        return sealing.seal(encoder, self._engine, public_key, terms, self._plan, self._threads, self._clock)

@@ -32,6 +32,9 @@ class Engine(Protocol):
     def encrypt_coefficients(self, plaintext: U32, block: U32) -> None:
         """plaintext: uint32[primes, N], coefficients, overwritten; block: uint32[2, primes, N], the result."""
 
+    def encrypt_blocks(self, plaintexts: U32, blocks: U32, workers: Workers) -> None:
+        """As `encrypt_coefficients`, of several blocks: uint32[blocks, primes, N], uint32[blocks, 2, primes, N]."""
+
 
 ENGINES = ("seal", "fast")
 
@@ -58,12 +61,12 @@ def resolve_engine(name: str) -> str:
     return name
 
 
-def encryptor(name: str, public_key: PublicKey, workers: Workers | None = None) -> Engine:
+def encryptor(name: str, public_key: PublicKey) -> Engine:
     """An encryptor of the named engine under a public key. Raises `EngineUnavailable` or `WrongKey`."""
     if resolve_engine(name) == "fast":
         from secagg.ckks_fast import FastEncryptor
 
-        return FastEncryptor(public_key, workers)
+        return FastEncryptor(public_key)
     from secagg.ckks import Encryptor
 
     return Encryptor(public_key)

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from secagg import database
 from secagg.audit import verified_head
@@ -29,6 +30,8 @@ from secagg.errors import LedgerError
 from secagg.events import COLUMNS, PRUNED, Event, content_of, event_hash, owner_of, select
 from secagg.identity import Identity
 from secagg.ownership import Owner
+
+Order = Literal["sequence", "step"]  # in which events are the latest, or have the highest step
 
 _SHORT = 4096  # bytes of a body that is kept in memory: all but releases, and rosters of more than 125 members
 _STEPS_KEPT = 8
@@ -51,12 +54,12 @@ class _Recent:
 
     def __init__(self) -> None:
         self._steps: dict[int, tuple[Event, ...]] = {}
-        self._last: dict[str, Event | None] = {}
+        self._top: dict[tuple[Order, str], Event | None] = {}
 
-    def keep_last(self, kind: str, event: Event | None) -> None:
-        """The latest event of a kind, None for none; under the same conditions as `keep`."""
+    def keep_top_by(self, order: Order, kind: str, event: Event | None) -> None:
+        """The last event of a kind by `order`, None for none; under the same conditions as `keep`."""
         if event is None or len(event.body) <= _SHORT:
-            self._last[kind] = event
+            self._top[order, kind] = event
 
     def keep(self, step: int, events: tuple[Event, ...]) -> None:
         """All events of a step. Call it under the lock of appending, and only if none was appended since the read."""
@@ -67,25 +70,31 @@ class _Recent:
 
     def note(self, event: Event) -> None:
         """A new event. Call it under the lock of appending, once the event is on disk."""
+        highest = self._top.get(("step", event.kind))
+        is_highest = highest is None or event.step > highest.step  # there is one of a kind in a step
         if len(event.body) <= _SHORT:
-            self._last[event.kind] = event
+            self._top["sequence", event.kind] = event
+            if is_highest and ("step", event.kind) in self._top:
+                self._top["step", event.kind] = event
             if event.step in self._steps:
                 self._steps[event.step] = (*self._steps[event.step], event)
         else:
-            self._last.pop(event.kind, None)
+            self._top.pop(("sequence", event.kind), None)
+            if is_highest:
+                self._top.pop(("step", event.kind), None)
             self._steps.pop(event.step, None)
 
     def of_step(self, step: int) -> tuple[Event, ...] | None:
         """All events of a step, or None: look in the file."""
         return self._steps.get(step)
 
-    def knows_last(self, kind: str) -> bool:
-        """Whether `last` is known; otherwise look in the file."""
-        return kind in self._last
+    def knows(self, order: Order, kind: str) -> bool:
+        """Whether `top_by` is known; otherwise look in the file."""
+        return (order, kind) in self._top
 
-    def last(self, kind: str) -> Event | None:
-        """The latest event of a kind, None for none."""
-        return self._last.get(kind)
+    def top_by(self, order: Order, kind: str) -> Event | None:
+        """The last event of a kind by `order`, None for none."""
+        return self._top.get((order, kind))
 
 
 class EventLog:
@@ -102,6 +111,7 @@ class EventLog:
         self._process = Owner(f"this {purpose}")
         self._appending = threading.Lock()
         self._recent = _Recent()
+        self._models: dict[str, set[bytes]] = {}  # by kind of event, of the kinds that `events` was asked for
         self.path = str(path)
         self._open_connection = database.open_exclusively(self.path)
         try:
@@ -109,6 +119,7 @@ class EventLog:
                 self._claim(purpose)
                 self._length, self._head = verified_head(self._connection, self.path, purpose, owner.key)
                 database.trust(self._connection, self.path)
+                (self._highest,) = self._connection.execute("SELECT coalesce(max(step), -1) FROM events").fetchone()
         except BaseException:
             self._connection.close()
             raise
@@ -148,12 +159,16 @@ class EventLog:
         self._process.require()  # before the lock, which a thread of the parent may have held when it forked
         with self._appending:
             event = self._next(kind, step, model, round_id, body, None if content is None else content.hash)
+            if content is None:  # one statement is a transaction of its own (sqlite.org/lang_transaction.html)
+                with database.translated(self.path):
+                    self._insert(event)
+                self._note(event)
+                return event
             with self._writing(event):
-                if content is not None:
-                    if not database.has_contents(self._connection):
-                        database.add_contents(self._connection)
-                    row = (event.sequence, content.hash, content.data)
-                    self._connection.execute("INSERT INTO contents VALUES (?, ?, ?)", row)
+                if not database.has_contents(self._connection):
+                    database.add_contents(self._connection)
+                row = (event.sequence, content.hash, content.data)
+                self._connection.execute("INSERT INTO contents VALUES (?, ?, ?)", row)
         return event
 
     def content(self, event: Event) -> bytes | None:
@@ -195,28 +210,41 @@ class EventLog:
         self, kind: str, step: int, model: bytes, round_id: bytes, body: bytes, content_hash: bytes | None
     ) -> Event:
         """The next event, signed and not yet written."""
-        unsigned = Event(self._length + 1, kind, step, model, round_id, body, b"", b"", content_hash)
+        sequence = self._length + 1
+        unsigned = Event(sequence, kind, step, model, round_id, body, b"", b"", content_hash)
         digest = event_hash(self._purpose, self._head, unsigned)
         # A log in memory ends with its process, and no file of it is ever audited: nobody could ask who signed it.
         signature = b"" if self.path == IN_MEMORY else self._owner.sign(digest)
-        return replace(unsigned, hash=digest, signature=signature)
+        return Event(sequence, kind, step, model, round_id, body, digest, signature, content_hash)
 
     @contextmanager
     def _writing(self, event: Event) -> Iterator[None]:
         """Write the next event, and what the caller writes inside, in one transaction; under the lock of appending."""
-        row = (event.sequence, event.kind, event.step, event.model, event.round_id, event.body, event.hash)
         with database.translated(self.path), database.transaction(self._connection):
-            self._connection.execute(
-                f"INSERT INTO events ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, event.signature)
-            )
+            self._insert(event)
             yield
+        self._note(event)
+
+    def _insert(self, event: Event) -> None:
+        row = (event.sequence, event.kind, event.step, event.model, event.round_id, event.body, event.hash)
+        self._connection.execute(
+            f"INSERT INTO events ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, event.signature)
+        )
+
+    def _note(self, event: Event) -> None:
+        """The event is on disk."""
         self._length, self._head = event.sequence, event.hash
+        self._highest = max(self._highest, event.step)
+        if event.kind in self._models:
+            self._models[event.kind].add(event.model)
         self._recent.note(event)
 
     def events(self, step: int | None = None, kind: str | None = None, model: bytes | None = None) -> list[Event]:
         """Events in order, narrowed to a step, a kind or a model."""
         if step is not None and model is None:
             return [event for event in self._of_step(step) if kind in (None, event.kind)]
+        if kind is not None and model is not None and model not in self._models_of(kind):
+            return []
         clauses, values = [], []
         for column, value in (("step", step), ("kind", kind), ("model", model)):
             if value is not None:
@@ -226,13 +254,23 @@ class EventLog:
         with database.translated(self.path):
             return list(select(self._connection, self.path, f"{where} ORDER BY sequence", tuple(values)))
 
+    def _models_of(self, kind: str) -> set[bytes]:
+        """The models of all events of a kind. Most rounds have a new one, and no event need be searched for it."""
+        self._process.require()
+        if kind not in self._models:
+            with self._appending, database.translated(self.path):
+                found = self._connection.execute("SELECT DISTINCT model FROM events WHERE kind = ?", (kind,))
+                self._models[kind] = {model for (model,) in found}
+        return self._models[kind]
+
     def _of_step(self, step: int) -> tuple[Event, ...]:
         self._process.require()
         if (recent := self._recent.of_step(step)) is not None:
             return recent
-        length = self._length
-        with database.translated(self.path):
-            found = tuple(select(self._connection, self.path, "WHERE step = ? ORDER BY sequence", (step,)))
+        length, found = self._length, tuple[Event, ...]()
+        if step <= self._highest:
+            with database.translated(self.path):
+                found = tuple(select(self._connection, self.path, "WHERE step = ? ORDER BY sequence", (step,)))
         with self._appending:
             if length == self._length:  # otherwise another thread appended while this one read
                 self._recent.keep(step, found)
@@ -240,9 +278,14 @@ class EventLog:
 
     def latest_first(self, *kinds: str) -> Iterator[Event]:
         """Events of some kinds, from the highest step down."""
+        highest = [event for kind in kinds if (event := self._highest_of(kind)) is not None]
+        if not highest:
+            return
+        first = max(highest, key=lambda event: event.step)
+        yield first
         with database.translated(self.path):
-            found = f"WHERE kind IN ({', '.join('?' * len(kinds))}) ORDER BY step DESC"
-            yield from select(self._connection, self.path, found, kinds)
+            found = f"WHERE kind IN ({', '.join('?' * len(kinds))}) AND sequence != ? ORDER BY step DESC"
+            yield from select(self._connection, self.path, found, (*kinds, first.sequence))
 
     def steps_of(self, kind: str, limit: int) -> list[int]:
         """The highest steps with an event of a kind, from the highest down, at most `limit`. Reads no body."""
@@ -280,16 +323,24 @@ class EventLog:
 
     def last(self, kind: str) -> Event | None:
         """The latest event of a kind, or None."""
+        return self._top_by("sequence", kind)
+
+    def _highest_of(self, kind: str) -> Event | None:
+        """The event of a kind with the highest step, or None."""
+        return self._top_by("step", kind)
+
+    def _top_by(self, order: Order, kind: str) -> Event | None:
+        """The event of a kind that is the last one by `order`, from memory where it is known."""
         self._process.require()
-        if self._recent.knows_last(kind):
-            return self._recent.last(kind)
+        if self._recent.knows(order, kind):
+            return self._recent.top_by(order, kind)
         length = self._length
         with database.translated(self.path):
-            latest = "WHERE kind = ? ORDER BY sequence DESC LIMIT 1"
+            latest = f"WHERE kind = ? ORDER BY {order} DESC LIMIT 1"
             found = next(select(self._connection, self.path, latest, (kind,)), None)
         with self._appending:
             if length == self._length:  # otherwise another thread appended while this one read
-                self._recent.keep_last(kind, found)
+                self._recent.keep_top_by(order, kind, found)
         return found
 
     def close(self) -> None:

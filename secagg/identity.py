@@ -80,6 +80,7 @@ class Identity(Secret):
 
     def __init__(self, organisation: str, private_key: Ed25519PrivateKey) -> None:
         self._private_key = private_key
+        self._keyed: dict[bytes, bytes] = {}  # secrets of `keyed_hash` by purpose: as secret as the private key
         self.member = Member(organisation, private_key.public_key().public_bytes_raw())
 
     @classmethod
@@ -107,10 +108,11 @@ class Identity(Secret):
 
         purpose: separates uses. The key is HKDF-SHA256 (RFC 5869) of the private key.
         """
-        secret = HKDF(SHA256(), 32, salt=None, info=b"secagg v1 keyed hash" + purpose).derive(
-            self._private_key.private_bytes_raw()
-        )
-        return hmac.new(secret, digestmod=hashlib.sha256)
+        if purpose not in self._keyed:
+            self._keyed[purpose] = HKDF(SHA256(), 32, salt=None, info=b"secagg v1 keyed hash" + purpose).derive(
+                self._private_key.private_bytes_raw()
+            )
+        return hmac.new(self._keyed[purpose], digestmod=hashlib.sha256)
 
     def save(self, path: str | Path, passphrase: bytes | None = None) -> None:
         """Write the private key, readable by this user only and never over an existing file.

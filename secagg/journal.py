@@ -55,6 +55,7 @@ from secagg.gossip import Known
 from secagg.identity import Identity
 from secagg.messages import NOTHING_SEEN, Ending, Seen
 from secagg.plan import RoundPlan
+from secagg.workers import Workers
 
 PURPOSE = "client journal"
 
@@ -188,17 +189,23 @@ class Journal:
             raise StepNotIncreasing(f"step: expected more than {latest}, the last one joined, got {step}")
         self._check_jump(step)
 
-    def name(self, update: NDArray[np.floating], plan: RoundPlan) -> UpdateName:
-        """Both hashes of a checked update: one pass over its values and one over its integers, in small pieces."""
-        values, integers, zero = self._owner.keyed_hash(b"update"), self._owner.keyed_hash(b"quantised update"), True
-        for start in range(0, update.shape[0], packing.SCAN):
-            with np.errstate(over="ignore", under="ignore"):
-                narrow = np.ascontiguousarray(update[start : start + packing.SCAN], dtype="<f4")
-            narrow = narrow + np.float32(0)  # -0.0 is the value 0.0
-            values.update(narrow.data.cast("B"))
-        for piece in packing.quantised(update, plan):
-            zero &= not _hash_integers(integers, piece)
-        return UpdateName(integers.digest(), values.digest(), plan.fingerprint, zero)
+    def name(self, update: NDArray[np.floating], plan: RoundPlan, threads: int | None = None) -> UpdateName:
+        """Both hashes of a checked update: one pass over its values and one over its integers, in small pieces.
+
+        threads: all usable cores when None; of use are two, one for each hash.
+        """
+        with Workers(threads, update.nbytes, most=2) as workers:
+            return self.naming(update, plan, workers)()
+
+    def naming(self, update: NDArray[np.floating], plan: RoundPlan, workers: Workers) -> Callable[[], UpdateName]:
+        """As `name`, begun: one hash is made beside what the caller does before it calls the returned function."""
+        values = workers.start(lambda: _hashed_values(self._owner.keyed_hash(b"update"), update))
+
+        def named() -> UpdateName:
+            integers, zero = _hashed_integers(self._owner.keyed_hash(b"quantised update"), update, plan)
+            return UpdateName(integers, values(), plan.fingerprint, zero)
+
+        return named
 
     def check_update(self, update: UpdateName) -> None:
         """Raise `UpdateReused` for an update that no roster can accept any more. Call it before a round is joined.
@@ -391,10 +398,12 @@ class Journal:
 
     def _check_model(self, model: bytes, senders: bytes, allowed: int | None) -> None:
         """Count the rosters for this model from the first on whose members are not those of its first roster."""
+        if allowed is None:
+            return
         earlier = self._log.events(kind="contributing", model=model)
         members = [*(event.body[2 * _HASH : 3 * _HASH] for event in earlier), senders]
         further = next((len(members) - i for i, each in enumerate(members) if each != members[0]), 0)
-        if allowed is None or further <= allowed:
+        if further <= allowed:
             return
         first = f"the first roster from model {model.hex()[:16]} (step {earlier[0].step})"
         named = f"roster {further} with other members than {first}"
@@ -431,6 +440,23 @@ class Journal:
         if before not in _FOLLOWS[kind] or (events and events[0].round_id != round_id):
             raise WrongState(f"step {step}: {kind} after {before or 'nothing'} is not a legal order in this round")
         self._log.append(kind, step, model, round_id, body)
+
+
+def _hashed_values(digest: hmac.HMAC, update: NDArray[np.floating]) -> bytes:
+    for start in range(0, update.shape[0], packing.SCAN):
+        with np.errstate(over="ignore", under="ignore"):
+            narrow = np.ascontiguousarray(update[start : start + packing.SCAN], dtype="<f4")
+        narrow = narrow + np.float32(0)  # -0.0 is the value 0.0
+        digest.update(narrow.data.cast("B"))
+    return digest.digest()
+
+
+def _hashed_integers(digest: hmac.HMAC, update: NDArray[np.floating], plan: RoundPlan) -> tuple[bytes, bool]:
+    """The hash, and whether every integer is 0."""
+    zero = True
+    for piece in packing.quantised(update, plan):
+        zero &= not _hash_integers(digest, piece)
+    return digest.digest(), zero
 
 
 def _hash_integers(digest: hmac.HMAC, integers: NDArray[np.int64]) -> bool:

@@ -55,4 +55,5 @@ hide_pair = _module.hide_pair
 signed_sum = _module.signed_sum
 product_sums = _module.product_sums
 multiply = _module.multiply
+quotients = _module.quotients
 multiply_onto = _module.multiply_onto

@@ -604,16 +604,18 @@ def fold_packed(packed: U8, primes: U32, total: U32, largest: U32) -> None:
 
 
 @_jit
-def _fold_words(row: Any, filled: Any, words: Any, prime: Any, negative: Any) -> Any:
-    # In pieces, because one word in 300 or fewer is rejected: a piece is taken whole, or up to its first rejected word.
+def _fold_words(rows: Any, filled: Any, words: Any, primes: Any, negative: Any) -> Any:
+    # In pieces, because one word in 200 or fewer is rejected: a piece is taken whole, or up to its first rejected word.
     mask = np.uint32(2**30 - 1)
     flip = np.uint32(0xFFFFFFFF) if negative else np.uint32(0)
-    lift = np.uint32(prime + np.uint32(1)) if negative else np.uint32(0)  # (word ^ -1) + p + 1 is p - word
-    taken = 0
-    while taken < words.shape[0] and filled < row.shape[0]:
-        width = min(_FOLDED, words.shape[0] - taken, row.shape[0] - filled)
+    degree, taken = rows.shape[1], 0
+    while taken < words.shape[0] and filled < rows.size:
+        index, start = filled // degree, filled % degree
+        prime = primes[index]
+        lift = np.uint32(prime + np.uint32(1)) if negative else np.uint32(0)  # (word ^ -1) + p + 1 is p - word
+        width = min(_FOLDED, words.shape[0] - taken, degree - start)
         piece = words[taken : taken + width]
-        target = row[filled : filled + width]
+        target = rows[index, start : start + width]
         largest = np.uint32(0)
         for i in range(width):
             largest = max(largest, np.uint32(piece[i] & mask))
@@ -630,9 +632,9 @@ def _fold_words(row: Any, filled: Any, words: Any, prime: Any, negative: Any) ->
     return filled
 
 
-def fold_words(row: U32, filled: int, words: U32, prime: int, negative: bool) -> int:
+def fold_words(rows: U32, filled: int, words: U32, primes: U32, negative: bool) -> int:
     """See `kernels_numpy.fold_words`."""
-    return int(_fold_words(row, filled, words, np.uint32(prime), negative))
+    return int(_fold_words(rows, filled, words, primes, negative))
 
 
 @_inline
@@ -781,6 +783,26 @@ def _multiply(a: Any, b: Any, primes: Any, out: Any) -> None:
         x, y, z = a[i], b[i], out[i]
         for c in range(x.shape[0]):
             z[c] = _reduced(np.uint64(x[c]) * np.uint64(y[c]), p, inverse)
+
+
+@_jit
+def _quotients(table: Any, primes: Any, out: Any) -> None:
+    # floor(2**62 / p) has at most 33 bits and misses 2**62 / p by less than 1, so the quotient is right or 1 too small.
+    for i in range(primes.shape[0]):
+        p = np.uint64(primes[i])
+        inverse = np.uint64(2**62) // p
+        row, target = table[i], out[i]
+        for j in range(row.shape[0]):
+            x = row[j]
+            q = (x * inverse) >> np.uint64(30)
+            q += np.uint64((x << np.uint64(32)) - q * p >= p)
+            target[j] = np.uint32(q)
+
+
+def quotients(table: U64, primes: U32, out: U32) -> None:
+    """See `kernels_numpy.quotients`."""
+    for part, target in zip(table.reshape(-1, *out.shape[-2:]), out.reshape(-1, *out.shape[-2:]), strict=True):
+        _quotients(part, primes, target)
 
 
 def multiply(a: U32, b: U32, primes: U32, out: U32) -> None:

@@ -241,21 +241,26 @@ def scale_sums(sums: I64, factor: float, out: F64) -> tuple[int, int]:
     return highest, lowest
 
 
-def fold_words(row: U32, filled: int, words: U32, prime: int, negative: bool) -> int:
-    """Add (or subtract) the accepted ones of `words` to `row[filled:]` modulo `prime`; returns the new `filled`.
+def fold_words(rows: U32, filled: int, words: U32, primes: U32, negative: bool) -> int:
+    """Add (or subtract) the accepted ones of `words` to uint32[primes, N], from residue number `filled` on.
 
-    A word is masked to 30 bits and accepted when it is below `prime`: rejection sampling of uniform residues. Words
-    left over once the row is full are ignored.
+    Residues are counted row by row, each row modulo its prime. A word is masked to 30 bits and accepted when it is
+    below the prime of the row that is being filled: rejection sampling of uniform residues. Returns the new `filled`.
+    Words left over once all rows are full are ignored.
     """
     masked = words & np.uint32(2**30 - 1)
-    accepted = masked[masked < prime][: row.shape[0] - filled]
-    target = row[filled : filled + accepted.shape[0]]
-    column = np.array([prime], dtype=np.uint32)
-    if negative:
-        subtract_modular(target[None, :], accepted[None, :], column)
-    else:
-        add_modular(target[None, :], accepted[None, :], column)
-    return filled + int(accepted.shape[0])
+    degree, taken = rows.shape[1], 0
+    while taken < masked.shape[0] and filled < rows.size:
+        index, start = divmod(filled, degree)
+        places = np.flatnonzero(masked[taken:] < primes[index])[: degree - start]
+        accepted = masked[taken:][places]
+        target = rows[index : index + 1, start : start + accepted.shape[0]]
+        change = subtract_modular if negative else add_modular
+        change(target, accepted[None, :], primes[index : index + 1])
+        filled += int(accepted.shape[0])
+        full = accepted.shape[0] == degree - start
+        taken = taken + int(places[-1]) + 1 if full else masked.shape[0]
+    return filled
 
 
 def add_rows(values: I64, signs: U8, shifts: NDArray[np.intp], total: I64) -> None:
@@ -338,6 +343,11 @@ def product_sums(a: U32, b: U32, primes: U32) -> U32:
     products = a.astype(np.uint64) * b % column
     sums: U32 = (products.sum(axis=1) % column[:, 0]).astype(np.uint32)  # below 2**30 * 2**14
     return sums
+
+
+def quotients(table: U64, primes: U32, out: U32) -> None:
+    """`out` = floor(2**32 table / prime), row by row: uint64[..., primes, N] below the primes, which exceed 2**29."""
+    out[...] = (table << np.uint64(32)) // primes.astype(np.uint64)[:, None]
 
 
 def multiply(a: U32, b: U32, primes: U32, out: U32) -> None:

@@ -41,7 +41,7 @@ COMPLETE_GRAPH_UP_TO = 128  # members; beyond it, each has `neighbours_needed` p
 COLLUDING_FRACTION = 1 / 3  # of a roster with a sparse graph: largest share of colluding members that it withstands
 GRAPH_FAILURE_LOG2 = -120  # log2 of the probability that the honest members' graph is not connected
 
-_ZEROS = memoryview(bytes((1 << 16) + (1 << 10)))  # a row of the largest N in one call
+_ZEROS = memoryview(bytes(1 << 19))  # what one call of the cipher encrypts at most: half of a second-level cache
 _CIPHER_SPARE = 16  # bytes: the cipher's binding asks for room for one more block
 _FROM_ZERO = modes.CTR(bytes(16))
 _SINGLE_USE_NONCE = bytes(12)  # the sealing key comes from an ephemeral key and seals exactly one message
@@ -187,8 +187,9 @@ class MaskTerm(Secret):
 class MaskStream(Secret):
     """All mask terms of one party, expanded block by block.
 
-    PRG(k) in block b modulo prime p: AES-256-CTR from counter 0 under HKDF-Expand(k, label | b | p), read as
-    little-endian uint32, masked to 30 bits, rejected when not below p.
+    PRG(k) in block b: AES-256-CTR from counter 0 under HKDF-Expand(k, label | b), read as little-endian uint32, masked
+    to 30 bits. The words give N residues modulo the first prime, the following ones N residues modulo the second, and
+    so on. A word that is not below the prime at hand is rejected.
     """
 
     def __init__(self, terms: Sequence[MaskTerm], params: ParameterSet) -> None:
@@ -196,55 +197,63 @@ class MaskStream(Secret):
         self._params = params
         self.primes: U32 = np.array(params.primes, dtype=np.uint32)
 
-    def apply(self, block: int, c0: U32, inverse: bool = False, workers: Workers | None = None) -> None:
-        """Add all terms of block number `block` to `c0`, uint32[primes, N], in place; subtract with `inverse`."""
+    def apply(self, block: int, c0: U32, inverse: bool = False, keystream: Keystream | None = None) -> None:
+        """Add all terms of block number `block` to `c0`, uint32[primes, N], in place; subtract with `inverse`.
 
-        def some_primes(start: int, stop: int) -> None:
-            keystream = Keystream(self._params.degree)
-            for index in range(start, stop):
-                self.apply_row(block, index, c0[index], keystream, inverse)
-
-        (workers or Workers(1)).over(len(self._params.primes), some_primes)
-
-    def apply_row(self, block: int, index: int, row: U32, keystream: Keystream, inverse: bool = False) -> None:
-        """As `apply`, of prime number `index` alone: `row` is uint32[N]. keystream: of the calling thread."""
-        prime = self._params.primes[index]
-        label = b"secagg v1 prg" + struct.pack("<QI", block, prime)
+        keystream: room of the calling thread, to use again for the next block.
+        """
+        keystream = keystream or Keystream(c0.size)
         for term in self._terms:
-            keystream.fold(row, expand_key(term.key, label), prime, term.negative != inverse)
+            keystream.fold(c0, expand_key(term.key, _label(block)), self.primes, term.negative != inverse)
+
+    def apply_all(self, first: int, c0: U32, workers: Workers, inverse: bool = False) -> None:
+        """As `apply`, of several blocks on several threads: uint32[blocks, primes, N], from number `first` on."""
+        if not self._terms:
+            return
+
+        def some_blocks(start: int, stop: int) -> None:
+            keystream = Keystream(c0[0].size)
+            for place in range(start, stop):
+                self.apply(first + place, c0[place], inverse, keystream)
+
+        workers.over(c0.shape[0], some_blocks)
 
     def __repr__(self) -> str:
         return f"MaskStream({len(self._terms)} terms, OMITTED)"
 
 
 class Keystream(Secret):
-    """Room for the keystream of one row of N residues, used again for each key. One thread uses it at a time.
+    """Room for the keystream of a number of residues, used again for each key. One thread uses it at a time.
 
-    A row takes one call of the cipher and one compiled call, and both release the GIL, so threads expand rows side by
-    side. Measured with seven variants (ADR 0028): a key has one stream, so there is no cipher context to use again.
+    A call of the cipher and a compiled call take it in turn, and both release the GIL. They work on many kilobytes at
+    a time, because two threads that hand the GIL to each other every few microseconds are slower than one (ADR 0033).
     """
 
-    def __init__(self, degree: int) -> None:
-        room = bytearray(min(len(_ZEROS), _keystream_bytes(degree)) + _CIPHER_SPARE)
+    def __init__(self, residues: int) -> None:
+        room = bytearray(min(len(_ZEROS), _keystream_bytes(residues)) + _CIPHER_SPARE)
         self._room = room
         self._words = np.frombuffer(room, dtype="<u4", count=(len(room) - _CIPHER_SPARE) // 4)
 
-    def fold(self, row: U32, key: bytes, prime: int, negative: bool) -> None:
-        """Add (or subtract) the residue stream of an AES-256 key to `row`, uint32[N], modulo `prime`, in place."""
+    def fold(self, rows: U32, key: bytes, primes: U32, negative: bool) -> None:
+        """Add (or subtract) the residue stream of an AES-256 key to uint32[primes, N], in place."""
         stream = Cipher(algorithms.AES(key), _FROM_ZERO).encryptor()
         filled = 0
-        while filled < row.shape[0]:
-            size = min(4 * self._words.shape[0], _keystream_bytes(row.shape[0] - filled))
+        while filled < rows.size:
+            size = min(4 * self._words.shape[0], _keystream_bytes(rows.size - filled))
             stream.update_into(_ZEROS[:size], self._room)
             words = self._words[: size // 4].astype(np.uint32, copy=False)
-            filled = kernels.fold_words(row, filled, words, prime, negative)
+            filled = kernels.fold_words(rows, filled, words, primes, negative)
 
     def __repr__(self) -> str:
         return "Keystream(OMITTED)"
 
 
+def _label(block: int) -> bytes:
+    return b"secagg v4 prg" + struct.pack("<Q", block)
+
+
 def _keystream_bytes(missing: int) -> int:
-    """Bytes of keystream for `missing` residues: whole AES blocks, and more than are rejected in nearly all rows.
+    """Bytes of keystream for `missing` residues: whole AES blocks, and more than are rejected in nearly all blocks.
 
     Primes are above 0.995 * 2**30: one word in 200 is rejected.
     """
@@ -258,4 +267,4 @@ def expand_key(key: bytes, info: bytes) -> bytes:
 
 def add_residues(row: U32, key: bytes, prime: int, negative: bool) -> None:
     """Add (or subtract) the residue stream of an AES-256 key to `row`, uint32[N], modulo `prime`, in place."""
-    Keystream(row.shape[0]).fold(row, key, prime, negative)
+    Keystream(row.shape[0]).fold(row[None, :], key, np.array([prime], dtype=np.uint32), negative)

@@ -10,8 +10,6 @@ Source of the arithmetic: CKKS, Cheon et al. 2017, section 3.2 (c0 + c1*s); mixe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from secagg import kernels_fast, masks, packing
@@ -20,9 +18,7 @@ from secagg.blocks import Payload, out_of_range, require_length, transparent
 from secagg.ckks_fast import FastSecretKey
 from secagg.plan import RoundPlan
 from secagg.stages import StageClock
-from secagg.workers import Workers
-
-GROUP = 1 << 22  # bytes of residues held at once, or one block: few waits for other threads, and memory stays bounded
+from secagg.workers import Workers, blocks_at_once, rows_of_blocks
 
 
 def add_blocks(
@@ -36,9 +32,9 @@ def add_blocks(
 ) -> None:
     """Decrypt every block and hand it to the decoder. Raises what `blocks.read_block` raises."""
     params = plan.params
-    size = max(1, min(plan.blocks, GROUP // (4 * len(params.primes) * params.degree)))
-    residues = np.empty((size, len(params.primes), params.degree), dtype=np.uint32)
     with Workers(threads, plan.residue_bytes) as workers:
+        size = blocks_at_once(plan, workers)
+        residues = np.empty((size, len(params.primes), params.degree), dtype=np.uint32)
         for first in range(0, plan.blocks, size):
             group = residues[: min(size, plan.blocks - first)]
             packed = _packed(payload, first, group.shape[0], plan)
@@ -61,25 +57,17 @@ def _packed(payload: Payload, first: int, count: int, plan: RoundPlan) -> U8:
     return packed.reshape(count, 2, len(params.primes), -1)
 
 
-def _rows(start: int, stop: int, primes: int) -> Iterator[tuple[int, slice]]:
-    """(block, its primes) for rows start..stop-1 of a group, counted through all its blocks."""
-    for block in range(start // primes, -(-stop // primes)):
-        yield block, slice(max(start - block * primes, 0), min(stop - block * primes, primes))
-
-
 def _take_masks_off(packed: U8, stream: masks.MaskStream, first: int, group: U32, workers: Workers) -> None:
     """Read c0 of a group of blocks into `group` and subtract the seed masks. packed: uint8[blocks, primes, 15N/4]."""
-    blocks, count, degree = group.shape
+    blocks, count, _ = group.shape
 
     def some_rows(start: int, stop: int) -> None:
-        keystream = masks.Keystream(degree)
-        for block, indexes in _rows(start, stop, count):
+        for block, indexes in rows_of_blocks(start, stop, count):
             if not kernels_fast.read_rows(packed[block, indexes], stream.primes[indexes], group[block, indexes]):
                 raise out_of_range(first + block)
-            for index in range(indexes.start, indexes.stop):
-                stream.apply_row(first + block, index, group[block, index], keystream, inverse=True)
 
     workers.over(blocks * count, some_rows)
+    stream.apply_all(first, group, workers, inverse=True)
 
 
 def _decrypt(packed: U8, secret_key: FastSecretKey, first: int, group: U32, workers: Workers) -> None:
@@ -87,7 +75,7 @@ def _decrypt(packed: U8, secret_key: FastSecretKey, first: int, group: U32, work
     blocks, count, _ = group.shape
 
     def some_rows(start: int, stop: int) -> None:
-        for block, indexes in _rows(start, stop, count):
+        for block, indexes in rows_of_blocks(start, stop, count):
             fault = secret_key.decrypt_rows(packed[block, indexes], indexes, group[block, indexes])
             if fault & kernels_fast.OUT_OF_RANGE:
                 raise out_of_range(first + block)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,47 +81,51 @@ class Encoder:
         self._weight = check_weight(weight, plan)
         self._plan = plan
         self._joined = lanes_per_row(plan)
-        self._factors = np.ascontiguousarray(lane_factors(plan)[:, :: self._joined])
-        self._rows = np.empty((self._factors.shape[1], plan.params.degree), dtype=np.int64)
-        self._counts: list[int] = []
+        self._factors = lane_factors(plan)[:, :: self._joined].copy()
+        self._primes = ring_of(plan.params).primes
         self.clipped = 0
 
-    def blocks(self, workers: Workers | None = None) -> Iterator[U32]:
+    def blocks(self) -> Iterator[U32]:
         """Per block uint32[primes, N]: the plaintext's coefficients modulo each prime. The array is reused."""
         self.clipped = 0
-        workers = workers or Workers(1)
-        primes = ring_of(self._plan.params).primes
-        residues = np.empty((primes.shape[0], self._plan.params.degree), dtype=np.uint32)
+        residues = np.empty((1, self._primes.shape[0], self._plan.params.degree), dtype=np.uint32)
         for block in range(self._plan.blocks):
-            self._counts = [0] * self._rows.shape[0]
-            workers.over(self._rows.shape[0], partial(self._fill, block))
-            self.clipped += sum(self._counts)
-            workers.over(
-                primes.shape[0],
-                lambda start, stop: kernels.pack_lanes(
-                    self._rows, self._factors[start:stop], primes[start:stop], residues[start:stop]
-                ),
-            )
-            yield residues
+            self.pack(block, residues, Workers(1))
+            yield residues[0]
 
-    def _fill(self, block: int, first_row: int, last_row: int) -> None:
-        """Quantise the lanes of some rows of a block, each times its place within the row."""
+    def pack(self, first: int, out: U32, workers: Workers) -> None:
+        """Write the coefficients of several blocks, from number `first` on, to uint32[blocks, primes, N].
+
+        Threads share the blocks. Counts what is clipped in them, each time.
+        """
+        clipped = [0] * out.shape[0]
+
+        def some_blocks(start: int, stop: int) -> None:
+            rows = np.empty((self._factors.shape[1], self._plan.params.degree), dtype=np.int64)
+            for place in range(start, stop):
+                clipped[place] = self._fill(first + place, rows)
+                kernels.pack_lanes(rows, self._factors, self._primes, out[place])
+
+        workers.over(out.shape[0], some_blocks)
+        self.clipped += sum(clipped)
+
+    def _fill(self, block: int, rows: I64) -> int:
+        """Quantise the lanes of a block, each times its place within its row; returns how many values are clipped."""
         plan, degree = self._plan, self._plan.params.degree
-        inverse_step = 1.0 / plan.step
-        for row in range(first_row, last_row):
-            self._rows[row] = 0
+        inverse_step, clipped = 1.0 / plan.step, 0
+        for row in range(rows.shape[0]):
+            rows[row] = 0
             lanes = range(row * self._joined, min((row + 1) * self._joined, plan.lanes))
             for place, lane in enumerate(lanes):
                 factor = plan.radix**place
                 start = block * plan.values_per_block + lane * degree
                 values = self._update[start : max(min(start + degree, plan.length), start)]
-                self._counts[row] += int(
-                    kernels.quantise_onto(
-                        values, plan.clip, inverse_step, self._weight * factor, self._rows[row, : values.shape[0]]
-                    )
+                clipped += kernels.quantise_onto(
+                    values, plan.clip, inverse_step, self._weight * factor, rows[row, : values.shape[0]]
                 )
                 if start <= plan.length < start + degree:
-                    self._rows[row, plan.length - start] += self._weight * factor
+                    rows[row, plan.length - start] += self._weight * factor
+        return clipped
 
 
 def quantised(update: NDArray[np.floating], plan: RoundPlan) -> Iterator[I64]:
@@ -312,12 +316,15 @@ def lanes_per_row(plan: RoundPlan) -> int:
     return max(1, min(plan.lanes, int(62 // math.log2(plan.radix))))
 
 
+@lru_cache(maxsize=32)
 def lane_factors(plan: RoundPlan) -> U32:
-    """uint32[primes, lanes]: the place value span * radix**lane modulo each prime."""
-    return np.array(
+    """uint32[primes, lanes]: the place value span * radix**lane modulo each prime. Read-only; made once for a plan."""
+    factors = np.array(
         [[plan.span * pow(plan.radix, lane, p) % p for lane in range(plan.lanes)] for p in plan.params.primes],
         dtype=np.uint32,
     )
+    factors.setflags(write=False)
+    return factors
 
 
 def average(sums: IntegerSums, plan: RoundPlan) -> F64:

@@ -18,7 +18,8 @@ import hashlib
 import math
 import struct
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from secagg.counts import count
 from secagg.errors import PlanError
@@ -218,22 +219,30 @@ def plan_round(
     if params is not None and params not in ALLOWED:
         raise PlanError(f"params: {params.name} is not on the allow-list; choose one of secagg.parameters.ALLOWED")
     candidates = ALLOWED if params is None else (params,)
-    plans = [
-        plan
-        for candidate in candidates
-        if (plan := _fit(candidate, length, max_clients, float(clip), value_bits, max_weight)) is not None
-    ]
-    if not plans:
+    fits = [fit for each in candidates if (fit := _fit(each, length, max_clients, value_bits, max_weight)) is not None]
+    if not fits:
         raise PlanError(
             f"no lane fits: {value_bits}-bit values of {max_clients} clients with weights up to {max_weight} need "
             "more room than the parameter set has; lower value_bits, max_weight or max_clients"
         )
-    return min(plans, key=_cost)
+    best = min(fits, key=_cost)
+    return RoundPlan(
+        length, max_clients, float(clip), value_bits, max_weight, best.params, best.lanes, best.noise_bound
+    )
 
 
-def _cost(plan: RoundPlan) -> tuple[int, float]:
-    residues = plan.blocks * 2 * len(plan.params.primes) * plan.params.degree
-    return plan.residue_bytes, residues * plan.params.nanoseconds_per_residue
+class _Fit(NamedTuple):
+    """What becomes of a parameter set in a plan."""
+
+    params: ParameterSet
+    lanes: int
+    blocks: int
+    noise_bound: int
+
+
+def _cost(fit: _Fit) -> tuple[int, float]:
+    residues = fit.blocks * 2 * len(fit.params.primes) * fit.params.degree
+    return fit.blocks * fit.params.ciphertext_bytes, residues * fit.params.nanoseconds_per_residue
 
 
 def _check_inputs(max_clients: int, clip: float, value_bits: int, max_weight: int) -> None:
@@ -247,21 +256,20 @@ def _check_inputs(max_clients: int, clip: float, value_bits: int, max_weight: in
         )
 
 
-def _fit(
-    params: ParameterSet, length: int, max_clients: int, clip: float, value_bits: int, max_weight: int
-) -> RoundPlan | None:
-    """The plan with as many lanes as `params` holds, or None when not even one fits."""
+def _fit(params: ParameterSet, length: int, max_clients: int, value_bits: int, max_weight: int) -> _Fit | None:
+    """As many lanes as `params` holds, or None when not even one fits."""
     radix = 2 * max_clients * max_weight * (2 ** (value_bits - 1) - 1) + 1
     lanes = int(math.log2(params.modulus) / math.log2(radix)) + 1
     while lanes >= 1:
         blocks = -(-(length + 1) // (lanes * params.degree))
         bound = noise_bound(params.degree, max_clients, blocks * params.degree)
         if ((4 * bound + 1) * radix**lanes) << HEADROOM_BITS <= params.modulus:
-            return RoundPlan(length, max_clients, clip, value_bits, max_weight, params, lanes, bound)
+            return _Fit(params, lanes, blocks, bound)
         lanes -= 1
     return None
 
 
+@lru_cache(maxsize=16)
 def key_norm_limits(degree: int) -> tuple[float, float]:
     """(|e|**2, |s|**2): limits that generated keys must keep; SEAL's keys exceed them with probability <= 2**-41.
 
@@ -283,6 +291,7 @@ def _noise_variance(degree: int, clients: int) -> float:
     return clients * (TERNARY_VARIANCE * error + ERROR_VARIANCE + ERROR_VARIANCE * secret)
 
 
+@lru_cache(maxsize=1024)
 def noise_bound(degree: int, clients: int, coefficients: int) -> int:
     """B with P(any of `coefficients` sums of `clients` noises is larger) <= 2**-40."""
     tail = math.log(2 * coefficients) - FAILURE_TARGET_LOG2 * math.log(2)

@@ -29,13 +29,14 @@ class PublicKey:
     @property
     def digest(self) -> bytes:
         """BLAKE3 over the residues as little-endian uint64."""
-        return self._once("_digest", self._hashed)
+        return self.once("_digest", self._hashed)
 
     def check(self) -> None:
         """Raise `WrongKey` unless the shape is right, every residue is below its prime and neither half is zero."""
-        self._once("_checked", self._checked_now)
+        self.once("_checked", self._checked_now)
 
-    def _once(self, name: str, make: Callable[[], T]) -> T:
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` returns, made once under this name if `residues` is read-only. It must follow from the key."""
         known: dict[str, T] = self.__dict__
         if name in known:
             return known[name]

@@ -139,4 +139,6 @@ def _powers(base: int, count: int, prime: int) -> U64:
 
 
 def _shoup(table: U64, primes: tuple[int, ...]) -> U32:
-    return ((table << np.uint64(32)) // np.array(primes, dtype=np.uint64)[:, None]).astype(np.uint32)
+    quotients = np.empty(table.shape, dtype=np.uint32)
+    kernels.quotients(table, np.array(primes, dtype=np.uint32), quotients)
+    return quotients

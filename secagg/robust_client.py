@@ -7,7 +7,7 @@ shown in one step only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +39,7 @@ from secagg.stages import StageClock
 from secagg.states import ROBUST_CLIENT_MOVES, ClientState
 from secagg.transcript import hashes_hash, message_hash, signed
 from secagg.verification import check_robust_offer, check_same_round, check_signature
+from secagg.workers import Workers
 
 
 @dataclass
@@ -103,7 +104,7 @@ class RobustClient(Client):
             if intake.header.previous != offer_hash or intake.header.roster != NO_ROSTER:
                 raise RosterMismatch("the intake answers another offer: refuse it")
             check_signature(intake, self._enrolment.aggregator.key)
-            name = self._journal.name(update, self._plan)
+            name = self._journal.name(update, self._plan, self._threads)
             self._journal.check_shown(name)
         joining = self._joining(offer, offer_hash)
         state = _Shown(offer, joining.join, joining.agreement, joining.seed)
@@ -203,10 +204,10 @@ class RobustClient(Client):
         # `contribute` hands on its own copy, which was checked when the round was joined.
         return packing.Encoder(update, weight, self._plan, checked=True)
 
-    def _name(self, update: NDArray[np.floating]) -> UpdateName:
+    def _naming(self, update: NDArray[np.floating], workers: Workers) -> Callable[[], UpdateName]:
         name = self._shown().name
         assert name is not None
-        return name
+        return lambda: name
 
     def _refuse_if_left_out(self, roster: Roster) -> None:
         """Raise `LeftOut` for the key holder's own roster of this offer that names this client as left out."""

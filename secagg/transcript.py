@@ -49,7 +49,7 @@ from secagg.publickey import PublicKey
 
 M = TypeVar("M", bound=Message)
 
-VERSION = 3
+VERSION = 4
 SEAL_BYTES = 48  # sealed seed: 32 bytes and the tag
 RULE = 20  # bytes of a robust offer's rule: its name and f
 HEADER = struct.Struct("<16s16sQ32s32sBB32s32s32s32s")
@@ -57,22 +57,22 @@ SEEN = struct.Struct("<BQ32sQ32s")
 # A tag names the version in which what its signature covers last changed. Ledgers and journals of version 2 compare the
 # hashes of aborts, so these keep their tag.
 _TAGS: dict[type, bytes] = {
-    Offer: b"secagg v3 offer",
-    Join: b"secagg v3 join",
-    Roster: b"secagg v3 roster",
-    Contribution: b"secagg v3 contribution",
-    EncryptedSum: b"secagg v3 sum",
-    Release: b"secagg v3 release",
+    Offer: b"secagg v4 offer",
+    Join: b"secagg v4 join",
+    Roster: b"secagg v4 roster",
+    Contribution: b"secagg v4 contribution",
+    EncryptedSum: b"secagg v4 sum",
+    Release: b"secagg v4 release",
     Abort: b"secagg v2 abort",
-    RobustOffer: b"secagg v3 robust offer",
-    Intake: b"secagg v3 intake",
-    RobustJoin: b"secagg v3 robust join",
-    Sketch: b"secagg v3 sketch",
-    Products: b"secagg v3 products",
-    RobustRoster: b"secagg v3 robust roster",
-    Tally: b"secagg v3 tally",
-    LateSeed: b"secagg v3 late seed",
-    RobustSum: b"secagg v3 robust sum",
+    RobustOffer: b"secagg v4 robust offer",
+    Intake: b"secagg v4 intake",
+    RobustJoin: b"secagg v4 robust join",
+    Sketch: b"secagg v4 sketch",
+    Products: b"secagg v4 products",
+    RobustRoster: b"secagg v4 robust roster",
+    Tally: b"secagg v4 tally",
+    LateSeed: b"secagg v4 late seed",
+    RobustSum: b"secagg v4 robust sum",
 }
 
 

@@ -12,8 +12,10 @@ import hashlib
 import json
 import math
 import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+DEGREE, SHORTEST = 4096, (1073668097, 1073692673)  # the smallest ring of the package and its shortest modulus
 VECTORS = Path(__file__).parent / "vectors" / "masks.json"
 
 # --- HMAC and HKDF with SHA-256 -------------------------------------------------------------------------------------
@@ -187,17 +189,27 @@ def pair_key(shared: bytes, offer: bytes, roster: bytes, one: bytes, other: byte
     return hkdf(shared, offer + roster, b"secagg v1 pair" + low + high, 32)
 
 
-def residues(key: bytes, block: int, prime: int, count: int) -> tuple[list[int], int]:
-    """The first residues of PRG(key) in a block modulo a prime, and how many words it took."""
-    stream_key = hkdf_expand(key, b"secagg v1 prg" + struct.pack("<QI", block, prime), 32)
-    words, found, used = 4 * count // 3 + 64, [], 0
-    stream = aes256_ctr(stream_key, 4 * words)
-    while len(found) < count:
-        word = int.from_bytes(stream[4 * used : 4 * used + 4], "little") & (2**30 - 1)
-        used += 1
-        if word < prime:
-            found.append(word)
-    return found, used
+def residues(
+    key: bytes, block: int, primes: Sequence[int], degree: int, keystream: Callable[[bytes, int], bytes] = aes256_ctr
+) -> tuple[list[list[int]], int]:
+    """PRG(key) in a block: `degree` residues modulo each prime, and how many words they took.
+
+    The words follow each other without a gap: those of the second prime after those that the first one took.
+    keystream: of AES-256-CTR from counter 0; tests of long streams pass a faster one.
+    """
+    stream_key = hkdf_expand(key, b"secagg v4 prg" + struct.pack("<Q", block), 32)
+    words, used = len(primes) * degree * 65 // 64 + 64, 0
+    stream = keystream(stream_key, 4 * words)
+    rows: list[list[int]] = []
+    for prime in primes:
+        found: list[int] = []
+        while len(found) < degree:
+            word = int.from_bytes(stream[4 * used : 4 * used + 4], "little") & (2**30 - 1)
+            used += 1
+            if word < prime:
+                found.append(word)
+        rows.append(found)
+    return rows, used
 
 
 def neighbours_needed(members: int, colluding: float = 1 / 3) -> int:
@@ -234,13 +246,12 @@ def vectors() -> dict[str, object]:
     return {
         "provenance": "tests/reference_masks.py, which imports nothing of the package",
         "residues": [
-            _residues_vector(label, block, prime, first)
-            for label, block, prime, first in (
-                ("a seed", 0, 1073668097, 1_200),  # long enough for words to be rejected
-                ("a seed", 1, 1073668097, 8),
-                ("a seed", 0, 1073692673, 8),
-                ("another seed", 0, 1073668097, 8),
-                ("a seed", 2**40, 1068564481, 1_200),
+            _residues_vector(label, block, primes)
+            for label, block, primes in (
+                ("a seed", 0, SHORTEST),
+                ("a seed", 1, SHORTEST),
+                ("another seed", 0, SHORTEST),
+                ("a seed", 2**40, (1073651713, *SHORTEST)),
             )
         ],
         "sealed_seeds": _sealed_vectors(),
@@ -250,16 +261,16 @@ def vectors() -> dict[str, object]:
     }
 
 
-def _residues_vector(label: str, block: int, prime: int, count: int) -> dict[str, object]:
-    found, used = residues(bytes32(label), block, prime, count)
-    packed = b"".join(value.to_bytes(4, "little") for value in found)
+def _residues_vector(label: str, block: int, primes: Sequence[int]) -> dict[str, object]:
+    rows, used = residues(bytes32(label), block, primes, DEGREE)
+    packed = b"".join(value.to_bytes(4, "little") for row in rows for value in row)
     return {
         "key": bytes32(label).hex(),
         "block": block,
-        "prime": prime,
-        "count": count,
-        "rejected": used - count,
-        "first": found[:8],
+        "primes": list(primes),
+        "degree": DEGREE,
+        "rejected": used - len(primes) * DEGREE,
+        "first": [row[:4] for row in rows],
         "sha256": sha256(packed).hex(),
     }
 

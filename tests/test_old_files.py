@@ -118,5 +118,5 @@ def test_an_old_model_scores_with_the_features_that_it_lists(run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["offer", "join-0", "roster", "contribution-0", "release"])
 def test_an_old_message_is_refused_by_its_version(core: Path, name: str) -> None:
-    with pytest.raises(secagg.errors.UnsupportedVersion, match="expected version 3, got 1"):
+    with pytest.raises(secagg.errors.UnsupportedVersion, match="expected version 4, got 1"):
         secagg.decode((core / f"{name}.bin").read_bytes(), PLAN)

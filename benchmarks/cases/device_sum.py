@@ -24,8 +24,8 @@ from benchmarks.workload import CLIP, Vectors
 if TYPE_CHECKING:
     from fl.secure.device_sum import DeviceAccumulator, Kernel
 
-COPIED = 256 << 20  # bytes of the tensor whose copy measures the device's bandwidth
-SOURCES = 8  # different contributions; further clients send the same ones again
+COPIED = {"cpu": 256 << 20, "cuda": 2 << 30}  # bytes of the tensor whose copy measures the device's bandwidth
+SOURCES = 4  # different contributions; further clients send the same ones again
 
 
 class DeviceSum:
@@ -102,7 +102,8 @@ class DeviceSum:
     def _copy_bandwidth(self) -> float:
         """Bytes read and written per second by a copy on the device, best of five."""
         torch = self._torch
-        source = torch.zeros(COPIED // 4, dtype=torch.int32, device=self._device)
+        copied = COPIED[self._device_name]
+        source = torch.zeros(copied // 4, dtype=torch.int32, device=self._device)
         target = torch.empty_like(source)
         best = float("inf")
         for _ in range(5):
@@ -111,7 +112,7 @@ class DeviceSum:
             target.copy_(source)
             self._wait()
             best = min(best, time.perf_counter() - start)
-        return 2 * COPIED / best
+        return 2 * copied / best
 
     def _wait(self) -> None:
         if self._device.type == "cuda":

@@ -33,7 +33,7 @@ from fl.runs.tree_columns import TreeColumns
 from fl.runs.tree_module import TreeScores
 from fl.runs.tree_records import SumRecord, told_by, told_in
 from fl.runs.tree_run import TreeRun
-from fl.secure.session import IntegerSum, plain_sum
+from fl.secure.session import IntegerRounds, IntegerSum, plain_sum
 from fl.trees.member import Member
 from fl.trees.progress import Progress, Request
 from fl.trees.progress_file import Kept
@@ -160,8 +160,13 @@ class TreeExperiment(TreeRun):
         if self.config.aggregation.mode == "plain":
             totals = add_plainly(request, contributions)
             return _Summed(totals, time.perf_counter() - begun)
-        summed = sum_encrypted(request, contributions, self.config.aggregation.engine)
+        summed = sum_encrypted(request, contributions, rounds=self._encrypted)
         return _Summed(summed.totals, summed.seconds, summed)
+
+    @cached_property
+    def _encrypted(self) -> IntegerRounds:
+        """The encrypted rounds of this process: identities, ledger and journals for all its sums."""
+        return IntegerRounds(len(self.plan.banks), engine=self.config.aggregation.engine)
 
     @cached_property
     def module(self) -> TreeScores:

@@ -272,8 +272,7 @@ def _expanded(stream: MaskStream, first: int, count: int, plan: RoundPlan) -> U3
     """The sums of all masks of some blocks modulo each prime: uint32[count, primes, N], expanded on all cores."""
     sums: U32 = np.zeros((count, len(plan.params.primes), plan.params.degree), dtype=np.uint32)
     with Workers(None, sums.nbytes) as workers:
-        for place in range(count):
-            stream.apply(first + place, sums[place], workers=workers)
+        stream.apply_all(first, sums, workers)
     return sums
 
 

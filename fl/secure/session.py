@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +26,7 @@ from fl.secure.cost import bits_for, chunk_sizes, clip_for, plan_for
 from secagg.accumulator import Accumulator, InMemory, MakeAccumulator
 from secagg.device import Device
 from secagg.errors import LateOutlier, RuleRefused
+from secagg.journal import UpdateReuseWarning, ZeroUpdateWarning
 from secagg.messages import Release
 from secagg.robust import Robust
 from secagg.robust_protocol import play
@@ -34,6 +36,8 @@ from secagg.session import Parties, Roles, Session, Terms
 Update = NDArray[np.floating]  # what a bank contributes to an average: float32, or float64 where it sums gradients
 Integers = NDArray[np.int64]
 Draw = Callable[[int], Integers]  # banks in the closed roster -> a bank's integers, noise shares included
+
+SUMS_OF_A_FEDERATION = 512  # of `IntegerRounds`: a sum of ten banks adds about 70 kB to ledger and journals
 
 
 @dataclass(frozen=True)
@@ -368,6 +372,57 @@ class IntegerSum:
     stages: Mapping[str, float] = field(default_factory=dict)
 
 
+class IntegerRounds:
+    """Exact encrypted sums of one federation of `banks`, one after the other, all of them in every sum.
+
+    Identities, the key holder's ledger and the banks' journals last for many sums, as `InProcessRounds` has them for
+    many averages; each sum has a step and keys of its own. After `SUMS_OF_A_FEDERATION` sums a new federation
+    takes over: ledger and journals are in memory and grow with each sum.
+    """
+
+    def __init__(self, banks: int, *, engine: str = "auto") -> None:
+        """Raises `AggregationError` for fewer than three banks."""
+        if banks < LEAST_BANKS:
+            raise AggregationError(f"an encrypted sum needs at least {LEAST_BANKS} banks, got {banks}")
+        self._banks, self._engine = banks, engine
+        self._session = _session(banks)
+
+    def sum(self, draws: Sequence[Draw], *, length: int, largest: int, model_hash: str) -> IntegerSum:
+        """As `encrypted_sum`, of as many `draws` as there are banks."""
+        if len(draws) != self._banks:
+            raise AggregationError(f"expected the integers of {self._banks} banks, got those of {len(draws)}")
+        start, bits, model = time.perf_counter(), bits_for(largest), bytes.fromhex(model_hash)
+        plan = secagg.plan_round(length=length, max_clients=len(draws), clip=clip_for(bits), value_bits=bits)
+        preparation = secagg.prepare(plan, self._engine)
+        step = self._session.ledger.next_step
+        if step > SUMS_OF_A_FEDERATION:
+            self._session, step = _session(self._banks), 1
+        roles = self._session.roles(Terms(plan, quorum=len(draws), engine=self._engine))
+
+        def checked(draw: Draw, roster: int) -> NDArray[np.float64]:
+            values = draw(roster)
+            if values.shape != (length,) or int(np.abs(values).max(initial=0)) > largest:
+                raise AggregationError(f"a bank's integers: expected shape ({length},) within +-{largest}, got others")
+            return values.astype(np.float64)
+
+        entries = [_Entry(f"bank {i}", partial(checked, draw), reuse=True) for i, draw in enumerate(draws)]
+        with warnings.catch_warnings():
+            # Each sum is of other integers, and every bank is in all of them. Integers that a bank happens to repeat,
+            # such as a loss that did not change, tell nothing about it that the two exact sums do not tell.
+            warnings.simplefilter("ignore", UpdateReuseWarning)
+            warnings.simplefilter("ignore", ZeroUpdateWarning)
+            release, _ = _play(roles, step, model, entries)
+        return IntegerSum(
+            release.sums,
+            bytes_up=roles.observer.bytes_up,
+            bytes_down=roles.observer.bytes_down,
+            seconds=time.perf_counter() - start - preparation,
+            value_bits=bits,
+            preparation=preparation,
+            stages={name: stage.seconds for name, stage in roles.observer.clock.stages.items()},
+        )
+
+
 def encrypted_sum(
     draws: Sequence[Draw], *, length: int, largest: int, model_hash: str, engine: str = "auto"
 ) -> IntegerSum:
@@ -378,30 +433,8 @@ def encrypted_sum(
     The clip is the largest quantised value, so that the quantisation step is 1 and the sum exact. Raises
     `AggregationError` for fewer than three banks or integers beyond `largest`, `secagg.errors.SecAggError` otherwise.
     """
-    if len(draws) < LEAST_BANKS:
-        raise AggregationError(f"an encrypted sum needs at least {LEAST_BANKS} banks, got {len(draws)}")
-    start, bits, model = time.perf_counter(), bits_for(largest), bytes.fromhex(model_hash)
-    plan = secagg.plan_round(length=length, max_clients=len(draws), clip=clip_for(bits), value_bits=bits)
-    preparation = secagg.prepare(plan, engine)
-    roles = _session(len(draws)).roles(Terms(plan, quorum=len(draws), engine=engine))
-
-    def checked(draw: Draw, roster: int) -> NDArray[np.float64]:
-        values = draw(roster)
-        if values.shape != (length,) or int(np.abs(values).max(initial=0)) > largest:
-            raise AggregationError(f"a bank's integers: expected shape ({length},) within +-{largest}, got others")
-        return values.astype(np.float64)
-
-    entries = [_Entry(f"bank {i}", partial(checked, draw)) for i, draw in enumerate(draws)]
-    release, _ = _play(roles, 1, model, entries)
-    return IntegerSum(
-        release.sums,
-        bytes_up=roles.observer.bytes_up,
-        bytes_down=roles.observer.bytes_down,
-        seconds=time.perf_counter() - start - preparation,
-        value_bits=bits,
-        preparation=preparation,
-        stages={name: stage.seconds for name, stage in roles.observer.clock.stages.items()},
-    )
+    rounds = IntegerRounds(len(draws), engine=engine)
+    return rounds.sum(draws, length=length, largest=largest, model_hash=model_hash)
 
 
 def plain_average(updates: Sequence[Update], *, clip: float, weights: Sequence[int] | None = None) -> Aggregate:

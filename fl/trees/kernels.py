@@ -1,4 +1,5 @@
-"""The loops over rows, compiled by numba (extra `trees`): histograms of integers, and the way of rows down a tree.
+"""The loops over rows and fields, compiled by numba (extra `trees`): histograms of integers, the way of rows down a
+tree, and fields of bits in integers of equal size.
 
 Everything here is integer arithmetic, so that no order of additions matters.
 """
@@ -42,6 +43,19 @@ def histograms(
     return sums
 
 
+def join_fields(values: Integers, widths: Integers, cut: int, packed: Integers) -> None:
+    """Write fields of these widths one after the other into `packed`, zeros before, `cut` bits of each integer."""
+    _join_fields(values, widths, cut, packed)
+
+
+def part_fields(sums: Integers, widths: Integers, cut: int, values: Integers) -> int:
+    """Read the fields of a sum of packed integers into `values`. What an integer's sum carries belongs to the next.
+
+    Returns what is left behind the last field: not 0 where the sums are too large for their fields.
+    """
+    return int(_part_fields(sums, widths, cut, values))
+
+
 @jit
 def _positions(codes: Any, column: Any, left: Any, goes_right: Any) -> Any:
     ends = np.zeros(codes.shape[0], np.int64)
@@ -66,3 +80,37 @@ def _add(codes: Any, slots: Any, gradients: Any, hessians: Any, columns: Any, st
             sums[slot, cell, 0] += gradient
             sums[slot, cell, 1] += hessian
             sums[slot, cell, 2] += 1
+
+
+@jit
+def _join_fields(values: Any, widths: Any, cut: Any, packed: Any) -> None:
+    at, used = 0, 0  # the integer that is being filled, and its bits that are taken
+    for field in range(values.shape[0]):
+        left, wide = values[field], widths[field]
+        while wide > 0:
+            taken = min(wide, cut - used)
+            packed[at] |= (left & ((np.int64(1) << taken) - 1)) << used
+            left >>= taken
+            wide -= taken
+            used += taken
+            if used == cut:
+                at, used = at + 1, 0
+
+
+@jit
+def _part_fields(sums: Any, widths: Any, cut: Any, values: Any) -> Any:
+    carry, held, bits, at = np.int64(0), np.int64(0), 0, 0  # `bits` of `held` are not yet read
+    for field in range(values.shape[0]):
+        wide, done = widths[field], 0
+        while wide > 0:
+            if bits == 0:
+                whole = sums[at] + carry
+                held, carry = whole & ((np.int64(1) << cut) - 1), whole >> cut
+                bits, at = cut, at + 1
+            taken = min(wide, bits)
+            values[field] |= (held & ((np.int64(1) << taken) - 1)) << done
+            held >>= taken
+            bits -= taken
+            done += taken
+            wide -= taken
+    return carry | held

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.errors import AggregationError
+from fl.trees import kernels
 
 Integers = NDArray[np.int64]
 
@@ -29,15 +30,7 @@ def pack(values: Integers, widths: Integers, cut: int) -> Integers:
     if values.shape != widths.shape or (values < 0).any() or (values >> widths).any():
         raise AggregationError(f"expected {len(widths)} values that fit their fields, got others")
     packed = np.zeros(packed_length(widths, cut), np.int64)
-    left, wide, place = values.copy(), widths.copy(), np.cumsum(widths) - widths
-    while wide.any():
-        here = np.flatnonzero(wide)
-        at, shift = place[here] // cut, place[here] % cut
-        taken = np.minimum(wide[here], cut - shift)
-        np.add.at(packed, at, (left[here] & ((np.int64(1) << taken) - 1)) << shift)
-        left[here] >>= taken
-        wide[here] -= taken
-        place[here] += taken
+    kernels.join_fields(values, widths, cut, packed)
     return packed
 
 
@@ -48,20 +41,7 @@ def unpack(sums: Integers, widths: Integers, cut: int) -> Integers:
     """
     if sums.shape != (packed_length(widths, cut),) or (sums < 0).any():
         raise AggregationError(f"expected {packed_length(widths, cut)} sums of packed integers, got others")
-    pieces, mask = sums.copy(), (np.int64(1) << cut) - 1
-    while (carry := pieces >> cut).any():
-        if carry[-1]:
-            raise AggregationError("the sum of packed integers is too large for its fields: a bank sent other fields")
-        pieces &= mask
-        pieces[1:] += carry[:-1]
-    values, wide, place = np.zeros_like(widths), widths.copy(), np.cumsum(widths) - widths
-    done = np.zeros_like(widths)
-    while wide.any():
-        here = np.flatnonzero(wide)
-        at, shift = place[here] // cut, place[here] % cut
-        taken = np.minimum(wide[here], cut - shift)
-        values[here] |= ((pieces[at] >> shift) & ((np.int64(1) << taken) - 1)) << done[here]
-        done[here] += taken
-        wide[here] -= taken
-        place[here] += taken
+    values = np.zeros_like(widths)
+    if kernels.part_fields(sums, widths, cut, values):
+        raise AggregationError("the sum of packed integers is too large for its fields: a bank sent other fields")
     return values

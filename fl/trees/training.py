@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fl.errors import AggregationError
 from fl.secure.cost import cost_of_integers
-from fl.secure.session import IntegerSum, encrypted_sum
+from fl.secure.session import IntegerRounds, IntegerSum
 from fl.trees.member import Member
 from fl.trees.packing import pack, packed_length, unpack
 from fl.trees.progress import Progress, Request
@@ -65,19 +65,22 @@ def cut_for(widths: Integers, members: int) -> int:
     return min(costs, key=lambda cut: (costs[cut], -cut))
 
 
-def sum_encrypted(request: Request, contributions: Sequence[Integers], engine: str = "auto") -> IntegerSum:
+def sum_encrypted(
+    request: Request, contributions: Sequence[Integers], engine: str = "auto", rounds: IntegerRounds | None = None
+) -> IntegerSum:
     """The sum as a masked encrypted round of its own, with keys of its own. `totals`: int64[values], of the fields.
 
-    Raises what `encrypted_sum` and `pack` raise.
+    `rounds`: of the federation whose sums follow each other, in place of a new one with `engine`. Raises what
+    `IntegerRounds` and `pack` raise.
     """
+    rounds = rounds or IntegerRounds(len(contributions), engine=engine)
     cut = cut_for(request.widths, len(contributions))
     packed = [pack(each, request.widths, cut) for each in contributions]
-    summed = encrypted_sum(
+    summed = rounds.sum(
         [partial(_as_they_are, each) for each in packed],
         length=packed_length(request.widths, cut),
         largest=(1 << cut) - 1,
         model_hash=request.name,
-        engine=engine,
     )
     return replace(summed, totals=unpack(summed.totals, request.widths, cut))
 

@@ -18,7 +18,7 @@ from forked import in_a_child
 
 from secagg import ckks
 from secagg.blocks import empty_block
-from secagg.ckks import Encryptor, SecretKey, generate_keys
+from secagg.ckks import Encryptor, SecretKey, generate_keys, generate_readable_keys, generate_secret
 from secagg.engines import residues_of
 from secagg.errors import EngineUnavailable, KeySelfTestFailed, WrongKey
 from secagg.parameters import ALLOWED, ParameterSet
@@ -152,6 +152,7 @@ def test_without_zstd_everything_works_through_the_binding(monkeypatch: pytest.M
     plaintext = uniform(SMALL, 5)
     noise = noise_of(secret, encrypted(Encryptor(public), plaintext, SMALL), plaintext, SMALL)
     assert np.abs(noise).max() < single_block_limit(SMALL, 1)
+    generate_readable_keys(SMALL)  # raises where the secret that was read does not open the public key
 
 
 def test_a_saved_object_of_another_size_is_refused_by_name(keys: tuple[PublicKey, SecretKey]) -> None:
@@ -176,7 +177,9 @@ def test_without_memory_files_nothing_secret_touches_the_disk(monkeypatch: pytes
     plaintext = uniform(SMALL, 6)
     block = encrypted(Encryptor(public), plaintext, SMALL)
     assert np.abs(noise_of(secret, block, plaintext, SMALL)).max() < single_block_limit(SMALL, 1)
-    assert set(saved) == {seal.PublicKey, seal.Ciphertext}  # no plaintext: the key self-test reads the secret as one
+    generate_readable_keys(SMALL)
+    generate_secret(SMALL)
+    assert set(saved) == {seal.PublicKey, seal.Ciphertext}  # no plaintext: a secret key is read as one
     assert list(tmp_path.iterdir()) == []
 
 
@@ -337,6 +340,37 @@ def test_unsound_keys_are_made_anew_and_given_up_after_eight(monkeypatch: pytest
     monkeypatch.setattr(ckks, "_keys_are_sound", lambda public, secret, residues: False)
     with pytest.raises(KeySelfTestFailed, match="8 keys"):
         generate_keys(SMALL)
+
+
+@every_set
+def test_the_residues_of_a_secret_open_what_seal_encrypts_under_its_public_key(params: ParameterSet) -> None:
+    public, residues = generate_readable_keys(params)
+    plaintext = uniform(params, 10)
+    block = encrypted(Encryptor(public), plaintext, params)
+    noise = noise_of(ckks._Residues(params, residues), block, plaintext, params)
+    assert np.abs(noise).max() < single_block_limit(params, 1)
+    with pytest.raises(AssertionError):  # the primes do not agree
+        noise_of(ckks._Residues(params, generate_secret(params)), block, plaintext, params)
+
+
+def test_a_secret_of_another_key_fails_the_self_test_of_the_residues() -> None:
+    public, residues = generate_readable_keys(SMALL)
+    other = generate_secret(SMALL)
+    assert ckks._keys_are_sound(public, ckks._Residues(SMALL, residues), residues)
+    assert not ckks._keys_are_sound(public, ckks._Residues(SMALL, other), other)
+
+
+def test_residues_of_unsound_keys_are_overwritten_and_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+    verdicts = iter([False, True])
+    monkeypatch.setattr(
+        ckks, "_keys_are_sound", lambda public, secret, residues: (seen.append(residues), next(verdicts))[1]
+    )
+    _, residues = generate_readable_keys(SMALL)
+    assert not seen[0].any() and residues is seen[1] and residues.any()
+    monkeypatch.setattr(ckks, "_keys_are_sound", lambda public, secret, residues: False)
+    with pytest.raises(KeySelfTestFailed, match="8 keys"):
+        generate_readable_keys(SMALL)
 
 
 # --- public keys from elsewhere -------------------------------------------------------------------------------------

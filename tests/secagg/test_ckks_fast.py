@@ -78,15 +78,18 @@ def test_seal_opens_what_the_fast_engine_seals(keys: tuple[PublicKey, SecretKey]
     public, secret = keys
     params = public.params
     rng = np.random.default_rng(1)
-    with Workers(threads) as workers:
-        encryptor = FastEncryptor(public, workers)
-        for plaintext in (
+    plaintexts = np.stack(
+        [
             uniform(params, rng),
             np.zeros((len(params.primes), params.degree), dtype=np.uint32),
             np.repeat(np.array(params.primes, dtype=np.uint32)[:, None] - 1, params.degree, axis=1),
-        ):
-            block = empty_block(params)
-            encryptor.encrypt_coefficients(plaintext.copy(), block)
+        ]
+    )
+    blocks = np.empty((3, 2, *plaintexts.shape[1:]), dtype=np.uint32)
+    with Workers(threads) as workers:
+        FastEncryptor(public).encrypt_blocks(plaintexts.copy(), blocks, workers)
+        assert len({block[1].tobytes() for block in blocks}) == 3  # each has randomness of its own
+        for plaintext, block in zip(plaintexts, blocks, strict=True):
             assert ring_of(params).in_range(block)
             noise = noise_of(secret, block, plaintext, params)
             expected = 3.24 * np.sqrt(4 * params.degree / 3 + 1)

@@ -55,7 +55,7 @@ COUNTS = {
     "threads of a key holder": (lambda n: key_holder(threads=n), 1, 0, 10**6, PlanError),
     "threads of a round": (lambda n: played(threads=n), 1, 0, 10**6, PlanError),
     "threads of getting ready": (lambda n: secagg.prepare(PLAN, threads=n), 1, 0, 10**6, PlanError),
-    "threads of workers": (lambda n: Workers(n).close(), 1, 0, 10**6, PlanError),
+    "threads of workers": (Workers, 1, 0, 10**6, PlanError),
     "model_repeats": (lambda n: client(model_repeats=n), 2, -1, 2**31, LocalError),
     "step": (lambda n: key_holder().open(n, MODEL), 5, -1, 2**63, LocalError),
     "step of an outcome": (lambda n: key_holder().outcome(n), 5, -1, 2**63, LocalError),

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 import pytest
 
@@ -349,6 +350,13 @@ class Model:
 
     def __init__(self) -> None:
         self.events: list[tuple[int, str, int, bytes]] = []
+        self.models: list[bytes] = []  # of each of them
+
+    def about(self, kind: str, model: bytes) -> list[tuple[int, str, int, bytes]]:
+        return [each for each, of in zip(self.events, self.models, strict=True) if (each[1], of) == (kind, model)]
+
+    def highest(self, kinds: str) -> list[int]:
+        return sorted((each[2] for each in self.events if each[1] in kinds), reverse=True)
 
     def of(self, step: int, kind: str | None = None) -> list[tuple[int, str, int, bytes]]:
         return [each for each in self.events if each[2] == step and kind in (None, each[1])]
@@ -361,6 +369,9 @@ def plain(event):
     return (event.sequence, event.kind, event.step, event.body)
 
 
+MODELS = [bytes([number]) * 32 for number in range(4)]
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_remembered_is_what_the_file_holds(owner, tmp_path, seed):
     """Appends, reads and reopenings in any order, more steps than are remembered, short bodies and long ones."""
@@ -368,16 +379,17 @@ def test_what_is_remembered_is_what_the_file_holds(owner, tmp_path, seed):
     path, model = tmp_path / "log.db", Model()
     log = EventLog(path, owner, "test log")
     for _ in range(400):
-        step, kind = rng.randrange(14), rng.choice("abcd")
-        match rng.randrange(8):
+        step, kind, about = rng.randrange(14), rng.choice("abcd"), rng.choice(MODELS)
+        match rng.randrange(10):
             case 0 | 1 | 2:
                 if model.of(step, kind):
                     with pytest.raises(LedgerError):
                         log.append(kind, step, MODEL, ROUND)
                 else:
                     body = rng.randbytes(rng.choice([0, 40, 4096, 4097, 9000]))
-                    log.append(kind, step, MODEL, ROUND, body)
+                    log.append(kind, step, about, ROUND, body)
                     model.events.append((len(model.events) + 1, kind, step, body))
+                    model.models.append(about)
             case 3 | 4:
                 assert [plain(event) for event in log.events(step)] == model.of(step)
             case 5:
@@ -387,6 +399,13 @@ def test_what_is_remembered_is_what_the_file_holds(owner, tmp_path, seed):
                 assert (None if last is None else plain(last)) == expected
                 starts = [(event.sequence, event.body) for event in log.starts(step, 10)]
                 assert starts == [(each[0], each[3][:10]) for each in model.of(step)]
+            case 7:
+                assert [plain(event) for event in log.events(kind=kind, model=about)] == model.about(kind, about)
+            case 8:
+                kinds = "ab" if rng.random() < 0.5 else kind
+                wanted = rng.choice([1, 20])  # most readers look at the first one alone
+                found = [event.step for event in islice(log.latest_first(*kinds), wanted)]
+                assert found == model.highest(kinds)[:wanted]
             case _:
                 if rng.random() < 0.2:
                     log.close()

@@ -28,7 +28,6 @@ from secagg.masks import AgreementKey
 from secagg.ownership import Owner
 from secagg.parameters import ALLOWED
 from secagg.stages import StageClock
-from secagg.workers import Workers
 
 ROUND = b"r" * 16
 HASH = b"h" * 32
@@ -207,7 +206,7 @@ def test_threads_of_one_process_share_what_is_its_own():
 def test_an_encryptor_draws_afresh_in_a_child_so_it_may_be_used_on_both_sides(engine):
     public, _ = generate_keys(ALLOWED[0])
     block = empty_block(ALLOWED[0])
-    encryptor = encryptor_of(engine, public, Workers(1))
+    encryptor = encryptor_of(engine, public)
     zero = np.zeros_like(block[0])
 
     def drawn() -> str:

@@ -339,32 +339,60 @@ def test_adding_packed_rows_is_unpacking_and_adding_and_can_be_taken_out_exactly
     np.testing.assert_array_equal(total, before)
 
 
-@given(seeds, st.integers(0, 60), st.integers(0, 200), st.booleans())
+@pytest.mark.parametrize("params", ALLOWED, ids=str)
+def test_both_quotients_are_those_of_exact_division(params: ParameterSet) -> None:
+    primes = np.array(params.primes, dtype=np.uint32)
+    rng = np.random.default_rng(params.degree)
+    table = rng.integers(0, primes[:, None], (2, len(primes), 500), dtype=np.uint64)
+    table[:, :, :3] = np.stack([np.zeros_like(primes), np.ones_like(primes), primes - 1], axis=-1)
+    table[:, :, 3] = (primes.astype(np.uint64) * 5) >> np.uint64(4)
+    exact = [[[int(x) * 2**32 // int(p) for x in row] for row, p in zip(half, primes, strict=True)] for half in table]
+    for name in ("numpy", "numba"):
+        out = np.empty(table.shape, dtype=np.uint32)
+        module(name).quotients(table, primes, out)
+        assert out.tolist() == exact, name
+
+
+@given(seeds, st.integers(0, 180), st.integers(0, 300), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_both_rejection_samplings_agree(seed: int, filled: int, count: int, negative: bool) -> None:
-    compiled, prime = module("numba"), ALLOWED[-1].primes[0]
+    compiled, primes = module("numba"), np.array(ALLOWED[-1].primes[:3], dtype=np.uint32)
     rng = np.random.default_rng(seed)
-    row = rng.integers(0, prime, 60, dtype=np.uint32)
+    rows = rng.integers(0, primes[:, None], (3, 60), dtype=np.uint32)
     words = rng.integers(0, 2**32, count, dtype=np.uint32)
     words[::7] |= np.uint32(2**30 - 1)  # rejected, whatever the two top bits
-    one, other = row.copy(), row.copy()
-    assert plain.fold_words(one, filled, words, prime, negative) == compiled.fold_words(
-        other, filled, words, prime, negative
+    one, other = rows.copy(), rows.copy()
+    assert plain.fold_words(one, filled, words, primes, negative) == compiled.fold_words(
+        other, filled, words, primes, negative
     )
     np.testing.assert_array_equal(one, other)
-    assert (one < prime).all()
-    np.testing.assert_array_equal(one[:filled], row[:filled])
+    assert (one < primes[:, None]).all()
+    np.testing.assert_array_equal(one.ravel()[:filled], rows.ravel()[:filled])
 
 
 @both
 def test_rejection_sampling_adds_the_accepted_words_in_order(name: str) -> None:
-    kernel, prime = module(name), ALLOWED[0].primes[0]
-    row = np.array([5, prime - 1, 0, 7], dtype=np.uint32)
+    kernel, primes = module(name), np.array(ALLOWED[0].primes[:1], dtype=np.uint32)
+    prime = int(primes[0])
+    row = np.array([[5, prime - 1, 0, 7]], dtype=np.uint32)
     words = np.array([2, 2**30 - 1, prime, 1 | 3 << 30, 9, 9, 9], dtype=np.uint32)
-    assert kernel.fold_words(row, 1, words, prime, False) == 4
-    assert row.tolist() == [5, 1, 1, 16]
-    assert kernel.fold_words(row, 1, words[:1], prime, True) == 2
-    assert row.tolist() == [5, prime - 1, 1, 16]
+    assert kernel.fold_words(row, 1, words, primes, False) == 4
+    assert row.tolist() == [[5, 1, 1, 16]]
+    assert kernel.fold_words(row, 1, words[:1], primes, True) == 2
+    assert row.tolist() == [[5, prime - 1, 1, 16]]
+
+
+@both
+def test_a_word_is_held_against_the_prime_of_the_row_that_is_being_filled(name: str) -> None:
+    """A word between two primes is rejected in one row and taken in the other, whichever pieces it comes in."""
+    kernel, primes = module(name), np.array([12289, 40961], dtype=np.uint32)
+    words = np.array([1, 12289, 2, 12289, 40961, 40960, 3], dtype=np.uint32)
+    for cuts in ([7], [1, 6], [2, 3, 2], [1] * 7):
+        rows, filled, start = np.zeros((2, 2), dtype=np.uint32), 0, 0
+        for cut in cuts:
+            filled = kernel.fold_words(rows, filled, words[start : start + cut], primes, False)
+            start += cut
+        assert rows.tolist() == [[1, 2], [12289, 40960]] and filled == 4, cuts
 
 
 @both

@@ -13,6 +13,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,12 +92,15 @@ def test_the_vectors_are_what_the_reference_computes():
 # --- the package against the vectors --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vector", VECTORS["residues"], ids=lambda v: f"block {v['block']} mod {v['prime']}")
+@pytest.mark.parametrize(
+    "vector", VECTORS["residues"], ids=lambda v: f"block {v['block']}, {len(v['primes'])} primes, {v['key'][:4]}"
+)
 def test_residue_streams_are_the_references(vector):
-    params = next(each for each in ALLOWED if vector["prime"] in each.primes)
-    row = expanded(bytes.fromhex(vector["key"]), vector["block"], params)[params.primes.index(vector["prime"])]
-    assert row[:8].tolist() == vector["first"]
-    assert reference.sha256(row[: vector["count"]].astype("<u4").tobytes()).hex() == vector["sha256"]
+    params = next(each for each in ALLOWED if list(each.primes) == vector["primes"])
+    rows = expanded(bytes.fromhex(vector["key"]), vector["block"], params)
+    assert rows.shape[1] == vector["degree"]
+    assert rows[:, :4].tolist() == vector["first"]
+    assert reference.sha256(rows.astype("<u4").tobytes()).hex() == vector["sha256"]
 
 
 def test_the_vectors_hold_streams_in_which_words_were_rejected():
@@ -104,25 +108,39 @@ def test_the_vectors_hold_streams_in_which_words_were_rejected():
     assert any(vector["rejected"] for vector in VECTORS["residues"])
 
 
+def library_keystream(key: bytes, length: int) -> bytes:
+    """Of AES-256-CTR from counter 0, by `cryptography`: for streams that are too long for the reference."""
+    return Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(length))
+
+
+def test_the_librarys_keystream_is_the_references():
+    key = reference.bytes32("keystream")
+    assert library_keystream(key, 5_000) == reference.aes256_ctr(key, 5_000)
+
+
 @pytest.mark.parametrize("piece", [None, 2**16, 2**12])
 def test_a_whole_block_is_the_references_whatever_the_pieces_of_keystream(monkeypatch, piece):
-    """The smallest prime in the largest ring: one word in 200 is rejected, and 64 KiB of keystream are not enough."""
+    """The largest block: up to one word in 200 is rejected, and one call of the cipher is not enough."""
     params, key = ALLOWED[-1], reference.bytes32("whole block")
-    found, used = reference.residues(key, 3, params.primes[0], params.degree)
-    assert used > params.degree == 2**14
+    rows, used = reference.residues(key, 3, params.primes, params.degree, library_keystream)
+    assert used > len(params.primes) * params.degree
+    assert 4 * used > len(masks._ZEROS)
     if piece is not None:
         monkeypatch.setattr(masks, "_ZEROS", memoryview(bytes(piece)))
-    assert expanded(key, 3, params)[0].tolist() == found
+    assert expanded(key, 3, params).tolist() == rows
 
 
-def test_masks_on_several_threads_are_those_of_one():
+@pytest.mark.parametrize("threads", [1, 2, 3, 9])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_masks_of_several_blocks_on_several_threads_are_those_of_one_after_the_other(threads, inverse):
     params = ALLOWED[-1]
     terms = [MaskTerm(reference.bytes32(f"term {i}"), i % 2 == 1) for i in range(3)]
-    alone, shared = np.zeros((2, len(params.primes), params.degree), dtype=np.uint32)
-    MaskStream(terms, params).apply(5, alone)
-    with Workers(3) as workers:
-        MaskStream(terms, params).apply(5, shared, workers=workers)
-    assert alone.any() and np.array_equal(alone, shared)
+    alone, shared = np.zeros((2, 5, len(params.primes), params.degree), dtype=np.uint32)
+    for place in range(5):
+        MaskStream(terms, params).apply(7 + place, alone[place], inverse)
+    with Workers(threads) as workers:
+        MaskStream(terms, params).apply_all(7, shared, workers, inverse)
+    assert alone.any(axis=(1, 2)).all() and np.array_equal(alone, shared)
 
 
 @pytest.mark.parametrize("vector", VECTORS["sealed_seeds"], ids=lambda v: v.get("why", "opens"))

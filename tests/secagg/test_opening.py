@@ -68,10 +68,11 @@ def fail_at(number: int, error: Exception, original: Callable[..., object]) -> C
 @any_threads
 @pytest.mark.parametrize("number", [0, 1, BLOCKS - 1])
 @pytest.mark.parametrize("place", ["decompressing", "taking apart"])
-def test_a_fault_beside_seal_ends_the_opening_with_its_name_and_no_thread_is_left(
+def test_a_fault_beside_seal_ends_the_opening_with_its_name_and_leaves_no_thread_behind(
     sealed, threads: int, number: int, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret, payload, integers = sealed
+    opened(secret, payload, threads)  # the threads that stay have begun
     before = threading.active_count()
     fault = EngineUnavailable(f"planted into block {number}")
     with monkeypatch.context() as patched:
@@ -93,6 +94,7 @@ def test_a_fault_beside_seal_ends_the_opening_with_its_name_and_no_thread_is_lef
 @any_threads
 def test_a_payload_that_ends_inside_a_block_and_a_block_that_was_changed_are_refused(sealed, threads: int) -> None:
     secret, payload, _ = sealed
+    opened(secret, payload, threads)
     before = threading.active_count()
     with pytest.raises(TruncatedMessage, match="block 3"):
         opened(secret, payload[: 3 * PLAN.params.ciphertext_bytes + 10], threads)

@@ -136,7 +136,7 @@ def test_the_hash_of_other_blocks_in_place_of_the_signed_one_is_a_bad_signature(
 def test_signatures_name_the_version_in_which_what_they_cover_changed(sent) -> None:
     """Aborts have not changed since version 2, whose ledgers and journals hold their hashes."""
     _, contributions = sent
-    assert signed_bytes(contributions[0])[:32] == b"secagg v3 contribution".ljust(32, b"\0")
+    assert signed_bytes(contributions[0])[:32] == b"secagg v4 contribution".ljust(32, b"\0")
     other = Peers(Federation())
     other.key_holder.open(1, bytes(32))
     abort = other.key_holder.abort(AbortReason.QUORUM)

@@ -164,8 +164,8 @@ def test_an_aggregator_process_never_loads_tenseal():
 def test_the_aggregator_needs_no_more_memory_for_many_clients_than_for_few():
     plan = secagg.plan_round(length=60_000, max_clients=1_000)
     few, many = _aggregator_peak(plan, 3), _aggregator_peak(plan, 30)
-    # What grows with a client is its signed hash and its name, not its residues.
-    assert plan.residue_bytes > 300_000 > 27 * 2_000 >= many - few
+    # What grows with a client is its signed hash and its name, and tables of them grow in jumps; not its residues.
+    assert plan.residue_bytes > 300_000 > 27 * 4_000 >= many - few
 
 
 def _aggregator_peak(plan, count):

@@ -183,6 +183,8 @@ def test_what_does_not_fit_its_field_is_refused() -> None:
     for sums in ([2**8], [-1], [0, 0]):
         with pytest.raises(AggregationError):
             unpack(np.array(sums, np.int64), widths, 8)
+    with pytest.raises(AggregationError, match="too large"):
+        unpack(np.array([2**8], np.int64), widths, 31)  # a bit behind the last field, inside the last integer
 
 
 def test_a_sum_is_cut_where_a_bank_sends_least() -> None:
