@@ -76,12 +76,13 @@ def export(
     if trees is not None:
         loaded.export_xgboost(trees)
         size = trees.stat().st_size
-        report |= {"xgboost": str(trees), "xgboost_bytes": size}
+        linked = loaded.tree_columns.linked
+        report |= {"xgboost": str(trees), "xgboost_bytes": size, "linked": linked}
         lines.append(f"{trees}: {size:,} bytes")
-        report["linked"] = loaded.tree_columns.linked
-        if loaded.tree_columns.linked:
-            score = "a score is 1 - (1 - p)(1 - q), with q the input entity_risk"
-            lines.append(f"its margins are the log odds of p; {score}")
+        if linked:
+            lines.append(
+                "its margins are the log odds of p; a score is 1 - (1 - p)(1 - q), with q the input entity_risk"
+            )
     if target is not None:
         write_onnx(model, target, bank)
         size, inputs = target.stat().st_size, len(model.features)

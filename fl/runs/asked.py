@@ -45,7 +45,7 @@ NOT_OF_RANDOM_TREES = (
     "expected_batch",
 )
 # Options that mean something to every model but trees.
-NOT_OF_TREES = ("rounds", "lr", "clip", "value_bits", "ignore_monotone")
+NOT_OF_TREES = ("rounds", "lr", "clip", "value_bits")
 
 
 def configuration(given: Mapping[str, Any], base: RunConfig | None = None) -> RunConfig:
@@ -148,8 +148,6 @@ def refuse_beside_trees(asked: Mapping[str, Any], base: RunConfig | None) -> Non
             )
     for name, value in asked.items():
         option = TRAIN_OPTIONS[name]
-        if name == "ignore_monotone" and private:  # random trees keep no column monotone, as other models do not
-            continue
         if (name in NOT_OF_TREES and value is not False) or (option.only_network and value not in OF_BOTH):
             raise OptionError(
                 f"{flag(name)} is an option of models that banks train in rounds, and trees grow by exact sums of "

@@ -71,7 +71,7 @@ def _options_of(kind: ModelKind, asked: Mapping[str, Any]) -> dict[str, Any]:
         if option.only_trees:
             return kind == "trees"
         if name == "history_days":
-            return kind == "noisy-or"
+            return kind != "mlp"
         if name in OF_ROUNDS:
             return kind != "trees"
         return kind == "mlp" or not option.only_network

@@ -50,13 +50,13 @@ def begin_choosing(candidates: Candidates, path: Path) -> list[Outline | TreeOut
     refuse_used(path)
     first, *_ = candidates.configs.values()
     source = read_source(first.data, first.seed)  # the same for all
-    outlines = [outline(planned(config, source)) for config in candidates.configs.values()]
+    plans = [planned(config, source) for config in candidates.configs.values()]
     (path / CANDIDATES).mkdir(parents=True)
     for kind, config in candidates.configs.items():
         replace_durably(path / CANDIDATES / f"{kind}.toml", config_to_toml(config).encode())
-    learned = max(config.model.history_days for config in candidates.configs.values())
+    learned = max(plan.config.model.history_days for plan in plans)
     write_choice(path, ModelChoice(tuple(candidates.configs), candidates.left_out, learned))
-    return outlines
+    return [outline(plan) for plan in plans]
 
 
 def is_choosing(path: Path) -> bool:

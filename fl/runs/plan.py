@@ -100,12 +100,16 @@ def _against_all_others(config: RunConfig, banks: int) -> RunConfig:
 
 def _require_monotone(config: RunConfig, schema: Schema) -> None:
     """Refuse monotone columns that the model cannot keep. Raises `AlgorithmError`."""
-    keeps = config.model.kind == "trees" and config.privacy is None  # the leaves of random trees are noisy sums
+    keeps = config.model.kind == "trees" and config.privacy is None
+    if keeps and config.model.ignore_monotone:
+        raise AlgorithmError(
+            "ignore_monotone: trees that learn their splits keep the schema's monotone columns; leave the option out"
+        )
     if schema.monotone and not keeps and not config.model.ignore_monotone:
         said = ", ".join(f"{name} {direction}" for name, direction in schema.monotone.items())
         raise AlgorithmError(
-            f"the schema says in which direction columns move the score ({said}), and of all models trees with "
-            "--no-dp alone keep to that: give --model trees --no-dp, or take monotone out of the schema, or give "
+            f"the schema says in which direction columns move the score ({said}), and of all models trees that learn "
+            "their splits alone keep to that: give --no-dp --model trees, or take monotone out of the schema, or give "
             "--option ignore_monotone=true"
         )
 

@@ -123,7 +123,7 @@ TRAIN_OPTIONS: dict[str, TrainOption] = {
     ),
     "ignore_monotone": TrainOption(
         options.SWITCH,
-        "Train a network or the noisy-or model although the schema names monotone columns, which trees alone keep.",
+        "Train another model although the schema names monotone columns, which trees with --no-dp alone keep.",
         ("model.ignore_monotone",),
         by_name=True,
     ),

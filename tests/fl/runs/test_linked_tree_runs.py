@@ -237,7 +237,7 @@ def test_the_onnx_file_has_the_risk_as_its_last_input_and_scores_as_the_run_does
 def test_xgboost_gets_the_trees_and_is_said_to_give_p(
     run: fl.Run, data: Path, split: tuple[pd.DataFrame, pd.DataFrame]
 ) -> None:
-    xgboost = pytest.importorskip("xgboost")
+    xgboost = pytest.importorskip("xgboost", reason="xgboost is not installed (extra `trees`)")
     file = data / "trees.json"
     said = CliRunner().invoke(cli, ["export", str(run.folder), "--xgboost", str(file)], catch_exceptions=False)
     assert said.exit_code == 0 and "log odds of p" in " ".join(said.output.split())
@@ -250,7 +250,7 @@ def test_xgboost_gets_the_trees_and_is_said_to_give_p(
 
 
 def test_thresholds_reports_cards_and_ablations_know_the_link(run: fl.Run, data: Path) -> None:
-    pytest.importorskip("xgboost")
+    pytest.importorskip("xgboost", reason="xgboost is not installed (extra `trees`)")
     said = CliRunner().invoke(cli, ["threshold", str(run.folder), "--f1"], catch_exceptions=False)
     assert said.exit_code == 0, said.output
     report = examine(run.folder)

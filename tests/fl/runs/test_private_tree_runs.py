@@ -316,7 +316,7 @@ def test_a_private_run_of_trees_scores_exports_and_reports(
     card = cards(read_run(run.folder))
     assert f"{TREES} random trees of depth" in card.model_card and "no differential privacy:" not in card.model_card
     assert "every tree's noisy sum" in card.dpia and "histogram" not in card.dpia
-    pytest.importorskip("xgboost")
+    pytest.importorskip("xgboost", reason="xgboost is not installed (extra `trees`)")
     report = examine(run.folder)
     assert report["explanations"]["exact"] and report["explanations"]["mean_gap"] < 1e-4
     shown = CliRunner().invoke(cli, ["export", str(run.folder), "--xgboost", str(tmp_path / "t.json")])

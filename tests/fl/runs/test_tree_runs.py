@@ -259,7 +259,7 @@ def test_the_command_exports_to_xgboost_and_beside_an_onnx_file_it_tells_of_both
     alone = CliRunner().invoke(export, [*asked, "--json"], catch_exceptions=False)
     assert alone.exit_code == 0, alone.output
     size = trees.stat().st_size
-    assert json.loads(alone.stdout) == {"xgboost": str(trees), "xgboost_bytes": size}
+    assert json.loads(alone.stdout) == {"xgboost": str(trees), "xgboost_bytes": size, "linked": False}
     assert json.loads(trees.read_text())["learner"]["gradient_booster"]["name"] == "gbtree"
     both = CliRunner().invoke(export, [*asked, "--onnx", str(network), "--json"], catch_exceptions=False)
     said = json.loads(both.stdout)
@@ -344,8 +344,8 @@ def test_a_model_that_keeps_no_column_monotone_is_refused_with_such_a_schema(fol
     assert not (tmp_path / "refused").exists()
     run = fl.train(run_dir=tmp_path / "asked", **directed(folder, **network, ignore_monotone=True))
     assert run.config.model.ignore_monotone
-    with pytest.raises(OptionError, match="ignore_monotone"):
-        configuration({**SMALL, "ignore_monotone": True})
+    with pytest.raises(AlgorithmError, match="ignore_monotone: trees that learn their splits keep"):
+        fl.train(run_dir=tmp_path / "trees", **directed(folder, ignore_monotone=True))
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class Grown:
             aggregation="plain",
             no_baselines=True,
             no_shared_statistics=None if shared else True,
+            inputs="own",  # XGBoost knows no noisy-or link
             test_windows=3,
             run_dir=run,
         )
