@@ -6,12 +6,14 @@ The threads belong to the process. A job never waits for another job, so parties
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from secagg import counts
+from secagg.ownership import Owner
 from secagg.plan import RoundPlan
 
 T = TypeVar("T")
@@ -29,28 +31,36 @@ class Workers:
     work: bytes of residues of the contribution or sum; below `ALONE_BELOW`, None means one thread. most: threads that
     can be of use. Leaving its `with` waits for the jobs that were started. The threads stay, for the next contribution
     of this process: a new thread has nothing warm, and cost a client of a million values 2 ms (ADR 0033).
+
+    No job works on once a call has ended, by an interruption neither: what it writes to may be used again by then. In
+    a forked child nothing waits for the jobs of its parent, whose threads the child does not have.
     """
 
     def __init__(self, threads: int | None = None, work: int = ALONE_BELOW, most: int | None = None) -> None:
         threads = threads_for(threads, work)
         self.threads = max(1, threads if most is None else min(threads, most))
-        self._started: list[Future[Any]] = []
+        self._started: list[_Job[Any]] = []
 
     def over(self, count: int, job: Callable[[int, int], None]) -> None:
-        """Call `job(start, stop)` on consecutive parts of range(count), one per thread; the first error is raised."""
+        """Call `job(start, stop)` on consecutive parts of range(count), one per thread; the first error is raised.
+
+        After an error, what has not begun is not done. Raises `WrongState` in a child that was forked meanwhile.
+        """
         parts = min(self.threads, count)
         if parts < 2:
             job(0, count)
             return
         edges = [count * part // parts for part in range(parts + 1)]
-        pool = _pool(self.threads - 1)
-        others = [pool.submit(job, edges[part], edges[part + 1]) for part in range(1, parts)]
+        pool, others = _pool(self.threads - 1), list[_Job[None]]()
         try:
+            for part in range(1, parts):
+                others.append(_Job(partial(job, edges[part], edges[part + 1])))
+                pool.submit(others[-1])
             job(edges[0], edges[1])
+            for other in others:
+                other.result()
         finally:
-            wait(others)
-        for other in others:
-            other.result()
+            _end(others)
 
     def start(self, job: Callable[[], T]) -> Callable[[], T]:
         """Run `job` in parallel; the returned function waits for its result. Jobs begin in the order of the calls.
@@ -59,15 +69,14 @@ class Workers:
         """
         if self.threads < 2:
             return job
-        started = _pool(self.threads - 1).submit(job)
+        started = _Job(job)
         self._started.append(started)
+        _pool(self.threads - 1).submit(started)
         return started.result
 
     def close(self) -> None:
         """Wait for what was started; what has not begun is not done."""
-        for started in self._started:
-            started.cancel()
-        wait(self._started)
+        _end(self._started)
         self._started.clear()
 
     def __enter__(self) -> Workers:
@@ -77,6 +86,50 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Job(Generic[T]):
+    """Work for another thread. Its caller knows it before a thread does, so that an interruption loses none."""
+
+    def __init__(self, run: Callable[[], T]) -> None:
+        self._run = run
+        self._future: Future[T] = Future()
+        self._owner = Owner("a job on another thread")
+
+    def __call__(self) -> None:
+        """Do it, on the other thread, unless it was dropped."""
+        if not self._future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self._run()
+        except BaseException as error:
+            self._future.set_exception(error)
+            del self  # the error's traceback holds this frame, and they would keep each other alive
+            raise  # to the thread, which ends with this job alone
+        self._future.set_result(result)
+
+    def result(self) -> T:
+        """Wait for what it returns or raises."""
+        self._owner.require()  # the threads of a forked child's parent do not exist there
+        return self._future.result()
+
+    def dropped(self) -> bool:
+        """Whether it will not be done here: it has not begun and now never will, or a forked child's parent does it."""
+        return not self._owner.is_here or self._future.cancel()
+
+    def wait(self) -> None:
+        """Wait until it has ended, whichever way."""
+        self._future.exception()
+
+
+def _end(jobs: Sequence[_Job[Any]]) -> None:
+    """Drop those that have not begun, and wait for the others. An interruption is raised after that."""
+    try:
+        for job in [job for job in jobs if not job.dropped()]:
+            job.wait()
+    except BaseException:
+        _end(jobs)
+        raise
 
 
 _POOLS: dict[int, ThreadPoolExecutor] = {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from types import ModuleType
 
 import numpy as np
@@ -137,6 +140,28 @@ def test_an_interruption_leaves_the_sum_as_it_was(
     monkeypatch.setattr(kernels, "fold_packed", interrupted)
     with Workers(threads) as workers, pytest.raises(KeyboardInterrupt):
         fold(total, payload_of(contribution(1)), PLAN, workers)
+    np.testing.assert_array_equal(state(total), before)
+
+
+def test_an_interruption_while_another_thread_adds_leaves_the_sum_as_it_was(
+    kernel: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = InMemory(PLAN)
+    fold(total, payload_of(contribution(0)), PLAN, Workers(1))
+    before, begun = state(total), threading.Event()
+
+    def late(*arguments: object) -> None:
+        if threading.current_thread() is not threading.main_thread() and not begun.is_set():
+            begun.set()
+            time.sleep(0.05)  # the caller has added its part, and waits
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.1)
+        kernel.fold_packed(*arguments)
+
+    monkeypatch.setattr(kernels, "fold_packed", late)
+    with Workers(2) as workers, pytest.raises(KeyboardInterrupt):
+        fold(total, payload_of(contribution(1)), PLAN, workers)
+    time.sleep(0.3)
     np.testing.assert_array_equal(state(total), before)
 
 
