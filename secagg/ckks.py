@@ -33,7 +33,7 @@ import numpy as np
 import tenseal.sealapi as seal
 
 from secagg import kernels
-from secagg.arrays import U8, U32, U64
+from secagg.arrays import I64, U8, U32, U64
 from secagg.engines import residues_of
 from secagg.errors import EngineUnavailable, KeySelfTestFailed, WrongState
 from secagg.ownership import Owner
@@ -177,10 +177,11 @@ def generate_keys(params: ParameterSet) -> tuple[PublicKey, SecretKey]:
     for generator, public in _generated(context):
         secret = SecretKey(context, seal.Decryptor(context.context, generator.secret_key()))
         residues = residues_of(secret, params)
-        sound = _keys_are_sound(public, secret, residues)
-        wipe(residues)
-        if sound:
-            return public, secret
+        try:
+            if _keys_are_sound(public, secret, residues):
+                return public, secret
+        finally:
+            wipe(residues)
     raise _all_unsound("keys")
 
 
@@ -191,10 +192,14 @@ def generate_readable_keys(params: ParameterSet) -> tuple[PublicKey, U32]:
     dropped. The caller wipes the array when the round ends.
     """
     for generator, public in _generated(_context_of(params)):
-        residues = _secret_residues(generator, params)
-        if _keys_are_sound(public, _Residues(params, residues), residues):
+        residues, sound = _secret_residues(generator, params), False
+        try:
+            sound = _keys_are_sound(public, _Residues(params, residues), residues)
+        finally:
+            if not sound:
+                wipe(residues)
+        if sound:
             return public, residues
-        wipe(residues)
     raise _all_unsound("keys")
 
 
@@ -205,10 +210,14 @@ def generate_secret(params: ParameterSet) -> U32:
     """
     context = _context_of(params)
     for _ in range(_KEY_ATTEMPTS):
-        residues = _secret_residues(seal.KeyGenerator(context.context), params)
-        if _secret_is_sound(residues, params):
+        residues, sound = _secret_residues(seal.KeyGenerator(context.context), params), False
+        try:
+            sound = _secret_is_sound(residues, params)
+        finally:
+            if not sound:
+                wipe(residues)
+        if sound:
             return residues
-        wipe(residues)
     raise _all_unsound("secrets")
 
 
@@ -233,8 +242,10 @@ def _secret_residues(generator: Any, params: ParameterSet) -> U32:
     key = generator.secret_key()  # `data` is a part of it, and does not keep it alive
     wide = _begin_reading_plaintext(key.data(), rows * params.degree)()
     del key
-    residues = wide.reshape(rows, params.degree)[:-1].astype(np.uint32)
-    wipe(wide)
+    try:
+        residues: U32 = wide.reshape(rows, params.degree)[:-1].astype(np.uint32)
+    finally:
+        wipe(wide)
     return residues
 
 
@@ -264,33 +275,42 @@ def _all_unsound(what: str) -> KeySelfTestFailed:
 def _keys_are_sound(public: PublicKey, secret: SecretKey | _Residues, residues: U32) -> bool:
     """residues: of the secret key."""
     params = public.params
-    error = centred(secret.decrypt(public.residues[:, :-1, :].astype(np.uint32)), params)
-    return (
-        error is not None
-        and int(np.abs(error).max()) <= ERROR_MAX
-        and float(np.dot(error, error)) <= key_norm_limits(params.degree)[0]
-        and _secret_is_sound(residues, params)
-    )
+    # The error is as secret as the key: with both halves of the public key it gives the key.
+    plain = secret.decrypt(public.residues[:, :-1, :].astype(np.uint32))
+    return _is_small(plain, params, ERROR_MAX, key_norm_limits(params.degree)[0]) and _secret_is_sound(residues, params)
 
 
 def _secret_is_sound(residues: U32, params: ParameterSet) -> bool:
     coefficients = residues.copy()
     ring_of(params).from_ntt(coefficients)
-    ternary = centred(coefficients, params)
+    return _is_small(coefficients, params, 1, key_norm_limits(params.degree)[1])
+
+
+def _is_small(coefficients: U32, params: ParameterSet, largest: int, square: float) -> bool:
+    """Whether a polynomial is the same modulo every prime, no coefficient above `largest`, |.|**2 at most `square`.
+
+    Its arrays are overwritten, `coefficients` among them.
+    """
+    small = centred(coefficients, params)
     wipe(coefficients)
-    if ternary is None:
+    if small is None:
         return False
-    largest, square = int(np.abs(ternary).max()), float(np.dot(ternary, ternary))
-    wipe(ternary)
-    return largest <= 1 and square <= key_norm_limits(params.degree)[1]
+    found, length = max(int(small.max()), -int(small.min())), float(np.dot(small, small))
+    wipe(small)
+    return found <= largest and length <= square
 
 
-def centred(residues: U32, params: ParameterSet) -> Any:
-    """int64[N] of a small polynomial, or None when its residues modulo the primes do not agree."""
+def centred(residues: U32, params: ParameterSet) -> I64 | None:
+    """int64[N] of a small polynomial, or None when its residues modulo the primes do not agree.
+
+    What it computes beside the result is overwritten: the polynomial may be secret.
+    """
     primes = np.array(params.primes, dtype=np.int64)[:, None]
     signed = residues.astype(np.int64)
-    signed -= primes * (signed > primes // 2)
-    return signed[0] if bool((signed == signed[0]).all()) else None
+    np.subtract(signed, primes, out=signed, where=signed > primes // 2)
+    small = signed[0].copy() if bool((signed == signed[0]).all()) else None
+    wipe(signed)
+    return small
 
 
 class _Context:
@@ -454,8 +474,10 @@ def _begin_reading(source: Any, offset: int, count: int) -> Callable[[], U64]:
         compression, total = _HEADER.unpack_from(saved)[4], _HEADER.unpack_from(saved)[6]
         body = np.frombuffer(saved, dtype=np.uint8)[_HEADER.size : total]
         size = offset + 8 * count
-        plain = decompress(body, size) if compression == _ZSTD else body[:size].copy()
-        body.fill(0)  # what was saved may be a plaintext, or the secret key
+        try:
+            plain = decompress(body, size) if compression == _ZSTD else body[:size].copy()
+        finally:
+            body.fill(0)  # what was saved may be a plaintext, or the secret key
         return plain[offset:].view("<u8")
 
     return decompressed
@@ -479,6 +501,7 @@ def _zstd() -> Callable[[U8, int], U8] | None:
         out = np.empty(size + 1, dtype=np.uint8)
         written = native(out.ctypes.data, out.size, data.ctypes.data, data.size)
         if written != size:
+            wipe(out)
             raise EngineUnavailable(f"object saved by SEAL: expected {size} bytes, got {written}: reinstall tenseal")
         return out[:size]
 

@@ -37,13 +37,12 @@ class PublicKey:
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """What `make` returns, made once under this name if `residues` is read-only. It must follow from the key."""
+        if self.residues.flags.writeable:  # also of a copy or a pickle of a key, whose array is always writeable
+            return make()
         known: dict[str, T] = self.__dict__
-        if name in known:
-            return known[name]
-        made = make()
-        if not self.residues.flags.writeable:
-            known[name] = made
-        return made
+        if name not in known:
+            known[name] = make()
+        return known[name]
 
     def _hashed(self) -> bytes:
         return large_hash(np.ascontiguousarray(self.residues, dtype="<u8"))

@@ -207,15 +207,17 @@ def generate_sketch_keys(params: ParameterSet) -> tuple[SketchKey, SketchSecret]
         secret = generate_secret(params)
         ternary_secret = secret.copy()
         ring.from_ntt(ternary_secret)
+        small = centred(ternary_secret, params)
+        assert small is not None  # `generate_secret` has tested it
         error = randomness.binomial(randomness.stream(os.urandom(randomness.KEY_BYTES), "e0"), degree)
         wide = error.astype(np.int64)
         sound = (
             int(np.abs(wide).max()) <= ERROR_MAX
             and float(np.dot(wide, wide)) <= key_norm_limits(degree)[0]
             and _spectral_norm(error) <= error_limit
-            and _spectral_norm(centred(ternary_secret, params)) <= secret_limit
+            and _spectral_norm(small) <= secret_limit
         )
-        wipe(ternary_secret)
+        wipe(ternary_secret, small)
         if not sound:
             wipe(secret)
             continue

@@ -105,8 +105,8 @@ class _Job(Generic[T]):
         except BaseException as error:
             self._future.set_exception(error)
             del self  # the error's traceback holds this frame, and they would keep each other alive
-        else:
-            self._future.set_result(result)
+            raise  # to the thread, which ends with this job alone
+        self._future.set_result(result)
 
     def result(self) -> T:
         """Wait for what it returns or raises."""

@@ -14,7 +14,7 @@ from fl.data.simulate import Simulation, simulate
 from fl.spreadsheet import csv_bytes
 from secagg import states, wire
 from secagg.messages import Abort, Contribution, EncryptedSum, Join, Offer, Release, Roster
-from secagg.transcript import HEADER
+from secagg.transcript import HEADER, VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 THREATS = (ROOT / "docs" / "threat-model.md").read_text()
@@ -208,6 +208,12 @@ def width(cell: str) -> int:
 def total(section: str) -> int:
     (table,) = tables(sections(PROTOCOL, "##")[section])
     return sum(width(row[1]) for row in table)
+
+
+def test_the_version_of_messages_is_that_of_the_code():
+    assert f"| version | 2 | {VERSION} |" in PROTOCOL
+    assert f"**Versions.** Version {VERSION} differs from version {VERSION - 1} in" in PROTOCOL
+    assert f"`secagg v{VERSION} offer`" in PROTOCOL
 
 
 def test_the_header_is_as_wide_as_the_protocol_says():

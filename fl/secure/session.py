@@ -401,7 +401,8 @@ class IntegerRounds:
 
         def checked(draw: Draw, roster: int) -> NDArray[np.float64]:
             values = draw(roster)
-            if values.shape != (length,) or int(np.abs(values).max(initial=0)) > largest:
+            # Not the largest of |values|: in int64, |-2**63| is -2**63.
+            if values.shape != (length,) or max(int(values.max(initial=0)), -int(values.min(initial=0))) > largest:
                 raise AggregationError(f"a bank's integers: expected shape ({length},) within +-{largest}, got others")
             return values.astype(np.float64)
 

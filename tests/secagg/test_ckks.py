@@ -373,6 +373,39 @@ def test_residues_of_unsound_keys_are_overwritten_and_made_anew(monkeypatch: pyt
         generate_readable_keys(SMALL)
 
 
+def test_what_the_self_test_makes_of_secret_and_error_is_overwritten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the public key, the error gives the secret: s = (e - b) / a wherever a has an inverse."""
+    made: list[np.ndarray] = []
+    real = ckks.centred
+
+    def watched(residues: np.ndarray, params: ParameterSet) -> np.ndarray:
+        small = real(residues, params)
+        assert small is not None and small.any() and small.base is None  # not a view of an array that stays
+        made.extend((residues, small))
+        return small
+
+    monkeypatch.setattr(ckks, "centred", watched)
+    _, residues = generate_readable_keys(SMALL)
+    assert len(made) == 4 and not any(each.any() for each in made) and residues.any()
+
+
+def test_a_secret_is_overwritten_when_its_test_fails_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+
+    def out_of_memory(*arguments: Any) -> bool:
+        seen.extend(each for each in arguments if isinstance(each, np.ndarray))
+        assert seen[-1].any()
+        raise MemoryError
+
+    monkeypatch.setattr(ckks, "_secret_is_sound", out_of_memory)
+    for generate in (generate_keys, generate_readable_keys, generate_secret):
+        with pytest.raises(MemoryError):
+            generate(SMALL)
+    assert len(seen) == 3 and not any(each.any() for each in seen)
+
+
 # --- public keys from elsewhere -------------------------------------------------------------------------------------
 
 
@@ -418,3 +451,14 @@ def test_public_keys_are_equal_by_value(keys: Any) -> None:
     assert hash(public) == hash(twin)
     assert public != changed(public, (0, 0, 0), 1)
     assert public != "key"
+
+
+def test_a_copy_of_a_public_key_remembers_nothing_about_an_array_that_can_change(keys: Any) -> None:
+    public = keys[0]
+    public.check()
+    for other in (copy.deepcopy(public), pickle.loads(pickle.dumps(public))):
+        assert other.digest == public.digest and other.residues.flags.writeable
+        other.residues[0, 0, 0] = SMALL.primes[0]
+        assert other.digest != public.digest
+        with pytest.raises(WrongKey, match="not below its prime"):
+            other.check()

@@ -58,3 +58,11 @@ def test_two_banks_are_refused_and_so_is_another_number_of_banks_than_the_federa
         IntegerRounds(2)
     with pytest.raises(AggregationError, match="of 3 banks, got those of 4"):
         summed(IntegerRounds(3), [[1]] * 4, NAMES[0])
+
+
+@pytest.mark.parametrize("value", [101, -101, 2**63 - 1, -(2**63)])
+def test_an_integer_beyond_the_largest_is_refused_and_the_next_sum_is_exact(value: int) -> None:
+    rounds = IntegerRounds(3)
+    with pytest.raises(AggregationError, match="within"):
+        summed(rounds, [[1], [value], [1]], NAMES[0])
+    assert summed(rounds, [[1], [-100], [1]], NAMES[0]).totals.tolist() == [-98]
