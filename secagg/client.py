@@ -169,7 +169,8 @@ class Client(Secret):
     def contribute(self, roster: Roster, update: Update, weight: int = 1, *, allow_reuse: bool = False) -> Contribution:
         """Seal an update for exactly this roster.
 
-        update: float32 or float64, shape (plan.length,), a numpy array or what the device takes. weight: integer in
+        update: float32 or float64, shape (plan.length,), a numpy array or what the device takes; nobody may change it
+        before this returns, or the journal names other values than were sent. weight: integer in
         1..plan.max_weight. allow_reuse: accept, with a warning, an update that entered another roster before. The two
         sums can then be subtracted from each other. Raises `UpdateError`, `WeightOutOfRange`, `UpdateReused` or
         `ModelRepeated`, and subclasses of `PeerError` for the roster.

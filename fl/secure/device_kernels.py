@@ -11,6 +11,8 @@ this module without it raises `ImportError`. Integer addition has no rounding, s
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import triton
 import triton.language as tl
@@ -34,6 +36,8 @@ def add_stack(total: torch.Tensor, stack: torch.Tensor) -> None:
     """Add int32[k, ...] to int64[...], both contiguous and on one device. Shapes and devices are the caller's care."""
     size = total.numel()
     grid = (triton.cdiv(size, ELEMENTS),)
-    for first in range(0, stack.shape[0], LARGEST_STACK):
-        part = stack[first : first + LARGEST_STACK]
-        _add_stack[grid](total, part, size, CONTRIBUTIONS=part.shape[0], ELEMENTS=ELEMENTS)
+    # Triton launches on the current device, which need not be that of the tensors.
+    with torch.cuda.device(total.device) if total.is_cuda else nullcontext():
+        for first in range(0, stack.shape[0], LARGEST_STACK):
+            part = stack[first : first + LARGEST_STACK]
+            _add_stack[grid](total, part, size, CONTRIBUTIONS=part.shape[0], ELEMENTS=ELEMENTS)

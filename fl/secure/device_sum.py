@@ -50,6 +50,7 @@ class DeviceAccumulator:
             raise AggregationError(f"primes: expected moduli in 2..2^30, got {primes}")
         self.kernel, self._add_stack = _adder(kernel, device)
         self.shape = (blocks, 2, len(primes), degree)
+        device = torch.empty(0, device=device).device  # "cuda" becomes what tensors report, "cuda:0"
         self.device = device
         self.count = 0
         self._limits = torch.tensor(primes, dtype=torch.int64, device=device).reshape(1, 1, -1, 1)
@@ -104,7 +105,7 @@ class DeviceAccumulator:
         return result
 
     def _require(self, tensor: torch.Tensor, shape: tuple[int, ...], more: int) -> None:
-        if tensor.dtype != torch.int32 or tuple(tensor.shape) != shape or tensor.device.type != self.device.type:
+        if tensor.dtype != torch.int32 or tuple(tensor.shape) != shape or tensor.device != self.device:
             raise AggregationError(
                 f"residues on the device: expected int32{shape} on {self.device}, got {tensor.dtype}"
                 f"{tuple(tensor.shape)} on {tensor.device}; use room and to_device"
