@@ -143,6 +143,7 @@ def test_an_interruption_leaves_the_sum_as_it_was(
     np.testing.assert_array_equal(state(total), before)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_while_another_thread_adds_leaves_the_sum_as_it_was(
     kernel: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def test_an_error_of_another_thread_is_raised_too() -> None:
         workers.over(2, job)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("call", ["over", "leaving"])
 def test_an_interruption_while_others_work_is_raised_once_they_have_ended(call: str) -> None:
     begun, ended = threading.Event(), []
