@@ -175,7 +175,7 @@ def test_a_hostile_label_cannot_become_markup(tmp_path: Path) -> None:
 
 
 def test_the_notes_name_the_best_stacking_and_what_first_runs_took() -> None:
-    committed = load(RESULTS / "amd-epyc-2-cores-20261122.json")
+    committed = load(RESULTS / "amd-epyc-2-cores-20261127.json")
     sums = {m.parameters["stacked"]: m.stages()["server/sum"][0].median for m in tables.of_family(committed, "device")}
     found = tables.notes(committed)
     assert any(f"fastest with {min(sums, key=sums.__getitem__)} contributions per pass" in line for line in found)
