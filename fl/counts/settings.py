@@ -244,7 +244,7 @@ def describe(released: ReleasedCounts, keys: AllSlots, delta: float | None) -> d
     plan, totals = released.totals.plan, released.totals
     filled = totals.sums[:, :, 0] > 0
     told: dict[str, Any] = {
-        "mode": plan.mode,
+        "mode": plan.mode.replace("private", "exact") if plan.counts_frauds and plan.noise is None else plan.mode,
         "columns": list(plan.column_names),
         "periods": len(plan.periods),
         "kinds": [kind for kind, _ in plan.kinds],
