@@ -36,6 +36,19 @@ class Story:
     events: list[dict[str, Any]] = field(default_factory=list)
 
 
+def run_again(network: LocalNetwork, sums: int) -> dict[str, Any]:
+    """What an operator does after the SuperLink came back: start a run, and once more where it names missing parties.
+
+    A SuperNode can hand the first message of a run to a program that still ends the run before; Flower drops it (401).
+    """
+    try:
+        return network.run(sums, 600, **PATIENT)
+    except RunFailed as fault:
+        if "PartiesMissing" not in str(fault):
+            raise
+    return network.run(sums, 600, **PATIENT)
+
+
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """After two sums a bank is killed, and comes back; after three the SuperLink, and with it the run."""
@@ -56,7 +69,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         with pytest.raises(RunFailed) as failed:
             network.result(120)
         story.first = str(failed.value)
-        story.result = network.run(course.most_sums, 600, **PATIENT)
+        story.result = run_again(network, course.most_sums)
         story.events = list(read_log(network.log(AGGREGATOR)))
         yield story
     assert network.processes.marked() == []
