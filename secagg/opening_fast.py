@@ -1,9 +1,10 @@
 """Decrypts an encrypted sum in the fast engine's compiled loops: the same integers and refusals as through SEAL.
 
-Per group of blocks, three passes over all cores: c0 is read and the seed masks come off; c1 is read, multiplied by the
-secret key, added and transformed back, one row of a prime at a time; columns are reconstructed, split into lanes and
-checked, a tile at a time. Rows are read and checked here once more, because a payload may change between the key
-holder's checks and this. The passes release the GIL. All but the first count as the stage "decrypt" (`stages.py`).
+Per group of blocks, four passes over all cores: c0 is read, a row of a prime at a time; the seed masks come off, a
+block at a time; c1 is read, multiplied by the secret key, added and transformed back, a row at a time; columns are
+reconstructed, split into lanes and checked, a tile at a time. Rows are read and checked here once more, because a
+payload may change between the key holder's checks and this. The passes release the GIL. The first two count as the
+stage "verify", the others as "decrypt" (`stages.py`).
 
 Source of the arithmetic: CKKS, Cheon et al. 2017, section 3.2 (c0 + c1*s); mixed-radix reconstruction after Garner.
 """
