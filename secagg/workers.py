@@ -32,8 +32,8 @@ class Workers:
     can be of use. Leaving its `with` waits for the jobs that were started. The threads stay, for the next contribution
     of this process: a new thread has nothing warm, and cost a client of a million values 2 ms (ADR 0033).
 
-    No job works on once a call has ended, by an interruption neither: what it writes to may be used again by then. In
-    a forked child nothing waits for the jobs of its parent, whose threads the child does not have.
+    No job runs on after its call has ended, also where an interruption ended it: what the job writes to may be used
+    again by then. In a forked child nothing waits for the jobs of its parent, whose threads the child does not have.
     """
 
     def __init__(self, threads: int | None = None, work: int = ALONE_BELOW, most: int | None = None) -> None:
@@ -105,7 +105,7 @@ class _Job(Generic[T]):
         except BaseException as error:
             self._future.set_exception(error)
             del self  # the error's traceback holds this frame, and they would keep each other alive
-            raise  # to the thread, which ends with this job alone
+            raise  # to the pool, whose thread takes the next job
         self._future.set_result(result)
 
     def result(self) -> T:
@@ -113,8 +113,11 @@ class _Job(Generic[T]):
         self._owner.require()  # the threads of a forked child's parent do not exist there
         return self._future.result()
 
-    def dropped(self) -> bool:
-        """Whether it will not be done here: it has not begun and now never will, or a forked child's parent does it."""
+    def drop(self) -> bool:
+        """Drop it if it has not begun. False if it has, here, so that there is something to wait for.
+
+        In a forked child always true: its parent does the job.
+        """
         return not self._owner.is_here or self._future.cancel()
 
     def wait(self) -> None:
@@ -125,7 +128,7 @@ class _Job(Generic[T]):
 def _end(jobs: Sequence[_Job[Any]]) -> None:
     """Drop those that have not begun, and wait for the others. An interruption is raised after that."""
     try:
-        for job in [job for job in jobs if not job.dropped()]:
+        for job in [job for job in jobs if not job.drop()]:
             job.wait()
     except BaseException:
         _end(jobs)
