@@ -18,13 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 import secagg
+from benchmarks.cases.stock_tenseal import SETTINGS, context_of, pieces_of
 from secagg.errors import PlanError
 from secagg.robust import Robust
 from secagg.rules import Rule, select
 from secagg.sketchplan import pairs
 
 SIZES, CLIENTS = (12_000, 1_000_000), (5, 10, 32, 128)
-SLOTS = 4096  # of a TenSEAL vector with the tutorial's parameters
+STOCK = SETTINGS["tutorial"]
 LONGEST_STOCK = 1_000_000  # values; a pair of this length takes a quarter of a minute and 200 MB
 
 Say = Callable[[str], None]
@@ -162,11 +163,9 @@ def _stock_pair(*updates: np.ndarray) -> float:
     """Seconds of one inner product of two encrypted updates, without their encryption."""
     import tenseal as ts
 
-    context = ts.context(ts.SCHEME_TYPE.CKKS, 8192, coeff_mod_bit_sizes=[60, 40, 40, 60], n_threads=1)
-    context.global_scale = 2**40
+    context = context_of(STOCK)
     context.generate_galois_keys()
-    starts = range(0, len(updates[0]), SLOTS)
-    pieces = [[ts.ckks_vector(context, each[at : at + SLOTS].tolist()) for at in starts] for each in updates]
+    pieces = [[ts.ckks_vector(context, piece.tolist()) for piece in pieces_of(each, STOCK)] for each in updates]
 
     def dot() -> object:
         total: Any = 0
@@ -174,7 +173,7 @@ def _stock_pair(*updates: np.ndarray) -> float:
             total = total + one.dot(other)
         return total
 
-    return _quickest(2 if len(starts) < 10 else 1, dot)
+    return _quickest(2 if len(pieces[0]) < 10 else 1, dot)
 
 
 def as_json(found: Sequence[Cost]) -> list[dict[str, Any]]:
