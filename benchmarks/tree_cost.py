@@ -53,9 +53,9 @@ class Rows:
 class Level:
     """All sums of one level. values: of all its sums together. up, down: bytes of one bank.
 
-    seconds, cpu_s: of the aggregation. plain_s: of the same sums in numpy. stock_s, stock_up, stock_down: of the same
-    sums through TenSEAL, from `stock_sums` of them; 0 where none was measured. stock_error: the largest difference of
-    one of its values from the exact sum.
+    seconds, cpu_s: of the aggregation. plain_s: seconds of the same sums in numpy. stock_s, stock_up, stock_down: CPU
+    seconds and bytes of the same sums through TenSEAL, from `stock_sums` of them; 0 where none was measured.
+    stock_error: the largest difference of one of its values from the exact sum.
     """
 
     name: str

@@ -103,7 +103,7 @@ class Worker:
         if entry.name in self._warm:
             return None
         small = replace(workload, length=min(WARM_LENGTH, workload.length), clients=WARM_CLIENTS, encrypting=1)
-        if entry.family == "device":
+        if entry.family == "device":  # its kernel is compiled for the number of contributions of a pass
             small = replace(small, clients=max(WARM_CLIENTS, entry.options["stacked"]))
         if entry.family in ("secagg", "flower"):
             small = replace(small, encrypting=0)
