@@ -21,6 +21,7 @@ ELEMENTS = 1024  # residues of one program: eight for each thread of four warps,
 LARGEST_STACK = 32  # contributions of one launch; the loop over them is unrolled when the kernel is compiled
 
 
+# Triton has no types: its arguments are tensors of the language that it compiles.
 @triton.jit  # type: ignore[untyped-decorator]
 def _add_stack(total, stack, size, CONTRIBUTIONS: tl.constexpr, ELEMENTS: tl.constexpr) -> None:  # type: ignore[no-untyped-def]
     place = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)

@@ -37,7 +37,7 @@ Update = NDArray[np.floating]  # what a bank contributes to an average: float32,
 Integers = NDArray[np.int64]
 Draw = Callable[[int], Integers]  # banks in the closed roster -> a bank's integers, noise shares included
 
-SUMS_OF_A_FEDERATION = 512  # of `IntegerRounds`: one of ten banks, 8,000 integers, leaves 60 kB in ledger and journals
+SUMS_OF_A_FEDERATION = 512  # of `IntegerRounds`: a sum of 8,000 integers of ten banks adds 60 kB to ledger and journals
 
 
 @dataclass(frozen=True)
