@@ -138,7 +138,7 @@ def _add_with_torch(total: torch.Tensor, stack: torch.Tensor) -> None:
         total += torch.sum(stack, dim=0, dtype=torch.int64)
         return
     # The sum of two residues fits int32, which saves a widening pass over the stack. On a CPU, torch's reduction along
-    # the first axis took eight times as long as pairs (docs/benchmarks.md).
+    # the first axis reached 6 % of the bandwidth of a copy (docs/benchmarks.md).
     for first in range(0, contributions - 1, 2):
         total += stack[first] + stack[first + 1]
     if contributions % 2:
