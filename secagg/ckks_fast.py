@@ -67,19 +67,12 @@ class FastEncryptor:
         Threads share the rows of all blocks. Each block has a key of its own, whichever threads work on it.
         """
         count, primes = plaintexts.shape[0], len(self._params.primes)
-        drawn: list[tuple[I8, I8, I8] | None] = [None] * count
-
-        def some_parts(start: int, stop: int) -> None:
-            for block in range(start, stop):
-                drawn[block] = randomness.parts(os.urandom(randomness.KEY_BYTES), self._params.degree)
+        u, e0, e1 = randomness.fresh(count, self._params.degree, workers)
 
         def some_rows(start: int, stop: int) -> None:
             for block, rows in rows_of_blocks(start, stop, primes):
-                parts = drawn[block]
-                assert parts is not None  # the pass before this one drew them
-                self._encrypt_rows(parts, rows, plaintexts[block], blocks[block])
+                self._encrypt_rows((u[block], e0[block], e1[block]), rows, plaintexts[block], blocks[block])
 
-        workers.over(count, some_parts)
         workers.over(count * primes, some_rows)
 
     def _encrypt_rows(self, parts: tuple[I8, I8, I8], rows: slice, plaintext: U32, block: U32) -> None:

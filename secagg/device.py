@@ -8,15 +8,12 @@ here imports a framework; `fl.secure.session.arithmetic_on` makes a `Device` of 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secagg import randomness
-from secagg.arrays import I8
 from secagg.blocks import Payload
 from secagg.engines import DecryptionKey
 from secagg.masks import MaskTerm
@@ -60,14 +57,3 @@ class Device(Protocol):
         clock: StageClock,
     ) -> IntegerSums:
         """As `opening.open_sum`: the same sums, and the same refusals."""
-
-
-def fresh_randomness(blocks: int, degree: int) -> tuple[I8, I8, I8]:
-    """(u, e0, e1) of `blocks` encryptions, int8[blocks, degree] each, as the fast engine draws them.
-
-    Every block has a fresh AES-256 key from the operating system (`randomness.py`).
-    """
-    u, e0, e1 = (np.empty((blocks, degree), dtype=np.int8) for _ in range(3))
-    for block in range(blocks):
-        u[block], e0[block], e1[block] = randomness.parts(os.urandom(randomness.KEY_BYTES), degree)
-    return u, e0, e1

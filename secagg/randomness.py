@@ -7,6 +7,7 @@ same integers of the same bytes (tested).
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from secagg import kernels
 from secagg.arrays import I8, U8
+from secagg.workers import Workers
 
 KEY_BYTES = 32
 TERNARY_SPARE = 512  # bytes drawn beyond N: 1 in 256 is rejected; more are needed with probability 2**-100
@@ -24,6 +26,18 @@ def parts(key: bytes, degree: int) -> tuple[I8, I8, I8]:
     """(u, e0, e1) of one encryption: int8[degree] each. key: 32 bytes, of this encryption alone."""
     e0, e1 = (binomial(stream(key, which), degree) for which in ("e0", "e1"))
     return ternary(stream(key, "u"), degree), e0, e1
+
+
+def fresh(blocks: int, degree: int, workers: Workers) -> tuple[I8, I8, I8]:
+    """(u, e0, e1) of several encryptions: int8[blocks, degree] each. Each has a key from the operating system."""
+    u, e0, e1 = (np.empty((blocks, degree), dtype=np.int8) for _ in range(3))
+
+    def some_blocks(start: int, stop: int) -> None:
+        for block in range(start, stop):
+            u[block], e0[block], e1[block] = parts(os.urandom(KEY_BYTES), degree)
+
+    workers.over(blocks, some_blocks)
+    return u, e0, e1
 
 
 def stream(key: bytes, which: str) -> Any:

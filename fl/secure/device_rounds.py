@@ -32,13 +32,14 @@ from fl.secure.device_packing import DevicePacker, DeviceUnpacker, Unpacked
 from fl.secure.device_ring import DeviceRing, device_ring, pack30, unpack30
 from secagg.arrays import I8, U32, Extremes
 from secagg.blocks import Payload
-from secagg.device import Update, fresh_randomness
+from secagg.device import Update
 from secagg.engines import DecryptionKey, residues_of
 from secagg.errors import ResidueOutOfRange, TransparentCiphertext, TruncatedMessage, UpdateTypeUnsupported
 from secagg.masks import MaskStream, MaskTerm
 from secagg.packing import Decoder, IntegerSums
 from secagg.plan import RoundPlan
 from secagg.publickey import PublicKey
+from secagg.randomness import fresh
 from secagg.secrecy import Secret
 from secagg.stages import StageClock
 from secagg.workers import Workers
@@ -100,7 +101,7 @@ class TorchDevice:
         clipped = []
         for first, count in self._batches(plan):
             with clock.stage("encrypt"):
-                randomness = fresh_randomness(count, plan.params.degree)
+                randomness = fresh(count, plan.params.degree, Workers(1))
             masks = None
             if terms:
                 with clock.stage("mask", "mask expansion") as stage:

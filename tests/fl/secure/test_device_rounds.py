@@ -26,7 +26,6 @@ from fl.secure.session import arithmetic_on
 from secagg import packing, randomness
 from secagg.blocks import empty_block, read_block, write_block
 from secagg.ckks import SecretKey, generate_keys
-from secagg.device import fresh_randomness
 from secagg.errors import (
     LocalError,
     ResidueOutOfRange,
@@ -51,6 +50,7 @@ from secagg.robust import Robust
 from secagg.rules import Rule
 from secagg.session import Parties, Roles, Session, Terms
 from secagg.stages import StageClock
+from secagg.workers import Workers
 
 DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 BLOCKS = 5
@@ -85,7 +85,7 @@ def repeatable_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     def fixed(size: int) -> bytes:
         return hashlib.sha256(b"draw %d" % next(draws)).digest()[:size]
 
-    for module in ("device", "ckks_fast") if find_spec("numba") is not None else ("device",):
+    for module in ("randomness", "ckks_fast") if find_spec("numba") is not None else ("randomness",):
         monkeypatch.setattr(f"secagg.{module}.os", SimpleNamespace(urandom=fixed))
 
 
@@ -118,7 +118,7 @@ def test_a_payload_equals_that_of_the_fast_engine_for_the_same_randomness(
 
 def test_every_block_has_a_fresh_key_and_the_integers_of_the_fast_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     repeatable_keys(monkeypatch)
-    u, e0, e1 = fresh_randomness(3, 4096)
+    u, e0, e1 = randomness.fresh(3, 4096, Workers(1))
     for block in range(3):
         key = hashlib.sha256(b"draw %d" % block).digest()
         assert np.array_equal(u[block], randomness.ternary(randomness.stream(key, "u"), 4096))
