@@ -50,23 +50,6 @@ def config(data: Path, **given: Any) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def rows() -> pd.DataFrame:
-    return risky_banks.frame()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, rows: pd.DataFrame) -> Path:
-    folder = tmp_path_factory.mktemp("private")
-    risky_banks.written(folder, rows)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def source(data: Path, rows: pd.DataFrame) -> PartitionedTable:
-    return risky_banks.source(data, rows)
-
-
-@pytest.fixture(scope="module")
 def run(data: Path) -> fl.Run:
     """A finished run with its baselines."""
     experiment = played(begun(config(data, no_baselines=False), data / "run"))
