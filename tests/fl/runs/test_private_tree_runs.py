@@ -324,3 +324,4 @@ def test_train_says_what_was_drawn_and_spent(data: Path, tmp_path: Path) -> None
     assert shown.exit_code == 0, shown.output
     for expected in ("2 random trees of depth", "splits are drawn among amount", "every tree's noisy sum"):
         assert expected in words
+    assert "leavess" not in words
