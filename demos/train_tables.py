@@ -12,6 +12,7 @@ from fl.plural import plural
 from fl.reports.chosen import choice_sentence
 from fl.reports.left_out import attack_sentence, rule_sentence
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
+from fl.reports.summed import summed
 from fl.reports.trees_told import grown_sentence, histogram_sentences
 
 NAMES = {
@@ -78,10 +79,9 @@ def _show_figures(result: dict[str, Any]) -> None:
 
 
 def _rounds(result: dict[str, Any]) -> str:
-    if (trees := result.get("trees")) is not None and trees.get("random"):
-        return f"{plural(trees['trees'], 'random tree')} of depth {trees['depth']}"
-    if trees is not None:
-        return f"{plural(trees['trees'], 'tree')} of depth {trees['depth']}"
+    if (trees := result.get("trees")) is not None:
+        kind = "random tree" if trees.get("random") else "tree"
+        return f"{plural(trees['trees'], kind)} of depth {trees['depth']}"
     if result["model"] == "noisy-or":
         return plural(result["rounds"], "joint step")
     return f"{plural(result['rounds'], 'round')} of {result['algorithm']}"
@@ -89,26 +89,23 @@ def _rounds(result: dict[str, Any]) -> str:
 
 def _show_who_saw_what(result: dict[str, Any]) -> None:
     overhead, encrypted = result["overhead"], result["aggregation"] == "encrypted"
-    trees = result.get("trees") is not None
-    sees_all, one = ("every sum of histograms", "histogram") if trees else ("every round's average", "update")
-    if trees and result["trees"].get("random"):
-        sees_all, one = "every tree's noisy sum", "sum of leaves"
-    seen = table("Who saw what", "party", "traffic, all rounds", f"sees of the banks' {one}s")
+    sums = summed(result)
+    seen = table("Who saw what", "party", "traffic, all rounds", f"sees of the banks' {sums.several}")
     if encrypted:
         sent, received = overhead["bytes_up"] / result["banks"], overhead["bytes_down"] / result["banks"]
         each = f"sent {size(sent)}, received {size(received)}"
-        seen.add_row("each bank", each, f"its own, and {sees_all}")
+        seen.add_row("each bank", each, f"its own, and {sums.received}")
         seen.add_row(
             "aggregator",
             f"received {size(overhead['bytes_up'])}",
             "nothing: masked ciphertexts and their sum",
         )
-        seen.add_row("key holder", "one sum per round", f"{sees_all}, no single {one}")
+        seen.add_row("key holder", sums.opened, f"{sums.received}, no single {sums.one}")
         if result.get("robust") is not None:
             seen.add_row("key holder, for the rule", "products of ciphertexts", "inner products of sketches of updates")
             seen.add_row("both of them together", "", "sketches: thousands of sums of each update's values, or all")
     else:
-        sees = Text.assemble((f"every single {one}", "bold red"), ": --aggregation plain hides nothing")
+        sees = Text.assemble((f"every single {sums.one}", "bold red"), ": --aggregation plain hides nothing")
         seen.add_row("everyone", "-", sees)
     seen.add_row("this program", "-", "everything: it plays all parties and holds all labels, to measure")
     out.print(seen)
@@ -121,12 +118,10 @@ def _show_costs(result: dict[str, Any]) -> None:
     rows = [(name if name in ("training", "aggregation") else f"  {name}", seconds(spent)) for name, spent in parts]
     out.print(table("Seconds, all banks and rounds", "stage", "seconds", rows=rows, right=(1,)))
     if trees:
+        but = " but their noise" if result["trees"].get("random") else ""
         out.print(
             f"aggregation is {100 * overhead['encryption_share']:.1f} % of the time, not counting "
-            f"{seconds(overhead['preparation_seconds'])} of preparation; sums of integers have no error but their noise"
-            if result["trees"].get("random")
-            else f"aggregation is {100 * overhead['encryption_share']:.1f} % of the time, not counting "
-            f"{seconds(overhead['preparation_seconds'])} of preparation; sums of integers have no error"
+            f"{seconds(overhead['preparation_seconds'])} of preparation; sums of integers have no error{but}"
         )
         out.print(grown_sentence(result), markup=False)
         return

@@ -28,6 +28,7 @@ from fl.reports.examination.findings import percent
 from fl.reports.left_out import SEEN_FOR_A_RULE, attack_sentence, rule_sentence
 from fl.reports.protected import OUTSIDE_EPSILON, protection_sentence
 from fl.reports.spans import span
+from fl.reports.summed import Summed, summed
 from fl.reports.trees_told import grown_sentence, histogram_sentences, share_of
 from fl.runs.config import RunConfig
 from fl.runs.folder import read_config, read_object
@@ -136,10 +137,10 @@ def _run(run: FinishedRun) -> dict[str, str]:
         "threshold_rule": text(rule_in_words(run.rule, days=run.schema.words.days)),
         "threshold_of_figures": f"{float(result['metrics']['threshold']):.3f}",
         "calibration_line": _calibration(result),
-        "receives_table": _receives(encrypted, ruled=config.robust is not None, sums=_sums_of(config)),
+        "receives_table": _receives(encrypted, ruled=config.robust is not None, sums=summed(result)),
         "risks_table": _risks(run, encrypted),
         "aggregation_measure": (
-            f"{_sums_of(config)[2].capitalize()} are encrypted under CKKS and masked pairwise; only "
+            f"{summed(result).several.capitalize()} are encrypted under CKKS and masked pairwise; only "
             "the sum over one closed roster of all banks can be opened, once (docs/threat-model.md names the tests "
             "that hold this, and the limits)."
             + (f" Beyond that, {SEEN_FOR_A_RULE}." if config.robust is not None else "")
@@ -195,23 +196,13 @@ def _poisoning(result: Mapping[str, Any]) -> list[str]:
     return [line for line in (rule_sentence(result), attack_sentence(result)) if line is not None]
 
 
-def _sums_of(config: RunConfig) -> tuple[str, str, str, str]:
-    """(what every bank receives, what one bank puts in, its plural, how often the key holder opens one)."""
-    if config.trees is None:
-        return "every round's average", "update", "updates", "one sum per round"
-    if config.privacy is None:
-        return "every sum of histograms", "histogram", "histograms", "one sum per level of a tree"
-    return "every tree's noisy sum", "sum of leaves", "sums of leaves", "one sum per tree"
-
-
-def _receives(encrypted: bool, *, ruled: bool, sums: tuple[str, str, str, str]) -> str:
-    received, single, one, opened = sums
-    rows = [("party", "receives", f"learns of one bank's {one if single != 'update' else single}")]
+def _receives(encrypted: bool, *, ruled: bool, sums: Summed) -> str:
+    rows = [("party", "receives", f"learns of one bank's {sums.several}")]
     if encrypted:
         rows += [
-            ("each bank", received, "its own only"),
+            ("each bank", sums.received, "its own only"),
             ("aggregator", "masked ciphertexts and their sum", "nothing"),
-            ("key holder", opened, "nothing beyond that sum"),
+            ("key holder", sums.opened, "nothing beyond that sum"),
         ]
         if ruled:
             rows[-1] = (
@@ -221,7 +212,7 @@ def _receives(encrypted: bool, *, ruled: bool, sums: tuple[str, str, str, str]) 
             )
             rows.append(("key holder and aggregator together", "sketches of all updates", "its sketch, or all of it"))
     else:
-        rows.append(("everyone", f"every {single}", "all of it"))
+        rows.append(("everyone", f"every {sums.one}", "all of it"))
     return _table(rows)
 
 

@@ -148,10 +148,10 @@ def refuse_beside_trees(asked: Mapping[str, Any], base: RunConfig | None) -> Non
             )
     for name, value in asked.items():
         option = TRAIN_OPTIONS[name]
-        if (name in NOT_OF_TREES and value is not False) or (option.only_network and value not in OF_BOTH):
+        if name in NOT_OF_TREES or (option.only_network and value not in OF_BOTH):
             raise OptionError(
-                f"{flag(name)} is an option of models that banks train in rounds, and trees grow by exact sums of "
-                "histograms, one for each level: leave it out, or choose another --model"
+                f"{flag(name)} is an option of models that banks train in rounds, and trees grow by sums over all "
+                "banks, without rounds: leave it out, or choose another --model"
             )
 
 

@@ -19,6 +19,9 @@
     thresholds.json        from which score on a row is an alert, where `demos threshold` chose one
     choice.json            with `--model auto`: what was tried and why this model was chosen (`fl.runs.choice`)
     candidates/            with `--model auto`: the runs of the other models
+    trees_training.json    of trees that learn their splits: the state after the last sum, in place of a checkpoint
+    pooled_trees.json      the hash of the trees on pooled rows, once that baseline is finished
+    tree_draft.json        of trees under privacy: what is about to be sent of the next one (`fl.runs.tree_drafts`)
     result.json            the output of `train --json`
 
 Every file except metrics.jsonl is replaced as a whole. A round's line is appended before its checkpoint is written. A

@@ -130,7 +130,7 @@ class RunPlan:
 
     @classmethod
     def new(cls, config: RunConfig, source: PartitionedTable) -> RunPlan:
-        """The plan of a new run, without its noise. Raises `AlgorithmError` or `CompressionError`."""
+        """The plan of a new run, without its noise. Raises `AlgorithmError`, `CompressionError` or `ModelError`."""
         schema = source.table.schema
         _require_monotone(config, schema)
         if not schema.shares_counts:  # the schema names no party that banks have in common

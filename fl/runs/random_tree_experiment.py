@@ -195,7 +195,6 @@ class RandomTreeExperiment(TreeRun):
             bytes_down=summed.bytes_down,
             stages=summed.stages,
             members=len(draft.banks),
-            done=number,
         )
         line = {**record.as_json(), "members": list(draft.banks), **self._spent()}
         state = State(np.array([node.leaf for node in tree.nodes], np.float32), {SUMS: held})
@@ -271,11 +270,7 @@ class Grower:
     parts: tuple[_Part, ...] = field(repr=False)
 
     @staticmethod
-    def of(
-        banks: Sequence[BankData],
-        columns: TreeColumns,
-        bare: TreeModel,
-    ) -> Grower:
+    def of(banks: Sequence[BankData], columns: TreeColumns, bare: TreeModel) -> Grower:
         """Before the first tree. Raises `TreesError` for rows that trees cannot have."""
 
         def part(rows: Rows) -> _Part:

@@ -123,8 +123,8 @@ def _require_possible_with_trees(config: RunConfig, banks: int) -> None:
     others = (config.participation, config.compression, config.resources, config.robust, config.attack)
     if any(each is not None for each in others) or config.algorithm.name != "fedavg":
         raise AlgorithmError(
-            "trees grow by exact sums of all banks' histograms: leave out other algorithms, partial participation, "
-            "compression, limits, rules and attackers"
+            "trees grow by sums over all banks: leave out other algorithms, partial participation, compression, "
+            "limits, rules and attackers"
         )
 
 
@@ -140,8 +140,8 @@ def _require_possible_with_random_trees(config: RunConfig, privacy: PrivacySetti
         )
     if privacy.max_grad_norm < LEAF_BOUND:
         raise BudgetError(
-            f"max_grad_norm: a row's gradient and curvature are as long as {LEAF_BOUND:g}; expected at least that, got "
-            f"{privacy.max_grad_norm:g}"
+            f"max_grad_norm: a row's gradient and curvature together have an L2 length of up to {LEAF_BOUND:g}; "
+            f"expected at least that, got {privacy.max_grad_norm:g}"
         )
     default = TreeSettings()
     learned = ("row_share", "column_share", "class_weight", "patience", "least_rows", "least_hessian", "least_gain")

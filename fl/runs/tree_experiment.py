@@ -144,7 +144,6 @@ class TreeExperiment(TreeRun):
             bytes_down=0 if cost is None else cost.bytes_down,
             stages={} if cost is None else cost.stages,
             members=len(members),
-            done=levels_done(kept.progress),
         )
         line = {"round": record.number, **record.as_json()}
         self._lines.append(json.dumps(line).encode())

@@ -30,7 +30,7 @@ class Told:
 class SumRecord:
     """Of one sum. `number`: from 1. `tree`, `level`: from 1 and 0; 0 and 0 of a sum that is no histogram.
 
-    `values`: integers of each bank. `done`: levels of all trees that are finished.
+    `values`: integers of each bank.
     """
 
     number: int
@@ -46,7 +46,6 @@ class SumRecord:
     bytes_down: int
     stages: Mapping[str, float]
     members: int
-    done: int
 
     def as_json(self) -> dict[str, Any]:
         """This record as one line of metrics.jsonl, with the names that the records of rounds have."""

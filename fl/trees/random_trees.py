@@ -107,7 +107,10 @@ def with_leaves(tree: Tree, sums: NDArray[np.float64], settings: TreeSettings) -
     """
     leaves = len(sums) // 2
     if len(tree.nodes) != 2 * leaves - 1 or not np.isfinite(sums).all():
-        raise TreesError(f"expected the finite sums of {(len(tree.nodes) + 1) // 2} leaves, got {leaves} or others")
+        expected = (len(tree.nodes) + 1) // 2
+        raise TreesError(
+            f"expected {2 * expected} finite sums of {expected} leaves, got {len(sums)}, or some that are not finite"
+        )
     gradients, curvatures = sums[:leaves], np.maximum(sums[leaves:], 0.0)
     steps = -settings.rate * gradients / (curvatures + settings.penalty)
     values = np.clip(np.rint(steps * (1 << SCORE_BITS)), -MOST_LEAF, MOST_LEAF).astype(np.int64)

@@ -100,7 +100,7 @@ def test_labels_of_test_rows_change_no_choice(run: fl.Run, folder: Path, tmp_pat
     assert other.metrics["average_precision"] != run.metrics["average_precision"]
 
 
-def test_the_best_figure_decides_and_of_equal_ones_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_figure_decides_and_of_equal_ones_the_first() -> None:
     def of(figure: float) -> HeldOutFigures:
         return HeldOutFigures(figure, 0.1, 100, 5)
 

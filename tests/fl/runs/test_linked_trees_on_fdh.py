@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_runs import played
 
 from fl.runs.asked import configuration
 from fl.runs.kinds import begun
@@ -37,17 +38,13 @@ def compared(data: Path, partition: str, folder: Path) -> Compared:
         "aggregation": "plain",
         "test_windows": 3,
     }
-    experiment = begun(configuration({**asked, "model": "trees"}), folder / "trees")
-    for _ in experiment.rounds():
-        pass
+    experiment = played(begun(configuration({**asked, "model": "trees"}), folder / "trees"))
     for name in experiment.baselines():
         if name == "alone_trees":
             break
     figures: Figures = experiment.folder.read_json("metrics.json")
     alone: Figures = experiment.folder.read_json("baselines.json")["alone_trees"]
-    rounds = begun(configuration({**asked, "model": "mlp", "no_baselines": True}), folder / "network")
-    for _ in rounds.rounds():
-        pass
+    rounds = played(begun(configuration({**asked, "model": "mlp", "no_baselines": True}), folder / "network"))
     network: Figures = rounds.folder.read_json("metrics.json")
     known = (figures["own_evidence"], figures, alone, network)
     return Compared(*(float(each["average_precision"]) for each in known))

@@ -43,18 +43,6 @@ ROUNDS = 3
 
 
 @pytest.fixture(scope="module")
-def rows() -> pd.DataFrame:
-    return risky_banks.frame()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, rows: pd.DataFrame) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    risky_banks.written(folder, rows)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def finished(data: Path) -> Path:
     """A private run with every default but the number of rounds."""
     played(Experiment.start(risky_banks.config(data, epsilon=3, rounds=ROUNDS), data / "finished")).result()

@@ -50,23 +50,6 @@ def config(data: Path, **given: Any) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def rows() -> pd.DataFrame:
-    return risky_banks.frame()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, rows: pd.DataFrame) -> Path:
-    folder = tmp_path_factory.mktemp("private")
-    risky_banks.written(folder, rows)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def source(data: Path, rows: pd.DataFrame) -> PartitionedTable:
-    return risky_banks.source(data, rows)
-
-
-@pytest.fixture(scope="module")
 def run(data: Path) -> fl.Run:
     """A finished run with its baselines."""
     experiment = played(begun(config(data, no_baselines=False), data / "run"))
@@ -341,3 +324,4 @@ def test_train_says_what_was_drawn_and_spent(data: Path, tmp_path: Path) -> None
     assert shown.exit_code == 0, shown.output
     for expected in ("2 random trees of depth", "splits are drawn among amount", "every tree's noisy sum"):
         assert expected in words
+    assert "leavess" not in words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from fl.trees.coding import codes_of
 from fl.trees.gradients import labels_of
 from fl.trees.random_trees import BOUND, drawn_tree, leaf_sums, linear_edges, public_base, with_leaves
 from fl.trees.settings import Column, TreeSettings
-from fl.trees.tree import Tree, TreeModel, added_by, bins_of
+from fl.trees.tree import Node, Tree, TreeModel, added_by, bins_of
 
 COLUMNS = (Column("amount"), Column("kind", 5), Column("age"), Column("night"))
 SPLITTABLE = (0, 1, 2)
@@ -74,9 +75,7 @@ def test_the_sums_of_leaves_are_those_of_gradients_and_curvatures_one_by_one() -
     np.testing.assert_array_equal(halves[0] + halves[1], found)
 
 
-def _leaf(drawn: Tree, at: int):
-    from dataclasses import replace
-
+def _leaf(drawn: Tree, at: int) -> Node:
     return replace(drawn.nodes[7 + at], leaf=at)
 
 
